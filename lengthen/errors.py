@@ -1,0 +1,109 @@
+"""What can go wrong, as one tree; the exit code of the command stands on the class.
+
+    LengthenError               1   (never raised itself)
+    |-- SettingError            2   a wrong setting or usage
+    |-- DataError               3   an unusable corpus, store or tokenizer
+    |-- CheckpointError         4   no usable checkpoint
+    |-- BusyError               5   the run directory belongs to another process
+    |-- UnstableError           6   training stopped: loss or gradient not finite
+    |-- MemoryLimitError        7   out of memory
+    |-- StorageError            8   the disk is full, read-only or failing
+    |-- PeerError               9   another rank or the network failed
+    `-- StoppedError    130 / 143   SIGINT / SIGTERM, after saving
+
+A message is one line, `<what> <which>: <rule or cause>; <what to do>`; the command prints it after
+`lengthen: ` and exits with the code. Anything else that escapes is a bug and exits 1.
+"""
+
+import signal
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LengthenError(Exception):
+    """Every error that we raise on purpose; `exit_code` is what the command returns."""
+
+    exit_code: int = 1
+
+
+class SettingError(LengthenError, ValueError):
+    """A setting that breaks a rule.
+
+    Raised low with the bare name of the setting; whoever knows the table it stands in names it
+    in full: `raise error.within("pacing")`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, setting: str, rule: str, value: object = None, hint: str = "") -> None:
+        self.setting, self.rule, self.value, self.hint = setting, rule, value, hint
+        got = "" if value is None else f", got {shown(value)}"
+        super().__init__(f"{setting}: {rule}{got}{'; ' + hint if hint else ''}")
+
+    def within(self, table: str) -> "SettingError":
+        """Return the same error for the setting's full dotted name."""
+        return SettingError(f"{table}.{self.setting}", self.rule, self.value, self.hint)
+
+
+class DataError(LengthenError):
+    """A corpus, token store or tokenizer that cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(LengthenError):
+    """No checkpoint of a run can be used, or not the one that was asked for."""
+
+    exit_code = 4
+
+
+class BusyError(LengthenError):
+    """Another process works on this run directory."""
+
+    exit_code = 5
+
+
+class UnstableError(LengthenError):
+    """The loss or the gradient is not finite; weights and moments are as before the step."""
+
+    exit_code = 6
+
+
+class MemoryLimitError(LengthenError):
+    """The step does not fit into memory."""
+
+    exit_code = 7
+
+
+class StorageError(LengthenError):
+    """A disk that is full, read-only or failing."""
+
+    exit_code = 8
+
+
+class PeerError(LengthenError):
+    """Another rank, or the network between ranks, failed."""
+
+    exit_code = 9
+
+
+class StoppedError(LengthenError):
+    """A signal ended the run after it had saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        self.signal = signal.Signals(signal_number)
+        self.exit_code = 128 + signal_number
+        super().__init__(message)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return `value` for one line of a message: no control characters, never long."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the hint that names the closest valid name, or lists them all where none is close."""
+    names = list(names)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
