@@ -1,0 +1,224 @@
+"""Checkpoints: whole or not at all, verified on load, no pickle.
+
+A checkpoint is written under a temporary name, every file synced, given a manifest with size and
+SHA-256 of each, and renamed; the rename is the moment it exists. Only then are older ones rotated.
+Loading hashes every file before any tensor is used, names what is damaged, and takes the newest
+good one.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+from lengthen.disk import Disk
+from lengthen.errors import CheckpointError, StorageError
+
+FORMAT = 1
+MANIFEST_LIMIT = 2**24  # bytes
+NAME = re.compile(r"step-(\d{8,})")
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+CHUNK = 2**22  # bytes hashed at a time
+SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
+
+State = dict[str, Any]  # JSON
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory."""
+
+    path: Path
+    step: int
+    state: State
+    tensors: dict[str, Tensors]  # by file, without the suffix: "model", "optimizer"
+
+
+def name_of(step: int) -> str:
+    """Return the directory name of the checkpoint of `step` finished steps."""
+    return f"step-{step:08d}"
+
+
+def save(
+    disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], state: State
+) -> Path:
+    """Write the checkpoint of `step` and return its path once it is true; raises StorageError.
+
+    A checkpoint of this step that verifies already is kept as it is.
+    """
+    target = folder / name_of(step)
+    if not damage(target):
+        return target
+    files = {f"{name}.safetensors": dump_tensors(group) for name, group in tensors.items()}
+    files["state.json"] = _json({**state, "format": FORMAT, "step": step})
+    if not folder.exists():
+        disk.make_directory(folder)
+    _need_space(folder, sum(map(len, files.values())))
+    temporary = folder / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        _write(disk, temporary, step, files)
+        if target.exists():
+            discard(disk, target)  # damaged, or we would have kept it
+        disk.commit_directory(temporary, target)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def _write(disk: Disk, temporary: Path, step: int, files: Mapping[str, bytes]) -> None:
+    disk.make_directory(temporary, private=True)
+    written = {name: disk.write_file(temporary / name, data) for name, data in files.items()}
+    entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(written.items())}
+    manifest = {"format": FORMAT, "step": step, "files": entries}
+    sealed = {**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()}
+    disk.write_file(temporary / "manifest.json", _json(sealed))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, allow_nan=False, sort_keys=True, indent=1).encode()
+
+
+def _need_space(folder: Path, size: int) -> None:
+    needed, free = int(size * SPARE), shutil.disk_usage(folder).free
+    if free < needed:
+        message = f"storage {folder}: a checkpoint needs {needed} bytes, {free} are free"
+        raise StorageError(f"{message}; free some space and run the command again")
+
+
+def rotate(disk: Disk, folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints that verify; call it only after a good save."""
+    good = [path for path in listed(folder) if not damage(path)]
+    for path in good[keep:]:
+        discard(disk, path)
+
+
+def discard(disk: Disk, path: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so a half-deleted one is never listed."""
+    trash = path.parent / f".trash-{path.name}-{secrets.token_hex(4)}"
+    disk.rename(path, trash)
+    disk.sync_directory(path.parent)
+    disk.remove(trash)
+
+
+def sweep(disk: Disk, folder: Path) -> None:
+    """Delete what an interrupted save or rotation left; call it only as the run's owner."""
+    for path in sorted(folder.glob(".t*-step-*")) if folder.exists() else []:
+        disk.remove(path)
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, newest first, by the number in the name."""
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.exists() else []
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
+    """Return the newest good checkpoint, and one line for each damaged one that was passed over.
+
+    Raises CheckpointError, which lists every reason, where none is good.
+    """
+    reasons: list[str] = []
+    for path in listed(folder):
+        problems = damage(path)
+        if not problems:
+            return _read(path), [f"{reason}; using {path.name}" for reason in reasons]
+        reasons.append(f"checkpoint {path.name} damaged: {problems[0]}")
+    why = "; ".join(reasons) if reasons else "none was saved"
+    raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
+
+
+def load_step(folder: Path, name: str) -> Checkpoint:
+    """Return the checkpoint of that name and no other; raises CheckpointError."""
+    path = folder / name
+    if not NAME.fullmatch(name) or not path.is_dir():
+        have = ", ".join(p.name for p in listed(folder)) or "none"
+        raise CheckpointError(f"checkpoint {name}: not in {folder.parent}; there are: {have}")
+    problems = damage(path)
+    if problems:
+        raise CheckpointError(f"checkpoint {name} damaged: {problems[0]}; choose another one")
+    return _read(path)
+
+
+def _read(path: Path) -> Checkpoint:
+    state = json.loads((path / "state.json").read_bytes())
+    if state.get("format") != FORMAT:
+        found = f"has format {state.get('format')}, this version reads {FORMAT}"
+        raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
+    groups = {file.stem: file for file in sorted(path.glob("*.safetensors"))}
+    try:
+        tensors = {name: parse_tensors(file.read_bytes()) for name, file in groups.items()}
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"checkpoint {path.name}: {error}") from None
+    return Checkpoint(path, int(state["step"]), state, tensors)
+
+
+def damage(path: Path) -> list[str]:
+    """Return what is wrong with a checkpoint, every byte against its manifest; nothing if good."""
+    try:
+        manifest = _manifest(path)
+        return [problem for name, entry in manifest.items() for problem in _wrong(path / name, entry)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return [f"manifest.json: {error or type(error).__name__}"]
+
+
+def extra_files(path: Path) -> list[str]:
+    """Return files of a good checkpoint that its manifest does not know."""
+    known = {*_manifest(path), "manifest.json"}
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in known)
+
+
+def _manifest(path: Path) -> dict[str, dict[str, Any]]:
+    with _open_regular(path / "manifest.json") as file:
+        data = file.read(MANIFEST_LIMIT + 1)
+    if len(data) > MANIFEST_LIMIT:
+        raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
+    sealed = json.loads(data)
+    seal = sealed.pop("sha256")
+    if hashlib.sha256(_json(sealed)).hexdigest() != seal:
+        raise ValueError("sha256 differs")
+    if name_of(sealed["step"]) != path.name:
+        raise ValueError(f"is that of step {sealed['step']}")
+    files: dict[str, dict[str, Any]] = sealed["files"]
+    for name in files:
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"names the file {name!r}")
+    return files
+
+
+def _wrong(path: Path, entry: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        with _open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry["size"]:
+                yield f"{path.name} has {size} bytes, should have {entry['size']}"
+                return
+            digest = hashlib.sha256()
+            while data := file.read(CHUNK):
+                digest.update(data)
+    except OSError as error:
+        yield f"{path.name} {(error.strerror or str(error)).lower()}"
+        return
+    if digest.hexdigest() != entry["sha256"]:
+        yield f"{path.name} sha256 differs"
+
+
+def _open_regular(path: Path) -> Any:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path.name} is not a regular file")
+    return os.fdopen(descriptor, "rb")

@@ -1,0 +1,118 @@
+"""What step t looks like: its rows, its length, its learning rate, and where the budget cuts it.
+
+The trainer and the plan both iterate `steps`; nobody else works any of this out. All counts are
+whole numbers, so two runs that trained the same tokens agree to the last digit (paper, sections
+2.2 and 2.4: the rate warms up in steps and decays in trained tokens).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lengthen.pacing import Pacing
+
+Hold = Literal["rows", "tokens"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a run has come."""
+
+    step: int = 0  # finished steps, t
+    tokens: int = 0  # trained tokens
+    origin: int = 0  # trained tokens before step `warmup_steps`, or so far: where the decay starts
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One step: a batch of (rows, length), and the learning rate of its update."""
+
+    rows: int
+    length: int  # tokens
+    rate: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that this step trains on."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Everything that decides the shape and the rate of a step."""
+
+    pacing: Pacing
+    full_length: int  # L, tokens
+    rows: int  # B, at full length
+    hold: Hold = "rows"
+    budget: int  # trained tokens
+    peak: float
+    minimum: float
+    warmup_steps: int  # W
+    decay_tokens: int  # trained tokens at which the rate arrives at its minimum
+
+    def length(self, step: int) -> int:
+        """Return the sequence length l of step t, in tokens."""
+        return self.pacing(step) if self.pacing.of == "length" else self.full_length
+
+    def rows_at(self, step: int) -> int:
+        """Return the rows B of step t, before the budget cuts them."""
+        if self.pacing.of == "rows":
+            return self.pacing(step)
+        if self.hold == "tokens":
+            return max(1, self.rows * self.full_length // self.length(step))
+        return self.rows
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows that any step can have; lengths never fall and paced rows never do."""
+        return max(self.rows, self.rows_at(0))
+
+    def rate(self, clock: Clock) -> float:
+        """Return the learning rate of the step that follows `clock`.
+
+            peak * (t + 1) / W                                              t < W
+            minimum + (peak - minimum) * (1 + cos(pi * x)) / 2              then,
+            x = (tokens - origin) / (decay_tokens - origin) in [0, 1]
+
+        over the tokens *before* the step, so that step and rate never wait for each other.
+        """
+        if clock.step < self.warmup_steps:
+            return self.peak * (clock.step + 1) / self.warmup_steps
+        span = self.decay_tokens - clock.origin
+        done = min((clock.tokens - clock.origin) / span, 1.0) if span > 0 else 1.0
+        return self.minimum + (self.peak - self.minimum) * (1 + math.cos(math.pi * done)) / 2
+
+    def shape(self, clock: Clock) -> Shape | None:
+        """Return the step that follows `clock`, or None where not one more row fits the budget."""
+        length = self.length(clock.step)
+        rows = min(self.rows_at(clock.step), (self.budget - clock.tokens) // length)
+        return Shape(rows, length, self.rate(clock)) if rows > 0 else None
+
+    def after(self, clock: Clock, shape: Shape) -> Clock:
+        """Return the clock when the step of `shape` is finished."""
+        step, tokens = clock.step + 1, clock.tokens + shape.tokens
+        return Clock(step, tokens, tokens if step <= self.warmup_steps else clock.origin)
+
+
+def steps(schedule: Schedule, clock: Clock | None = None) -> Iterator[tuple[Clock, Shape]]:
+    """Yield every step from `clock` to the end of the budget, each with the clock before it."""
+    clock = clock or Clock()
+    while (shape := schedule.shape(clock)) is not None:
+        yield clock, shape
+        clock = schedule.after(clock, shape)
+
+
+def warmup_steps(tokens: int, start: int, rows: int) -> int:
+    """Return the steps of a rate warm-up that is given in tokens: ceil(X / (s * B)).
+
+    The paper's rule: while the rate warms up the length hardly grows, so every step of the warm-up
+    counts as one at the start length.
+    """
+    return -(-tokens // (start * rows))
+
+
+def crossed(every: int, before: int, after: int) -> bool:
+    """Return whether a multiple of `every` lies in (before, after]; never where `every` is 0."""
+    return every > 0 and before // every < after // every

@@ -1,0 +1,262 @@
+"""A run's directory: who owns it, where its files lie, and metrics.jsonl, one object a line.
+
+Written by the trainer, read by everyone. A line leaves the process whole, in one unbuffered write;
+a reader skips what it cannot parse and says how much that was.
+"""
+
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lengthen.disk import Disk
+from lengthen.errors import BusyError, CheckpointError, SettingError
+
+Record = dict[str, Any]
+
+LINE_LIMIT = 2**20  # bytes; a longer line is not ours
+PACKAGES = ("lengthen", "torch", "numpy", "tokenizers", "safetensors", "pydantic")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "WORLD_SIZE")
+SECRET = re.compile(r"token=|key|secret|password", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the files of one run lie."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, which alone reproduces the run."""
+        return self.root / "config.toml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and command."""
+        return self.root / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Every step, evaluation, probe and event."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def discarded(self) -> Path:
+        """Lines behind the checkpoint that a resume went back to."""
+        return self.root / "metrics.discarded.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The store's tokenizer, so that a run can be sampled from alone."""
+        return self.root / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One directory for each checkpoint."""
+        return self.root / "checkpoints"
+
+
+def open_run(root: Path) -> RunPaths:
+    """Return the paths of an existing run; raises SettingError where `root` is none."""
+    paths = RunPaths(root)
+    if not paths.config.is_file():
+        raise SettingError("RUN", "must be a run's directory, which has a config.toml", str(root))
+    return paths
+
+
+def create_run(disk: Disk, root: Path, *, overwrite: bool) -> RunPaths:
+    """Make the directory of a new run; one that holds anything is refused unless told otherwise.
+
+    Only what a run of ours writes is ever deleted. Raises SettingError.
+    """
+    paths = RunPaths(root)
+    if root.exists() and not root.is_dir():
+        raise SettingError("--out", "must be a directory", str(root))
+    # A lock alone is no run: its owner died, or refused the settings, before there was one.
+    holds_something = root.exists() and any(entry.name != ".lock" for entry in root.iterdir())
+    if holds_something and not overwrite:
+        hint = f"`lengthen resume {root}` goes on with a run, --overwrite starts it anew"
+        raise SettingError("--out", "must be a new or empty directory", str(root), hint)
+    if holds_something and not paths.config.is_file():
+        raise SettingError("--out", "holds files that no run wrote, so it stays", str(root))
+    for path in _files_of(paths):
+        disk.remove(path)
+    if not root.exists():
+        disk.make_directory(root)
+    return paths
+
+
+def _files_of(paths: RunPaths) -> list[Path]:
+    files = [paths.environment, paths.metrics, paths.discarded, paths.tokenizer, paths.checkpoints]
+    # The configuration goes last: as long as it is there the directory is known to be a run's.
+    return [path for path in [*files, paths.config] if path.exists()]
+
+
+@contextmanager
+def owned(root: Path) -> Iterator[None]:
+    """Own a run's directory until the block ends or the process dies; raises BusyError.
+
+    The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
+    there for the message alone.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / ".lock"
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"{root} is in use by {_holder(path)}; wait for it, or stop it") from None
+    try:
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
+        path.write_text(json.dumps(holder), encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"pid {int(holder['pid'])} on {holder['host']} since {holder['start']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+@dataclass
+class MetricsLog:
+    """metrics.jsonl of a running training; only its owner writes."""
+
+    disk: Disk
+    path: Path
+    size: int = field(init=False)  # bytes of the file so far
+
+    def __post_init__(self) -> None:
+        self._file = self.disk.open_append(self.path)
+        self.size = self.path.stat().st_size
+
+    def write(self, record: Record) -> None:
+        """Append one line; raises StorageError, and then the file ends where it ended before."""
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        try:
+            self._file.write(line)
+        except BaseException:
+            os.truncate(self.path, self.size)
+            raise
+        self.size += len(line)
+
+    def sync(self) -> None:
+        """Force the lines onto the disk, before a checkpoint that counts on them."""
+        self._file.sync()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
+    """Cut metrics.jsonl to the `size` bytes that a checkpoint saw; return the lines set aside.
+
+    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. Raises
+    CheckpointError where the file is shorter than the checkpoint says.
+    """
+    data = paths.metrics.read_bytes() if paths.metrics.exists() else b""
+    if len(data) < size:
+        message = f"{paths.metrics} has {len(data)} bytes, the checkpoint saw {size}"
+        raise CheckpointError(f"{message}; choose an older one with --checkpoint")
+    rest = data[size:]
+    if rest:
+        discarded = disk.open_append(paths.discarded)
+        discarded.write(rest)
+        discarded.sync()
+        discarded.close()
+        disk.truncate(paths.metrics, size)
+    return rest.count(b"\n")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The records of metrics.jsonl; of two for one kind and step the later one counts."""
+
+    records: tuple[Record, ...]
+    unreadable: int  # lines that were skipped
+
+    def of(self, kind: str) -> list[Record]:
+        """Return the records of one kind, in their order."""
+        return [record for record in self.records if record["kind"] == kind]
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a finished or a still growing metrics.jsonl; a last line without its end is left out."""
+    records: dict[tuple[str, object], Record] = {}
+    unreadable = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT), b"")):
+            record = _parse(line)
+            if record is not None:
+                event = record["kind"] == "event"
+                records[record["kind"], number if event else record.get("step")] = record
+            elif line.endswith(b"\n"):
+                unreadable += 1
+    return Metrics(tuple(records.values()), unreadable)
+
+
+def _parse(line: bytes) -> Record | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(record, dict) and isinstance(record.get("kind"), str)
+    return record if known else None
+
+
+def environment(command: Sequence[str]) -> Record:
+    """Return what a run depends on besides its configuration, for environment.json."""
+    return {
+        "command": [_masked(word) for word in command],
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def _masked(word: str) -> str:
+    name, equals, _ = word.partition("=")
+    return f"{name}=***" if equals and SECRET.search(name + equals) else word
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that runs, or None where it is an installed package."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,217 @@
+"""Where settings come from: recipe <- TOML file <- `--table.setting VALUE`, checked once.
+
+Every source is merged as plain tables and validated together, so that a mistake reads the same
+wherever it was made: one line with the setting, the rule, the value and the nearest valid name.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lengthen.config import Config, Tables
+from lengthen.errors import SettingError, nearest
+from lengthen.pacing import Pacing
+from lengthen.recipes import RECIPES
+
+FILE_LIMIT = 2**20  # bytes
+# Of two settings that say one thing in two ways, the one set later wins.
+EXCLUSIVE = {
+    ("budget", "tokens"): "passes",
+    ("budget", "passes"): "tokens",
+    ("evaluation", "every_steps"): "every_tokens",
+    ("evaluation", "every_tokens"): "every_steps",
+}
+KINDS = {kind.kind: kind for kind in get_args(Pacing)}  # the tag of a pacing table -> its value
+
+# pydantic's words for a broken rule -> ours, filled from the error's own context.
+RULES = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "literal_error": "must be {expected}",
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "too_long": "must have {max_length} values",
+    "too_short": "must have {min_length} values",
+    "model_type": "must be a table",
+    "dataclass_type": "must be a table",
+    "value_error": "{error}",
+}
+
+
+def load(source: str, overrides: Tables | None = None) -> tuple[Config, list[str]]:
+    """Return the checked configuration of a recipe's name or a TOML file, and what was dropped.
+
+    Raises SettingError for the first mistake.
+    """
+    tables, notes = merge(_tables_of(source), overrides or {})
+    return build(tables), notes
+
+
+def build(tables: Tables) -> Config:
+    """Check plain tables; raises SettingError for the first mistake."""
+    try:
+        return Config.model_validate(_with_pacing_defaults(tables))
+    except ValidationError as error:
+        raise _first_mistake(error.errors(include_url=False), tables) from None
+
+
+def changed(config: Config, overrides: Tables) -> Config:
+    """Return `config` with some settings changed, checked again."""
+    return build(merge(config.tables(), overrides)[0])
+
+
+def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
+    """Lay `changes` over `base`, neither of which is touched; also say what had to go."""
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
+    notes: list[str] = []
+    for name, change in changes.items():
+        table = merged.get(name)
+        if isinstance(change, dict) and isinstance(table, dict):
+            notes += _make_room(name, table, change)
+            table.update(change)
+        else:
+            merged[name] = change
+    return merged, notes
+
+
+def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
+    for setting in change:
+        table.pop(EXCLUSIVE.get((name, setting), ""), None)
+    kind = KINDS.get(change.get("kind", ""))
+    if name != "pacing" or kind is None or kind.kind == table.get("kind"):
+        return []
+    stale = sorted(table.keys() - {field.name for field in fields(kind)})
+    for setting in stale:
+        del table[setting]
+    return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
+
+
+def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
+    """Take `--table.setting VALUE` and `--table.setting=VALUE` out of a command line.
+
+    Returns the settings as tables, and the other arguments in their order. A value is read as a
+    TOML value, else as text. Raises SettingError for a setting without a value.
+    """
+    tables: Tables = {}
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not _is_dotted(name):
+            others.append(argument)
+            continue
+        table, _, setting = name.removeprefix("--").partition(".")
+        text = value if equals else next(rest, None)
+        if text is None:
+            raise SettingError(f"{table}.{setting}", "needs a value behind it")
+        tables.setdefault(table, {})[setting.replace("-", "_")] = parse_value(text)
+    return tables, others
+
+
+def _is_dotted(name: str) -> bool:
+    return name.startswith("--") and "." in name and "/" not in name
+
+
+def parse_value(text: str) -> Any:
+    """Read a TOML value; what is none is text, so that nobody has to quote a word for a shell."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _tables_of(source: str) -> Tables:
+    if source in RECIPES:
+        return RECIPES[source]()
+    path = Path(source)
+    if path.suffix != ".toml" and not path.exists():
+        raise SettingError("recipe", "no such recipe, and no such file", source, nearest(source, RECIPES))
+    tables = read_toml(path)
+    if "recipe" not in tables:
+        return tables
+    name = tables.pop("recipe")
+    if name not in RECIPES:
+        raise SettingError("recipe", "no such recipe", name, nearest(str(name), RECIPES))
+    return merge(RECIPES[name](), tables)[0]
+
+
+def read_toml(path: Path) -> Tables:
+    """Read a settings file of at most 1 MiB; raises SettingError for one that is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise SettingError(str(path), f"cannot be read ({error.strerror})") from None
+    if len(data) > FILE_LIMIT:
+        raise SettingError(str(path), f"must be at most {FILE_LIMIT} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingError(str(path), f"is not TOML in UTF-8 ({error})") from None
+
+
+def _with_pacing_defaults(tables: Tables) -> Tables:
+    """Fill in what a pacing takes from other tables: its end, and a multiple of 1 for rows."""
+    pacing, model, batch = (tables.get(name) for name in ("pacing", "model", "batch"))
+    if not (isinstance(pacing, dict) and isinstance(model, dict) and isinstance(batch, dict)):
+        return tables
+    kind = KINDS.get(str(pacing.get("kind")))
+    names = {field.name for field in fields(kind)} if kind else set()
+    of_rows = pacing.get("of") == "rows"
+    defaults = {"end": batch.get("rows") if of_rows else model.get("length")}
+    if of_rows:
+        defaults["multiple"] = 1
+    wanted = {name: value for name, value in defaults.items() if name in names and value is not None}
+    return {**tables, "pacing": {**wanted, **pacing}}
+
+
+def _first_mistake(errors: list[ErrorDetails], tables: Tables) -> SettingError:
+    error = errors[0]
+    cause = error.get("ctx", {}).get("error")
+    place = [str(part) for part in error["loc"]]
+    if isinstance(cause, SettingError):
+        return cause if "." in cause.setting or not place else cause.within(place[0])
+    name = ".".join(_without_tag(place))
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        siblings = _names_in(place[:-1], tables)
+        return SettingError(name, "no such setting", error["input"], nearest(place[-1], siblings))
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        given = error["input"].get("kind") if isinstance(error["input"], dict) else None
+        hint = nearest(str(given), KINDS) if given else f"one of {', '.join(KINDS)}"
+        return SettingError("pacing.kind", "no such pacing" if given else "is missing", given, hint)
+    rule = RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    return SettingError(name, rule, None if error["type"] == "missing" else error["input"])
+
+
+def _without_tag(place: Iterable[str]) -> Iterator[str]:
+    """Yield the names of a place in the tables, without the kinds and types a union adds."""
+    for depth, part in enumerate(place):
+        is_tag = depth == 1 and part in KINDS
+        if not is_tag and not part.startswith(("literal", "constrained", "function", "int", "nullable")):
+            yield part
+
+
+def _names_in(place: list[str], tables: Tables) -> list[str]:
+    if not place:
+        return list(Config.model_fields)
+    if place[0] == "pacing":
+        kind = KINDS[tables["pacing"]["kind"]]
+        return [field.name for field in fields(kind)]
+    table = Config.model_fields[place[0]].annotation
+    return list(getattr(table, "model_fields", {}))
