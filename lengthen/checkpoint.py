@@ -52,9 +52,7 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(
-    disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], state: State
-) -> Path:
+def save(disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], state: State) -> Path:
     """Write the checkpoint of `step` and return its path once it is true; raises StorageError.
 
     A checkpoint of this step that verifies already is kept as it is.
@@ -122,7 +120,8 @@ def sweep(disk: Disk, folder: Path) -> None:
 
 def listed(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, newest first, by the number in the name."""
-    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.exists() else []
+    entries = folder.iterdir() if folder.exists() else iter(())
+    found = [path for path in entries if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
@@ -169,8 +168,8 @@ def _read(path: Path) -> Checkpoint:
 def damage(path: Path) -> list[str]:
     """Return what is wrong with a checkpoint, every byte against its manifest; nothing if good."""
     try:
-        manifest = _manifest(path)
-        return [problem for name, entry in manifest.items() for problem in _wrong(path / name, entry)]
+        files = _manifest(path).items()
+        return [problem for name, entry in files for problem in _wrong(path / name, entry)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"manifest.json: {error or type(error).__name__}"]
 

@@ -5,14 +5,15 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 """
 
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lengthen.clock import Hold, Schedule
-from lengthen.errors import SettingError
+from lengthen.errors import SettingError, nearest
 from lengthen.ledger import Leftovers
 from lengthen.pacing import Pacing
 
@@ -46,10 +47,45 @@ def no_bool(value: object) -> object:
     return value
 
 
+KINDS = {kind.kind: kind for kind in get_args(Pacing)}  # the tag of a pacing table -> its value
+
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
 CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
 Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
+
+
+def read_pacing(table: object) -> object:
+    """Turn a pacing table into pacing's own value; raises SettingError with a bare name."""
+    if not isinstance(table, dict):
+        return table
+    kind = KINDS.get(str(table.get("kind")))
+    if kind is None:
+        raise SettingError("kind", "no such pacing", table.get("kind"), nearest_kind(table))
+    allowed = {field.name: field for field in fields(kind)}
+    for name in table:
+        if name not in allowed:
+            raise SettingError(name, "no such setting", table[name], nearest(name, allowed))
+    for name, field in allowed.items():
+        if name not in table and field.default is MISSING:
+            raise SettingError(name, f"is missing; pacing.kind = {kind.kind!r} needs it")
+    return kind(**{name: _pacing_value(name, value) for name, value in table.items()})
+
+
+def nearest_kind(table: Tables) -> str:
+    """Return the hint for a pacing table whose kind does not exist."""
+    return nearest(str(table.get("kind", "")), KINDS)
+
+
+def _pacing_value(name: str, value: object) -> Any:
+    if name in ("kind", "of"):
+        return value
+    try:
+        if isinstance(value, list | tuple):
+            return tuple(parse_count(item) for item in value)
+        return parse_count(value)
+    except ValueError as error:
+        raise SettingError(name, str(error), value) from None
 
 
 class Table(BaseModel):
@@ -167,7 +203,7 @@ class Config(Table):
 
     data: Data = Data()
     model: Model
-    pacing: Annotated[Pacing, Field(discriminator="kind")]
+    pacing: Annotated[Pacing, BeforeValidator(read_pacing)]
     batch: Batch
     optimizer: Optimizer
     budget: Budget

@@ -169,4 +169,5 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         way_out = "free some space" if error.errno in FULL else "check the disk and its permissions"
         reason = os.strerror(error.errno or 0).lower()
-        raise StorageError(f"storage {path}: {reason}; {way_out} and run the command again") from error
+        message = f"storage {path}: {reason}; {way_out} and run the command again"
+        raise StorageError(message) from error

@@ -67,7 +67,11 @@ def gpt3_125m() -> Tables:
         tokens=30_000_000_000,  # derived from 10x less data
         decay_tokens=30_000_000_000,  # ours: not found
         warmup=warmup_steps(375_000_000, start, rows),  # ours: not found; the original recipe's
-        pacing={"kind": "linear", "start": start, "duration": 11_500},  # ours: 11.5K is only remembered
+        pacing={
+            "kind": "linear",
+            "start": start,
+            "duration": 11_500,
+        },  # ours: 11.5K is only remembered
     )
 
 
@@ -127,17 +131,17 @@ def gpt3_1_3b_baseline() -> Tables:
 
 def laptop_2min() -> Tables:
     """A GPT that two cores train in about two minutes."""
-    return _laptop(layers=4, width=64, heads=4, length=256, rows=32, tokens=1_500_000, duration=60)
+    return _laptop(layers=4, width=64, heads=4, rows=32, tokens=1_500_000, duration=60)
 
 
 def laptop_10min() -> Tables:
     """A GPT that two cores train in about ten minutes."""
-    return _laptop(layers=4, width=128, heads=4, length=256, rows=64, tokens=5_000_000, duration=100)
+    return _laptop(layers=4, width=128, heads=4, rows=64, tokens=5_000_000, duration=100)
 
 
 def laptop_60min() -> Tables:
     """A GPT that two cores train in about an hour."""
-    return _laptop(layers=6, width=256, heads=8, length=256, rows=128, tokens=16_000_000, duration=150)
+    return _laptop(layers=6, width=256, heads=8, rows=128, tokens=16_000_000, duration=150)
 
 
 def baseline_of(recipe: Recipe) -> Recipe:
@@ -243,10 +247,10 @@ def _gpt3(
 
 
 def _laptop(
-    *, layers: int, width: int, heads: int, length: int, rows: int, tokens: int, duration: int
+    *, layers: int, width: int, heads: int, rows: int, tokens: int, duration: int
 ) -> Tables:
     return {
-        "model": {"layers": layers, "width": width, "heads": heads, "length": length},
+        "model": {"layers": layers, "width": width, "heads": heads, "length": 256},
         "pacing": {"kind": "linear", "start": 16, "duration": duration},
         "batch": {"rows": rows},
         "optimizer": {

@@ -77,26 +77,29 @@ def open_run(root: Path) -> RunPaths:
     return paths
 
 
-def create_run(disk: Disk, root: Path, *, overwrite: bool) -> RunPaths:
-    """Make the directory of a new run; one that holds anything is refused unless told otherwise.
+def check_new(root: Path, *, overwrite: bool) -> None:
+    """Raise SettingError unless a new run may be made in `root`.
 
-    Only what a run of ours writes is ever deleted. Raises SettingError.
+    A directory that holds anything is refused; with `overwrite` only what a run of ours wrote goes.
     """
-    paths = RunPaths(root)
-    if root.exists() and not root.is_dir():
+    if not root.exists():
+        return
+    if not root.is_dir():
         raise SettingError("--out", "must be a directory", str(root))
     # A lock alone is no run: its owner died, or refused the settings, before there was one.
-    holds_something = root.exists() and any(entry.name != ".lock" for entry in root.iterdir())
-    if holds_something and not overwrite:
+    if all(entry.name == ".lock" for entry in root.iterdir()):
+        return
+    if not overwrite:
         hint = f"`lengthen resume {root}` goes on with a run, --overwrite starts it anew"
         raise SettingError("--out", "must be a new or empty directory", str(root), hint)
-    if holds_something and not paths.config.is_file():
-        raise SettingError("--out", "holds files that no run wrote, so it stays", str(root))
+    if not RunPaths(root).config.is_file():
+        raise SettingError("--out", "holds files that no run wrote, so they stay", str(root))
+
+
+def clear(disk: Disk, paths: RunPaths) -> None:
+    """Delete what an earlier run wrote here; call it only as the directory's owner."""
     for path in _files_of(paths):
         disk.remove(path)
-    if not root.exists():
-        disk.make_directory(root)
-    return paths
 
 
 def _files_of(paths: RunPaths) -> list[Path]:

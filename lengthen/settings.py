@@ -5,17 +5,16 @@ wherever it was made: one line with the setting, the rule, the value and the nea
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lengthen.config import Config, Tables
+from lengthen.config import KINDS, Config, Tables
 from lengthen.errors import SettingError, nearest
-from lengthen.pacing import Pacing
 from lengthen.recipes import RECIPES
 
 FILE_LIMIT = 2**20  # bytes
@@ -26,7 +25,6 @@ EXCLUSIVE = {
     ("evaluation", "every_steps"): "every_tokens",
     ("evaluation", "every_tokens"): "every_steps",
 }
-KINDS = {kind.kind: kind for kind in get_args(Pacing)}  # the tag of a pacing table -> its value
 
 # pydantic's words for a broken rule -> ours, filled from the error's own context.
 RULES = {
@@ -49,7 +47,7 @@ RULES = {
     "too_long": "must have {max_length} values",
     "too_short": "must have {min_length} values",
     "model_type": "must be a table",
-    "dataclass_type": "must be a table",
+    "dataclass_exact_type": "must be a table",
     "value_error": "{error}",
 }
 
@@ -68,7 +66,7 @@ def build(tables: Tables) -> Config:
     try:
         return Config.model_validate(_with_pacing_defaults(tables))
     except ValidationError as error:
-        raise _first_mistake(error.errors(include_url=False), tables) from None
+        raise _first_mistake(error.errors(include_url=False)) from None
 
 
 def changed(config: Config, overrides: Tables) -> Config:
@@ -141,7 +139,8 @@ def _tables_of(source: str) -> Tables:
         return RECIPES[source]()
     path = Path(source)
     if path.suffix != ".toml" and not path.exists():
-        raise SettingError("recipe", "no such recipe, and no such file", source, nearest(source, RECIPES))
+        rule = "no such recipe, and no such file"
+        raise SettingError("recipe", rule, source, nearest(source, RECIPES))
     tables = read_toml(path)
     if "recipe" not in tables:
         return tables
@@ -177,41 +176,27 @@ def _with_pacing_defaults(tables: Tables) -> Tables:
     defaults = {"end": batch.get("rows") if of_rows else model.get("length")}
     if of_rows:
         defaults["multiple"] = 1
-    wanted = {name: value for name, value in defaults.items() if name in names and value is not None}
+    wanted = {name: defaults[name] for name in defaults if name in names and defaults[name]}
     return {**tables, "pacing": {**wanted, **pacing}}
 
 
-def _first_mistake(errors: list[ErrorDetails], tables: Tables) -> SettingError:
-    error = errors[0]
+def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
+    # A table that is missing explains whatever else is wrong because of it.
+    error = min(errors, key=lambda e: e["type"] != "missing" or len(e["loc"]) > 1)
     cause = error.get("ctx", {}).get("error")
     place = [str(part) for part in error["loc"]]
     if isinstance(cause, SettingError):
         return cause if "." in cause.setting or not place else cause.within(place[0])
-    name = ".".join(_without_tag(place))
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        siblings = _names_in(place[:-1], tables)
+    name = ".".join(place[:2])  # what is deeper names a member of a union or of a list
+    if error["type"] == "extra_forbidden":
+        siblings = _names_in(place[:-1])
         return SettingError(name, "no such setting", error["input"], nearest(place[-1], siblings))
-    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        given = error["input"].get("kind") if isinstance(error["input"], dict) else None
-        hint = nearest(str(given), KINDS) if given else f"one of {', '.join(KINDS)}"
-        return SettingError("pacing.kind", "no such pacing" if given else "is missing", given, hint)
     rule = RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     return SettingError(name, rule, None if error["type"] == "missing" else error["input"])
 
 
-def _without_tag(place: Iterable[str]) -> Iterator[str]:
-    """Yield the names of a place in the tables, without the kinds and types a union adds."""
-    for depth, part in enumerate(place):
-        is_tag = depth == 1 and part in KINDS
-        if not is_tag and not part.startswith(("literal", "constrained", "function", "int", "nullable")):
-            yield part
-
-
-def _names_in(place: list[str], tables: Tables) -> list[str]:
+def _names_in(place: list[str]) -> list[str]:
     if not place:
         return list(Config.model_fields)
-    if place[0] == "pacing":
-        kind = KINDS[tables["pacing"]["kind"]]
-        return [field.name for field in fields(kind)]
     table = Config.model_fields[place[0]].annotation
     return list(getattr(table, "model_fields", {}))

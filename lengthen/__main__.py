@@ -1,0 +1,7 @@
+"""`python -m lengthen`, which launchers of many processes need."""
+
+import sys
+
+from lengthen.cli import main
+
+sys.exit(main())

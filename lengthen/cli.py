@@ -1,0 +1,364 @@
+"""The command line: arguments -> one call. Nothing heavy is imported before a command needs it."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import lengthen
+from lengthen.config import Tables
+from lengthen.errors import LengthenError, SettingError, nearest
+from lengthen.recipes import RECIPES
+from lengthen.settings import load, parse_overrides
+
+SETTINGS = """
+Any setting can follow as --table.setting VALUE, under the name it has in TOML:
+  --pacing.start 8 --batch.rows 64 --budget.tokens 20M --run.precision bf16
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise SettingError, with the nearest option for one that does not exist."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise SettingError(self.prog.replace("lengthen ", "", 1), message)
+        name = unknown.split()[0]
+        if not name.startswith("-"):
+            raise SettingError(self.prog, "takes no argument like this", name)
+        raise SettingError(name, "no such option", None, nearest(name, self._option_string_actions))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its help, its arguments and what it does."""
+
+    summary: str
+    examples: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace, Tables], int]
+    takes_settings: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `errors` has the table."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _dispatch(words)
+    except LengthenError as error:
+        print(f"lengthen: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("lengthen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has closed it; there is nothing left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("lengthen: this is a bug; please report the lines above", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    overrides, words = parse_overrides(words)
+    parser = _parser()
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is not None and name not in COMMANDS:
+        raise SettingError("command", "no such command", name, nearest(name, COMMANDS))
+    options = parser.parse_args(words)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    command = COMMANDS[options.command]
+    if overrides and not command.takes_settings:
+        table, settings = next(iter(overrides.items()))
+        rule = f"{options.command} takes no settings"
+        raise SettingError(f"{table}.{next(iter(settings))}", rule)
+    return command.run(options, overrides)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="lengthen",
+        description="Pre-train GPT models with sequence length warmup: start short, lengthen.",
+        epilog="`lengthen COMMAND --help` shows examples; `lengthen demo` is the place to begin.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"lengthen {lengthen.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        settings = SETTINGS if command.takes_settings else ""
+        sub = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            epilog=f"examples:\n{command.examples.strip(chr(10))}\n{settings}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.arguments(sub)
+    return parser
+
+
+def _demo_arguments(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="where it goes (demo)")
+    parser.add_argument("--text", type=Path, help="your own text instead of the Python library")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
+
+def _demo(options: argparse.Namespace, _: Tables) -> int:
+    from lengthen.demo import demo
+
+    demo(options.out, text=options.text, overwrite=options.overwrite)
+    return 0
+
+
+def _prepare_arguments(parser: Parser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob or -")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the store")
+    parser.add_argument(
+        "--tokenizer",
+        default="train:8192",
+        help="train:N, a tokenizer.json, gpt2, gpt2:FOLDER or bytes (train:8192)",
+    )
+    parser.add_argument("--valid", type=float, default=0.01, help="validation share (0.01)")
+    parser.add_argument(
+        "--valid-files", nargs="+", default=[], metavar="FILE", help="validation text instead"
+    )
+    parser.add_argument("--field", default="text", help="the text's name in JSON, tables (text)")
+    parser.add_argument(
+        "--stdin-format", choices=("txt", "jsonl"), default="txt", help="what - carries (txt)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of sample and validation part (0)")
+    parser.add_argument(
+        "--on-bad", choices=("stop", "skip"), default="stop", help="unreadable documents (stop)"
+    )
+    parser.add_argument("--workers", type=int, help="cores (all)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier store")
+
+
+def _prepare(options: argparse.Namespace, _: Tables) -> int:
+    from lengthen.corpus.prepare import prepare
+
+    summary = prepare(
+        options.sources,
+        options.out,
+        tokenizer=options.tokenizer,
+        valid=options.valid,
+        valid_files=options.valid_files,
+        field=options.field,
+        stdin_format=options.stdin_format,
+        seed=options.seed,
+        on_bad=options.on_bad,
+        overwrite=options.overwrite,
+        workers=options.workers,
+    )
+    print(summary)
+    return 0
+
+
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    parser.add_argument(
+        "--resume", choices=("auto",), help="go on with the same run if it is there, for launchers"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def _train(options: argparse.Namespace, overrides: Tables) -> int:
+    from lengthen.runs import train
+
+    config, notes = load(options.recipe, _with_data(overrides, options.data))
+    for note in notes:
+        print(f"lengthen: {note}", file=sys.stderr)
+    summary = train(
+        config,
+        options.out,
+        overwrite=options.overwrite,
+        resume_auto=options.resume == "auto",
+        shown=not options.quiet,
+    )
+    return _print_summary(options.out, summary)
+
+
+def _with_data(overrides: Tables, path: str | None) -> Tables:
+    if path is None:
+        return overrides
+    # Another store than the file's own is meant: its id must not be asked for.
+    return {**overrides, "data": {**overrides.get("data", {}), "path": str(Path(path).resolve())}}
+
+
+def _resume_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("--checkpoint", metavar="step-N", help="this one, not the newest good one")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def _resume(options: argparse.Namespace, overrides: Tables) -> int:
+    from lengthen.runs import resume
+
+    shown = not options.quiet
+    summary = resume(options.run, overrides=overrides, name=options.checkpoint, shown=shown)
+    return _print_summary(options.run, summary)
+
+
+def _print_summary(run: Path, summary: dict[str, object]) -> int:
+    from lengthen.runlog import RunPaths, read_metrics
+
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    evaluations = read_metrics(RunPaths(run).metrics).of("eval")
+    lines = [
+        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        for name, value in summary.items()
+    ]
+    if evaluations:
+        lines.append(("validation loss", f"{evaluations[-1]['loss']:.4f}"))
+    return _print_lines(lines)
+
+
+def _print_lines(lines: Sequence[tuple[str, str]]) -> int:
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _plan_arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument("--data", metavar="DIR", help="a token store, for passes and leftovers")
+    parser.add_argument("--flops", help="FLOP/s that a step reaches, such as 100T")
+
+
+def _plan(options: argparse.Namespace, overrides: Tables) -> int:
+    from lengthen.plan import lines_for
+
+    config, _ = load(options.recipe, _with_data(overrides, options.data))
+    return _print_lines(lines_for(config, options.flops))
+
+
+def _sample_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("--prompt", default="", help="text to go on from")
+    parser.add_argument("--tokens", type=int, default=200, help="at most so many (200)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest (0.8)")
+    parser.add_argument("--top-k", type=int, default=50, help="choose among so many; 0: all (50)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same text (0)")
+
+
+def _sample(options: argparse.Namespace, _: Tables) -> int:
+    from lengthen.sample import sample
+
+    pieces = sample(
+        options.run,
+        prompt=options.prompt,
+        tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=options.seed,
+    )
+    print(options.prompt, end="")
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _verify_arguments(parser: Parser) -> None:
+    parser.add_argument("path", type=Path, metavar="DIR", help="a token store, run or checkpoint")
+
+
+def _verify(options: argparse.Namespace, _: Tables) -> int:
+    from lengthen.verify import verify
+
+    for text in verify(options.path):
+        print(text)
+    return 0
+
+
+COMMANDS = {
+    "demo": Command(
+        "Train a small GPT three ways and compare them, in about two minutes.",
+        """
+  lengthen demo
+  lengthen demo --text my-novel.txt --out my-demo
+""",
+        _demo_arguments,
+        _demo,
+    ),
+    "prepare": Command(
+        "Turn text into a token store.",
+        """
+  lengthen prepare books/ --out store
+  lengthen prepare 'data/*.jsonl.zst' --field content --tokenizer train:32768 --out store
+  lengthen prepare train.txt --valid-files valid.txt --tokenizer gpt2 --out store
+  zcat dump.gz | lengthen prepare - --stdin-format jsonl --out store
+""",
+        _prepare_arguments,
+        _prepare,
+    ),
+    "train": Command(
+        "Train a GPT on a token store.",
+        """
+  lengthen train laptop-10min --data store --out runs/first
+  lengthen train my.toml --data store --out runs/second --pacing.start 8 --pacing.duration 200
+  lengthen train runs/first/config.toml --out runs/again      the same run once more
+  torchrun --nproc-per-node 4 -m lengthen train gpt2-117m --data store --out run --resume auto
+""",
+        _train_arguments,
+        _train,
+        takes_settings=True,
+    ),
+    "resume": Command(
+        "Go on with a run from its newest good checkpoint.",
+        """
+  lengthen resume runs/first
+  lengthen resume runs/first --budget.tokens 20M
+  lengthen resume runs/first --checkpoint step-00001000 --run.on_nonfinite skip
+""",
+        _resume_arguments,
+        _resume,
+        takes_settings=True,
+    ),
+    "plan": Command(
+        "Say what a configuration will cost; train nothing.",
+        """
+  lengthen plan laptop-10min --data store
+  lengthen plan gpt2-1.5b --flops 100T
+  lengthen plan my.toml --pacing.duration 45K
+""",
+        _plan_arguments,
+        _plan,
+        takes_settings=True,
+    ),
+    "sample": Command(
+        "Write text with a trained model.",
+        """
+  lengthen sample runs/first --prompt 'It was a dark and'
+  lengthen sample runs/first --tokens 500 --temperature 0.7 --seed 3
+""",
+        _sample_arguments,
+        _sample,
+    ),
+    "verify": Command(
+        "Check every byte of a token store, a run's checkpoints or one checkpoint.",
+        """
+  lengthen verify store
+  lengthen verify runs/first
+  lengthen verify runs/first/checkpoints/step-00001000
+""",
+        _verify_arguments,
+        _verify,
+    ),
+}

@@ -1,0 +1,181 @@
+"""A run from where it stands to its end: what is due when, signals, and saves."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from lengthen import checkpoint
+from lengthen.clock import crossed
+from lengthen.disk import Disk
+from lengthen.errors import StoppedError, StorageError, UnstableError
+from lengthen.progress import Line
+from lengthen.runlog import MetricsLog, Record, RunPaths
+from lengthen.trainer import Progress, Trainer
+
+SKIPS_IN_A_ROW = 3  # not finite so often, a run is lost, whatever on_nonfinite says
+
+
+@dataclass
+class StopSignal:
+    """Whether a signal asked for the end; the second one ends the process at once."""
+
+    number: int = 0
+
+    def __call__(self) -> bool:
+        """Return whether to stop."""
+        return self.number != 0
+
+    @contextmanager
+    def listening(self) -> Iterator["StopSignal"]:
+        """Turn SIGINT, SIGTERM and SIGHUP into a flag while the block runs."""
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self._heard) for number in signals}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = number
+
+
+@dataclass
+class Session:
+    """One process's work on one run: the trainer and the files around it."""
+
+    trainer: Trainer
+    paths: RunPaths
+    disk: Disk
+    log: MetricsLog | None  # the first rank's
+    stop: StopSignal
+    line: Line
+    saved: int | None = None  # step of the last checkpoint
+    failed_saves: int = 0  # in a row
+
+    def write(self, record: Record) -> None:
+        """Append a record, on the first rank."""
+        if self.log is not None:
+            self.log.write(record)
+
+    def event(self, name: str, **facts: object) -> None:
+        """Append an event at the present step."""
+        clock = self.trainer.progress.clock
+        moment = {"kind": "event", "event": name, "step": clock.step, "tokens": clock.tokens}
+        self.write({**moment, **facts})
+
+
+def carry_out(session: Session) -> Record:
+    """Train to the end of the budget, measuring and saving when due; return the summary."""
+    trainer = session.trainer
+    began = trainer.progress
+    while True:
+        done = trainer.schedule.shape(trainer.progress.clock) is None
+        _measure(session, done=done)
+        _save_when_due(session, done=done)
+        if trainer.progress.stop:
+            step = trainer.progress.clock.step
+            way_on = f"`lengthen resume {session.paths.root}` goes on"
+            number = session.stop.number or signal.SIGTERM
+            raise StoppedError(number, f"stopped after step {step}, which is saved; {way_on}")
+        if done:
+            return _summary(session)
+        record = trainer.step()
+        assert record is not None
+        session.write(record)
+        _act_on_nonfinite(session, record)
+        session.line.update(record["tokens"], _text(record, began))
+
+
+def _text(record: Record, began: Progress) -> str:
+    seconds = record["seconds"] - began.seconds
+    speed = (record["tokens"] - began.clock.tokens) / seconds if seconds else 0.0
+    loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
+    where = f"step {record['step']}  length {record['length']}  rows {record['rows']}"
+    return f"{where}  loss {loss}  {speed:,.0f} tokens/s"
+
+
+def _measure(session: Session, *, done: bool) -> None:
+    trainer, config = session.trainer, session.trainer.config.evaluation
+    now = trainer.progress
+    if crossed(config.probe_every_steps, now.probed, now.clock.step):
+        _write_if_any(session, trainer.probe())
+    due = crossed(config.every_steps or 0, now.evaluated.step, now.clock.step)
+    due |= crossed(config.every_tokens or 0, now.evaluated.tokens, now.clock.tokens)
+    if (due or (done and now.evaluated != now.clock)) and not trainer.progress.stop:
+        _write_if_any(session, trainer.evaluate())
+
+
+def _write_if_any(session: Session, record: Record | None) -> None:
+    if record is not None:
+        session.write(record)
+
+
+def _act_on_nonfinite(session: Session, record: Record) -> None:
+    """Stop, or note the skipped step and go on; the record is in the log already."""
+    if record.get("finite", True):
+        return
+    trainer = session.trainer
+    in_a_row = trainer.progress.skipped_in_a_row
+    session.event("skipped", in_a_row=in_a_row, skipped_tokens=trainer.progress.skipped_tokens)
+    if trainer.config.run.on_nonfinite == "skip" and in_a_row < SKIPS_IN_A_ROW:
+        session.line.say(f"step {record['step']} is not finite; skipped, weights untouched")
+        return
+    place = f"step {record['step']} (length {record['length']}, {record['tokens']} tokens)"
+    saved = checkpoint.name_of(session.saved) if session.saved is not None else "none"
+    raise UnstableError(
+        f"loss or gradient of {place} is not finite; weights are untouched, last checkpoint "
+        f"{saved}; lower optimizer.learning_rate, or resume with --run.on_nonfinite skip"
+    )
+
+
+def _save_when_due(session: Session, *, done: bool) -> None:
+    trainer = session.trainer
+    step = trainer.progress.clock.step
+    if session.saved == step:
+        return
+    last = done or trainer.progress.stop
+    if not last and not crossed(trainer.config.saving.every_steps, step - 1, step):
+        return
+    try:
+        _save(session, step)
+    except StorageError as error:
+        session.failed_saves += 1
+        session.event("save_failed", reason=str(error))
+        session.line.say(str(error))
+        if session.failed_saves > 1:
+            raise
+        if last:
+            _save(session, step)
+    session.failed_saves = 0
+
+
+def _save(session: Session, step: int) -> None:
+    log, paths = session.log, session.paths
+    if log is None:
+        session.saved = step
+        return
+    log.sync()
+    state = {**session.trainer.state(), "metrics_bytes": log.size}
+    checkpoint.save(session.disk, paths.checkpoints, step, session.trainer.tensors(), state)
+    session.saved = step
+    session.event("saved", name=checkpoint.name_of(step))
+    checkpoint.rotate(session.disk, paths.checkpoints, session.trainer.config.saving.keep)
+
+
+def _summary(session: Session) -> Record:
+    now, budget = session.trainer.progress, session.trainer.schedule.budget
+    return {
+        "run": str(session.paths.root),
+        "steps": now.clock.step,
+        "tokens": now.clock.tokens,
+        "short_of_budget": budget - now.clock.tokens,
+        "skipped_tokens": now.skipped_tokens,
+        "seconds": now.seconds,
+    }

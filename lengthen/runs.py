@@ -1,0 +1,193 @@
+"""Runs: a new one, or an old one from a checkpoint; everything around the loop."""
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from lengthen import checkpoint, runlog, settings
+from lengthen.bind import open_store, with_store
+from lengthen.checkpoint import Checkpoint
+from lengthen.config import Config, Tables
+from lengthen.corpus.store import Store
+from lengthen.devices import Place, cpu_memory_limit, fit_check, placed
+from lengthen.disk import Disk
+from lengthen.errors import SettingError
+from lengthen.loop import Session, StopSignal, carry_out
+from lengthen.plan import micro_tokens_within
+from lengthen.progress import line
+from lengthen.runlog import MetricsLog, Record, RunPaths
+from lengthen.trainer import Trainer
+
+# What a checkpoint was built on: another value would make it another run.
+FIXED = {("data", "*"), ("model", "*"), ("run", "seed")} | {
+    ("batch", name) for name in ("leftovers", "reuse_after")
+}
+
+
+def train(
+    config: Config,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume_auto: bool = False,
+    disk: Disk | None = None,
+    shown: bool = True,
+) -> Record:
+    """Train a new run in `out` to the end of its budget; return its summary.
+
+    With `resume_auto` a run of the same configuration that lies there already goes on instead.
+    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError and,
+    after saving, StoppedError.
+    """
+    store = open_store(config)
+    config = with_store(config, store)
+    paths = RunPaths(out)
+    if resume_auto and paths.config.is_file():
+        _must_be_the_same(config, paths)
+        if checkpoint.listed(paths.checkpoints):
+            return resume(out, disk=disk, shown=shown)
+        overwrite = True  # it died before its first checkpoint
+    runlog.check_new(out, overwrite=overwrite)
+    disk = disk or Disk()
+    with ExitStack() as stack:
+        place = stack.enter_context(placed(config.run))
+        if place.is_first:
+            stack.enter_context(runlog.owned(out))
+        micro_tokens = choose_micro_tokens(config, store, place)
+        config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
+        if place.is_first:
+            runlog.clear(disk, paths)
+            _write_run_files(disk, paths, config, store)
+        session = _open_session(stack, config, store, place, paths, disk, shown)
+        return carry_out(session)
+
+
+def resume(
+    out: Path,
+    *,
+    overrides: Tables | None = None,
+    name: str | None = None,
+    disk: Disk | None = None,
+    shown: bool = True,
+) -> Record:
+    """Go on with a run from its newest good checkpoint, or from the one called `name`.
+
+    `overrides` are recorded as an event and in config.toml. Raises what `train` raises, and
+    CheckpointError.
+    """
+    paths = runlog.open_run(out)
+    _refuse_fixed(overrides or {})
+    config = settings.load(str(paths.config), overrides)[0]
+    store = open_store(config)
+    with ExitStack() as stack:
+        place = stack.enter_context(placed(config.run))
+        disk = disk or Disk()
+        notes: list[str] = []
+        if place.is_first:
+            stack.enter_context(runlog.owned(out))
+            checkpoint.sweep(disk, paths.checkpoints)
+        if name is None:
+            start, notes = checkpoint.load_newest(paths.checkpoints)
+        else:
+            start = checkpoint.load_step(paths.checkpoints, name)
+        if config.batch.micro_tokens == "auto":
+            size = choose_micro_tokens(config, store, place)
+            config = settings.changed(config, {"batch": {"micro_tokens": size}})
+        discarded = 0
+        if place.is_first:
+            discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
+            disk.replace_file(paths.config, config.to_toml().encode())
+        session = _open_session(stack, config, store, place, paths, disk, shown)
+        session.trainer.restore(start)
+        session.saved = start.step
+        for note in [*notes, *_changed_numerics(session.trainer, start)]:
+            session.line.say(note)
+            session.event("note", text=note)
+        session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
+        return carry_out(session)
+
+
+def _must_be_the_same(config: Config, paths: RunPaths) -> None:
+    there = settings.load(str(paths.config))[0].tables()
+    asked = config.tables()
+    if asked["batch"]["micro_tokens"] == "auto":
+        asked["batch"]["micro_tokens"] = there["batch"]["micro_tokens"]
+    for table, values in asked.items():
+        for setting, value in values.items():
+            before = there.get(table, {}).get(setting)
+            if before != value:
+                rule = f"--resume auto found a run with {before!r}"
+                raise SettingError(f"{table}.{setting}", rule, value, "choose another --out")
+
+
+def _refuse_fixed(overrides: Tables) -> None:
+    for table, values in overrides.items():
+        for setting in values if isinstance(values, dict) else ():
+            if (table, setting) in FIXED or (table, "*") in FIXED:
+                rule = "cannot change in the middle of a run"
+                raise SettingError(f"{table}.{setting}", rule, values[setting], "start a new run")
+
+
+def choose_micro_tokens(config: Config, store: Store, place: Place) -> int:
+    """Return the tokens of one forward pass: the setting, or what the fit check finds."""
+    if config.batch.micro_tokens != "auto":
+        return config.batch.micro_tokens
+    if place.device.type == "cpu":
+        return micro_tokens_within(config, cpu_memory_limit(), place.world)
+    length = config.model.length
+    whole = -(-config.batch.rows // place.world) * length
+    return fit_check(whole, length, lambda size: _trial_fits(config, store, place, size))
+
+
+def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
+    """Try one full-length pass and update on a throw-away trainer; all ranks give one answer."""
+    failed = torch.zeros(1, device=place.device)
+    alone = Place(place.device, place.precision)
+    try:
+        Trainer(config, store, alone, size).trial(size)
+    except torch.OutOfMemoryError:
+        failed += 1
+    torch.cuda.empty_cache()
+    return not place.sum(failed).item()
+
+
+def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) -> None:
+    environment = json.dumps(runlog.environment(sys.argv), indent=1).encode()
+    disk.write_file(paths.environment, environment)
+    disk.write_file(paths.tokenizer, store.tokenizer_file.read_bytes())
+    disk.write_file(paths.config, config.to_toml().encode())
+    disk.sync_directory(paths.root)
+
+
+def _open_session(
+    stack: ExitStack,
+    config: Config,
+    store: Store,
+    place: Place,
+    paths: RunPaths,
+    disk: Disk,
+    shown: bool,
+) -> Session:
+    stop = stack.enter_context(StopSignal().listening())
+    log = None
+    if place.is_first:
+        log = MetricsLog(disk, paths.metrics)
+        stack.callback(log.close)
+    micro_tokens = config.batch.micro_tokens
+    assert micro_tokens != "auto"
+    trainer = Trainer(config, store, place, micro_tokens, stop)
+    name, total = paths.root.name, trainer.schedule.budget
+    drawn = stack.enter_context(line(total, name, shown=shown and place.is_first))
+    return Session(trainer, paths, disk, log, stop, drawn)
+
+
+def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
+    before, now = start.state["numerics"], trainer.numerics()
+    changed = [name for name in now if before.get(name) != now[name]]
+    return [
+        f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"
+        for name in changed
+    ]

@@ -1,0 +1,98 @@
+"""Text from a trained model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lengthen import checkpoint, settings
+from lengthen.config import Config
+from lengthen.corpus.tokenizer import SEPARATOR, load_tokenizer
+from lengthen.devices import Place
+from lengthen.errors import SettingError
+from lengthen.model import GPT
+from lengthen.order import sub_seed
+from lengthen.runlog import open_run
+from lengthen.trainer import build_model, load_weights
+
+
+def sample(
+    run: Path,
+    *,
+    prompt: str = "",
+    tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield the text that follows `prompt`, piece by piece, from a run's newest good checkpoint.
+
+    The same seed gives the same text. An empty prompt begins a document; the separator ends the
+    text. Raises SettingError and CheckpointError.
+    """
+    if tokens < 1:
+        raise SettingError("--tokens", "must be at least 1", tokens)
+    if temperature < 0:
+        raise SettingError("--temperature", "must be at least 0", temperature)
+    if top_k < 0:
+        raise SettingError("--top-k", "must be at least 0, which keeps all", top_k)
+    paths = open_run(run)
+    config = settings.load(str(paths.config))[0]
+    model = _load(config, paths.checkpoints)
+    tokenizer = load_tokenizer(paths.tokenizer)
+    separator = tokenizer.token_to_id(SEPARATOR)
+    start = tokenizer.encode(prompt).ids or [separator]
+    generator = torch.Generator().manual_seed(sub_seed(seed, "sample"))
+    new = _tokens(model, start, tokens, temperature, top_k, generator)
+    return _text(tokenizer, new, separator)
+
+
+def _load(config: Config, checkpoints: Path) -> GPT:
+    model = build_model(config, Place(torch.device("cpu")))
+    load_weights(model, checkpoint.load_newest(checkpoints)[0])
+    return model.eval()
+
+
+@torch.inference_mode()
+def _tokens(
+    model: GPT,
+    start: list[int],
+    count: int,
+    temperature: float,
+    top_k: int,
+    generator: torch.Generator,
+) -> Iterator[int]:
+    known = list(start)
+    for _ in range(count):
+        # The model sees one full length; what is older falls out of its sight.
+        window = torch.tensor([known[-model.length :]])
+        known.append(_choose(model.logits(window)[0, -1].float(), temperature, top_k, generator))
+        yield known[-1]
+
+
+def _choose(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
+    """Return a token drawn from `logits` (vocabulary,) float32; the likeliest at temperature 0."""
+    if temperature == 0:
+        return int(logits.argmax())
+    if 0 < top_k < len(logits):
+        least = logits.topk(top_k).values[-1]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    weights = torch.softmax(logits / temperature, dim=-1)
+    return int(torch.multinomial(weights, 1, generator=generator))
+
+
+def _text(tokenizer: Tokenizer, tokens: Iterator[int], separator: int) -> Iterator[str]:
+    """Yield text as it becomes certain: a character may be spread over several tokens."""
+    known: list[int] = []
+    shown = ""
+    for token in tokens:
+        if token == separator:
+            break
+        known.append(token)
+        text = tokenizer.decode(known)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(shown) :]
+            shown = text
+    yield tokenizer.decode(known)[len(shown) :]

@@ -1,0 +1,347 @@
+"""The step: everything that happens to weights, moments, ledger and clock.
+
+Nothing here writes a file or draws a line; `loop` does both around it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from lengthen.checkpoint import Checkpoint, State, Tensors
+from lengthen.clock import Clock, Shape
+from lengthen.config import Config
+from lengthen.corpus.store import Store
+from lengthen.devices import Place, without_sync, wrapped
+from lengthen.errors import SettingError
+from lengthen.evaluate.perplexity import perplexity, sequences_in, validation_loss
+from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
+from lengthen.loader import Batch, Loader, passes, split
+from lengthen.model import GPT
+from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
+from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate
+from lengthen.order import sub_seed
+from lengthen.runlog import Record
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All of a run's state that is no tensor; a step makes a new one."""
+
+    clock: Clock
+    ledger: Ledger
+    lowest: LowestLoss = field(default_factory=LowestLoss)  # of the training loss
+    probe_lowest: LowestLoss = field(default_factory=LowestLoss)
+    seconds: float = 0.0  # of training, without evaluation and saving
+    skipped_tokens: int = 0  # in steps that were not finite
+    skipped_in_a_row: int = 0
+    evaluated: Clock = field(default_factory=Clock)  # at the last evaluation
+    probed: int = 0  # step of the last probe
+    stop: bool = False  # a signal asked for the end; all ranks agree
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the one host sync of a step brings back."""
+
+    loss: float
+    grad_norm: float
+    variance_norm: float
+    variance_max: float
+    finite: bool
+    stop: bool
+
+
+class Trainer:
+    """A model in training: `step` advances it, `state` and `restore` carry it over a restart."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        place: Place,
+        micro_tokens: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.store, self.place, self.micro_tokens = config, store, place, micro_tokens
+        self._stop = stop
+        self.model = build_model(config, place)
+        self.module = wrapped(self.model, place, compiled=config.run.compile)
+        self.optimizer = build_optimizer(
+            self.model,
+            betas=config.optimizer.betas,
+            epsilon=config.optimizer.epsilon,
+            weight_decay=config.optimizer.weight_decay,
+            decay_positions=config.optimizer.decay_positions,
+        )
+        self.loader = Loader(store.train, config.model.length, config.run.seed)
+        self.schedule = config.schedule(self.loader.sequences)
+        self.progress = Progress(Clock(), self._first_ledger())
+
+    def _first_ledger(self) -> Ledger:
+        sequences, batch = self.loader.sequences, self.config.batch
+        return Ledger.start(
+            sequences=sequences,
+            full_length=self.config.model.length,
+            reuse_after=reuse_spacing(batch.reuse_after, self.schedule.most_rows, sequences),
+            leftovers=batch.leftovers,
+        )
+
+    def step(self) -> Record | None:
+        """Train on the next rows * length tokens, once; None where the budget is spent.
+
+        A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
+        they were; it advances step, ledger and clock all the same, and its record says
+        `"finite": false`.
+        """
+        began = time.monotonic()
+        now = self.progress
+        shape = self.schedule.shape(now.clock)
+        if shape is None:
+            return None
+        blocks, ledger = now.ledger.take(shape.rows, shape.length)
+        batch = self.loader.load(
+            blocks, shape.rows, shape.length, self.place.rank, self.place.world
+        )
+        loss = self._backward(batch, shape)
+        grad_norm = clip(self.model.parameters(), self.config.optimizer.clip)
+        health = self._update(loss, grad_norm, shape.rate)
+        ratio = now.lowest.ratio(health.loss)
+        self.progress = replace(
+            now,
+            clock=self.schedule.after(now.clock, shape),
+            ledger=ledger,
+            lowest=now.lowest.after(health.loss),
+            seconds=now.seconds + time.monotonic() - began,
+            skipped_tokens=now.skipped_tokens + (0 if health.finite else shape.tokens),
+            skipped_in_a_row=0 if health.finite else now.skipped_in_a_row + 1,
+            stop=health.stop,
+        )
+        joined = joined_tokens(blocks, shape.length) / shape.tokens
+        return self._record(shape, health, ratio, joined)
+
+    def _backward(self, batch: Batch, shape: Shape) -> Tensor:
+        """Return the step's mean loss over all ranks; its gradient is left on the model.
+
+        Data parallel averages gradients over ranks: times the world's size that is a sum, and over
+        the step's tokens a mean that no split into micro-batches or ranks can change.
+        """
+        scale = self.place.world / shape.tokens
+        parts = split(batch, passes(shape.rows, self.place.world, shape.length, self.micro_tokens))
+        total = torch.zeros(2, dtype=torch.float64, device=self.place.device)  # loss, stop
+        for number, part in enumerate(parts):
+            self._seed_dropout(number)
+            with without_sync(self.module, last=number == len(parts) - 1):
+                total[0] += self._pass(part, scale)
+        if self.place.world > 1:
+            total[1] = float(self._stop())
+            self.place.sum(total)
+        total[0] /= shape.tokens
+        return total
+
+    def _pass(self, part: Batch, scale: float) -> Tensor:
+        inputs, targets = part.inputs, part.targets
+        weight = 1.0
+        if not len(inputs):
+            # A rank without rows must still meet its peers in the collectives of this pass.
+            inputs = targets = torch.zeros((1, inputs.shape[1]), dtype=torch.int64)
+            weight = 0.0
+        with self.place.autocast():
+            loss: Tensor = self.module(inputs.to(self.place.device), targets.to(self.place.device))
+        (loss * (scale * weight)).backward()
+        return loss.detach() * weight
+
+    def _seed_dropout(self, part: int) -> None:
+        if self.config.model.dropout > 0:
+            now = (self.progress.clock.step, self.place.rank, part)
+            torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
+
+    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
+        loss = total[0]
+        finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+        set_rate(self.optimizer, rate)
+        # The fused update obeys this flag on the device, so the host need not read it first.
+        self.optimizer.found_inf = (~finite).float()  # type: ignore
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=self.place.world == 1)
+        variance = second_moment_scale(self.optimizer)
+        values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
+        loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
+        asked = stop > 0 or (self.place.world == 1 and self._stop())
+        return Health(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
+
+    def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
+        record: Record = {
+            "kind": "step",
+            "step": self.progress.clock.step,
+            "tokens": self.progress.clock.tokens,
+            "length": shape.length,
+            "rows": shape.rows,
+            "loss": finite_or_none(health.loss),
+            "loss_ratio": ratio,
+            "grad_norm": finite_or_none(health.grad_norm),
+            "variance_norm": health.variance_norm,
+            "variance_max": health.variance_max,
+            "lr": shape.rate,
+            "joined": joined,
+            "seconds": self.progress.seconds,
+        }
+        return record if health.finite else {**record, "finite": False}
+
+    def evaluate(self) -> Record | None:
+        """Return the loss over the validation part; None where there is none, or a stop came."""
+        loss = self._loss_over(self.config.evaluation.tokens)
+        if loss is None:
+            return None
+        self.progress = replace(self.progress, evaluated=self.progress.clock)
+        figures = {"split": "valid", "loss": finite_or_none(loss)}
+        return {**self._moment("eval"), **figures, "perplexity": finite_or_none(perplexity(loss))}
+
+    def probe(self) -> Record | None:
+        """Return the loss of the probe and its ratio to the lowest probe so far; or None."""
+        loss = self._loss_over(PROBE_SEQUENCES * self.config.model.length)
+        if loss is None:
+            return None
+        lowest = self.progress.probe_lowest
+        self.progress = replace(
+            self.progress, probe_lowest=lowest.after(loss), probed=self.progress.clock.step
+        )
+        figures = {"loss": finite_or_none(loss), "loss_ratio": lowest.ratio(loss)}
+        return {**self._moment("probe"), **figures}
+
+    def _loss_over(self, wanted: int) -> float | None:
+        length = self.config.model.length
+        sequences = sequences_in(self.store.valid, length, wanted)
+        if not sequences:
+            return None
+        loss = validation_loss(
+            self.module,
+            self.store.valid,
+            sequences=sequences,
+            full_length=length,
+            rows=max(1, self.micro_tokens // length),
+            place=self.place,
+            stop=self._stop,
+        )
+        if loss is None:
+            self.progress = replace(self.progress, stop=True)
+        return loss
+
+    def trial(self, micro_tokens: int) -> None:
+        """Run the largest pass and an update, for the fit check; it spoils the weights."""
+        length = self.config.model.length
+        tokens = torch.zeros((micro_tokens // length, length), dtype=torch.int64)
+        total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        clip(self.model.parameters(), self.config.optimizer.clip)
+        self._update(torch.stack([total, total]), total, rate=0.0)
+
+    def _moment(self, kind: str) -> Record:
+        clock = self.progress.clock
+        seconds = self.progress.seconds
+        return {"kind": kind, "step": clock.step, "tokens": clock.tokens, "seconds": seconds}
+
+    def state(self) -> State:
+        """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
+        now = self.progress
+        return {
+            "clock": asdict(now.clock),
+            "ledger": now.ledger.state(),
+            "lowest": now.lowest.value,
+            "probe_lowest": now.probe_lowest.value,
+            "seconds": now.seconds,
+            "skipped_tokens": now.skipped_tokens,
+            "skipped_in_a_row": now.skipped_in_a_row,
+            "evaluated": asdict(now.evaluated),
+            "probed": now.probed,
+            "micro_tokens": self.micro_tokens,
+            "store_id": self.store.id,
+            "numerics": self.numerics(),
+        }
+
+    def numerics(self) -> dict[str, object]:
+        """Return what the last digits depend on; equal records promise equal bits on a CPU."""
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "world": self.place.world,
+            "device": self.place.device.type,
+            "precision": self.place.precision,
+            "compile": self.config.run.compile,
+            "fused": bool(self.optimizer.defaults["fused"]),
+            "micro_tokens": self.micro_tokens,
+        }
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Return weights and moments by parameter name; they change in place as it trains."""
+        named = dict(self.model.named_parameters())
+        moments = {
+            f"{name}.{key}": value
+            for name, parameter in named.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        weights = {name: parameter.detach() for name, parameter in named.items()}
+        return {"model": weights, "optimizer": moments}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become the run that `checkpoint` was taken of; raises SettingError for another model."""
+        load_weights(self.model, checkpoint)
+        for name, parameter in self.model.named_parameters():
+            saved = {
+                key: checkpoint.tensors["optimizer"][f"{name}.{key}"].to(target)
+                for key, target in self._moment_places(parameter).items()
+                if f"{name}.{key}" in checkpoint.tensors["optimizer"]
+            }
+            if saved:
+                self.optimizer.state[parameter] = saved
+        self.progress = self._progress_of(checkpoint.state)
+
+    def _moment_places(self, parameter: nn.Parameter) -> dict[str, torch.device]:
+        # The fused update keeps its step count beside the weights, the plain one on the host.
+        fused = bool(self.optimizer.defaults["fused"])
+        counts = parameter.device if fused else torch.device("cpu")
+        return {"step": counts, "exp_avg": parameter.device, "exp_avg_sq": parameter.device}
+
+    def _progress_of(self, state: State) -> Progress:
+        return Progress(
+            clock=Clock(**state["clock"]),
+            ledger=Ledger.from_state(state["ledger"]),
+            lowest=LowestLoss(state["lowest"]),
+            probe_lowest=LowestLoss(state["probe_lowest"]),
+            seconds=state["seconds"],
+            skipped_tokens=state["skipped_tokens"],
+            skipped_in_a_row=state["skipped_in_a_row"],
+            evaluated=Clock(**state["evaluated"]),
+            probed=state["probed"],
+        )
+
+
+def build_model(config: Config, place: Place) -> GPT:
+    """Return the model of a configuration with its seeded initial weights, on its device."""
+    shape = config.model
+    if shape.vocabulary is None:
+        raise SettingError("model.vocabulary", "is missing; a token store gives it")
+    model = GPT(
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        length=shape.length,
+        vocabulary=shape.vocabulary,
+        dropout=shape.dropout,
+        init_std=shape.init_std,
+    )
+    model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
+    return model.to(device=place.device, dtype=place.dtype)
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the weights of a checkpoint in; raises SettingError for another architecture."""
+    saved, own = checkpoint.tensors["model"], dict(model.named_parameters())
+    for name in sorted(saved.keys() | own.keys()):
+        shapes = [tuple(group[name].shape) if name in group else None for group in (saved, own)]
+        if shapes[0] != shapes[1]:
+            rule = f"{checkpoint.path.name} has {name} of shape {shapes[0]}, the model {shapes[1]}"
+            raise SettingError("model", rule)
+        with torch.no_grad():
+            own[name].copy_(saved[name])
