@@ -1,0 +1,61 @@
+"""Validation loss at full length, and the perplexity that follows from it."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lengthen.devices import Place
+
+Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
+
+
+def sequences_in(tokens: Tokens, full_length: int, wanted: int) -> int:
+    """Return how many full-length sequences about `wanted` tokens are, at least one if one fits."""
+    return min(max(1, wanted // full_length), max(0, len(tokens) - 1) // full_length)
+
+
+def validation_loss(
+    module: nn.Module,
+    tokens: Tokens,
+    *,
+    sequences: int,
+    full_length: int,
+    rows: int,
+    place: Place,
+    stop: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Return the mean loss in nats per token over the first `sequences` of `tokens`.
+
+    Each rank reads its share, `rows` sequences a pass, dropout off. None where `stop` said so
+    between two passes, on any rank. Nothing here touches random state, so training goes on as if
+    it had not been evaluated.
+    """
+    mine = range(sequences * place.rank // place.world, sequences * (place.rank + 1) // place.world)
+    total = torch.zeros(2, dtype=torch.float64, device=place.device)  # loss, ranks that stopped
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), place.autocast():
+        for first in mine[::rows]:
+            if stop():
+                total[1] += 1
+                break
+            batch = _rows(tokens, first, min(first + rows, mine.stop), full_length).to(place.device)
+            total[0] += module(batch[:, :-1], batch[:, 1:])
+    module.train(was_training)
+    loss, stopped = place.sum(total).tolist()
+    return None if stopped else loss / (sequences * full_length)
+
+
+def _rows(tokens: Tokens, first: int, last: int, full_length: int) -> Tensor:
+    """Return sequences first..last-1 with the token behind each: (rows, full length + 1) int64."""
+    starts = np.arange(first, last) * full_length
+    window = starts[:, None] + np.arange(full_length + 1)
+    return torch.from_numpy(tokens[window].astype(np.int64))
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss); infinite where that is above what a float holds."""
+    return math.exp(loss) if loss < 700 else math.inf
