@@ -1,0 +1,208 @@
+"""Pacings: a value, a sequence length or a number of rows, for every step (paper, section 2.2).
+
+Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
+of `multiple`, but for a start or an end that is none; where start < end and duration > 0 it is
+`start` at step 0, below `end` before step `duration`, and exactly `end` from then on.
+
+Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
+step of a run it takes f(k), and we take f(k - 1).
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+from lengthen.errors import SettingError, nearest
+
+Of = Literal["length", "rows"]
+
+MOST = 2**40  # of a value or a duration: above any run, and the arithmetic stays quick
+MOST_STAGES = 1000
+
+# For whoever reads pacings from a file with pydantic, which this module does without: `true` and
+# 8.0 are no whole numbers, and a misspelt setting is an error.
+STRICT: dict[str, object] = {"extra": "forbid", "strict": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """`end` at every step."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+
+    kind: Literal["constant"] = "constant"
+    of: Of = "length"
+    end: int  # tokens or rows
+
+    def __post_init__(self) -> None:
+        _check_of(self.of)
+        _check("end", self.end)
+
+    @property
+    def start(self) -> int:
+        """The value at step 0."""
+        return self.end
+
+    @property
+    def duration(self) -> int:
+        """The first step with the value `end`."""
+        return 0
+
+    def __call__(self, _step: int) -> int:
+        """Return the value at every step."""
+        return self.end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Growth in proportion to the step, the paper's pacing.
+
+        value(t) = start + (end - start) * t / duration,    t < duration
+
+    rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Raises
+    SettingError for a setting out of its range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+
+    kind: Literal["linear"] = "linear"
+    of: Of = "length"
+    start: int  # tokens or rows
+    end: int
+    duration: int  # steps; 0: `end` from the first step on
+    multiple: int = 8  # of the tensor cores
+
+    def __post_init__(self) -> None:
+        _check_growth(self)
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        if step >= self.duration:
+            return self.end
+        value = self.start + (self.end - self.start) * step // self.duration
+        return max(self.start, value // self.multiple * self.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """Growth along a root of the step: quick at first, then slower.
+
+        value(t) = start + (end - start) * (t / duration) ** (1 / degree),    t < duration
+
+    rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Degree
+    1 is linear. Raises SettingError for a setting out of its range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+
+    kind: Literal["root"] = "root"
+    of: Of = "length"
+    start: int  # tokens or rows
+    end: int
+    duration: int  # steps; 0: `end` from the first step on
+    degree: int = 2
+    multiple: int = 8
+
+    def __post_init__(self) -> None:
+        _check_growth(self)
+        _check("degree", self.degree, most=16)
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        if step >= self.duration:
+            return self.end
+        span = self.end - self.start
+        # The largest gain with (gain / span) ** degree <= step / duration, in whole numbers: a
+        # float can land just below one (49 * (1 / 49) < 1), and rounding down loses a multiple.
+        gain = floor_root(span**self.degree * step // self.duration, self.degree)
+        return max(self.start, (self.start + gain) // self.multiple * self.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A list of values, each held for a while; two of them are Shortformer's two stages.
+
+        value(t) = values[i],    i = how many boundaries are <= t
+
+    so boundaries[i] is the first step with values[i + 1]. Raises SettingError for lists that are
+    not in order or do not fit each other.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # TOML has no tuples
+
+    kind: Literal["staged"] = "staged"
+    of: Of = "length"
+    values: tuple[int, ...]  # tokens or rows
+    boundaries: tuple[int, ...]  # steps
+
+    def __post_init__(self) -> None:
+        _check_of(self.of)
+        for name, numbers in (("values", self.values), ("boundaries", self.boundaries)):
+            if not isinstance(numbers, tuple):
+                raise SettingError(name, "must be a tuple of whole numbers", numbers)
+            for number in numbers:
+                _check(name, number)
+        if not 1 <= len(self.values) <= MOST_STAGES:
+            raise SettingError("values", f"must have from 1 to {MOST_STAGES} numbers", self.values)
+        if any(one > next_one for one, next_one in pairwise(self.values)):
+            raise SettingError("values", "must not decrease", self.values)
+        if len(self.boundaries) != len(self.values) - 1:
+            rule = f"must be one fewer than values ({len(self.values)})"
+            raise SettingError("boundaries", rule, self.boundaries)
+        if any(one >= next_one for one, next_one in pairwise(self.boundaries)):
+            raise SettingError("boundaries", "must increase", self.boundaries)
+
+    @property
+    def start(self) -> int:
+        """The value at step 0."""
+        return self.values[0]
+
+    @property
+    def end(self) -> int:
+        """The last value."""
+        return self.values[-1]
+
+    @property
+    def duration(self) -> int:
+        """The first step with the value `end`."""
+        first = self.values.index(self.end)  # the last value may stand there more than once
+        return self.boundaries[first - 1] if first else 0
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        return self.values[bisect_right(self.boundaries, step)]
+
+
+Pacing: TypeAlias = Constant | Linear | Root | Staged
+
+
+def floor_root(value: int, degree: int) -> int:
+    """Return the largest whole number whose `degree`-th power is at most `value` >= 0."""
+    low, high = 0, 1 << (value.bit_length() // degree + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**degree <= value else (low, middle)
+    return low
+
+
+def _check_growth(pacing: Linear | Root) -> None:
+    _check_of(pacing.of)
+    _check("end", pacing.end)
+    _check("start", pacing.start)
+    if pacing.start > pacing.end:
+        raise SettingError("start", f"must be at most end ({pacing.end})", pacing.start)
+    _check("duration", pacing.duration, least=0)
+    _check("multiple", pacing.multiple)
+
+
+def _check_of(of: str) -> None:
+    if of not in get_args(Of):
+        raise SettingError("of", "no such value to pace", of, nearest(str(of), get_args(Of)))
+
+
+def _check(setting: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingError(setting, "must be a whole number", value)
+    if not least <= value <= most:
+        raise SettingError(setting, f"must be from {least} to {most}", value)
