@@ -20,16 +20,15 @@ Of = Literal["length", "rows"]
 MOST = 2**40  # of a value or a duration: above any run, and the arithmetic stays quick
 MOST_STAGES = 1000
 
-# For whoever reads pacings from a file with pydantic, which this module does without: `true` and
-# 8.0 are no whole numbers, and a misspelt setting is an error.
-STRICT: dict[str, object] = {"extra": "forbid", "strict": True}
+# For whoever reads pacings from a file with pydantic, which this module does without.
+NO_OTHER_SETTINGS: dict[str, object] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
     """`end` at every step."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["constant"] = "constant"
     of: Of = "length"
@@ -64,7 +63,7 @@ class Linear:
     SettingError for a setting out of its range.
     """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["linear"] = "linear"
     of: Of = "length"
@@ -94,7 +93,7 @@ class Root:
     1 is linear. Raises SettingError for a setting out of its range.
     """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["root"] = "root"
     of: Of = "length"
@@ -129,7 +128,7 @@ class Staged:
     not in order or do not fit each other.
     """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}  # TOML has no tuples
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["staged"] = "staged"
     of: Of = "length"
