@@ -1,0 +1,1 @@
+"""Text to tokens: readers of files, tokenizers, `prepare`, and the store that training reads."""

@@ -1,0 +1,313 @@
+"""`prepare`: text in, a token store out, whole or not at all."""
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from lengthen import progress as bar
+from lengthen.corpus import tokenizer as library
+from lengthen.corpus.divide import divide, divided, sampled, undivided
+from lengthen.corpus.encode import Piece, can_be_cut, encode_all, library_threads, recut
+from lengthen.corpus.readers import BLOCK, Bad, Item, Part, read
+from lengthen.corpus.sources import Source, find
+from lengthen.corpus.store import Made, Manifest
+from lengthen.corpus.write import StoreWriter, check_out, commit, left_out
+from lengthen.disk import Disk, temporary_beside
+from lengthen.errors import DataError, SettingError, StorageError, nearest
+
+SHOWN = 10  # of the things that were skipped
+NAMED = 100  # sources that the manifest names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `prepare` was asked for, checked."""
+
+    sources: tuple[str, ...]
+    valid_files: tuple[str, ...]
+    tokenizer: str
+    valid: float
+    field: str
+    stdin_format: str
+    seed: int
+    on_bad: str
+    workers: int
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise SettingError("source", "must be at least one file, folder, glob or -")
+        if (*self.sources, *self.valid_files).count("-") > 1:
+            raise SettingError("source", "standard input can be read once")
+        if not (math.isfinite(self.valid) and 0 <= self.valid < 1):
+            raise SettingError("valid", "must be from 0 to below 1", self.valid)
+        if self.workers < 1:
+            raise SettingError("workers", "must be at least 1", self.workers)
+        _check_name("stdin_format", self.stdin_format, ("txt", "jsonl"))
+        _check_name("on_bad", self.on_bad, ("stop", "skip"))
+
+
+def _check_name(setting: str, value: str, names: tuple[str, ...]) -> None:
+    if value not in names:
+        raise SettingError(setting, f"must be {' or '.join(names)}", value, nearest(value, names))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done; prints as a few lines for a person."""
+
+    path: Path
+    manifest: Manifest
+    problems: tuple[str, ...]  # the first few of the things that were skipped, one line each
+    tokenizer_seconds: float
+    encode_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both parts, separators included."""
+        return self.manifest.train.tokens + self.manifest.valid.tokens
+
+    @property
+    def documents(self) -> int:
+        """Documents of both parts; a document that was divided counts in both."""
+        return self.manifest.train.documents + self.manifest.valid.documents
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of UTF-8 of both parts."""
+        return self.manifest.train.text_bytes + self.manifest.valid.text_bytes
+
+    def __str__(self) -> str:
+        manifest = self.manifest
+        rate = self.text_bytes / 1e6 / max(self.encode_seconds, 1e-9)
+        lines = [f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}"]
+        for name, split in (("train", manifest.train), ("valid", manifest.valid)):
+            lines.append(
+                f"  {name}: {split.tokens} tokens of {split.documents} documents, "
+                f"{split.text_bytes} bytes of text"
+            )
+        lines.append(f"  left out: {left_out(manifest.made)}")
+        lines += [f"    {problem}" for problem in self.problems]
+        lines.append(
+            f"  tokenizer ready in {self.tokenizer_seconds:.1f} s, "
+            f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)"
+        )
+        if not manifest.valid.tokens:
+            lines.append("  no validation part: give --valid or --valid-files if you need one")
+        return "\n".join(lines)
+
+
+def prepare(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tokenizer: str,
+    valid: float = 0.01,
+    valid_files: Sequence[str | Path] = (),
+    field: str = "text",
+    stdin_format: str = "txt",
+    seed: int = 0,
+    on_bad: str = "stop",
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+    disk: Disk | None = None,
+) -> Summary:
+    """Turn text into a token store at `out`, with bounded memory, on `workers` threads (all cores).
+
+    `sources` and `valid_files` are files, folders, globs or `-`; with `valid_files`, `valid` is
+    not used. The store depends on the documents, `tokenizer`, `valid` and `seed` alone. It
+    appears under its name when it is complete; whatever happens before leaves nothing there.
+    Raises SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot
+    be used, StorageError where the disk fails.
+    """
+    options = Options(
+        sources=tuple(map(str, sources)),
+        valid_files=tuple(map(str, valid_files)),
+        tokenizer=str(tokenizer),
+        valid=0.0 if valid_files else valid,
+        field=field,
+        stdin_format=stdin_format,
+        seed=seed,
+        on_bad=on_bad,
+        workers=_cores() if workers is None else workers,
+    )
+    out = Path(out).absolute()
+    check_out(out, overwrite)
+    disk = disk or Disk()
+    temporary = temporary_beside(out)
+    try:
+        disk.make_directory(temporary)
+        summary = _fill(temporary, out, options, disk, progress)
+        check_out(out, overwrite)
+        commit(disk, temporary, out)
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            disk.remove(temporary)
+        raise
+    return summary
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@dataclass
+class Tally:
+    """What was left out, counted while documents stream by."""
+
+    empty: int = 0
+    skipped: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def kept(self, items: Iterator[Item], on_bad: str) -> Iterator[Part]:
+        """Let documents with text through and count the rest; raises DataError at the first `Bad`.
+
+        With `on_bad="skip"` that is counted too.
+        """
+        for item in items:
+            if isinstance(item, Part) and item.text:
+                yield item
+            elif isinstance(item, Part):
+                self.empty += 1
+            elif on_bad == "stop":
+                raise DataError(f"source {item.reason}; mend it, or leave it out: --on-bad skip")
+            else:
+                self._skip(item)
+
+    def _skip(self, bad: Bad) -> None:
+        self.skipped += 1
+        if len(self.problems) < SHOWN:
+            self.problems.append(bad.reason)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The sources that were found, and how to read them."""
+
+    train: list[Source]
+    valid: list[Source]
+    ignored: int  # files in folders that are no text
+    options: Options
+
+    @classmethod
+    def find(cls, options: Options, standard_input: Source | None) -> "Corpus":
+        """Find all sources; raises SettingError, also for a file that is in both parts."""
+        train, ignored = find(options.sources, standard_input)
+        valid, ignored_too = find(options.valid_files, standard_input)
+        both = {source.path.resolve() for source in train} & {path.path.resolve() for path in valid}
+        if both:
+            rule = "is also a source, and what trains cannot validate"
+            raise SettingError("valid_files", rule, str(min(both)))
+        return cls(train, valid, len(ignored) + len(ignored_too), options)
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(source.size for source in (*self.train, *self.valid))
+
+    def parts(self, sources: list[Source], tally: Tally) -> Iterator[Part]:
+        """Read the documents of some of the sources, once."""
+        on_bad = self.options.on_bad
+        items = read(sources, self.options.field, whole_texts=on_bad == "skip")
+        return tally.kept(items, on_bad)
+
+    def sample(self) -> list[str]:
+        """Read all of the sources for what the tokenizer learns from."""
+        parts = undivided(self.parts(self.train, Tally()), "train")
+        return sampled(recut(parts, cuts=True), self.options.seed)
+
+    def pieces(self, tally: Tally) -> Iterator[Piece]:
+        """Divide the sources into training and validation."""
+        valid, seed = self.options.valid, self.options.seed
+        division = divide(self.parts(self.train, Tally()), valid, seed)
+        return chain(
+            divided(self.parts(self.train, tally), division),
+            undivided(self.parts(self.valid, tally), "valid"),
+        )
+
+
+def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool) -> Summary:
+    spooled = _spooled(temporary, options, disk)
+    corpus = Corpus.find(options, spooled)
+    tally = Tally()
+    with bar.line(corpus.size, "prepare", shown=shown) as line:
+        began = time.monotonic()
+        tokenizer = _tokenizer(corpus, line)
+        learned = time.monotonic()
+        with contextlib.closing(StoreWriter(disk, temporary, tokenizer)) as writer:
+            _encode(corpus.pieces(tally), tokenizer, options.workers, writer, line)
+            encoded = time.monotonic()
+            if spooled:
+                disk.remove(spooled.path)
+            manifest = writer.finish(_made(corpus, tally))
+    return Summary(out, manifest, tuple(tally.problems), learned - began, encoded - learned)
+
+
+def _encode(
+    pieces: Iterator[Piece], tokenizer: Tokenizer, workers: int, writer: StoreWriter, line: bar.Line
+) -> None:
+    cut = recut(pieces, cuts=can_be_cut(tokenizer))
+    tokens = text_bytes = 0
+    began = time.monotonic()
+    # Closed, not left to the collector: threads that still encode must end before the files do.
+    with contextlib.closing(
+        encode_all(tokenizer, library.separator(tokenizer), cut, workers)
+    ) as results:
+        for encoded in results:
+            writer.add(encoded)
+            tokens += len(encoded.ids)
+            text_bytes += encoded.text_bytes
+            rate = text_bytes / 1e6 / (time.monotonic() - began)
+            line.update(encoded.at, f"{tokens} tokens, {rate:.1f} MB/s of text")
+
+
+def _made(corpus: Corpus, tally: Tally) -> Made:
+    options = corpus.options
+    return Made(
+        sources=_base_names(options.sources),
+        valid_sources=_base_names(options.valid_files),
+        files=len(corpus.train) + len(corpus.valid),
+        ignored=corpus.ignored,
+        tokenizer=_base_names([options.tokenizer])[0],
+        valid=options.valid,
+        seed=options.seed,
+        field=options.field,
+        empty=tally.empty,
+        skipped=tally.skipped,
+    )
+
+
+def _base_names(arguments: Iterable[str]) -> tuple[str, ...]:
+    """Return names without the folders of this machine, and in Unicode whatever they are."""
+    names = [Path(argument).name or argument for argument in arguments]
+    return tuple(os.fsencode(name).decode("utf-8", "replace") for name in names[:NAMED])
+
+
+def _tokenizer(corpus: Corpus, line: bar.Line) -> Tokenizer:
+    spec = corpus.options.tokenizer
+    if not library.needs_sample(spec):
+        return library.resolve(spec)
+    line.say(f"reading a sample for {spec}")
+    sample = corpus.sample()
+    line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
+    with library_threads(True):
+        return library.resolve(spec, sample)
+
+
+def _spooled(folder: Path, options: Options, disk: Disk) -> Source | None:
+    """Copy standard input to the disk, since it is read more than once."""
+    if "-" not in (*options.sources, *options.valid_files):
+        return None
+    kind = options.stdin_format
+    path = folder / f"stdin.{kind}"
+    stream = sys.stdin.buffer
+    written = disk.write_file(path, iter(lambda: stream.read(BLOCK), b""))
+    return Source(path, "jsonl" if kind == "jsonl" else "txt", written.size, "standard input")
