@@ -25,14 +25,14 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise SettingError, with the nearest option for one that does not exist."""
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown == message:
-            raise SettingError(self.prog.replace("lengthen ", "", 1), message)
-        name = unknown.split()[0]
-        if not name.startswith("-"):
-            raise SettingError(self.prog, "takes no argument like this", name)
-        raise SettingError(name, "no such option", None, nearest(name, self._option_string_actions))
+        """Raise SettingError."""
+        raise SettingError(self.prog.removeprefix("lengthen "), message)
+
+    def refuse(self, word: str) -> NoReturn:
+        """Raise SettingError for a word that this command does not know."""
+        if not word.startswith("-"):
+            raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
+        raise SettingError(word, "no such option", None, nearest(word, self._option_string_actions))
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     overrides, words = parse_overrides(words)
-    parser = _parser()
+    parser, commands = _parser()
     name = next((word for word in words if not word.startswith("-")), None)
     if name is not None and name not in COMMANDS:
         raise SettingError("command", "no such command", name, nearest(name, COMMANDS))
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        commands.get(options.command, parser).refuse(unknown[0])
     if options.command is None:
         parser.print_help()
         return 0
@@ -85,7 +87,7 @@ def _dispatch(words: list[str]) -> int:
     return command.run(options, overrides)
 
 
-def _parser() -> Parser:
+def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="lengthen",
         description="Pre-train GPT models with sequence length warmup: start short, lengthen.",
@@ -105,7 +107,7 @@ def _parser() -> Parser:
             allow_abbrev=False,
         )
         command.arguments(sub)
-    return parser
+    return parser, commands.choices
 
 
 def _demo_arguments(parser: Parser) -> None:
@@ -220,12 +222,18 @@ def _print_summary(run: Path, summary: dict[str, object]) -> int:
         return 0
     evaluations = read_metrics(RunPaths(run).metrics).of("eval")
     lines = [
-        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        (name.replace("_", " "), _figure(value))
         for name, value in summary.items()
     ]
     if evaluations:
         lines.append(("validation loss", f"{evaluations[-1]['loss']:.4f}"))
     return _print_lines(lines)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _print_lines(lines: Sequence[tuple[str, str]]) -> int:

@@ -70,7 +70,7 @@ class Block:
 class Ledger:
     """What has been read, after some number of takes; a take gives the next ledger.
 
-    The queue has at most R + 2 c stretches after c changes of rows or length, where rows never
+    The queue has at most R + 3 c stretches after c changes of rows or length, where rows never
     rise; every rise of the rows while steps are short may add R more.
     """
 

@@ -64,10 +64,10 @@ class Session:
         if self.log is not None:
             self.log.write(record)
 
-    def event(self, name: str, **facts: object) -> None:
+    def event(self, event: str, **facts: object) -> None:
         """Append an event at the present step."""
         clock = self.trainer.progress.clock
-        moment = {"kind": "event", "event": name, "step": clock.step, "tokens": clock.tokens}
+        moment = {"kind": "event", "event": event, "step": clock.step, "tokens": clock.tokens}
         self.write({**moment, **facts})
 
 
@@ -141,6 +141,7 @@ def _save_when_due(session: Session, *, done: bool) -> None:
     if session.saved == step:
         return
     last = done or trainer.progress.stop
+    # Step 0 counts as a multiple: a disk too small for a checkpoint shows before any training.
     if not last and not crossed(trainer.config.saving.every_steps, step - 1, step):
         return
     try:

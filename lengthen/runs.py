@@ -11,7 +11,7 @@ from lengthen import checkpoint, runlog, settings
 from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
-from lengthen.corpus.store import Store
+from lengthen.corpus.store import TOKENIZER, Store
 from lengthen.devices import Place, cpu_memory_limit, fit_check, placed
 from lengthen.disk import Disk
 from lengthen.errors import SettingError
@@ -157,7 +157,7 @@ def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
 def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) -> None:
     environment = json.dumps(runlog.environment(sys.argv), indent=1).encode()
     disk.write_file(paths.environment, environment)
-    disk.write_file(paths.tokenizer, store.tokenizer_file.read_bytes())
+    disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
     disk.write_file(paths.config, config.to_toml().encode())
     disk.sync_directory(paths.root)
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lengthen import checkpoint, settings
 from lengthen.config import Config
-from lengthen.corpus.tokenizer import SEPARATOR, load_tokenizer
+from lengthen.corpus.store import load_tokenizer
+from lengthen.corpus.tokenizer import separator
 from lengthen.devices import Place
 from lengthen.errors import SettingError
 from lengthen.model import GPT
@@ -42,11 +43,11 @@ def sample(
     config = settings.load(str(paths.config))[0]
     model = _load(config, paths.checkpoints)
     tokenizer = load_tokenizer(paths.tokenizer)
-    separator = tokenizer.token_to_id(SEPARATOR)
-    start = tokenizer.encode(prompt).ids or [separator]
+    end = separator(tokenizer)
+    start = tokenizer.encode(prompt).ids or [end]
     generator = torch.Generator().manual_seed(sub_seed(seed, "sample"))
     new = _tokens(model, start, tokens, temperature, top_k, generator)
-    return _text(tokenizer, new, separator)
+    return _text(tokenizer, new, end)
 
 
 def _load(config: Config, checkpoints: Path) -> GPT:
@@ -83,12 +84,12 @@ def _choose(logits: Tensor, temperature: float, top_k: int, generator: torch.Gen
     return int(torch.multinomial(weights, 1, generator=generator))
 
 
-def _text(tokenizer: Tokenizer, tokens: Iterator[int], separator: int) -> Iterator[str]:
+def _text(tokenizer: Tokenizer, tokens: Iterator[int], end: int) -> Iterator[str]:
     """Yield text as it becomes certain: a character may be spread over several tokens."""
     known: list[int] = []
     shown = ""
     for token in tokens:
-        if token == separator:
+        if token == end:
             break
         known.append(token)
         text = tokenizer.decode(known)

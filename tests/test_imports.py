@@ -10,8 +10,8 @@ import pytest
 import lengthen
 
 ORDER = """
-errors disk pacing order ledger clock config recipes settings corpus bind loader model cost optim
-devices runlog monitor analysis checkpoint evaluate plan trainer progress loop runs verify sample
+errors disk progress pacing order ledger clock config recipes settings corpus bind loader model cost optim
+devices runlog monitor analysis checkpoint evaluate plan trainer loop runs verify sample
 picture demo cli __main__
 """.split()
 PACKAGE = Path(lengthen.__file__).parent

@@ -1,0 +1,43 @@
+# Everything goes into .venv; nothing but Python 3.11 (or newer) and make is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-slow check bench setup setup-dev wheel clean
+
+demo: setup  ## train three small models and compare them
+	$(BIN)/lengthen demo --out demo --overwrite
+
+test: setup-dev  ## every test that is quick enough to run always
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
+
+test-slow: setup-dev  ## the long ones
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
+
+check: setup-dev  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup-dev  ## the measured numbers of the README
+	for name in ledger warmup step prepare; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+setup: .venv/installed
+setup-dev: .venv/installed-dev
+
+# The pin keeps gigabytes of CUDA libraries away; where an index lacks it, the newest torch will do.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -c constraints.txt torch || { echo "torch pin not found here: taking torch>=2.13"; $(PIP) "torch>=2.13"; }
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) -e ".[dev]"
+	touch $@
+
+wheel: setup-dev  ## build the package and try it outside the tree
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf .venv build dist demo *.egg-info

@@ -1,0 +1,190 @@
+"""The first two minutes: one text, three variants at one budget, a table and a picture.
+
+baseline       full length from the first step on
+SLW            short sequences first (the method)
+rows warmup    full length, few rows first: as many tokens as SLW at every step, so that what is
+               left between the two is the length itself
+
+Whatever comes out is shown as it is.
+"""
+
+import json
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lengthen.analysis import best_loss, first_at_or_below, largest_ratio
+from lengthen.corpus.prepare import prepare
+from lengthen.errors import DataError, SettingError
+from lengthen.monitor import UNSTABLE
+from lengthen.picture import Curve, Panel, draw
+from lengthen.recipes import rows_with_the_same_tokens
+from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
+from lengthen.runs import train
+from lengthen.settings import build, merge
+
+TEXT_BYTES = 2_500_000
+LEAST_BYTES = 1_000_000  # of the standard library; some slim images lack parts of it
+LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
+VOCABULARY = 2048
+
+SLW: dict[str, Any] = {
+    "model": {"layers": 4, "width": 64, "heads": 4, "length": 256},
+    "pacing": {"kind": "linear", "start": 8, "duration": 100},
+    "batch": {"rows": 32},
+    "optimizer": {
+        "learning_rate": 3e-2,
+        "min_learning_rate": 3e-3,
+        "warmup_steps": 20,
+        "betas": [0.9, 0.999],
+        "weight_decay": 0.0,
+    },
+    "budget": {"passes": 1},
+    "evaluation": {"every_tokens": 50_000, "tokens": 40_000},
+    "saving": {"every_steps": 0, "keep": 1},
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train, and what became of it."""
+
+    name: str
+    metrics: Metrics
+
+    @property
+    def evaluations(self) -> list[Record]:
+        """Every evaluation, in order."""
+        return self.metrics.of("eval")
+
+    @property
+    def steps(self) -> list[Record]:
+        """Every step, in order."""
+        return self.metrics.of("step")
+
+
+def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> None:
+    """Prepare a text, train the three variants in `out`, print the table and draw the picture.
+
+    Raises SettingError where `out` holds something else, DataError for a text that is too short.
+    """
+    console = Console()
+    _check_out(out, overwrite=overwrite)
+    out.mkdir(parents=True, exist_ok=True)
+    source = text if text is not None else _library_text(out / "library.jsonl")
+    what = str(text) if text is not None else f"the library of Python {platform.python_version()}"
+    console.print(f"1. text    {what}, {source.stat().st_size:,} bytes")
+    prepare(
+        [str(source)],
+        out / "store",
+        tokenizer=f"train:{VOCABULARY}",
+        valid=0.03,
+        overwrite=overwrite,
+        progress=False,
+    )
+    console.print(f"2. store   {out / 'store'}")
+    variants = []
+    tables = merge(SLW, {"data": {"path": str((out / "store").resolve())}})[0]
+    for name, settings in _variants(tables).items():
+        console.print(f"3. train   {name}")
+        run = out / name.replace(" ", "-")
+        train(build(settings), run, overwrite=overwrite)
+        variants.append(Variant(name, read_metrics(RunPaths(run).metrics)))
+    picture = out / "picture.svg"
+    picture.write_text(draw(_panels(variants)), encoding="utf-8")
+    console.print(_table(variants))
+    console.print("One seed: an illustration, not a result.", style="italic")
+    console.print(f"Picture: {picture.resolve()}")
+    console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '")
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise SettingError("--out", "must be a directory", str(out))
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        hint = "--overwrite replaces an earlier demo"
+        raise SettingError("--out", "must be a new or empty directory", str(out), hint)
+
+
+def _variants(tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        "baseline": merge(tables, {"pacing": {"kind": "constant"}})[0],
+        "SLW": tables,
+        "rows warmup": rows_with_the_same_tokens(tables),
+    }
+
+
+def _library_text(path: Path) -> Path:
+    """Write the first bytes of the Python library, a document for each file; return `path`."""
+    total = 0
+    with path.open("w", encoding="utf-8") as file:
+        for text in _library_files():
+            file.write(json.dumps({"text": text}) + "\n")
+            total += len(text.encode())
+            if total >= TEXT_BYTES:
+                break
+    if total < LEAST_BYTES:
+        few = f"the library of this Python has {total:,} bytes, the demo needs {LEAST_BYTES:,}"
+        raise DataError(f"{few}; give a text of your own with --text FILE")
+    return path
+
+
+def _library_files() -> Iterator[str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        if LEFT_OUT.isdisjoint(path.relative_to(root).parts):
+            yield path.read_text(encoding="utf-8", errors="ignore")
+
+
+def _table(variants: list[Variant]) -> Table:
+    goal = best_loss(variants[0].evaluations)
+    table = Table(title=None if goal is None else f"goal: the baseline's best loss, {goal:.3f}")
+    for column in ("variant", "updates", "validation loss", "tokens to goal", "seconds to goal"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    table.add_column("largest loss ratio", justify="right")
+    for variant in variants:
+        reached = None if goal is None else first_at_or_below(variant.evaluations, goal)
+        ratio = largest_ratio(variant.steps)
+        table.add_row(
+            variant.name,
+            f"{len(variant.steps):,}",
+            f"{variant.evaluations[-1]['loss']:.3f}",
+            "not reached" if reached is None else f"{reached['tokens']:,}",
+            "not reached" if reached is None else f"{reached['seconds']:.1f}",
+            "-" if ratio is None else f"{ratio:.2f}",
+        )
+    return table
+
+
+def _panels(variants: list[Variant]) -> list[Panel]:
+    def curves(kind: str, value: str) -> list[Curve]:
+        return [
+            Curve(
+                variant.name,
+                [
+                    (record["tokens"], record[value])
+                    for record in variant.metrics.of(kind)
+                    if record[value] is not None
+                ],
+            )
+            for variant in variants
+        ]
+
+    tokens = "trained tokens"
+    return [
+        Panel("Validation loss at full length", tokens, "nats per token", curves("eval", "loss")),
+        Panel(
+            "Loss ratio: above the line a step is unstable",
+            tokens,
+            "loss / lowest so far",
+            curves("step", "loss_ratio"),
+            mark=UNSTABLE,
+        ),
+        Panel("Sequence length", tokens, "tokens", curves("step", "length")),
+    ]

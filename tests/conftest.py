@@ -1,0 +1,75 @@
+"""What tests share: where real text is, a tiny store, a tiny configuration."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings as hypothesis_settings
+
+from lengthen.config import Config
+from lengthen.corpus.prepare import prepare
+from lengthen.settings import build, merge
+
+SHARED = Path(__file__).parents[1] / "../shared/data"
+
+hypothesis_settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis_settings.load_profile("tests")
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+Configure = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """Twelve hundred lines, none like another."""
+    words = [
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "jumps",
+        "over",
+        "a",
+        "lazy",
+        "dog",
+        "while",
+        "seven",
+        "wizards",
+        "box",
+    ]
+    lines = (" ".join(words[(i * k) % len(words)] for k in range(1, 9)) for i in range(1200))
+    return "\n".join(f"{number} {line}" for number, line in enumerate(lines)) + "\n"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
+    """A store of some 60,000 byte tokens, 6,000 of them for validation."""
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    source, out = [str(folder / "text.txt")], folder / "tokens"
+    prepare(source, out, tokenizer="bytes", valid=0.1, progress=False)
+    return out
+
+
+@pytest.fixture
+def configure(store: Path) -> Configure:
+    """Give a tiny configuration on the tiny store, with any tables changed."""
+
+    def tiny(**tables: dict[str, Any]) -> Config:
+        base: dict[str, Any] = {
+            "data": {"path": str(store)},
+            "model": {"layers": 1, "width": 16, "heads": 2, "length": 64},
+            "pacing": {"kind": "linear", "start": 8, "duration": 12},
+            "batch": {"rows": 8, "micro_tokens": 256, "reuse_after": 3},
+            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 4, "betas": [0.9, 0.999]},
+            "budget": {"tokens": 10_000},
+            "evaluation": {"every_steps": 5, "tokens": 512, "probe_every_steps": 7},
+            "saving": {"every_steps": 1, "keep": 1000},
+        }
+        return build(merge(base, tables)[0])
+
+    return tiny
