@@ -55,8 +55,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
     return out
 
 
-@pytest.fixture
-def configure(store: Path) -> Configure:
+@pytest.fixture(scope="session")
+def configured(store: Path) -> Configure:
     """Give a tiny configuration on the tiny store, with any tables changed."""
 
     def tiny(**tables: dict[str, Any]) -> Config:

@@ -79,9 +79,9 @@ def other_lines(run: Path, kind: str) -> list[Record]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_from_its_checkpoint_is_the_unbroken_step(
-    configure: Configure, tmp_path: Path, name: str
+    configured: Configure, tmp_path: Path, name: str
 ) -> None:
-    config = configure(**CASES[name])
+    config = configured(**CASES[name])
     train(config, tmp_path / "run", shown=False)
     saved = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]
     _, unbroken = bound(config)
@@ -110,9 +110,9 @@ def lengthen(*words: str, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("when", ["first step", "mid-warmup", "full length"])
 def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
-    configure: Configure, tmp_path: Path, when: str
+    configured: Configure, tmp_path: Path, when: str
 ) -> None:
-    config = configure(budget={"tokens": 14_000})
+    config = configured(budget={"tokens": 14_000})
     train(config, tmp_path / "unbroken", shown=False)
     train(config, tmp_path / "run", shown=False)
     step = {"first step": 1, "mid-warmup": 6, "full length": 12}[when]
@@ -142,9 +142,9 @@ def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first_and_says_how_to_go_on(
-    configure: Configure, tmp_path: Path, number: signal.Signals
+    configured: Configure, tmp_path: Path, number: signal.Signals
 ) -> None:
-    config = configure(budget={"tokens": 400_000}, saving={"every_steps": 0})
+    config = configured(budget={"tokens": 400_000}, saving={"every_steps": 0})
     file = tmp_path / "config.toml"
     file.write_text(config.to_toml(), encoding="utf-8")
     run = tmp_path / "run"
@@ -161,8 +161,8 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
     assert checkpoint.load_newest(run / "checkpoints")[0].step == stopped
 
 
-def test_what_lay_behind_the_checkpoint_is_set_aside(configure: Configure, tmp_path: Path) -> None:
-    train(configure(), tmp_path / "run", shown=False)
+def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_path: Path) -> None:
+    train(configured(), tmp_path / "run", shown=False)
     before = step_lines(tmp_path / "run")
     resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
     assert step_lines(tmp_path / "run") == before
@@ -173,9 +173,9 @@ def test_what_lay_behind_the_checkpoint_is_set_aside(configure: Configure, tmp_p
 
 
 def test_the_configuration_of_a_run_alone_reproduces_it(
-    configure: Configure, tmp_path: Path
+    configured: Configure, tmp_path: Path
 ) -> None:
-    train(configure(batch={"micro_tokens": "auto"}), tmp_path / "first", shown=False)
+    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", shown=False)
     config = tmp_path / "first" / "config.toml"
     process = lengthen("train", str(config), "--out", str(tmp_path / "again"), "--quiet")
     output, errors = process.communicate()

@@ -1,0 +1,38 @@
+"""One rank of a real process group: trains some steps and, on the first rank, saves what came out.
+
+torchrun --standalone --nproc-per-node 3 -m tests.ranks CONFIG.toml STEPS OUT
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lengthen.bind import open_store, with_store
+from lengthen.devices import placed
+from lengthen.settings import load
+from lengthen.trainer import Trainer
+
+
+def main(file: str, steps: str, out: str) -> None:
+    torch.set_num_threads(1)
+    config, _ = load(file)
+    store = open_store(config)
+    config = with_store(config, store)
+    with placed(config.run) as place:
+        size = config.batch.micro_tokens
+        assert size != "auto"
+        trainer = Trainer(config, store, place, size)
+        records = [trainer.step() for _ in range(int(steps))]
+        if place.is_first:
+            folder = Path(out)
+            folder.mkdir()
+            save_file(trainer.tensors()["optimizer"], folder / "moments.safetensors")
+            (folder / "records.json").write_text(json.dumps(records))
+            (folder / "state.json").write_text(json.dumps(trainer.state()["ledger"]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

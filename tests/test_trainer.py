@@ -1,0 +1,311 @@
+"""The step: no split changes its gradient, and one that is not finite touches nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from lengthen import checkpoint
+from lengthen.bind import open_store, with_store
+from lengthen.cli import main
+from lengthen.config import Config
+from lengthen.devices import Place
+from lengthen.errors import UnstableError
+from lengthen.runlog import Record, read_metrics
+from lengthen.runs import resume, train
+from lengthen.trainer import Trainer
+from tests.conftest import Configure
+
+# With beta1 = 0 Adam's first moment is the gradient itself; nothing may come between the two.
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "optimizer": {"betas": [0.0, 0.9], "clip": 0.0, "warmup_steps": 0},
+    "run": {"precision": "fp64"},
+    "pacing": {"kind": "constant"},
+    "batch": {"rows": 7, "micro_tokens": 448},
+}
+
+
+def trainer_of(config: Config) -> Trainer:
+    store = open_store(config)
+    config = with_store(config, store)
+    size = config.batch.micro_tokens
+    assert size != "auto"
+    return Trainer(config, store, Place(torch.device("cpu"), config.run.precision), size)
+
+
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    moments = trainer.tensors()["optimizer"]
+    return {name: value for name, value in moments.items() if name.endswith("exp_avg")}
+
+
+def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The largest difference of any two elements, relative to the largest of its tensor."""
+    assert ours.keys() == theirs.keys()
+    return max(
+        float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()) for name in theirs
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(configured: Configure) -> dict[str, torch.Tensor]:
+    """The gradient of one unsplit step of seven rows."""
+    trainer = trainer_of(configured(**GRADIENTS))
+    trainer.step()
+    return gradients(trainer)
+
+
+@settings(max_examples=8)
+@given(micro_tokens=st.integers(64, 500))
+def test_no_split_into_micro_batches_changes_the_gradient(
+    configured: Configure, whole: dict[str, torch.Tensor], micro_tokens: int
+) -> None:
+    batch = {**GRADIENTS["batch"], "micro_tokens": micro_tokens}
+    trainer = trainer_of(configured(**{**GRADIENTS, "batch": batch}))
+    record = trainer.step()
+    assert record is not None
+    assert difference(gradients(trainer), whole) < 1e-10
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("world", [2, 3])
+def test_no_number_of_ranks_changes_the_gradient_or_the_ledger(
+    configured: Configure, tmp_path: Path, world: int
+) -> None:
+    # Rows 7 on 2 and 3 ranks are uneven; from one row on, a rank has none at all.
+    tables = {
+        **GRADIENTS,
+        "pacing": {"of": "rows", "start": 1, "duration": 3},
+        "batch": {"rows": 7, "micro_tokens": 64},
+    }
+    config = configured(**tables)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc-per-node", str(world), "-m", "tests.ranks"]
+    words = [str(tmp_path / "config.toml"), "4", str(tmp_path / "out")]
+    subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[1], timeout=120)
+    alone = trainer_of(config)
+    records = [alone.step() for _ in range(4)]
+    theirs = json.loads((tmp_path / "out" / "records.json").read_text())
+    assert [line["rows"] for line in theirs] == [1, 3, 5, 7]
+    assert (
+        difference(
+            load_file(tmp_path / "out" / "moments.safetensors"), alone.tensors()["optimizer"]
+        )
+        < 1e-10
+    )
+    for ours, other in zip(records, theirs, strict=True):
+        assert ours is not None
+        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-12)
+        assert ours["variance_norm"] == pytest.approx(other["variance_norm"], rel=1e-10)
+    ledger = json.loads((tmp_path / "out" / "state.json").read_text())
+    assert ledger == json.loads(json.dumps(alone.state()["ledger"]))
+
+
+def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
+    record = trainer_of(configured()).step()
+    assert record is not None
+    assert list(record) == [
+        "kind",
+        "step",
+        "tokens",
+        "length",
+        "rows",
+        "loss",
+        "loss_ratio",
+        "grad_norm",
+        "variance_norm",
+        "variance_max",
+        "lr",
+        "joined",
+        "seconds",
+    ]
+    assert (record["step"], record["tokens"], record["length"], record["rows"]) == (1, 64, 8, 8)
+    assert record["loss_ratio"] is None
+    assert record["loss"] == pytest.approx(5.55, abs=0.1)  # ln 257: nothing is known yet
+
+
+def test_the_loss_ratio_is_over_the_lowest_earlier_loss(configured: Configure) -> None:
+    trainer = trainer_of(configured())
+    losses: list[float] = []
+    for _ in range(12):
+        record = trainer.step()
+        assert record is not None
+        if losses:
+            assert record["loss_ratio"] == record["loss"] / min(losses)
+        losses.append(record["loss"])
+
+
+def test_the_variance_numbers_are_those_of_adams_second_moment(configured: Configure) -> None:
+    trainer = trainer_of(configured())
+    trainer.step()
+    record = trainer.step()
+    assert record is not None
+    moments = trainer.tensors()["optimizer"]
+    roots = [value.sqrt() for name, value in moments.items() if name.endswith("exp_avg_sq")]
+    assert record["variance_norm"] == pytest.approx(sum(float(r.sum()) for r in roots), rel=1e-5)
+    assert record["variance_max"] == pytest.approx(max(float(r.max()) for r in roots), rel=1e-6)
+
+
+def poisoned_step(trainer: Trainer, *, gradient: bool) -> Record:
+    """Train one step that is not finite: in its loss, or in one row of one gradient only."""
+    if gradient:
+        parameter = next(trainer.model.parameters())
+        handle = parameter.register_hook(lambda g: g.index_fill(0, torch.tensor([0]), torch.inf))
+    else:
+        handle = trainer.model.register_forward_hook(lambda _m, _i, loss: loss * torch.nan)
+    record = trainer.step()
+    handle.remove()
+    assert record is not None
+    return record
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+def test_a_step_that_is_not_finite_touches_nothing_but_the_clock(
+    configured: Configure, gradient: bool
+) -> None:
+    trainer = trainer_of(configured())
+    for _ in range(3):
+        trainer.step()
+    before = {
+        f"{group}.{name}": value.clone()
+        for group, tensors in trainer.tensors().items()
+        for name, value in tensors.items()
+    }
+    clock = trainer.progress.clock
+    record = poisoned_step(trainer, gradient=gradient)
+    assert record["finite"] is False
+    assert (record["loss"] is None) is (not gradient)
+    for group, tensors in trainer.tensors().items():
+        for name, value in tensors.items():
+            assert torch.equal(value, before[f"{group}.{name}"]), name
+    assert trainer.progress.clock.step == clock.step + 1
+    assert trainer.progress.skipped_tokens == record["rows"] * record["length"]
+    after = trainer.step()
+    assert after is not None
+    assert after.get("finite", True)
+
+
+def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
+    """Make chosen steps (finished steps before them) lose their loss."""
+    step = Trainer.step
+
+    def sometimes(self: Trainer) -> Any:
+        if self.progress.clock.step in at:
+            handle = self.model.register_forward_hook(lambda _m, _i, loss: loss * torch.nan)
+            try:
+                return step(self)
+            finally:
+                handle.remove()
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", sometimes)
+
+
+def test_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned_training(monkeypatch, {6})
+    run = tmp_path / "run"
+    with pytest.raises(
+        UnstableError, match=r"step 7 .*weights are untouched, last checkpoint step-0000000"
+    ):
+        train(configured(), run, shown=False)
+    last = read_metrics(run / "metrics.jsonl").of("step")[-1]
+    assert (last["step"], last["finite"], last["loss"]) == (7, False, None)
+    resume(run, overrides={"run": {"on_nonfinite": "skip"}}, shown=False)
+    metrics = read_metrics(run / "metrics.jsonl")
+    assert [event["step"] for event in metrics.of("event") if event["event"] == "skipped"] == [7]
+    assert 10_000 - 64 < metrics.of("step")[-1]["tokens"] <= 10_000
+
+
+def test_three_skips_in_a_row_stop_a_run_all_the_same(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned_training(monkeypatch, {3, 4, 6, 7, 8})
+    with pytest.raises(UnstableError, match="step 9 "):
+        train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"pacing": {"of": "rows", "start": 1}},
+        {"batch": {"hold": "tokens"}},
+        {"run": {"precision": "bf16"}},
+        {"batch": {"leftovers": "drop"}},
+        {"model": {"dropout": 0.1}},
+    ],
+    ids=["rows pacing", "held tokens", "bf16", "dropped leftovers", "dropout"],
+)
+def test_every_way_to_train_learns(
+    configured: Configure, tmp_path: Path, tables: dict[str, Any]
+) -> None:
+    summary = train(configured(**tables, budget={"tokens": 20_000}), tmp_path / "run", shown=False)
+    assert 0 <= summary["short_of_budget"] < 64
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert metrics.of("eval")[-1]["loss"] < 4.0 < metrics.of("step")[0]["loss"]
+    tokens = 0
+    for line in metrics.of("step"):
+        tokens += line["rows"] * line["length"]
+        assert line["tokens"] == tokens
+
+
+def test_evaluations_probes_and_saves_come_when_they_are_due(
+    configured: Configure, tmp_path: Path
+) -> None:
+    saving = {"every_steps": 6, "keep": 2}
+    train(configured(saving=saving), tmp_path / "run", shown=False)
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    last = metrics.of("step")[-1]["step"]
+    due = list(range(5, last + 1, 5))
+    assert [line["step"] for line in metrics.of("eval")] == due + [last] * (last % 5 > 0)
+    assert [line["step"] for line in metrics.of("probe")] == list(range(7, last + 1, 7))
+    assert len(checkpoint.listed(tmp_path / "run" / "checkpoints")) == 2
+
+
+def test_evaluation_by_tokens_crosses_each_multiple_once(
+    configured: Configure, tmp_path: Path
+) -> None:
+    evaluation = {"every_tokens": 2000, "every_steps": 0}
+    train(configured(evaluation=evaluation), tmp_path / "run", shown=False)
+    tokens = [e["tokens"] for e in read_metrics(tmp_path / "run" / "metrics.jsonl").of("eval")]
+    assert [t // 2000 for t in tokens[:4]] == [1, 2, 3, 4]
+
+
+def test_a_pass_trains_on_every_token_of_the_corpus_once(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(budget={"passes": 1}, batch={"rows": 32, "micro_tokens": 2048})
+    summary = train(config, tmp_path / "run", shown=False)
+    sequences = (len(open_store(config).train) - 1) // 64
+    assert summary["tokens"] + summary["short_of_budget"] == sequences * 64
+    state = checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].state
+    assert state["ledger"]["pass_number"] == 0
+    joined = [
+        line["joined"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
+    ]
+    assert joined[0] == 0.0 < max(joined) <= 1.0
+
+
+@pytest.mark.ranks
+def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: Path) -> None:
+    config = configured(budget={"tokens": 4000}, run={"precision": "fp64"})
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command = [*launcher, "2", "-m", "lengthen", *words, str(tmp_path / "two")]
+    subprocess.run(command, check=True, timeout=120)
+    assert main([*words, str(tmp_path / "one")]) == 0
+    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for kind in ("step", "eval", "probe"):
+        pairs = list(zip(one.of(kind), two.of(kind), strict=True))
+        assert pairs
+        for ours, theirs in pairs:
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
