@@ -213,24 +213,29 @@ class Corpus:
         """Bytes on the disk."""
         return sum(source.size for source in (*self.train, *self.valid))
 
-    def parts(self, sources: list[Source], tally: Tally) -> Iterator[Part]:
-        """Read the documents of some of the sources, once."""
+    def parts(self, tally: Tally) -> Iterator[Part]:
+        """Read the documents that are to be trained on, or divided."""
+        return self._read(self.train, tally, before=0)
+
+    def _read(self, sources: list[Source], tally: Tally, before: int) -> Iterator[Part]:
         on_bad = self.options.on_bad
-        items = read(sources, self.options.field, whole_texts=on_bad == "skip")
+        whole = on_bad == "skip"
+        items = read(sources, self.options.field, whole_texts=whole, before=before)
         return tally.kept(items, on_bad)
 
     def sample(self) -> list[str]:
         """Read all of the sources for what the tokenizer learns from."""
-        parts = undivided(self.parts(self.train, Tally()), "train")
+        parts = undivided(self.parts(Tally()), "train")
         return sampled(recut(parts, cuts=True), self.options.seed)
 
     def pieces(self, tally: Tally) -> Iterator[Piece]:
         """Divide the sources into training and validation."""
         valid, seed = self.options.valid, self.options.seed
-        division = divide(self.parts(self.train, Tally()), valid, seed)
+        division = divide(self.parts(Tally()), valid, seed)
+        before = sum(source.size for source in self.train)
         return chain(
-            divided(self.parts(self.train, tally), division),
-            undivided(self.parts(self.valid, tally), "valid"),
+            divided(self.parts(tally), division),
+            undivided(self._read(self.valid, tally, before), "valid"),
         )
 
 
@@ -238,16 +243,18 @@ def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool)
     spooled = _spooled(temporary, options, disk)
     corpus = Corpus.find(options, spooled)
     tally = Tally()
-    with bar.line(corpus.size, "prepare", shown=shown) as line:
-        began = time.monotonic()
-        tokenizer = _tokenizer(corpus, line)
-        learned = time.monotonic()
-        with contextlib.closing(StoreWriter(disk, temporary, tokenizer)) as writer:
-            _encode(corpus.pieces(tally), tokenizer, options.workers, writer, line)
-            encoded = time.monotonic()
-            if spooled:
-                disk.remove(spooled.path)
-            manifest = writer.finish(_made(corpus, tally))
+    began = time.monotonic()
+    tokenizer = _tokenizer(corpus, shown)
+    learned = time.monotonic()
+    with (
+        contextlib.closing(StoreWriter(disk, temporary, tokenizer)) as writer,
+        bar.line(corpus.size, "prepare", shown=shown) as line,
+    ):
+        _encode(corpus.pieces(tally), tokenizer, options.workers, writer, line)
+        encoded = time.monotonic()
+        if spooled:
+            disk.remove(spooled.path)
+        manifest = writer.finish(_made(corpus, tally))
     return Summary(out, manifest, tuple(tally.problems), learned - began, encoded - learned)
 
 
@@ -291,15 +298,16 @@ def _base_names(arguments: Iterable[str]) -> tuple[str, ...]:
     return tuple(os.fsencode(name).decode("utf-8", "replace") for name in names[:NAMED])
 
 
-def _tokenizer(corpus: Corpus, line: bar.Line) -> Tokenizer:
+def _tokenizer(corpus: Corpus, shown: bool) -> Tokenizer:
     spec = corpus.options.tokenizer
     if not library.needs_sample(spec):
         return library.resolve(spec)
-    line.say(f"reading a sample for {spec}")
-    sample = corpus.sample()
-    line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
-    with library_threads(True):
-        return library.resolve(spec, sample)
+    with bar.line(corpus.size, "tokenizer", shown=shown) as line:
+        line.say(f"reading a sample for {spec}")
+        sample = corpus.sample()
+        line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
+        with library_threads(True):
+            return library.resolve(spec, sample)
 
 
 def _spooled(folder: Path, options: Options, disk: Disk) -> Source | None:

@@ -32,7 +32,7 @@ RATIO_LIMIT, RATIO_FROM = 300, 256 * 2**20  # checked from so many bytes on
 ROWS_BYTES, ROWS_LIMIT = 16 * 2**20, 256  # of a table, read at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """A stretch of one document; only an empty document has a part without text."""
 
@@ -41,7 +41,7 @@ class Part:
     at: int  # bytes of the sources that are behind us
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Bad:
     """Something that cannot be read, and is no part of any document."""
 
@@ -56,19 +56,23 @@ class _UnreadableError(Exception):
     """The rest of this file cannot be read."""
 
 
-def read(sources: Sequence[Source], field: str, *, whole_texts: bool) -> Iterator[Item]:
+def read(
+    sources: Sequence[Source], field: str, *, whole_texts: bool, before: int = 0
+) -> Iterator[Item]:
     """Yield every document of the sources, in order, in parts.
 
     `field` is the text's name in jsonl and tables. What cannot be read comes as a `Bad` where it
     stood; with `whole_texts`, a txt file is checked to its end before its first part is given, so
-    that a bad one gives no part at all (it is read twice).
+    that a bad one gives no part at all (it is read twice). `before` bytes are behind us already.
     """
-    before = 0
     for source in sources:
-        items = _texts(source, whole_texts) if source.kind == "txt" else _rows(source, field)
         try:
-            for item in items:
-                yield replace(item, at=before + item.at)
+            if source.kind == "txt":
+                yield from _text(source, before, whole_texts)
+            elif source.kind == "jsonl":
+                yield from _lines(source, before, field)
+            else:
+                yield from _table(source, before, field)
         except _UnreadableError as error:
             yield Bad(f"{source.name}{error}", before + source.size)
         except OSError as error:
@@ -118,21 +122,21 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def _texts(source: Source, whole: bool) -> Iterator[Item]:
+def _text(source: Source, before: int, whole: bool) -> Iterator[Item]:
     """Read a txt file, which is one document."""
     if whole:
-        for _ in _texts(source, whole=False):
+        for _ in _blocks(source, before):
             pass
     # One block is held back, since the last one has to say that it is the last.
-    held = Part("", False, 0)
-    for part in _blocks(source):
+    held = Part("", False, before)
+    for part in _blocks(source, before):
         if held.text:
             yield held
         held = part
     yield replace(held, ends=True)
 
 
-def _blocks(source: Source) -> Iterator[Part]:
+def _blocks(source: Source, before: int) -> Iterator[Part]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, start = 1, 0
     with _Unpacked(source.path) as file:
@@ -147,18 +151,12 @@ def _blocks(source: Source) -> Iterator[Part]:
                 raise _UnreadableError(f"{place}: invalid UTF-8") from None
             if not block:
                 return
-            yield Part(text, False, file.taken)
+            yield Part(text, False, before + file.taken)
             line += text.count("\n")
             start += len(block)
 
 
-def _rows(source: Source, field: str) -> Iterator[Item]:
-    if source.kind == "jsonl":
-        return _lines(source, field)
-    return _table(source, field)
-
-
-def _lines(source: Source, field: str) -> Iterator[Item]:
+def _lines(source: Source, before: int, field: str) -> Iterator[Item]:
     """Read jsonl: every line is an object, and its `field` is a document; blank lines are none."""
     number = 0
     with _Unpacked(source.path) as raw, io.BufferedReader(raw, BLOCK) as file:
@@ -173,9 +171,9 @@ def _lines(source: Source, field: str) -> Iterator[Item]:
             try:
                 text = _document(line, field)
             except ValueError as error:
-                yield Bad(f"{source.name} line {number}{error}", raw.taken)
+                yield Bad(f"{source.name} line {number}{error}", before + raw.taken)
             else:
-                yield Part(text, True, raw.taken)
+                yield Part(text, True, before + raw.taken)
 
 
 def _document(line: bytes, field: str) -> str:
@@ -209,7 +207,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _table(source: Source, field: str) -> Iterator[Item]:
+def _table(source: Source, before: int, field: str) -> Iterator[Item]:
     """Read the column `field` of a parquet file or a saved dataset; every row is a document."""
     open_rows = _parquet if source.kind == "parquet" else _dataset
     number = 0
@@ -218,7 +216,7 @@ def _table(source: Source, field: str) -> Iterator[Item]:
         for batch in batches:
             for text in batch:
                 number += 1
-                at = source.size * number // total
+                at = before + source.size * number // total
                 if isinstance(text, str):
                     yield Part(text, True, at)
                 else:

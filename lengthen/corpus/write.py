@@ -54,6 +54,7 @@ def commit(disk: Disk, temporary: Path, out: Path) -> None:
     try:
         disk.commit_directory(temporary, out)
     except BaseException:
+        # Renamed, but perhaps not for good: then the old store is kept under its hidden name.
         if not out.exists():
             old.rename(out)
         raise
@@ -118,10 +119,14 @@ class StoreWriter:
     def __init__(self, disk: Disk, folder: Path, tokenizer: Tokenizer) -> None:
         self._disk, self._folder, self._tokenizer = disk, folder, tokenizer
         self._vocabulary = vocabulary(tokenizer)
-        self._splits = {
-            name: SplitWriter(disk, folder / f"{name}.bin", self._vocabulary)
-            for name in ("train", "valid")
-        }
+        self._splits: dict[str, SplitWriter] = {}
+        try:
+            for name in ("train", "valid"):
+                path = folder / f"{name}.bin"
+                self._splits[name] = SplitWriter(disk, path, self._vocabulary)
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, encoded: Encoded) -> None:
         """Append tokens to their split."""

@@ -1,0 +1,38 @@
+"""Makes the files that corpus tests read."""
+
+import gzip
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+GPT2 = SHARED / "gpt2-bpe"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the project's shared data")
+
+
+def packed(data: bytes, suffix: str) -> bytes:
+    """Return `data` as a file with that suffix holds it."""
+    if suffix.endswith(".gz"):
+        return gzip.compress(data, mtime=0)
+    return zstd.compress(data) if suffix.endswith(".zst") else data
+
+
+def as_lines(documents: Sequence[object], field: str = "text") -> bytes:
+    """Return jsonl with one document a line."""
+    return "".join(json.dumps({field: text}) + "\n" for text in documents).encode()
+
+
+def write(path: Path, data: bytes | str) -> Path:
+    """Write a file, packed as its name says, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(packed(data if isinstance(data, bytes) else data.encode(), path.name))
+    return path

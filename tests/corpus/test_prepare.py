@@ -1,0 +1,448 @@
+"""`prepare` gives one store for one text, whatever holds it, and otherwise nothing at all."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthen.corpus.prepare import Summary, prepare
+from lengthen.corpus.store import Store, verify
+from lengthen.disk import Disk
+from lengthen.errors import DataError, LengthenError, SettingError, StorageError
+from tests.corpus.files import GPT2, SHARED, as_lines, needs_shared, packed, write
+
+MANY = [f"document {n}\nsays {n * n}\r\nand ends\n" * (1 + n % 3) for n in range(30)]
+FEW = MANY[:3]
+
+
+def stored(sources: Sequence[str | Path], out: Path, **options: Any) -> Summary:
+    defaults = {"tokenizer": "bytes", "valid": 0.2, "progress": False}
+    return prepare(sources, out, **{**defaults, **options})
+
+
+def texts_of(store: Store) -> tuple[list[str], list[str]]:
+    """Return the documents of both splits."""
+    tokenizer = store.tokenizer()
+    end = "<|endoftext|>"
+    train, valid = (
+        tokenizer.decode(split.tolist(), skip_special_tokens=False).split(end)
+        for split in (store.train, store.valid)
+    )
+    assert train.pop() == valid.pop() == ""
+    return train, valid
+
+
+def as_files(folder: Path, texts: list[str], suffix: str) -> list[Path]:
+    return [write(folder / f"{n:03}{suffix}", text) for n, text in enumerate(texts)]
+
+
+def as_table(path: Path, texts: list[str]) -> list[Path]:
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"text": texts}), path)
+    return [path]
+
+
+def as_dataset(path: Path, texts: list[str]) -> list[Path]:
+    pytest.importorskip("datasets").Dataset.from_dict({"text": texts}).save_to_disk(str(path))
+    return [path]
+
+
+FORMATS: dict[str, Callable[[Path, list[str]], list[Path]]] = {
+    "txt": lambda folder, texts: as_files(folder, texts, ".txt"),
+    "txt.gz": lambda folder, texts: as_files(folder, texts, ".txt.gz"),
+    "txt.zst": lambda folder, texts: as_files(folder, texts, ".txt.zst"),
+    "jsonl": lambda folder, texts: [write(folder / "a.jsonl", as_lines(texts))],
+    "jsonl.gz": lambda folder, texts: [write(folder / "a.jsonl.gz", as_lines(texts))],
+    "jsonl.zst": lambda folder, texts: [write(folder / "a.jsonl.zst", as_lines(texts))],
+    "parquet": lambda folder, texts: as_table(folder / "a.parquet", texts),
+    "dataset": lambda folder, texts: as_dataset(folder / "saved", texts),
+    "folder": lambda folder, texts: [as_files(folder / "in", texts, ".txt")[0].parent],
+    "glob": lambda folder, texts: [as_files(folder, texts, ".txt")[0].with_name("*.txt")],
+}
+
+
+@pytest.mark.parametrize("texts", [FEW, MANY], ids=["few", "many"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_text_in_every_format_gives_one_store(
+    tmp_path: Path, name: str, texts: list[str]
+) -> None:
+    plain = [write(tmp_path / "plain.jsonl", as_lines(texts))]
+    expected = stored(plain, tmp_path / "expected", tokenizer="train:300")
+    (tmp_path / "other").mkdir()
+    sources = FORMATS[name](tmp_path / "other", texts)
+    summary = stored(sources, tmp_path / "out", tokenizer="train:300")
+    assert summary.manifest.id == expected.manifest.id
+    for file in ("train.bin", "valid.bin", "tokenizer.json"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "expected" / file).read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "data"), [("txt", MANY[4].encode()), ("jsonl", as_lines(MANY))])
+def test_standard_input_gives_the_store_of_the_file(
+    tmp_path: Path, kind: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = stored([write(tmp_path / f"a.{kind}", data)], tmp_path / "expected")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    summary = stored(["-"], tmp_path / "out", stdin_format=kind)
+    assert summary.manifest.id == expected.manifest.id
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(tmp_path / "expected"))
+
+
+def test_documents_come_in_order_with_the_separator_behind_each(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", as_lines(MANY))
+    stored([source], tmp_path / "out")
+    train, valid = texts_of(Store.open(tmp_path / "out"))
+    assert len(valid) > 0
+    assert train == [text for text in MANY if text not in valid]
+
+
+def test_few_documents_are_cut_at_a_line_end(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.txt", "one\ntwo\nthree\nfour\nfive\n")
+    stored([source], tmp_path / "out", valid=0.3)
+    assert texts_of(Store.open(tmp_path / "out")) == (["one\ntwo\nthree\nfour\n"], ["five\n"])
+
+
+def test_given_validation_files_are_the_whole_validation_part(tmp_path: Path) -> None:
+    train, valid = write(tmp_path / "a.txt", "a\nb\n"), write(tmp_path / "b.jsonl", as_lines(["c"]))
+    stored([train], tmp_path / "out", valid_files=[valid])
+    assert texts_of(Store.open(tmp_path / "out")) == (["a\nb\n"], ["c"])
+
+
+def test_the_seed_decides_and_cores_do_not(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", as_lines(MANY))
+    ids = [
+        stored([source], tmp_path / f"out-{workers}-{seed}", seed=seed, workers=workers).manifest.id
+        for workers, seed in [(1, 0), (2, 0), (1, 1)]
+    ]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@needs_shared
+def test_tinyshakespeare_has_the_tokens_that_nanogpt_prints(tmp_path: Path) -> None:
+    text = (SHARED / "tinyshakespeare/input.txt").read_text(encoding="utf-8")
+    cut = int(0.9 * len(text))
+    train, valid = write(tmp_path / "a.txt", text[:cut]), write(tmp_path / "b.txt", text[cut:])
+    stored([train], tmp_path / "out", valid_files=[valid], tokenizer=str(GPT2))
+    store = Store.open(tmp_path / "out")
+    assert len(store.train) == 301_966 + 1  # and the separator
+    assert len(store.valid) == 36_059 + 1
+    assert store.train[:-1].max() < store.separator == 50256
+
+
+def test_the_summary_counts_what_is_there_and_what_is_left_out(tmp_path: Path) -> None:
+    lines = as_lines(["é\n", "", "b", ""]) + b"{\n"
+    folder = tmp_path / "in"
+    write(folder / "a.jsonl", lines)
+    write(folder / "b.txt", b"\xff")
+    write(folder / "notes.md", "x")
+    summary = stored([folder], tmp_path / "out", valid=0, on_bad="skip")
+    assert (summary.documents, summary.tokens, summary.text_bytes) == (2, 6, 4)
+    made = summary.manifest.made
+    assert (made.empty, made.skipped, made.ignored, made.files) == (2, 2, 1, 2)
+    assert "a.jsonl line 5: not JSON" in summary.problems[0]
+    assert "b.txt line 1, byte 0: invalid UTF-8" in summary.problems[1]
+    assert "2 empty documents, 2 that could not be read, 1 files of other formats" in str(summary)
+    assert "no validation part" in str(summary)
+
+
+def test_the_manifest_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    stored([write(tmp_path / "a.txt", "a\nb\n")], tmp_path / "out")
+    assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
+
+
+def test_progress_goes_to_the_error_stream(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "a.txt", "a\nb\n")
+    stored([source], tmp_path / "out", progress=True, tokenizer="train:300")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "learning train:300" in output.err
+    assert "tokens" in output.err
+
+
+SOURCES: dict[str, bytes] = {
+    "empty.txt": b"",
+    "empty.jsonl": b"",
+    "million.jsonl": b'{"text": ""}\n' * 1_000_000,
+    "utf8.txt": b"fine\nthen \xff",
+    "line.jsonl": b'{"text": "a"}\n{"text"}\n',
+    "surrogate.jsonl": b'{"text": "\\udc00"}\n',
+    "field.jsonl": b'{"body": "a"}\n',
+    "cut.txt.zst": packed(b"text" * 99, ".zst")[:-3],
+    "cut.jsonl.gz": packed(as_lines(["text"] * 99), ".gz")[:-9],
+    "good.txt": b"good\nand good\n",
+}
+BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = {
+    "empty": (["empty.txt", "empty.jsonl"], {}, DataError, "corpus: has no text; .* 1 empty doc"),
+    "million": (
+        ["million.jsonl"],
+        {"valid": 0},
+        DataError,
+        "no text; left out: 1000000 empty documents",
+    ),
+    "utf8": (["utf8.txt"], {}, DataError, r"utf8\.txt line 2, byte 10: invalid UTF-8; mend it"),
+    "json": (["line.jsonl"], {}, DataError, r"line\.jsonl line 2: not JSON"),
+    "surrogate": (["surrogate.jsonl"], {}, DataError, "line 1: field 'text' has half a surrogate"),
+    "field": (["field.jsonl"], {}, DataError, "line 1: has no field 'text'; one of body"),
+    "zst": (["cut.txt.zst"], {}, DataError, r"cut\.txt\.zst: damaged or cut off"),
+    "gz": (["cut.jsonl.gz"], {}, DataError, r"cut\.jsonl\.gz: damaged or cut off"),
+    "all skipped": (["utf8.txt"], {"on_bad": "skip"}, DataError, "1 that could not be read"),
+    "only validation": (["empty.txt"], {"valid_files": ["good.txt"]}, DataError, "has 0 tokens"),
+    "missing": (["good.tx"], {}, SettingError, "no such file or folder.*did you mean"),
+    "nothing": ([], {}, SettingError, "at least one file"),
+    "both": (["good.txt"], {"valid_files": ["*.txt"]}, SettingError, "is also a source"),
+    "twice": (["-", "-"], {}, SettingError, "standard input can be read once"),
+    "share": (["good.txt"], {"valid": 1}, SettingError, "valid: must be from 0 to below 1, got 1"),
+    "nan": (["good.txt"], {"valid": float("nan")}, SettingError, "valid: must be from 0 to below"),
+    "workers": (["good.txt"], {"workers": 0}, SettingError, "workers: must be at least 1, got 0"),
+    "on_bad": (["good.txt"], {"on_bad": "skp"}, SettingError, "on_bad.*did you mean 'skip'"),
+    "stdin": (["-"], {"stdin_format": "json"}, SettingError, "stdin_format.*did you mean 'jsonl'"),
+    "tokenizer": (["good.txt"], {"tokenizer": "gpt3"}, SettingError, "no such tokenizer"),
+    "size": (["good.txt"], {"tokenizer": "train:9"}, SettingError, "must be train:N"),
+}
+
+
+@pytest.mark.parametrize(("sources", "options", "error", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    sources: list[str],
+    options: dict[str, object],
+    error: type[LengthenError],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in {*sources, "good.txt"} & SOURCES.keys():
+        (tmp_path / name).write_bytes(SOURCES[name])
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(error, match=message) as caught:
+        stored(sources, tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+class TestOut:
+    """What already lies at the place of the new store."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        return write(tmp_path / "a.txt", "new\ntext\n")
+
+    def test_an_empty_folder_is_used(self, tmp_path: Path, source: Path) -> None:
+        (tmp_path / "out").mkdir()
+        stored([source], tmp_path / "out")
+        assert verify(tmp_path / "out") == []
+
+    def test_missing_folders_above_are_made(self, tmp_path: Path, source: Path) -> None:
+        stored([source], tmp_path / "x/y/out")
+        assert verify(tmp_path / "x/y/out") == []
+
+    def test_a_store_is_kept_unless_it_is_to_be_replaced(
+        self, tmp_path: Path, source: Path
+    ) -> None:
+        old = stored([write(tmp_path / "b.txt", "old\n")], tmp_path / "out").manifest.id
+        with pytest.raises(SettingError, match="is not empty.*--overwrite"):
+            stored([source], tmp_path / "out")
+        assert Store.open(tmp_path / "out").id == old
+        stored([source], tmp_path / "out", overwrite=True)
+        assert Store.open(tmp_path / "out").id != old
+        assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt", "out"]
+
+    def test_what_is_no_store_is_never_replaced(self, tmp_path: Path, source: Path) -> None:
+        stored([source], tmp_path / "out")
+        write(tmp_path / "out/thesis.tex", "all my work")
+        with pytest.raises(SettingError, match="holds other things than a token store"):
+            stored([source], tmp_path / "out", overwrite=True)
+        assert (tmp_path / "out/thesis.tex").exists()
+
+    def test_a_file_is_no_place(self, tmp_path: Path, source: Path) -> None:
+        for out in (source, source / "out"):
+            with pytest.raises(SettingError, match="folder"):
+                stored([source], out, overwrite=True)
+
+
+class FailingDisk(Disk):
+    """A disk that is full at one operation."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(self._fail)
+        self.number, self.failed = number, ""
+
+    def _fail(self, operation: int, name: str, path: Path) -> None:
+        if operation == self.number:
+            self.failed = name
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_f40_a_disk_that_fails_at_any_operation_leaves_nothing_or_a_whole_store(
+    tmp_path: Path,
+) -> None:
+    source, out = write(tmp_path / "a.txt", "new\ntext\n"), tmp_path / "out"
+    for number in range(1, 100):
+        disk = FailingDisk(number)
+        with contextlib.suppress(StorageError):
+            stored([source], out, disk=disk)
+        if not disk.failed:
+            break
+        if out.exists():  # a fault behind the rename comes too late to matter
+            assert verify(out) == []
+            shutil.rmtree(out)
+        assert os.listdir(tmp_path) == ["a.txt"]
+    assert 12 < number < 40
+    assert verify(out) == []
+
+
+def test_f40_a_disk_that_fails_while_a_store_is_replaced_leaves_the_old_or_the_new(
+    tmp_path: Path,
+) -> None:
+    source, out = write(tmp_path / "in/a.txt", "new\ntext\n"), tmp_path / "store/out"
+    new = stored([source], tmp_path / "in/new").manifest.id
+    old = stored([write(tmp_path / "in/b.txt", "old\n")], out).manifest.id
+    for number in range(1, 100):
+        disk = FailingDisk(number)
+        with contextlib.suppress(StorageError):
+            stored([source], out, overwrite=True, disk=disk)
+        assert Store.open(out).id in (old, new)
+        assert verify(out) == []
+        if not disk.failed:
+            break
+        # The old one stays, hidden, if it cannot be deleted or the new name may not be on the disk.
+        kept = disk.failed in ("remove", "sync_directory")
+        assert os.listdir(out.parent) == ["out"] or kept
+    assert Store.open(out).id == new
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from lengthen.corpus.prepare import prepare
+from lengthen.disk import Disk
+
+def run(number):
+    def kill(operation, name, path):
+        if operation == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+    out = Path(f"out-{number}")
+    prepare(["a.txt"], out, tokenizer="bytes", progress=False, disk=Disk(kill))
+    os._exit(0)
+
+for number in range(1, 100):
+    child = os.fork() or run(number)
+    status = os.waitpid(child, 0)[1]
+    print(number, os.waitstatus_to_exitcode(status), flush=True)
+    if status == 0:
+        break
+"""
+
+
+def test_f40_a_kill_at_any_operation_leaves_nothing_that_opens(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "new\ntext\n")
+    output = subprocess.check_output([sys.executable, "-c", KILL], cwd=tmp_path, text=True)
+    exits = [int(line.split()[1]) for line in output.splitlines()]
+    assert exits[:-1] == [-9] * (len(exits) - 1)
+    assert exits[-1] == 0
+    assert len(exits) > 15
+    for folder in tmp_path.glob("out-*"):
+        assert verify(folder) == []
+    assert len(list(tmp_path.glob("out-*"))) == 2  # killed behind the rename, and not at all
+
+
+def test_f40_an_interrupt_removes_the_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lengthen.corpus.write.StoreWriter.add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stored([write(tmp_path / "a.txt", "new\ntext\n")], tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_f45_an_id_outside_of_the_vocabulary_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lengthen.corpus.write.vocabulary", lambda _: 200)
+    with pytest.raises(DataError, match="gave id 256, its vocabulary is 200"):
+        stored([write(tmp_path / "a.txt", "text\n")], tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_f45_text_that_spells_the_separator_stays_text(tmp_path: Path) -> None:
+    text = "a<|endoftext|>b\n<|endoftext|>"
+    summary = stored([write(tmp_path / "a.jsonl", as_lines([text]))], tmp_path / "out", valid=0)
+    store = Store.open(tmp_path / "out")
+    assert summary.tokens == len(text) + 1
+    assert store.train.tolist().count(store.separator) == 1
+
+
+PEAK = """
+import json, resource, sys
+from lengthen.corpus.prepare import prepare
+
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+summary = prepare([sys.argv[1]], "out", tokenizer="train:300", valid=0, workers=2, progress=False)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"tokens": summary.tokens, "start": start / 1024, "peak": peak / 1024}))
+"""
+UNIT = "\nThe door was shut; she didn't knock, but waited 12 minutes.\tThen it opened"
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Prepare a file in a process of its own; memory in MB."""
+    command = [sys.executable, "-c", PEAK, path.name]
+    measured: dict[str, float] = json.loads(subprocess.check_output(command, cwd=path.parent))
+    return measured
+
+
+def assert_tokens_of_repeated_unit(folder: Path, count: int) -> None:
+    """A unit begins with a line end behind a letter, so the whole has its tokens `count` times."""
+    store = Store.open(folder / "out")
+    unit = store.tokenizer().encode(UNIT).ids
+    assert len(store.train) == count * len(unit) + 1
+    assert (store.train[:-1].reshape(count, len(unit)) == unit).all()
+
+
+def test_f42_a_long_document_takes_bounded_memory(tmp_path: Path) -> None:
+    count = 12 * 10**6 // len(UNIT)
+    measured = measure(write(tmp_path / "a.txt", UNIT * count))
+    # Encoded whole, 12 MB take some 1500 MB; the sample for the tokenizer is all of the text.
+    assert measured["peak"] - measured["start"] < 250
+    assert_tokens_of_repeated_unit(tmp_path, count)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_f42_a_document_of_500_mb_is_handled(tmp_path: Path, name: str) -> None:
+    count = 500 * 10**6 // len(UNIT)
+    text = UNIT * count
+    write(tmp_path / name, as_lines([text]) if name.endswith("jsonl") else text)
+    del text
+    measured = measure(tmp_path / name)
+    print(measured)
+    assert measured["peak"] < 2000
+    assert_tokens_of_repeated_unit(tmp_path, count)
+
+
+def test_f40_a_limit_on_file_sizes_reads_as_a_full_disk(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "text\n" * 9999)
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999));"
+        "from lengthen.corpus.prepare import prepare;"
+        "prepare(['a.txt'], 'out', tokenizer='bytes', progress=False)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "StorageError" in result.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == ["a.txt"]

@@ -1,0 +1,77 @@
+"""Arguments name files in a fixed order; what names nothing is one line with the nearest name."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lengthen.corpus.sources import Source, find
+from lengthen.errors import SettingError
+from tests.corpus.files import write
+
+
+def names(sources: list[Source], base: Path) -> list[str]:
+    return [str(source.path.relative_to(base)) for source in sources]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.txt", "a/z.jsonl.zst", "a/y.TXT.gz", "c.md", "a/.hidden.txt", ".git/x.txt"):
+        write(tmp_path / name, "text")
+    return tmp_path
+
+
+def test_a_folder_gives_what_it_holds_by_name_and_says_what_is_no_text(folder: Path) -> None:
+    sources, ignored = find([str(folder)])
+    assert names(sources, folder) == ["a/y.TXT.gz", "a/z.jsonl.zst", "b.txt"]
+    assert [source.kind for source in sources] == ["txt", "jsonl", "txt"]
+    assert ignored == [folder / "c.md"]
+
+
+def test_a_glob_gives_its_matches_by_name(folder: Path) -> None:
+    assert names(find([f"{folder}/**/*.*z*"])[0], folder) == ["a/y.TXT.gz", "a/z.jsonl.zst"]
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name_first(tmp_path: Path) -> None:
+    write(tmp_path / "a[1].txt", "x")
+    assert names(find([str(tmp_path / "a[1].txt")])[0], tmp_path) == ["a[1].txt"]
+
+
+def test_the_order_of_the_arguments_is_kept(folder: Path) -> None:
+    arguments = [str(folder / "b.txt"), "-", str(folder / "a")]
+    stdin = Source(Path("spool.txt"), "txt", 3, "standard input")
+    sources, _ = find(arguments, stdin)
+    assert [source.path.name for source in sources] == [
+        "b.txt",
+        "spool.txt",
+        "y.TXT.gz",
+        "z.jsonl.zst",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("b.tx", r"no such file or folder.*did you mean '.*b\.txt'"),
+        ("nothing/at/all", "no such file or folder"),
+        ("*.parquet", "no file matches"),
+        ("c.md", r"unknown format '\.md'.*one of \.txt, "),
+        ("d.json", r"unknown format '\.json'.*did you mean '\.jsonl'"),
+        ("pipe.txt", "must be a regular file.*pipe it to `-`"),
+    ],
+)
+def test_what_names_nothing_readable_is_refused(folder: Path, argument: str, message: str) -> None:
+    write(folder / "d.json", "{}")
+    os.mkfifo(folder / "pipe.txt")
+    with pytest.raises(SettingError, match=message) as caught:
+        find([str(folder / argument)])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_with_splits_is_not_guessed_about(tmp_path: Path) -> None:
+    write(tmp_path / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(SettingError, match=r"name one of its splits: .*test, .*train"):
+        find([str(tmp_path)])
