@@ -71,7 +71,7 @@ class Ledger:
     """What has been read, after some number of takes; a take gives the next ledger.
 
     The queue has at most R + 3 c stretches after c changes of rows or length where the rows never
-    rise, as in every pacing of ours; where they rise while steps are short, a change may add R more.
+    rise, as in all our pacings; where they rise while steps are short, a change may add R more.
     """
 
     sequences: int  # N
