@@ -197,8 +197,9 @@ def _train(options: argparse.Namespace, overrides: Tables) -> int:
 def _with_data(overrides: Tables, path: str | None) -> Tables:
     if path is None:
         return overrides
-    # Another store than the file's own is meant: its id must not be asked for.
-    return {**overrides, "data": {**overrides.get("data", {}), "path": str(Path(path).resolve())}}
+    # The file may name the store of an earlier run: another one is meant, whatever its id.
+    store = {"path": str(Path(path).resolve()), "store_id": None}
+    return {**overrides, "data": {**overrides.get("data", {}), **store}}
 
 
 def _resume_arguments(parser: Parser) -> None:
@@ -221,10 +222,7 @@ def _print_summary(run: Path, summary: dict[str, object]) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     evaluations = read_metrics(RunPaths(run).metrics).of("eval")
-    lines = [
-        (name.replace("_", " "), _figure(value))
-        for name, value in summary.items()
-    ]
+    lines = [(name.replace("_", " "), _figure(value)) for name, value in summary.items()]
     if evaluations:
         lines.append(("validation loss", f"{evaluations[-1]['loss']:.4f}"))
     return _print_lines(lines)

@@ -81,17 +81,11 @@ def _device(setting: str) -> torch.device:
     return device
 
 
-def wrapped(model: nn.Module, place: Place, *, compiled: bool) -> nn.Module:
-    """Return what the trainer calls: the model, compiled and data parallel as asked."""
-    module: nn.Module = model
-    if compiled:
-        # One dynamic graph serves every length; a static one would recompile at each new one.
-        module = torch.compile(module, dynamic=True)
-    if place.world > 1:
-        module = DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
-    return module
+def wrapped(model: nn.Module, place: Place) -> nn.Module:
+    """Return what the trainer calls: the model itself, or its data-parallel wrapping."""
+    if place.world == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def without_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[object]:

@@ -79,7 +79,7 @@ def _panel(panel: Panel) -> Iterator[str]:
         points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points)
         colour = COLOURS[number % len(COLOURS)]
         yield f'<polyline class="curve" stroke="{colour}" points="{points}"/>'
-        yield from _key(number, curve.name, colour)
+    yield from _keys([curve.name for curve in panel.curves])
 
 
 def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
@@ -100,10 +100,16 @@ def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
         yield f'<path class="mark" d="M{LEFT} {up(panel.mark):.1f}H{right}"/>'
 
 
-def _key(number: int, name: str, colour: str) -> Iterator[str]:
-    y = TOP + 10 + 18 * number
-    yield f'<path stroke="{colour}" stroke-width="3" d="M{WIDTH - 230} {y}h22"/>'
-    yield _text(WIDTH - 202, y + 4, name, "small")
+def _keys(names: Sequence[str]) -> Iterator[str]:
+    """Name the curves in the line of the title, where none of them runs, from the right."""
+    right = float(WIDTH - RIGHT)
+    for number, name in reversed(list(enumerate(names))):
+        right -= 7.0 * len(name) + 8
+        yield _text(right, 22, name, "small")
+        right -= 28
+        colour = COLOURS[number % len(COLOURS)]
+        yield f'<path stroke="{colour}" stroke-width="3" d="M{right:.0f} 18h22"/>'
+        right -= 12
 
 
 def _text(x: float, y: float, text: str, name: str, anchor: str = "start") -> str:

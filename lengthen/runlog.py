@@ -86,14 +86,15 @@ def check_new(root: Path, *, overwrite: bool) -> None:
         return
     if not root.is_dir():
         raise SettingError("--out", "must be a directory", str(root))
-    # A lock alone is no run: its owner died, or refused the settings, before there was one.
-    if all(entry.name == ".lock" for entry in root.iterdir()):
-        return
-    if not overwrite:
-        hint = f"`lengthen resume {root}` goes on with a run, --overwrite starts it anew"
-        raise SettingError("--out", "must be a new or empty directory", str(root), hint)
-    if not RunPaths(root).config.is_file():
+    paths = RunPaths(root)
+    own = {".lock", *(path.name for path in _files_of(paths))}
+    if not paths.config.is_file():
+        if {entry.name for entry in root.iterdir()} <= own:
+            return  # nothing, or what a run left that ended before it had begun
         raise SettingError("--out", "holds files that no run wrote, so they stay", str(root))
+    if not overwrite:
+        hint = f"`lengthen resume {root}` goes on with this run, --overwrite starts it anew"
+        raise SettingError("--out", "must be a new or empty directory", str(root), hint)
 
 
 def clear(disk: Disk, paths: RunPaths) -> None:

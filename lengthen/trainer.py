@@ -19,7 +19,7 @@ from lengthen.errors import SettingError
 from lengthen.evaluate.perplexity import perplexity, sequences_in, validation_loss
 from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.loader import Batch, Loader, passes, split
-from lengthen.model import GPT
+from lengthen.model import GPT, compile_blocks
 from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate
 from lengthen.order import sub_seed
@@ -68,7 +68,9 @@ class Trainer:
         self.config, self.store, self.place, self.micro_tokens = config, store, place, micro_tokens
         self._stop = stop
         self.model = build_model(config, place)
-        self.module = wrapped(self.model, place, compiled=config.run.compile)
+        if config.run.compile:
+            compile_blocks(self.model)
+        self.module = wrapped(self.model, place)
         self.optimizer = build_optimizer(
             self.model,
             betas=config.optimizer.betas,
@@ -150,7 +152,7 @@ class Trainer:
             weight = 0.0
         with self.place.autocast():
             loss: Tensor = self.module(inputs.to(self.place.device), targets.to(self.place.device))
-        (loss * (scale * weight)).backward()
+        torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
     def _seed_dropout(self, part: int) -> None:

@@ -1,0 +1,114 @@
+"""Encoding speed and memory of `prepare`, against the tokenizer library's own `encode_batch`.
+
+    python -m benchmarks.prepare                       60 MB of the novels; takes minutes
+    python -m benchmarks.prepare --whole               all of them
+    python -m benchmarks.prepare text.jsonl --whole    another source of any format
+
+First `prepare` runs once with `train:8192` in a process of its own, for its peak memory and the
+seconds that the tokenizer takes. Then both encode the same documents with that tokenizer on the
+same cores, by turns: ours in pieces, with separators, to arrays of ids; the library's own
+`encode_batch` on 16 whole documents a call, its ids left in its own objects.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from benchmarks.measure import ratio, report, seconds_in_rounds
+from lengthen.corpus.encode import Piece, can_be_cut, encode_all, library_threads, recut
+from lengthen.corpus.prepare import cores
+from lengthen.corpus.readers import Part, read
+from lengthen.corpus.sources import find
+from lengthen.corpus.store import Store
+from lengthen.corpus.tokenizer import separator
+
+NOVELS = Path(__file__).parents[1] / "../shared/data/novels/train.jsonl.zst"
+DOCUMENTS = 16  # in one call of the library
+# Not the resource usage that `getrusage` gives: a new process inherits its parent's peak there.
+MEASURED = """
+import json, re, sys
+from pathlib import Path
+from lengthen.corpus.prepare import prepare
+summary = prepare([sys.argv[1]], sys.argv[2], tokenizer="train:8192")
+peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+print(json.dumps([peak, summary.tokenizer_seconds, summary.encode_seconds, summary.text_bytes]))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source", nargs="?", default=str(NOVELS), help="text of any format")
+    parser.add_argument("--whole", action="store_true", help="all of it")
+    parser.add_argument("--megabytes", type=float, default=60, help="of text, otherwise (60)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison (3)")
+    parser.add_argument("--workers", type=int, default=cores(), help="threads of ours (all cores)")
+    options = parser.parse_args()
+    texts = list(documents(options.source, 0 if options.whole else options.megabytes * 1e6))
+    with tempfile.TemporaryDirectory() as folder:
+        source = options.source if options.whole else as_lines(Path(folder), texts)
+        tokenizer = measure_prepare(str(source), Path(folder) / "store")
+    compare(tokenizer, texts, options.workers, options.rounds)
+
+
+def documents(source: str, limit: float) -> Iterator[str]:
+    """Yield whole documents, at most `limit` bytes or so of them; all, if it is 0."""
+    text, size = "", 0
+    for part in read(find([source])[0], "text", whole_texts=False):
+        if isinstance(part, Part):
+            text += part.text
+            size += len(part.text)
+            if part.ends:
+                yield text
+                text = ""
+                if limit and size >= limit:
+                    return
+
+
+def as_lines(folder: Path, texts: list[str]) -> Path:
+    path = folder / "slice.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def measure_prepare(source: str, out: Path) -> Tokenizer:
+    command = [sys.executable, "-c", MEASURED, source, str(out)]
+    peak, learned, encoded, size = json.loads(subprocess.check_output(command))
+    print(f"prepare of {size / 1e6:.0f} MB of text with train:8192, in a process of its own")
+    report("PREPARE_TOKENIZER_SECONDS", learned)
+    report("PREPARE_ENCODE_SECONDS", encoded)
+    report("PREPARE_PEAK_MB", peak)
+    return Store.open(out).tokenizer()
+
+
+def compare(tokenizer: Tokenizer, texts: list[str], workers: int, rounds: int) -> None:
+    def ours() -> int:
+        whole = (Piece("train", text, True, 0) for text in texts)
+        pieces = recut(whole, cuts=can_be_cut(tokenizer))
+        encoded = encode_all(tokenizer, separator(tokenizer), pieces, workers)
+        return sum(len(part.ids) for part in encoded)
+
+    def theirs() -> int:
+        with library_threads(workers > 1):
+            return sum(
+                len(encoding)
+                for at in range(0, len(texts), DOCUMENTS)
+                for encoding in tokenizer.encode_batch(texts[at : at + DOCUMENTS])
+            )
+
+    assert ours() == theirs() + len(texts)
+    seconds = seconds_in_rounds({"ours": ours, "theirs": theirs}, rounds)
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    print(f"encoding {megabytes:.0f} MB in {len(texts)} documents on {workers} cores")
+    for name, label in (("ours", "PREPARE_MB_PER_S"), ("theirs", "ENCODE_BATCH_MB_PER_S")):
+        report(label, megabytes / min(seconds[name]))
+    report("PREPARE_RATIO", ratio(seconds["theirs"], seconds["ours"]))
+
+
+if __name__ == "__main__":
+    main()
