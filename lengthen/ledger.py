@@ -202,10 +202,7 @@ class Ledger:
         """Queue the sequences that this step has read up to `offset`, if that is not their end."""
         if offset == self.full_length:
             return self
-        new = Stretch(first, count, offset, self.takes)
-        if self.queue and self.queue[-1].read_at == self.takes and self.queue[-1].then(new):
-            return replace(self, queue=(*self.queue[:-1], _joined(self.queue[-1], new)))
-        return replace(self, queue=(*self.queue, new))
+        return replace(self, queue=(*self.queue, Stretch(first, count, offset, self.takes)))
 
     def _settled(self) -> "Ledger":
         """Join the stretch that becomes ripe at this step to the ripe one before it, where it fits.
@@ -219,8 +216,9 @@ class Ledger:
         before, ripened = self.queue[place - 1 : place + 1]
         if ripened.read_at > self._ripe or not before.then(ripened):
             return self
-        joined = (*self.queue[: place - 1], _joined(before, ripened), *self.queue[place + 1 :])
-        return replace(self, queue=joined)
+        # The later age, so that the queue stays in its order.
+        both = replace(ripened, first=before.first, count=before.count + ripened.count)
+        return replace(self, queue=(*self.queue[: place - 1], both, *self.queue[place + 1 :]))
 
     @property
     def _ripe(self) -> int:
@@ -262,11 +260,6 @@ class Ledger:
         if not sound:
             raise CheckpointError("ledger state: is not one of a ledger; take another checkpoint")
         return ledger
-
-
-def _joined(one: Stretch, other: Stretch) -> Stretch:
-    # The later age, so that the queue stays in its order.
-    return Stretch(one.first, one.count + other.count, one.offset, other.read_at)
 
 
 def _is_sound(ledger: Ledger) -> bool:
