@@ -137,7 +137,7 @@ def prepare(
         stdin_format=stdin_format,
         seed=seed,
         on_bad=on_bad,
-        workers=_cores() if workers is None else workers,
+        workers=cores() if workers is None else workers,
     )
     out = Path(out).absolute()
     check_out(out, overwrite)
@@ -155,7 +155,8 @@ def prepare(
     return summary
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

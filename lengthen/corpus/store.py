@@ -187,6 +187,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def read_manifest(path: Path) -> Manifest:
     """Read and check a store's manifest; raises DataError."""
+    if not os.path.lexists(path / MANIFEST):
+        raise DataError(f"store {path}: no token store is there; `lengthen prepare` makes one")
     data = read_limited(path / MANIFEST, MANIFEST_LIMIT)
     try:
         return Manifest.model_validate_json(data)
