@@ -97,9 +97,13 @@ class StoppedError(LengthenError):
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """Return `value` for one line of a message: no control characters, never long."""
+    """Return `value` for one line of a message: no control characters, never long.
+
+    What is too long loses its middle: of a path the last name says most.
+    """
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -99,10 +99,11 @@ def second_moment_scale(optimizer: AdamW) -> Tensor:
     correction, over all parameters; zeros before the first update.
     """
     norms, largest = [], []
+    # In the groups' order: that of the state is another one after a resume, and so are sums of it.
     # One at a time: the roots of all at once would be a fourth copy of the weights.
-    for state in optimizer.state.values():
-        moment = state["exp_avg_sq"]
-        if moment.numel():  # a shard may be empty, and has no largest element
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        moment = optimizer.state.get(parameter, {}).get("exp_avg_sq")
+        if moment is not None and moment.numel():  # an empty shard has no largest element
             root = moment.sqrt()
             norms.append(root.sum())
             largest.append(root.max())

@@ -21,7 +21,7 @@ from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.loader import Batch, Loader, passes, split
 from lengthen.model import GPT, compile_blocks
 from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
-from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate
+from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
 
@@ -164,9 +164,7 @@ class Trainer:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
         set_rate(self.optimizer, rate)
-        # The fused update obeys this flag on the device, so the host need not read it first.
-        self.optimizer.found_inf = (~finite).float()  # type: ignore
-        self.optimizer.step()
+        update(self.optimizer, finite)
         self.optimizer.zero_grad(set_to_none=self.place.world == 1)
         variance = second_moment_scale(self.optimizer)
         values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
