@@ -1,0 +1,276 @@
+"""The documentation, held to the code: what it names exists, and what exists is named."""
+
+import doctest
+import json
+import re
+import shlex
+import signal
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from lengthen import errors
+from lengthen.cli import COMMANDS, Parser
+from lengthen.config import KINDS, Config, Table
+from lengthen.ledger import Ledger
+from lengthen.pacing import Pacing
+from lengthen.recipes import RECIPES
+from lengthen.runlog import RunPaths, read_metrics
+from lengthen.runs import train
+from tests.conftest import Configure
+from tests.naive_ledger import tokens_of
+from tests.test_imports import ORDER
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+README = [path for path in [ROOT / "README.md"] if path.exists()]
+ALL = [*README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`\n]+)`")
+# A command stands at the start of a line, or behind a prompt, a pipe, a path or python -m.
+COMMAND = re.compile(r"^(?:.*(?:[$|;/]|&&|-m) ?)?lengthen (.+)$")
+DOTTED = re.compile(r"(?:--)?(([a-z]+)\.(?!py$)[a-z_]+)(?:[ =].*)?")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def by_name(path: Path) -> Any:
+    return path.name
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands below a heading, up to the next one of any level."""
+    _, _, rest = text.partition(f"\n{heading}\n")
+    assert rest, f"no heading {heading!r}"
+    return re.split(r"^#", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows_of(text: str) -> Iterator[list[str]]:
+    """Yield the cells of every row of the tables in a text, without heads and rules."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    for line, below in pairwise([*lines, ""]):
+        if not line.startswith("|---") and not below.startswith("|---"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def names_in(cell: str) -> list[str]:
+    return [name.strip('"') for name in SPAN.findall(cell)]
+
+
+# Settings
+
+
+def default_of(table: type[Table], name: str) -> str:
+    field = table.model_fields[name]
+    if field.is_required():
+        return "required"
+    return "absent" if field.default is None else f"`{json.dumps(field.default)}`"
+
+
+def default_in(kind: type[Pacing], name: str) -> str:
+    field = next(field for field in fields(kind) if field.name == name)
+    if name == "end":
+        return "filled in"
+    return "required" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Return every table of settings with the defaults of its settings, as the page gives them."""
+    found = {}
+    for name, field in Config.model_fields.items():
+        if name == "pacing":
+            continue
+        table = field.annotation
+        assert isinstance(table, type)
+        assert issubclass(table, Table)
+        found[f"### `{name}`"] = {one: default_of(table, one) for one in table.model_fields}
+    for name, kind in KINDS.items():
+        found[f"#### `{name}`"] = {one.name: default_in(kind, one.name) for one in fields(kind)}
+    return found
+
+
+def setting_names() -> set[str]:
+    names = {
+        f"{table}.{one}"
+        for table, field in Config.model_fields.items()
+        for one in getattr(field.annotation, "model_fields", {})
+    }
+    return names | {f"pacing.{one.name}" for kind in KINDS.values() for one in fields(kind)}
+
+
+@pytest.mark.parametrize("heading", tables())
+def test_the_page_on_training_has_every_setting_and_its_default(heading: str) -> None:
+    rows = rows_of(section(read(DOCS / "training.md"), heading))
+    assert {row[0].strip("`"): row[2] for row in rows} == tables()[heading]
+
+
+@pytest.mark.parametrize("path", ALL, ids=by_name)
+def test_a_setting_that_is_named_exists(path: Path) -> None:
+    matches = (DOTTED.fullmatch(span) for span in SPAN.findall(prose(read(path))))
+    named = {match[1] for match in matches if match and match[2] in Config.model_fields}
+    assert named <= setting_names()
+
+
+def test_every_recipe_is_named() -> None:
+    named = {
+        name for row in rows_of(read(DOCS / "training.md")) for name in names_in(row[0])
+    } & RECIPES.keys()
+    assert named | {f"{name}-baseline" for name in named} == RECIPES.keys()
+
+
+def test_every_pacing_has_a_worked_example() -> None:
+    headings = HEADING.findall(read(DOCS / "concepts.md"))
+    assert {f"`{name}`" for name in KINDS} <= set(headings)
+    assert {kind.__name__ for kind in get_args(Pacing)} <= set(
+        re.findall(r"import (\w+)", read(DOCS / "concepts.md"))
+    )
+
+
+# Command lines
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """Yield the words behind `lengthen` of every command line in code and in spans."""
+    blocks = [body for language, body in FENCE.findall(text) if language in ("sh", "console", "")]
+    lines = [line for body in blocks for line in body.replace("\\\n", " ").splitlines()]
+    lines += [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", prose(text))]
+    for line in lines:
+        match = COMMAND.match(line.strip())
+        words = shlex.split(match[1], comments=True) if match else []
+        # A placeholder, or a sentence that begins with our name, is no command line.
+        if words and re.fullmatch(r"[a-z]+|--\S+", words[0]):
+            yield [word.strip("[]") for word in words]
+
+
+def options_of(command: str) -> dict[str, Any]:
+    parser = Parser()
+    COMMANDS[command].arguments(parser)
+    return {"--help": None, **parser._option_string_actions}
+
+
+def strange_words(words: list[str]) -> list[str]:
+    """Return what a command line names that does not exist."""
+    command, rest = words[0], words[1:]
+    if command.startswith("--"):
+        return [] if command in ("--help", "--version") else [command]
+    if command not in COMMANDS:
+        return [command]
+    known = set(options_of(command))
+    if COMMANDS[command].takes_settings:
+        known |= {f"--{name}" for name in setting_names()}
+    options = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    strange = [option for option in options if option not in known]
+    if command in ("train", "plan") and rest and re.fullmatch(r"[a-z0-9.-]+", rest[0]):
+        recipe = rest[0]
+        strange += [] if recipe in RECIPES or recipe.endswith(".toml") else [recipe]
+    return strange
+
+
+@pytest.mark.parametrize("path", ALL, ids=by_name)
+def test_a_command_line_has_a_command_and_options_that_exist(path: Path) -> None:
+    # The one mistake that is shown on purpose is the one whose answer is shown too.
+    shown = "--pacing.strat"
+    strange = {word for words in commands_in(read(path)) for word in strange_words(words)}
+    assert strange <= {shown}
+
+
+def test_the_mistakes_that_the_test_above_is_for_are_found() -> None:
+    text = "```sh\n$ lengthen trian x\nlengthen train laptop-3min --outt r --run.sed 3\n```\n"
+    found = [word for words in commands_in(text) for word in strange_words(words)]
+    assert found == ["trian", "--outt", "--run.sed", "laptop-3min"]
+
+
+def test_every_command_is_shown() -> None:
+    shown = {words[0] for path in ALL for words in commands_in(read(path))}
+    assert COMMANDS.keys() <= shown
+
+
+# Links
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets."""
+    plain = re.sub(r"[^\w\- ]", "", heading.lower())
+    return plain.replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", ALL, ids=by_name)
+def test_a_link_leads_somewhere(path: Path) -> None:
+    lost = []
+    for target in LINK.findall(prose(read(path))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        anchors = map(slug, HEADING.findall(read(file))) if anchor and file.exists() else []
+        if not file.exists() or (anchor and anchor not in anchors):
+            lost.append(target)
+    assert not lost
+
+
+# Files, codes, examples
+
+
+@pytest.mark.parametrize("path", PAGES, ids=by_name)
+def test_the_python_examples_print_what_they_say(path: Path) -> None:
+    failed, _ = doctest.testfile(str(path), module_relative=False, encoding="utf-8")
+    assert failed == 0
+
+
+def test_the_drawing_of_the_ledger_is_what_the_ledger_does() -> None:
+    ledger = Ledger.start(sequences=6, full_length=8, reuse_after=1)
+    read_by: dict[tuple[int, int, int], str] = {}
+    for step, (rows, length) in enumerate([(2, 3), (2, 3), (2, 3), (2, 8), (2, 8)], start=1):
+        blocks, ledger = ledger.take(rows, length)
+        read_by |= dict.fromkeys(tokens_of(blocks), str(step))
+    for pass_number, position in [*((0, position) for position in range(6)), (1, 0)]:
+        digits = (read_by.get((pass_number, position, place), ".") for place in range(8))
+        assert f"sequence {position}  {' '.join(digits)}" in read(DOCS / "concepts.md")
+
+
+def test_the_page_on_files_has_every_field_of_metrics(
+    configured: Configure, tmp_path: Path
+) -> None:
+    train(configured(), tmp_path, shown=False)
+    records = read_metrics(RunPaths(tmp_path).metrics).records
+    text = read(DOCS / "files.md")
+    for kind in ("step", "eval", "probe"):
+        rows = rows_of(section(text, f"### `{kind}`"))
+        documented = {name for row in rows for name in names_in(row[0])}
+        written = {name for record in records if record["kind"] == kind for name in record}
+        assert written == documented - {"finite"}  # which stands on a step that is not
+    events = dict(map(names_of_event, rows_of(section(text, "### `event`"))))
+    for record in (record for record in records if record["kind"] == "event"):
+        assert record.keys() - {"kind", "event", "step", "tokens"} == events[record["event"]]
+
+
+def names_of_event(row: list[str]) -> tuple[str, set[str]]:
+    return names_in(row[0])[0], set(names_in(row[1]))
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    rows = rows_of(section(read(DOCS / "training.md"), "## Exit codes"))
+    classes = (one for one in vars(errors).values() if isinstance(one, type))
+    codes = {one.exit_code for one in classes if issubclass(one, errors.LengthenError)}
+    signals = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    assert {int(row[0]) for row in rows} == {0} | codes | signals
+
+
+def test_the_layout_is_listed_in_the_order_of_imports() -> None:
+    text = read(ROOT / "CONTRIBUTING.md")
+    blocks = [body for _, body in FENCE.findall(text) if body.startswith("errors ")]
+    assert [line.split()[0] for line in blocks[0].splitlines()] == ORDER
