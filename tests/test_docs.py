@@ -19,7 +19,7 @@ from lengthen.config import KINDS, Config, Table
 from lengthen.ledger import Ledger
 from lengthen.pacing import Pacing
 from lengthen.recipes import RECIPES
-from lengthen.runlog import RunPaths, read_metrics
+from lengthen.runlog import VARIABLES, RunPaths, read_metrics
 from lengthen.runs import train
 from tests.conftest import Configure
 from tests.naive_ledger import tokens_of
@@ -242,24 +242,41 @@ def test_the_drawing_of_the_ledger_is_what_the_ledger_does() -> None:
         assert f"sequence {position}  {' '.join(digits)}" in read(DOCS / "concepts.md")
 
 
-def test_the_page_on_files_has_every_field_of_metrics(
-    configured: Configure, tmp_path: Path
-) -> None:
-    train(configured(), tmp_path, shown=False)
-    records = read_metrics(RunPaths(tmp_path).metrics).records
+@pytest.fixture(scope="module")
+def run(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    folder = tmp_path_factory.mktemp("documented") / "run"
+    train(configured(budget={"tokens": 2000}, saving={"every_steps": 100}), folder, shown=False)
+    return RunPaths(folder)
+
+
+def first_names(text: str) -> set[str]:
+    return {name for row in rows_of(text) for name in names_in(row[0])}
+
+
+@pytest.mark.parametrize("kind", ["step", "eval", "probe"])
+def test_the_page_on_files_has_every_field_of_a_measurement(run: RunPaths, kind: str) -> None:
+    written = {name for record in read_metrics(run.metrics).of(kind) for name in record}
+    documented = first_names(section(read(DOCS / "files.md"), f"### `{kind}`"))
+    assert written == documented - {"finite"}  # which stands on a step that is not
+
+
+def test_the_page_on_files_has_every_field_of_an_event(run: RunPaths) -> None:
+    rows = rows_of(section(read(DOCS / "files.md"), "### `event`"))
+    documented = {names_in(row[0])[0]: set(names_in(row[1])) for row in rows}
+    for record in read_metrics(run.metrics).of("event"):
+        assert record.keys() - {"kind", "event", "step", "tokens"} == documented[record["event"]]
+
+
+def test_the_page_on_files_has_every_file_of_a_run_and_what_is_in_it(run: RunPaths) -> None:
     text = read(DOCS / "files.md")
-    for kind in ("step", "eval", "probe"):
-        rows = rows_of(section(text, f"### `{kind}`"))
-        documented = {name for row in rows for name in names_in(row[0])}
-        written = {name for record in records if record["kind"] == kind for name in record}
-        assert written == documented - {"finite"}  # which stands on a step that is not
-    events = dict(map(names_of_event, rows_of(section(text, "### `event`"))))
-    for record in (record for record in records if record["kind"] == "event"):
-        assert record.keys() - {"kind", "event", "step", "tokens"} == events[record["event"]]
-
-
-def names_of_event(row: list[str]) -> tuple[str, set[str]]:
-    return names_in(row[0])[0], set(names_in(row[1]))
+    newest = sorted(run.checkpoints.iterdir())[-1]
+    for path in [*run.root.iterdir(), *newest.iterdir()]:
+        assert f"  {path.name}" in text
+    state, environment = (
+        json.loads(read(path)) for path in (newest / "state.json", run.environment)
+    )
+    assert first_names(section(text, "## Checkpoint")) == state.keys()
+    assert first_names(section(text, "## Run directory")) - set(VARIABLES) == environment.keys()
 
 
 def test_every_exit_code_is_in_the_table() -> None:
