@@ -75,7 +75,8 @@ def test_one_flipped_bit_is_found_and_the_older_one_used(
     file.write_bytes(data)
     loaded, notes = checkpoint.load_newest(tmp_path)
     assert loaded.step == 1
-    assert notes == [f"checkpoint step-00000002 damaged: {name} sha256 differs; using step-00000001"]
+    said = f"checkpoint step-00000002 damaged: {name} sha256 differs"
+    assert notes == [f"{said}; using step-00000001"]
 
 
 def test_a_shorter_longer_or_missing_file_is_found(tmp_path: Path) -> None:
