@@ -188,7 +188,13 @@ def test_a_command_line_has_a_command_and_options_that_exist(path: Path) -> None
     assert strange <= {shown}
 
 
-def test_the_mistakes_that_the_test_above_is_for_are_found() -> None:
+@pytest.mark.parametrize("path", PAGES, ids=by_name)
+def test_an_option_that_is_named_alone_exists(path: Path) -> None:
+    alone = set(re.findall(r"`(--[a-z-]+)(?: [^`]*)?`", prose(read(path))))
+    assert alone <= {"--version"} | {option for name in COMMANDS for option in options_of(name)}
+
+
+def test_the_mistakes_that_these_tests_are_for_are_found() -> None:
     text = "```sh\n$ lengthen trian x\nlengthen train laptop-3min --outt r --run.sed 3\n```\n"
     found = [word for words in commands_in(text) for word in strange_words(words)]
     assert found == ["trian", "--outt", "--run.sed", "laptop-3min"]
