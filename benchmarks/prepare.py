@@ -46,14 +46,15 @@ def main() -> None:
     parser.add_argument("source", nargs="?", default=str(NOVELS), help="text of any format")
     parser.add_argument("--whole", action="store_true", help="all of it")
     parser.add_argument("--megabytes", type=float, default=60, help="of text, otherwise (60)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the comparison (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison (3); 0 for none")
     parser.add_argument("--workers", type=int, default=cores(), help="threads of ours (all cores)")
     options = parser.parse_args()
     texts = list(documents(options.source, 0 if options.whole else options.megabytes * 1e6))
     with tempfile.TemporaryDirectory() as folder:
         source = options.source if options.whole else as_lines(Path(folder), texts)
         tokenizer = measure_prepare(str(source), Path(folder) / "store")
-    compare(tokenizer, texts, options.workers, options.rounds)
+    if options.rounds:
+        compare(tokenizer, texts, options.workers, options.rounds)
 
 
 def documents(source: str, limit: float) -> Iterator[str]:

@@ -50,7 +50,7 @@ def divide(parts: Iterator[Part], share: float, seed: int) -> Division:
         lowest = min(lowest, (_chance(seed, "valid", number), number))
         number, size = number + 1, 0
         if number >= FEW and lowest[0] < share:
-            break
+            break  # enough are there, and one of them validates by chance already
     if number < FEW:
         return Division(seed, share, heads=tuple(size - round(size * share) for size in sizes))
     return Division(seed, share, lowest=lowest[1])
@@ -79,6 +79,7 @@ def sampled(pieces: Iterator[Piece], seed: int, limit: int = SAMPLE_LIMIT) -> li
     for number, piece in enumerate(pieces):
         heapq.heappush(heap, (-_chance(seed, "sample", number), piece.text))
         size += len(piece.text.encode())
+        # Bottom-k sampling: what stays depends on the hashes, not on when the limit was met.
         while size > limit:
             size -= len(heapq.heappop(heap)[1].encode())
     return [text for _, text in heap]

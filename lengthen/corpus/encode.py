@@ -126,6 +126,7 @@ def _too_long(text: str, cuts: bool) -> str:
 def encode(tokenizer: Tokenizer, separator: int, pieces: Sequence[Piece]) -> list[Encoded]:
     """Encode pieces on this thread, with the separator behind every document."""
     texts = [piece.text for piece in pieces]
+    # Without a tokenizer's own special tokens: which border is where is ours to say.
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [
         _joined(
@@ -159,6 +160,7 @@ def encode_all(
     def work(batch: list[Piece]) -> list[Encoded]:
         return encode(tokenizer, separator, batch)
 
+    # Threads of the library wait for the longest text of a batch; ours go on to the next batch.
     with library_threads(False):
         for encoded in _in_order(work, _batches(pieces), workers):
             yield from encoded
@@ -188,6 +190,7 @@ def _in_order(work: Work, batches: Iterator[list[Piece]], workers: int) -> Itera
         while waiting:
             yield waiting.popleft().result()
     finally:
+        # Whoever stops early, by an error or Ctrl-C, waits for the batches in work alone.
         pool.shutdown(cancel_futures=True)
 
 

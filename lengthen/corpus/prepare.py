@@ -146,9 +146,10 @@ def prepare(
     try:
         disk.make_directory(temporary)
         summary = _fill(temporary, out, options, disk, progress)
-        check_out(out, overwrite)
+        check_out(out, overwrite)  # hours later, perhaps
         commit(disk, temporary, out)
     except BaseException:
+        # A disk that fails may fail here too, and the first error is the one to tell.
         with contextlib.suppress(StorageError):
             disk.remove(temporary)
         raise
@@ -203,10 +204,12 @@ class Corpus:
         """Find all sources; raises SettingError, also for a file that is in both parts."""
         train, ignored = find(options.sources, standard_input)
         valid, ignored_too = find(options.valid_files, standard_input)
-        both = {source.path.resolve() for source in train} & {path.path.resolve() for path in valid}
+        # Links and other spellings of one file count as that file.
+        training = {source.path.resolve() for source in train}
+        both = [source.name for source in valid if source.path.resolve() in training]
         if both:
             rule = "is also a source, and what trains cannot validate"
-            raise SettingError("valid_files", rule, str(min(both)))
+            raise SettingError("valid_files", rule, both[0])
         return cls(train, valid, len(ignored) + len(ignored_too), options)
 
     @property
@@ -220,6 +223,7 @@ class Corpus:
 
     def _read(self, sources: list[Source], tally: Tally, before: int) -> Iterator[Part]:
         on_bad = self.options.on_bad
+        # Where the first bad text stops everything, looking ahead would only cost time.
         whole = on_bad == "skip"
         items = read(sources, self.options.field, whole_texts=whole, before=before)
         return tally.kept(items, on_bad)
@@ -232,6 +236,7 @@ class Corpus:
     def pieces(self, tally: Tally) -> Iterator[Piece]:
         """Divide the sources into training and validation."""
         valid, seed = self.options.valid, self.options.seed
+        # A tally of its own for every reading, or what is left out would be counted twice.
         division = divide(self.parts(Tally()), valid, seed)
         before = sum(source.size for source in self.train)
         return chain(
@@ -253,7 +258,7 @@ def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool)
     ):
         _encode(corpus.pieces(tally), tokenizer, options.workers, writer, line)
         encoded = time.monotonic()
-        if spooled:
+        if spooled:  # the folder is about to become the store
             disk.remove(spooled.path)
         manifest = writer.finish(_made(corpus, tally))
     return Summary(out, manifest, tuple(tally.problems), learned - began, encoded - learned)

@@ -11,8 +11,9 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ class _Unpacked(io.RawIOBase):
             data = self._stream.read(len(buffer)) or b""
         except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
             raise _UnreadableError(f": damaged or cut off ({one_line(error)})") from None
+        # Measured by what came out: a file's own word for its size can be a lie.
         self._given += len(data)
         if self._given > max(RATIO_FROM, RATIO_LIMIT * self.taken):
             reason = f"expands more than {RATIO_LIMIT} to 1; unpack it first if that is right"
@@ -137,23 +139,31 @@ def _text(source: Source, before: int, whole: bool) -> Iterator[Item]:
 
 
 def _blocks(source: Source, before: int) -> Iterator[Part]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    line, start = 1, 0
+    decode = _Decoder()
     with _Unpacked(source.path) as file:
-        while True:
-            block = file.read(BLOCK)
-            waiting = len(decoder.getstate()[0])  # bytes of a character that a block's end cut
-            try:
-                text = decoder.decode(block or b"", final=not block)
-            except UnicodeDecodeError as error:
-                line += error.object.count(b"\n", 0, error.start)
-                place = f" line {line}, byte {start - waiting + error.start}"
-                raise _UnreadableError(f"{place}: invalid UTF-8") from None
-            if not block:
-                return
-            yield Part(text, False, before + file.taken)
-            line += text.count("\n")
-            start += len(block)
+        while block := file.read(BLOCK):
+            yield Part(decode(block), False, before + file.taken)
+        decode(b"", final=True)
+
+
+class _Decoder:
+    """Decodes UTF-8 block by block, and says at which line and byte it is none."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._line, self._start = 1, 0
+
+    def __call__(self, block: bytes, final: bool = False) -> str:
+        waiting = len(self._decoder.getstate()[0])  # bytes of a character that a block's end cut
+        try:
+            text = self._decoder.decode(block, final)
+        except UnicodeDecodeError as error:
+            line = self._line + error.object.count(b"\n", 0, error.start)
+            byte = self._start - waiting + error.start
+            raise _UnreadableError(f" line {line}, byte {byte}: invalid UTF-8") from None
+        self._line += text.count("\n")
+        self._start += len(block)
+        return text
 
 
 def _lines(source: Source, before: int, field: str) -> Iterator[Item]:
@@ -166,7 +176,7 @@ def _lines(source: Source, before: int, field: str) -> Iterator[Item]:
                 raise _UnreadableError(f" line {number}: is over {LINE_LIMIT} bytes")
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
-            if line.isspace():
+            if line.isspace():  # many writers leave a blank line at the end
                 continue
             try:
                 text = _document(line, field)
@@ -194,6 +204,7 @@ def _document(line: bytes, field: str) -> str:
     text = row[field]
     if not isinstance(text, str):
         raise ValueError(f": field {field!r} is not text")
+    # Only an escape can make one, so that most lines are not encoded for the sake of it.
     if "\\u" in decoded and not _is_unicode(text):
         raise ValueError(f": field {field!r} has half a surrogate pair")
     return text
@@ -209,25 +220,26 @@ def _is_unicode(text: str) -> bool:
 
 def _table(source: Source, before: int, field: str) -> Iterator[Item]:
     """Read the column `field` of a parquet file or a saved dataset; every row is a document."""
-    open_rows = _parquet if source.kind == "parquet" else _dataset
-    number = 0
     try:
-        total, batches = open_rows(source.path, field)
-        for batch in batches:
-            for text in batch:
-                number += 1
-                at = before + source.size * number // total
-                if isinstance(text, str):
-                    yield Part(text, True, at)
-                else:
-                    yield Bad(f"{source.name} row {number}: field {field!r} is not text", at)
+        yield from _documents_of(source, before, field)
     except (SettingError, _UnreadableError):
         raise
     except Exception as error:  # both libraries raise all kinds for a damaged file
-        raise _UnreadableError(f" after row {number}: damaged ({one_line(error)})") from None
+        raise _UnreadableError(f": damaged ({one_line(error)})") from None
 
 
-Rows = tuple[int, Iterator[list[object]]]  # how many, and their texts batch by batch
+def _documents_of(source: Source, before: int, field: str) -> Iterator[Item]:
+    open_rows = _parquet if source.kind == "parquet" else _dataset
+    total, batches = open_rows(source.path, field)
+    for number, text in enumerate(chain.from_iterable(batches), start=1):
+        at = before + source.size * number // total
+        if isinstance(text, str):
+            yield Part(text, True, at)
+        else:
+            yield Bad(f"{source.name} row {number}: field {field!r} is not text", at)
+
+
+Rows = tuple[int, Iterable[list[object]]]  # how many, and their texts batch by batch
 
 
 def _parquet(path: Path, field: str) -> Rows:
@@ -239,6 +251,7 @@ def _parquet(path: Path, field: str) -> Rows:
 
 
 def _dataset(path: Path, field: str) -> Rows:
+    # Through the library, not its Arrow files: a dataset may be a selection of their rows.
     data = _library("datasets").load_from_disk(str(path), keep_in_memory=False)
     _find_column(field, data.column_names)
     rows = len(data)
@@ -257,6 +270,7 @@ def _rows_at_once(size: int, rows: int) -> int:
 
 
 def _library(name: str) -> Any:
+    # Imported when needed: both are large, and belong to an extra.
     try:
         return importlib.import_module(name)
     except ImportError:

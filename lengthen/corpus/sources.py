@@ -1,6 +1,8 @@
 """Arguments to sources: files, folders, globs, saved datasets, standard input; in a fixed order."""
 
 import glob
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -58,7 +60,7 @@ def find(
 
 def _matches(argument: str) -> list[Path]:
     path = Path(argument)
-    if path.exists():
+    if os.path.exists(argument):  # a name with brackets is a name first; never fails, as Path does
         return [path]
     found = sorted(Path(name) for name in glob.glob(argument, recursive=True))
     if found:
@@ -74,6 +76,7 @@ def _matches(argument: str) -> list[Path]:
 def _is_dataset(path: Path) -> bool:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+        # Which split trains is not ours to guess, and all of them would train on the test.
         hint = f"name one of its splits: {', '.join(str(path / split) for split in splits)}"
         raise SettingError("source", "a dataset with splits", str(path), hint)
     return (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
@@ -88,7 +91,8 @@ def _below(folder: Path) -> Iterator[Path]:
     with storage_errors(folder):
         entries = sorted(folder.iterdir())
     for path in entries:
-        if path.name.startswith("."):
+        # A link to a folder above would give its documents again and again.
+        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
             continue
         if _is_folder(path):
             yield from _below(path)
@@ -97,18 +101,17 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _kind(path: Path) -> Kind | None:
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return "parquet"
-    stem = name.removesuffix(".gz").removesuffix(".zst")
-    return "txt" if stem.endswith(".txt") else "jsonl" if stem.endswith(".jsonl") else None
+    # One suffix of compression at most: what is packed twice would come out as bytes.
+    match = re.search(r"\.(txt|jsonl)(\.gz|\.zst)?$", path.name.lower())
+    if match:
+        return "txt" if match[1] == "txt" else "jsonl"
+    return "parquet" if path.name.lower().endswith(".parquet") else None
 
 
 def _source(path: Path) -> Source:
     if path.is_dir():
-        return Source(
-            path, "dataset", sum(file.stat().st_size for file in path.iterdir()), str(path)
-        )
+        size = sum(file.stat().st_size for file in path.iterdir())
+        return Source(path, "dataset", size, str(path))
     if not path.is_file():
         rule = "must be a regular file, for it is read twice"
         raise SettingError("source", rule, str(path), "pipe it to `-` instead")

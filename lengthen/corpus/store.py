@@ -84,6 +84,8 @@ class Made(Frozen):
 class Manifest(Frozen):
     """Everything about a store but its tokens."""
 
+    # First, so that it is the first complaint about a file of another version.
+
     format: Literal[1]
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     dtype: Literal["uint16", "uint32"]
@@ -113,6 +115,7 @@ class Manifest(Frozen):
 def content_id(manifest: dict[str, object]) -> str:
     """Return 32 hexadecimal digits of all but the id itself and the way the store was made."""
     content = {name: manifest[name] for name in sorted(manifest.keys() - {"id", "made"})}
+    # One spelling for one content: sorted names, no spaces.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

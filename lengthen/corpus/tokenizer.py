@@ -47,9 +47,10 @@ def resolve(spec: str, sample: Iterable[str] = ()) -> Tokenizer:
     if kind == "gpt2":
         return _checked(_from_folder(Path(rest) if rest else _gpt2_folder()), spec)
     path = Path(spec)
-    if path.is_dir():
+    # Not Path's own questions, which fail for a name that is too long to be one.
+    if os.path.isdir(spec):
         return _checked(_from_folder(path), spec)
-    if not path.exists():
+    if not os.path.exists(spec):
         hint = nearest(spec, ["train:8192", "gpt2", "gpt2:FOLDER", "bytes", "a tokenizer.json"])
         raise SettingError("tokenizer", "no such tokenizer, and no such file", spec, hint)
     return _checked(load_tokenizer(path.resolve()), spec)
@@ -64,6 +65,7 @@ def needs_sample(spec: str) -> bool:
 def separator(tokenizer: Tokenizer) -> int:
     """Return the id of the token that stands behind every document."""
     number = tokenizer.token_to_id(SEPARATOR)
+    # Adding one here would give an id that no model with this tokenizer has an embedding for.
     if number is None:
         raise DataError(
             f"tokenizer: has no {SEPARATOR} token to put between documents; add it to the file"
@@ -119,6 +121,7 @@ def _checked(tokenizer: Tokenizer, spec: str) -> Tokenizer:
 
 def _from_folder(folder: Path) -> Tokenizer:
     """Load tokenizer.json or GPT-2's two files; the merges alone are enough."""
+    # GPT-2's files first: the hub keeps both, and these have been the same since 2019.
     vocabulary_file = _first(folder, VOCABULARY_NAMES)
     merges_file = _first(folder, MERGES_NAMES)
     if merges_file:

@@ -23,23 +23,30 @@ from lengthen.corpus.store import (
     strangers,
 )
 from lengthen.corpus.tokenizer import separator, vocabulary
-from lengthen.disk import Disk, temporary_beside
+from lengthen.disk import Disk, storage_errors, temporary_beside
 from lengthen.errors import DataError, SettingError
+
+NAME_LIMIT = 200  # bytes; the temporary folder's name is longer, and 255 is the most there is
 
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Refuse to write into anything but an empty place, or over anything but a store."""
+    if len(os.fsencode(out.name)) > NAME_LIMIT:
+        raise SettingError("out", f"its name must be at most {NAME_LIMIT} bytes", out.name)
     for parent in out.parents:
-        if parent.exists() and not parent.is_dir():
+        if os.path.exists(parent) and not parent.is_dir():
             raise SettingError("out", f"{parent} is not a folder", str(out))
     if not os.path.lexists(out):
         return
     if out.is_symlink() or not out.is_dir():
         raise SettingError("out", "must be a folder, or not there yet", str(out))
-    if not any(out.iterdir()):
+    with storage_errors(out):
+        empty = not any(out.iterdir())
+    if empty:
         return
     if not overwrite:
         raise SettingError("out", "is not empty", str(out), "--overwrite replaces an old store")
+    # Somebody may have meant another folder: we delete what we know to be ours, nothing else.
     if not (out / MANIFEST).is_file() or strangers(out):
         raise SettingError("out", "holds other things than a token store", str(out))
 
@@ -49,6 +56,7 @@ def commit(disk: Disk, temporary: Path, out: Path) -> None:
     if not out.exists() or not any(out.iterdir()):
         disk.commit_directory(temporary, out)
         return
+    # No system call that Python has swaps two folders, so there is a moment without either.
     old = temporary_beside(out)
     disk.rename(out, old)
     try:
@@ -74,6 +82,7 @@ class SplitWriter:
 
     def add(self, encoded: Encoded) -> None:
         """Append tokens; raises DataError for an id outside of the vocabulary."""
+        # Checked here, once and cheaply: in training it would be a crash far from its cause.
         largest = int(encoded.ids.max(initial=0))
         if largest >= self._vocabulary:
             raise DataError(f"tokenizer: gave id {largest}, its vocabulary is {self._vocabulary}")
@@ -142,6 +151,7 @@ class StoreWriter:
             raise DataError(f"corpus: has no text; left out: {left_out(made)}")
         if train.tokens < 2:
             raise DataError(f"corpus: has {train.tokens} tokens to train on, needs at least 2")
+        # Written by us, not copied: two files of one tokenizer may differ in spaces and order.
         text = self._tokenizer.to_str().encode()
         if len(text) > TOKENIZER_LIMIT:
             raise DataError(f"tokenizer: its file must be at most {TOKENIZER_LIMIT} bytes")

@@ -174,9 +174,11 @@ def test_the_order_is_kept_on_any_number_of_threads(
     workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH", 3000)
+    monkeypatch.setattr(module, "PIECE", 50)
     tokenizer = tokenizer_of("train:400")
     end = separator(tokenizer)
-    encoded = list(encode_all(tokenizer, end, iter(documents(60)), workers))
+    pieces = recut(iter(documents(60)), cuts=True)
+    encoded = list(encode_all(tokenizer, end, pieces, workers))
     for split in ("train", "valid"):
         mine = [piece for piece in documents(60) if piece.split == split]
         ids = np.concatenate([e.ids for e in encoded if e.split == split])

@@ -50,11 +50,23 @@ def test_the_order_of_the_arguments_is_kept(folder: Path) -> None:
     ]
 
 
+def test_a_link_to_a_folder_gives_no_document_twice(folder: Path) -> None:
+    (folder / "a/again").symlink_to(folder)
+    assert len(find([str(folder)])[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["a.txt.zst.gz", "a.parquet.gz", "txt", "a.txt~"])
+def test_what_only_looks_like_a_format_is_none(folder: Path, name: str) -> None:
+    write(folder / name, "x")
+    assert folder / name in find([str(folder)])[1]
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("b.tx", r"no such file or folder.*did you mean '.*b\.txt'"),
         ("nothing/at/all", "no such file or folder"),
+        ("long" * 999, "no such file or folder"),
         ("*.parquet", "no file matches"),
         ("c.md", r"unknown format '\.md'.*one of \.txt, "),
         ("d.json", r"unknown format '\.json'.*did you mean '\.jsonl'"),

@@ -120,6 +120,8 @@ def test_a_wrong_size_is_refused(spec: str) -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(SettingError, match=r"no such tokenizer.*did you mean 'gpt2'"):
         resolve("gpt3")
+    with pytest.raises(SettingError, match="no such tokenizer"):
+        resolve("long" * 999)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
