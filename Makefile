@@ -37,7 +37,9 @@ setup-dev: .venv/installed-dev
 	touch $@
 
 wheel: setup-dev  ## build the package and try it outside the tree
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv dist/try && dist/try/bin/python -m pip install --quiet -c constraints.txt torch
+	dist/try/bin/python -m pip install --quiet dist/*.whl && cd dist && try/bin/lengthen --version
 
 clean:
 	rm -rf .venv build dist demo *.egg-info

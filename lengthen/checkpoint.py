@@ -112,6 +112,17 @@ def discard(disk: Disk, path: Path) -> None:
     disk.remove(trash)
 
 
+def set_aside(disk: Disk, folder: Path, after: int) -> None:
+    """Take the checkpoints behind step `after` out of the list: the run goes another way now.
+
+    They stay on the disk as `superseded-step-...` until somebody deletes them.
+    """
+    for path in listed(folder):
+        if int(path.name.removeprefix("step-")) > after:
+            disk.rename(path, folder / f"superseded-{path.name}-{secrets.token_hex(4)}")
+            disk.sync_directory(folder)
+
+
 def sweep(disk: Disk, folder: Path) -> None:
     """Delete what an interrupted save or rotation left; call it only as the run's owner."""
     for path in sorted(folder.glob(".t*-step-*")) if folder.exists() else []:

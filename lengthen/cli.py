@@ -150,20 +150,14 @@ def _prepare_arguments(parser: Parser) -> None:
 def _prepare(options: argparse.Namespace, _: Tables) -> int:
     from lengthen.corpus.prepare import prepare
 
-    summary = prepare(
-        options.sources,
-        options.out,
-        tokenizer=options.tokenizer,
-        valid=options.valid,
-        valid_files=options.valid_files,
-        field=options.field,
-        stdin_format=options.stdin_format,
-        seed=options.seed,
-        on_bad=options.on_bad,
-        overwrite=options.overwrite,
-        workers=options.workers,
-    )
-    print(summary)
+    named = {name: value for name, value in vars(options).items() if name != "command"}
+    try:
+        print(prepare(named.pop("sources"), named.pop("out"), **named))
+    except SettingError as error:
+        if error.setting not in vars(options):
+            raise
+        option = f"--{error.setting.replace('_', '-')}"
+        raise SettingError(option, error.rule, error.value, error.hint) from None
     return 0
 
 
@@ -182,8 +176,7 @@ def _train(options: argparse.Namespace, overrides: Tables) -> int:
     from lengthen.runs import train
 
     config, notes = load(options.recipe, _with_data(overrides, options.data))
-    for note in notes:
-        print(f"lengthen: {note}", file=sys.stderr)
+    _print_notes(notes)
     summary = train(
         config,
         options.out,
@@ -214,6 +207,11 @@ def _resume(options: argparse.Namespace, overrides: Tables) -> int:
     shown = not options.quiet
     summary = resume(options.run, overrides=overrides, name=options.checkpoint, shown=shown)
     return _print_summary(options.run, summary)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"lengthen: {note}", file=sys.stderr)
 
 
 def _print_summary(run: Path, summary: dict[str, object]) -> int:
@@ -250,7 +248,8 @@ def _plan_arguments(parser: Parser) -> None:
 def _plan(options: argparse.Namespace, overrides: Tables) -> int:
     from lengthen.plan import lines_for
 
-    config, _ = load(options.recipe, _with_data(overrides, options.data))
+    config, notes = load(options.recipe, _with_data(overrides, options.data))
+    _print_notes(notes)
     return _print_lines(lines_for(config, options.flops))
 
 

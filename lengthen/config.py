@@ -27,6 +27,8 @@ def parse_count(value: object) -> object:
     """Turn "375M" or "1.5B" into a whole number; leave anything else to the next check."""
     if isinstance(value, bool):
         raise ValueError("must be a whole number")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if not isinstance(value, str):
         return value
     text = value.replace("_", "").strip()

@@ -33,6 +33,8 @@ TEXT_BYTES = 2_500_000
 LEAST_BYTES = 1_000_000  # of the standard library; some slim images lack parts of it
 LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
 VOCABULARY = 2048
+# Everything that a demo writes into its directory.
+OWN = {"library.jsonl", "store", "baseline", "SLW", "rows-warmup", "picture.svg"}
 
 SLW: dict[str, Any] = {
     "model": {"layers": 4, "width": 64, "heads": 4, "length": 256},
@@ -107,9 +109,13 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
 def _check_out(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise SettingError("--out", "must be a directory", str(out))
-    if out.exists() and any(out.iterdir()) and not overwrite:
+    there = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if there and not overwrite:
         hint = "--overwrite replaces an earlier demo"
         raise SettingError("--out", "must be a new or empty directory", str(out), hint)
+    if strangers := there - OWN:
+        rule = f"holds {sorted(strangers)[0]}, which no demo wrote, so it stays"
+        raise SettingError("--out", rule, str(out))
 
 
 def _variants(tables: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -51,6 +51,14 @@ class Place:
             dist.all_reduce(values)
         return values
 
+    def least(self, value: int) -> int:
+        """Return the smallest of the ranks' values, on every rank."""
+        if self.world == 1:
+            return value
+        smallest = torch.tensor(value, device=self.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest)
+
 
 @contextmanager
 def placed(run: Run) -> Iterator[Place]:
@@ -85,7 +93,7 @@ def wrapped(model: nn.Module, place: Place) -> nn.Module:
     """Return what the trainer calls: the model itself, or its data-parallel wrapping."""
     if place.world == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def without_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[object]:
@@ -118,4 +126,10 @@ def cpu_memory_limit() -> int:
         limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
     if CGROUP.exists() and (text := CGROUP.read_text().strip()).isdigit():
         limits.append(int(text))
-    return int(min(limits, default=2**33) * USABLE)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this memory
+    return int(min(limits, default=2**33) * USABLE) // beside
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -9,7 +9,7 @@
     |-- MemoryLimitError        7   out of memory
     |-- StorageError            8   the disk is full, read-only or failing
     |-- PeerError               9   another rank or the network failed
-    `-- StoppedError    130 / 143   SIGINT / SIGTERM, after saving
+    `-- StoppedError  128 + signal   SIGINT 130, SIGTERM 143, SIGHUP 129; after saving
 
 A message is one line, `<what> <which>: <rule or cause>; <what to do>`; the command prints it after
 `lengthen: ` and exits with the code. Anything else that escapes is a bug and exits 1.

@@ -9,8 +9,9 @@ from types import FrameType
 
 from lengthen import checkpoint
 from lengthen.clock import crossed
+from lengthen.devices import is_out_of_memory
 from lengthen.disk import Disk
-from lengthen.errors import StoppedError, StorageError, UnstableError
+from lengthen.errors import MemoryLimitError, StoppedError, StorageError, UnstableError
 from lengthen.progress import Line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.trainer import Progress, Trainer
@@ -86,11 +87,24 @@ def carry_out(session: Session) -> Record:
             raise StoppedError(number, f"stopped after step {step}, which is saved; {way_on}")
         if done:
             return _summary(session)
-        record = trainer.step()
-        assert record is not None
+        record = _step(trainer)
         session.write(record)
         _act_on_nonfinite(session, record)
         session.line.update(record["tokens"], _text(record, began))
+
+
+def _step(trainer: Trainer) -> Record:
+    try:
+        record = trainer.step()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = max(trainer.config.model.length, trainer.micro_tokens // 2)
+        way_on = f"resume with --batch.micro_tokens {smaller}"
+        at = f"at step {trainer.progress.clock.step + 1}"
+        raise MemoryLimitError(f"out of memory {at}, nothing is lost; {way_on}") from error
+    assert record is not None
+    return record
 
 
 def _text(record: Record, began: Progress) -> str:
@@ -146,6 +160,7 @@ def _save_when_due(session: Session, *, done: bool) -> None:
         return
     try:
         _save(session, step)
+        session.failed_saves = 0
     except StorageError as error:
         session.failed_saves += 1
         session.event("save_failed", reason=str(error))
@@ -154,7 +169,6 @@ def _save_when_due(session: Session, *, done: bool) -> None:
             raise
         if last:
             _save(session, step)
-    session.failed_saves = 0
 
 
 def _save(session: Session, step: int) -> None:
@@ -167,7 +181,10 @@ def _save(session: Session, step: int) -> None:
     checkpoint.save(session.disk, paths.checkpoints, step, session.trainer.tensors(), state)
     session.saved = step
     session.event("saved", name=checkpoint.name_of(step))
-    checkpoint.rotate(session.disk, paths.checkpoints, session.trainer.config.saving.keep)
+    try:
+        checkpoint.rotate(session.disk, paths.checkpoints, session.trainer.config.saving.keep)
+    except StorageError as error:  # the new checkpoint is good all the same
+        session.line.say(f"an older checkpoint stays: {error}")
 
 
 def _summary(session: Session) -> Record:

@@ -10,7 +10,7 @@ from lengthen import cost
 from lengthen.bind import open_store, with_store
 from lengthen.clock import Clock, Schedule, steps
 from lengthen.config import Config, parse_count
-from lengthen.devices import cpu_memory_limit, fit_check
+from lengthen.devices import fit_check
 from lengthen.errors import SettingError
 from lengthen.ledger import Ledger, reuse_spacing
 
@@ -150,16 +150,24 @@ def lines_for(config: Config, flops_per_second: str | None = None) -> list[tuple
         raise SettingError("model.vocabulary", "is missing", None, hint)
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
-        micro_tokens = micro_tokens_within(config, cpu_memory_limit())
+        # A plan for a larger machine is as good: its memory line says what that needs.
+        micro_tokens = micro_tokens_within(config, limit=None)
     speed, where = _speed(flops_per_second)
     return describe(plan(config, micro_tokens, sequences), speed, where)
 
 
-def micro_tokens_within(config: Config, limit: int, world: int = 1) -> int:
-    """Return the tokens of a pass on a CPU with `limit` bytes; raises MemoryLimitError."""
+def micro_tokens_within(config: Config, limit: int | None, world: int = 1) -> int:
+    """Return the tokens of a pass on a CPU with `limit` bytes, None meaning any number.
+
+    Raises MemoryLimitError where not one row fits.
+    """
     length = config.model.length
     whole = min(-(-config.batch.rows // world) * length, max(length, CPU_PASS))
-    return fit_check(whole, length, lambda size: cost.memory(config.model, size) <= limit)
+
+    def fits(size: int) -> bool:
+        return limit is None or cost.memory(config.model, size) <= limit
+
+    return fit_check(whole, length, fits)
 
 
 def _speed(given: str | None) -> tuple[float, str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lengthen.disk import Disk
+from lengthen.disk import Disk, storage_errors
 from lengthen.errors import BusyError, CheckpointError, SettingError
 
 Record = dict[str, Any]
@@ -116,11 +116,12 @@ def owned(root: Path) -> Iterator[None]:
     The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
     there for the message alone.
     """
-    root.mkdir(parents=True, exist_ok=True)
     path = root / ".lock"
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
-        lock.acquire()
+        with storage_errors(path):
+            root.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         raise BusyError(f"{root} is in use by {_holder(path)}; wait for it, or stop it") from None
     try:
@@ -174,13 +175,18 @@ class MetricsLog:
 def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
     """Cut metrics.jsonl to the `size` bytes that a checkpoint saw; return the lines set aside.
 
-    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. Raises
+    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. The line that
+    says that the checkpoint was saved comes right behind those bytes, and stays. Raises
     CheckpointError where the file is shorter than the checkpoint says.
     """
     data = paths.metrics.read_bytes() if paths.metrics.exists() else b""
     if len(data) < size:
         message = f"{paths.metrics} has {len(data)} bytes, the checkpoint saw {size}"
         raise CheckpointError(f"{message}; choose an older one with --checkpoint")
+    line, _, _ = data[size:].partition(b"\n")
+    record = _parse(line + b"\n")
+    if record is not None and record.get("event") == "saved":
+        size += len(line) + 1
     rest = data[size:]
     if rest:
         discarded = disk.open_append(paths.discarded)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -22,8 +22,12 @@ from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.trainer import Trainer
 
 # What a checkpoint was built on: another value would make it another run.
-FIXED = {("data", "*"), ("model", "*"), ("run", "seed")} | {
-    ("batch", name) for name in ("leftovers", "reuse_after")
+FIXED = {
+    ("data", "store_id"),
+    ("model", "*"),
+    ("batch", "leftovers"),
+    ("batch", "reuse_after"),
+    ("run", "seed"),
 }
 
 
@@ -61,8 +65,8 @@ def train(
         if place.is_first:
             runlog.clear(disk, paths)
             _write_run_files(disk, paths, config, store)
-        session = _open_session(stack, config, store, place, paths, disk, shown)
-        return carry_out(session)
+        trainer, stop = _trainer(stack, config, store, place)
+        return carry_out(_session(stack, trainer, paths, disk, stop, shown))
 
 
 def resume(
@@ -80,34 +84,51 @@ def resume(
     """
     paths = runlog.open_run(out)
     _refuse_fixed(overrides or {})
-    config = settings.load(str(paths.config), overrides)[0]
+    config, notes = settings.load(str(paths.config), overrides)
     store = open_store(config)
+    disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
-        disk = disk or Disk()
-        notes: list[str] = []
         if place.is_first:
             stack.enter_context(runlog.owned(out))
             checkpoint.sweep(disk, paths.checkpoints)
-        if name is None:
-            start, notes = checkpoint.load_newest(paths.checkpoints)
-        else:
-            start = checkpoint.load_step(paths.checkpoints, name)
-        if config.batch.micro_tokens == "auto":
-            size = choose_micro_tokens(config, store, place)
-            config = settings.changed(config, {"batch": {"micro_tokens": size}})
-        discarded = 0
-        if place.is_first:
-            discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
-            disk.replace_file(paths.config, config.to_toml().encode())
-        session = _open_session(stack, config, store, place, paths, disk, shown)
-        session.trainer.restore(start)
+        start, passed_over = _start(paths, name)
+        size = choose_micro_tokens(config, store, place)
+        config = settings.changed(config, {"batch": {"micro_tokens": size}})
+        trainer, stop = _trainer(stack, config, store, place)
+        trainer.restore(start)
+        _check_budget(trainer)
+        # Only now, with everything in hand that could be refused, do the run's files change.
+        discarded = _rewind(disk, paths, config, start) if place.is_first else 0
+        session = _session(stack, trainer, paths, disk, stop, shown)
         session.saved = start.step
-        for note in [*notes, *_changed_numerics(session.trainer, start)]:
+        for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
             session.line.say(note)
             session.event("note", text=note)
         session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
         return carry_out(session)
+
+
+def _start(paths: RunPaths, name: str | None) -> tuple[Checkpoint, list[str]]:
+    if name is None:
+        return checkpoint.load_newest(paths.checkpoints)
+    return checkpoint.load_step(paths.checkpoints, name), []
+
+
+def _check_budget(trainer: Trainer) -> None:
+    trained, budget = trainer.progress.clock.tokens, trainer.schedule.budget
+    if budget < trained:
+        setting = "tokens" if trainer.config.budget.passes is None else "passes"
+        rule = f"must be at least the {trained} tokens that are trained already"
+        raise SettingError(f"budget.{setting}", rule, budget)
+
+
+def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> int:
+    """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
+    discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
+    checkpoint.set_aside(disk, paths.checkpoints, start.step)
+    disk.replace_file(paths.config, config.to_toml().encode())
+    return discarded
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
@@ -115,9 +136,9 @@ def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     asked = config.tables()
     if asked["batch"]["micro_tokens"] == "auto":
         asked["batch"]["micro_tokens"] = there["batch"]["micro_tokens"]
-    for table, values in asked.items():
-        for setting, value in values.items():
-            before = there.get(table, {}).get(setting)
+    for table in asked:
+        for setting in sorted(asked[table].keys() | there[table].keys()):
+            value, before = asked[table].get(setting), there[table].get(setting)
             if before != value:
                 rule = f"--resume auto found a run with {before!r}"
                 raise SettingError(f"{table}.{setting}", rule, value, "choose another --out")
@@ -136,7 +157,7 @@ def choose_micro_tokens(config: Config, store: Store, place: Place) -> int:
     if config.batch.micro_tokens != "auto":
         return config.batch.micro_tokens
     if place.device.type == "cpu":
-        return micro_tokens_within(config, cpu_memory_limit(), place.world)
+        return place.least(micro_tokens_within(config, cpu_memory_limit(), place.world))
     length = config.model.length
     whole = -(-config.batch.rows // place.world) * length
     return fit_check(whole, length, lambda size: _trial_fits(config, store, place, size))
@@ -162,26 +183,27 @@ def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) 
     disk.sync_directory(paths.root)
 
 
-def _open_session(
-    stack: ExitStack,
-    config: Config,
-    store: Store,
-    place: Place,
-    paths: RunPaths,
-    disk: Disk,
-    shown: bool,
-) -> Session:
+def _trainer(
+    stack: ExitStack, config: Config, store: Store, place: Place
+) -> tuple[Trainer, StopSignal]:
     stop = stack.enter_context(StopSignal().listening())
-    log = None
-    if place.is_first:
-        log = MetricsLog(disk, paths.metrics)
-        stack.callback(log.close)
     micro_tokens = config.batch.micro_tokens
     assert micro_tokens != "auto"
-    trainer = Trainer(config, store, place, micro_tokens, stop)
-    name, total = paths.root.name, trainer.schedule.budget
-    drawn = stack.enter_context(line(total, name, shown=shown and place.is_first))
-    return Session(trainer, paths, disk, log, stop, drawn)
+    return Trainer(config, store, place, micro_tokens, stop), stop
+
+
+def _session(
+    stack: ExitStack,
+    trainer: Trainer,
+    paths: RunPaths,
+    disk: Disk,
+    stop: StopSignal,
+    shown: bool,
+) -> Session:
+    first = trainer.place.is_first
+    log = stack.enter_context(closing(MetricsLog(disk, paths.metrics))) if first else None
+    drawn = line(trainer.schedule.budget, paths.root.name, shown=shown and first)
+    return Session(trainer, paths, disk, log, stop, stack.enter_context(drawn))
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

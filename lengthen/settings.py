@@ -191,7 +191,14 @@ def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
     if error["type"] == "extra_forbidden":
         siblings = _names_in(place[:-1])
         return SettingError(name, "no such setting", error["input"], nearest(place[-1], siblings))
-    rule = RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    if error["type"] == "missing" and len(place) > 2:
+        return SettingError(name, "has too few values")
+    words = [
+        RULES.get(other["type"], other["msg"]).format(**other.get("ctx", {}))
+        for other in errors
+        if other["loc"][:2] == error["loc"][:2]  # each member of a union has its own rule
+    ]
+    rule = ", or ".join(dict.fromkeys(words))
     return SettingError(name, rule, None if error["type"] == "missing" else error["input"])
 
 

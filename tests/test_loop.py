@@ -1,0 +1,120 @@
+"""The loop: a save that fails is survived once, memory that runs out is said, nothing is lost."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lengthen import checkpoint
+from lengthen.disk import Disk
+from lengthen.errors import MemoryLimitError, SettingError, StorageError
+from lengthen.runlog import read_metrics
+from lengthen.runs import resume, train
+from lengthen.trainer import Trainer
+from tests.conftest import Configure
+
+
+def full_while_saving(steps: set[str]) -> Disk:
+    """A disk that is full whenever a checkpoint of one of these steps is begun."""
+
+    def before(_number: int, name: str, path: Path) -> None:
+        begun = name == "make_directory" and path.name.startswith(".tmp-")
+        if begun and any(step in path.name for step in steps):
+            raise OSError(errno.ENOSPC, "full")
+
+    return Disk(before=before)
+
+
+def test_one_failed_save_is_an_event_and_training_goes_on(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(saving={"every_steps": 4, "keep": 2})
+    train(config, tmp_path / "run", disk=full_while_saving({"step-00000008"}), shown=False)
+    events = read_metrics(tmp_path / "run" / "metrics.jsonl").of("event")
+    assert [event["step"] for event in events if event["event"] == "save_failed"] == [8]
+    assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step > 8
+
+
+def test_two_failed_saves_in_a_row_end_the_run_with_the_older_one_whole(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(saving={"every_steps": 4, "keep": 2})
+    disk = full_while_saving({"step-00000008", "step-00000012"})
+    with pytest.raises(StorageError, match="free some space"):
+        train(config, tmp_path / "run", disk=disk, shown=False)
+    assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step == 4
+    resume(tmp_path / "run", shown=False)
+
+
+def test_going_back_to_an_older_checkpoint_starts_a_line_of_its_own(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(configured(), run, shown=False)
+    last = checkpoint.load_newest(run / "checkpoints")[0].step
+    lower = {"optimizer": {"learning_rate": 5e-3}, "saving": {"every_steps": 3, "keep": 2}}
+    resume(run, name=checkpoint.name_of(5), overrides=lower, shown=False)
+    newest = checkpoint.load_newest(run / "checkpoints")[0]
+    assert newest.step == last
+    assert len(list((run / "checkpoints").glob("superseded-step-*"))) == last - 5
+    resume(run, overrides={"budget": {"tokens": 12_000}}, shown=False)
+    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl").of("step")]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_finished_run_resumed_has_nothing_to_set_aside(
+    configured: Configure, tmp_path: Path
+) -> None:
+    train(configured(), tmp_path / "run", shown=False)
+    resume(tmp_path / "run", shown=False)
+    assert not (tmp_path / "run" / "metrics.discarded.jsonl").exists()
+
+
+def test_a_budget_below_what_is_trained_changes_nothing(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(configured(), run, shown=False)
+    before = {path: path.read_bytes() for path in (run / "config.toml", run / "metrics.jsonl")}
+    with pytest.raises(SettingError, match=r"budget\.tokens: must be at least the \d+ tokens"):
+        resume(run, overrides={"budget": {"tokens": 5000}}, shown=False)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_memory_that_runs_out_is_one_line_with_the_way_on(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    # A mock: neither a GPU nor a machine without memory can be had in a test.
+    step = Trainer.step
+
+    def fails(self: Trainer) -> Any:
+        if self.progress.clock.step == 6:
+            raise error
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", fails)
+        with pytest.raises(MemoryLimitError, match=r"step 7.*--batch\.micro_tokens 128"):
+            train(configured(), tmp_path / "run", shown=False)
+    resume(tmp_path / "run", overrides={"batch": {"micro_tokens": 128}}, shown=False)
+
+
+def test_another_bug_is_never_taken_for_a_lack_of_memory(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_self: Trainer) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Trainer, "step", fails)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(configured(), tmp_path / "run", shown=False)
