@@ -20,7 +20,8 @@ check: setup-dev  ## format, lint, types
 	$(BIN)/mypy
 
 bench: setup-dev  ## the measured numbers of the README
-	for name in ledger warmup step prepare; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(PIP) --no-deps litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
+	for name in ledger warmup step prepare; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 setup: .venv/installed
 setup-dev: .venv/installed-dev

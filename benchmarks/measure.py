@@ -1,4 +1,4 @@
-"""How benchmarks measure: rounds in which every contender runs once, so that drift hits all alike."""
+"""How benchmarks measure: in rounds, each contender once a round, so that drift hits all alike."""
 
 import statistics
 import time

@@ -1,0 +1,103 @@
+"""Tokens per second at every length of a warmup: short steps must not cost more per token.
+
+    python -m benchmarks.warmup                  about ten minutes on two cores
+
+One model (6 layers, width 384, vocabulary 8192, full length 1024) and 8192 tokens a step at every
+length (`batch.hold = "tokens"`), so that a step differs in its shape alone. Beside it a bare pass
+of all 8192 tokens at that length, and the same step in passes of 8 rows, which is what fixed
+micro-batches give.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks import rivals
+from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
+from benchmarks.step import TOKENS, Step, real_store, rival
+from lengthen.bind import open_store, with_store
+from lengthen.clock import Clock
+from lengthen.devices import Place
+from lengthen.pacing import Staged
+from lengthen.plan import micro_tokens_within
+from lengthen.settings import build
+from lengthen.trainer import Trainer
+
+LENGTHS = (8, 16, 32, 64, 256, 1024)
+
+
+def trainer_of(folder: Path) -> Trainer:
+    """Return a trainer whose pacing has each length for one step, then the last for ever."""
+    config = build(
+        {
+            "data": {"path": str(folder / "store")},
+            "model": {
+                "layers": rivals.LAYERS,
+                "width": rivals.WIDTH,
+                "heads": rivals.HEADS,
+                "length": LENGTHS[-1],
+            },
+            "pacing": {
+                "kind": "staged",
+                "values": list(LENGTHS),
+                "boundaries": list(range(1, len(LENGTHS))),
+            },
+            "batch": {"rows": TOKENS // LENGTHS[-1], "hold": "tokens"},
+            "optimizer": {"learning_rate": 1e-4},
+            "budget": {"tokens": 10**12},
+        }
+    )
+    store = open_store(config)
+    size = micro_tokens_within(with_store(config, store), limit=None)
+    return Trainer(with_store(config, store), store, Place(torch.device("cpu")), size)
+
+
+def step_at(trainer: Trainer, length: int) -> Step:
+    """Return a step of this one run at `length`: its clock is set to the step that has it."""
+    from dataclasses import replace
+
+    pacing = trainer.schedule.pacing
+    assert isinstance(pacing, Staged)
+    clock = Clock(step=pacing.values.index(length))
+
+    def step() -> None:
+        trainer.progress = replace(trainer.progress, clock=clock)
+        record = trainer.step()
+        assert record is not None
+        assert (record["length"], record["rows"] * length) == (length, TOKENS)
+
+    return step
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description="Every length of a warmup.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    with real_store() as folder:
+        trainer = trainer_of(folder)
+        print(f"{trainer.micro_tokens} tokens a pass, {torch.get_num_threads()} threads")
+        steps = {f"ours {length}": step_at(trainer, length) for length in LENGTHS}
+        for length in LENGTHS:
+            steps[f"bare {length}"] = rival(rivals.bare, length, trainer.micro_tokens)
+            if 8 * length < trainer.micro_tokens:
+                steps[f"fixed {length}"] = rival(rivals.bare, length, 8 * length)
+        seconds = seconds_in_rounds(steps, rounds)
+    for name, taken in seconds.items():
+        print(f"  {name:11} {TOKENS / sorted(taken)[len(taken) // 2]:8,.0f} tokens/s")
+    for length in LENGTHS:
+        to_256 = ratio(seconds["ours 256"], seconds[f"ours {length}"])
+        to_bare = ratio(seconds[f"bare {length}"], seconds[f"ours {length}"])
+        print(f"  length {length}: {to_256} of length 256, {to_bare} of a bare full-size pass")
+        report(f"WARMUP_{length}_VS_256", to_256)
+        report(f"WARMUP_{length}_VS_BARE", to_bare)
+        if f"fixed {length}" in seconds:
+            report(
+                f"WARMUP_{length}_VS_8_ROWS",
+                ratio(seconds[f"fixed {length}"], seconds[f"ours {length}"]),
+            )
+
+
+if __name__ == "__main__":
+    main()
