@@ -96,6 +96,16 @@ def test_standard_input_gives_the_store_of_the_file(
     assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(tmp_path / "expected"))
 
 
+def test_the_command_reads_a_pipe(tmp_path: Path) -> None:
+    expected = stored([write(tmp_path / "a.jsonl", as_lines(MANY))], tmp_path / "expected")
+    options = ["--out", "out", "--tokenizer", "bytes", "--valid", "0.2", "--stdin-format", "jsonl"]
+    command = [sys.executable, "-m", "lengthen", "prepare", "-", *options]
+    done = subprocess.run(command, cwd=tmp_path, input=as_lines(MANY), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert Store.open(tmp_path / "out").id == expected.manifest.id
+    assert expected.manifest.id in done.stdout.decode()
+
+
 def test_documents_come_in_order_with_the_separator_behind_each(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", as_lines(MANY))
     stored([source], tmp_path / "out")
