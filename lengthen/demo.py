@@ -41,8 +41,8 @@ SLW: dict[str, Any] = {
     "pacing": {"kind": "linear", "start": 8, "duration": 100},
     "batch": {"rows": 32},
     "optimizer": {
-        "learning_rate": 3e-2,
-        "min_learning_rate": 3e-3,
+        "learning_rate": 3e-3,
+        "min_learning_rate": 3e-4,
         "warmup_steps": 20,
         "betas": [0.9, 0.999],
         "weight_decay": 0.0,

@@ -5,6 +5,7 @@ layers of width 384 all of it together costs a quarter of a percent of a step of
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lengthen.model import GPT
 
-Group = dict[str, list[nn.Parameter] | float]
+Group = dict[str, Any]  # as torch has it
 
 
 class AdamW(torch.optim.AdamW):

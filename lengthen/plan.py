@@ -14,7 +14,7 @@ from lengthen.devices import fit_check
 from lengthen.errors import SettingError
 from lengthen.ledger import Ledger, reuse_spacing
 
-CPU_PASS = 8192  # tokens of a pass on a processor, whose caches larger ones leave
+CPU_PASS = 4096  # tokens of a pass on a processor: larger ones fall out of its caches
 UTILISATION = 0.7  # of the matrix-product peak that a training step reaches
 
 
