@@ -23,6 +23,7 @@ from lengthen.model import GPT
 LAYERS, WIDTH, HEADS, VOCABULARY, POSITIONS = 6, 384, 6, 8192, 1024
 Loss = Callable[[Tensor, Tensor], Tensor]  # inputs, targets (rows, length) -> sum of the losses
 Step = Callable[[Tensor, Tensor], None]
+Made = Callable[[], tuple[nn.Module, Loss]]
 
 
 def bare() -> tuple[nn.Module, Loss]:
@@ -100,3 +101,13 @@ def step_of(model: nn.Module, loss: Loss, pass_tokens: int) -> Step:
         optimizer.zero_grad()
 
     return step
+
+
+def ready(made: Made, tokens: int, length: int, pass_tokens: int) -> Callable[[], None]:
+    """Return one step of `tokens` tokens over a batch that lies ready."""
+    model, loss = made()
+    step = step_of(model, loss, pass_tokens)
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randint(VOCABULARY, (tokens // length, length + 1), generator=generator)
+    inputs, targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+    return lambda: step(inputs, targets)

@@ -7,22 +7,21 @@
 The trainer runs with monitor, log and loader on, evaluation and saving off, at its own default
 passes. The bare loop has the same model, fused AdamW, clipping and passes, on a batch that lies
 ready. The others, see `rivals`, run at the fastest passes and loss that one trial of each finds.
-All in float32 on the same threads. Peak memory is that of a process of its own at length 1024.
+All in float32 on the same threads. Peak memory is that of a process of its own, each at its
+fastest setting, at the last length.
 """
 
 import argparse
 import multiprocessing
 import resource
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
 from benchmarks import rivals
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
@@ -39,9 +38,8 @@ TOKENS = 8192  # a step
 LENGTHS = (64, 256, 1024)
 PASSES = (8192, 4096, 2048, 1024)
 Step = Callable[[], object]
-Made = Callable[[], tuple[nn.Module, rivals.Loss]]
 
-CONTENDERS: dict[str, list[Made]] = {
+CONTENDERS: dict[str, list[rivals.Made]] = {
     "litgpt": [partial(rivals.litgpt, chunked=False), partial(rivals.litgpt, chunked=True)],
     "transformers": [rivals.transformers],
 }
@@ -77,30 +75,31 @@ def ours(folder: Path, length: int) -> tuple[Step, int]:
     return step, size
 
 
-def rival(made: Made, length: int, pass_tokens: int) -> Step:
-    """Return one step of a loop over a batch that lies ready."""
-    model, loss = made()
-    step = rivals.step_of(model, loss, pass_tokens)
-    rows = np.random.default_rng(0).integers(0, rivals.VOCABULARY, (TOKENS // length, length + 1))
-    batch = torch.from_numpy(rows)
-    inputs, targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
-    return lambda: step(inputs, targets)
+@dataclass(frozen=True)
+class Setting:
+    """How a rival runs: which of its losses, and how many tokens a pass."""
+
+    loss: int
+    pass_tokens: int
+
+    def step(self, name: str, length: int) -> Step:
+        """Return the rival's step at this setting."""
+        made = CONTENDERS[name][self.loss]
+        return rivals.ready(made, TOKENS, length, self.pass_tokens)
 
 
-def fastest(name: str, length: int) -> Step:
-    """Return the rival at the fastest setting that one trial of each finds; say which that is."""
-    trials: dict[str, tuple[float, Step]] = {}
-    for number, made in enumerate(CONTENDERS[name]):
+def fastest(name: str, length: int) -> Setting:
+    """Return the setting at which the rival's best of two steps is the quickest; say which."""
+    seconds: dict[Setting, float] = {}
+    for loss in range(len(CONTENDERS[name])):
         for size in (size for size in PASSES if size >= length):
-            step = rival(made, length, size)
-            step()
-            began = time.perf_counter()
-            step()
-            seconds = time.perf_counter() - began
-            trials[f"loss {number + 1}, {size} tokens a pass"] = (seconds, step)
-    setting = min(trials, key=lambda key: trials[key][0])
-    print(f"  {name} at its fastest: {setting}")
-    return trials[setting][1]
+            setting = Setting(loss, size)
+            step = setting.step(name, length)
+            taken = seconds_in_rounds({"trial": step}, rounds=2)["trial"]
+            seconds[setting] = min(taken)
+    setting = min(seconds, key=lambda key: seconds[key])
+    print(f"  {name} at its fastest: loss {setting.loss + 1}, {setting.pass_tokens} tokens a pass")
+    return setting
 
 
 @contextmanager
@@ -115,16 +114,14 @@ def real_store() -> Iterator[Path]:
         yield Path(folder)
 
 
-def speed(folder: Path, length: int, rounds: int) -> None:
-    """Print the ratios at one length."""
+def speed(folder: Path, length: int, rounds: int) -> dict[str, Setting]:
+    """Print the ratios at one length; return each rival's fastest setting."""
     print(f"length {length}, {TOKENS} tokens a step, {torch.get_num_threads()} threads")
     trainer, size = ours(folder, length)
     print(f"  ours and the bare loop: {size} tokens a pass")
-    steps = {
-        "ours": trainer,
-        "bare": rival(rivals.bare, length, size),
-        **{name: fastest(name, length) for name in CONTENDERS},
-    }
+    settings = {name: fastest(name, length) for name in CONTENDERS}
+    steps = {"ours": trainer, "bare": rivals.ready(rivals.bare, TOKENS, length, size)}
+    steps |= {name: setting.step(name, length) for name, setting in settings.items()}
     seconds = seconds_in_rounds(steps, rounds)
     for name, taken in seconds.items():
         print(f"  {name:13} {TOKENS / sorted(taken)[len(taken) // 2]:8,.0f} tokens/s")
@@ -132,35 +129,36 @@ def speed(folder: Path, length: int, rounds: int) -> None:
         found = ratio(seconds[name], seconds["ours"])
         print(f"  ours / {name}: {found}")
         report(f"STEP_{length}_VS_{name.upper()}", found)
+    return settings
 
 
-def peak(name: str, folder: Path, length: int, answer: "multiprocessing.SimpleQueue[int]") -> None:
+def peak(
+    name: str,
+    setting: Setting | None,
+    folder: Path,
+    length: int,
+    answer: "multiprocessing.SimpleQueue[int]",
+) -> None:
     """Put the peak memory of a process that does nothing else, in bytes."""
-    step = ours(folder, length)[0] if name == "ours" else rival(CONTENDERS[name][0], length, TOKENS)
-    if name == "litgpt":
-        step = min_memory(length)
+    step = ours(folder, length)[0] if setting is None else setting.step(name, length)
     for _ in range(3):
         step()
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def min_memory(length: int) -> Step:
-    """Return litgpt with its chunked loss, the leaner of the two."""
-    return rival(CONTENDERS["litgpt"][1], length, TOKENS)
-
-
-def memory(folder: Path, length: int) -> None:
-    """Print peak memories, each of a fresh process, all with the step in one pass."""
+def memory(folder: Path, length: int, settings: dict[str, Setting]) -> None:
+    """Print peak memories, each of a fresh process, each at its own fastest setting."""
     context = multiprocessing.get_context("spawn")
     peaks = {}
-    for name in ("ours", *CONTENDERS):
+    everybody: dict[str, Setting | None] = {"ours": None, **settings}
+    for name, setting in everybody.items():
         answer: multiprocessing.SimpleQueue[int] = context.SimpleQueue()
-        process = context.Process(target=peak, args=(name, folder, length, answer))
+        process = context.Process(target=peak, args=(name, setting, folder, length, answer))
         process.start()
         peaks[name] = answer.get()
         process.join()
         print(f"  {name:13} {peaks[name] / 1e9:6.2f} GB at length {length}")
-    for name in CONTENDERS:
+    for name in settings:
         report(f"MEMORY_{length}_VS_{name.upper()}", peaks["ours"] / peaks[name])
 
 
@@ -169,12 +167,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The trainer's step against other loops.")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--memory-only", action="store_true")
     options = parser.parse_args()
     with real_store() as folder:
-        memory(folder, max(options.lengths))
-        for length in () if options.memory_only else options.lengths:
-            speed(folder, length, options.rounds)
+        for length in options.lengths:
+            settings = speed(folder, length, options.rounds)
+        memory(folder, length, settings)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,21 @@
 
     python -m benchmarks.warmup                  about ten minutes on two cores
 
-One model (6 layers, width 384, vocabulary 8192, full length 1024) and 8192 tokens a step at every
+One model (6 layers, width 384, vocabulary 8192, full length 1024) and 4096 tokens a step at every
 length (`batch.hold = "tokens"`), so that a step differs in its shape alone. Beside it a bare pass
-of all 8192 tokens at that length, and the same step in passes of 8 rows, which is what fixed
+of all 4096 tokens at that length, and the same step in passes of 8 rows, which is what fixed
 micro-batches give.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks import rivals
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
-from benchmarks.step import TOKENS, Step, real_store, rival
+from benchmarks.step import Step, real_store
 from lengthen.bind import open_store, with_store
 from lengthen.clock import Clock
 from lengthen.devices import Place
@@ -24,6 +25,7 @@ from lengthen.plan import micro_tokens_within
 from lengthen.settings import build
 from lengthen.trainer import Trainer
 
+TOKENS = 4096  # a step: one pass
 LENGTHS = (8, 16, 32, 64, 256, 1024)
 
 
@@ -55,8 +57,6 @@ def trainer_of(folder: Path) -> Trainer:
 
 def step_at(trainer: Trainer, length: int) -> Step:
     """Return a step of this one run at `length`: its clock is set to the step that has it."""
-    from dataclasses import replace
-
     pacing = trainer.schedule.pacing
     assert isinstance(pacing, Staged)
     clock = Clock(step=pacing.values.index(length))
@@ -80,9 +80,9 @@ def main() -> None:
         print(f"{trainer.micro_tokens} tokens a pass, {torch.get_num_threads()} threads")
         steps = {f"ours {length}": step_at(trainer, length) for length in LENGTHS}
         for length in LENGTHS:
-            steps[f"bare {length}"] = rival(rivals.bare, length, trainer.micro_tokens)
-            if 8 * length < trainer.micro_tokens:
-                steps[f"fixed {length}"] = rival(rivals.bare, length, 8 * length)
+            steps[f"bare {length}"] = rivals.ready(rivals.bare, TOKENS, length, TOKENS)
+            if 8 * length < TOKENS:
+                steps[f"fixed {length}"] = rivals.ready(rivals.bare, TOKENS, length, 8 * length)
         seconds = seconds_in_rounds(steps, rounds)
     for name, taken in seconds.items():
         print(f"  {name:11} {TOKENS / sorted(taken)[len(taken) // 2]:8,.0f} tokens/s")

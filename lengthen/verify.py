@@ -27,7 +27,8 @@ def _store(path: Path) -> list[str]:
     problems = store.verify(path)
     if problems:
         raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-    return [f"store {path}: every byte as its manifest says"]
+    extra = [f"warning: {path} holds {name} too" for name in store.strangers(path)]
+    return [f"store {path}: every byte as its manifest says", *extra]
 
 
 def _run(path: Path) -> list[str]:
