@@ -43,7 +43,7 @@ def with_store(config: Config, store: Store) -> Config:
             raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
     schedule = config.schedule((len(store.train) - 1) // length)
     changes = {
-        "data": {"store_id": store.id},
+        "data": {"path": str(store.path.resolve()), "store_id": store.id},
         "model": {"vocabulary": store.vocabulary},
         "optimizer": {"decay_tokens": schedule.decay_tokens},
     }

@@ -31,6 +31,7 @@ MANIFEST_LIMIT = 2**24  # bytes
 NAME = re.compile(r"step-(\d{8,})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 CHUNK = 2**22  # bytes hashed at a time
+BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
 
 State = dict[str, Any]  # JSON
@@ -60,14 +61,13 @@ def save(disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], st
     target = folder / name_of(step)
     if not damage(target):
         return target
-    files = {f"{name}.safetensors": dump_tensors(group) for name, group in tensors.items()}
-    files["state.json"] = _json({**state, "format": FORMAT, "step": step})
     if not folder.exists():
         disk.make_directory(folder)
-    _need_space(folder, sum(map(len, files.values())))
+    every = [tensor for group in tensors.values() for tensor in group.values()]
+    _need_space(folder, sum(tensor.nbytes for tensor in every) + BESIDE)
     temporary = folder / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        _write(disk, temporary, step, files)
+        _write(disk, temporary, step, tensors, state)
         if target.exists():
             discard(disk, target)  # damaged, or we would have kept it
         disk.commit_directory(temporary, target)
@@ -77,9 +77,15 @@ def save(disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], st
     return target
 
 
-def _write(disk: Disk, temporary: Path, step: int, files: Mapping[str, bytes]) -> None:
+def _write(
+    disk: Disk, temporary: Path, step: int, tensors: Mapping[str, Tensors], state: State
+) -> None:
     disk.make_directory(temporary, private=True)
-    written = {name: disk.write_file(temporary / name, data) for name, data in files.items()}
+    whole = _json({**state, "format": FORMAT, "step": step})
+    written = {"state.json": disk.write_file(temporary / "state.json", whole)}
+    for group in tensors:  # one at a time: only one exists twice in memory
+        file = f"{group}.safetensors"
+        written[file] = disk.write_file(temporary / file, dump_tensors(tensors[group]))
     entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(written.items())}
     manifest = {"format": FORMAT, "step": step, "files": entries}
     sealed = {**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()}
@@ -97,9 +103,15 @@ def _need_space(folder: Path, size: int) -> None:
         raise StorageError(f"{message}; free some space and run the command again")
 
 
-def rotate(disk: Disk, folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints that verify; call it only after a good save."""
-    good = [path for path in listed(folder) if not damage(path)]
+def rotate(disk: Disk, folder: Path, keep: int, verified: set[str]) -> None:
+    """Delete all but the newest `keep` good checkpoints; call it only after a good save.
+
+    Those in `verified`, by name, are known to be good; others are read whole, and added if so.
+    """
+    verified |= {
+        path.name for path in listed(folder) if path.name not in verified and not damage(path)
+    }
+    good = [path for path in listed(folder) if path.name in verified]
     for path in good[keep:]:
         discard(disk, path)
 

@@ -1,6 +1,7 @@
 """The command line: arguments -> one call. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -11,9 +12,12 @@ from typing import NoReturn
 
 import lengthen
 from lengthen.config import Tables
-from lengthen.errors import LengthenError, SettingError, nearest
+from lengthen.errors import LengthenError, SettingError, StorageError, nearest, shown
 from lengthen.recipes import RECIPES
 from lengthen.settings import load, parse_overrides
+
+# What is wrong with a path that a person gave, and not with the disk.
+WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 SETTINGS = """
 Any setting can follow as --table.setting VALUE, under the name it has in TOML:
@@ -61,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has closed it; there is nothing left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        print(f"lengthen: {shown(str(error.filename))}: {reason}", file=sys.stderr)
+        return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
     except Exception:
         traceback.print_exc()
         print("lengthen: this is a bug; please report the lines above", file=sys.stderr)
@@ -222,7 +232,8 @@ def _print_summary(run: Path, summary: dict[str, object]) -> int:
     evaluations = read_metrics(RunPaths(run).metrics).of("eval")
     lines = [(name.replace("_", " "), _figure(value)) for name, value in summary.items()]
     if evaluations:
-        lines.append(("validation loss", f"{evaluations[-1]['loss']:.4f}"))
+        loss = evaluations[-1]["loss"]
+        lines.append(("validation loss", "not finite" if loss is None else f"{loss:.4f}"))
     return _print_lines(lines)
 
 

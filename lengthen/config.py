@@ -6,7 +6,7 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
@@ -35,7 +35,7 @@ def parse_count(value: object) -> object:
     scale = SUFFIXES.get(text[-1:].upper(), 1)
     try:
         number = Decimal(text[:-1] if scale > 1 else text) * scale
-    except InvalidOperation:
+    except DecimalException:
         number = Decimal("NaN")
     if not number.is_finite() or number != number.to_integral_value():
         raise ValueError("must be a whole number, with K, M, B or T behind it if you like")
@@ -63,7 +63,8 @@ def read_pacing(table: object) -> object:
         return table
     kind = KINDS.get(str(table.get("kind")))
     if kind is None:
-        raise SettingError("kind", "no such pacing", table.get("kind"), nearest_kind(table))
+        hint = nearest(str(table.get("kind", "")), KINDS)
+        raise SettingError("kind", "no such pacing", table.get("kind"), hint)
     allowed = {field.name: field for field in fields(kind)}
     for name in table:
         if name not in allowed:
@@ -72,11 +73,6 @@ def read_pacing(table: object) -> object:
         if name not in table and field.default is MISSING:
             raise SettingError(name, f"is missing; pacing.kind = {kind.kind!r} needs it")
     return kind(**{name: _pacing_value(name, value) for name, value in table.items()})
-
-
-def nearest_kind(table: Tables) -> str:
-    """Return the hint for a pacing table whose kind does not exist."""
-    return nearest(str(table.get("kind", "")), KINDS)
 
 
 def _pacing_value(name: str, value: object) -> Any:

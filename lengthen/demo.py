@@ -77,6 +77,8 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     Raises SettingError where `out` holds something else, DataError for a text that is too short.
     """
     console = Console()
+    if text is not None and not text.is_file():
+        raise SettingError("--text", "must be a file", str(text))
     _check_out(out, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
     source = text if text is not None else _library_text(out / "library.jsonl")
@@ -113,7 +115,8 @@ def _check_out(out: Path, *, overwrite: bool) -> None:
     if there and not overwrite:
         hint = "--overwrite replaces an earlier demo"
         raise SettingError("--out", "must be a new or empty directory", str(out), hint)
-    if strangers := there - OWN:
+    # A demo that was killed leaves temporary files, which begin with a dot.
+    if strangers := {name for name in there - OWN if not name.startswith(".tmp-")}:
         rule = f"holds {sorted(strangers)[0]}, which no demo wrote, so it stays"
         raise SettingError("--out", rule, str(out))
 
@@ -160,12 +163,16 @@ def _table(variants: list[Variant]) -> Table:
         table.add_row(
             variant.name,
             f"{len(variant.steps):,}",
-            f"{variant.evaluations[-1]['loss']:.3f}",
+            _loss(variant.evaluations[-1]["loss"]),
             "not reached" if reached is None else f"{reached['tokens']:,}",
             "not reached" if reached is None else f"{reached['seconds']:.1f}",
             "-" if ratio is None else f"{ratio:.2f}",
         )
     return table
+
+
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.3f}"
 
 
 def _panels(variants: list[Variant]) -> list[Panel]:

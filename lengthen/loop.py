@@ -3,8 +3,8 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from types import FrameType
 
 from lengthen import checkpoint
@@ -31,9 +31,13 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator["StopSignal"]:
-        """Turn SIGINT, SIGTERM and SIGHUP into a flag while the block runs."""
+        """Turn SIGINT, SIGTERM and SIGHUP into a flag while the block runs.
+
+        One that this process was told to ignore stays ignored: that is what `nohup` does.
+        """
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._heard) for number in signals}
+        heeded = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._heard) for number in heeded}
         try:
             yield self
         finally:
@@ -59,11 +63,19 @@ class Session:
     line: Line
     saved: int | None = None  # step of the last checkpoint
     failed_saves: int = 0  # in a row
+    verified: set[str] = field(default_factory=set)  # checkpoints that this process knows are good
 
     def write(self, record: Record) -> None:
-        """Append a record, on the first rank."""
-        if self.log is not None:
+        """Append a record, on the first rank; where the log cannot grow, save and give up."""
+        if self.log is None:
+            return
+        try:
             self.log.write(record)
+        except StorageError:
+            # The weights are more than the line that tells of them, and may still find room.
+            with suppress(StorageError):
+                _write_checkpoint(self)
+            raise
 
     def event(self, event: str, **facts: object) -> None:
         """Append an event at the present step."""
@@ -74,37 +86,47 @@ class Session:
 
 def carry_out(session: Session) -> Record:
     """Train to the end of the budget, measuring and saving when due; return the summary."""
-    trainer = session.trainer
-    began = trainer.progress
-    while True:
-        done = trainer.schedule.shape(trainer.progress.clock) is None
-        _measure(session, done=done)
-        _save_when_due(session, done=done)
-        if trainer.progress.stop:
-            step = trainer.progress.clock.step
-            way_on = f"`lengthen resume {session.paths.root}` goes on"
-            number = session.stop.number or signal.SIGTERM
-            raise StoppedError(number, f"stopped after step {step}, which is saved; {way_on}")
-        if done:
-            return _summary(session)
-        record = _step(trainer)
-        session.write(record)
-        _act_on_nonfinite(session, record)
-        session.line.update(record["tokens"], _text(record, began))
-
-
-def _step(trainer: Trainer) -> Record:
+    began = session.trainer.progress
     try:
-        record = trainer.step()
+        while not _advance(session, began):
+            pass
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        smaller = max(trainer.config.model.length, trainer.micro_tokens // 2)
-        way_on = f"resume with --batch.micro_tokens {smaller}"
-        at = f"at step {trainer.progress.clock.step + 1}"
-        raise MemoryLimitError(f"out of memory {at}, nothing is lost; {way_on}") from error
+        if is_out_of_memory(error):
+            raise _out_of_memory(session) from error
+        raise
+    return _summary(session)
+
+
+def _advance(session: Session, began: Progress) -> bool:
+    """Measure and save what is due, then train one step; return whether the budget is spent."""
+    trainer = session.trainer
+    done = trainer.schedule.shape(trainer.progress.clock) is None
+    _measure(session, done=done)
+    _save_when_due(session, done=done)
+    if trainer.progress.stop:
+        step = trainer.progress.clock.step
+        way_on = f"`lengthen resume {session.paths.root}` goes on"
+        number = session.stop.number or signal.SIGTERM
+        raise StoppedError(number, f"stopped after step {step}, which is saved; {way_on}")
+    if done:
+        return True
+    record = trainer.step()
     assert record is not None
-    return record
+    session.write(record)
+    _act_on_nonfinite(session, record)
+    session.line.update(record["tokens"], _text(record, began))
+    return False
+
+
+def _out_of_memory(session: Session) -> MemoryLimitError:
+    trainer, root = session.trainer, session.paths.root
+    saved = "none" if session.saved is None else checkpoint.name_of(session.saved)
+    at = f"out of memory behind step {trainer.progress.clock.step}, last checkpoint {saved}"
+    length, smaller = trainer.config.model.length, trainer.micro_tokens // 2
+    if smaller < length:
+        return MemoryLimitError(f"{at}; a pass is one row already: choose a smaller model")
+    way_on = f"`lengthen resume {root} --batch.micro_tokens {smaller}` goes on from it"
+    return MemoryLimitError(f"{at}; {way_on}")
 
 
 def _text(record: Record, began: Progress) -> str:
@@ -143,9 +165,12 @@ def _act_on_nonfinite(session: Session, record: Record) -> None:
         return
     place = f"step {record['step']} (length {record['length']}, {record['tokens']} tokens)"
     saved = checkpoint.name_of(session.saved) if session.saved is not None else "none"
+    way_on = "lower optimizer.learning_rate"
+    if session.saved is not None:
+        way_on += ", or resume with --run.on_nonfinite skip"
     raise UnstableError(
         f"loss or gradient of {place} is not finite; weights are untouched, last checkpoint "
-        f"{saved}; lower optimizer.learning_rate, or resume with --run.on_nonfinite skip"
+        f"{saved}; {way_on}"
     )
 
 
@@ -163,26 +188,37 @@ def _save_when_due(session: Session, *, done: bool) -> None:
         session.failed_saves = 0
     except StorageError as error:
         session.failed_saves += 1
-        session.event("save_failed", reason=str(error))
         session.line.say(str(error))
-        if session.failed_saves > 1:
-            raise
         if last:
             _save(session, step)
+        elif session.failed_saves > 1:
+            raise
+        else:
+            session.event("save_failed", reason=str(error))
 
 
 def _save(session: Session, step: int) -> None:
-    log, paths = session.log, session.paths
-    if log is None:
-        session.saved = step
-        return
-    log.sync()
-    state = {**session.trainer.state(), "metrics_bytes": log.size}
-    checkpoint.save(session.disk, paths.checkpoints, step, session.trainer.tensors(), state)
+    if session.log is not None:
+        session.log.sync()
+        _write_checkpoint(session)
+        session.event("saved", name=checkpoint.name_of(step))
+        _rotate(session)
     session.saved = step
-    session.event("saved", name=checkpoint.name_of(step))
+
+
+def _write_checkpoint(session: Session) -> None:
+    trainer, log = session.trainer, session.log
+    assert log is not None
+    state = {**trainer.state(), "metrics_bytes": log.size}
+    step, tensors = trainer.progress.clock.step, trainer.tensors()
+    saved = checkpoint.save(session.disk, session.paths.checkpoints, step, tensors, state)
+    session.verified.add(saved.name)
+
+
+def _rotate(session: Session) -> None:
+    keep = session.trainer.config.saving.keep
     try:
-        checkpoint.rotate(session.disk, paths.checkpoints, session.trainer.config.saving.keep)
+        checkpoint.rotate(session.disk, session.paths.checkpoints, keep, session.verified)
     except StorageError as error:  # the new checkpoint is good all the same
         session.line.say(f"an older checkpoint stays: {error}")
 

@@ -27,7 +27,7 @@ class Plan:
     short_of_budget: int  # tokens; less than one row
     lengths: dict[int, int]  # steps at each length
     shapes: int  # different (rows, length)
-    full_from: int | None  # first step at the pacing's end, None where the budget ends before
+    full_from: int | None  # first step at full length; None where there is none
     tokens_before_full: int
     parameters: int
     flops: float  # forward and backward of the whole run
@@ -48,7 +48,7 @@ def plan(config: Config, micro_tokens: int, sequences: int | None = None) -> Pla
     end = Clock()
     for clock, shape in steps(schedule):
         shapes[shape.rows, shape.length] += 1
-        if full_from is None and clock.step >= schedule.pacing.duration:
+        if full_from is None and shape.length == schedule.full_length:
             full_from, tokens_before_full = clock.step, clock.tokens
         end = schedule.after(clock, shape)
     lengths: Counter[int] = Counter()
@@ -120,7 +120,7 @@ def _spread(lengths: dict[int, int]) -> str:
 
 def _full(plan: Plan) -> str:
     if plan.full_from is None:
-        return "not reached: the pacing's duration is longer than the run"
+        return "not reached within the budget"
     if plan.full_from == 0:
         return "from the first step on"
     share = 100 * plan.tokens_before_full / plan.tokens
@@ -162,17 +162,18 @@ def micro_tokens_within(config: Config, limit: int | None, world: int = 1) -> in
     Raises MemoryLimitError where not one row fits.
     """
     length = config.model.length
+    doubled = 2 if config.run.precision == "fp64" else 1
     whole = min(-(-config.batch.rows // world) * length, max(length, CPU_PASS))
 
     def fits(size: int) -> bool:
-        return limit is None or cost.memory(config.model, size) <= limit
+        return limit is None or doubled * cost.memory(config.model, size) <= limit
 
     return fit_check(whole, length, fits)
 
 
 def _speed(given: str | None) -> tuple[float, str]:
     if given is None:
-        share = f"{UTILISATION:.0%} of this machine's matrix products, measured"
+        share = f"{UTILISATION:.0%} of this processor's matrix products, measured"
         return UTILISATION * _matrix_product_peak(), share
     try:
         speed = parse_count(given)

@@ -14,6 +14,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
 
+class ErrorStream(Console):
+    """The error stream; once nobody reads it any more, silence: work goes on without a reader."""
+
+    def __init__(self) -> None:
+        super().__init__(file=sys.stderr)
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent, where rich would end the process."""
+        self.quiet = True
+
+
 class Line(Protocol):
     """What the training loop tells about itself."""
 
@@ -77,11 +88,11 @@ class Plain:
         return f"{clock_time((self.total - done) * (now - self.began) / new)} left"
 
     def say(self, text: str) -> None:
-        """Print a line; a closed pipe never stops the work."""
+        """Print a line."""
         try:
             self.console.print(escape(text), highlight=False, soft_wrap=True)
-        except BrokenPipeError:
-            self.console = Console(quiet=True)
+        except OSError:  # a terminal that is gone gives another error than a pipe
+            self.console.quiet = True
 
 
 def clock_time(seconds: float) -> str:
@@ -93,7 +104,7 @@ def clock_time(seconds: float) -> str:
 @contextmanager
 def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     """Open a progress line over `total` units on the error stream, so that output stays clean."""
-    console = Console(file=sys.stderr)
+    console = ErrorStream()
     if not shown:
         yield Silent()
     elif not console.is_terminal:

@@ -159,7 +159,7 @@ class MetricsLog:
         try:
             self._file.write(line)
         except BaseException:
-            os.truncate(self.path, self.size)
+            self.disk.truncate(self.path, self.size)
             raise
         self.size += len(line)
 

@@ -58,6 +58,7 @@ def train(
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
+        place.least(0)  # nobody looks at the directory any more once the first rank writes
         if place.is_first:
             stack.enter_context(runlog.owned(out))
         micro_tokens = choose_micro_tokens(config, store, place)
@@ -86,13 +87,14 @@ def resume(
     _refuse_fixed(overrides or {})
     config, notes = settings.load(str(paths.config), overrides)
     store = open_store(config)
+    config = settings.changed(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
         if place.is_first:
             stack.enter_context(runlog.owned(out))
             checkpoint.sweep(disk, paths.checkpoints)
-        start, passed_over = _start(paths, name)
+        start, passed_over = _start(paths, name, place)
         size = choose_micro_tokens(config, store, place)
         config = settings.changed(config, {"batch": {"micro_tokens": size}})
         trainer, stop = _trainer(stack, config, store, place)
@@ -109,10 +111,15 @@ def resume(
         return carry_out(session)
 
 
-def _start(paths: RunPaths, name: str | None) -> tuple[Checkpoint, list[str]]:
-    if name is None:
-        return checkpoint.load_newest(paths.checkpoints)
-    return checkpoint.load_step(paths.checkpoints, name), []
+def _start(paths: RunPaths, name: str | None, place: Place) -> tuple[Checkpoint, list[str]]:
+    if name is not None:
+        return checkpoint.load_step(paths.checkpoints, name), []
+    start, passed_over = checkpoint.load_newest(paths.checkpoints)
+    # A rank whose view of a shared disk is stale finds an older one: then all take that.
+    agreed = place.least(start.step)
+    if start.step != agreed:
+        start = checkpoint.load_step(paths.checkpoints, checkpoint.name_of(agreed))
+    return start, passed_over
 
 
 def _check_budget(trainer: Trainer) -> None:
@@ -125,8 +132,9 @@ def _check_budget(trainer: Trainer) -> None:
 
 def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> int:
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
-    discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
+    # Checkpoints first: a newer one would not be believed once its lines are cut.
     checkpoint.set_aside(disk, paths.checkpoints, start.step)
+    discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
 

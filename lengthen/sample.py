@@ -1,5 +1,6 @@
 """Text from a trained model."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def sample(
     """
     if tokens < 1:
         raise SettingError("--tokens", "must be at least 1", tokens)
-    if temperature < 0:
-        raise SettingError("--temperature", "must be at least 0", temperature)
+    if not 0 <= temperature < math.inf:
+        raise SettingError("--temperature", "must be at least 0, and finite", temperature)
     if top_k < 0:
         raise SettingError("--top-k", "must be at least 0, which keeps all", top_k)
     paths = open_run(run)
@@ -44,7 +45,8 @@ def sample(
     model = _load(config, paths.checkpoints)
     tokenizer = load_tokenizer(paths.tokenizer)
     end = separator(tokenizer)
-    start = tokenizer.encode(prompt).ids or [end]
+    text = prompt.encode("utf-8", "replace").decode()  # a shell can hand over what is no text
+    start = tokenizer.encode(text, add_special_tokens=False).ids or [end]
     generator = torch.Generator().manual_seed(sub_seed(seed, "sample"))
     new = _tokens(model, start, tokens, temperature, top_k, generator)
     return _text(tokenizer, new, end)
@@ -80,7 +82,8 @@ def _choose(logits: Tensor, temperature: float, top_k: int, generator: torch.Gen
     if 0 < top_k < len(logits):
         least = logits.topk(top_k).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    weights = torch.softmax(logits / temperature, dim=-1)
+    # From the largest down: however low the temperature, nothing overflows.
+    weights = torch.softmax((logits - logits.max()) / temperature, dim=-1)
     return int(torch.multinomial(weights, 1, generator=generator))
 
 

@@ -4,6 +4,7 @@ Every source is merged as plain tables and validated together, so that a mistake
 wherever it was made: one line with the setting, the rule, the value and the nearest valid name.
 """
 
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
@@ -91,7 +92,7 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
 def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     for setting in change:
         table.pop(EXCLUSIVE.get((name, setting), ""), None)
-    kind = KINDS.get(change.get("kind", ""))
+    kind = KINDS.get(str(change.get("kind", "")))
     if name != "pacing" or kind is None or kind.kind == table.get("kind"):
         return []
     stale = sorted(table.keys() - {field.name for field in fields(kind)})
@@ -130,7 +131,7 @@ def parse_value(text: str) -> Any:
     """Read a TOML value; what is none is text, so that nobody has to quote a word for a shell."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -138,15 +139,15 @@ def _tables_of(source: str) -> Tables:
     if source in RECIPES:
         return RECIPES[source]()
     path = Path(source)
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, source, nearest(source, RECIPES))
     tables = read_toml(path)
     if "recipe" not in tables:
         return tables
-    name = tables.pop("recipe")
+    name = str(tables.pop("recipe"))
     if name not in RECIPES:
-        raise SettingError("recipe", "no such recipe", name, nearest(str(name), RECIPES))
+        raise SettingError("recipe", "no such recipe", name, nearest(name, RECIPES))
     return merge(RECIPES[name](), tables)[0]
 
 
@@ -161,7 +162,7 @@ def read_toml(path: Path) -> Tables:
         raise SettingError(str(path), f"must be at most {FILE_LIMIT} bytes")
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(str(path), f"is not TOML in UTF-8 ({error})") from None
 
 

@@ -230,12 +230,17 @@ class Trainer:
         return loss
 
     def trial(self, micro_tokens: int) -> None:
-        """Run the largest pass and an update, for the fit check; it spoils the weights."""
+        """Run the largest pass with gradients and moments allocated, for the fit check.
+
+        It spoils the weights.
+        """
         length = self.config.model.length
         tokens = torch.zeros((micro_tokens // length, length), dtype=torch.int64)
         total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        update(self.optimizer, torch.isfinite(total))
+        # Once more over the gradients that are there, as in a step of several passes.
+        self._pass(Batch(tokens, tokens), 1 / micro_tokens)
         clip(self.model.parameters(), self.config.optimizer.clip)
-        self._update(torch.stack([total, total]), total, rate=0.0)
 
     def _moment(self, kind: str) -> Record:
         clock = self.progress.clock
@@ -289,19 +294,22 @@ class Trainer:
         load_weights(self.model, checkpoint)
         for name, parameter in self.model.named_parameters():
             saved = {
-                key: checkpoint.tensors["optimizer"][f"{name}.{key}"].to(target)
-                for key, target in self._moment_places(parameter).items()
+                key: checkpoint.tensors["optimizer"][f"{name}.{key}"].to(target, dtype)
+                for key, (target, dtype) in self._moment_places(parameter).items()
                 if f"{name}.{key}" in checkpoint.tensors["optimizer"]
             }
             if saved:
                 self.optimizer.state[parameter] = saved
         self.progress = self._progress_of(checkpoint.state)
 
-    def _moment_places(self, parameter: nn.Parameter) -> dict[str, torch.device]:
+    def _moment_places(
+        self, parameter: nn.Parameter
+    ) -> dict[str, tuple[torch.device, torch.dtype]]:
         # The fused update keeps its step count beside the weights, the plain one on the host.
         fused = bool(self.optimizer.defaults["fused"])
         counts = parameter.device if fused else torch.device("cpu")
-        return {"step": counts, "exp_avg": parameter.device, "exp_avg_sq": parameter.device}
+        beside = (parameter.device, parameter.dtype)
+        return {"step": (counts, torch.float32), "exp_avg": beside, "exp_avg_sq": beside}
 
     def _progress_of(self, state: State) -> Progress:
         return Progress(

@@ -149,7 +149,7 @@ def test_rotation_keeps_the_newest_good_ones_and_never_counts_a_damaged_one(tmp_
     for step in (1, 2, 3, 10):
         save(tmp_path, step)
     (tmp_path / "step-00000010" / "state.json").unlink()
-    checkpoint.rotate(Disk(), tmp_path, keep=2)
+    checkpoint.rotate(Disk(), tmp_path, 2, set())
     left = [path.name for path in checkpoint.listed(tmp_path)]
     assert left == ["step-00000010", "step-00000003", "step-00000002"]
 
@@ -165,7 +165,7 @@ def test_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_path
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.rotate(Disk(before=die), folder, keep=1)
+            checkpoint.rotate(Disk(before=die), folder, 1, set())
         assert all(not checkpoint.damage(path) for path in checkpoint.listed(folder))
         checkpoint.sweep(Disk(), folder)
         assert not list(folder.glob(".t*"))

@@ -208,6 +208,33 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
         "verify takes no settings",
         lambda w: ["verify", str(w.store), "--run.seed", "3"],
     ),
+    "a file in the way": (
+        2,
+        "not a directory",
+        lambda w: ["train", str(w.toml), "--data", str(w.store), "--out", f"{w.toml}/run"],
+    ),
+    "a name too long": (2, "file name too long", lambda w: ["resume", "x" * 300]),
+    "a list for a kind": (2, "no such pacing", lambda w: [*w.train, "--pacing.kind", "[1]"]),
+    "a number beyond all": (
+        2,
+        "budget.tokens: must be a whole number",
+        lambda w: [*w.train, "--budget.tokens", "'1e9999999'"],
+    ),
+    "a thousand brackets": (
+        2,
+        "batch.rows: must be a whole number",
+        lambda w: [*w.train, "--batch.rows", "[" * 5000],
+    ),
+    "an endless temperature": (
+        2,
+        "--temperature: must be at least 0, and finite",
+        lambda w: ["sample", str(w.run), "--temperature", "inf"],
+    ),
+    "no text for the demo": (
+        2,
+        "--text: must be a file",
+        lambda w: ["demo", "--text", "missing.txt", "--out", str(w.folder / "out")],
+    ),
     "nothing to verify": (
         2,
         "must be a token store, a run or a checkpoint",
@@ -325,3 +352,12 @@ def test_resume_auto_goes_on_with_the_same_run_and_refuses_another(
     assert main([*base, "--resume", "auto", "--quiet"]) == 0
     assert main([*base, "--resume", "auto", "--quiet", "--batch.rows", "4"]) == 2
     assert "batch.rows" in capsys.readouterr().err
+
+
+def test_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:
+    words = ["train", str(world.toml), "--data", str(world.store), "--out", str(world.folder / "r")]
+    process = subprocess.Popen([sys.executable, "-m", "lengthen", *words], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait() == 0
+    assert read_metrics(world.folder / "r" / "metrics.jsonl").of("eval")

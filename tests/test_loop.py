@@ -1,6 +1,8 @@
 """The loop: a save that fails is survived once, memory that runs out is said, nothing is lost."""
 
 import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,11 @@ import pytest
 import torch
 
 from lengthen import checkpoint
+from lengthen.bind import open_store, with_store
+from lengthen.devices import Place, fit_check
 from lengthen.disk import Disk
 from lengthen.errors import MemoryLimitError, SettingError, StorageError
+from lengthen.loop import StopSignal
 from lengthen.runlog import read_metrics
 from lengthen.runs import resume, train
 from lengthen.trainer import Trainer
@@ -104,7 +109,8 @@ def test_memory_that_runs_out_is_one_line_with_the_way_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", fails)
-        with pytest.raises(MemoryLimitError, match=r"step 7.*--batch\.micro_tokens 128"):
+        said = r"step 6, last checkpoint step-00000006; .*--batch\.micro_tokens 128"
+        with pytest.raises(MemoryLimitError, match=said):
             train(configured(), tmp_path / "run", shown=False)
     resume(tmp_path / "run", overrides={"batch": {"micro_tokens": 128}}, shown=False)
 
@@ -118,3 +124,54 @@ def test_another_bug_is_never_taken_for_a_lack_of_memory(
     monkeypatch.setattr(Trainer, "step", fails)
     with pytest.raises(RuntimeError, match="shapes"):
         train(configured(), tmp_path / "run", shown=False)
+
+
+def test_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
+    configured: Configure, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def before(_number: int, name: str, path: Path) -> None:
+        if name == "write" and path == metrics and metrics.stat().st_size > 2500:
+            raise OSError(errno.ENOSPC, "full")
+
+    config = configured(saving={"every_steps": 0})
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left"):
+        train(config, tmp_path / "run", disk=Disk(before=before), shown=False)
+    last = read_metrics(metrics).of("step")[-1]["step"]
+    # The step whose line found no room is in the checkpoint all the same.
+    assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step == last + 1
+    resume(tmp_path / "run", shown=False)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal().listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_fit_check_trial_allocates_gradients_and_moments(configured: Configure) -> None:
+    config = configured()
+    store = open_store(config)
+    trainer = Trainer(with_store(config, store), store, Place(torch.device("cpu")), 256)
+    trainer.trial(256)
+    assert len(trainer.optimizer.state) == len(list(trainer.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("whole", "most", "found"),
+    [(2048, 9999, 2048), (2048, 1000, 512), (640, 320, 320), (64, 64, 64)],
+)
+def test_the_fit_check_halves_until_it_fits(whole: int, most: int, found: int) -> None:
+    assert fit_check(whole, 64, lambda size: size <= most) == found
+
+
+def test_where_not_one_row_fits_the_fit_check_says_so() -> None:
+    with pytest.raises(MemoryLimitError, match="one row of model.length"):
+        fit_check(2048, 64, lambda size: False)
