@@ -23,7 +23,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from lengthen.disk import Disk
+from lengthen.disk import Disk, temporary_beside
 from lengthen.errors import CheckpointError, StorageError
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def save(disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], st
         disk.make_directory(folder)
     every = [tensor for group in tensors.values() for tensor in group.values()]
     _need_space(folder, sum(tensor.nbytes for tensor in every) + BESIDE)
-    temporary = folder / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = temporary_beside(target)
     try:
         _write(disk, temporary, step, tensors, state)
         if target.exists():

@@ -161,7 +161,7 @@ class _SummedLoss(torch.autograd.Function):
     """Loss and gradients of a chunk of tokens while its logits exist, so that none are kept.
 
     `functional.linear_cross_entropy` does the same, but in bfloat16 it rounds every loss to three
-    digits, works the logits out twice and takes 2.8 times as long (measured on a CPU).
+    digits, works the logits out twice and is slower (`benchmarks.loss` prints by how much).
     """
 
     @staticmethod
