@@ -169,7 +169,7 @@ class Evaluation(Table):
     every_steps: CountOrOff | None = None
     every_tokens: CountOrOff | None = None
     tokens: Count = 100_000  # how much of the validation part is read; less where it has less
-    probe_every_steps: CountOrOff = 0
+    probe_every_steps: CountOrOff = 10
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Evaluation":

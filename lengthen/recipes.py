@@ -261,7 +261,7 @@ def _laptop(
             "weight_decay": 0.0,
         },
         "budget": {"tokens": tokens},
-        "evaluation": {"every_tokens": tokens // 20, "probe_every_steps": 10},
+        "evaluation": {"every_tokens": tokens // 20},
         "saving": {"every_steps": 100},
     }
 

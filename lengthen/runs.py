@@ -184,8 +184,12 @@ def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
 
 
 def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) -> None:
-    environment = json.dumps(runlog.environment(sys.argv), indent=1).encode()
-    disk.write_file(paths.environment, environment)
+    environment = runlog.environment(sys.argv) | {
+        "threads": torch.get_num_threads(),
+        "tokenizer": store.manifest.tokenizer.sha256,
+        "valid": store.manifest.valid.sha256,
+    }
+    disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
     disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
     disk.write_file(paths.config, config.to_toml().encode())
     disk.sync_directory(paths.root)

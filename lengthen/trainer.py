@@ -192,26 +192,31 @@ class Trainer:
 
     def evaluate(self) -> Record | None:
         """Return the loss over the validation part; None where there is none, or a stop came."""
-        loss = self._loss_over(self.config.evaluation.tokens)
-        if loss is None:
+        measured = self._loss_over(self.config.evaluation.tokens)
+        if measured is None:
             return None
+        loss, side = measured
         self.progress = replace(self.progress, evaluated=self.progress.clock)
         figures = {"split": "valid", "loss": finite_or_none(loss)}
-        return {**self._moment("eval"), **figures, "perplexity": finite_or_none(perplexity(loss))}
+        figures |= {"perplexity": finite_or_none(perplexity(loss))}
+        return {**self._moment("eval"), **figures, **side}
 
     def probe(self) -> Record | None:
         """Return the loss of the probe and its ratio to the lowest probe so far; or None."""
-        loss = self._loss_over(PROBE_SEQUENCES * self.config.model.length)
-        if loss is None:
+        measured = self._loss_over(PROBE_SEQUENCES * self.config.model.length)
+        if measured is None:
             return None
+        loss, side = measured
         lowest = self.progress.probe_lowest
         self.progress = replace(
             self.progress, probe_lowest=lowest.after(loss), probed=self.progress.clock.step
         )
         figures = {"loss": finite_or_none(loss), "loss_ratio": lowest.ratio(loss)}
-        return {**self._moment("probe"), **figures}
+        return {**self._moment("probe"), **figures, **side}
 
-    def _loss_over(self, wanted: int) -> float | None:
+    def _loss_over(self, wanted: int) -> tuple[float, Record] | None:
+        """Return the validation loss over about `wanted` tokens, and what it cost on the side."""
+        began = time.monotonic()
         length = self.config.model.length
         sequences = sequences_in(self.store.valid, length, wanted)
         if not sequences:
@@ -227,7 +232,9 @@ class Trainer:
         )
         if loss is None:
             self.progress = replace(self.progress, stop=True)
-        return loss
+            return None
+        tokens, seconds = sequences * length, time.monotonic() - began
+        return loss, {"side_tokens": tokens, "side_seconds": seconds}
 
     def trial(self, micro_tokens: int) -> None:
         """Run the largest pass with gradients and moments allocated, for the fit check.

@@ -68,13 +68,10 @@ def digest(trainer: Trainer) -> str:
     return whole.hexdigest()
 
 
-def step_lines(run: Path) -> list[Record]:
-    lines = read_metrics(RunPaths(run).metrics).of("step")
-    return [{**line, "seconds": None} for line in lines]
-
-
-def other_lines(run: Path, kind: str) -> list[Record]:
-    return [{**line, "seconds": None} for line in read_metrics(RunPaths(run).metrics).of(kind)]
+def lines_of(run: Path, kind: str) -> list[Record]:
+    """The records of a kind without what the clock on the wall says."""
+    untimed = dict.fromkeys(("seconds", "side_seconds"))
+    return [{**line, **untimed} for line in read_metrics(RunPaths(run).metrics).of(kind)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,9 +124,9 @@ def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
     done = lengthen("resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step))
     _, errors = done.communicate()
     assert done.returncode == 0, errors
-    assert step_lines(tmp_path / "run") == step_lines(tmp_path / "unbroken")
+    assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
     for kind in ("eval", "probe"):
-        assert other_lines(tmp_path / "run", kind) == other_lines(tmp_path / "unbroken", kind)
+        assert lines_of(tmp_path / "run", kind) == lines_of(tmp_path / "unbroken", kind)
     ends = [
         checkpoint.load_newest(RunPaths(tmp_path / name).checkpoints)[0]
         for name in ("run", "unbroken")
@@ -163,9 +160,9 @@ def test_a_signal_saves_first_and_says_how_to_go_on(
 
 def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_path: Path) -> None:
     train(configured(), tmp_path / "run", shown=False)
-    before = step_lines(tmp_path / "run")
+    before = lines_of(tmp_path / "run", "step")
     resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
-    assert step_lines(tmp_path / "run") == before
+    assert lines_of(tmp_path / "run", "step") == before
     discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
     assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))
     events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
@@ -181,4 +178,4 @@ def test_the_configuration_of_a_run_alone_reproduces_it(
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "validation loss" in output
-    assert step_lines(tmp_path / "again") == step_lines(tmp_path / "first")
+    assert lines_of(tmp_path / "again", "step") == lines_of(tmp_path / "first", "step")
