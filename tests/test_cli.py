@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import lengthen
-from lengthen.cli import COMMANDS, main
+from lengthen.cli import main
+from lengthen.commands import COMMANDS
 from lengthen.runlog import owned, read_metrics
 
 Words = list[str]

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from lengthen import errors
-from lengthen.cli import COMMANDS, Parser
+from lengthen.commands import COMMANDS, Parser
 from lengthen.config import KINDS, Config, Table
 from lengthen.ledger import Ledger
 from lengthen.pacing import Pacing

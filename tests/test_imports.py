@@ -10,9 +10,9 @@ import pytest
 import lengthen
 
 ORDER = """
-errors disk progress pacing order ledger clock config recipes settings corpus bind loader model cost
-optim devices runlog monitor analysis checkpoint evaluate plan trainer loop runs verify sample
-picture demo cli __main__
+errors disk progress tables evidence pacing order ledger clock config recipes settings corpus bind
+loader model cost optim devices runlog monitor foreign analysis checkpoint evaluate plan trainer
+loop runs verify sample picture compare report watch demo commands cli __main__
 """.split()
 PACKAGE = Path(lengthen.__file__).parent
 

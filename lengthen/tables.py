@@ -1,0 +1,37 @@
+"""A table as plain text cells, made once and shown by the terminal and by the report alike."""
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table as Printed
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under named columns; the first column is words, the others are figures."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""  # what a reader must know before believing it
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows)
+
+
+def printed(table: Table) -> Printed:
+    """Return the table for the terminal; cells are text, never markup."""
+    shown = Printed(
+        title=Text(table.title), caption=Text(table.note), box=box.SIMPLE, caption_justify="left"
+    )
+    for number, column in enumerate(table.columns):
+        shown.add_column(Text(column), justify="right" if number else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
+
+
+def number(value: float | None, digits: int = 3, missing: str = "-") -> str:
+    """Return a figure with `digits` behind the point, or `missing` for None."""
+    return missing if value is None else f"{value:,.{digits}f}"
