@@ -1,0 +1,1 @@
+"""What runs show: as text in the terminal, or as one page."""

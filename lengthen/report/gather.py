@@ -1,0 +1,156 @@
+"""Paths -> runs with names: run directories, directories of runs, other trainers' logs."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lengthen.config import Tables
+from lengthen.errors import DataError, SettingError
+from lengthen.foreign import read_foreign
+from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
+from lengthen.settings import read_toml
+
+ENVIRONMENT_LIMIT = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run as reports see it; it has at least one step."""
+
+    name: str  # unique among the runs gathered with it; printable
+    metrics: Metrics
+    environment: Record  # empty where there is none, as with other trainers' logs
+    config: Tables  # empty likewise
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run lies, and how many of the last parts of its path are its name."""
+
+    path: Path  # resolved
+    parts: int
+
+    @property
+    def name(self) -> str:
+        text = "/".join(self.path.parts[-self.parts :])
+        # A directory's name can hold anything: control characters, or bytes that are no text.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _to_stderr(note: str) -> None:
+    print(f"lengthen: {note}", file=sys.stderr)
+
+
+def gather(
+    paths: Sequence[Path],
+    columns: Mapping[str, str] | None = None,
+    note: Callable[[str], None] = _to_stderr,
+) -> list[NamedRun]:
+    """Return the runs of `paths` in their order, each once, under names as short as possible.
+
+    A path is a run's directory, a directory that holds runs at any depth (their names are then
+    relative to it), a metrics.jsonl, or another trainer's log, which needs `columns`
+    (foreign.read_foreign). Runs without a step are left out, and `note` is told. Raises
+    SettingError where a path is none of these, DataError where no run is left.
+    """
+    places = [place for path in paths for place in _places(path)]
+    named = _with_unique_names(list({place.path: place for place in places}.values()))
+    runs, reasons = [], []
+    for place in named:
+        run = _read(place, columns)
+        if reason := _why_left_out(run):
+            reasons.append(f"{run.name}: {reason}")
+        else:
+            runs.append(run)
+    if not runs:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
+    for text in reasons:
+        note(f"{text}; left out")
+    return runs
+
+
+def _places(path: Path) -> list[_Place]:
+    whole = path.resolve()
+    if whole.is_file() or _is_run(whole):
+        return [_Place(whole, 1)]
+    if not whole.is_dir():
+        raise SettingError("RUN", "no such run, directory or log", str(path))
+    found = [_Place(run, len(run.relative_to(whole).parts)) for run in _runs_below(whole)]
+    if not found:
+        rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
+        raise SettingError("RUN", rule, str(path))
+    return found
+
+
+def _is_run(path: Path) -> bool:
+    paths = RunPaths(path)
+    return paths.metrics.is_file() or paths.config.is_file()
+
+
+def _runs_below(root: Path) -> Iterator[Path]:
+    for folder, below, _ in os.walk(root):
+        # Hidden ones are what an interrupted command left behind.
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if _is_run(Path(folder)):
+            below.clear()
+            yield Path(folder)
+
+
+def _with_unique_names(places: list[_Place]) -> list[_Place]:
+    """Give runs of one name more of their path, until no two are alike."""
+    while True:
+        names = [place.name for place in places]
+        longer = [
+            _Place(place.path, place.parts + 1)
+            if names.count(place.name) > 1 and place.parts < len(place.path.parts)
+            else place
+            for place in places
+        ]
+        if longer == places:
+            return places
+        places = longer
+
+
+def _read(place: _Place, columns: Mapping[str, str] | None) -> NamedRun:
+    if place.path.is_file():
+        return NamedRun(place.name, _read_log(place.path, columns), {}, {})
+    paths = RunPaths(place.path)
+    metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
+    config = read_toml(paths.config) if paths.config.is_file() else {}
+    return NamedRun(place.name, metrics, _environment(paths.environment), config)
+
+
+def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
+    ours = read_metrics(path)
+    if ours.of("step") or path.name == RunPaths(path.parent).metrics.name:
+        return ours
+    if columns is None:
+        rule = "must say which columns another trainer's log has, as step=..., loss=..."
+        raise SettingError("columns", rule, None, f"{path} is no metrics.jsonl")
+    return read_foreign(path, columns)
+
+
+def _environment(path: Path) -> Record:
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        data = file.read(ENVIRONMENT_LIMIT + 1)
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or len(data) > ENVIRONMENT_LIMIT:
+        raise DataError(f"{path}: must be a JSON object of at most {ENVIRONMENT_LIMIT} bytes")
+    return record
+
+
+def _why_left_out(run: NamedRun) -> str:
+    if run.metrics.of("step"):
+        return ""
+    if run.metrics.unreadable:
+        return f"a run without steps; {run.metrics.unreadable} lines of its log cannot be read"
+    return "a run without steps"
