@@ -1,31 +1,350 @@
-"""What metrics.jsonl says about a run; needs no model and no torch."""
+"""What metrics.jsonl says about a run; needs no model and no torch.
 
-from collections.abc import Iterable
+Logs may be foreign, old or damaged: a field that is missing, or no finite number, is not there.
+"""
 
+import math
+import operator
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from lengthen.errors import DataError
+from lengthen.evidence import Correlation, pearson
 from lengthen.monitor import UNSTABLE
-from lengthen.runlog import Record
+from lengthen.runlog import Metrics, Record
+
+THRESHOLDS = (1.1, UNSTABLE, 1.5)  # the paper's is the one between; the others show how near it is
+MOST_SPIKES = 5  # of one run that are worth a line
+DIVERGED = 1.2  # last validation loss / best, from which on a run has lost what it had learned
+QUANTITIES = ("variance_norm", "variance_max", "grad_norm")  # what the loss ratio may go with
+LAGS = (0, 1)  # steps from the quantity to the ratio
+LARGEST = sys.float_info.max
+SAME = {"tokenizer": "tokenizers", "valid": "validation sets"}  # in what compared runs agree
+
+
+@dataclass(frozen=True)
+class Spike:
+    """A maximal run of neighbouring steps above 1.1, placed at its highest step."""
+
+    step: int
+    tokens: float | None
+    length: float | None  # tokens in a row
+    ratio: float | None  # None: not finite, which is worse than any number
+    duration: int  # steps from the first to the last one
+
+    @property
+    def badness(self) -> float:
+        """What orders spikes: the ratio, infinite where it is not finite."""
+        return math.inf if self.ratio is None else self.ratio
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """The loss ratios of a run's steps, or of its probes."""
+
+    count: int  # steps, or probes
+    unstable: tuple[int, ...]  # above each of THRESHOLDS, or not finite
+    marked: tuple[int, ...]  # of those, where the length changed or rows are joined (no fair ratio)
+    not_finite: int
+    largest: float | None  # None: no ratio yet
+    largest_step: int | None
+    spikes: tuple[Spike, ...]  # the worst first, MOST_SPIKES at most
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The unstable share at each of THRESHOLDS, from 0 to 1."""
+        return tuple(unstable / self.count for unstable in self.unstable)
+
+    @property
+    def beyond(self) -> int:
+        """How many are unstable by the paper's definition."""
+        return self.unstable[THRESHOLDS.index(UNSTABLE)]
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """How the loss ratio goes with a quantity `lag` logged steps before."""
+
+    quantity: str
+    lag: int
+    correlation: Correlation | None  # None: fewer than 3 pairs, or one of both never changes
+
+
+@dataclass(frozen=True)
+class Side:
+    """What evaluations or probes cost besides training; in no other count."""
+
+    count: int
+    tokens: float | None  # None: the log does not say
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The first evaluation at or below a loss."""
+
+    step: int
+    tokens: float | None
+    seconds: float | None  # of training
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in figures; losses in nats per token."""
+
+    steps: int  # the number of the last one
+    tokens: float | None
+    seconds: float | None
+    last_loss: float | None  # validation
+    best_loss: float | None
+    best_step: int | None
+    ratios: Ratios
+    probe: Ratios | None  # None: no probe was taken
+    stable: bool  # the judge's ratio never exceeded 1.2, and no step was not finite
+    judged_by: str  # "probe", or "steps" where no probe has a ratio
+    why_diverged: str  # empty where it did not
+    correlations: tuple[Correlated, ...]
+    probing: Side
+    evaluating: Side
+    unreadable: int  # lines of the log
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended not finite, or far above its best validation loss."""
+        return bool(self.why_diverged)
+
+
+def figure(record: Record, name: str) -> float | None:
+    """Return a field that is a finite number; None for anything else."""
+    value = record.get(name)
+    # By type, since a bool is an int too. A comparison takes whole numbers of any size, and is
+    # false for not-a-number.
+    if (type(value) is float or type(value) is int) and abs(value) <= LARGEST:
+        return value
+    return None
+
+
+def numbered(records: Iterable[Record]) -> list[Record]:
+    """Return the records that say at which step they were written, in the order of steps."""
+    return sorted((r for r in records if type(r.get("step")) is int), key=lambda r: r["step"])
 
 
 def first_at_or_below(evaluations: Iterable[Record], loss: float) -> Record | None:
     """Return the first evaluation with a loss of at most `loss`; None where it was not reached."""
-    return next((e for e in evaluations if e["loss"] is not None and e["loss"] <= loss), None)
+    losses = ((evaluation, figure(evaluation, "loss")) for evaluation in evaluations)
+    return next((e for e, reached in losses if reached is not None and reached <= loss), None)
 
 
 def best_loss(evaluations: Iterable[Record]) -> float | None:
     """Return the lowest finite validation loss, in nats per token."""
-    return min((e["loss"] for e in evaluations if e["loss"] is not None), default=None)
+    losses = (figure(evaluation, "loss") for evaluation in evaluations)
+    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def largest_ratio(steps: Iterable[Record]) -> float | None:
     """Return the largest loss ratio of a run; None where no step has one."""
-    return max((s["loss_ratio"] for s in steps if s["loss_ratio"] is not None), default=None)
+    return max((ratio for ratio in map(height, steps) if math.isfinite(ratio)), default=None)
+
+
+def height(record: Record) -> float:
+    """Return the loss ratio of a step or a probe as what can be compared with a threshold.
+
+    Infinite where the record is not finite (JSON has null for it), minus infinity without a ratio.
+    """
+    unknown = "loss" in record and figure(record, "loss") is None
+    if unknown or record.get("finite") is False:
+        return math.inf
+    ratio = figure(record, "loss_ratio")
+    return -math.inf if ratio is None else ratio
 
 
 def unstable_steps(steps: Iterable[Record], threshold: float = UNSTABLE) -> list[Record]:
     """Return the steps whose loss ratio is above `threshold`, or that are not finite."""
+    return [step for step in steps if height(step) > threshold]
+
+
+def spikes(records: Sequence[Record]) -> list[Spike]:
+    """Return the separate spikes of steps or probes in their order."""
+    groups = groupby(records, key=lambda record: height(record) > THRESHOLDS[0])
+    return [_spike(list(group)) for spiking, group in groups if spiking]
+
+
+def _spike(run: Sequence[Record]) -> Spike:
+    top = max(run, key=height)
+    place = (top["step"], figure(top, "tokens"), figure(top, "length"))
+    ratio = height(top) if math.isfinite(height(top)) else None
+    return Spike(*place, ratio, run[-1]["step"] - run[0]["step"] + 1)
+
+
+def ratios_of(records: Sequence[Record]) -> Ratios:
+    """Count what is unstable among steps, or among probes, in the order of steps."""
+    heights = [height(record) for record in records]
+    marks = _marks(records)
+    largest = max((ratio for ratio in heights if math.isfinite(ratio)), default=None)
+    above = [[ratio > threshold for ratio in heights] for threshold in THRESHOLDS]
+    return Ratios(
+        count=len(records),
+        unstable=tuple(sum(unstable) for unstable in above),
+        marked=tuple(sum(map(operator.and_, unstable, marks)) for unstable in above),
+        not_finite=heights.count(math.inf),
+        largest=largest,
+        largest_step=None if largest is None else records[heights.index(largest)]["step"],
+        spikes=tuple(sorted(spikes(records), key=lambda s: (-s.badness, s.step))[:MOST_SPIKES]),
+    )
+
+
+def _marks(steps: Sequence[Record]) -> list[bool]:
+    """Say of which steps the loss cannot be compared with the one before (DESIGN, 2.6)."""
+    joined = [bool(figure(step, "joined")) for step in steps]
+    lengths = [step.get("length") for step in steps]
+    changed = [False, *(before != length for before, length in pairwise(lengths))]
+    return list(map(operator.or_, joined, changed))
+
+
+def correlations(steps: Sequence[Record]) -> tuple[Correlated, ...]:
+    """Correlate the loss ratio with each of QUANTITIES, of the same step and of the one before.
+
+    A spike makes large gradients, which raise the variance: that a variance comes *before* its
+    spike says more than that both come together (paper, section 4.1, has the latter alone).
+    """
+    ratios = [figure(step, "loss_ratio") for step in steps]
+    found = []
+    for quantity in QUANTITIES:
+        values = [figure(step, quantity) for step in steps]
+        found += [Correlated(quantity, lag, _correlation(values, ratios[lag:])) for lag in LAGS]
+    return tuple(found)
+
+
+def _correlation(x: Sequence[float | None], y: Sequence[float | None]) -> Correlation | None:
+    pairs = [(a, b) for a, b in zip(x, y, strict=False) if a is not None and b is not None]
+    return pearson([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def time_to(metrics: Metrics, losses: Iterable[float]) -> list[Reached | None]:
+    """Return for each loss, in nats, when an evaluation was first at or below it, or None."""
+    evaluations = numbered(metrics.of("eval"))
+    reached = (first_at_or_below(evaluations, loss) for loss in losses)
     return [
-        step
-        for step in steps
-        if not step.get("finite", True)
-        or (step["loss_ratio"] is not None and step["loss_ratio"] > threshold)
+        None if at is None else Reached(at["step"], figure(at, "tokens"), figure(at, "seconds"))
+        for at in reached
     ]
+
+
+def summarise(metrics: Metrics) -> Summary:
+    """Return what a log says; raises DataError where it has no step."""
+    steps, probes, evaluations = (numbered(metrics.of(k)) for k in ("step", "probe", "eval"))
+    if not steps:
+        raise DataError("a run without steps")
+    ratios = ratios_of(steps)
+    probe = ratios_of(probes) if probes else None
+    # A single finite probe has no earlier one to be compared with: it judges nothing.
+    judges = probe is not None and (probe.largest is not None or probe.not_finite > 0)
+    judge = probe if probe is not None and judges else ratios
+    best = best_loss(evaluations)
+    reached = None if best is None else first_at_or_below(evaluations, best)
+    return Summary(
+        steps=steps[-1]["step"],
+        tokens=figure(steps[-1], "tokens"),
+        seconds=figure(steps[-1], "seconds"),
+        last_loss=figure(evaluations[-1], "loss") if evaluations else None,
+        best_loss=best,
+        best_step=None if reached is None else reached["step"],
+        ratios=ratios,
+        probe=probe,
+        stable=judge.beyond == 0 and ratios.not_finite == 0,
+        judged_by="probe" if judges else "steps",
+        why_diverged=_why_diverged(steps[-1], evaluations, best),
+        correlations=correlations(steps),
+        probing=_side(probes),
+        evaluating=_side(evaluations),
+        unreadable=metrics.unreadable,
+    )
+
+
+def _why_diverged(last: Record, evaluations: Sequence[Record], best: float | None) -> str:
+    if height(last) == math.inf:
+        return f"the last step, {last['step']:,}, is not finite"
+    if not evaluations:
+        return ""
+    loss = figure(evaluations[-1], "loss")
+    if loss is None or best is None:
+        return "the last validation loss is not finite"
+    # A best loss of exactly 0 is a text known by heart; nothing can be compared with it.
+    if loss > DIVERGED * best > 0:
+        return f"the last validation loss, {loss:.3f}, is {loss / best:.2f} times the best"
+    return ""
+
+
+def _side(records: Sequence[Record]) -> Side:
+    return Side(len(records), _total(records, "side_tokens"), _total(records, "side_seconds"))
+
+
+def _total(records: Sequence[Record], name: str) -> float | None:
+    values = [value for value in (figure(r, name) for r in records) if value is not None]
+    return sum(values) if values else None
+
+
+def verdict_line(summary: Summary) -> str:
+    """Say in one sentence whether a run was stable, and what that rests on."""
+    steps = _said_of_steps(summary.ratios)
+    if summary.judged_by == "steps" or summary.probe is None:
+        word = "stable" if summary.stable else "unstable"
+        parts = [f"{word}, judged by the steps as no probe can: {steps}"]
+    elif summary.stable:
+        parts = [f"stable: {_said_of_probe(summary.probe)}", steps]
+    elif summary.ratios.beyond:
+        parts = [f"unstable: {steps}", _said_of_probe(summary.probe)]
+    else:
+        parts = [f"unstable: {_said_of_probe(summary.probe)}", steps]
+    if summary.diverged:
+        parts = [f"diverged: {summary.why_diverged}", *parts]
+    return "; ".join(parts)
+
+
+def _said_of_steps(ratios: Ratios) -> str:
+    if not ratios.beyond:
+        calm = f"no step of {ratios.count:,} above {UNSTABLE}"
+        if ratios.largest is None:
+            return f"{calm}, and none has a ratio"
+        return f"{calm}, largest ratio {ratios.largest:.2f} at step {ratios.largest_step:,}"
+    worst = ratios.spikes[0]
+    length = "" if worst.length is None else f" (length {worst.length:,.0f})"
+    height = "not finite" if worst.ratio is None else f"{worst.ratio:.2f}"
+    steps = "step" if ratios.beyond == 1 else "steps"
+    line = f"{ratios.beyond:,} {steps} of {ratios.count:,} above {UNSTABLE}"
+    marked = ratios.marked[THRESHOLDS.index(UNSTABLE)]
+    where = f", {marked:,} of them at a changed length or with joined rows" if marked else ""
+    return f"{line}, worst {height} at step {worst.step:,}{length}{where}"
+
+
+def _said_of_probe(probe: Ratios) -> str:
+    if probe.not_finite:
+        return f"the probe was not finite at step {probe.spikes[0].step:,}"
+    if probe.largest is None:
+        return "the probe has no ratio yet"
+    reached = f"{probe.largest:.2f} at step {probe.largest_step:,}"
+    if probe.beyond:
+        return f"the probe's ratio reached {reached}"
+    return f"the probe never rose above {UNSTABLE} times its lowest (largest {reached})"
+
+
+def comparable(environments: Mapping[str, Record]) -> list[str]:
+    """Check that runs, by name, can be compared; return notes on what could not be checked.
+
+    `environments` are the runs' environment.json. Raises DataError where two runs have different
+    tokenizers or validation sets: their losses are then of different things.
+    """
+    notes = []
+    for field, things in SAME.items():
+        known = {name: e[field] for name, e in environments.items() if e.get(field) is not None}
+        first = next(iter(known), "")
+        for name, digest in known.items():
+            if digest != known[first]:
+                what = f"{first} and {name} have different {things} (SHA-256 in environment.json)"
+                raise DataError(f"not comparable: {what}; report them apart")
+        if missing := [name for name in environments if name not in known]:
+            who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
+            notes.append(f"not checked that {things} are the same: no record of {who}")
+    return notes
