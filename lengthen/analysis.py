@@ -16,6 +16,7 @@ from lengthen.monitor import UNSTABLE
 from lengthen.runlog import Metrics, Record
 
 THRESHOLDS = (1.1, UNSTABLE, 1.5)  # the paper's is the one between; the others show how near it is
+PAPERS = THRESHOLDS.index(UNSTABLE)
 MOST_SPIKES = 5  # of one run that are worth a line
 DIVERGED = 1.2  # last validation loss / best, from which on a run has lost what it had learned
 QUANTITIES = ("variance_norm", "variance_max", "grad_norm")  # what the loss ratio may go with
@@ -60,7 +61,7 @@ class Ratios:
     @property
     def beyond(self) -> int:
         """How many are unstable by the paper's definition."""
-        return self.unstable[THRESHOLDS.index(UNSTABLE)]
+        return self.unstable[PAPERS]
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ class Summary:
 def figure(record: Record, name: str) -> float | None:
     """Return a field that is a finite number; None for anything else."""
     value = record.get(name)
-    # By type, since a bool is an int too. A comparison takes whole numbers of any size, and is
-    # false for not-a-number.
+    # By type, as a bool is an int too; the comparison takes any int, and is false for nan.
     if (type(value) is float or type(value) is int) and abs(value) <= LARGEST:
         return value
     return None
@@ -291,7 +291,7 @@ def verdict_line(summary: Summary) -> str:
     steps = _said_of_steps(summary.ratios)
     if summary.judged_by == "steps" or summary.probe is None:
         word = "stable" if summary.stable else "unstable"
-        parts = [f"{word}, judged by the steps as no probe can: {steps}"]
+        parts = [f"{word}, judged by the steps for want of a probe's ratio: {steps}"]
     elif summary.stable:
         parts = [f"stable: {_said_of_probe(summary.probe)}", steps]
     elif summary.ratios.beyond:
@@ -314,7 +314,7 @@ def _said_of_steps(ratios: Ratios) -> str:
     height = "not finite" if worst.ratio is None else f"{worst.ratio:.2f}"
     steps = "step" if ratios.beyond == 1 else "steps"
     line = f"{ratios.beyond:,} {steps} of {ratios.count:,} above {UNSTABLE}"
-    marked = ratios.marked[THRESHOLDS.index(UNSTABLE)]
+    marked = ratios.marked[PAPERS]
     where = f", {marked:,} of them at a changed length or with joined rows" if marked else ""
     return f"{line}, worst {height} at step {worst.step:,}{length}{where}"
 
