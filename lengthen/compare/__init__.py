@@ -1,0 +1,1 @@
+"""Variants, grid, seeds: runs them, and says what can be told apart."""
