@@ -130,6 +130,17 @@ def cpu_memory_limit() -> int:
     return int(min(limits, default=2**33) * USABLE) // beside
 
 
+def usable_cores() -> int:
+    """Return the cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, others count them all
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def gpus() -> int:
+    """Return the number of GPUs that PyTorch sees."""
+    return torch.cuda.device_count()
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -94,6 +94,7 @@ def carry_out(session: Session) -> Record:
         if is_out_of_memory(error):
             raise _out_of_memory(session) from error
         raise
+    session.event("finished")
     return _summary(session)
 
 

@@ -27,6 +27,7 @@ from lengthen.errors import BusyError, CheckpointError, SettingError
 Record = dict[str, Any]
 
 LINE_LIMIT = 2**20  # bytes; a longer line is not ours
+TAIL = 2**14  # bytes: some whole lines of the end
 PACKAGES = ("lengthen", "torch", "numpy", "tokenizers", "safetensors", "pydantic")
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "WORLD_SIZE")
 SECRET = re.compile(r"token=|key|secret|password", re.IGNORECASE)
@@ -222,6 +223,17 @@ def read_metrics(path: Path) -> Metrics:
             elif line.endswith(b"\n"):
                 unreadable += 1
     return Metrics(tuple(records.values()), unreadable)
+
+
+def last_record(path: Path) -> Record | None:
+    """Return the last whole record of a metrics.jsonl without reading the rest; None before one."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read(TAIL).splitlines(keepends=True)
+    parsed = (_parse(line) for line in reversed(lines))
+    return next((record for record in parsed if record is not None), None)
 
 
 def _parse(line: bytes) -> Record | None:

@@ -140,16 +140,12 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
-    there = settings.load(str(paths.config))[0].tables()
-    asked = config.tables()
-    if asked["batch"]["micro_tokens"] == "auto":
-        asked["batch"]["micro_tokens"] = there["batch"]["micro_tokens"]
-    for table in asked:
-        for setting in sorted(asked[table].keys() | there[table].keys()):
-            value, before = asked[table].get(setting), there[table].get(setting)
-            if before != value:
-                rule = f"--resume auto found a run with {before!r}"
-                raise SettingError(f"{table}.{setting}", rule, value, "choose another --out")
+    there = settings.load(str(paths.config))[0]
+    if config.batch.micro_tokens == "auto":
+        there = settings.changed(there, {"batch": {"micro_tokens": "auto"}})
+    for name, (asked, before) in sorted(settings.differences(config, there).items()):
+        rule = f"--resume auto found a run with {before!r}"
+        raise SettingError(name, rule, asked, "choose another --out")
 
 
 def _refuse_fixed(overrides: Tables) -> None:

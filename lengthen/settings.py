@@ -135,6 +135,21 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two configurations differ, by dotted name, with both values.
+
+    What only one of them has got stands as None beside it.
+    """
+    one, two = flat(config.tables()), flat(other.tables())
+    names = [*one, *(name for name in two if name not in one)]
+    return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
+
+
+def flat(tables: Tables) -> Tables:
+    """Return the settings of nested tables by dotted name."""
+    return {f"{table}.{name}": value for table in tables for name, value in tables[table].items()}
+
+
 def _tables_of(source: str) -> Tables:
     if source in RECIPES:
         return RECIPES[source]()
@@ -142,13 +157,18 @@ def _tables_of(source: str) -> Tables:
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, source, nearest(source, RECIPES))
-    tables = read_toml(path)
+    return with_recipe(read_toml(path))
+
+
+def with_recipe(tables: Tables) -> Tables:
+    """Lay what a file says over the recipe that it names, if it names one."""
     if "recipe" not in tables:
         return tables
-    name = str(tables.pop("recipe"))
+    name = str(tables["recipe"])
     if name not in RECIPES:
         raise SettingError("recipe", "no such recipe", name, nearest(name, RECIPES))
-    return merge(RECIPES[name](), tables)[0]
+    changes = {table: value for table, value in tables.items() if table != "recipe"}
+    return merge(RECIPES[name](), changes)[0]
 
 
 def read_toml(path: Path) -> Tables:

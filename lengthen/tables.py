@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as Printed
 from rich.text import Text
+
+PIPE_WIDTH = 200  # columns where no terminal says how many there are
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,18 @@ def printed(table: Table) -> Printed:
         title=Text(table.title), caption=Text(table.note), box=box.SIMPLE, caption_justify="left"
     )
     for number, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="right" if number else "left")
+        shown.add_column(
+            Text(column), justify="right" if number else "left", overflow="fold", min_width=4
+        )
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
     return shown
+
+
+def console() -> Console:
+    """Return the standard output; a file or a pipe gets room for whole tables."""
+    out = Console()
+    return out if out.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:

@@ -12,7 +12,7 @@ import lengthen
 ORDER = """
 errors disk progress tables evidence pacing order ledger clock config recipes settings corpus bind
 loader model cost optim devices runlog monitor foreign analysis checkpoint evaluate plan trainer
-loop runs verify sample picture compare report watch demo commands cli __main__
+loop runs verify sample picture report compare watch demo commands cli __main__
 """.split()
 PACKAGE = Path(lengthen.__file__).parent
 

@@ -121,7 +121,7 @@ def _read(place: _Place, columns: Mapping[str, str] | None) -> NamedRun:
     paths = RunPaths(place.path)
     metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
     config = read_toml(paths.config) if paths.config.is_file() else {}
-    return NamedRun(place.name, metrics, _environment(paths.environment), config)
+    return NamedRun(place.name, metrics, read_environment(paths.environment), config)
 
 
 def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
@@ -134,7 +134,8 @@ def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
     return read_foreign(path, columns)
 
 
-def _environment(path: Path) -> Record:
+def read_environment(path: Path) -> Record:
+    """Return what environment.json says, nothing where there is none; raises DataError."""
     if not path.is_file():
         return {}
     with path.open("rb") as file:

@@ -1,0 +1,103 @@
+"""`lengthen compare`: carry a comparison out, then say what it has shown."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lengthen.compare.carry import carry_out, machine_for
+from lengthen.compare.file import Comparison, read_comparison
+from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
+from lengthen.compare.sweep import sweep_panels, sweep_tables
+from lengthen.compare.tables import (
+    correlations,
+    instability,
+    measuring,
+    results,
+    verdict_lines,
+    verdict_table,
+)
+from lengthen.config import Tables
+from lengthen.disk import Disk
+from lengthen.errors import DataError
+from lengthen.report.page import write
+from lengthen.tables import Table, console, printed
+
+
+def compare(
+    file: Path,
+    root: Path,
+    *,
+    overrides: Tables | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    look: bool = False,
+    shown: bool = True,
+) -> None:
+    """Bring every run that `file` asks for to its end below `root`, then print and write tables.
+
+    With `look` nothing is trained: the tables are of what is there. Writes NAME.html and NAME.json
+    beside the runs. Raises SettingError, DataError, BusyError, and StoppedError after a signal.
+    """
+    comparison = read_comparison(file, overrides)
+    if not look:
+        carry_out(comparison, root, machine_for(comparison, jobs, threads), shown=shown)
+    outcomes, missing = read_outcomes(comparison, root)
+    if not any(outcome.summary for outcome in outcomes):
+        raise DataError(_nothing(root, outcomes))
+    members = groups(comparison, outcomes)
+    lines = verdict_lines(members)
+    tables = tables_of(comparison, members)
+    _print(lines, tables, outcomes, missing)
+    page, data = (root / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
+    write(
+        page,
+        [outcome.shown for outcome in outcomes if outcome.summary],
+        title=comparison.name,
+        verdicts=lines,
+        tables=tables,
+        panels=list(sweep_panels(comparison, members)),
+        families={o.run.name: group.name for group in members for o in group.outcomes},
+    )
+    facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
+    Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
+    print(f"report  {page}")
+
+
+def tables_of(comparison: Comparison, members: Sequence[Group]) -> list[Table]:
+    """Return every table of a comparison, what matters most first."""
+    return [
+        results(members, comparison.baseline),
+        verdict_table(members),
+        *sweep_tables(comparison, members),
+        instability(members),
+        correlations(members),
+        measuring(members),
+    ]
+
+
+def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:
+    said = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
+    if said:
+        return f"{root}: every run crashed, the first one with: {said[0]}"
+    return f"{root}: no run has come to its end yet"
+
+
+def _print(
+    lines: Sequence[str], tables: Sequence[Table], outcomes: Sequence[Outcome], missing: int
+) -> None:
+    out = console()
+    for table in tables:
+        out.print(printed(table))
+    for outcome in outcomes:
+        if outcome.fate != "finished":
+            reason = outcome.attempts.message or _why(outcome)
+            print(f"{outcome.run.name} {outcome.fate}: {reason}")
+    for line in lines:
+        print(line)
+    if missing:
+        print(f"{missing} runs have not come to their end: the verdicts are early ones")
+
+
+def _why(outcome: Outcome) -> str:
+    return "" if outcome.summary is None else outcome.summary.why_diverged

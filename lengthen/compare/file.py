@@ -1,0 +1,254 @@
+"""A comparison file -> the runs that it asks for.
+
+    recipe = "laptop-2min"            # and any settings, as in every settings file: the base
+    baseline = "baseline"             # the variant that speed-ups are counted against
+    seeds = [0, 1, 2, 3, 4]           # every variant of a cell gets the same ones
+
+    [variants.baseline]
+    pacing.kind = "constant"
+    [variants.slw]
+    pacing = { kind = "linear", start = 8, duration = 100 }
+    [variants.rows]
+    same_tokens_as = "slw"            # rows warmup with that variant's tokens at every step
+
+    [[grid]]                          # optional: each is one axis, whose settings move together
+    optimizer.learning_rate = [3e-3, 1e-2]
+    optimizer.min_learning_rate = [3e-4, 1e-3]
+
+A cell is one point of the grid. The budget is equal within a cell: in tokens by the base's
+`budget`, or in arithmetic with `flops`, which becomes tokens for each variant.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lengthen import cost
+from lengthen.clock import steps
+from lengthen.config import MOST, Config, Tables, parse_count
+from lengthen.errors import SettingError, nearest
+from lengthen.recipes import rows_with_the_same_tokens
+from lengthen.settings import build, changed, flat, merge, read_toml, with_recipe
+
+OWN = ("baseline", "seeds", "variants", "grid", "flops")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
+MOST_RUNS = 10_000
+# What every variant of a cell must share, or their validation losses say different things.
+SHARED = ("model.length", "evaluation.tokens", "data.path", "data.store_id")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison."""
+
+    variant: str
+    cell: str  # what its axes are set to, "" without a grid
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Where it lies below the comparison's runs."""
+        parts = (self.variant.replace(" ", "-"), self.cell, f"seed-{self.seed}")
+        return "/".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one file asks for."""
+
+    name: str  # the file's, without its suffix
+    baseline: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    axes: tuple[str, ...]  # the first setting of each axis
+    cells: Mapping[str, tuple[Any, ...]]  # label -> the value on each axis
+    runs: tuple[Planned, ...]  # seed by seed, so that an early look finds whole pairs
+
+
+def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
+    """Read a comparison file; raises SettingError for the first mistake in it.
+
+    `overrides` lie over the base and over every variant.
+    """
+    tables = read_toml(path)
+    own = {name: tables.pop(name) for name in OWN if name in tables}
+    base = merge(with_recipe(tables), overrides or {})[0]
+    variants = _variants(own.get("variants"))
+    baseline = own.get("baseline", next(iter(variants)))
+    _known("baseline", baseline, variants)
+    seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
+    axes = _axes(own.get("grid", []))
+    cells = {_label(axes, point): point for point in itertools.product(*map(_points, axes))}
+    if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
+        raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
+    configs: dict[str, dict[str, Config]] = {}
+    for label, point in cells.items():
+        cell = merge(base, _laid_over(axes, point))[0]
+        configs[label] = {
+            name: _config(name, variants, cell, overrides or {}, own.get("flops"))
+            for name in variants
+        }
+        _must_be_fair(configs[label], baseline, equal_budgets="flops" not in own)
+    runs = [
+        Planned(variant, label, seed, changed(config, {"run": {"seed": seed}}))
+        for seed, label in itertools.product(seeds, cells)
+        for variant, config in configs[label].items()
+    ]
+    values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
+    names = tuple(next(iter(axis)) for axis in axes)
+    return Comparison(path.stem, baseline, tuple(variants), seeds, names, values, tuple(runs))
+
+
+def _variants(given: object) -> dict[str, Tables]:
+    if not isinstance(given, dict) or not given:
+        raise SettingError("variants", "is missing; a comparison needs [variants.NAME] tables")
+    for name, changes in given.items():
+        if not NAME.fullmatch(name):
+            rule = "a variant's name has letters, digits, spaces and _ . + - only, at most 40"
+            raise SettingError("variants", rule, name)
+        if not isinstance(changes, dict):
+            raise SettingError(f"variants.{name}", "must be a table", changes)
+    if len({name.replace(" ", "-") for name in given}) < len(given):
+        raise SettingError("variants", "two names differ only in a space and a -", list(given))
+    for name, changes in given.items():
+        if "same_tokens_as" in changes:
+            _known(f"variants.{name}.same_tokens_as", changes["same_tokens_as"], given)
+    return dict(given)
+
+
+def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
+    if name not in variants:
+        raise SettingError(setting, "no such variant", name, nearest(str(name), variants))
+
+
+def _seeds(given: object) -> tuple[int, ...]:
+    if not isinstance(given, list) or not given:
+        raise SettingError("seeds", "must be a list of whole numbers, such as [0, 1, 2]", given)
+    for seed in given:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise SettingError("seeds", "must be whole numbers of at least 0", seed)
+        if given.count(seed) > 1:
+            raise SettingError("seeds", "has a seed twice", seed)
+    return tuple(given)
+
+
+Axis = Mapping[str, Sequence[Any]]  # dotted setting -> its values, one for each point
+
+
+def _axes(given: object) -> list[Axis]:
+    if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
+        raise SettingError("grid", "must be [[grid]] tables, each one axis")
+    axes: list[Axis] = []
+    for tables in given:
+        for table, settings in tables.items():
+            if not isinstance(settings, dict):
+                raise SettingError(f"grid.{table}", "must be a setting such as model.length")
+        axis = flat(tables)
+        for name, values in axis.items():
+            if not isinstance(values, list) or not values:
+                raise SettingError(f"grid.{name}", "must be a list of values", values)
+            if len(values) != len(next(iter(axis.values()))):
+                rule = "settings of one [[grid]] move together, so their lists are equally long"
+                raise SettingError(f"grid.{name}", rule, values)
+        if not axis:
+            raise SettingError("grid", "has an axis without a setting")
+        axes.append(axis)
+    settings = [name for axis in axes for name in axis]
+    for name in settings:
+        if settings.count(name) > 1 or name == "run.seed":
+            rule = "stands on two axes" if name != "run.seed" else "is what `seeds` sets"
+            raise SettingError(f"grid.{name}", rule)
+    return axes
+
+
+def _points(axis: Axis) -> list[tuple[Any, ...]]:
+    points = list(zip(*axis.values(), strict=True))
+    for point in points:
+        if points.count(point) > 1:
+            raise SettingError(f"grid.{next(iter(axis))}", "has a value twice", point[0])
+    return points
+
+
+def _label(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> str:
+    """Name a cell by the first setting of each axis, such as `learning_rate=0.01,length=256`."""
+    firsts = [next(iter(axis)) for axis in axes]
+    shorts = [name.split(".")[1] for name in firsts]
+    parts = []
+    for name, short, values in zip(firsts, shorts, point, strict=True):
+        word = name if shorts.count(short) > 1 else short
+        parts.append(f"{word}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(values[0]))}")
+    return ",".join(parts)
+
+
+def _laid_over(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> Tables:
+    changes: Tables = {}
+    for axis, values in zip(axes, point, strict=True):
+        for name, value in zip(axis, values, strict=True):
+            table, _, setting = name.partition(".")
+            changes.setdefault(table, {})[setting] = value
+    return changes
+
+
+def _config(
+    name: str,
+    variants: Mapping[str, Tables],
+    cell: Tables,
+    overrides: Tables,
+    flops: object,
+) -> Config:
+    changes = dict(variants[name])
+    other = changes.pop("same_tokens_as", None)
+    try:
+        if other is not None:
+            cell = rows_with_the_same_tokens(merge(cell, variants[other])[0])
+        config = build(merge(merge(cell, changes)[0], overrides)[0])
+    except KeyError as error:
+        rule = f"needs the {error.args[0]} that {other!r} lacks: only a linear length pacing works"
+        raise SettingError(f"variants.{name}.same_tokens_as", rule) from None
+    except SettingError as error:
+        raise error.within(f"variants.{name}") from None
+    return config if flops is None else _with_flops(config, flops)
+
+
+def _with_flops(config: Config, given: object) -> Config:
+    """Return the configuration with as many whole steps as `given` operations pay for."""
+    try:
+        most = parse_count(given)
+    except ValueError as error:
+        raise SettingError("flops", str(error), given) from None
+    if not isinstance(most, int) or most < 1:
+        raise SettingError("flops", "must be a whole number above 0, such as 2e15", given)
+    if config.model.vocabulary is None:
+        raise SettingError("model.vocabulary", "is missing; a budget in flops needs it")
+    unlimited = changed(config, {"budget": {"tokens": MOST}}).schedule()
+    tokens = spent = 0
+    for _, shape in steps(unlimited):
+        spent += cost.flops(config.model, shape.rows, shape.length)
+        if spent > most:
+            break
+        tokens += shape.tokens
+    if not tokens:
+        raise SettingError("flops", "does not pay for one step", given)
+    return changed(config, {"budget": {"tokens": tokens}})
+
+
+def _must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets: bool) -> None:
+    expected = flat(configs[baseline].tables())
+    budgets = ("budget.tokens", "budget.passes") if equal_budgets else ()
+    for name, config in configs.items():
+        found = flat(config.tables())
+        for setting in (*budgets, *SHARED):
+            if found.get(setting) != expected.get(setting):
+                unequal = "unequal budgets" if setting in budgets else "not comparable"
+                rule = f"{unequal}: {baseline!r} has {expected.get(setting)!r}"
+                raise SettingError(f"variants.{name}.{setting}", rule, found.get(setting))
+
+
+def by_cell(runs: Sequence[Planned]) -> Iterator[tuple[str, list[Planned]]]:
+    """Yield each cell's label with its runs, in the order of the grid."""
+    for label in dict.fromkeys(run.cell for run in runs):
+        yield label, [run for run in runs if run.cell == label]

@@ -1,0 +1,128 @@
+"""Each run of a comparison as its tables see it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from lengthen.analysis import Reached, Summary, comparable, summarise, time_to
+from lengthen.compare.file import Comparison, Planned
+from lengthen.compare.standing import UNKNOWN, Attempts, directory, read_attempts, standing
+from lengthen.compare.verdicts import Losses
+from lengthen.report.gather import NamedRun, read_environment
+from lengthen.runlog import RunPaths
+
+Fate = Literal["finished", "diverged", "crashed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that has come to its end, whatever that was."""
+
+    run: Planned
+    fate: Fate
+    summary: Summary | None  # None: it crashed before its first step
+    shown: NamedRun
+    attempts: Attempts
+
+    @property
+    def loss(self) -> float | None:
+        """The last validation loss, at the end of the budget; None where it did not get there."""
+        return None if self.summary is None or self.fate != "finished" else self.summary.last_loss
+
+    @property
+    def threads(self) -> object:
+        """Threads that it computed with, None where that is not known."""
+        return self.shown.environment.get("threads")
+
+    def time_to(self, loss: float) -> Reached | None:
+        """Return when its validation loss was first at or below `loss`."""
+        return time_to(self.shown.metrics, [loss])[0]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All seeds of one variant in one cell."""
+
+    variant: str
+    cell: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        return f"{self.variant}, {self.cell}" if self.cell else self.variant
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """Of the runs that have any step."""
+        return [o.summary for o in self.outcomes if o.summary is not None]
+
+    def by_seed(self) -> dict[int, Outcome]:
+        """Return the outcomes by seed."""
+        return {outcome.run.seed: outcome for outcome in self.outcomes}
+
+    def losses(self) -> dict[int, float | None]:
+        """Return the final validation loss of each seed, None where it diverged or crashed."""
+        return {outcome.run.seed: outcome.loss for outcome in self.outcomes}
+
+    def fates(self, fate: Fate) -> int:
+        """Return how many seeds ended so."""
+        return sum(outcome.fate == fate for outcome in self.outcomes)
+
+
+def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], int]:
+    """Return what has become of the runs, and how many have not come to an end.
+
+    Raises DataError where runs of different tokenizers or validation parts lie together.
+    """
+    attempts = read_attempts(root)
+    outcomes = []
+    for run in comparison.runs:
+        outcome = _outcome(root, run, attempts.get(run.name, UNKNOWN))
+        outcomes += [outcome] if outcome is not None else []
+    comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
+    return outcomes, len(comparison.runs) - len(outcomes)
+
+
+def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
+    place = standing(root, run)
+    fate: Fate = "crashed"
+    if place.state in ("finished", "diverged"):
+        fate = "finished" if place.state == "finished" else "diverged"
+    elif not attempts.message:
+        return None
+    summary = summarise(place.metrics) if place.metrics.of("step") else None
+    if summary is not None and summary.diverged and fate == "finished":
+        fate = "diverged"
+    environment = read_environment(RunPaths(directory(root, run)).environment)
+    shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
+    return Outcome(run, fate, summary, shown, attempts)
+
+
+def groups(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Group]:
+    """Return the outcomes by cell and variant, in the order of the file."""
+    order = {run.name: number for number, run in enumerate(_in_order(comparison))}
+    ordered = sorted(outcomes, key=lambda o: order[o.run.name])
+    return [
+        Group(variant, cell, tuple(members))
+        for (cell, variant), members in groupby(ordered, lambda o: (o.run.cell, o.run.variant))
+    ]
+
+
+def _in_order(comparison: Comparison) -> Iterator[Planned]:
+    cells, variants = list(comparison.cells), comparison.variants
+    yield from sorted(
+        comparison.runs,
+        key=lambda r: (
+            cells.index(r.cell),
+            variants.index(r.variant),
+            comparison.seeds.index(r.seed),
+        ),
+    )
+
+
+def losses_of(members: Sequence[Group]) -> Losses:
+    """Return the table of final validation losses that verdicts are drawn from."""
+    return {group.variant: group.losses() for group in members}

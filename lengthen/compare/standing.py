@@ -1,0 +1,94 @@
+"""Where the runs of a comparison stand, from their files alone."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lengthen import settings
+from lengthen.compare.file import Planned
+from lengthen.errors import SettingError
+from lengthen.loop import SKIPS_IN_A_ROW
+from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
+
+State = Literal["missing", "begun", "finished", "diverged"]
+RUNS, ATTEMPTS = "runs", "attempts.jsonl"  # in a comparison's directory
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run: how far it is, and its measurements so far."""
+
+    state: State
+    metrics: Metrics
+
+
+def directory(root: Path, run: Planned) -> Path:
+    """Return where a run lies in a comparison's directory."""
+    return root / RUNS / run.name
+
+
+def standing(root: Path, run: Planned) -> Standing:
+    """Read where a run stands; raises SettingError where another one lies in its place."""
+    paths = RunPaths(directory(root, run))
+    if not paths.metrics.is_file():
+        return Standing("missing", Metrics((), 0))
+    _must_be_the_run(run, paths)
+    metrics = read_metrics(paths.metrics)
+    return Standing(_state(run, metrics), metrics)
+
+
+def _state(run: Planned, metrics: Metrics) -> State:
+    last = metrics.records[-1] if metrics.records else {}
+    if last.get("event") == "finished":
+        return "finished"
+    most = SKIPS_IN_A_ROW if run.config.run.on_nonfinite == "skip" else 1
+    lost = last.get("event") == "skipped" and last.get("in_a_row", 0) >= most
+    return "diverged" if lost else "begun"
+
+
+def _must_be_the_run(run: Planned, paths: RunPaths) -> None:
+    there = settings.load(str(paths.config))[0]
+    for name, (asked, found) in settings.differences(run.config, there).items():
+        # What the file leaves open the run has filled in; a store may have moved, its id not.
+        if name == "data.path" or asked in (None, "auto"):
+            continue
+        rule = f"{paths.root} holds a run with {found!r}"
+        raise SettingError(name, rule, asked, "choose another --out, or remove that run")
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What is known about the processes that carried a run out."""
+
+    alone: bool  # every one had the machine to itself, as far as this comparison goes
+    message: str  # the error that ended the last one; empty where none did
+
+
+UNKNOWN = Attempts(alone=False, message="")
+
+
+def read_attempts(root: Path) -> Mapping[str, Attempts]:
+    """Read attempts.jsonl; runs that this comparison did not start are not in it."""
+    path = root / ATTEMPTS
+    attempts: dict[str, Attempts] = {}
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        record = _parsed(line)
+        run = record.get("run")
+        if not isinstance(run, str):
+            continue
+        before = attempts.get(run, Attempts(alone=True, message=""))
+        if record.get("event") == "started":
+            attempts[run] = Attempts(before.alone and record.get("jobs") == 1, "")
+        else:
+            attempts[run] = Attempts(before.alone, str(record.get("message", "")))
+    return attempts
+
+
+def _parsed(line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,258 @@
+"""The tables of a comparison: results at an equal budget, verdicts, instability, correlations."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from lengthen.analysis import THRESHOLDS, Reached, Summary
+from lengthen.compare.outcomes import Group, Outcome, losses_of
+from lengthen.compare.verdicts import Speedup, Verdict, speedups, verdicts
+from lengthen.evidence import interval
+from lengthen.tables import Table, number
+
+UNTIMED = "not measured"
+Goals = dict[int, float]  # seed -> the validation loss to reach
+
+
+def cells(members: Sequence[Group]) -> Iterator[tuple[str, list[Group]]]:
+    """Yield each cell with its variants."""
+    for cell, found in groupby(members, lambda group: group.cell):
+        yield cell, list(found)
+
+
+def results(members: Sequence[Group], baseline: str) -> Table:
+    """Return what each variant has come to at the end of the budget."""
+    rows = []
+    for _, found in cells(members):
+        base = next((group for group in found if group.variant == baseline), None)
+        rows += [_result(group, base) for group in found]
+    return Table(
+        "Results at the end of an equal budget",
+        (
+            "variant",
+            "seeds finished",
+            "validation loss",
+            "95 % interval",
+            "updates",
+            "largest ratio, steps",
+            "largest ratio, probe",
+            "stable seeds",
+            "tokens: times fewer",
+            "seconds: times fewer",
+        ),
+        tuple(rows),
+        "Loss in nats per token at full length, mean over seeds. Ratios: the largest of all seeds; "
+        "the steps' is the paper's and mixes lengths, the probe's is at full length. Stable: the "
+        "probe's never above 1.2, and no step not finite. Times fewer: until each seed's own "
+        f"{baseline} loss at its best is reached; geometric mean and 95 % interval over the seeds "
+        "that reach it. Seconds count only where each run had the machine alone, with equal "
+        "threads.",
+    )
+
+
+def _result(group: Group, base: Group | None) -> tuple[str, ...]:
+    losses = [loss for loss in group.losses().values() if loss is not None]
+    mean = interval(losses) if losses else None
+    low, high = (None, None) if mean is None else (mean.low, mean.high)
+    summaries = group.summaries
+    goals = {} if base is None else goals_of(base)
+    return (
+        group.name,
+        _fates(group),
+        number(mean.mean if mean else None),
+        "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        " or ".join(sorted({f"{summary.steps:,}" for summary in summaries})) or "-",
+        number(largest(s.ratios.largest for s in summaries), 2),
+        number(largest(s.probe.largest if s.probe else None for s in summaries), 2),
+        f"{sum(s.stable for s in summaries)} of {len(group.outcomes)}",
+        "-" if base is None else said(speedup(group, base, goals, lambda r: r.tokens)),
+        "-" if base is None else _seconds(group, base, goals),
+    )
+
+
+def _fates(group: Group) -> str:
+    parts = [f"{group.fates('finished')} of {len(group.outcomes)}"]
+    parts += [f"{n} {fate}" for fate in ("diverged", "crashed") if (n := group.fates(fate))]
+    return ", ".join(parts)
+
+
+def largest(values: Iterator[float | None]) -> float | None:
+    """Return the largest of the values that are there."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def goals_of(base: Group) -> Goals:
+    """Return the best validation loss of each seed of the baseline."""
+    return {
+        outcome.run.seed: outcome.summary.best_loss
+        for outcome in base.outcomes
+        if outcome.summary is not None and outcome.summary.best_loss is not None
+    }
+
+
+def speedup(
+    group: Group, base: Group, goals: Goals, count: Callable[[Reached], float | None]
+) -> Speedup | None:
+    """Return how many times fewer tokens (or seconds) the group took to the goals than `base`.
+
+    None where there is no seed that both have, or where one was not counted.
+    """
+    theirs, ours = base.by_seed(), group.by_seed()
+    baseline, own = [], []
+    for seed in goals.keys() & theirs.keys() & ours.keys():
+        took = _count(theirs[seed], goals[seed], count)
+        if not took:
+            return None
+        baseline.append(took)
+        own.append(_count(ours[seed], goals[seed], count))
+    return speedups(baseline, own) if baseline else None
+
+
+def _count(outcome: Outcome, goal: float, count: Callable[[Reached], float | None]) -> float | None:
+    reached = outcome.time_to(goal)
+    return None if reached is None else count(reached)
+
+
+def said(speedup: Speedup | None) -> str:
+    """Return a speed-up for a cell of a table."""
+    if speedup is None:
+        return "-"
+    if speedup.ratio is None:
+        return "not reached"
+    text = f"{speedup.ratio:.2f}"
+    if speedup.low is not None and speedup.high is not None and speedup.low < speedup.high:
+        text += f" [{speedup.low:.2f}, {speedup.high:.2f}]"
+    few = speedup.n - speedup.reached
+    return f"{text}; not reached in {few} of {speedup.n}" if few else text
+
+
+def _seconds(group: Group, base: Group, goals: Goals) -> str:
+    both = [*group.outcomes, *base.outcomes]
+    threads = {outcome.threads for outcome in both}
+    if not all(outcome.attempts.alone for outcome in both) or len(threads) != 1:
+        return UNTIMED
+    return said(speedup(group, base, goals, lambda reached: reached.seconds))
+
+
+def verdict_lines(members: Sequence[Group]) -> list[str]:
+    """Return a plain sentence for every pair of variants of every cell."""
+    return [
+        f"{cell}: {verdict.sentence()}" if cell else verdict.sentence()
+        for cell, verdict in _verdicts(members)
+    ]
+
+
+def _verdicts(members: Sequence[Group]) -> Iterator[tuple[str, Verdict]]:
+    for cell, found in cells(members):
+        for verdict in verdicts(losses_of(found)):
+            yield cell, verdict
+
+
+def verdict_table(members: Sequence[Group]) -> Table:
+    """Return every pair's difference, interval, p after Holm, and what these seeds could see."""
+    rows = []
+    for cell, verdict in _verdicts(members):
+        gap = verdict.difference
+        rows.append(
+            (
+                f"{verdict.a} against {verdict.b}" + (f", {cell}" if cell else ""),
+                verdict.word,
+                number(gap.mean if gap else None),
+                "-" if gap is None or gap.low is None else f"{gap.low:.3f} to {gap.high:.3f}",
+                "-" if verdict.p_adjusted is None else f"{verdict.p_adjusted:.2g}",
+                str(verdict.seeds),
+                number(verdict.smallest_effect),
+            )
+        )
+    columns = ("pair", "verdict", "difference", "95 % interval", "p after Holm", "seeds")
+    return Table(
+        "Verdicts",
+        (*columns, "seen at 80 %"),
+        tuple(rows),
+        "Difference of the final validation losses in nats, the first less the second, paired by "
+        "seed. Paired t-test; Holm over the pairs of one cell, so that the chance of any false "
+        "verdict in a cell is 5 % at most. Seen at 80 %: the smallest true difference that these "
+        "seeds would find four times in five, at Holm's hardest step.",
+    )
+
+
+def instability(members: Sequence[Group]) -> Table:
+    """Return unstable steps and largest ratios of every cell, by the steps and by the probe."""
+    return Table(
+        "Instability",
+        (
+            "variant",
+            "steps",
+            *(f"steps >{threshold}" for threshold in THRESHOLDS),
+            "largest, steps",
+            "probes",
+            *(f"probes >{threshold}" for threshold in THRESHOLDS),
+            "largest, probe",
+            "not finite",
+        ),
+        tuple(_instability(group) for group in members),
+        "Loss ratios, summed over seeds. Above 1.2 is unstable in the paper, whose ratio is that "
+        "of the steps.",
+    )
+
+
+def _instability(group: Group) -> tuple[str, ...]:
+    summaries = group.summaries
+    probes = [summary.probe for summary in summaries if summary.probe is not None]
+    numbers = range(len(THRESHOLDS))
+    return (
+        group.name,
+        f"{sum(s.ratios.count for s in summaries):,}",
+        *(f"{sum(s.ratios.unstable[i] for s in summaries):,}" for i in numbers),
+        number(largest(s.ratios.largest for s in summaries), 2),
+        f"{sum(p.count for p in probes):,}",
+        *(f"{sum(p.unstable[i] for p in probes):,}" for i in numbers),
+        number(largest(p.largest for p in probes), 2),
+        str(sum(s.ratios.not_finite for s in summaries)),
+    )
+
+
+def measuring(members: Sequence[Group]) -> Table:
+    """Return what probes and evaluations took, which is in no other count."""
+    return Table(
+        "What measuring took",
+        ("variant", "probe tokens", "probe seconds", "evaluation tokens", "evaluation seconds"),
+        tuple((group.name, *_measuring(group.summaries)) for group in members),
+        "Summed over seeds; in no other count of tokens or seconds.",
+    )
+
+
+def _measuring(summaries: Sequence[Summary]) -> Iterator[str]:
+    for sides in ([s.probing for s in summaries], [s.evaluating for s in summaries]):
+        yield f"{sum(side.tokens or 0 for side in sides):,.0f}"
+        yield f"{sum(side.seconds or 0 for side in sides):,.1f}"
+
+
+def correlations(members: Sequence[Group]) -> Table:
+    """Return Pearson's r of the loss ratio with what should go with it, seed by seed."""
+    rows = [row for group in members for row in _correlations(group)]
+    return Table(
+        "What goes with the loss ratio",
+        ("variant", "quantity", "steps later", "r, mean", "r, over seeds", "largest p"),
+        tuple(rows),
+        "Pearson's r of the steps' loss ratio with a quantity of the same step, or of the step "
+        "before. p with the effective number of steps, since neighbours resemble each other. "
+        "Going together is no cause: a spike makes large gradients, which raise the variance.",
+    )
+
+
+def _correlations(group: Group) -> Iterator[tuple[str, ...]]:
+    found = [list(summary.correlations) for summary in group.summaries]
+    for same in zip(*found, strict=True):
+        defined = [one.correlation for one in same if one.correlation is not None]
+        if not defined:
+            continue
+        r = [correlation.r for correlation in defined]
+        p = max(correlation.p_effective for correlation in defined)
+        yield (
+            group.name,
+            same[0].quantity,
+            str(same[0].lag),
+            f"{sum(r) / len(r):.2f}",
+            f"{min(r):.2f} to {max(r):.2f}",
+            f"{p:.2g}",
+        )
