@@ -1,11 +1,68 @@
-"""What metrics say: times to a loss, ratios, unstable steps."""
+"""What metrics say: spikes, correlations, times to a loss, a verdict; from any log, to any byte."""
 
-from lengthen.analysis import best_loss, first_at_or_below, largest_ratio, unstable_steps
-from lengthen.runlog import Record
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lengthen import analysis
+from lengthen.analysis import (
+    QUANTITIES,
+    Ratios,
+    Reached,
+    best_loss,
+    comparable,
+    figure,
+    first_at_or_below,
+    largest_ratio,
+    ratios_of,
+    spikes,
+    summarise,
+    time_to,
+    unstable_steps,
+    verdict_line,
+)
+from lengthen.errors import DataError
+from lengthen.monitor import LowestLoss
+from lengthen.runlog import Metrics, Record, read_metrics
 
 
 def evaluation(step: int, loss: float | None) -> Record:
-    return {"kind": "eval", "step": step, "tokens": 100 * step, "loss": loss}
+    return {"kind": "eval", "step": step, "tokens": 100 * step, "seconds": 0.5 * step, "loss": loss}
+
+
+def step(number: int, ratio: float | None = 1.0, **more: object) -> Record:
+    clock = {"step": number, "tokens": 100 * number, "seconds": 0.5 * number, "length": 64}
+    return {"kind": "step", **clock, "loss": 5.0, "loss_ratio": ratio, **more}
+
+
+def bad(number: int) -> Record:
+    return step(number, None, loss=None, finite=False)
+
+
+def probe(number: int, ratio: float | None = 1.0, **more: object) -> Record:
+    return {"kind": "probe", "step": number, "loss": 5.0, "loss_ratio": ratio, **more}
+
+
+def metrics(*records: Record, unreadable: int = 0) -> Metrics:
+    return Metrics(records, unreadable)
+
+
+def through_a_file(records: Sequence[Record]) -> Metrics:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return read_metrics(path)
 
 
 EVALUATIONS = [evaluation(1, 6.0), evaluation(2, None), evaluation(3, 5.5), evaluation(4, 5.8)]
@@ -16,6 +73,13 @@ def test_a_loss_is_reached_at_the_first_evaluation_not_above_it() -> None:
     assert reached is not None
     assert reached["tokens"] == 300
     assert first_at_or_below(EVALUATIONS, 5.4) is None
+
+
+def test_times_are_told_for_each_loss_and_none_for_those_not_reached() -> None:
+    told = time_to(metrics(*reversed(EVALUATIONS)), [6.0, 5.9, 5.4])
+    assert told == [Reached(1, 100, 0.5), Reached(3, 300, 1.5), None]
+    without_clock = metrics({"kind": "eval", "step": 7, "loss": 1.0})
+    assert time_to(without_clock, [1.0]) == [Reached(7, None, None)]
 
 
 def test_the_best_loss_is_the_lowest_finite_one() -> None:
@@ -33,3 +97,298 @@ def test_a_step_above_the_threshold_or_not_finite_is_unstable() -> None:
     assert [step["step"] for step in unstable_steps(steps)] == [3, 4]
     assert largest_ratio(steps) == 1.21
     assert largest_ratio(steps[:1]) is None
+
+
+@pytest.mark.parametrize("value", [None, True, "5.0", [5], math.nan, math.inf, -math.inf, 10**400])
+def test_what_is_no_finite_number_is_not_there(value: object) -> None:
+    assert figure({"loss": value}, "loss") is None
+    assert figure({"loss": 2**70}, "loss") == 2**70
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Steps of a log, and (highest step, ratio, duration) of every spike that was put in."""
+
+    steps: list[Record]
+    spikes: list[tuple[int, float, int]]
+
+
+@st.composite
+def planted_logs(draw: st.DrawFn) -> Planted:
+    """Losses that only fall, with spikes of any height and duration between calm stretches."""
+    loss, lowest = 10.0, LowestLoss()
+    steps: list[Record] = []
+    planted = []
+
+    def add(value: float) -> float | None:
+        nonlocal lowest
+        ratio = lowest.ratio(value)
+        steps.append(step(len(steps) + 1, ratio, loss=value))
+        lowest = lowest.after(value)
+        return ratio
+
+    for calm, heights in draw(
+        st.lists(
+            st.tuples(
+                st.integers(1, 30),
+                st.lists(st.floats(1.11, 20.0), min_size=1, max_size=6, unique=True),
+            ),
+            max_size=8,
+        )
+    ):
+        for _ in range(calm):
+            loss *= draw(st.floats(0.9, 1.0, exclude_max=True))
+            add(loss)
+        first = len(steps) + 1
+        ratios = [ratio for height in heights if (ratio := add(height * loss)) is not None]
+        planted.append((first + ratios.index(max(ratios)), max(ratios), len(ratios)))
+    add(loss)
+    return Planted(steps, planted)
+
+
+@given(planted_logs())
+def test_exactly_the_planted_spikes_are_found(log: Planted) -> None:
+    steps = through_a_file(log.steps).of("step")
+    found = [(spike.step, spike.ratio, spike.duration) for spike in spikes(steps)]
+    assert found == log.spikes
+    ratios = ratios_of(steps)
+    worst = sorted(log.spikes, key=lambda spike: (-spike[1], spike[0]))[:5]
+    assert [spike.step for spike in ratios.spikes] == [step for step, _, _ in worst]
+    known = [s["loss_ratio"] for s in log.steps if s["loss_ratio"] is not None]
+    counted = tuple(sum(ratio > threshold for ratio in known) for threshold in (1.1, 1.2, 1.5))
+    assert ratios.unstable == counted
+    assert ratios.shares == tuple(count / len(steps) for count in counted)
+    assert ratios.largest == max(known, default=None)
+
+
+def test_a_step_that_is_not_finite_is_worse_than_any_ratio_and_part_of_its_spike() -> None:
+    ratios = ratios_of([step(1, None), step(2, 9.0), step(3), step(4, 1.3), bad(5), step(6)])
+    assert [(s.step, s.ratio, s.duration) for s in ratios.spikes] == [(5, None, 2), (2, 9.0, 1)]
+    assert (ratios.unstable, ratios.not_finite) == ((3, 3, 2), 1)
+    assert (ratios.largest, ratios.largest_step) == (9.0, 2)
+
+
+def test_unstable_steps_at_a_changed_length_or_with_joined_rows_are_told_apart() -> None:
+    steps = [step(1), step(2, 1.3), step(3, 1.3, length=72), step(4, 1.3, length=72, joined=0.5)]
+    ratios = ratios_of([*steps, step(5, 1.15, length=80)])
+    assert ratios.unstable == (4, 3, 0)
+    assert ratios.marked == (3, 2, 0)
+
+
+def test_a_spike_of_the_probe_lasts_in_steps() -> None:
+    ratios = ratios_of([probe(10), probe(20, 1.4), probe(30, 1.2), probe(40)])
+    assert [(s.step, s.length, s.duration) for s in ratios.spikes] == [(20, None, 11)]
+
+
+@given(seed=st.integers(0, 2**32), size=st.integers(8, 200), missing=st.floats(0, 0.9))
+def test_pearson_is_scipys_over_the_finite_pairs_of_a_log(
+    seed: int, size: int, missing: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    names = ("loss_ratio", *QUANTITIES)
+    values = rng.lognormal(size=(size, len(names)))
+    values[rng.random(values.shape) < missing] = np.nan
+    rows = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    shown = [{name: None if math.isnan(v) else v for name, v in row.items()} for row in rows]
+    log = through_a_file([step(i + 1, **fields) for i, fields in enumerate(shown)])
+    for found in summarise(log).correlations:
+        x = values[: size - found.lag, names.index(found.quantity)]
+        y = values[found.lag :, 0]
+        finite = ~np.isnan(x) & ~np.isnan(y)
+        if finite.sum() < 3:
+            assert found.correlation is None
+            continue
+        assert found.correlation is not None
+        r, p = stats.pearsonr(x[finite], y[finite])
+        assert found.correlation.r == pytest.approx(r, rel=1e-9, abs=1e-12)
+        # The p of a correlation near 1 has only as many digits as 1 - r^2 has.
+        assert found.correlation.p == pytest.approx(p, rel=1e-9 + 1e-12 / (1 - r**2))
+        assert found.correlation.n == finite.sum()
+
+
+def test_a_quantity_that_never_changes_or_is_not_logged_has_no_correlation() -> None:
+    log = metrics(*(step(n, 1 + n / 9, variance_norm=2.0, grad_norm=float(n)) for n in range(1, 9)))
+    found = {(c.quantity, c.lag): c.correlation for c in summarise(log).correlations}
+    assert found["variance_norm", 0] is None
+    assert found["variance_max", 1] is None
+    assert found["grad_norm", 0] is not None
+
+
+def test_a_variance_that_comes_one_step_before_its_spikes_shows_at_lag_1_alone() -> None:
+    high = {n for n in range(1, 200) if n % 17 == 0}
+    log = metrics(
+        *(
+            step(n, 2.0 if n - 1 in high else 1.0, variance_norm=float(n in high))
+            for n in range(200)
+        )
+    )
+    norms = [c for c in summarise(log).correlations if c.quantity == "variance_norm"]
+    found = {c.lag: c.correlation for c in norms}
+    assert found[1] is not None
+    assert found[0] is not None
+    assert found[1].r == pytest.approx(1.0)
+    assert abs(found[0].r) < 0.2
+
+
+def test_a_log_cut_at_any_byte_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    records = [
+        step(1, None),
+        step(2, 1.05),
+        probe(2, 1.3),
+        step(3, 1.4),
+        evaluation(3, 5.0),
+        bad(4),
+    ]
+    lines = [json.dumps(record).encode() + b"\n" for record in records]
+    whole = b"".join(lines)
+    path = tmp_path / "metrics.jsonl"
+    for size in range(len(lines[0]), len(whole) + 1):
+        path.write_bytes(whole[:size])
+        complete = whole[:size].count(b"\n")
+        assert summarise(read_metrics(path)) == summarise(metrics(*records[:complete]))
+
+
+def test_a_growing_log_says_more_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for number in range(1, 30):
+        with path.open("a") as file:
+            file.write(json.dumps(step(number, 2.0 if number % 7 == 0 else 1.0)) + '\n{"kind":"st')
+        summary = summarise(read_metrics(path))
+        assert (summary.steps, summary.ratios.beyond) == (number, number // 7)
+        path.write_bytes(path.read_bytes()[: -len('{"kind":"st')])
+
+
+def test_a_run_without_steps_is_refused() -> None:
+    with pytest.raises(DataError, match="^a run without steps$"):
+        summarise(metrics(evaluation(1, 5.0)))
+    with pytest.raises(DataError, match="^a run without steps$"):
+        summarise(metrics({"kind": "step", "step": "first"}))
+
+
+def test_a_summary_has_the_clock_the_losses_and_what_was_spent_apart() -> None:
+    apart = {"side_tokens": 50, "side_seconds": 0.25}
+    summary = summarise(
+        metrics(
+            *(step(n) for n in (1, 2, 3)),
+            *({**record, **apart} for record in EVALUATIONS),
+            probe(2, **apart),
+            probe(3),
+            unreadable=2,
+        )
+    )
+    assert (summary.steps, summary.tokens, summary.seconds) == (3, 300, 1.5)
+    assert (summary.last_loss, summary.best_loss, summary.best_step) == (5.8, 5.5, 3)
+    assert summary.evaluating == analysis.Side(4, 200, 1.0)
+    assert summary.probing == analysis.Side(2, 50, 0.25)
+    assert summary.unreadable == 2
+    old = summarise(metrics(step(1), evaluation(1, 5.0)))
+    assert (old.evaluating, old.probing) == (
+        analysis.Side(1, None, None),
+        analysis.Side(0, None, None),
+    )
+
+
+CALM = [step(1, None), step(2, 0.9), step(3, 1.02)]
+ROUGH = [step(1, None), step(2, 1.57, length=256), step(3, 1.21, length=256), step(4)]
+PROBED = [probe(1, None), probe(2, 1.03), probe(3, 0.9)]
+VERDICTS = {
+    "stable: the probe never rose above 1.2 times its lowest (largest 1.03 at step 2); "
+    "no step of 3 above 1.2, largest ratio 1.02 at step 3": CALM + PROBED,
+    "stable: the probe never rose above 1.2 times its lowest (largest 1.03 at step 2); "
+    "2 steps of 4 above 1.2, worst 1.57 at step 2 (length 256), "
+    "1 of them at a changed length or with joined rows": ROUGH + PROBED,
+    "unstable: 2 steps of 4 above 1.2, worst 1.57 at step 2 (length 256), "
+    "1 of them at a changed length or with joined rows; "
+    "the probe's ratio reached 1.31 at step 3": [*ROUGH, probe(2, None), probe(3, 1.31)],
+    "unstable: the probe's ratio reached 1.31 at step 3; "
+    "no step of 3 above 1.2, largest ratio 1.02 at step 3": [*CALM, probe(2, None), probe(3, 1.31)],
+    "unstable: the probe was not finite at step 3; no step of 3 above 1.2, "
+    "largest ratio 1.02 at step 3": [*CALM, probe(3, None, loss=None)],
+    "unstable: 1 step of 4 above 1.2, worst not finite at step 3 (length 64); "
+    "the probe never rose above 1.2 times its lowest (largest 1.03 at step 2)": [
+        *CALM[:2], bad(3), step(4), *PROBED
+    ],
+    "stable, judged by the steps for want of a probe's ratio: "
+    "no step of 3 above 1.2, largest ratio 1.02 at step 3": [*CALM, probe(3, None)],
+    "unstable, judged by the steps for want of a probe's ratio: "
+    "1 step of 1 above 1.2, worst 1.30 at step 1": [{"kind": "step", "step": 1, "loss_ratio": 1.3}],
+    "stable, judged by the steps for want of a probe's ratio: "
+    "no step of 1 above 1.2, and none has a ratio": CALM[:1],
+    "diverged: the last step, 4, is not finite; unstable, judged by the steps for want of a "
+    "probe's ratio: 1 step of 4 above 1.2, worst not finite at step 4 (length 64)": [*CALM, bad(4)],
+    "diverged: the last validation loss, 6.100, is 1.22 times the best; "
+    "stable, judged by the steps for want of a probe's ratio: no step of 3 above 1.2, "
+    "largest ratio 1.02 at step 3": [*CALM, evaluation(2, 5.0), evaluation(3, 6.1)],
+    "diverged: the last validation loss is not finite; "
+    "stable, judged by the steps for want of a probe's ratio: no step of 3 above 1.2, "
+    "largest ratio 1.02 at step 3": [*CALM, evaluation(2, 5.0), evaluation(3, None)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "records"), VERDICTS.items())
+def test_a_verdict_is_one_plain_sentence(line: str, records: list[Record]) -> None:
+    assert verdict_line(summarise(metrics(*records))) == line
+
+
+@pytest.mark.parametrize(("line", "records"), VERDICTS.items())
+def test_a_verdict_agrees_with_the_summary(line: str, records: list[Record]) -> None:
+    summary = summarise(metrics(*records))
+    assert summary.diverged == line.startswith("diverged")
+    assert summary.stable == (" stable" in f" {line}")
+    assert summary.judged_by == ("steps" if "for want of" in line else "probe")
+
+
+def test_a_validation_loss_of_exactly_1_2_times_the_best_has_not_diverged() -> None:
+    at = metrics(*CALM, evaluation(2, 5.0), evaluation(3, 6.0))
+    assert not summarise(at).diverged
+    known_by_heart = metrics(*CALM, evaluation(2, 0.0), evaluation(3, 1.0))
+    assert not summarise(known_by_heart).diverged
+
+
+SHA = {"tokenizer": "a1", "valid": "b1"}
+
+
+@pytest.mark.parametrize(
+    ("field", "things"), [("tokenizer", "tokenizers"), ("valid", "validation sets")]
+)
+def test_runs_that_differ_in_tokenizer_or_validation_set_are_not_compared(
+    field: str, things: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        comparable({"a": SHA, "foreign": {}, "b": SHA, "c": SHA | {field: "other"}})
+    assert str(caught.value) == (
+        f"not comparable: a and c have different {things} (SHA-256 in environment.json); "
+        "report them apart"
+    )
+
+
+def test_what_cannot_be_checked_is_said() -> None:
+    assert comparable({"a": SHA, "b": SHA}) == []
+    assert comparable({"a": SHA, "b": {"valid": "b1"}}) == [
+        "not checked that tokenizers are the same: no record of b"
+    ]
+    assert comparable({"a": {}, "b": {}, "c": SHA})[1] == (
+        "not checked that validation sets are the same: no record of 2 runs, as a"
+    )
+
+
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+fields = ("step", "tokens", "length", "loss", "loss_ratio", "joined", "finite", "variance_max")
+any_record = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["step", "probe", "eval"])},
+    optional=dict.fromkeys(fields, anything),
+)
+
+
+@given(st.lists(any_record, max_size=12))
+def test_no_log_however_odd_is_a_traceback(records: list[Record]) -> None:
+    log = through_a_file([step(10**30), *records])
+    summary = summarise(log)
+    assert verdict_line(summary)
+    assert isinstance(summary.ratios, Ratios)
+
+
+def test_analysis_needs_no_torch() -> None:
+    code = "import sys, lengthen.report.text; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
