@@ -8,13 +8,14 @@ from html import escape
 WIDTH, HEIGHT = 760, 300  # of one panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 46  # around its plot
 # Told apart by people who do not see colours alike, and on white and on black (Okabe and Ito).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("", "7 4", "2 3", "10 4 2 4", "14 5")  # pixels drawn and left out, in turn
 STYLE = """
 svg { background: #ffffff; font: 13px system-ui, sans-serif; fill: #1a1a1a }
 .axis { stroke: #8a8a8a; fill: none } .grid { stroke: #8a8a8a; stroke-opacity: .25; fill: none }
-.mark { stroke: #8a8a8a; stroke-dasharray: 5 4 }
+.mark { stroke: #8a8a8a; stroke-dasharray: 5 4 } .lesser { stroke-opacity: .5 }
 .title { font-weight: 600 } .small { font-size: 12px }
-.curve { fill: none; stroke-width: 2; stroke-linejoin: round }
+.curve { fill: none; stroke-linejoin: round }
 @media (prefers-color-scheme: dark) { svg { background: #16181c; fill: #e6e6e6 } }
 """
 
@@ -25,17 +26,30 @@ class Curve:
 
     name: str
     points: Sequence[tuple[float, float]]
+    family: str = ""  # curves of one family look alike and share a key; by default its own name
+    breaks: Sequence[float] = ()  # where along x the value was not finite
+
+    @property
+    def key(self) -> str:
+        """The name under which the curve's colour is explained."""
+        return self.family or self.name
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot: its curves, and a dashed line across where that helps to read it."""
+    """A plot: its curves, and dashed lines across where those help to read it.
+
+    On a logarithmic axis only what is above zero has a place; the rest is left out.
+    """
 
     title: str
     x: str
     y: str
     curves: Sequence[Curve]
     mark: float | None = None  # height of the dashed line
+    lesser: Sequence[float] = ()  # heights of fainter ones
+    log_x: bool = False
+    log_y: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,9 +60,30 @@ class _Scale:
     high: float
     first: float  # pixel of `low`
     last: float
+    log: bool
 
     def __call__(self, value: float) -> float:
-        return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
+        if self.log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.first + share * (self.last - self.first)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers along the axis."""
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
+
+
+def stroke(number: int) -> tuple[str, str]:
+    """Return colour and dashes (SVG) of the family `number`, from 0; the first 30 differ."""
+    row, column = divmod(number, len(COLOURS))
+    return COLOURS[column], DASHES[row % len(DASHES)]
+
+
+def families(panels: Sequence[Panel]) -> list[str]:
+    """Return the families of all curves, in order of appearance."""
+    return list(dict.fromkeys(curve.key for panel in panels for curve in panel.curves))
 
 
 def draw(panels: Sequence[Panel]) -> str:
@@ -65,29 +100,47 @@ def draw(panels: Sequence[Panel]) -> str:
 
 
 def _panel(panel: Panel) -> Iterator[str]:
-    xs = [x for curve in panel.curves for x, _ in curve.points]
-    ys = [y for curve in panel.curves for _, y in curve.points]
+    points = [_placed(panel, curve) for curve in panel.curves]
+    xs = [x for curve in points for x, _ in curve]
+    ys = [y for curve in points for _, y in curve]
     ys += [panel.mark] if panel.mark is not None else []
     yield _text(LEFT, 22, panel.title, "title")
     if not xs:
         yield _text(LEFT, HEIGHT / 2, "nothing was measured", "small")
         return
-    across = _Scale(*_room(0.0, max(xs)), LEFT, WIDTH - RIGHT)
-    up = _Scale(*_room(min(ys), max(ys)), HEIGHT - BOTTOM, TOP)
+    first = min(xs) if panel.log_x else 0.0
+    across = _Scale(*_room(first, max(xs), panel.log_x), LEFT, WIDTH - RIGHT, panel.log_x)
+    up = _Scale(*_room(min(ys), max(ys), panel.log_y), HEIGHT - BOTTOM, TOP, panel.log_y)
     yield from _axes(panel, across, up)
-    for number, curve in enumerate(panel.curves):
-        points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points)
-        colour = COLOURS[number % len(COLOURS)]
-        yield f'<polyline class="curve" stroke="{colour}" points="{points}"/>'
-    yield from _keys([curve.name for curve in panel.curves])
+    keys = families([panel])
+    width = 2 if len(keys) == len(panel.curves) else 1.2
+    for curve, places in zip(panel.curves, points, strict=True):
+        style = f'{_stroke(keys.index(curve.key))} stroke-width="{width}"'
+        line = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in places)
+        yield f'<polyline class="curve" {style} points="{line}"/>'
+        for x in curve.breaks:
+            if across.low <= x <= across.high:
+                yield f'<path {style} d="M{across(x) - 4:.1f} {HEIGHT - BOTTOM - 9}l8 8m0-8l-8 8"/>'
+    yield from _keys(keys)
+
+
+def _placed(panel: Panel, curve: Curve) -> list[tuple[float, float]]:
+    return [
+        (x, y) for x, y in curve.points if (x > 0 or not panel.log_x) and (y > 0 or not panel.log_y)
+    ]
+
+
+def _stroke(number: int) -> str:
+    colour, dashes = stroke(number)
+    return f'stroke="{colour}"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
 
 
 def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    for value in ticks(up.low, up.high):
+    for value in up.ticks:
         yield f'<path class="grid" d="M{LEFT} {up(value):.1f}H{right}"/>'
         yield _text(LEFT - 8, up(value) + 4, short(value), "small", anchor="end")
-    for value in ticks(across.low, across.high):
+    for value in across.ticks:
         yield _text(across(value), bottom + 17, short(value), "small", anchor="middle")
     yield f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>'
     yield _text((LEFT + right) / 2, HEIGHT - 10, panel.x, "small", anchor="middle")
@@ -96,8 +149,11 @@ def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
         f'<text class="small" text-anchor="middle" '
         f'transform="translate(14 {middle:.0f}) rotate(-90)">{escape(panel.y)}</text>'
     )
-    if panel.mark is not None:
-        yield f'<path class="mark" d="M{LEFT} {up(panel.mark):.1f}H{right}"/>'
+    marks = [(value, "mark lesser") for value in panel.lesser]
+    marks += [] if panel.mark is None else [(panel.mark, "mark")]
+    for value, name in marks:
+        if up.low <= value <= up.high:
+            yield f'<path class="{name}" d="M{LEFT} {up(value):.1f}H{right}"/>'
 
 
 def _keys(names: Sequence[str]) -> Iterator[str]:
@@ -107,8 +163,7 @@ def _keys(names: Sequence[str]) -> Iterator[str]:
         right -= 7.0 * len(name) + 8
         yield _text(right, 22, name, "small")
         right -= 28
-        colour = COLOURS[number % len(COLOURS)]
-        yield f'<path stroke="{colour}" stroke-width="3" d="M{right:.0f} 18h22"/>'
+        yield f'<path {_stroke(number)} stroke-width="3" d="M{right:.0f} 18h22"/>'
         right -= 12
 
 
@@ -117,8 +172,11 @@ def _text(x: float, y: float, text: str, name: str, anchor: str = "start") -> st
     return f'<text class="{name}" {place}>{escape(text)}</text>'
 
 
-def _room(low: float, high: float) -> tuple[float, float]:
+def _room(low: float, high: float, log: bool) -> tuple[float, float]:
     """Return the range widened a little, so that no curve runs along the frame."""
+    if log:
+        factor = (high / low) ** 0.04 if high > low else 1.1
+        return low / factor, high * factor
     span = high - low or abs(high) or 1.0
     return (low if low == 0 else low - 0.04 * span), high + 0.04 * span
 
@@ -130,6 +188,15 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
     first = math.ceil(low / step)
     return [number * step for number in range(first, math.floor(high / step) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers within [low, high], evenly spread along a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high / low < 1000 else (1,)
+    marks = [factor * 10.0**decade for decade in decades for factor in factors]
+    inside = [mark for mark in marks if low <= mark <= high]
+    return inside if len(inside) >= 3 else ticks(low, high)
 
 
 def short(value: float) -> str:

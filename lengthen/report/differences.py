@@ -1,0 +1,117 @@
+"""What runs share and where they differ: settings, with seeds folded, and environments."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from lengthen.report.gather import NamedRun
+from lengthen.tables import Table
+
+SEED = "run.seed"
+MISSING = "-"
+Cells = dict[str, str]  # dotted name -> value as text
+
+
+def settings_table(runs: Sequence[NamedRun]) -> Table | None:
+    """Return the settings in which runs differ; None where none does, or none is known.
+
+    Runs that differ in their seed alone are one column.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[NamedRun]] = {}
+    for run in runs:
+        cells = flat(run.config)
+        groups.setdefault(tuple(sorted((cells | {SEED: ""}).items())), []).append(run)
+    members = list(groups.values())
+    settings = [flat(group[0].config) | {SEED: _seeds(group)} for group in members]
+    differing = _differing(settings)
+    if not differing:
+        return None
+    names = _unique([_label(group) for group in members])
+    return _sheet("Settings that differ", "setting", names, settings, differing)
+
+
+def environment_tables(runs: Sequence[NamedRun]) -> list[Table]:
+    """Return what the environments have in common, and what is one run's own."""
+    known = [run for run in runs if run.environment]
+    cells = [flat(run.environment) for run in known]
+    if not cells:
+        return []
+    differing = _differing(cells)
+    common = [(name, value) for name, value in cells[0].items() if name not in differing]
+    tables = []
+    if common:
+        whose = "Environment" if len(known) == 1 else "Environment of all runs"
+        tables.append(Table(whose, ("", "value"), tuple(common)))
+    if differing:
+        names = [run.name for run in known]
+        tables.append(_sheet("Environments that differ", "", names, cells, differing))
+    return tables
+
+
+def flat(tables: Mapping[str, object], prefix: str = "") -> Cells:
+    """Return nested tables as dotted names with their values as text."""
+    cells: Cells = {}
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            cells |= flat(value, f"{prefix}{name}.")
+        else:
+            cells[f"{prefix}{name}"] = _text(name, value)
+    return cells
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        words = [_text(name, item) for item in value]
+        return shlex.join(words) if name == "command" else ", ".join(words)
+    return str(value)
+
+
+def _differing(columns: Sequence[Cells]) -> list[str]:
+    names = dict.fromkeys(name for cells in columns for name in cells)
+    return [name for name in names if len({cells.get(name, MISSING) for cells in columns}) > 1]
+
+
+def _seeds(group: Sequence[NamedRun]) -> str:
+    seeds = dict.fromkeys(flat(run.config).get(SEED, MISSING) for run in group)
+    return ", ".join(seeds)
+
+
+def _label(group: Sequence[NamedRun]) -> str:
+    """Return one name for runs that differ in their seed alone: what their names begin with."""
+    if len(group) == 1:
+        return group[0].name
+    parts = [run.name.split("/") for run in group]
+    shared = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    name = "/".join(shared) or group[0].name
+    seeds = {flat(run.config).get(SEED, MISSING) for run in group}
+    return f"{name} ({len(group)} {'seeds' if len(seeds) == len(group) else 'runs'})"
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names, the later ones of equal ones numbered."""
+    return [
+        f"{name} ({names[:at].count(name) + 1})" if name in names[:at] else name
+        for at, name in enumerate(names)
+    ]
+
+
+def _sheet(
+    title: str, corner: str, names: Sequence[str], columns: Sequence[Cells], shown: Sequence[str]
+) -> Table:
+    """Lay out a row for each setting or for each run, whichever takes less width."""
+    values = [[cells.get(name, MISSING) for cells in columns] for name in shown]
+    upright = [(corner, *names), *((name, *row) for name, row in zip(shown, values, strict=True))]
+    turned = [("run", *shown), *list(zip(*upright, strict=True))[1:]]
+    head, *rows = min(upright, turned, key=_width)
+    return Table(title, head, tuple(rows))
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(len(cell) for cell in column) for column in zip(*rows, strict=True))
