@@ -153,5 +153,5 @@ def _why_left_out(run: NamedRun) -> str:
     if run.metrics.of("step"):
         return ""
     if run.metrics.unreadable:
-        return f"a run without steps; {run.metrics.unreadable} lines of its log cannot be read"
+        return f"a run without steps; unreadable lines of its log: {run.metrics.unreadable}"
     return "a run without steps"

@@ -47,7 +47,7 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
 def block(name: str, summary: Summary) -> Iterator[str]:
     """Yield a run's verdict and facts, a line each."""
     yield f"{name}: {verdict_line(summary)}"
-    yield f"  {summary.steps:,} steps, {_clock(summary.tokens, summary.seconds)} of training"
+    yield f"  up to step {summary.steps:,}: {_clock(summary.tokens, summary.seconds)} of training"
     if summary.evaluating.count:
         best = f"best {number(summary.best_loss)}"
         at = "" if summary.best_step is None else f" at step {summary.best_step:,}"
@@ -57,7 +57,7 @@ def block(name: str, summary: Summary) -> Iterator[str]:
     if apart := [_apart(what, side) for what, side in sides if side.count]:
         yield f"  apart from training: {', '.join(apart)}"
     if summary.unreadable:
-        yield f"  {summary.unreadable:,} lines of the log cannot be read and are left out"
+        yield f"  unreadable lines of the log, left out: {summary.unreadable:,}"
 
 
 def _clock(tokens: float | None, seconds: float | None) -> str:
