@@ -1,0 +1,207 @@
+"""Tables and verdicts of real runs, and of planted ones: they say what happened, and no more."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from lengthen.compare.file import Comparison, Planned, read_comparison
+from lengthen.compare.outcomes import Group, groups, read_outcomes
+from lengthen.compare.standing import ATTEMPTS, directory
+from lengthen.compare.sweep import sweep_panels, sweep_tables
+from lengthen.compare.tables import instability, measuring, results, verdict_lines, verdict_table
+from lengthen.errors import DataError
+from lengthen.runlog import RunPaths
+from tests.compare.conftest import Written
+
+SWEEP = """
+[[grid]]
+optimizer.learning_rate = [1e-3, 3e-3, 1e-2, 3e-2]
+optimizer.min_learning_rate = [1e-4, 1e-4, 1e-4, 1e-4]
+"""
+
+
+def members(comparison: Comparison, root: Path) -> list[Group]:
+    return groups(comparison, read_outcomes(comparison, root)[0])
+
+
+def plant(
+    root: Path,
+    run: Planned,
+    losses: Sequence[float],
+    *,
+    probe: float = 0.99,
+    end: str = "finished",
+    environment: Mapping[str, object] | None = None,
+) -> None:
+    """Write a run whose evaluations, one a step of 1,000 tokens and 10 seconds, are given."""
+    paths = RunPaths(directory(root, run))
+    paths.root.mkdir(parents=True)
+    paths.config.write_text(run.config.to_toml())
+    paths.environment.write_text(json.dumps({"threads": 2, **(environment or {})}))
+    lines: list[dict[str, object]] = []
+    for number, loss in enumerate(losses, 1):
+        at = {"step": number, "tokens": 1000 * number, "seconds": 10.0 * number}
+        lines.append({"kind": "step", **at, "loss": loss, "loss_ratio": 0.99})
+        lines.append({"kind": "probe", **at, "loss": loss, "loss_ratio": probe})
+        lines.append({"kind": "eval", **at, "loss": loss, "perplexity": 2.0})
+    lines.append({"kind": "event", "event": end, "step": len(losses), "in_a_row": 1})
+    paths.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def column(table_rows: Sequence[Sequence[str]], number: int) -> list[str]:
+    return [row[number] for row in table_rows]
+
+
+def test_every_run_counts_once_with_its_own_last_loss(trained: tuple[Comparison, Path]) -> None:
+    comparison, root = trained
+    found = members(comparison, root)
+    assert [group.variant for group in found] == ["baseline", "slw"]
+    for group in found:
+        assert [outcome.run.seed for outcome in group.outcomes] == [0, 1, 2]
+        for outcome in group.outcomes:
+            log = RunPaths(directory(root, outcome.run)).metrics.read_text().splitlines()
+            last = [json.loads(line) for line in log if '"kind":"eval"' in line][-1]
+            assert outcome.loss == last["loss"]
+    table = results(found, "baseline")
+    assert column(table.rows, 1) == ["3 of 3", "3 of 3"]
+    assert column(table.rows, 8)[0] == "1.00"
+
+
+def test_both_ratios_stand_in_the_tables(trained: tuple[Comparison, Path]) -> None:
+    found = members(*trained)
+    for table in (results(found, "baseline"), instability(found)):
+        named = " ".join(table.columns)
+        assert "steps" in named
+        assert "probe" in named
+    assert [int(cell.replace(",", "")) > 0 for cell in column(measuring(found).rows, 1)] == [
+        True
+    ] * 2
+
+
+def test_one_recipe_under_two_names_cannot_be_told_apart(
+    trained: tuple[Comparison, Path], written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    noise = {0: 5.00, 1: 5.06, 2: 4.97}
+    for run in comparison.runs:
+        other = 0.01 if run.variant == "slw" and run.seed != 1 else 0.0
+        plant(tmp_path, run, [6.0, noise[run.seed] + other])
+    (line,) = verdict_lines(members(comparison, tmp_path))
+    assert "not distinguishable" in line
+
+
+def test_one_that_is_5_percent_better_is_called_better_and_faster(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        base = 5.0 + 0.02 * run.seed
+        better = run.variant == "slw"
+        losses = [6.0, base * 0.97, base * 0.95] if better else [6.0, base * 1.02, base]
+        plant(tmp_path, run, losses)
+    found = members(comparison, tmp_path)
+    (line,) = verdict_lines(found)
+    assert line.startswith("baseline is worse than slw by 0.251 nats")
+    rows = results(found, "baseline").rows
+    assert column(rows, 8) == ["1.00", "1.50"]
+    assert column(rows, 9) == ["not measured"] * 2
+
+
+def test_seconds_count_only_for_runs_that_had_the_machine_alone(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    lines = []
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0, 5.5, 5.0])
+        lines.append(json.dumps({"run": run.name, "event": "started", "jobs": 1, "threads": 2}))
+    (tmp_path / ATTEMPTS).write_text("\n".join(lines) + "\n")
+    assert column(results(members(comparison, tmp_path), "baseline").rows, 9) == ["1.00", "1.00"]
+    environment = RunPaths(directory(tmp_path, comparison.runs[0])).environment
+    environment.write_text(json.dumps({"threads": 1}))
+    seconds = column(results(members(comparison, tmp_path), "baseline").rows, 9)
+    assert seconds == ["not measured"] * 2
+
+
+def test_a_variant_with_a_diverged_seed_is_never_better(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written(**{"[0, 1, 2]": "[0, 1, 2, 3]"}))
+    for run in comparison.runs:
+        gain = 1.0 if run.variant == "slw" else 0.0
+        lost = run.variant == "slw" and run.seed == 3
+        losses = [6.0, 5.0 - gain + 0.01 * run.seed]
+        plant(tmp_path, run, losses, end="skipped" if lost else "finished")
+    found = members(comparison, tmp_path)
+    (line,) = verdict_lines(found)
+    assert "not distinguishable" in line
+    assert "slw diverged in 1 seed" in line
+    assert column(results(found, "baseline").rows, 1) == ["4 of 4", "3 of 4, 1 diverged"]
+
+
+def test_a_goal_that_no_seed_reaches_is_not_reached(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0, 5.0 if run.variant == "baseline" else 5.5])
+    rows = results(members(comparison, tmp_path), "baseline").rows
+    assert column(rows, 8) == ["1.00", "not reached"]
+
+
+def test_two_seeds_are_too_few(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written(**{"[0, 1, 2]": "[0, 1]"}))
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0, 4.0 if run.variant == "slw" else 5.0])
+    assert column(verdict_table(members(comparison, tmp_path)).rows, 1) == ["too few seeds"]
+
+
+def test_a_crash_is_a_result(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs[1:]:
+        plant(tmp_path, run, [6.0, 5.0])
+    outcomes, missing = read_outcomes(comparison, tmp_path)
+    assert (len(outcomes), missing) == (5, 1)
+    crash = {"run": comparison.runs[0].name, "event": "ended", "message": "out of memory"}
+    (tmp_path / ATTEMPTS).write_text(json.dumps(crash) + "\n")
+    outcomes, missing = read_outcomes(comparison, tmp_path)
+    assert [outcome.fate for outcome in outcomes].count("crashed") == 1
+    assert missing == 0
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "valid"])
+def test_runs_of_another_tokenizer_or_validation_set_are_refused(
+    written: Written, tmp_path: Path, what: str
+) -> None:
+    comparison = read_comparison(written())
+    for number, run in enumerate(comparison.runs):
+        digests = {"tokenizer": "a" * 64, "valid": "b" * 64}
+        changed = {what: "c" * 64} if number == 3 else {}
+        plant(tmp_path, run, [6.0, 5.0], environment=digests | changed)
+    with pytest.raises(DataError, match="not comparable"):
+        read_outcomes(comparison, tmp_path)
+
+
+def test_a_sweep_says_where_each_variant_is_best_and_where_it_breaks(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written(more=SWEEP))
+    loss = {0.001: 5.6, 0.003: 5.3, 0.01: 5.2, 0.03: 5.1}
+    for run in comparison.runs:
+        rate = run.config.optimizer.learning_rate
+        slw = run.variant == "slw"
+        breaks = rate >= (0.03 if slw else 0.01)
+        final = loss[rate] - (0.1 if slw else 0.0)
+        plant(tmp_path, run, [6.0, final + 0.05, final], probe=1.3 if breaks else 0.99)
+    found = members(comparison, tmp_path)
+    (table,) = sweep_tables(comparison, found)
+    assert table.rows == (
+        ("baseline", "0.003", "5.300", "0.01", "1.00"),
+        # At its own best rate, against the best stable baseline, though another was lower.
+        ("slw", "0.01", "5.100", "0.03", "1.50"),
+    )
+    losses, steps, probes = sweep_panels(comparison, found)
+    assert losses.log_x
+    baseline, faster = losses.curves
+    assert [x for x, _ in baseline.points] == [0.001, 0.003, 0.01, 0.03]
+    assert [y for _, y in faster.points] == pytest.approx([5.5, 5.2, 5.1, 5.0])
+    assert [y for _, y in probes.curves[0].points] == [0.99, 0.99, 1.3, 1.3]
+    assert steps.mark == 1.2
