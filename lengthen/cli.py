@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Sequence
 
 import lengthen
-from lengthen.commands import COMMANDS, Parser
+from lengthen.commands import COMMANDS
+from lengthen.commands.command import Parser
 from lengthen.errors import LengthenError, SettingError, StorageError, nearest, shown
 from lengthen.settings import parse_overrides
 

@@ -14,7 +14,8 @@ from typing import Any, get_args
 import pytest
 
 from lengthen import errors
-from lengthen.commands import COMMANDS, Parser
+from lengthen.commands import COMMANDS
+from lengthen.commands.command import Parser
 from lengthen.config import KINDS, Config, Table
 from lengthen.ledger import Ledger
 from lengthen.pacing import Pacing

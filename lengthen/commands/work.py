@@ -1,45 +1,14 @@
-"""What each subcommand is called with, and what it calls.
-
-Nothing heavy is imported before a command needs it.
-"""
+"""The commands that make something: demo, prepare, train, resume, compare."""
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from lengthen.commands.command import Command, Parser, print_lines, print_notes, with_data
 from lengthen.config import Tables
-from lengthen.errors import SettingError, nearest
+from lengthen.errors import SettingError
 from lengthen.recipes import RECIPES
 from lengthen.settings import load
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise SettingError."""
-        raise SettingError(self.prog.removeprefix("lengthen "), message)
-
-    def refuse(self, word: str) -> NoReturn:
-        """Raise SettingError for a word that this command does not know."""
-        if not word.startswith("-"):
-            raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
-        raise SettingError(word, "no such option", None, nearest(word, self._option_string_actions))
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: its help, its arguments and what it does."""
-
-    summary: str
-    examples: str
-    arguments: Callable[[Parser], None]
-    run: Callable[[argparse.Namespace, Tables], int]
-    takes_settings: bool = False
 
 
 def _demo_arguments(parser: Parser) -> None:
@@ -107,8 +76,8 @@ def _train_arguments(parser: Parser) -> None:
 def _train(options: argparse.Namespace, overrides: Tables) -> int:
     from lengthen.runs import train
 
-    config, notes = load(options.recipe, _with_data(overrides, options.data))
-    _print_notes(notes)
+    config, notes = load(options.recipe, with_data(overrides, options.data))
+    print_notes(notes)
     summary = train(
         config,
         options.out,
@@ -117,14 +86,6 @@ def _train(options: argparse.Namespace, overrides: Tables) -> int:
         shown=not options.quiet,
     )
     return _print_summary(options.out, summary)
-
-
-def _with_data(overrides: Tables, path: str | None) -> Tables:
-    if path is None:
-        return overrides
-    # The file may name the store of an earlier run: another one is meant, whatever its id.
-    store = {"path": str(Path(path).resolve()), "store_id": None}
-    return {**overrides, "data": {**overrides.get("data", {}), **store}}
 
 
 def _resume_arguments(parser: Parser) -> None:
@@ -141,11 +102,6 @@ def _resume(options: argparse.Namespace, overrides: Tables) -> int:
     return _print_summary(options.run, summary)
 
 
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"lengthen: {note}", file=sys.stderr)
-
-
 def _print_summary(run: Path, summary: dict[str, object]) -> int:
     from lengthen.runlog import RunPaths, read_metrics
 
@@ -156,34 +112,13 @@ def _print_summary(run: Path, summary: dict[str, object]) -> int:
     if evaluations:
         loss = evaluations[-1]["loss"]
         lines.append(("validation loss", "not finite" if loss is None else f"{loss:.4f}"))
-    return _print_lines(lines)
+    return print_lines(lines)
 
 
 def _figure(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def _print_lines(lines: Sequence[tuple[str, str]]) -> int:
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        print(f"{name:<{width}}  {text}")
-    return 0
-
-
-def _plan_arguments(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
-    parser.add_argument("--data", metavar="DIR", help="a token store, for passes and leftovers")
-    parser.add_argument("--flops", help="FLOP/s that a step reaches, such as 100T")
-
-
-def _plan(options: argparse.Namespace, overrides: Tables) -> int:
-    from lengthen.plan import lines_for
-
-    config, notes = load(options.recipe, _with_data(overrides, options.data))
-    _print_notes(notes)
-    return _print_lines(lines_for(config, options.flops))
 
 
 def _compare_arguments(parser: Parser) -> None:
@@ -202,7 +137,7 @@ def _compare(options: argparse.Namespace, overrides: Tables) -> int:
     compare(
         options.file,
         options.out,
-        overrides=_with_data(overrides, options.data),
+        overrides=with_data(overrides, options.data),
         jobs=options.jobs,
         threads=options.threads,
         look=options.look,
@@ -211,46 +146,7 @@ def _compare(options: argparse.Namespace, overrides: Tables) -> int:
     return 0
 
 
-def _sample_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
-    parser.add_argument("--prompt", default="", help="text to go on from")
-    parser.add_argument("--tokens", type=int, default=200, help="at most so many (200)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest (0.8)")
-    parser.add_argument("--top-k", type=int, default=50, help="choose among so many; 0: all (50)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same text (0)")
-
-
-def _sample(options: argparse.Namespace, _: Tables) -> int:
-    from lengthen.sample import sample
-
-    pieces = sample(
-        options.run,
-        prompt=options.prompt,
-        tokens=options.tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        seed=options.seed,
-    )
-    print(options.prompt, end="")
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
-    return 0
-
-
-def _verify_arguments(parser: Parser) -> None:
-    parser.add_argument("path", type=Path, metavar="DIR", help="a token store, run or checkpoint")
-
-
-def _verify(options: argparse.Namespace, _: Tables) -> int:
-    from lengthen.verify import verify
-
-    for text in verify(options.path):
-        print(text)
-    return 0
-
-
-COMMANDS = {
+WORK = {
     "demo": Command(
         "Train a small GPT three ways and compare them, in about two minutes.",
         """
@@ -294,17 +190,6 @@ COMMANDS = {
         _resume,
         takes_settings=True,
     ),
-    "plan": Command(
-        "Say what a configuration will cost; train nothing.",
-        """
-  lengthen plan laptop-10min --data store
-  lengthen plan gpt2-1.5b --flops 100T
-  lengthen plan my.toml --pacing.duration 45K
-""",
-        _plan_arguments,
-        _plan,
-        takes_settings=True,
-    ),
     "compare": Command(
         "Train variants under equal budgets over several seeds, and say what can be told apart.",
         """
@@ -316,24 +201,5 @@ COMMANDS = {
         _compare_arguments,
         _compare,
         takes_settings=True,
-    ),
-    "sample": Command(
-        "Write text with a trained model.",
-        """
-  lengthen sample runs/first --prompt 'It was a dark and'
-  lengthen sample runs/first --tokens 500 --temperature 0.7 --seed 3
-""",
-        _sample_arguments,
-        _sample,
-    ),
-    "verify": Command(
-        "Check every byte of a token store, a run's checkpoints or one checkpoint.",
-        """
-  lengthen verify store
-  lengthen verify runs/first
-  lengthen verify runs/first/checkpoints/step-00001000
-""",
-        _verify_arguments,
-        _verify,
     ),
 }
