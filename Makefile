@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow check bench setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow check bench setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
+
+study-small: setup  ## four variants, three seeds, on the demo's text: a quarter of an hour
+	test -d study-small/store || $(BIN)/python scripts/library_store.py study-small
+	$(BIN)/lengthen compare studies/small.toml --data study-small/store --out study-small
 
 test: setup-dev  ## every test that is quick enough to run always
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
@@ -43,4 +47,4 @@ wheel: setup-dev  ## build the package and try it outside the tree
 	dist/try/bin/python -m pip install --quiet dist/*.whl && cd dist && try/bin/lengthen --version
 
 clean:
-	rm -rf .venv build dist demo *.egg-info
+	rm -rf .venv build dist demo study-small *.egg-info

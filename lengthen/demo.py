@@ -1,4 +1,4 @@
-"""The first two minutes: one text, three variants at one budget, a table and a picture.
+"""The first two minutes: one text, three variants at one budget, a table and a report.
 
 baseline       full length from the first step on
 SLW            short sequences first (the method)
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lengthen.analysis import best_loss, first_at_or_below, largest_ratio
 from lengthen.corpus.prepare import prepare
@@ -25,16 +24,20 @@ from lengthen.errors import DataError, SettingError
 from lengthen.monitor import UNSTABLE
 from lengthen.picture import Curve, Panel, draw
 from lengthen.recipes import rows_with_the_same_tokens
+from lengthen.report.gather import gather
+from lengthen.report.page import write
+from lengthen.report.text import lines
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.runs import train
 from lengthen.settings import build, merge
+from lengthen.tables import Table, number, printed
 
 TEXT_BYTES = 2_500_000
 LEAST_BYTES = 1_000_000  # of the standard library; some slim images lack parts of it
 LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
 VOCABULARY = 2048
 # Everything that a demo writes into its directory.
-OWN = {"library.jsonl", "store", "baseline", "SLW", "rows-warmup", "picture.svg"}
+OWN = {"library.jsonl", "store", "baseline", "SLW", "rows-warmup", "picture.svg", "report.html"}
 
 SLW: dict[str, Any] = {
     "model": {"layers": 4, "width": 64, "heads": 4, "length": 256},
@@ -72,7 +75,7 @@ class Variant:
 
 
 def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> None:
-    """Prepare a text, train the three variants in `out`, print the table and draw the picture.
+    """Prepare a text, train the three variants in `out`, print the table and write the report.
 
     Raises SettingError where `out` holds something else, DataError for a text that is too short.
     """
@@ -81,31 +84,25 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
         raise SettingError("--text", "must be a file", str(text))
     _check_out(out, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
-    source = text if text is not None else _library_text(out / "library.jsonl")
+    source = text if text is not None else library_text(out / "library.jsonl")
     what = str(text) if text is not None else f"the library of Python {platform.python_version()}"
     console.print(f"1. text    {what}, {source.stat().st_size:,} bytes")
-    prepare(
-        [str(source)],
-        out / "store",
-        tokenizer=f"train:{VOCABULARY}",
-        valid=0.03,
-        overwrite=overwrite,
-        progress=False,
-    )
+    prepare_store(source, out / "store", overwrite=overwrite)
     console.print(f"2. store   {out / 'store'}")
     variants = []
     tables = merge(SLW, {"data": {"path": str((out / "store").resolve())}})[0]
     for name, settings in _variants(tables).items():
         console.print(f"3. train   {name}")
-        run = out / name.replace(" ", "-")
+        run = out / _directory(name)
         train(build(settings), run, overwrite=overwrite)
         variants.append(Variant(name, read_metrics(RunPaths(run).metrics)))
-    picture = out / "picture.svg"
-    picture.write_text(draw(_panels(variants)), encoding="utf-8")
-    console.print(_table(variants))
-    console.print("One seed: an illustration, not a result.", style="italic")
-    console.print(f"Picture: {picture.resolve()}")
-    console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '")
+    (out / "picture.svg").write_text(draw(_panels(variants)), encoding="utf-8")
+    _report(out, variants)
+    console.print(printed(_table(variants)))
+    for sentence in _verdicts(variants):
+        console.print(sentence, highlight=False)
+    console.print(f"Report:  {(out / 'report.html').resolve()}", soft_wrap=True)
+    console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '", soft_wrap=True)
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
@@ -129,7 +126,15 @@ def _variants(tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _library_text(path: Path) -> Path:
+def prepare_store(source: Path, out: Path, *, overwrite: bool) -> None:
+    """Prepare the demo's token store of a text."""
+    tokenizer = f"train:{VOCABULARY}"
+    prepare(
+        [str(source)], out, tokenizer=tokenizer, valid=0.03, overwrite=overwrite, progress=False
+    )
+
+
+def library_text(path: Path) -> Path:
     """Write the first bytes of the Python library, a document for each file; return `path`."""
     total = 0
     with path.open("w", encoding="utf-8") as file:
@@ -151,24 +156,71 @@ def _library_files() -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="ignore")
 
 
+def _report(out: Path, variants: list[Variant]) -> None:
+    runs = gather([out / _directory(variant.name) for variant in variants])
+    tables = [_table(variants), *(part for part in lines(runs) if isinstance(part, Table))]
+    write(
+        out / "report.html",
+        runs,
+        title="lengthen demo",
+        verdicts=_verdicts(variants),
+        tables=tables,
+    )
+
+
+def _directory(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _verdicts(variants: list[Variant]) -> list[str]:
+    """Say what SLW has changed, and which part of it fewer tokens per step alone have changed."""
+    baseline, slw, rows = (v.evaluations[-1]["loss"] for v in variants)
+    seed = "One seed: an illustration, not a result."
+    if None in (baseline, slw, rows):
+        return ["A variant ended not finite, so their losses cannot be compared.", seed]
+    return [
+        f"SLW ends {_apart(slw - baseline)} the baseline.",
+        f"Fewer tokens per step alone (rows warmup) end {_apart(rows - baseline)} the baseline: "
+        "the part of the token batch.",
+        f"SLW ends {_apart(slw - rows)} the rows warmup, which has its tokens at every step: the "
+        "part of the length.",
+        seed,
+    ]
+
+
+def _apart(nats: float) -> str:
+    return f"{abs(nats):.3f} nats {'below' if nats < 0 else 'above'}"
+
+
 def _table(variants: list[Variant]) -> Table:
     goal = best_loss(variants[0].evaluations)
-    table = Table(title=None if goal is None else f"goal: the baseline's best loss, {goal:.3f}")
-    for column in ("variant", "updates", "validation loss", "tokens to goal", "seconds to goal"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
-    table.add_column("largest loss ratio", justify="right")
-    for variant in variants:
-        reached = None if goal is None else first_at_or_below(variant.evaluations, goal)
-        ratio = largest_ratio(variant.steps)
-        table.add_row(
-            variant.name,
-            f"{len(variant.steps):,}",
-            _loss(variant.evaluations[-1]["loss"]),
-            "not reached" if reached is None else f"{reached['tokens']:,}",
-            "not reached" if reached is None else f"{reached['seconds']:.1f}",
-            "-" if ratio is None else f"{ratio:.2f}",
-        )
-    return table
+    return Table(
+        "One text, one budget",
+        (
+            "variant",
+            "updates",
+            "validation loss",
+            "tokens to goal",
+            "seconds to goal",
+            "largest ratio, steps",
+            "largest ratio, probe",
+        ),
+        tuple(_row(variant, goal) for variant in variants),
+        "" if goal is None else f"Goal: the baseline's best validation loss, {goal:.3f} nats.",
+    )
+
+
+def _row(variant: Variant, goal: float | None) -> tuple[str, ...]:
+    reached = None if goal is None else first_at_or_below(variant.evaluations, goal)
+    return (
+        variant.name,
+        f"{len(variant.steps):,}",
+        _loss(variant.evaluations[-1]["loss"]),
+        "not reached" if reached is None else f"{reached['tokens']:,}",
+        "not reached" if reached is None else f"{reached['seconds']:.1f}",
+        number(largest_ratio(variant.steps), 2),
+        number(largest_ratio(variant.metrics.of("probe")), 2),
+    )
 
 
 def _loss(loss: float | None) -> str:
