@@ -52,7 +52,12 @@ def _report(options: argparse.Namespace, _: Tables) -> int:
     from lengthen.report.text import lines
     from lengthen.tables import Table, console, printed
 
-    runs = gather(options.runs, _columns(options.columns))
+    try:
+        runs = gather(options.runs, _columns(options.columns))
+    except SettingError as error:
+        if not error.setting.startswith("columns"):
+            raise
+        raise SettingError(f"--{error.setting}", error.rule, error.value, error.hint) from None
     if options.out is None:
         out = console()
         for part in lines(runs, options.losses):
