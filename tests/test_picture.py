@@ -4,7 +4,7 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
-from lengthen.picture import Curve, Panel, draw, short, ticks
+from lengthen.picture import COLOURS, Curve, Panel, draw, log_ticks, short, stroke, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -54,3 +54,56 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
 
 def test_numbers_are_short() -> None:
     assert [short(v) for v in (0, 6.25, 250_000, 1_500_000)] == ["0", "6.25", "250K", "1.5M"]
+
+
+def test_a_decade_is_as_wide_anywhere_on_a_logarithmic_axis() -> None:
+    curve = Curve("a", [(0.001, 10), (0.01, 100), (0.1, 1000)])
+    ((first, second, third),) = points_of(
+        draw([Panel("t", "x", "y", [curve], log_x=True, log_y=True)])
+    )
+    assert second[0] - first[0] == pytest.approx(third[0] - second[0], abs=0.2)
+    assert second[1] - first[1] == pytest.approx(third[1] - second[1], abs=0.2)
+
+
+def test_what_has_no_logarithm_is_left_out() -> None:
+    curve = Curve("a", [(0, 1.0), (1, 0.0), (2, -1.0), (3, 4.0)])
+    (points,) = points_of(draw([Panel("t", "x", "y", [curve], log_x=True, log_y=True)]))
+    assert len(points) == 1
+    nothing = Panel("t", "x", "y", [Curve("a", [(0, 0)])], log_y=True)
+    assert "nothing was measured" in draw([nothing])
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-3, 1e-1), (30, 900), (95, 130), (1, 1e6)])
+def test_logarithmic_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    marks = log_ticks(low, high)
+    assert 3 <= len(marks) <= 8
+    assert all(low <= mark <= high for mark in marks)
+
+
+def test_a_family_has_one_colour_and_one_key() -> None:
+    curves = [Curve(f"a/{seed}", [(0, 1), (1, seed)], family="a") for seed in range(3)]
+    picture = draw([Panel("t", "x", "y", [*curves, Curve("b", [(0, 2), (1, 3)])])])
+    root = xml.fromstring(picture)
+    strokes = [line.attrib["stroke"] for line in root.iter(f"{SVG}polyline")]
+    assert strokes == [COLOURS[0]] * 3 + [COLOURS[1]]
+    assert [text.text for text in root.iter(f"{SVG}text")].count("a") == 1
+
+
+def test_thirty_families_look_different() -> None:
+    assert len({stroke(number) for number in range(30)}) == 30
+
+
+def test_all_marks_within_the_plot_are_drawn() -> None:
+    panel = Panel("t", "x", "y", [Curve("a", [(0, 1), (1, 1.3)])], mark=1.2, lesser=[1.1, 1.5])
+    classes = [
+        path.attrib.get("class") for path in xml.fromstring(draw([panel])).iter(f"{SVG}path")
+    ]
+    assert (classes.count("mark"), classes.count("mark lesser")) == (1, 1)
+
+
+def test_a_value_that_was_not_finite_is_a_cross_at_the_foot() -> None:
+    plain, broken = (
+        draw([Panel("t", "x", "y", [Curve("a", [(0, 1), (9, 2)], breaks=breaks)])])
+        for breaks in ((), (4,))
+    )
+    assert broken.count("<path") == plain.count("<path") + 1

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 DIGITS = 6  # significant ones of what is not a whole number
 FEW = 20  # points of a curve that are shown as such
+THICK = 8  # curves that still leave room for thick lines
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 LOG_TICKS = 3  # plotly then marks 1, 2 and 5 of a decade, and not all nine; page.js knows it too
@@ -27,7 +28,7 @@ def figure(panel: Panel, numbers: Mapping[str, int], extent: tuple[float, float]
     `numbers` gives each family its look (picture.stroke). `extent` is the range along x, above
     zero, of all panels with the same x, so that they show the same stretch.
     """
-    alone = len(families([panel])) == len(panel.curves)
+    alone = len(families([panel])) == len(panel.curves) <= THICK
     traces = [
         trace
         for curve in panel.curves

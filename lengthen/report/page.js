@@ -122,10 +122,9 @@
     followAll();
   }
 
-  // One figure at a time, so that the page answers in between.
-  const waiting = [];
+  // One figure at a time, so that the page answers in between; not what was scrolled past.
   function drawNext() {
-    const figure = waiting.shift();
+    const figure = figures.find((one) => one.near && !one.drawn);
     if (!figure) return;
     figure.draw();
     setTimeout(drawNext, 0);
@@ -133,14 +132,12 @@
 
   const watcher = new IntersectionObserver(
     (entries) => {
-      const idle = waiting.length === 0;
       for (const entry of entries) {
         const figure = figures.find((one) => one.element === entry.target);
         figure.near = entry.isIntersecting;
-        if (figure.near && !figure.drawn) waiting.push(figure);
         figure.follow();
       }
-      if (idle) setTimeout(drawNext, 0);
+      setTimeout(drawNext, 0);
     },
     { rootMargin: "500px" },
   );

@@ -218,7 +218,7 @@ def _keys(names: Sequence[str]) -> str:
     )
     return (
         '<div class="keys script" role="toolbar" aria-label="Curves">\n'
-        f'{buttons}<button type="button" id="reset">Reset zoom</button></div>\n'
+        f'<button type="button" id="reset">Reset zoom</button>\n{buttons}</div>\n'
     )
 
 

@@ -121,8 +121,7 @@ def _finite(record: Record) -> bool:
 
 def _curve(plot: _Plot, log: _Columns, name: str, family: str, most: int) -> Curve:
     xs, ys = log.numbers[plot.clock], log.numbers[plot.field]
-    pairs = zip(xs, ys, strict=True)
-    points = [(x, y) for x, y in pairs if x is not None and y is not None]
+    points = [(x, y) for x, y in zip(xs, ys, strict=True) if x is not None and y is not None]
     breaks = [
         (x, 0.0)
         for x, y, finite in zip(xs, ys, log.finite, strict=True)
