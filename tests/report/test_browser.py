@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium o
 
 EVIL = "<script>alert(1)</script>"
 # Of the standard panels.
-STEP, TOKEN, LOSS, SPIKES, LENGTH = (f"figure-{number}" for number in (0, 1, 3, 4, 9))
+STEP, TOKEN, LOSS, SPIKES, PROBE, LENGTH = (f"figure-{number}" for number in (0, 1, 3, 4, 5, 9))
 DRAWN = "document.querySelectorAll('.js-plotly-plot .scatterlayer').length > 0"
 RANGE = "id => document.querySelector(`#${id} .plot`)._fullLayout.xaxis.range"
 VISIBLE = "id => document.querySelector(`#${id} .plot`)._fullData.map(trace => trace.visible)"
@@ -61,15 +61,15 @@ class Opened:
         for number in range(count):
             self.show(f"figure-{number}")
 
-    def drag(self, figure: str, start: float, stop: float) -> None:
-        """Drag over a plot from one share of its width to another."""
+    def drag(self, figure: str, start: float, stop: float, up: float = 0) -> None:
+        """Drag over a plot from one share of its width to another, and up by one of its height."""
         self.show(figure)
         box = self.page.locator(f"#{figure} .nsewdrag").first.bounding_box()
         assert box is not None
         middle = box["y"] + box["height"] / 2
         self.page.mouse.move(box["x"] + start * box["width"], middle)
         self.page.mouse.down()
-        self.page.mouse.move(box["x"] + stop * box["width"], middle, steps=4)
+        self.page.mouse.move(box["x"] + stop * box["width"], middle - up * box["height"], steps=4)
         self.page.mouse.up()
 
 
@@ -154,12 +154,23 @@ def test_a_zoom_moves_the_figures_with_the_same_axis_alone(opened: Opened) -> No
     assert opened(RANGE, LENGTH) == pytest.approx([low, high])
 
 
+def test_figures_in_view_follow_a_zoom_at_once(opened: Opened) -> None:
+    opened.show(PROBE)
+    opened.drag(SPIKES, 0.25, 0.5)
+    opened.wait(f"id => ({RANGE})(id)[1] < 120", PROBE)
+    assert opened(RANGE, PROBE) == pytest.approx(opened(RANGE, SPIKES))
+
+
 def test_a_double_click_shows_everything_again(opened: Opened) -> None:
-    opened.drag(STEP, 0.25, 0.5)
+    height = f"document.querySelector('#{STEP} .plot')._fullLayout.yaxis.range"
+    whole = opened(height)
+    opened.drag(STEP, 0.25, 0.5, up=0.4)
+    assert opened(height) != whole
     box = opened.page.locator(f"#{STEP} .nsewdrag").first.bounding_box()
     assert box is not None
     opened.page.mouse.dblclick(box["x"] + 100, box["y"] + 100)
     opened.wait(f"id => ({RANGE})(id)[1] > 190", STEP)
+    assert opened(height) == whole
     opened.drag(STEP, 0.25, 0.5)
     opened.page.get_by_role("button", name="Reset zoom").press("Enter")
     opened.wait(f"id => ({RANGE})(id)[1] > 190", STEP)
