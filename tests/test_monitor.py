@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 
 from lengthen.bind import open_store, with_store
 from lengthen.config import Config
@@ -47,7 +49,8 @@ class Oracle:
     """Everything that a step line says, from the weights before the step and the moments after."""
 
     trainer: Trainer
-    model: GPT  # float64; takes the trainer's weights before each step
+    model: GPT  # takes the trainer's weights before each step
+    place: Place  # float64; of bfloat16 products only another bfloat16 can tell the gradient
     lowest: float | None = None
     lowest_probe: float | None = None
 
@@ -55,9 +58,12 @@ class Oracle:
         """Loss, ratio and gradient norm of a step that has not been trained yet."""
         self.model.load_state_dict(self.trainer.model.state_dict())
         self.model.zero_grad()
-        loss = mean_loss(self.model, *batch)
+        with self.place.autocast():
+            loss = mean_loss(self.model, *batch)
         torch.autograd.backward(loss)
-        squares = [p.grad.square().sum() for p in self.model.parameters() if p.grad is not None]
+        squares = [
+            p.grad.double().square().sum() for p in self.model.parameters() if p.grad is not None
+        ]
         ratio = None if self.lowest is None else loss.item() / self.lowest
         self.lowest = min(loss.item(), self.lowest or loss.item())
         norm = torch.stack(squares).sum().sqrt().item()
@@ -80,7 +86,7 @@ class Oracle:
             self.trainer.store.valid[: PROBE_SEQUENCES * length + 1].astype("int64")
         )
         self.model.load_state_dict(self.trainer.model.state_dict())
-        with torch.no_grad():
+        with torch.no_grad(), self.place.autocast():
             rows = tokens[:-1].reshape(-1, length), tokens[1:].reshape(-1, length)
             loss = mean_loss(self.model, *rows).item()
         ratio = None if self.lowest_probe is None else loss / self.lowest_probe
@@ -89,7 +95,9 @@ class Oracle:
 
 
 def oracle_of(trainer: Trainer) -> Oracle:
-    return Oracle(trainer, build_model(trainer.config, Place(torch.device("cpu"), "fp64")))
+    low = trainer.config.run.precision == "bf16"
+    place = Place(torch.device("cpu"), "bf16" if low else "fp64")
+    return Oracle(trainer, build_model(trainer.config, place), place)
 
 
 def next_batch(trainer: Trainer) -> Batch:
@@ -108,22 +116,22 @@ def same(record: Record, expected: dict[str, Any], rel: float) -> None:
 
 # A second moment starts from zero: at a large beta2 it stays far from the gradient's square.
 TABLES: dict[str, Any] = {
-    "optimizer": {"clip": 0.5, "betas": [0.9, 0.99], "warmup_steps": 4, "learning_rate": 1e-2},
+    "optimizer": {"clip": 0.5, "betas": [0.9, 0.99], "warmup_steps": 4, "learning_rate": 5e-2},
     "budget": {"tokens": 100_000},
 }
 
 
 @pytest.mark.parametrize(
     ("precision", "gradient"),
-    # Of bfloat16 products the loss and the gradient are another number; the state is not.
-    [("fp32", CLOSE), ("bf16", 3e-2)],
+    # A gradient in bfloat16 depends on where it is scaled and summed; the state is exact.
+    [("fp32", CLOSE), ("bf16", 1e-2)],
 )
 def test_every_value_of_every_step_is_that_of_an_independent_computation(
     configured: Configure, precision: str, gradient: float
 ) -> None:
     trainer = trainer_of(configured(**TABLES, run={"precision": precision}))
     oracle = oracle_of(trainer)
-    lengths, clipped, joined = set(), 0, 0
+    lengths, clipped, joined, rose = set(), 0, 0, 0
     for _ in range(STEPS):
         expected = oracle.before(next_batch(trainer))
         rate = trainer.schedule.rate(trainer.progress.clock)
@@ -138,9 +146,9 @@ def test_every_value_of_every_step_is_that_of_an_independent_computation(
         lengths.add(record["length"])
         clipped += record["grad_norm"] > 0.5
         joined += record["joined"] > 0
+        rose += (record["loss_ratio"] or 0) > 1
     assert lengths == set(range(8, 65, 8))
-    assert clipped > 3
-    assert joined > 0
+    assert min(clipped, joined, rose) > 0
 
 
 def test_the_rate_rises_with_the_steps_and_falls_with_the_tokens(configured: Configure) -> None:
@@ -150,7 +158,7 @@ def test_the_rate_rises_with_the_steps_and_falls_with_the_tokens(configured: Con
         record = trainer.step()
         assert record is not None
         rates.append(record["lr"])
-    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert rates[:4] == pytest.approx([0.0125, 0.025, 0.0375, 0.05])
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
@@ -183,6 +191,40 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
     assert (probed["loss"], probed["loss_ratio"]) == (None, None)
     assert trainer.progress.lowest == lowest
     json.dumps([record, probed], allow_nan=False)  # as the log takes it
+
+
+def reads(work: Callable[[], object]) -> int:
+    """How often the host asks for one number of a tensor: item, float, int and bool.
+
+    A CPU's fused update reads its step counts, which are on the host already.
+    """
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        work()
+    asked = [each for each in seen.events() or () if each.name == "aten::_local_scalar_dense"]
+    return sum("aten::_fused_adamw_" not in callers(each) for each in asked)
+
+
+def callers(event: Any) -> list[str]:
+    above = event.cpu_parent
+    return [] if above is None else [above.name, *callers(above)]
+
+
+def test_a_step_reads_its_numbers_from_the_device_once(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(configured(**TABLES, pacing={"kind": "constant"}))
+    trainer.step()
+    read: list[Tensor] = []
+    tolist = Tensor.tolist
+
+    def noted(tensor: Tensor) -> Any:
+        read.append(tensor)
+        return tolist(tensor)
+
+    monkeypatch.setattr(Tensor, "tolist", noted)
+    assert reads(trainer.step) == 0
+    assert len(read) == 1
+    assert reads(lambda: float(torch.ones(1).sum())) == 1  # it does count
 
 
 @pytest.mark.ranks
