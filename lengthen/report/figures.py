@@ -93,9 +93,13 @@ def _layout(panel: Panel, extent: tuple[float, float] | None) -> Json:
     if extent is not None:
         across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
     ys = [y for curve in panel.curves for _, y in curve.points if y > 0] or [1.0]
+    up = _axis(panel.y, (min(ys), max(ys)), log=panel.log_y)
+    if panel.lesser:
+        # A line along the very edge would lose half of its label.
+        up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
     return {
         "xaxis": across,
-        "yaxis": _axis(panel.y, (min(ys), max(ys)), log=panel.log_y),
+        "yaxis": up,
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         "shapes": list(_marks(panel)),
         "margin": {"l": 70, "r": 42, "t": 10, "b": 46},
