@@ -1,0 +1,161 @@
+"""What watching the stability costs: a step of 4096 tokens with the monitor and without.
+
+    python -m benchmarks.monitor                 some minutes on two cores
+    python -m benchmarks.monitor --rounds 2      a quick look
+
+One model of about 10 million parameters (10 layers, width 256, vocabulary 8192), 16 rows of 256 in
+float32, at the trainer's own passes. Without means the very same trainer, of which this file takes
+away the reduction of the second moment, the loss ratio, the step's record and its line in the log.
+What is taken away is also timed by itself, as two steps may differ by more than that. The probe
+is apart, at its default: every 10 steps, 8 sequences.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
+from benchmarks.step import real_store
+from lengthen import trainer as step_of
+from lengthen.bind import open_store, with_store
+from lengthen.clock import Shape
+from lengthen.config import Config
+from lengthen.corpus.store import Store
+from lengthen.cost import parameters
+from lengthen.devices import Place
+from lengthen.disk import Disk
+from lengthen.monitor import PROBE_SEQUENCES, LowestLoss
+from lengthen.optim import AdamW, second_moment_scale
+from lengthen.plan import micro_tokens_within
+from lengthen.runlog import MetricsLog, Record
+from lengthen.settings import build
+from lengthen.trainer import Health, Trainer
+
+TOKENS, LENGTH = 4096, 256  # of a step, of a row
+LAYERS, WIDTH, HEADS = 10, 256, 4
+BAR = 2.0  # percent of a step
+
+
+class NoRatio(LowestLoss):
+    """A lowest loss that nobody asks for."""
+
+    def ratio(self, loss: float) -> float | None:
+        """Return nothing."""
+        return None
+
+    def after(self, loss: float) -> LowestLoss:
+        """Return the same."""
+        return self
+
+
+class Unwatched(Trainer):
+    """The trainer without its monitor; clipping and the finite check stay, as they change steps."""
+
+    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
+        with patch.object(step_of, "second_moment_scale", self._nothing):
+            return super()._update(total, grad_norm, rate)
+
+    def _nothing(self, optimizer: AdamW) -> Tensor:
+        return torch.zeros(2)
+
+    def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
+        return {}
+
+
+def configured(folder: Path) -> tuple[Config, Store]:
+    """Return the configuration, agreed with the store in `folder`."""
+    config = build(
+        {
+            "data": {"path": str(folder / "store")},
+            "model": {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "length": LENGTH},
+            "pacing": {"kind": "constant"},
+            "batch": {"rows": TOKENS // LENGTH},
+            "optimizer": {"learning_rate": 1e-4},
+            "budget": {"tokens": 10**12},
+        }
+    )
+    store = open_store(config)
+    return with_store(config, store), store
+
+
+def built(kind: type[Trainer], config: Config, store: Store) -> Trainer:
+    """Return a trainer of one kind at the passes that it would choose itself."""
+    size = micro_tokens_within(config, limit=None)
+    return kind(config, store, Place(torch.device("cpu")), size)
+
+
+def logged(trainer: Trainer, path: Path) -> Callable[[], object]:
+    """Return the trainer's step with its record written to a log on disk."""
+    log = MetricsLog(Disk(), path)
+
+    def step() -> None:
+        record = trainer.step()
+        assert record is not None
+        log.write(record)
+
+    return step
+
+
+def alone(trainer: Trainer, path: Path) -> float:
+    """Return the seconds of the monitor's work by itself, the median of many times."""
+    record = trainer.step()
+    assert record is not None
+    log, lowest = MetricsLog(Disk(), path), LowestLoss()
+    taken = []
+    for _ in range(30):
+        began = time.perf_counter()
+        second_moment_scale(trainer.optimizer)
+        lowest.ratio(record["loss"])
+        lowest = lowest.after(record["loss"])
+        log.write(record)
+        taken.append(time.perf_counter() - began)
+    return figure(taken).median
+
+
+def measure(folder: Path, rounds: int) -> None:
+    """Print the monitor's share of a step, and the probe's."""
+    config, store = configured(folder)
+    assert (len(store.valid) - 1) // LENGTH >= PROBE_SEQUENCES
+    watched, bare = built(Trainer, config, store), built(Unwatched, config, store)
+    bare.progress = replace(bare.progress, lowest=NoRatio())
+    print(
+        f"{parameters(config.model):,} parameters (vocabulary {store.vocabulary}), "
+        f"{TOKENS} tokens a step, {torch.get_num_threads()} threads, {rounds} rounds"
+    )
+    steps = {
+        "with": logged(watched, folder / "metrics.jsonl"),
+        "without": bare.step,
+        "probe": watched.probe,
+    }
+    seconds = seconds_in_rounds(steps, rounds)
+    for name, taken in seconds.items():
+        print(f"  {name:8} {figure(taken)} seconds")
+    step = figure(seconds["without"]).median
+    found = ratio(seconds["with"], seconds["without"])
+    print(f"  with / without: {found}, bar {1 + BAR / 100:.3f}")
+    report("MONITOR_RATIO", found)
+    report("MONITOR_PERCENT", 100 * (found.median - 1))
+    report("MONITOR_ALONE_PERCENT", 100 * alone(watched, folder / "alone.jsonl") / step)
+    every = config.evaluation.probe_every_steps
+    probed = ratio(seconds["probe"], seconds["without"])
+    print(f"  a probe of {PROBE_SEQUENCES} x {LENGTH} tokens: {probed} steps, every {every} steps")
+    report("PROBE_PERCENT", 100 * probed.median / every)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description="The cost of the monitor.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    with real_store() as folder:
+        measure(folder, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
