@@ -23,6 +23,7 @@ from lengthen.devices import Place
 from lengthen.loader import Batch
 from lengthen.model import GPT
 from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
+from lengthen.optim import AdamW, second_moment_scale
 from lengthen.runlog import Record
 from lengthen.trainer import Trainer, build_model
 from tests.conftest import Configure
@@ -149,6 +150,17 @@ def test_every_value_of_every_step_is_that_of_an_independent_computation(
         rose += (record["loss_ratio"] or 0) > 1
     assert lengths == set(range(8, 65, 8))
     assert min(clipped, joined, rose) > 0
+
+
+def test_the_scale_of_the_second_moment_stays_exact_over_millions_of_parameters() -> None:
+    # A sum that adds up one by one in float32 is off by far more than CLOSE here.
+    weight = torch.nn.Parameter(torch.zeros(2**21))
+    moment = torch.rand(2**21, generator=torch.Generator().manual_seed(0)) ** 4
+    optimizer = AdamW([weight])
+    optimizer.state[weight] = {"exp_avg_sq": moment}
+    norm, largest = second_moment_scale(optimizer).tolist()
+    assert norm == pytest.approx(moment.double().sqrt().sum().item(), rel=1e-6)
+    assert largest == pytest.approx(moment.double().sqrt().max().item(), rel=1e-6)
 
 
 def test_the_rate_rises_with_the_steps_and_falls_with_the_tokens(configured: Configure) -> None:
