@@ -185,7 +185,7 @@ def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
         message = f"{paths.metrics} has {len(data)} bytes, the checkpoint saw {size}"
         raise CheckpointError(f"{message}; choose an older one with --checkpoint")
     line, _, _ = data[size:].partition(b"\n")
-    record = _parse(line + b"\n")
+    record = parse_line(line + b"\n")
     if record is not None and record.get("event") == "saved":
         size += len(line) + 1
     rest = data[size:]
@@ -216,7 +216,7 @@ def read_metrics(path: Path) -> Metrics:
     unreadable = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT), b"")):
-            record = _parse(line)
+            record = parse_line(line)
             if record is not None:
                 event = record["kind"] == "event"
                 records[record["kind"], number if event else record.get("step")] = record
@@ -232,11 +232,12 @@ def last_record(path: Path) -> Record | None:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         lines = file.read(TAIL).splitlines(keepends=True)
-    parsed = (_parse(line) for line in reversed(lines))
+    parsed = (parse_line(line) for line in reversed(lines))
     return next((record for record in parsed if record is not None), None)
 
 
-def _parse(line: bytes) -> Record | None:
+def parse_line(line: bytes) -> Record | None:
+    """Return the record of one whole line of a metrics.jsonl; None for a cut or a foreign one."""
     if not line.endswith(b"\n"):
         return None
     try:

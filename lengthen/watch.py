@@ -18,12 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lengthen import settings
+from lengthen.analysis import figure
 from lengthen.bind import open_store
 from lengthen.errors import DataError, LengthenError, SettingError
 from lengthen.monitor import UNSTABLE
 from lengthen.progress import clock_time
-from lengthen.runlog import LINE_LIMIT, Record, RunPaths, open_run
-from lengthen.tables import number
+from lengthen.runlog import LINE_LIMIT, Record, RunPaths, open_run, parse_line
+from lengthen.tables import number, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # characters of a curve
@@ -117,12 +118,9 @@ class Story:
 
 
 def _record(line: bytes) -> Record | None:
-    """Return a line's object where it has the counts of its kind; None for any other line."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or record.get("kind") not in ["step", "eval", "probe", "event"]:
+    """Return a line's record where it has the counts of its kind; None for any other line."""
+    record = parse_line(line)
+    if record is None:
         return None
     counts = ("step", "tokens", "length", "rows") if record["kind"] == "step" else ("step",)
     return record if all(_is_count(record.get(name)) for name in counts) else None
@@ -132,23 +130,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def figure(record: Record, name: str) -> float | None:
-    """Return a number of a record; None where there is none, or one beyond all bounds."""
-    value = record.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if abs(value) < 1e100 else None
-
-
 def _event(record: Record) -> str:
     known = ("kind", "event", "step", "tokens")
     told = (f"  {name} {value}" for name, value in record.items() if name not in known and value)
-    return clean(f"step {record['step']}  {record.get('event')}{''.join(told)}")[:500]
-
-
-def clean(text: str) -> str:
-    """Return `text` with what would steer a terminal written out: an escape becomes \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(f"step {record['step']}  {record.get('event')}{''.join(told)}")[:500]
 
 
 @dataclass
@@ -235,7 +220,7 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
 
 def _views(paths: RunPaths, every: float) -> Iterator[View]:
     """Yield the run as it is every so many seconds, until it has finished."""
-    name, follower = clean(paths.root.resolve().name), Follower(paths.metrics)
+    name, follower = printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
         held, holder = _holder(paths.root / ".lock")
@@ -269,7 +254,7 @@ def _holder(lock: Path) -> tuple[bool | None, str]:
     """
     try:
         told = json.loads(lock.read_text(encoding="utf-8"))
-        holder = clean(f"pid {told['pid']} on {told['host']} since {told['start']}")[:200]
+        holder = printable(f"pid {told['pid']} on {told['host']} since {told['start']}")[:200]
         if told["host"] != socket.gethostname() or not LOCKS.exists():
             return None, holder
         return f":{lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), holder

@@ -23,7 +23,8 @@ from lengthen.bind import open_store
 from lengthen.errors import SettingError
 from lengthen.runlog import open_run, owned
 from lengthen.runs import resume, train
-from lengthen.watch import BLOCKS, KEPT, WIDTH, Follower, Story, Trail, clean, sparkline, watch
+from lengthen.tables import printable
+from lengthen.watch import BLOCKS, KEPT, WIDTH, Follower, Story, Trail, sparkline, watch
 from tests.conftest import Configure
 
 Said = pytest.CaptureFixture[str]
@@ -244,7 +245,7 @@ def test_names_and_events_are_text_and_steer_nothing(run: Path, capsys: Said) ->
     assert "[red]x[/red]" in shown
     assert "\\x1b[2J\\x07" in shown
     assert "since \\x1b[2J" in shown
-    assert clean("schön [b] 文") == "schön [b] 文"
+    assert printable("schön [b] 文") == "schön [b] 文"
 
 
 def test_the_screen_shows_curves_and_events_and_fits_a_narrow_terminal(run: Path) -> None:

@@ -12,6 +12,7 @@ from lengthen.errors import DataError, SettingError
 from lengthen.foreign import read_foreign
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.settings import read_toml
+from lengthen.tables import printable
 
 ENVIRONMENT_LIMIT = 2**20  # bytes
 
@@ -37,7 +38,7 @@ class _Place:
     def name(self) -> str:
         text = "/".join(self.path.parts[-self.parts :])
         # A directory's name can hold anything: control characters, or bytes that are no text.
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return printable(text)
 
 
 def _to_stderr(note: str) -> None:
