@@ -80,13 +80,14 @@ class _Live:
 
     def _table(self) -> Table:
         seeds = self.comparison.seeds
-        rows: dict[tuple[str, str], dict[int, str]] = {}
+        rows: dict[str, dict[int, str]] = {}
         for run in self.comparison.runs:
-            rows.setdefault((run.variant, run.cell), {})[run.seed] = self.cells[run.name]
+            name = f"{run.variant}, {run.cell}" if run.cell else run.variant
+            rows.setdefault(name, {})[run.seed] = self.cells[run.name]
         return Table(
             "",
-            ("variant", "cell", *(f"seed {seed}" for seed in seeds)),
-            tuple((*row, *(cells[seed] for seed in seeds)) for row, cells in rows.items()),
+            ("variant", *(f"seed {seed}" for seed in seeds)),
+            tuple((name, *(cells[seed] for seed in seeds)) for name, cells in rows.items()),
             "validation loss where a run is finished; Ctrl-C saves and stops",
         )
 
