@@ -82,6 +82,7 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
     _known("baseline", baseline, variants)
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = _axes(own.get("grid", []))
+    _must_not_hide(overrides or {}, variants, axes)
     cells = {_label(axes, point): point for point in itertools.product(*map(_points, axes))}
     if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
         raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
@@ -115,14 +116,33 @@ def _variants(given: object) -> dict[str, Tables]:
     if len({name.replace(" ", "-") for name in given}) < len(given):
         raise SettingError("variants", "two names differ only in a space and a -", list(given))
     for name, changes in given.items():
-        if "same_tokens_as" in changes:
-            _known(f"variants.{name}.same_tokens_as", changes["same_tokens_as"], given)
+        if "recipe" in changes:
+            raise SettingError(f"variants.{name}.recipe", "belongs to the base, above the variants")
+        if (other := changes.get("same_tokens_as")) is not None:
+            setting = f"variants.{name}.same_tokens_as"
+            _known(setting, other, given)
+            if "same_tokens_as" in given[other]:
+                raise SettingError(setting, "must name a variant with a length pacing", other)
     return dict(given)
 
 
 def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
-    if name not in variants:
+    if not isinstance(name, str) or name not in variants:
         raise SettingError(setting, "no such variant", name, nearest(str(name), variants))
+
+
+def _must_not_hide(
+    overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Mapping[str, object]]
+) -> None:
+    """Refuse an override of what the file varies: it would make all of it equal."""
+    varied = {name for axis in axes for name in axis}
+    for changes in variants.values():
+        tables = {name: value for name, value in changes.items() if isinstance(value, dict)}
+        varied |= flat(tables).keys()
+        varied |= {"pacing.*"} if "same_tokens_as" in changes or "pacing" in tables else set()
+    for name, value in flat(overrides).items():
+        if name in varied or f"{name.split('.')[0]}.*" in varied:
+            raise SettingError(name, "is what the file varies; change it there", value)
 
 
 def _seeds(given: object) -> tuple[int, ...]:

@@ -81,12 +81,10 @@ def largest(values: Iterator[float | None]) -> float | None:
 
 
 def goals_of(base: Group) -> Goals:
-    """Return the best validation loss of each seed of the baseline."""
-    return {
-        outcome.run.seed: outcome.summary.best_loss
-        for outcome in base.outcomes
-        if outcome.summary is not None and outcome.summary.best_loss is not None
-    }
+    """Return the best validation loss of each seed of the baseline; none of one that diverged."""
+    finished = (outcome for outcome in base.outcomes if outcome.loss is not None)
+    best = {o.run.seed: o.summary.best_loss for o in finished if o.summary is not None}
+    return {seed: loss for seed, loss in best.items() if loss is not None}
 
 
 def speedup(

@@ -85,6 +85,21 @@ def test_the_ready_made_files_can_be_read(path: Path) -> None:
     assert read_comparison(path).baseline == "baseline"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"optimizer": {"learning_rate": 1e-4}},
+        {"pacing": {"kind": "constant"}},
+        {"pacing": {"duration": 5}},
+    ],
+)
+def test_an_override_of_what_the_file_varies_is_refused(
+    written: Written, override: dict[str, dict[str, object]]
+) -> None:
+    with pytest.raises(SettingError, match="is what the file varies"):
+        read_comparison(written(more=GRID), override)
+
+
 WRONG = {
     "seed twice": ({"[0, 1, 2]": "[0, 1, 1]"}, "", "seeds: has a seed twice, got 1"),
     "no seeds": ({"[0, 1, 2]": "[]"}, "", "seeds: must be a list"),
@@ -100,6 +115,14 @@ WRONG = {
         '[variants.rows]\nsame_tokens_as = "baseline"\n',
         "only a linear length pacing works",
     ),
+    "same tokens twice": (
+        {},
+        ROWS + '[variants.more]\nsame_tokens_as = "rows"\n',
+        "variants.more.same_tokens_as: must name a variant with a length pacing, got 'rows'",
+    ),
+    "a recipe": ({}, '[variants.x]\nrecipe = "laptop-2min"\n', "variants.x.recipe: belongs to"),
+    "baseline's type": ({'"baseline"\n': "3\n"}, "", "baseline: no such variant, got 3"),
+    "seeds' type": ({"[0, 1, 2]": '"x"'}, "", "seeds: must be a list"),
     "unequal budgets": (
         {},
         "budget.tokens = 7000\n",
