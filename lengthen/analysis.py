@@ -5,7 +5,6 @@ Logs may be foreign, old or damaged: a field that is missing, or no finite numbe
 
 import math
 import operator
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -18,10 +17,9 @@ from lengthen.runlog import Metrics, Record
 THRESHOLDS = (1.1, UNSTABLE, 1.5)  # the paper's is the one between; the others show how near it is
 PAPERS = THRESHOLDS.index(UNSTABLE)
 MOST_SPIKES = 5  # of one run that are worth a line
-DIVERGED = 1.2  # last validation loss / best, from which on a run has lost what it had learned
 QUANTITIES = ("variance_norm", "variance_max", "grad_norm")  # what the loss ratio may go with
 LAGS = (0, 1)  # steps from the quantity to the ratio
-LARGEST = sys.float_info.max
+LARGEST = 1e300  # beyond it the arithmetic of plots and means overflows
 SAME = {"tokenizer": "tokenizers", "valid": "validation sets"}  # in what compared runs agree
 
 
@@ -271,9 +269,6 @@ def _why_diverged(last: Record, evaluations: Sequence[Record], best: float | Non
     loss = figure(evaluations[-1], "loss")
     if loss is None or best is None:
         return "the last validation loss is not finite"
-    # A best loss of exactly 0 is a text known by heart; nothing can be compared with it.
-    if loss > DIVERGED * best > 0:
-        return f"the last validation loss, {loss:.3f}, is {loss / best:.2f} times the best"
     return ""
 
 

@@ -218,8 +218,9 @@ def read_metrics(path: Path) -> Metrics:
         for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT), b"")):
             record = parse_line(line)
             if record is not None:
-                event = record["kind"] == "event"
-                records[record["kind"], number if event else record.get("step")] = record
+                step = record.get("step")
+                alone = record["kind"] == "event" or not isinstance(step, int)
+                records[record["kind"], -1 - number if alone else step] = record
             elif line.endswith(b"\n"):
                 unreadable += 1
     return Metrics(tuple(records.values()), unreadable)
@@ -276,11 +277,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree that runs, or None where it is an installed package."""
+    """Return the commit of the source tree that runs, or None where it is an installed package.
+
+    `-dirty` behind it: files had been changed since.
+    """
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):

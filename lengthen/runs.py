@@ -14,7 +14,7 @@ from lengthen.config import Config, Tables
 from lengthen.corpus.store import TOKENIZER, Store
 from lengthen.devices import Place, cpu_memory_limit, fit_check, placed
 from lengthen.disk import Disk
-from lengthen.errors import SettingError
+from lengthen.errors import BusyError, SettingError
 from lengthen.loop import Session, StopSignal, carry_out
 from lengthen.plan import micro_tokens_within
 from lengthen.progress import line
@@ -61,6 +61,7 @@ def train(
         place.least(0)  # nobody looks at the directory any more once the first rank writes
         if place.is_first:
             stack.enter_context(runlog.owned(out))
+            _must_not_have_begun(paths, resume_auto=resume_auto)
         micro_tokens = choose_micro_tokens(config, store, place)
         config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
         if place.is_first:
@@ -109,6 +110,13 @@ def resume(
             session.event("note", text=note)
         session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
         return carry_out(session)
+
+
+def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
+    # Looked at before the directory was ours: whoever held it may have saved since.
+    if resume_auto and checkpoint.listed(paths.checkpoints):
+        way_on = "run the same command again"
+        raise BusyError(f"{paths.root} has just been saved by another process; {way_on}")
 
 
 def _start(paths: RunPaths, name: str | None, place: Place) -> tuple[Checkpoint, list[str]]:

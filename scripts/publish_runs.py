@@ -23,7 +23,7 @@ def publish(comparison: Path, out: Path) -> int:
             RunPaths(out / metrics.parent.relative_to(comparison)),
         )
         last = last_record(metrics) or {}
-        if last.get("event") not in ("finished", "skipped") or there.metrics.exists():
+        if last.get("event") != "finished" or there.metrics.exists():
             continue
         there.root.mkdir(parents=True, exist_ok=True)
         lines = here.config.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -34,9 +34,19 @@ def publish(comparison: Path, out: Path) -> int:
         there.environment.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
         there.metrics.write_bytes(metrics.read_bytes())
         copied += 1
-    if (comparison / ATTEMPTS).is_file():
-        (out / ATTEMPTS).write_bytes((comparison / ATTEMPTS).read_bytes())
+    _publish_attempts(comparison / ATTEMPTS, out / ATTEMPTS)
     return copied
+
+
+def _publish_attempts(here: Path, there: Path) -> None:
+    """Add how runs were started, and nothing that they said; what is there already stays."""
+    known = there.read_text(encoding="utf-8").splitlines() if there.is_file() else []
+    runs = {json.loads(line)["run"] for line in known}
+    for line in here.read_text(encoding="utf-8").splitlines() if here.is_file() else ():
+        record = json.loads(line)
+        if record["event"] == "started" and record["run"] not in runs:
+            known.append(json.dumps(record))
+    there.write_text("".join(f"{line}\n" for line in known), encoding="utf-8")
 
 
 if __name__ == "__main__":

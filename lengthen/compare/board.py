@@ -67,7 +67,7 @@ class _Live:
     def update(self, running: Sequence[Planned]) -> None:
         for run in running:
             self.cells[run.name] = _how_far(self.root, run)
-        self.live.update(printed(self._table()))
+        self.live.update(printed(self._table()), refresh=True)
 
     def ended(self, run: Planned, message: str) -> None:
         state = standing(self.root, run).state
@@ -104,7 +104,8 @@ def board(comparison: Comparison, root: Path, *, shown: bool) -> Iterator[Board]
         return
     first = {"missing": ".", "begun": "begun", "diverged": "diverged"}
     cells = {run.name: first.get(states[run.name]) or _loss(root, run) for run in comparison.runs}
-    with Live(console=console, refresh_per_second=2) as live:
+    # Refreshed by `update` alone: a thread of its own would be forked into every run.
+    with Live(console=console, auto_refresh=False) as live:
         yield _Live(comparison, root, cells, live)
 
 

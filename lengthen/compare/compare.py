@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lengthen.compare.carry import carry_out, machine_for
+from lengthen.compare.carry import carry_out
 from lengthen.compare.file import Comparison, read_comparison
 from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
 from lengthen.compare.sweep import sweep_panels, sweep_tables
@@ -19,8 +19,8 @@ from lengthen.compare.tables import (
 )
 from lengthen.config import Tables
 from lengthen.disk import Disk
-from lengthen.errors import DataError
-from lengthen.report.page import write
+from lengthen.errors import DataError, SettingError
+from lengthen.report.page import must_be_ours, write
 from lengthen.tables import Table, console, printed
 
 
@@ -40,16 +40,18 @@ def compare(
     beside the runs. Raises SettingError, DataError, BusyError, and StoppedError after a signal.
     """
     comparison = read_comparison(file, overrides)
+    page, data = (root / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
+    must_be_ours(page)
+    _must_be_our_tables(data)
     if not look:
-        carry_out(comparison, root, machine_for(comparison, jobs, threads), shown=shown)
+        carry_out(comparison, root, jobs=jobs, threads=threads, shown=shown)
     outcomes, missing = read_outcomes(comparison, root)
     if not any(outcome.summary for outcome in outcomes):
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
-    lines = verdict_lines(members)
+    lines = verdict_lines(members, comparison.variants)
     tables = tables_of(comparison, members)
-    _print(lines, tables, outcomes, missing)
-    page, data = (root / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
+    # Files first: whoever reads our output may close it at any line.
     write(
         page,
         [outcome.shown for outcome in outcomes if outcome.summary],
@@ -61,6 +63,7 @@ def compare(
     )
     facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
     Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
+    _print(lines, tables, outcomes, missing)
     print(f"report  {page}")
 
 
@@ -68,12 +71,23 @@ def tables_of(comparison: Comparison, members: Sequence[Group]) -> list[Table]:
     """Return every table of a comparison, what matters most first."""
     return [
         results(members, comparison.baseline),
-        verdict_table(members),
+        verdict_table(members, comparison.variants),
         *sweep_tables(comparison, members),
         instability(members),
         correlations(members),
         measuring(members),
     ]
+
+
+def _must_be_our_tables(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        ours = json.loads(path.read_bytes()).keys() == {"name", "verdicts", "tables"}
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise SettingError("--out", "holds a file that no comparison wrote, so it stays", str(path))
 
 
 def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:

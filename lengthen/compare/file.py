@@ -21,7 +21,7 @@ A cell is one point of the grid. The budget is equal within a cell: in tokens by
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,25 @@ from lengthen import cost
 from lengthen.clock import steps
 from lengthen.config import MOST, Config, Tables, parse_count
 from lengthen.errors import SettingError, nearest
+from lengthen.pacing import Linear
 from lengthen.recipes import rows_with_the_same_tokens
 from lengthen.settings import build, changed, flat, merge, read_toml, with_recipe
 
 OWN = ("baseline", "seeds", "variants", "grid", "flops")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
-# What every variant of a cell must share, or their validation losses say different things.
-SHARED = ("model.length", "evaluation.tokens", "data.path", "data.store_id")
+LINEAR = "must name a variant whose length is paced linearly"
+# What every variant of a cell must share, or their validation losses say different things: who
+# looks more often finds a lower best loss, and finds it earlier.
+SHARED = (
+    "model.length",
+    "evaluation.tokens",
+    "evaluation.every_steps",
+    "evaluation.every_tokens",
+    "evaluation.probe_every_steps",
+    "data.path",
+    "data.store_id",
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
     """
     tables = read_toml(path)
     own = {name: tables.pop(name) for name in OWN if name in tables}
+    _must_be_known(tables)
     base = merge(with_recipe(tables), overrides or {})[0]
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
@@ -83,7 +95,12 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = _axes(own.get("grid", []))
     _must_not_hide(overrides or {}, variants, axes)
-    cells = {_label(axes, point): point for point in itertools.product(*map(_points, axes))}
+    if "flops" in own and "budget" in (overrides or {}):
+        raise SettingError("budget", "stands in the file as flops; change it there")
+    points = list(itertools.product(*map(_points, axes)))
+    cells = {_label(axes, point): point for point in points}
+    if len(cells) < len(points):
+        raise SettingError("grid", "has two values that look alike as a directory's name")
     if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
         raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
     configs: dict[str, dict[str, Config]] = {}
@@ -94,6 +111,7 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
             for name in variants
         }
         _must_be_fair(configs[label], baseline, equal_budgets="flops" not in own)
+        _must_have_the_same_tokens(configs[label], variants)
     runs = [
         Planned(variant, label, seed, changed(config, {"run": {"seed": seed}}))
         for seed, label in itertools.product(seeds, cells)
@@ -118,11 +136,15 @@ def _variants(given: object) -> dict[str, Tables]:
     for name, changes in given.items():
         if "recipe" in changes:
             raise SettingError(f"variants.{name}.recipe", "belongs to the base, above the variants")
+        if "seed" in (changes.get("run") if isinstance(changes.get("run"), dict) else {}):
+            raise SettingError(f"variants.{name}.run.seed", "is what `seeds` sets")
         if (other := changes.get("same_tokens_as")) is not None:
             setting = f"variants.{name}.same_tokens_as"
             _known(setting, other, given)
             if "same_tokens_as" in given[other]:
-                raise SettingError(setting, "must name a variant with a length pacing", other)
+                raise SettingError(
+                    setting, "must name a variant whose length is paced linearly", other
+                )
     return dict(given)
 
 
@@ -131,16 +153,31 @@ def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
         raise SettingError(setting, "no such variant", name, nearest(str(name), variants))
 
 
+def _tables_in(changes: Tables) -> Tables:
+    return {name: value for name, value in changes.items() if isinstance(value, dict)}
+
+
+def _must_be_known(tables: Tables) -> None:
+    known = [*OWN, "recipe", *Config.model_fields]
+    for name in tables:
+        if name not in known:
+            raise SettingError(name, "no such setting", None, nearest(name, known))
+    if "seed" in _tables_in(tables).get("run", {}):
+        raise SettingError("run.seed", "is what `seeds` sets")
+
+
 def _must_not_hide(
     overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Mapping[str, object]]
 ) -> None:
     """Refuse an override of what the file varies: it would make all of it equal."""
     varied = {name for axis in axes for name in axis}
     for changes in variants.values():
-        tables = {name: value for name, value in changes.items() if isinstance(value, dict)}
+        tables = _tables_in(changes)
         varied |= flat(tables).keys()
         varied |= {"pacing.*"} if "same_tokens_as" in changes or "pacing" in tables else set()
     for name, value in flat(overrides).items():
+        if name == "run.seed":
+            raise SettingError(name, "is what `seeds` in the file sets", value)
         if name in varied or f"{name.split('.')[0]}.*" in varied:
             raise SettingError(name, "is what the file varies; change it there", value)
 
@@ -222,14 +259,19 @@ def _config(
 ) -> Config:
     changes = dict(variants[name])
     other = changes.pop("same_tokens_as", None)
+    if other is not None:
+        target = _config(other, variants, cell, overrides, None)
+        if not isinstance(target.pacing, Linear) or target.pacing.of != "length":
+            raise SettingError(f"variants.{name}.same_tokens_as", LINEAR, other)
     try:
         if other is not None:
             cell = rows_with_the_same_tokens(merge(cell, variants[other])[0])
         config = build(merge(merge(cell, changes)[0], overrides)[0])
-    except KeyError as error:
-        rule = f"needs the {error.args[0]} that {other!r} lacks: only a linear length pacing works"
-        raise SettingError(f"variants.{name}.same_tokens_as", rule) from None
     except SettingError as error:
+        # A mistake of the base is not this variant's.
+        own = {*flat(_tables_in(changes)), *changes, *(["pacing"] if other else [])}
+        if own.isdisjoint({error.setting, error.setting.split(".")[0]}):
+            raise
         raise error.within(f"variants.{name}") from None
     return config if flops is None else _with_flops(config, flops)
 
@@ -245,12 +287,15 @@ def _with_flops(config: Config, given: object) -> Config:
     if config.model.vocabulary is None:
         raise SettingError("model.vocabulary", "is missing; a budget in flops needs it")
     unlimited = changed(config, {"budget": {"tokens": MOST}}).schedule()
-    tokens = spent = 0
+    tokens, left = 0, most
     for _, shape in steps(unlimited):
-        spent += cost.flops(config.model, shape.rows, shape.length)
-        if spent > most:
+        each = cost.flops(config.model, shape.rows, shape.length)
+        paced = shape.length if config.pacing.of == "length" else shape.rows
+        # Once the pacing has arrived all steps are alike, and there can be very many.
+        count = left // each if paced == config.pacing.end else min(1, left // each)
+        tokens, left = tokens + count * shape.tokens, left - count * each
+        if paced == config.pacing.end or not count:
             break
-        tokens += shape.tokens
     if not tokens:
         raise SettingError("flops", "does not pay for one step", given)
     return changed(config, {"budget": {"tokens": tokens}})
@@ -261,6 +306,9 @@ def _must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets
     budgets = ("budget.tokens", "budget.passes") if equal_budgets else ()
     for name, config in configs.items():
         found = flat(config.tables())
+        if not config.evaluation.probe_every_steps:
+            rule = "must be above 0: a comparison judges stability by the probe"
+            raise SettingError("evaluation.probe_every_steps", rule, 0)
         for setting in (*budgets, *SHARED):
             if found.get(setting) != expected.get(setting):
                 unequal = "unequal budgets" if setting in budgets else "not comparable"
@@ -268,7 +316,16 @@ def _must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets
                 raise SettingError(f"variants.{name}.{setting}", rule, found.get(setting))
 
 
-def by_cell(runs: Sequence[Planned]) -> Iterator[tuple[str, list[Planned]]]:
-    """Yield each cell's label with its runs, in the order of the grid."""
-    for label in dict.fromkeys(run.cell for run in runs):
-        yield label, [run for run in runs if run.cell == label]
+def _must_have_the_same_tokens(
+    configs: Mapping[str, Config], variants: Mapping[str, Tables]
+) -> None:
+    """Hold every rows warmup to the tokens of the variant that it is the control of."""
+    for name, changes in variants.items():
+        if (other := changes.get("same_tokens_as")) is None:
+            continue
+        both = (steps(configs[one].schedule()) for one in (name, other))
+        counts = [[shape.tokens for _, shape in run][:-1] for run in both]  # the last one is cut
+        for step, (ours, theirs) in enumerate(zip(*counts, strict=False), 1):
+            if ours != theirs:
+                rule = f"step {step} has {ours} tokens where {other!r} has {theirs}"
+                raise SettingError(f"variants.{name}.same_tokens_as", rule)

@@ -10,8 +10,11 @@ from lengthen.analysis import Reached, Summary, comparable, summarise, time_to
 from lengthen.compare.file import Comparison, Planned
 from lengthen.compare.standing import UNKNOWN, Attempts, directory, read_attempts, standing
 from lengthen.compare.verdicts import Losses
+from lengthen.config import Tables
+from lengthen.errors import DataError
 from lengthen.report.gather import NamedRun, read_environment
 from lengthen.runlog import RunPaths
+from lengthen.settings import read_toml
 
 Fate = Literal["finished", "diverged", "crashed"]
 
@@ -24,6 +27,7 @@ class Outcome:
     fate: Fate
     summary: Summary | None  # None: it crashed before its first step
     shown: NamedRun
+    stored: Tables  # the settings that the run itself wrote down
     attempts: Attempts
 
     @property
@@ -32,9 +36,9 @@ class Outcome:
         return None if self.summary is None or self.fate != "finished" else self.summary.last_loss
 
     @property
-    def threads(self) -> object:
-        """Threads that it computed with, None where that is not known."""
-        return self.shown.environment.get("threads")
+    def store_id(self) -> object:
+        """The store that it was trained on, None where its files do not say."""
+        return self.stored.get("data", {}).get("store_id")
 
     def time_to(self, loss: float) -> Reached | None:
         """Return when its validation loss was first at or below `loss`."""
@@ -64,8 +68,12 @@ class Group:
         return {outcome.run.seed: outcome for outcome in self.outcomes}
 
     def losses(self) -> dict[int, float | None]:
-        """Return the final validation loss of each seed, None where it diverged or crashed."""
-        return {outcome.run.seed: outcome.loss for outcome in self.outcomes}
+        """Return the final validation loss of each seed, None where it diverged.
+
+        A seed that crashed is left out: a full disk says nothing about a variant.
+        """
+        known = (o for o in self.outcomes if o.fate == "diverged" or o.loss is not None)
+        return {outcome.run.seed: outcome.loss for outcome in known}
 
     def fates(self, fate: Fate) -> int:
         """Return how many seeds ended so."""
@@ -83,7 +91,17 @@ def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], in
         outcome = _outcome(root, run, attempts.get(run.name, UNKNOWN))
         outcomes += [outcome] if outcome is not None else []
     comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
+    _must_share_a_store(outcomes)
     return outcomes, len(comparison.runs) - len(outcomes)
+
+
+def _must_share_a_store(outcomes: Sequence[Outcome]) -> None:
+    for cell in dict.fromkeys(outcome.run.cell for outcome in outcomes):
+        inside = [outcome for outcome in outcomes if outcome.run.cell == cell]
+        ids = {o.store_id: o.run.name for o in inside if o.store_id is not None}
+        if len(ids) > 1:
+            one, other = list(ids.values())[:2]
+            raise DataError(f"not comparable: {one} and {other} were trained on different stores")
 
 
 def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
@@ -95,10 +113,15 @@ def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
         return None
     summary = summarise(place.metrics) if place.metrics.of("step") else None
     if summary is not None and summary.diverged and fate == "finished":
-        fate = "diverged"
+        fate = "diverged"  # it spent its budget, and its loss is not finite
     environment = read_environment(RunPaths(directory(root, run)).environment)
     shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
-    return Outcome(run, fate, summary, shown, attempts)
+    return Outcome(run, fate, summary, shown, _stored(directory(root, run)), attempts)
+
+
+def _stored(run: Path) -> Tables:
+    path = RunPaths(run).config
+    return read_toml(path) if path.is_file() else {}
 
 
 def groups(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Group]:

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from lengthen import settings
 from lengthen.compare.file import Planned
+from lengthen.config import Config
 from lengthen.errors import SettingError
 from lengthen.loop import SKIPS_IN_A_ROW
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
+from lengthen.tables import printable
 
 State = Literal["missing", "begun", "finished", "diverged"]
 RUNS, ATTEMPTS = "runs", "attempts.jsonl"  # in a comparison's directory
@@ -49,8 +51,8 @@ def _state(run: Planned, metrics: Metrics) -> State:
 
 
 def _must_be_the_run(run: Planned, paths: RunPaths) -> None:
-    there = settings.load(str(paths.config))[0]
-    for name, (asked, found) in settings.differences(run.config, there).items():
+    wanted, there = (_with_decay(c) for c in (run.config, settings.load(str(paths.config))[0]))
+    for name, (asked, found) in settings.differences(wanted, there).items():
         # What the file leaves open the run has filled in; a store may have moved, its id not.
         if name == "data.path" or asked in (None, "auto"):
             continue
@@ -58,15 +60,23 @@ def _must_be_the_run(run: Planned, paths: RunPaths) -> None:
         raise SettingError(name, rule, asked, "choose another --out, or remove that run")
 
 
+def _with_decay(config: Config) -> Config:
+    """Return what a run makes of a decay that is left open: it ends with the budget."""
+    if config.optimizer.decay_tokens is not None or config.budget.tokens is None:
+        return config
+    return settings.changed(config, {"optimizer": {"decay_tokens": config.budget.tokens}})
+
+
 @dataclass(frozen=True)
 class Attempts:
     """What is known about the processes that carried a run out."""
 
     alone: bool  # every one had the machine to itself, as far as this comparison goes
+    threads: frozenset[object]  # that each computed with
     message: str  # the error that ended the last one; empty where none did
 
 
-UNKNOWN = Attempts(alone=False, message="")
+UNKNOWN = Attempts(alone=False, threads=frozenset(), message="")
 
 
 def read_attempts(root: Path) -> Mapping[str, Attempts]:
@@ -78,11 +88,13 @@ def read_attempts(root: Path) -> Mapping[str, Attempts]:
         run = record.get("run")
         if not isinstance(run, str):
             continue
-        before = attempts.get(run, Attempts(alone=True, message=""))
+        before = attempts.get(run, Attempts(alone=True, threads=frozenset(), message=""))
         if record.get("event") == "started":
-            attempts[run] = Attempts(before.alone and record.get("jobs") == 1, "")
+            alone = before.alone and record.get("jobs") == 1
+            threads = before.threads | {str(record.get("threads"))}
+            attempts[run] = Attempts(alone, threads, "")
         else:
-            attempts[run] = Attempts(before.alone, str(record.get("message", "")))
+            attempts[run] = replace(before, message=printable(str(record.get("message", ""))))
     return attempts
 
 

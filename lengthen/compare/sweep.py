@@ -31,7 +31,9 @@ class Series:
     def best_stable(self) -> tuple[float, Group] | None:
         """Return the point of the lowest loss among those where every seed was stable."""
         stable = [point for point in self.points if _is_stable(point[1])]
-        return min(stable, key=lambda point: _loss(point[1]) or 0.0, default=None)
+        losses = [(loss, *point) for point in stable if (loss := _loss(point[1])) is not None]
+        best = min(losses, key=lambda one: one[0], default=None)
+        return None if best is None else best[1:]
 
     def breaks_at(self) -> float | None:
         """Return the lowest value at which a seed was not stable, or did not finish."""
@@ -85,8 +87,9 @@ def sweep_tables(comparison: Comparison, members: Sequence[Group]) -> Iterator[T
 def _sweep_table(setting: str, along: Sequence[Series], baseline: str) -> Table:
     rows = []
     for one in along:
-        base = next(s for s in along if s.variant == baseline and s.held == one.held)
-        best, rival = one.best_stable(), base.best_stable()
+        same = (s for s in along if s.variant == baseline and s.held == one.held)
+        base = next(same, None)
+        best, rival = one.best_stable(), None if base is None else base.best_stable()
         faster = None
         if best is not None and rival is not None:
             faster = speedup(best[1], rival[1], goals_of(rival[1]), lambda r: r.tokens)

@@ -54,6 +54,7 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
     mean = interval(losses) if losses else None
     low, high = (None, None) if mean is None else (mean.low, mean.high)
     summaries = group.summaries
+    finished = [o.summary for o in group.outcomes if o.loss is not None and o.summary is not None]
     goals = {} if base is None else goals_of(base)
     return (
         group.name,
@@ -63,7 +64,7 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
         " or ".join(sorted({f"{summary.steps:,}" for summary in summaries})) or "-",
         number(largest(s.ratios.largest for s in summaries), 2),
         number(largest(s.probe.largest if s.probe else None for s in summaries), 2),
-        f"{sum(s.stable for s in summaries)} of {len(group.outcomes)}",
+        f"{sum(s.stable for s in finished)} of {len(group.outcomes)}",
         "-" if base is None else said(speedup(group, base, goals, lambda r: r.tokens)),
         "-" if base is None else _seconds(group, base, goals),
     )
@@ -106,7 +107,8 @@ def speedup(
 
 
 def _count(outcome: Outcome, goal: float, count: Callable[[Reached], float | None]) -> float | None:
-    reached = outcome.time_to(goal)
+    # A run that was there and was then lost has not got there.
+    reached = None if outcome.loss is None else outcome.time_to(goal)
     return None if reached is None else count(reached)
 
 
@@ -125,30 +127,33 @@ def said(speedup: Speedup | None) -> str:
 
 def _seconds(group: Group, base: Group, goals: Goals) -> str:
     both = [*group.outcomes, *base.outcomes]
-    threads = {outcome.threads for outcome in both}
+    threads = {count for outcome in both for count in outcome.attempts.threads}
     if not all(outcome.attempts.alone for outcome in both) or len(threads) != 1:
         return UNTIMED
     return said(speedup(group, base, goals, lambda reached: reached.seconds))
 
 
-def verdict_lines(members: Sequence[Group]) -> list[str]:
+def verdict_lines(members: Sequence[Group], variants: Sequence[str]) -> list[str]:
     """Return a plain sentence for every pair of variants of every cell."""
     return [
         f"{cell}: {verdict.sentence()}" if cell else verdict.sentence()
-        for cell, verdict in _verdicts(members)
+        for cell, verdict in _verdicts(members, variants)
     ]
 
 
-def _verdicts(members: Sequence[Group]) -> Iterator[tuple[str, Verdict]]:
+def _verdicts(members: Sequence[Group], variants: Sequence[str]) -> Iterator[tuple[str, Verdict]]:
+    """Yield each cell's verdicts; Holm's family is all pairs of the file, finished or not."""
     for cell, found in cells(members):
-        for verdict in verdicts(losses_of(found)):
-            yield cell, verdict
+        losses = losses_of(found)
+        for verdict in verdicts({variant: losses.get(variant, {}) for variant in variants}):
+            if verdict.a in losses and verdict.b in losses:
+                yield cell, verdict
 
 
-def verdict_table(members: Sequence[Group]) -> Table:
+def verdict_table(members: Sequence[Group], variants: Sequence[str]) -> Table:
     """Return every pair's difference, interval, p after Holm, and what these seeds could see."""
     rows = []
-    for cell, verdict in _verdicts(members):
+    for cell, verdict in _verdicts(members, variants):
         gap = verdict.difference
         rows.append(
             (

@@ -24,6 +24,7 @@ from lengthen.report.panels import panels_of
 from lengthen.report.thin import points_per_curve
 from lengthen.tables import Table
 
+OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
 PLOTLY = Path("package_data/plotly.min.js")  # in the installed package
 # How a cell begins that is a figure; a version or a hash is none.
 FIGURE = re.compile(r"[-+<>~]?\s*\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?x?(?!\S)")
@@ -48,12 +49,26 @@ def write(
     """
     if out.is_dir() or not out.parent.is_dir():
         raise SettingError("--out", "must be a file in a directory that exists", str(out))
+    must_be_ours(out)
     most = points_per_curve(len(runs))
     given = [replace(panel, curves=thinned(panel, most)) for panel in panels]
     standard = [replace(p, curves=thinned(p, most)) for p in panels_of(runs, families)]
     content = _Content(title, runs, verdicts, tables, [*given, *standard], most)
     # Text from a file can hold half of a pair of surrogates, which no encoding has.
     Disk().replace_file(out, "".join(_page(content)).encode("utf-8", "replace"))
+
+
+def must_be_ours(out: Path) -> None:
+    """Raise SettingError where `out` is there already and is no page of ours."""
+    if not out.exists():
+        return
+    if not out.is_file() or _opening_of(out) != OPENING.encode():
+        raise SettingError("--out", "is there already and is no report, so it stays", str(out))
+
+
+def _opening_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(OPENING))
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ def _head(title: str, scripts: Sequence[str]) -> str:
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
     )
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'{OPENING}<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n<body>\n"

@@ -100,7 +100,7 @@ class _Columns:
         fields = {"rows", "length", *CLOCKS, *(plot.field for plot in PLOTS)}
         numbers = {name: [_number(record.get(name)) for record in records] for name in fields}
         numbers[STEP_TOKENS] = [
-            None if rows is None or length is None else rows * length
+            None if rows is None or length is None else _number(rows * length)
             for rows, length in zip(numbers["rows"], numbers["length"], strict=True)
         ]
         return _Columns(numbers, [_finite(record) for record in records])

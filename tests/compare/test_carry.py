@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,14 @@ from typing import Any
 import pytest
 
 from lengthen.cli import main
+from lengthen.compare import carry
 from lengthen.compare.carry import machine_for
 from lengthen.compare.file import Comparison, read_comparison
 from lengthen.compare.standing import directory, read_attempts, standing
+from lengthen.corpus.prepare import prepare
+from lengthen.cost import memory
 from lengthen.errors import SettingError
+from lengthen.settings import changed
 from tests.compare.conftest import Written
 
 LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 60_000", "every_steps = 0": "every_steps = 10"}
@@ -56,11 +61,15 @@ def test_killed_twice_it_gives_the_same_tables_as_unbroken(
     _, errors = done.communicate()
     assert done.returncode == 0, errors
     moments = random.Random(3)
-    for _ in range(2):
+    for number in range(2):
         process = compare(file, broken)
-        time.sleep(moments.uniform(3.0, 7.0))
+        while _steps(comparison, broken) <= 20 * number:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert "begun" in [standing(broken, run).state for run in comparison.runs]
     done = compare(file, broken)
     _, errors = done.communicate()
     assert done.returncode == 0, errors
@@ -78,6 +87,11 @@ def test_what_is_finished_is_not_redone_and_needs_no_store(
     assert "Results at the end of an equal budget" in capsys.readouterr().out
     assert {run.name: _changed(directory(root, run)) for run in comparison.runs} == before
     assert (root / "small.html").stat().st_size > 100_000
+
+
+def _steps(comparison: Comparison, root: Path) -> int:
+    logs = [directory(root, run) / "metrics.jsonl" for run in comparison.runs]
+    return sum(log.read_bytes().count(b'"kind":"step"') for log in logs if log.is_file())
 
 
 def _changed(path: Path) -> dict[str, int]:
@@ -148,6 +162,39 @@ def test_two_at_once_in_one_directory_are_refused(written: Written, tmp_path: Pa
     assert first.returncode == 143
 
 
+def test_what_is_not_ours_stays(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("small.json", "small.html"):
+        (out / name).write_text('{"name": "mine"}')
+        assert main(["compare", str(written()), "--out", str(out)]) == 2
+        assert f"{name}'" in capsys.readouterr().err
+        assert (out / name).read_text() == '{"name": "mine"}'
+        (out / name).unlink()
+
+
+def test_finished_runs_of_another_store_are_refused_before_anything_is_trained(
+    trained: tuple[Comparison, Path],
+    written: Written,
+    tmp_path: Path,
+    store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, root = trained
+    shutil.copytree(root / "runs", tmp_path / "out/runs")
+    shutil.rmtree(tmp_path / "out/runs/slw/seed-2")
+    text = tmp_path / "other.txt"
+    text.write_text("Another text, and not a long one.\n" * 900)
+    other = tmp_path / "other"
+    prepare([str(text)], other, tokenizer="bytes", valid=0.1, progress=False)
+    code = main(["compare", str(written()), "--out", str(tmp_path / "out"), "--data", str(other)])
+    assert code == 2
+    assert "was trained on store" in capsys.readouterr().err
+    assert not (tmp_path / "out/attempts.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -175,9 +222,29 @@ def test_a_mistake_is_one_line_and_nothing_is_left_behind(
 def test_runs_share_the_cores(written: Written) -> None:
     comparison = read_comparison(written(), {"run": {"device": "cpu"}})
     cores = len(os.sched_getaffinity(0))
-    machine = machine_for(comparison, None, None)
-    assert machine.jobs * machine.threads <= max(cores, machine.jobs)
-    assert machine_for(comparison, 1, None).threads == cores
-    assert machine_for(comparison, 100, 3) == machine_for(comparison, 6, 3)
+    configs = [changed(run.config, {"model": {"vocabulary": 257}}) for run in comparison.runs]
+    machine = machine_for(configs, None, None)
+    assert machine.jobs == min(cores, len(configs))
+    assert machine.threads == max(1, cores // machine.jobs)
+    assert machine_for(configs, 1, None).threads == cores
+    assert machine_for(configs, 100, 3) == machine_for(configs, 6, 3)
     with pytest.raises(SettingError, match="--threads"):
-        machine_for(comparison, 1, 0)
+        machine_for(configs, 1, 0)
+
+
+def test_no_more_run_side_by_side_than_memory_holds(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_comparison(written(), {"run": {"device": "cpu"}}).runs[0].config
+    config = changed(config, {"model": {"vocabulary": 257}})
+    need = memory(config.model, 512)
+    monkeypatch.setattr(carry, "usable_cores", lambda: 8)
+    monkeypatch.setattr(carry, "cpu_memory_limit", lambda: int(2.5 * need))
+    assert machine_for([config] * 8, None, None) == carry.Machine(jobs=2, threads=4)
+
+
+def test_a_gpu_that_the_user_hid_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert carry.visible_gpus(2) == ["4", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert carry.visible_gpus(2) == ["0", "1"]

@@ -113,12 +113,12 @@ WRONG = {
     "same tokens as a constant": (
         {},
         '[variants.rows]\nsame_tokens_as = "baseline"\n',
-        "only a linear length pacing works",
+        "must name a variant whose length is paced linearly",
     ),
     "same tokens twice": (
         {},
         ROWS + '[variants.more]\nsame_tokens_as = "rows"\n',
-        "variants.more.same_tokens_as: must name a variant with a length pacing, got 'rows'",
+        "more.same_tokens_as: must name a variant whose length is paced linearly, got 'rows'",
     ),
     "a recipe": ({}, '[variants.x]\nrecipe = "laptop-2min"\n', "variants.x.recipe: belongs to"),
     "baseline's type": ({'"baseline"\n': "3\n"}, "", "baseline: no such variant, got 3"),

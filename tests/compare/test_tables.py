@@ -13,6 +13,7 @@ from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import instability, measuring, results, verdict_lines, verdict_table
 from lengthen.errors import DataError
 from lengthen.runlog import RunPaths
+from lengthen.settings import changed
 from tests.compare.conftest import Written
 
 SWEEP = """
@@ -34,12 +35,13 @@ def plant(
     probe: float = 0.99,
     end: str = "finished",
     environment: Mapping[str, object] | None = None,
+    store_id: str | None = None,
 ) -> None:
     """Write a run whose evaluations, one a step of 1,000 tokens and 10 seconds, are given."""
     paths = RunPaths(directory(root, run))
     paths.root.mkdir(parents=True)
-    paths.config.write_text(run.config.to_toml())
-    paths.environment.write_text(json.dumps({"threads": 2, **(environment or {})}))
+    paths.config.write_text(changed(run.config, {"data": {"store_id": store_id}}).to_toml())
+    paths.environment.write_text(json.dumps(environment or {}))
     lines: list[dict[str, object]] = []
     for number, loss in enumerate(losses, 1):
         at = {"step": number, "tokens": 1000 * number, "seconds": 10.0 * number}
@@ -88,7 +90,7 @@ def test_one_recipe_under_two_names_cannot_be_told_apart(
     for run in comparison.runs:
         other = 0.01 if run.variant == "slw" and run.seed != 1 else 0.0
         plant(tmp_path, run, [6.0, noise[run.seed] + other])
-    (line,) = verdict_lines(members(comparison, tmp_path))
+    (line,) = verdict_lines(members(comparison, tmp_path), comparison.variants)
     assert "not distinguishable" in line
 
 
@@ -102,7 +104,7 @@ def test_one_that_is_5_percent_better_is_called_better_and_faster(
         losses = [6.0, base * 0.97, base * 0.95] if better else [6.0, base * 1.02, base]
         plant(tmp_path, run, losses)
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(found)
+    (line,) = verdict_lines(found, comparison.variants)
     assert line.startswith("baseline is worse than slw by 0.251 nats")
     rows = results(found, "baseline").rows
     assert column(rows, 8) == ["1.00", "1.50"]
@@ -119,8 +121,8 @@ def test_seconds_count_only_for_runs_that_had_the_machine_alone(
         lines.append(json.dumps({"run": run.name, "event": "started", "jobs": 1, "threads": 2}))
     (tmp_path / ATTEMPTS).write_text("\n".join(lines) + "\n")
     assert column(results(members(comparison, tmp_path), "baseline").rows, 9) == ["1.00", "1.00"]
-    environment = RunPaths(directory(tmp_path, comparison.runs[0])).environment
-    environment.write_text(json.dumps({"threads": 1}))
+    again = {"run": comparison.runs[0].name, "event": "started", "jobs": 1, "threads": 1}
+    (tmp_path / ATTEMPTS).write_text("\n".join([*lines, json.dumps(again)]) + "\n")
     seconds = column(results(members(comparison, tmp_path), "baseline").rows, 9)
     assert seconds == ["not measured"] * 2
 
@@ -133,7 +135,7 @@ def test_a_variant_with_a_diverged_seed_is_never_better(written: Written, tmp_pa
         losses = [6.0, 5.0 - gain + 0.01 * run.seed]
         plant(tmp_path, run, losses, end="skipped" if lost else "finished")
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(found)
+    (line,) = verdict_lines(found, comparison.variants)
     assert "not distinguishable" in line
     assert "slw diverged in 1 seed" in line
     assert column(results(found, "baseline").rows, 1) == ["4 of 4", "3 of 4, 1 diverged"]
@@ -151,7 +153,8 @@ def test_two_seeds_are_too_few(written: Written, tmp_path: Path) -> None:
     comparison = read_comparison(written(**{"[0, 1, 2]": "[0, 1]"}))
     for run in comparison.runs:
         plant(tmp_path, run, [6.0, 4.0 if run.variant == "slw" else 5.0])
-    assert column(verdict_table(members(comparison, tmp_path)).rows, 1) == ["too few seeds"]
+    table = verdict_table(members(comparison, tmp_path), comparison.variants)
+    assert column(table.rows, 1) == ["too few seeds"]
 
 
 def test_a_crash_is_a_result(written: Written, tmp_path: Path) -> None:
@@ -178,6 +181,93 @@ def test_runs_of_another_tokenizer_or_validation_set_are_refused(
         plant(tmp_path, run, [6.0, 5.0], environment=digests | changed)
     with pytest.raises(DataError, match="not comparable"):
         read_outcomes(comparison, tmp_path)
+
+
+def test_runs_of_another_text_are_refused(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written())
+    for number, run in enumerate(comparison.runs):
+        plant(tmp_path, run, [6.0, 5.0], store_id=str(number % 2) * 32)
+    with pytest.raises(DataError, match="trained on different stores"):
+        read_outcomes(comparison, tmp_path)
+
+
+def test_a_crash_decides_nothing(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written())
+    lines = []
+    for run in comparison.runs:
+        crashed = run.variant == "slw"
+        plant(tmp_path, run, [6.0, 4.0 if crashed else 5.0], end="saved" if crashed else "finished")
+        if crashed:
+            lines.append({"run": run.name, "event": "ended", "message": "\x1b[31mdisk full"})
+    (tmp_path / ATTEMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = members(comparison, tmp_path)
+    (line,) = verdict_lines(found, comparison.variants)
+    assert line == "baseline and slw: too few seeds (0 finished in both, 3 are needed)"
+    assert found[1].outcomes[0].attempts.message == "\\x1b[31mdisk full"
+    rows = results(found, "baseline").rows
+    assert (rows[1][1], rows[1][7], rows[1][8]) == ("0 of 3, 3 crashed", "0 of 3", "not reached")
+
+
+def test_a_crashed_baseline_sets_no_goal(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        crashed = run.variant == "baseline" and run.seed == 0
+        losses = [8.5] if crashed else [8.5, 5.0]
+        plant(tmp_path, run, losses, end="saved" if crashed else "finished")
+    crash = {"run": "baseline/seed-0", "event": "ended", "message": "out of memory"}
+    (tmp_path / ATTEMPTS).write_text(json.dumps(crash) + "\n")
+    rows = results(members(comparison, tmp_path), "baseline").rows
+    assert column(rows, 8) == ["1.00", "1.00"]
+
+
+def test_a_goal_that_was_reached_and_then_lost_is_not_reached(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        lost = run.variant == "slw"
+        plant(tmp_path, run, [6.0, 4.0 if lost else 5.0], end="skipped" if lost else "finished")
+    row = results(members(comparison, tmp_path), "baseline").rows[1]
+    assert (row[1], row[7], row[8]) == ("0 of 3, 3 diverged", "0 of 3", "not reached")
+
+
+def test_a_finite_loss_that_rises_again_is_tested_like_any_other(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        plant(tmp_path, run, [3.0, 1.0 + 0.01 * run.seed, 1.25 if run.variant == "slw" else 1.19])
+    (row,) = verdict_table(members(comparison, tmp_path), comparison.variants).rows
+    assert row[5] == "3"
+    assert row[1] in ("better", "not distinguishable")
+
+
+def test_the_family_is_all_pairs_of_the_file_however_few_are_finished(
+    written: Written, tmp_path: Path
+) -> None:
+    more = "".join(f"[variants.v{n}]\noptimizer.clip = 0.{n}\n" for n in (1, 2, 3))
+    comparison = read_comparison(written(more=more))
+    gaps = {0: 0.1, 1: 0.12, 2: 0.13}  # p = 0.0056 alone, times 10 pairs
+    for run in comparison.runs:
+        if run.variant in ("baseline", "slw"):
+            gap = gaps[run.seed] if run.variant == "baseline" else 0.0
+            plant(tmp_path, run, [6.0, 5.0 + gap])
+    found = members(comparison, tmp_path)
+    assert verdict_table(found, ("baseline", "slw")).rows[0][1] == "worse"
+    (row,) = verdict_table(found, comparison.variants).rows
+    assert row[1] == "not distinguishable"
+
+
+def test_a_half_done_grid_is_shown_without_a_baseline_in_sight(
+    written: Written, tmp_path: Path
+) -> None:
+    grid = SWEEP + "[[grid]]\nbatch.rows = [8, 16]\n"
+    comparison = read_comparison(written(more=grid))
+    for run in comparison.runs:
+        if run.config.batch.rows == 8 or run.variant == "slw":
+            plant(tmp_path, run, [6.0, 5.0])
+    (table,) = sweep_tables(comparison, members(comparison, tmp_path))
+    assert [row[4] for row in table.rows] == ["1.00", "1.00", "-"]
 
 
 def test_a_sweep_says_where_each_variant_is_best_and_where_it_breaks(
