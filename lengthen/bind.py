@@ -9,7 +9,7 @@ from lengthen.errors import DataError, SettingError
 
 WAY_OUT = {
     "train": "prepare a longer text, or choose a shorter model.length",
-    "valid": "prepare with a larger --valid, or set evaluation.every_steps = 0",
+    "valid": "prepare with a larger --valid, or neither evaluate nor pace adaptively",
 }
 
 
@@ -37,8 +37,7 @@ def with_store(config: Config, store: Store) -> Config:
         sizes = f"has a vocabulary of {store.vocabulary}, model.vocabulary is {wanted}"
         raise DataError(f"store {config.data.path} {sizes}; prepare it with the model's tokenizer")
     for part, tokens in (("train", store.train), ("valid", store.valid)):
-        needed = part == "train" or config.evaluation.every_steps or config.evaluation.every_tokens
-        if needed and len(tokens) <= length:
+        if (part == "train" or _validates(config)) and len(tokens) <= length:
             has = f"the {part} part has {len(tokens)} tokens, needs at least {length + 1}"
             raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
     schedule = config.schedule((len(store.train) - 1) // length)
@@ -48,3 +47,8 @@ def with_store(config: Config, store: Store) -> Config:
         "optimizer": {"decay_tokens": schedule.decay_tokens},
     }
     return settings.changed(config, changes)
+
+
+def _validates(config: Config) -> bool:
+    watched = config.pacing.kind == "adaptive"
+    return bool(watched or config.evaluation.every_steps or config.evaluation.every_tokens)

@@ -7,10 +7,10 @@ whole numbers, so two runs that trained the same tokens agree to the last digit 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from lengthen.pacing import Pacing
+from lengthen.pacing import Adaptive, Grown, Pacing
 
 Hold = Literal["rows", "tokens"]
 
@@ -22,6 +22,7 @@ class Clock:
     step: int = 0  # finished steps, t
     tokens: int = 0  # trained tokens
     origin: int = 0  # trained tokens before step `warmup_steps`, or so far: where the decay starts
+    grown: Grown | None = None  # of an adaptive pacing, from its first observation on
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,39 @@ class Schedule:
     warmup_steps: int  # W
     decay_tokens: int  # trained tokens at which the rate arrives at its minimum
 
-    def length(self, step: int) -> int:
-        """Return the sequence length l of step t, in tokens."""
-        return self.pacing(step) if self.pacing.of == "length" else self.full_length
+    def length(self, clock: Clock) -> int:
+        """Return the sequence length l of the step that follows `clock`, in tokens."""
+        if isinstance(self.pacing, Adaptive):
+            return self._grown(self.pacing, clock).value
+        return self.pacing(clock.step) if self.pacing.of == "length" else self.full_length
 
-    def rows_at(self, step: int) -> int:
-        """Return the rows B of step t, before the budget cuts them."""
+    def rows_at(self, clock: Clock) -> int:
+        """Return the rows B of the step that follows `clock`, before the budget cuts them."""
         if self.pacing.of == "rows":
-            return self.pacing(step)
+            return self.pacing(clock.step)
         if self.hold == "tokens":
-            return max(1, self.rows * self.full_length // self.length(step))
+            return max(1, self.rows * self.full_length // self.length(clock))
         return self.rows
 
     @property
     def most_rows(self) -> int:
         """The most rows that any step can have; lengths never fall and paced rows never do."""
-        return max(self.rows, self.rows_at(0))
+        return max(self.rows, self.rows_at(Clock()))
+
+    def observes(self, clock: Clock) -> bool:
+        """Return whether an adaptive pacing wants to know the loss before the next step."""
+        if not isinstance(self.pacing, Adaptive):
+            return False
+        return self.pacing.observes(self._grown(self.pacing, clock), clock.step)
+
+    def observed(self, clock: Clock, loss: float) -> Clock:
+        """Return the clock when an adaptive pacing has been told the loss at its length."""
+        assert isinstance(self.pacing, Adaptive)
+        grown = self._grown(self.pacing, clock)
+        return replace(clock, grown=self.pacing.next(grown, clock.step, loss))
+
+    def _grown(self, pacing: Adaptive, clock: Clock) -> Grown:
+        return clock.grown or pacing.begin()
 
     def rate(self, clock: Clock) -> float:
         """Return the learning rate of the step that follows `clock`.
@@ -86,22 +104,31 @@ class Schedule:
 
     def shape(self, clock: Clock) -> Shape | None:
         """Return the step that follows `clock`, or None where not one more row fits the budget."""
-        length = self.length(clock.step)
-        rows = min(self.rows_at(clock.step), (self.budget - clock.tokens) // length)
+        length = self.length(clock)
+        rows = min(self.rows_at(clock), (self.budget - clock.tokens) // length)
         return Shape(rows, length, self.rate(clock)) if rows > 0 else None
 
     def after(self, clock: Clock, shape: Shape) -> Clock:
         """Return the clock when the step of `shape` is finished."""
         step, tokens = clock.step + 1, clock.tokens + shape.tokens
-        return Clock(step, tokens, tokens if step <= self.warmup_steps else clock.origin)
+        origin = tokens if step <= self.warmup_steps else clock.origin
+        return Clock(step, tokens, origin, clock.grown)
 
 
-def steps(schedule: Schedule, clock: Clock | None = None) -> Iterator[tuple[Clock, Shape]]:
-    """Yield every step from `clock` to the end of the budget, each with the clock before it."""
+def steps(
+    schedule: Schedule, clock: Clock | None = None, *, calm: bool = True
+) -> Iterator[tuple[Clock, Shape]]:
+    """Yield every step from `clock` to the end of the budget, each with the clock before it.
+
+    What an adaptive pacing will observe nobody knows: it is taken to be calm always, the quickest
+    that it can grow, or never, the slowest.
+    """
     clock = clock or Clock()
     while (shape := schedule.shape(clock)) is not None:
         yield clock, shape
         clock = schedule.after(clock, shape)
+        if schedule.observes(clock):
+            clock = schedule.observed(clock, 0.0 if calm else math.nan)
 
 
 def warmup_steps(tokens: int, start: int, rows: int) -> int:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lengthen.clock import Hold, Schedule
+from lengthen.clock import Clock, Hold, Schedule
 from lengthen.errors import SettingError, nearest
 from lengthen.ledger import Leftovers
 from lengthen.pacing import Pacing
@@ -49,7 +49,9 @@ def no_bool(value: object) -> object:
     return value
 
 
-KINDS = {kind.kind: kind for kind in get_args(Pacing)}  # the tag of a pacing table -> its value
+KINDS: dict[str, type[Pacing]] = {
+    kind.kind: kind for kind in get_args(Pacing)
+}  # the tag of a pacing table -> its value
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
 CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
@@ -233,7 +235,7 @@ class Config(Table):
 
     def _short_budget(self, tokens: int) -> Iterator[tuple[str, str, object]]:
         first = self._schedule_of(tokens)
-        needed = first.rows_at(0) * first.length(0)
+        needed = first.rows_at(Clock()) * first.length(Clock())
         if tokens < needed:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", tokens
 

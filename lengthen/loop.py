@@ -14,7 +14,8 @@ from lengthen.disk import Disk
 from lengthen.errors import MemoryLimitError, StoppedError, StorageError, UnstableError
 from lengthen.progress import Line
 from lengthen.runlog import MetricsLog, Record, RunPaths
-from lengthen.trainer import Progress, Trainer
+from lengthen.state import Progress
+from lengthen.trainer import Trainer
 
 SKIPS_IN_A_ROW = 3  # not finite so often, a run is lost, whatever on_nonfinite says
 
@@ -141,12 +142,25 @@ def _text(record: Record, began: Progress) -> str:
 def _measure(session: Session, *, done: bool) -> None:
     trainer, config = session.trainer, session.trainer.config.evaluation
     now = trainer.progress
+    if not done and trainer.schedule.observes(now.clock):
+        _observe(session)
     if crossed(config.probe_every_steps, now.probed, now.clock.step):
         _write_if_any(session, trainer.probe())
     due = crossed(config.every_steps or 0, now.evaluated.step, now.clock.step)
     due |= crossed(config.every_tokens or 0, now.evaluated.tokens, now.clock.tokens)
-    if (due or (done and now.evaluated != now.clock)) and not trainer.progress.stop:
+    if (due or (done and now.evaluated.step != now.clock.step)) and not trainer.progress.stop:
         _write_if_any(session, trainer.evaluate())
+
+
+def _observe(session: Session) -> None:
+    """Let an adaptive pacing look, and say when it has grown and why."""
+    before = session.trainer.progress.clock
+    record = session.trainer.observe()
+    _write_if_any(session, record)
+    if record is None or record["next_length"] == record["length"]:
+        return
+    held = before.step - (before.grown.since if before.grown else 0)
+    session.event("length", length=record["next_length"], held=held)
 
 
 def _write_if_any(session: Session, record: Record | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 UNSTABLE = 1.2  # the paper's threshold
 PROBE_SEQUENCES = 8  # K: the first full-length sequences of the validation part
+OBSERVED_SEQUENCES = 32  # whose fronts an adaptive pacing looks at
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
 of `multiple`, but for a start or an end that is none; where start < end and duration > 0 it is
-`start` at step 0, below `end` before step `duration`, and exactly `end` from then on.
+`start` at step 0, below `end` before step `duration`, and exactly `end` from then on. The adaptive
+one has no duration: what it observes decides, within `max_hold` steps at each value.
 
 Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
 step of a run it takes f(k), and we take f(k - 1).
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import isfinite
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 from lengthen.errors import SettingError, nearest
@@ -173,7 +175,75 @@ class Staged:
         return self.values[bisect_right(self.boundaries, step)]
 
 
-Pacing: TypeAlias = Constant | Linear | Root | Staged
+@dataclass(frozen=True)
+class Grown:
+    """Where an adaptive pacing stands; together with it this decides what comes next."""
+
+    value: int  # the length now, tokens
+    since: int = 0  # step at which it was reached
+    seen: int = 0  # step of the last observation, or `since`
+    best: float | None = None  # lowest loss observed at this length, nats
+    calm: int = 0  # observations in a row that were not above it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """Growth by what the model says: the length rises while the loss at that length is calm.
+
+    Every `every` steps somebody observes the validation loss *at the current length*, on tokens
+    that stay the same, since losses at different lengths are not comparable. After `patience`
+    observations in a row that are not above the best at this length it grows by `multiple`; else it
+    holds, but never longer than `max_hold` steps, so that the end is always reached (paper, section
+    2.2, names such a pacing; its exact rule is not published, this one is ours).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["adaptive"] = "adaptive"
+    of: Literal["length"] = "length"
+    start: int  # tokens
+    end: int
+    multiple: int = 8
+    every: int = 2  # steps between two observations
+    patience: int = 2  # calm observations
+    max_hold: int = 20  # steps
+
+    def __post_init__(self) -> None:
+        if self.of != "length":
+            raise SettingError("of", 'must be "length" for an adaptive pacing', self.of)
+        _check("end", self.end)
+        _check("start", self.start)
+        if self.start > self.end:
+            raise SettingError("start", f"must be at most end ({self.end})", self.start)
+        for name in ("multiple", "every", "patience"):
+            _check(name, getattr(self, name))
+        _check("max_hold", self.max_hold, least=self.every)
+
+    def begin(self) -> Grown:
+        """Return the state before the first step."""
+        return Grown(self.start)
+
+    def observes(self, state: Grown, step: int) -> bool:
+        """Return whether an observation is due after `step` finished steps."""
+        return state.value < self.end and step - state.seen >= self.every
+
+    def next(self, state: Grown, step: int, loss: float) -> Grown:
+        """Return the state after an observation; its value counts from the next step on.
+
+        A loss that is not finite is not calm.
+        """
+        calm = isfinite(loss) and (state.best is None or loss <= state.best)
+        in_a_row = state.calm + 1 if calm else 0
+        if in_a_row >= self.patience or step - state.since >= self.max_hold:
+            return Grown(self._above(state.value), since=step, seen=step)
+        return replace(state, seen=step, best=loss if calm else state.best, calm=in_a_row)
+
+    def _above(self, value: int) -> int:
+        return min(self.end, (value // self.multiple + 1) * self.multiple)
+
+
+Fixed: TypeAlias = Constant | Linear | Root | Staged  # what a step alone decides
+Pacing: TypeAlias = Fixed | Adaptive
 
 
 def floor_root(value: int, degree: int) -> int:

@@ -176,18 +176,18 @@ class MetricsLog:
 def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
     """Cut metrics.jsonl to the `size` bytes that a checkpoint saw; return the lines set aside.
 
-    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. The line that
-    says that the checkpoint was saved comes right behind those bytes, and stays. Raises
-    CheckpointError where the file is shorter than the checkpoint says.
+    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. The lines that
+    say that the checkpoint was saved, and perhaps the run finished, come right behind those bytes,
+    and stay. Raises CheckpointError where the file is shorter than the checkpoint says.
     """
     data = paths.metrics.read_bytes() if paths.metrics.exists() else b""
     if len(data) < size:
         message = f"{paths.metrics} has {len(data)} bytes, the checkpoint saw {size}"
         raise CheckpointError(f"{message}; choose an older one with --checkpoint")
-    line, _, _ = data[size:].partition(b"\n")
-    record = parse_line(line + b"\n")
-    if record is not None and record.get("event") == "saved":
-        size += len(line) + 1
+    for line in data[size:].splitlines(keepends=True):
+        if (parse_line(line) or {}).get("event") not in ("saved", "finished"):
+            break
+        size += len(line)
     rest = data[size:]
     if rest:
         discarded = disk.open_append(paths.discarded)

@@ -5,7 +5,7 @@ Nothing here writes a file or draws a line; `loop` does both around it.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,26 +20,11 @@ from lengthen.evaluate.perplexity import perplexity, sequences_in, validation_lo
 from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.loader import Batch, Loader, passes, split
 from lengthen.model import GPT, compile_blocks
-from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
+from lengthen.monitor import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
-
-
-@dataclass(frozen=True)
-class Progress:
-    """All of a run's state that is no tensor; a step makes a new one."""
-
-    clock: Clock
-    ledger: Ledger
-    lowest: LowestLoss = field(default_factory=LowestLoss)  # of the training loss
-    probe_lowest: LowestLoss = field(default_factory=LowestLoss)
-    seconds: float = 0.0  # of training, without evaluation and saving
-    skipped_tokens: int = 0  # in steps that were not finite
-    skipped_in_a_row: int = 0
-    evaluated: Clock = field(default_factory=Clock)  # at the last evaluation
-    probed: int = 0  # step of the last probe
-    stop: bool = False  # a signal asked for the end; all ranks agree
+from lengthen.state import Progress
 
 
 @dataclass(frozen=True)
@@ -214,26 +199,47 @@ class Trainer:
         figures = {"loss": finite_or_none(loss), "loss_ratio": lowest.ratio(loss)}
         return {**self._moment("probe"), **figures, **side}
 
-    def _loss_over(self, wanted: int) -> tuple[float, Record] | None:
-        """Return the validation loss over about `wanted` tokens, and what it cost on the side."""
+    def observe(self) -> Record | None:
+        """Tell an adaptive pacing the loss at the length it is at; None where a stop came.
+
+        The loss is a sum over all ranks, the same bits on each, so all of them decide alike.
+        """
+        now = self.progress.clock
+        length = self.schedule.length(now)
+        measured = self._loss_over(OBSERVED_SEQUENCES * self.config.model.length, length)
+        if measured is None:
+            return None
+        loss, side = measured
+        clock = self.schedule.observed(now, loss)
+        self.progress = replace(self.progress, clock=clock)
+        figures = {"length": length, "loss": finite_or_none(loss)}
+        figures |= {"next_length": self.schedule.length(clock)}
+        return {**self._moment("observation"), **figures, **side}
+
+    def _loss_over(self, wanted: int, length: int | None = None) -> tuple[float, Record] | None:
+        """Return the validation loss over about `wanted` tokens, and what it cost on the side.
+
+        With `length` it is that of the fronts of so many sequences.
+        """
         began = time.monotonic()
-        length = self.config.model.length
-        sequences = sequences_in(self.store.valid, length, wanted)
+        full_length = self.config.model.length
+        sequences = sequences_in(self.store.valid, full_length, wanted)
         if not sequences:
             return None
         loss = validation_loss(
             self.module,
             self.store.valid,
             sequences=sequences,
-            full_length=length,
-            rows=max(1, self.micro_tokens // length),
+            full_length=full_length,
+            length=length,
+            rows=max(1, self.micro_tokens // full_length),
             place=self.place,
             stop=self._stop,
         )
         if loss is None:
             self.progress = replace(self.progress, stop=True)
             return None
-        tokens, seconds = sequences * length, time.monotonic() - began
+        tokens, seconds = sequences * (length or full_length), time.monotonic() - began
         return loss, {"side_tokens": tokens, "side_seconds": seconds}
 
     def trial(self, micro_tokens: int) -> None:
@@ -256,17 +262,8 @@ class Trainer:
 
     def state(self) -> State:
         """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
-        now = self.progress
         return {
-            "clock": asdict(now.clock),
-            "ledger": now.ledger.state(),
-            "lowest": now.lowest.value,
-            "probe_lowest": now.probe_lowest.value,
-            "seconds": now.seconds,
-            "skipped_tokens": now.skipped_tokens,
-            "skipped_in_a_row": now.skipped_in_a_row,
-            "evaluated": asdict(now.evaluated),
-            "probed": now.probed,
+            **self.progress.state(),
             "micro_tokens": self.micro_tokens,
             "store_id": self.store.id,
             "numerics": self.numerics(),
@@ -307,7 +304,7 @@ class Trainer:
             }
             if saved:
                 self.optimizer.state[parameter] = saved
-        self.progress = self._progress_of(checkpoint.state)
+        self.progress = Progress.from_state(checkpoint.state)
 
     def _moment_places(
         self, parameter: nn.Parameter
@@ -317,19 +314,6 @@ class Trainer:
         counts = parameter.device if fused else torch.device("cpu")
         beside = (parameter.device, parameter.dtype)
         return {"step": (counts, torch.float32), "exp_avg": beside, "exp_avg_sq": beside}
-
-    def _progress_of(self, state: State) -> Progress:
-        return Progress(
-            clock=Clock(**state["clock"]),
-            ledger=Ledger.from_state(state["ledger"]),
-            lowest=LowestLoss(state["lowest"]),
-            probe_lowest=LowestLoss(state["probe_lowest"]),
-            seconds=state["seconds"],
-            skipped_tokens=state["skipped_tokens"],
-            skipped_in_a_row=state["skipped_in_a_row"],
-            evaluated=Clock(**state["evaluated"]),
-            probed=state["probed"],
-        )
 
 
 def build_model(config: Config, place: Place) -> GPT:

@@ -51,14 +51,14 @@ def test_a_budget_is_never_exceeded_and_missed_by_less_than_a_row(
     for clock, shape in steps(plan):
         assert 1 <= shape.rows <= plan.most_rows
         end, length = plan.after(clock, shape), shape.length
-    next_length = plan.length(end.step)
+    next_length = plan.length(end)
     assert budget - next_length < end.tokens <= budget
     assert length <= next_length
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:
-    assert schedule(SLW).rows_at(0) * 8 == 64
-    assert schedule(SLW, hold="tokens").rows_at(0) * 8 == 8 * 64
+    assert schedule(SLW).rows_at(Clock()) * 8 == 64
+    assert schedule(SLW, hold="tokens").rows_at(Clock()) * 8 == 8 * 64
     assert schedule(SLW, hold="tokens").most_rows == 64
 
 
@@ -83,7 +83,7 @@ def test_the_rate_warms_up_in_steps_and_reaches_its_peak_at_the_last() -> None:
 
 def test_the_decay_begins_at_the_tokens_trained_before_step_w() -> None:
     plan = schedule(SLW, warmup=10)
-    before = sum(plan.length(t) * 8 for t in range(10))
+    before = sum(plan.length(Clock(t)) * 8 for t in range(10))
     clock = next(clock for clock, _ in steps(plan) if clock.step == 10)
     later = next(clock for clock, _ in steps(plan) if clock.step == 30)
     assert clock.origin == clock.tokens == later.origin == before

@@ -1,8 +1,10 @@
 """Pacings: one contract for every kind, the paper's own figures, and what a file may say."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -11,13 +13,23 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lengthen.errors import SettingError
-from lengthen.pacing import Constant, Linear, Pacing, Root, Staged, floor_root
+from lengthen.pacing import (
+    Adaptive,
+    Constant,
+    Fixed,
+    Grown,
+    Linear,
+    Pacing,
+    Root,
+    Staged,
+    floor_root,
+)
 
 WHOLE = st.integers(1, 5000)
 
 
 @st.composite
-def growths(draw: st.DrawFn, kind: type[Linear] | type[Root]) -> Pacing:
+def growths(draw: st.DrawFn, kind: type[Linear] | type[Root]) -> Fixed:
     start, end = sorted((draw(WHOLE), draw(WHOLE)))
     duration, multiple = draw(st.integers(0, 400)), draw(st.integers(1, 64))
     if kind is Linear:
@@ -34,7 +46,7 @@ def stages(draw: st.DrawFn) -> Staged:
     return Staged(values=tuple(values), boundaries=tuple(sorted(draw(steps))))
 
 
-PACINGS: dict[type[Pacing], st.SearchStrategy[Pacing]] = {
+PACINGS: dict[type[Fixed], st.SearchStrategy[Fixed]] = {
     Constant: st.builds(Constant, end=WHOLE),
     Linear: growths(Linear),
     Root: growths(Root),
@@ -44,18 +56,18 @@ ALL = st.one_of(*PACINGS.values())
 
 
 def test_the_contract_is_held_by_every_kind() -> None:
-    assert set(PACINGS) == set(get_args(Pacing))
+    assert {*PACINGS, Adaptive} == set(get_args(Pacing))
 
 
 @given(ALL)
-def test_a_value_lies_between_start_and_end_and_never_decreases(pacing: Pacing) -> None:
+def test_a_value_lies_between_start_and_end_and_never_decreases(pacing: Fixed) -> None:
     values = [pacing(step) for step in range(pacing.duration + 3)]
     assert all(pacing.start <= value <= pacing.end for value in values)
     assert all(one <= later for one, later in pairwise(values))
 
 
 @given(ALL)
-def test_it_begins_at_start_and_has_end_from_its_duration_on_and_not_before(pacing: Pacing) -> None:
+def test_it_begins_at_start_and_has_end_from_its_duration_on_and_not_before(pacing: Fixed) -> None:
     assert pacing(pacing.duration) == pacing(pacing.duration + 10**9) == pacing.end
     if pacing.duration and pacing.start < pacing.end:
         assert pacing(0) == pacing.start
@@ -240,3 +252,92 @@ def test_a_pacing_stands_in_a_frozen_model_as_it_is() -> None:
     linear = Linear(start=8, end=64, duration=10)
     assert Settings(pacing=linear).pacing is linear
     assert Settings.model_validate(Settings(pacing=linear).model_dump()).pacing == linear
+
+
+@st.composite
+def adaptives(draw: st.DrawFn) -> Adaptive:
+    start, end = sorted((draw(st.integers(1, 300)), draw(st.integers(1, 300))))
+    every = draw(st.integers(1, 5))
+    return Adaptive(
+        start=start,
+        end=end,
+        multiple=draw(st.integers(1, 64)),
+        every=every,
+        patience=draw(st.integers(1, 4)),
+        max_hold=draw(st.integers(every, 20)),
+    )
+
+
+def lived(pacing: Adaptive, losses: Iterator[float], steps: int) -> list[Grown]:
+    """The state after each step, an observation taken whenever one is due."""
+    states = [pacing.begin()]
+    for step in range(1, steps + 1):
+        state = states[-1]
+        if pacing.observes(state, step):
+            state = pacing.next(state, step, next(losses))
+        states.append(state)
+    return states
+
+
+LOSSES = st.lists(st.floats(0, 9) | st.just(math.nan) | st.just(math.inf), min_size=1, max_size=30)
+
+
+@given(adaptives(), LOSSES)
+def test_an_adaptive_length_never_falls_and_always_reaches_the_end(
+    pacing: Adaptive, losses: list[float]
+) -> None:
+    growths = -(-pacing.end // pacing.multiple)
+    hold = -(-pacing.max_hold // pacing.every) * pacing.every  # it can grow when it observes
+    values = [state.value for state in lived(pacing, cycle(losses), growths * hold)]
+    assert values[0] == pacing.start
+    assert values[-1] == pacing.end
+    assert all(one <= later for one, later in pairwise(values))
+    inside = set(values) - {pacing.start, pacing.end}
+    assert all(value % pacing.multiple == 0 for value in inside)
+
+
+@given(adaptives(), LOSSES)
+def test_an_adaptive_length_grows_when_it_was_calm_or_held_long_enough_and_only_then(
+    pacing: Adaptive, losses: list[float]
+) -> None:
+    told = cycle(losses)
+    state, heard = pacing.begin(), list[float]()
+    for step in range(1, 200):
+        if not pacing.observes(state, step):
+            continue
+        heard.append(next(told))
+        before, state = state, pacing.next(state, step, heard[-1])
+        last = heard[-pacing.patience :]
+        finite = [loss for loss in heard if math.isfinite(loss)]
+        calm = len(last) == pacing.patience and all(
+            math.isfinite(loss) and loss <= min(finite[: finite.index(loss) + 1]) for loss in last
+        )
+        if step - before.since >= pacing.max_hold or (calm and last == sorted(last, reverse=True)):
+            assert state.value > before.value or before.value == pacing.end
+            heard = []
+        else:
+            assert state.value == before.value
+
+
+def test_an_adaptive_length_holds_at_a_spike_and_goes_on_behind_it() -> None:
+    pacing = Adaptive(start=8, end=24, every=1, patience=2, max_hold=10)
+    calm, spike = [5.0, 4.9], [4.8, 6.0, 5.0, 4.7, 4.6]
+    values = [state.value for state in lived(pacing, iter(calm + spike + calm), 9)]
+    assert values == [8, 8, 16, 16, 16, 16, 16, 24, 24, 24]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("start", 32),
+        ("multiple", 0),
+        ("every", 0),
+        ("patience", 0),
+        ("max_hold", 1),
+        ("of", "rows"),
+    ],
+)
+def test_an_adaptive_pacing_names_what_is_wrong(setting: str, value: object) -> None:
+    given_settings: dict[str, Any] = {"start": 8, "end": 24, setting: value}
+    with pytest.raises(SettingError, match=f"^{setting}: "):
+        Adaptive(**given_settings)

@@ -116,7 +116,7 @@ def test_every_recipe_is_complete(name: str) -> None:
 def test_the_recipes_have_the_papers_numbers() -> None:
     slw, _ = load("gpt2-1.5b")
     baseline, _ = load("gpt2-1.5b-baseline")
-    assert (slw.pacing.start, slw.pacing.end, slw.pacing.duration) == (64, 1024, 45_000)
+    assert slw.pacing == Linear(start=64, end=1024, duration=45_000)
     assert slw.batch.rows == 8 * baseline.batch.rows == 4096
     assert slw.optimizer.learning_rate == 4 * baseline.optimizer.learning_rate == 6e-4
     assert slw.budget == baseline.budget

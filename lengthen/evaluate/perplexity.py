@@ -23,16 +23,19 @@ def validation_loss(
     *,
     sequences: int,
     full_length: int,
+    length: int | None = None,
     rows: int,
     place: Place,
     stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Return the mean loss in nats per token over the first `sequences` of `tokens`.
 
-    Each rank reads its share, `rows` sequences a pass, dropout off. None where `stop` said so
-    between two passes, on any rank. Nothing here touches random state, so training goes on as if
-    it had not been evaluated.
+    Of each sequence the first `length` tokens are read, all of them where it is None. Each rank
+    reads its share, `rows` sequences a pass, dropout off. None where `stop` said so between two
+    passes, on any rank. Nothing here touches random state, so training goes on as if it had not
+    been evaluated.
     """
+    length = length or full_length
     mine = range(sequences * place.rank // place.world, sequences * (place.rank + 1) // place.world)
     total = torch.zeros(2, dtype=torch.float64, device=place.device)  # loss, ranks that stopped
     was_training = module.training
@@ -42,17 +45,19 @@ def validation_loss(
             if stop():
                 total[1] += 1
                 break
-            batch = _rows(tokens, first, min(first + rows, mine.stop), full_length).to(place.device)
+            batch = _rows(
+                tokens, range(first, min(first + rows, mine.stop)), full_length, length
+            ).to(place.device)
             total[0] += module(batch[:, :-1], batch[:, 1:])
     module.train(was_training)
     loss, stopped = place.sum(total).tolist()
-    return None if stopped else loss / (sequences * full_length)
+    return None if stopped else loss / (sequences * length)
 
 
-def _rows(tokens: Tokens, first: int, last: int, full_length: int) -> Tensor:
-    """Return sequences first..last-1 with the token behind each: (rows, full length + 1) int64."""
-    starts = np.arange(first, last) * full_length
-    window = starts[:, None] + np.arange(full_length + 1)
+def _rows(tokens: Tokens, sequences: range, full_length: int, length: int) -> Tensor:
+    """Return the fronts of sequences, and the token behind each: (rows, length + 1) int64."""
+    starts = np.asarray(sequences) * full_length
+    window = starts[:, None] + np.arange(length + 1)
     return torch.from_numpy(tokens[window].astype(np.int64))
 
 
