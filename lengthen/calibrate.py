@@ -1,0 +1,237 @@
+"""Seconds of a step on this machine: real steps of the trainer, tried for a moment at a few shapes.
+
+    seconds(rows, length) = update + FLOP(rows, length) * r(x),    x = tokens of a pass * length
+
+r, in seconds per FLOP, is measured at some of the run's shapes and interpolated between them; both
+axes are logarithmic, since a pass too small to fill the machine takes as long as one twice its
+size. `update` is what a step takes beside its passes: AdamW, clipping, monitor, loader.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from lengthen import cost, settings
+from lengthen.clock import Clock
+from lengthen.config import MOST, Config, Model, parse_count
+from lengthen.corpus.store import Manifest, Store
+from lengthen.devices import Place, cpu_memory_limit, gpus
+from lengthen.errors import SettingError
+from lengthen.loader import passes
+from lengthen.pacing import Constant
+from lengthen.trainer import Trainer
+
+LIMIT = 20.0  # seconds that a calibration may take
+KNOTS = 5  # shapes that it tries
+REPEATS = 15  # steps of a shape, at most
+LEAST = 3  # steps of a shape without which there is no median, the one to warm up among them
+MOST_RANDOM = 2**24  # tokens of the random corpus: a longer one costs memory and says no more
+UTILISATION = 0.7  # of the matrix-product peak that a training step reaches, where none is tried
+
+StepShape = tuple[int, int]  # rows, length
+StepSeconds = Callable[[int, int], float]  # of one real step at (rows, length)
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A speed that is one number for every shape."""
+
+    model: Model
+    flops_per_second: float
+    told: str  # where the number is from
+
+    def seconds(self, rows: int, length: int) -> float:
+        """Return the seconds of a step."""
+        return cost.flops(self.model, rows, length) / self.flops_per_second
+
+
+@dataclass(frozen=True)
+class Knot:
+    """What one shape was measured to take."""
+
+    pass_tokens: float
+    length: int
+    per_flop: float  # seconds, of the passes alone
+
+    @property
+    def place(self) -> float:
+        """Where it stands between the others."""
+        return float(np.log(self.pass_tokens * self.length))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A speed between shapes that were tried on this machine."""
+
+    model: Model
+    micro_tokens: int
+    update: float  # seconds of a step beside its passes
+    knots: tuple[Knot, ...]  # by place
+
+    @property
+    def told(self) -> str:
+        """Where the seconds are from."""
+        shapes = "1 shape" if len(self.knots) == 1 else f"{len(self.knots)} shapes"
+        return f"steps of {shapes} tried here"
+
+    def seconds(self, rows: int, length: int) -> float:
+        """Return the seconds of a step."""
+        place = np.log(_pass_tokens(rows, length, self.micro_tokens) * length)
+        places = [knot.place for knot in self.knots]
+        per_flop = np.interp(place, places, np.log([knot.per_flop for knot in self.knots]))
+        return self.update + cost.flops(self.model, rows, length) * float(np.exp(per_flop))
+
+
+Speed = Rated | Measured
+
+
+def given(model: Model, flops_per_second: str) -> Rated:
+    """Return the speed that somebody gave, such as "100T"; raises SettingError for no number."""
+    try:
+        speed = parse_count(flops_per_second)
+    except ValueError as error:
+        raise SettingError("--flops", str(error), flops_per_second) from None
+    if not isinstance(speed, int) or speed < 1:
+        raise SettingError("--flops", "must be above 0", flops_per_second)
+    return Rated(model, float(speed), "as given")
+
+
+def calibrated(
+    config: Config, micro_tokens: int, shapes: Collection[StepShape], limit: float = LIMIT
+) -> Speed:
+    """Return the speed of steps of these shapes (rows, length), measured in about `limit` seconds.
+
+    The steps are the trainer's own, on random tokens and without a rate; nothing is written to
+    disk. A model that is too large to be tried is not built: its speed is then a share of this
+    machine's matrix products. Raises SettingError for a missing vocabulary.
+    """
+    on_gpu = config.run.device != "cpu" and gpus() > 0
+    place = Place(torch.device("cuda" if on_gpu else "cpu"), config.run.precision)
+    chosen = knot_shapes(shapes, micro_tokens)
+    speed = UTILISATION * _matrix_product_peak(place)
+    told = f"{UTILISATION:.0%} of the matrix products here"
+    if cost.memory(config.model, micro_tokens) > _memory_limit(place):
+        return Rated(config.model, speed, f"{told}: too large to be tried")
+    first_passes = (_part(rows, length, micro_tokens, 1) for rows, length in chosen)
+    work = LEAST * sum(cost.flops(config.model, *shape) for shape in first_passes)
+    if work > limit * speed:
+        return Rated(config.model, speed, f"{told}: too slow to be tried")
+    most_rows = max(rows for rows, _ in chosen)
+    step_seconds = _real_steps(config, micro_tokens, most_rows, place)
+    return measured(config.model, micro_tokens, chosen, step_seconds, limit)
+
+
+def measured(
+    model: Model,
+    micro_tokens: int,
+    shapes: Sequence[StepShape],
+    step_seconds: StepSeconds,
+    limit: float = LIMIT,
+) -> Measured:
+    """Return the speed that `step_seconds` shows at `shapes`, each tried for its part of `limit`.
+
+    Of a step with many passes so many are tried as there is time for.
+    """
+    beside = [step_seconds(1, 1) for _ in range(LEAST)]
+    share = limit / len(shapes)
+    tried = [_tried(shape, micro_tokens, step_seconds, share) for shape in shapes]
+    # The smallest step is all update; where even that is noise, passes keep half of the time.
+    update = min(median(beside[1:]), *(seconds / 2 for _, seconds in tried))
+    knots = (
+        Knot(
+            pass_tokens=_pass_tokens(*shape, micro_tokens),
+            length=shape[1],
+            per_flop=(seconds - update) / cost.flops(model, *shape),
+        )
+        for shape, seconds in tried
+    )
+    return Measured(model, micro_tokens, update, tuple(sorted(knots, key=lambda one: one.place)))
+
+
+def _tried(
+    shape: StepShape, micro_tokens: int, step_seconds: StepSeconds, share: float
+) -> tuple[StepShape, float]:
+    """Return the part of the step that was tried, and the median of its seconds."""
+    one_pass = step_seconds(*_part(*shape, micro_tokens, 1))  # also warms this shape up
+    part = _part(*shape, micro_tokens, int(share / one_pass) // LEAST)
+    seconds = [step_seconds(*part)]
+    while len(seconds) < REPEATS and one_pass + sum(seconds) + seconds[-1] < share:
+        seconds.append(step_seconds(*part))
+    return part, median(seconds)
+
+
+def _part(rows: int, length: int, micro_tokens: int, wanted: int) -> StepShape:
+    """Return the shape of `wanted` passes of a step, at least one, at most all it has."""
+    count = passes(rows, 1, length, micro_tokens)
+    return max(1, rows * min(max(1, wanted), count) // count), length
+
+
+def _pass_tokens(rows: int, length: int, micro_tokens: int) -> float:
+    """Return the mean tokens of a pass."""
+    return rows * length / passes(rows, 1, length, micro_tokens)
+
+
+def knot_shapes(shapes: Collection[StepShape], micro_tokens: int) -> list[StepShape]:
+    """Return a few of the shapes, evenly spread from the smallest passes to the largest."""
+    places = {shape: np.log(_pass_tokens(*shape, micro_tokens) * shape[1]) for shape in shapes}
+    wanted = np.linspace(min(places.values()), max(places.values()), KNOTS)
+    nearest = (min(places, key=lambda shape: abs(places[shape] - place)) for place in wanted)
+    return list(dict.fromkeys(nearest))
+
+
+def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+    """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
+    store = _random_store(config.model, rows)
+    endless = settings.changed(config, {"budget": {"tokens": MOST}})
+    trainer = Trainer(endless, store, place, micro_tokens)
+
+    def step_seconds(rows: int, length: int) -> float:
+        trainer.schedule = replace(
+            trainer.schedule,
+            pacing=Constant(end=length),
+            rows=rows,
+            hold="rows",
+            # Without a rate the weights stay as they are drawn, and no number runs away.
+            peak=0.0,
+            minimum=0.0,
+        )
+        trainer.progress = replace(trainer.progress, clock=Clock())
+        began = time.perf_counter()
+        trainer.step()
+        return time.perf_counter() - began
+
+    return step_seconds
+
+
+def _random_store(model: Model, rows: int) -> Store:
+    """Return a store in memory whose pass is at least two steps of `rows` rows, or very long."""
+    assert model.vocabulary is not None
+    sequences = min(2 * rows, MOST_RANDOM // model.length + 1)
+    drawn = np.random.default_rng(0).integers(model.vocabulary, size=sequences * model.length + 1)
+    tokens = drawn.astype(np.uint32)
+    # There are no files for a manifest to speak of, and a step asks for none.
+    nothing: dict[str, Any] = {}
+    return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
+
+
+def _memory_limit(place: Place) -> int:
+    if place.device.type == "cpu":
+        return cpu_memory_limit()
+    return torch.cuda.mem_get_info(place.device)[0]
+
+
+def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:
+    """Return the FLOP/s of float32 matrix products on a device."""
+    matrix = torch.randn(size, size, device=place.device)
+    torch.mm(matrix, matrix)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        torch.mm(matrix, matrix)[0, 0].item()  # which waits for a GPU to be done
+        count += 1
+    return 2.0 * size**3 * count / (time.perf_counter() - began)
