@@ -1,10 +1,12 @@
 """Seconds of a step on this machine: real steps of the trainer, tried for a moment at a few shapes.
 
-    seconds(rows, length) = update + FLOP(rows, length) * r(x),    x = tokens of a pass * length
+    seconds(rows, length) = update + p * each + FLOP(rows, length) * r(x)
 
-r, in seconds per FLOP, is measured at some of the run's shapes and interpolated between them; both
-axes are logarithmic, since a pass too small to fill the machine takes as long as one twice its
-size. `update` is what a step takes beside its passes: AdamW, clipping, monitor, loader.
+    p = passes of the step,    x = tokens of a pass * length
+
+`update` is AdamW, clipping, monitor and loader, `each` what a pass costs even of one token, and r,
+in seconds per FLOP, is measured at some of the run's shapes and interpolated between them, on
+logarithmic axes: a shape that does not fill the machine is slower by a factor.
 """
 
 import time
@@ -30,12 +32,14 @@ from lengthen.trainer import Trainer
 LIMIT = 20.0  # seconds that a calibration may take
 KNOTS = 5  # shapes that it tries
 REPEATS = 15  # steps of a shape, at most
-LEAST = 3  # steps of a shape without which there is no median, the one to warm up among them
+LEAST = 3  # steps of a shape that a median needs, the one to warm up among them
+SMALL_PASSES = 5  # of one token each: beside a single one they show what a pass costs
+LEAST_SHARE = 0.05  # of a step's time is arithmetic, however much noise there is beside it
 MOST_RANDOM = 2**24  # tokens of the random corpus: a longer one costs memory and says no more
 UTILISATION = 0.7  # of the matrix-product peak that a training step reaches, where none is tried
 
 StepShape = tuple[int, int]  # rows, length
-StepSeconds = Callable[[int, int], float]  # of one real step at (rows, length)
+StepSeconds = Callable[[int, int, int], float]  # of one real step: rows, length, micro_tokens
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Knot:
 
     pass_tokens: float
     length: int
-    per_flop: float  # seconds, of the passes alone
+    per_flop: float  # seconds, of the arithmetic alone
 
     @property
     def place(self) -> float:
@@ -72,6 +76,7 @@ class Measured:
     model: Model
     micro_tokens: int
     update: float  # seconds of a step beside its passes
+    each_pass: float  # seconds of a pass beside its arithmetic
     knots: tuple[Knot, ...]  # by place
 
     @property
@@ -82,10 +87,12 @@ class Measured:
 
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
-        place = np.log(_pass_tokens(rows, length, self.micro_tokens) * length)
+        count = passes(rows, 1, length, self.micro_tokens)
+        place = np.log(rows * length / count * length)
         places = [knot.place for knot in self.knots]
-        per_flop = np.interp(place, places, np.log([knot.per_flop for knot in self.knots]))
-        return self.update + cost.flops(self.model, rows, length) * float(np.exp(per_flop))
+        per_flop = np.exp(np.interp(place, places, np.log([knot.per_flop for knot in self.knots])))
+        work = cost.flops(self.model, rows, length)
+        return self.update + count * self.each_pass + work * float(per_flop)
 
 
 Speed = Rated | Measured
@@ -138,31 +145,38 @@ def measured(
 
     Of a step with many passes so many are tried as there is time for.
     """
-    beside = [step_seconds(1, 1) for _ in range(LEAST)]
-    share = limit / len(shapes)
-    tried = [_tried(shape, micro_tokens, step_seconds, share) for shape in shapes]
-    # The smallest step is all update; where even that is noise, passes keep half of the time.
-    update = min(median(beside[1:]), *(seconds / 2 for _, seconds in tried))
-    knots = (
-        Knot(
-            pass_tokens=_pass_tokens(*shape, micro_tokens),
-            length=shape[1],
-            per_flop=(seconds - update) / cost.flops(model, *shape),
-        )
-        for shape, seconds in tried
-    )
-    return Measured(model, micro_tokens, update, tuple(sorted(knots, key=lambda one: one.place)))
+    one = _repeated(step_seconds, 1, 1, 1)
+    each_pass = max(0.0, _repeated(step_seconds, SMALL_PASSES, 1, 1) - one) / (SMALL_PASSES - 1)
+    update = max(0.0, one - each_pass)
+    knots = []
+    for shape in shapes:
+        tried, seconds = _tried(shape, micro_tokens, step_seconds, limit / len(shapes))
+        beside = update + passes(tried[0], 1, tried[1], micro_tokens) * each_pass
+        arithmetic = max(seconds - beside, LEAST_SHARE * seconds)
+        per_flop = arithmetic / cost.flops(model, *tried)
+        knots.append(Knot(_pass_tokens(*shape, micro_tokens), shape[1], per_flop))
+    in_order = tuple(sorted(knots, key=lambda knot: knot.place))
+    return Measured(model, micro_tokens, update, each_pass, in_order)
+
+
+def _repeated(step_seconds: StepSeconds, *step: int) -> float:
+    step_seconds(*step)  # the first of a shape allocates
+    return median(step_seconds(*step) for _ in range(LEAST))
 
 
 def _tried(
     shape: StepShape, micro_tokens: int, step_seconds: StepSeconds, share: float
 ) -> tuple[StepShape, float]:
     """Return the part of the step that was tried, and the median of its seconds."""
-    one_pass = step_seconds(*_part(*shape, micro_tokens, 1))  # also warms this shape up
+    first = _part(*shape, micro_tokens, 1)
+    one_pass = step_seconds(*first, micro_tokens)
+    if one_pass > share:
+        return first, one_pass
+    # Also warmed up by that pass, whatever the part.
     part = _part(*shape, micro_tokens, int(share / one_pass) // LEAST)
-    seconds = [step_seconds(*part)]
+    seconds = [step_seconds(*part, micro_tokens)]
     while len(seconds) < REPEATS and one_pass + sum(seconds) + seconds[-1] < share:
-        seconds.append(step_seconds(*part))
+        seconds.append(step_seconds(*part, micro_tokens))
     return part, median(seconds)
 
 
@@ -191,7 +205,8 @@ def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> S
     endless = settings.changed(config, {"budget": {"tokens": MOST}})
     trainer = Trainer(endless, store, place, micro_tokens)
 
-    def step_seconds(rows: int, length: int) -> float:
+    def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
+        trainer.micro_tokens = micro_tokens
         trainer.schedule = replace(
             trainer.schedule,
             pacing=Constant(end=length),
