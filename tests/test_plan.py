@@ -213,7 +213,7 @@ def test_the_flops_of_a_run_are_those_that_torch_counts(
     found = plan(config, 192)
     assert len(found.shapes) >= 3
     total = sum(counted(config, *shape) * steps for shape, steps in found.shapes.items())
-    assert found.flops == pytest.approx(total, rel=0.01)
+    assert found.flops == total  # within 1 % was promised; both count matrix products alone
 
 
 def test_without_a_store_nothing_is_said_of_the_corpus(configured: Configure) -> None:
