@@ -30,7 +30,7 @@ from lengthen.pacing import Constant
 from lengthen.trainer import Trainer
 
 LIMIT = 20.0  # seconds that a calibration may take
-KNOTS = 5  # shapes that it tries
+KNOTS, FEW_KNOTS = 5, 3  # shapes that it tries; fewer where that takes too long
 REPEATS = 15  # steps of a shape, at most
 LEAST = 3  # steps of a shape that a median needs, the one to warm up among them
 SMALL_PASSES = 5  # of one token each: beside a single one they show what a pass costs
@@ -74,7 +74,8 @@ class Measured:
     """A speed between shapes that were tried on this machine."""
 
     model: Model
-    micro_tokens: int
+    micro_tokens: int  # of the run
+    tried_tokens: int  # the same in the trials; less where time was short
     update: float  # seconds of a step beside its passes
     each_pass: float  # seconds of a pass beside its arithmetic
     knots: tuple[Knot, ...]  # by place
@@ -83,7 +84,8 @@ class Measured:
     def told(self) -> str:
         """Where the seconds are from."""
         shapes = "1 shape" if len(self.knots) == 1 else f"{len(self.knots)} shapes"
-        return f"steps of {shapes} tried here"
+        smaller = f", in passes of {self.tried_tokens:,} tokens"
+        return f"steps of {shapes} tried here" + smaller * (self.tried_tokens < self.micro_tokens)
 
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
@@ -115,23 +117,38 @@ def calibrated(
     """Return the speed of steps of these shapes (rows, length), measured in about `limit` seconds.
 
     The steps are the trainer's own, on random tokens and without a rate; nothing is written to
-    disk. A model that is too large to be tried is not built: its speed is then a share of this
-    machine's matrix products. Raises SettingError for a missing vocabulary.
+    disk. Where time is short, fewer shapes are tried and then smaller passes. A model that is too
+    large even for that is not built: its speed is a share of this machine's matrix products. Raises
+    SettingError for a missing vocabulary.
     """
     on_gpu = config.run.device != "cpu" and gpus() > 0
     place = Place(torch.device("cuda" if on_gpu else "cpu"), config.run.precision)
-    chosen = knot_shapes(shapes, micro_tokens)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
     if cost.memory(config.model, micro_tokens) > _memory_limit(place):
         return Rated(config.model, speed, f"{told}: too large to be tried")
-    first_passes = (_part(rows, length, micro_tokens, 1) for rows, length in chosen)
-    work = LEAST * sum(cost.flops(config.model, *shape) for shape in first_passes)
-    if work > limit * speed:
+    trials = _trials(config.model, shapes, micro_tokens, limit * speed)
+    if trials is None:
         return Rated(config.model, speed, f"{told}: too slow to be tried")
-    most_rows = max(rows for rows, _ in chosen)
-    step_seconds = _real_steps(config, micro_tokens, most_rows, place)
-    return measured(config.model, micro_tokens, chosen, step_seconds, limit)
+    chosen, tried_tokens = trials
+    step_seconds = _real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
+    found = measured(config.model, tried_tokens, chosen, step_seconds, limit)
+    return replace(found, micro_tokens=micro_tokens)
+
+
+def _trials(
+    model: Model, shapes: Collection[StepShape], micro_tokens: int, work: float
+) -> tuple[list[StepShape], int] | None:
+    """Return the shapes to try and the tokens of a pass that `work` operations are enough for."""
+    longest = max(length for _, length in shapes)
+    halves = [micro_tokens >> power for power in range(micro_tokens.bit_length())]
+    sizes = [size for size in halves if size >= longest]
+    for count, size in ((KNOTS, micro_tokens), *((FEW_KNOTS, size) for size in sizes)):
+        chosen = knot_shapes(shapes, size, count)
+        first_passes = (_part(rows, length, size, 1) for rows, length in chosen)
+        if LEAST * sum(cost.flops(model, *first) for first in first_passes) <= work:
+            return chosen, size
+    return None
 
 
 def measured(
@@ -156,7 +173,7 @@ def measured(
         per_flop = arithmetic / cost.flops(model, *tried)
         knots.append(Knot(_pass_tokens(*shape, micro_tokens), shape[1], per_flop))
     in_order = tuple(sorted(knots, key=lambda knot: knot.place))
-    return Measured(model, micro_tokens, update, each_pass, in_order)
+    return Measured(model, micro_tokens, micro_tokens, update, each_pass, in_order)
 
 
 def _repeated(step_seconds: StepSeconds, *step: int) -> float:
@@ -191,10 +208,12 @@ def _pass_tokens(rows: int, length: int, micro_tokens: int) -> float:
     return rows * length / passes(rows, 1, length, micro_tokens)
 
 
-def knot_shapes(shapes: Collection[StepShape], micro_tokens: int) -> list[StepShape]:
-    """Return a few of the shapes, evenly spread from the smallest passes to the largest."""
+def knot_shapes(
+    shapes: Collection[StepShape], micro_tokens: int, count: int = KNOTS
+) -> list[StepShape]:
+    """Return at most `count` shapes, evenly spread from the smallest passes to the largest."""
     places = {shape: np.log(_pass_tokens(*shape, micro_tokens) * shape[1]) for shape in shapes}
-    wanted = np.linspace(min(places.values()), max(places.values()), KNOTS)
+    wanted = np.linspace(min(places.values()), max(places.values()), count)
     nearest = (min(places, key=lambda shape: abs(places[shape] - place)) for place in wanted)
     return list(dict.fromkeys(nearest))
 

@@ -1,5 +1,6 @@
 """Plans with their seconds, side by side: as lines, as a table, as a picture or a page."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ NOTE = (
 )
 KINDS = (".svg", ".html")  # of a picture
 TOKENS = "trained tokens"
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ def table(forecasts: Sequence[Forecast]) -> Table:
 def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
     """Return what a run looks like against trained tokens, a curve for each forecast."""
     has_corpus = any(one.plan.corpus is not None for one in forecasts)
+    scale, prefix = _scale(max(one.plan.flops for one in forecasts))
     leftover = [_panel("Leftovers", "tokens", forecasts, lambda m: m.leftover)]
     return [
         _panel("Length", "tokens in a row", forecasts, lambda m: m.length),
@@ -240,10 +243,16 @@ def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
             "learning rate",
             [Curve(one.name, [(m.step, m.rate) for m in one.plan.curve]) for one in forecasts],
         ),
-        _panel("FLOP so far", "FLOP", forecasts, lambda m: m.flops),
+        _panel("FLOP so far", f"{prefix}FLOP", forecasts, lambda m: m.flops / scale),
         Panel("Seconds so far", TOKENS, "seconds", [_seconds(one) for one in forecasts]),
         *(leftover if has_corpus else []),
     ]
+
+
+def _scale(most: float) -> tuple[float, str]:
+    """Return the power of 1000 that leaves `most` a short number, and its prefix."""
+    power = min(int(math.log10(max(1.0, most))) // 3, len(PREFIXES) - 1)
+    return 1000.0**power, PREFIXES[power]
 
 
 def _panel(

@@ -184,8 +184,9 @@ def _has_decayed(schedule: Schedule, moment: Moment) -> bool:
 
 
 def _is_point(schedule: Schedule, moment: Moment) -> bool:
-    apart = max(1, schedule.budget // POINTS)
-    return moment.step == 1 or crossed(apart, moment.tokens_before, moment.tokens)
+    if moment.step in (1, schedule.warmup_steps):  # where a curve begins, and where it turns
+        return True
+    return crossed(max(1, schedule.budget // POINTS), moment.tokens_before, moment.tokens)
 
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:

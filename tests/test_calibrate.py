@@ -166,6 +166,27 @@ def test_every_kind_of_configuration_can_be_tried(
 
 
 @pytest.mark.parametrize(
+    ("peak", "shapes", "told"),
+    [
+        (1e9, 4, "steps of 4 shapes tried here"),
+        (1.4e8, 3, "steps of 3 shapes tried here"),
+        (8e7, 3, "steps of 3 shapes tried here, in passes of 128 tokens"),
+        (1e7, 0, "70% of the matrix products here: too slow to be tried"),
+    ],
+)
+def test_a_slow_machine_tries_fewer_shapes_then_smaller_passes_then_none(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch, peak: float, shapes: int, told: str
+) -> None:
+    monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: peak)
+    monkeypatch.setattr(calibrate, "_real_steps", lambda *_: Machine().step)
+    speed = calibrated(tiny(configured), 256, [(8, n) for n in (8, 16, 32, 64)], limit=1.0)
+    assert speed.told == told
+    if isinstance(speed, Measured):
+        assert len(speed.knots) == shapes
+        assert speed.micro_tokens == 256  # the run's, whatever was tried
+
+
+@pytest.mark.parametrize(
     ("layers", "width", "reason"), [(4, 64, "too slow"), (96, 12288, "too large")]
 )
 def test_a_model_that_is_too_much_is_not_even_built(

@@ -158,6 +158,16 @@ def test_the_panels_have_a_curve_for_everyone(foreseen: Forecasts) -> None:
     assert shown["Seconds so far"].curves[0].points[-1] == (slw.plan.tokens, slw.duration)
 
 
+@pytest.mark.parametrize(("speed", "unit"), [({}, "MFLOP"), ({"width": 256}, "GFLOP")])
+def test_flops_are_drawn_in_a_unit_that_leaves_short_numbers(
+    foreseen: Forecasts, speed: dict[str, Any], unit: str
+) -> None:
+    found = foreseen(one={"model": speed})
+    panel = next(panel for panel in panels(found) if panel.title == "FLOP so far")
+    assert panel.y == unit
+    assert 1 <= panel.curves[0].points[-1][1] < 1000
+
+
 def test_without_a_store_there_is_no_panel_of_leftovers(configured: Configure) -> None:
     config = configured(data={"path": None}, model={"vocabulary": 257})
     found = forecasts({"one": config}, "1T", print)

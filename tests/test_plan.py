@@ -194,7 +194,7 @@ def counted(config: Config, rows: int, length: int) -> int:
         logits = model.logits(tokens).flatten(0, 1)
         loss = functional.cross_entropy(logits, tokens.flatten(), reduction="sum")
         torch.autograd.backward(loss)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize("shape", [(4, 128, 4, 512), (2, 64, 2, 2048), (1, 16, 2, 257)])
