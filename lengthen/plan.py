@@ -204,7 +204,8 @@ def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[flo
 
     `of_step(rows, length)` are those of one step.
     """
-    # Lengths never fall and rows never turn, so all steps of one shape stand together.
+    # Lengths never fall and rows never turn, so all steps of one shape stand together: but for a
+    # last one that the budget cut to a shape seen before, whose seconds then come early.
     ends = [0, *accumulate(plan.shapes.values())]
     parts = (count * of_step(*shape) for shape, count in plan.shapes.items())
     so_far = np.interp([moment.step for moment in plan.curve], ends, [0.0, *accumulate(parts)])
