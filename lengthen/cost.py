@@ -32,8 +32,11 @@ def flops(shape: Model, rows: int, length: int) -> int:
     """Return the operations of a forward and backward pass: 6 B l (12 n d^2 + V d) + 12 B n l^2 d.
 
     A multiply and an add are two. Attention counts at the step's own length and in full: what a
-    kernel saves on the causal half is not subtracted. Norms, GELU and softmax are left out, and so
-    is what a kernel computes twice.
+    kernel saves on the causal half is not subtracted. It is what `torch.utils.flop_counter` counts
+    with plain attention and a plain loss, to the last one, since both count matrix products alone.
+    Left out is all else: embeddings, biases, norms, GELU, softmax, dropout, the loss behind its
+    logits, clipping, AdamW, monitor; and what a kernel computes twice, as fast attention does with
+    its scores.
     """
     width, tokens = shape.width, rows * length
     products = 6 * tokens * (12 * shape.layers * width**2 + _vocabulary(shape) * width)

@@ -1,159 +1,215 @@
-"""What a configuration will cost, before it runs; trains nothing."""
+"""What a configuration will do, step by step, before it runs; trains nothing and times nothing.
 
-import time
+Whoever wants seconds brings those of a step (`calibrate` has them): a plan knows shapes alone.
+"""
+
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import accumulate
 
-import torch
+import numpy as np
 
 from lengthen import cost
-from lengthen.bind import open_store, with_store
-from lengthen.clock import Clock, Schedule, steps
-from lengthen.config import Config, parse_count
+from lengthen.clock import Schedule, crossed, steps
+from lengthen.config import Config
 from lengthen.devices import fit_check
-from lengthen.errors import SettingError
 from lengthen.ledger import Ledger, reuse_spacing
 
 CPU_PASS = 4096  # tokens of a pass on a processor: larger ones fall out of its caches
-UTILISATION = 0.7  # of the matrix-product peak that a training step reaches
+POINTS = 200  # of a curve, evenly spread over the budget
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A finished step, as its line in metrics.jsonl has it, and what the run has taken by then."""
+
+    step: int  # finished steps, from 1
+    tokens: int  # trained tokens, this step's included
+    length: int
+    rows: int
+    rate: float  # learning rate of this step
+    flops: int  # of the run so far
+    leftover: int | None = None  # unread tokens of open sequences; None without a store
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that this step trains on."""
+        return self.rows * self.length
+
+    @property
+    def tokens_before(self) -> int:
+        """Tokens trained before this step."""
+        return self.tokens - self.step_tokens
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the run makes of its corpus."""
+
+    passes: float  # trained tokens / tokens of the corpus
+    unread: int  # tokens of the last pass that stay unread
+    leftover: int  # those of them that lie in open sequences
+    most_leftover: int  # behind any step
+    dropped: int  # tokens, of the whole run
 
 
 @dataclass(frozen=True)
 class Plan:
     """The run that a configuration gives."""
 
-    steps: int
-    tokens: int
-    short_of_budget: int  # tokens; less than one row
-    lengths: dict[int, int]  # steps at each length
-    shapes: int  # different (rows, length)
-    full_from: int | None  # first step at full length; None where there is none
-    tokens_before_full: int
+    schedule: Schedule
+    shapes: dict[tuple[int, int], int]  # (rows, length) -> steps, in the order of the run
+    curve: tuple[Moment, ...]  # some 200 steps, spread over the budget: the first, ..., the last
+    full: Moment | None  # first step at full length; None where the budget ends before it
+    lowest: Moment | None  # first step whose rate is the minimum; None likewise
+    warmup_tokens: int  # trained while the rate warms up
     parameters: int
-    flops: float  # forward and backward of the whole run
     memory: int  # bytes, at full length
     micro_tokens: int
-    unread: int | None  # tokens of the last pass that stay unread; None without a store
-    passes: float | None  # times the corpus; None without a store
+    corpus: Corpus | None  # None without a store
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.curve[-1].step
+
+    @property
+    def tokens(self) -> int:
+        """Trained tokens of the whole run."""
+        return self.curve[-1].tokens
+
+    @property
+    def flops(self) -> int:
+        """Operations of all forward and backward passes, attention at its real length."""
+        return self.curve[-1].flops
+
+    @property
+    def short_of_budget(self) -> int:
+        """Tokens of the budget that are not one more row."""
+        return self.schedule.budget - self.tokens
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the rate's warm-up that the run gets to."""
+        return min(self.steps, self.schedule.warmup_steps)
+
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Steps at each length, the shortest first."""
+        counts: Counter[int] = Counter()
+        for (_, length), count in self.shapes.items():
+            counts[length] += count
+        return dict(sorted(counts.items()))
 
 
-def plan(config: Config, micro_tokens: int, sequences: int | None = None) -> Plan:
+def plan(
+    config: Config, micro_tokens: int, sequences: int | None = None, *, calm: bool = True
+) -> Plan:
     """Work out a run step by step, with the schedule and the ledger that the trainer uses.
 
-    `sequences` is N of the store, which leftovers and passes need.
+    `sequences` is N of the store, which leftovers and passes need. An adaptive pacing is taken to
+    find its loss calm always, the quickest that it can grow, or never, the slowest. Costs some
+    microseconds a step. Raises SettingError for a vocabulary or a budget that only a store gives.
     """
     schedule = config.schedule(sequences)
+    ledger = None if sequences is None else _first_ledger(config, schedule, sequences)
     shapes: Counter[tuple[int, int]] = Counter()
-    full_from, tokens_before_full = None, 0
-    end = Clock()
-    for clock, shape in steps(schedule):
-        shapes[shape.rows, shape.length] += 1
-        if full_from is None and shape.length == schedule.full_length:
-            full_from, tokens_before_full = clock.step, clock.tokens
-        end = schedule.after(clock, shape)
-    lengths: Counter[int] = Counter()
-    for (_, length), count in shapes.items():
-        lengths[length] += count
+    full = lowest = None
+    curve: list[Moment] = []
+    warmup_tokens = most_leftover = 0
+    for moment, behind in _walk(config, schedule, ledger, calm=calm):
+        ledger = behind
+        shapes[moment.rows, moment.length] += 1
+        warmup_tokens = moment.tokens if moment.step <= schedule.warmup_steps else warmup_tokens
+        most_leftover = max(most_leftover, moment.leftover or 0)
+        if full is None and moment.length == schedule.full_length:
+            full = moment
+        if lowest is None and _has_decayed(schedule, moment):
+            lowest = moment
+        if moment is full or moment is lowest or _is_point(schedule, moment):
+            curve.append(moment)
+    if curve[-1] != moment:
+        curve.append(moment)
     return Plan(
-        steps=end.step,
-        tokens=end.tokens,
-        short_of_budget=schedule.budget - end.tokens,
-        lengths=dict(sorted(lengths.items())),
-        shapes=len(shapes),
-        full_from=full_from,
-        tokens_before_full=tokens_before_full,
+        schedule=schedule,
+        shapes=dict(shapes),
+        curve=tuple(curve),
+        full=full,
+        lowest=lowest,
+        warmup_tokens=warmup_tokens,
         parameters=cost.parameters(config.model),
-        flops=sum(cost.flops(config.model, *shape) * count for shape, count in shapes.items()),
         memory=cost.memory(config.model, micro_tokens),
         micro_tokens=micro_tokens,
-        unread=None if sequences is None else _unread(config, schedule, sequences),
-        passes=None if sequences is None else end.tokens / (sequences * config.model.length),
+        corpus=None if ledger is None else _corpus(ledger, moment.tokens, most_leftover),
     )
 
 
-def _unread(config: Config, schedule: Schedule, sequences: int) -> int:
-    ledger = Ledger.start(
+def _walk(
+    config: Config, schedule: Schedule, ledger: Ledger | None, *, calm: bool
+) -> Iterator[tuple[Moment, Ledger | None]]:
+    """Yield every step with the ledger behind it, which is None where N is unknown."""
+    of_step = cache(partial(cost.flops, config.model))
+    flops = 0
+    for clock, shape in steps(schedule, calm=calm):
+        if ledger is not None:
+            _, ledger = ledger.take(shape.rows, shape.length)
+        flops += of_step(shape.rows, shape.length)
+        moment = Moment(
+            step=clock.step + 1,
+            tokens=clock.tokens + shape.tokens,
+            length=shape.length,
+            rows=shape.rows,
+            rate=shape.rate,
+            flops=flops,
+            leftover=None if ledger is None else ledger.leftover,
+        )
+        yield moment, ledger
+
+
+def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
+    return Ledger.start(
         sequences=sequences,
         full_length=config.model.length,
         reuse_after=reuse_spacing(config.batch.reuse_after, schedule.most_rows, sequences),
         leftovers=config.batch.leftovers,
     )
-    for _, shape in steps(schedule):
-        _, ledger = ledger.take(shape.rows, shape.length)
-    return ledger.unread
 
 
-def describe(plan: Plan, flops_per_second: float, where: str) -> list[tuple[str, str]]:
-    """Return the plan as lines of a name and a text."""
-    seconds = plan.flops / flops_per_second
-    lines = [
-        ("steps", f"{plan.steps:,}"),
-        ("tokens", f"{plan.tokens:,}" + _short(plan.short_of_budget)),
-        ("lengths", _spread(plan.lengths)),
-        ("shapes", f"{plan.shapes} of (rows, length)"),
-        ("full length", _full(plan)),
-        ("parameters", f"{plan.parameters:,}"),
-        ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length"),
-        ("memory", f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a pass"),
-        ("time", f"{_duration(seconds)} at {flops_per_second / 1e9:,.0f} GFLOP/s ({where})"),
-    ]
-    if plan.passes is not None:
-        lines.append(
-            (
-                "corpus",
-                f"{plan.passes:.3g} passes; {plan.unread:,} tokens of the last one stay unread",
-            )
-        )
-    return lines
+def _has_decayed(schedule: Schedule, moment: Moment) -> bool:
+    # The rate of a step looks at the tokens before it.
+    warm = moment.step > schedule.warmup_steps
+    return warm and moment.tokens_before >= schedule.decay_tokens
 
 
-def _short(tokens: int) -> str:
-    return f", {tokens:,} short of the budget: less than one more row" if tokens else ""
+def _is_point(schedule: Schedule, moment: Moment) -> bool:
+    if moment.step in (1, schedule.warmup_steps):  # where a curve begins, and where it turns
+        return True
+    return crossed(max(1, schedule.budget // POINTS), moment.tokens_before, moment.tokens)
 
 
-def _spread(lengths: dict[int, int]) -> str:
-    first, last = min(lengths), max(lengths)
-    if first == last:
-        return f"{first} at every step"
-    return f"{first} to {last}, {len(lengths)} of them; {lengths[last]:,} steps at {last}"
+def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:
+    return Corpus(
+        passes=tokens / (ledger.sequences * ledger.full_length),
+        unread=ledger.unread,
+        leftover=ledger.leftover,
+        most_leftover=most_leftover,
+        dropped=ledger.dropped,
+    )
 
 
-def _full(plan: Plan) -> str:
-    if plan.full_from is None:
-        return "not reached within the budget"
-    if plan.full_from == 0:
-        return "from the first step on"
-    share = 100 * plan.tokens_before_full / plan.tokens
-    before = f"{plan.tokens_before_full:,} tokens ({share:.0f} %)"
-    return f"from step {plan.full_from:,} on, after {before}"
+def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[float, ...]:
+    """Return the seconds of training so far at every moment of the curve.
 
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def lines_for(config: Config, flops_per_second: str | None = None) -> list[tuple[str, str]]:
-    """Return the plan of a configuration as lines; `flops_per_second` None means measured here.
-
-    Raises SettingError where a setting is missing, and DataError for a store that cannot be used.
+    `of_step(rows, length)` are those of one step.
     """
-    sequences = None
-    if config.data.path is not None:
-        store = open_store(config)
-        config = with_store(config, store)
-        sequences = (len(store.train) - 1) // config.model.length
-    if config.model.vocabulary is None:
-        hint = "give a token store with --data, or --model.vocabulary N"
-        raise SettingError("model.vocabulary", "is missing", None, hint)
-    micro_tokens = config.batch.micro_tokens
-    if micro_tokens == "auto":
-        # A plan for a larger machine is as good: its memory line says what that needs.
-        micro_tokens = micro_tokens_within(config, limit=None)
-    speed, where = _speed(flops_per_second)
-    return describe(plan(config, micro_tokens, sequences), speed, where)
+    # Lengths never fall and rows never turn, so all steps of one shape stand together: but for a
+    # last one that the budget cut to a shape seen before, whose seconds then come early.
+    ends = [0, *accumulate(plan.shapes.values())]
+    parts = (count * of_step(*shape) for shape, count in plan.shapes.items())
+    so_far = np.interp([moment.step for moment in plan.curve], ends, [0.0, *accumulate(parts)])
+    return tuple(so_far.tolist())
 
 
 def micro_tokens_within(config: Config, limit: int | None, world: int = 1) -> int:
@@ -169,27 +225,3 @@ def micro_tokens_within(config: Config, limit: int | None, world: int = 1) -> in
         return limit is None or doubled * cost.memory(config.model, size) <= limit
 
     return fit_check(whole, length, fits)
-
-
-def _speed(given: str | None) -> tuple[float, str]:
-    if given is None:
-        share = f"{UTILISATION:.0%} of this processor's matrix products, measured"
-        return UTILISATION * _matrix_product_peak(), share
-    try:
-        speed = parse_count(given)
-    except ValueError as error:
-        raise SettingError("--flops", str(error), given) from None
-    if not isinstance(speed, int) or speed < 1:
-        raise SettingError("--flops", "must be above 0", given)
-    return float(speed), "as given"
-
-
-def _matrix_product_peak(size: int = 1024, seconds: float = 0.5) -> float:
-    """Return the FLOP/s of float32 matrix products on this machine's processor."""
-    matrix = torch.randn(size, size)
-    torch.mm(matrix, matrix)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        torch.mm(matrix, matrix)
-        count += 1
-    return 2.0 * size**3 * count / (time.perf_counter() - began)

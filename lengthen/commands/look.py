@@ -11,17 +11,43 @@ from lengthen.settings import load
 
 
 def _plan_arguments(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument(
+        "recipes", nargs="+", metavar="RECIPE|FILE.toml", help=f"any of {', '.join(RECIPES)}"
+    )
     parser.add_argument("--data", metavar="DIR", help="a token store, for passes and leftovers")
-    parser.add_argument("--flops", help="FLOP/s that a step reaches, such as 100T")
+    parser.add_argument(
+        "--flops", help="FLOP/s that a step reaches, such as 100T; without it steps are tried here"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.svg|FILE.html", help="a picture as well")
 
 
 def _plan(options: argparse.Namespace, overrides: Tables) -> int:
-    from lengthen.plan import lines_for
+    from lengthen.forecast import check_out, forecasts, lines, table, write
+    from lengthen.tables import console, printed
 
-    config, notes = load(options.recipe, with_data(overrides, options.data))
-    print_notes(notes)
-    return print_lines(lines_for(config, options.flops))
+    if options.out is not None:
+        check_out(options.out)
+    named = {}
+    for source in options.recipes:
+        config, notes = load(source, with_data(overrides, options.data))
+        print_notes(notes)
+        named[_plan_name(source, options.recipes)] = config
+    found = forecasts(named, options.flops, lambda note: print_notes([note]))
+    if len(found) == 1:
+        print_lines(lines(found[0]))
+    else:
+        console().print(printed(table(found)))
+    if options.out is not None:
+        write(options.out, found)
+        print(options.out)
+    return 0
+
+
+def _plan_name(source: str, sources: list[str]) -> str:
+    """Return a file's own name, or its path where two have that name."""
+    name = source.removesuffix(".toml").rpartition("/")[2]
+    alike = [one for one in sources if one.removesuffix(".toml").rpartition("/")[2] == name]
+    return name if len(alike) == 1 else source
 
 
 def _report_arguments(parser: Parser) -> None:
@@ -147,11 +173,12 @@ def _verify(options: argparse.Namespace, _: Tables) -> int:
 
 LOOK = {
     "plan": Command(
-        "Say what a configuration will cost; train nothing.",
+        "Say what configurations will cost, side by side; train nothing.",
         """
   lengthen plan laptop-10min --data store
   lengthen plan gpt2-1.5b --flops 100T
   lengthen plan my.toml --pacing.duration 45K
+  lengthen plan laptop-10min laptop-10min-baseline --data store --out plan.svg
 """,
         _plan_arguments,
         _plan,

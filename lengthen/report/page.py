@@ -43,8 +43,9 @@ def write(
     """Write the page about `runs` to the file `out`, whole or not at all; an old one is replaced.
 
     Verdicts, plain sentences, come first, then `tables`, then `panels` and the standard panels of
-    the runs, then where settings and environments differ. `families` maps a run's name to its
-    family (picture.Curve). Equal input gives equal bytes, about 5 MB of them the plotting script.
+    the runs, then where settings and environments differ; without a run, what is given alone.
+    `families` maps a run's name to its family (picture.Curve). Equal input gives equal bytes, about
+    5 MB of them the plotting script.
     Raises SettingError where `out` cannot be a file, StorageError where the disk refuses it.
     """
     if out.is_dir() or not out.parent.is_dir():
@@ -52,7 +53,8 @@ def write(
     must_be_ours(out)
     most = points_per_curve(len(runs))
     given = [replace(panel, curves=thinned(panel, most)) for panel in panels]
-    standard = [replace(p, curves=thinned(p, most)) for p in panels_of(runs, families)]
+    of_runs = panels_of(runs, families) if runs else []
+    standard = [replace(panel, curves=thinned(panel, most)) for panel in of_runs]
     content = _Content(title, runs, verdicts, tables, [*given, *standard], most)
     # Text from a file can hold half of a pair of surrogates, which no encoding has.
     Disk().replace_file(out, "".join(_page(content)).encode("utf-8", "replace"))
@@ -150,6 +152,7 @@ def _file(name: str) -> str:
 def _opening(content: _Content) -> str:
     steps = sum(len(run.metrics.of("step")) for run in content.runs)
     size = f"{_count(len(content.runs), 'run')}, {_count(steps, 'step')} in all"
+    size = size if content.runs else "worked out, before any run"
     return (
         f"<header><div><h1>{escape(content.title)}</h1>\n<p>{size}</p></div>\n"
         '<button type="button" id="theme" class="script" aria-pressed="false">Dark</button>'
