@@ -85,20 +85,22 @@ def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None
 
 
 def _meaning(text: str) -> dict[str, Any]:
-    tokenizer = json.loads(text)
-    model = tokenizer["model"]
+    """Return what of a tokenizer.json decides the ids, in parts with names for a message."""
+    spelled = json.loads(text)
+    model = spelled["model"]
     return {
-        "kinds": model.get("type"),
-        "tokens": model.get("vocab"),
-        "merges": model.get("merges"),
-        "added tokens": {one["id"]: one["content"] for one in tokenizer["added_tokens"] or ()},
-        "normalizers": tokenizer["normalizer"],
-        "ways to split": _without(tokenizer["pre_tokenizer"], "trim_offsets"),
+        "tokens": model.pop("vocab", None),
+        "merges": model.pop("merges", None),
+        "added tokens": {one["id"]: one["content"] for one in spelled["added_tokens"]},
+        "normalizers": spelled["normalizer"],
+        "ways to split": _spelled_out(spelled["pre_tokenizer"] or {}),
+        "options": _spelled_out(model),
     }
 
 
-def _without(table: dict[str, Any] | None, name: str) -> dict[str, Any]:
-    return {key: value for key, value in (table or {}).items() if key != name}
+def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is off, however that is written, and what moves no id."""
+    return {name: value for name, value in options.items() if value and name != "trim_offsets"}
 
 
 def _begun(

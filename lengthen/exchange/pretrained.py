@@ -10,7 +10,7 @@ from lengthen import checkpoint, settings
 from lengthen.checkpoint import Checkpoint, Tensors
 from lengthen.config import Config, Model
 from lengthen.corpus.store import TOKENIZER, TOKENIZER_LIMIT, load_tokenizer, read_limited
-from lengthen.corpus.tokenizer import resolve, vocabulary
+from lengthen.corpus.tokenizer import resolve, separator, vocabulary
 from lengthen.errors import DataError, SettingError
 from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config
 from lengthen.exchange.tensors import read_weights
@@ -88,7 +88,9 @@ def read_folder(folder: Path) -> Pretrained:
 def _tokenizer(folder: Path) -> tuple[Tokenizer, bytes]:
     file = (folder / TOKENIZER).resolve()
     if file.exists():
-        return load_tokenizer(file), read_limited(file, TOKENIZER_LIMIT)
+        tokenizer = load_tokenizer(file)
+        separator(tokenizer)  # raises where there is none, as `resolve` does
+        return tokenizer, read_limited(file, TOKENIZER_LIMIT)
     # The whole path, since a folder that is called "bytes" is still a folder.
     tokenizer = resolve(str(folder.resolve()))
     return tokenizer, tokenizer.to_str().encode()
