@@ -704,8 +704,9 @@ def test_an_old_export_is_replaced_only_when_asked(folder: Path, tmp_path: Path)
 
 
 def test_a_folder_that_holds_anything_else_is_never_replaced(folder: Path, tmp_path: Path) -> None:
+    export(tmp_path / "run", tmp_path / "whole")
+    (tmp_path / "link").symlink_to(tmp_path / "whole", target_is_directory=True)
     (folder / "LICENSE").write_text("mine", encoding="utf-8")
-    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     before = contents(tmp_path)
     for out in (folder, tmp_path / "link", tmp_path / "file", tmp_path / "run"):
@@ -738,6 +739,7 @@ def test_a_fault_at_every_single_operation_leaves_a_whole_export_or_none(
                 assert any(torch.equal(found, one) for one in whole)
             else:
                 assert not overwrite
+                assert not list(tmp_path.glob(f"out{fault}/*"))
         else:
             break
     assert fault > 10
