@@ -24,7 +24,7 @@ from lengthen.sample import sample
 from lengthen.settings import load
 from lengthen.verify import verify
 from tests.conftest import Configure
-from tests.test_exchange import contents
+from tests.exchange.made import contents
 
 RECIPE = "laptop-2min-baseline"
 
