@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from lengthen.errors import (
-    LengthenError,
-)
+from lengthen.errors import LengthenError, MemoryLimitError
+from lengthen.exchange import tensors as exchange_tensors
 from lengthen.exchange.export import export
 from lengthen.exchange.layout import Gpt2
 from lengthen.exchange.pretrained import read
