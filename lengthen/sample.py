@@ -8,16 +8,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lengthen import checkpoint, settings
-from lengthen.config import Config
-from lengthen.corpus.store import load_tokenizer
 from lengthen.corpus.tokenizer import separator
-from lengthen.devices import Place
 from lengthen.errors import SettingError
+from lengthen.exchange.pretrained import read
 from lengthen.model import GPT
 from lengthen.order import sub_seed
-from lengthen.runlog import open_run
-from lengthen.trainer import build_model, load_weights
 
 
 def sample(
@@ -29,10 +24,11 @@ def sample(
     top_k: int = 50,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Yield the text that follows `prompt`, piece by piece, from a run's newest good checkpoint.
+    """Yield the text that follows `prompt`, piece by piece.
 
-    The same seed gives the same text. An empty prompt begins a document; the separator ends the
-    text. Raises SettingError and CheckpointError.
+    `run` is a run, whose newest good checkpoint is taken, or a Transformers folder. The same seed
+    gives the same text. An empty prompt begins a document; the separator ends the text. Raises
+    SettingError, CheckpointError and what `exchange.pretrained.read` raises beside them.
     """
     if tokens < 1:
         raise SettingError("--tokens", "must be at least 1", tokens)
@@ -40,22 +36,14 @@ def sample(
         raise SettingError("--temperature", "must be at least 0, and finite", temperature)
     if top_k < 0:
         raise SettingError("--top-k", "must be at least 0, which keeps all", top_k)
-    paths = open_run(run)
-    config = settings.load(str(paths.config))[0]
-    model = _load(config, paths.checkpoints)
-    tokenizer = load_tokenizer(paths.tokenizer)
+    pretrained = read(run)
+    tokenizer = pretrained.tokenizer
     end = separator(tokenizer)
     text = prompt.encode("utf-8", "replace").decode()  # a shell can hand over what is no text
     start = tokenizer.encode(text, add_special_tokens=False).ids or [end]
     generator = torch.Generator().manual_seed(sub_seed(seed, "sample"))
-    new = _tokens(model, start, tokens, temperature, top_k, generator)
+    new = _tokens(pretrained.gpt(), start, tokens, temperature, top_k, generator)
     return _text(tokenizer, new, end)
-
-
-def _load(config: Config, checkpoints: Path) -> GPT:
-    model = build_model(config, Place(torch.device("cpu")))
-    load_weights(model, checkpoint.load_newest(checkpoints)[0])
-    return model.eval()
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from lengthen import errors
 from lengthen.commands import COMMANDS
 from lengthen.commands.command import Parser
 from lengthen.config import KINDS, Config, Table
+from lengthen.exchange.export import NAMES
 from lengthen.ledger import Ledger
 from lengthen.pacing import Pacing
 from lengthen.recipes import RECIPES
@@ -36,7 +37,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 # A command stands at the start of a line, or behind a prompt, a pipe, a path or python -m.
 COMMAND = re.compile(r"^(?:.*(?:[$|;/]|&&|-m) ?)?lengthen (.+)$")
-DOTTED = re.compile(r"(?:--)?(([a-z]+)\.(?!py$)[a-z_]+)(?:[ =].*)?")
+DOTTED = re.compile(r"(?:--)?(([a-z]+)\.(?!(?:py|safetensors)$)[a-z_]+)(?:[ =].*)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -199,6 +200,17 @@ def test_the_mistakes_that_these_tests_are_for_are_found() -> None:
     text = "```sh\n$ lengthen trian x\nlengthen train laptop-3min --outt r --run.sed 3\n```\n"
     found = [word for words in commands_in(text) for word in strange_words(words)]
     assert found == ["trian", "--outt", "--run.sed", "laptop-3min"]
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_the_page_on_exchange_has_every_option(command: str) -> None:
+    text = read(DOCS / "exchange.md")
+    assert [option for option in options_of(command) if option not in text] == ["--help"]
+
+
+def test_the_page_on_exchange_has_every_file_of_an_export() -> None:
+    rows = rows_of(section(read(DOCS / "exchange.md"), "## Export"))
+    assert {names_in(row[0])[0] for row in rows} == NAMES
 
 
 def test_every_command_is_shown() -> None:

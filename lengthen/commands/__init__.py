@@ -3,7 +3,8 @@
 Nothing heavy is imported before a command needs it.
 """
 
+from lengthen.commands.exchange import EXCHANGE
 from lengthen.commands.look import LOOK
 from lengthen.commands.work import WORK
 
-COMMANDS = {**WORK, **LOOK}
+COMMANDS = {**WORK, **EXCHANGE, **LOOK}

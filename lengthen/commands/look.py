@@ -133,7 +133,7 @@ def _watch(options: argparse.Namespace, _: Tables) -> int:
 
 
 def _sample_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("run", type=Path, metavar="RUN|HF_FOLDER", help="a run, or GPT-2 weights")
     parser.add_argument("--prompt", default="", help="text to go on from")
     parser.add_argument("--tokens", type=int, default=200, help="at most so many (200)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest (0.8)")

@@ -1,0 +1,151 @@
+"""A published model becomes a run, whose step 0 has its weights."""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lengthen import checkpoint, runlog, settings
+from lengthen.bind import open_store, with_store
+from lengthen.checkpoint import State, Tensors
+from lengthen.clock import Clock
+from lengthen.config import Config, Tables
+from lengthen.corpus.store import TOKENIZER, Store
+from lengthen.devices import Place, placed
+from lengthen.disk import Disk
+from lengthen.errors import DataError, SettingError
+from lengthen.exchange.pretrained import Pretrained, read_folder
+from lengthen.runlog import RunPaths
+from lengthen.runs import choose_micro_tokens
+from lengthen.trainer import Trainer
+
+UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
+NO_STORE = "no store"  # instead of a store's id: then none fits, and a resume says so
+METRICS = "metrics.jsonl"
+OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
+
+
+def adopt(
+    folder: Path,
+    out: Path,
+    *,
+    recipe: str | None = None,
+    overrides: Tables | None = None,
+    overwrite: bool = False,
+    disk: Disk | None = None,
+) -> list[str]:
+    """Make `out` a run that begins with the model of a Transformers folder; return notes.
+
+    With `data.path` among the overrides it can be trained on, by the settings of `recipe`, a name
+    or a file; without, it can be sampled, verified and exported. Raises what `read_folder` and
+    `runs.train` raise before the first step, and DataError for a store with another tokenizer.
+    """
+    overrides = overrides or {}
+    if recipe is None and overrides.get("data", {}).get("path"):
+        rule = "is missing; it says how --data is trained on"
+        raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
+    runlog.check_new(out, overwrite=overwrite)
+    model = read_folder(folder)
+    config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
+    store = None if config.data.path is None else open_store(config)
+    if store is not None:
+        _must_share_tokenizer(store, model, folder)
+        config = with_store(config, store)
+    with runlog.owned(out), placed(config.run) as place:
+        config, tensors, state = _begun(config, model, store, place)
+        _write(disk or Disk(), RunPaths(out), config, tensors, state, _files(folder, model, store))
+    return notes
+
+
+def _with_model(overrides: Tables, model: Pretrained) -> Tables:
+    """Lay the model's own shape under the overrides, and refuse those that it decides."""
+    asked = overrides.get("model", {})
+    for setting in asked:
+        if setting not in OPEN_SETTINGS:
+            raise SettingError(f"model.{setting}", "is decided by the folder", asked[setting])
+    laid = {**overrides, "model": {**model.shape.model_dump(), **asked}}
+    if model.weights["tokens.weight"].dtype == torch.float64:
+        # A recipe's own precision would round the weights away.
+        laid["run"] = {"precision": "fp64", **overrides.get("run", {})}
+    return laid
+
+
+def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
+    """Compare what decides the ids of a text; the spelling of the two files may differ."""
+    ours, theirs = (_meaning(one.to_str()) for one in (store.tokenizer(), model.tokenizer))
+    for part in ours:
+        if ours[part] != theirs[part]:
+            rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
+            way_out = f"prepare it with --tokenizer {folder}"
+            raise DataError(f"store {store.path}: {rule}; {way_out}")
+
+
+def _meaning(text: str) -> dict[str, Any]:
+    """Return what of a tokenizer.json decides the ids, in parts with names for a message."""
+    spelled = json.loads(text)
+    model = spelled["model"]
+    return {
+        "tokens": model.pop("vocab", None),
+        "merges": model.pop("merges", None),
+        "added tokens": {one["id"]: one["content"] for one in spelled["added_tokens"]},
+        "normalizers": spelled["normalizer"],
+        "ways to split": _spelled_out(spelled["pre_tokenizer"] or {}),
+        "options": _spelled_out(model),
+    }
+
+
+def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is off, however that is written, and what moves no id."""
+    return {name: value for name, value in options.items() if value and name != "trim_offsets"}
+
+
+def _begun(
+    config: Config, model: Pretrained, store: Store | None, place: Place
+) -> tuple[Config, dict[str, Tensors], State]:
+    """Return the run before its first step: its settings, its weights and all else."""
+    if store is None:
+        config = settings.changed(config, {"data": {"store_id": NO_STORE}})
+        return config, {"model": model.weights, "optimizer": {}}, {"clock": asdict(Clock())}
+    micro_tokens = choose_micro_tokens(config, store, place)
+    config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
+    trainer = Trainer(config, store, place, micro_tokens)
+    trainer.model.load_state_dict(model.weights)
+    return config, trainer.tensors(), trainer.state()
+
+
+def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:
+    """Return the run's small files by name, without the configuration."""
+    tokenizer = model.tokenizer_file if store is None else (store.path / TOKENIZER).read_bytes()
+    environment = runlog.environment(sys.argv) | {
+        "threads": torch.get_num_threads(),
+        "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+        "valid": None if store is None else store.manifest.valid.sha256,
+    }
+    moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
+    record = {**moment, "source": folder.resolve().name}
+    return {
+        "environment.json": json.dumps(environment, indent=1).encode(),
+        TOKENIZER: tokenizer,
+        METRICS: json.dumps(record, separators=(",", ":")).encode() + b"\n",
+    }
+
+
+def _write(
+    disk: Disk,
+    paths: RunPaths,
+    config: Config,
+    tensors: dict[str, Tensors],
+    state: State,
+    files: dict[str, bytes],
+) -> None:
+    runlog.clear(disk, paths)
+    for name, data in files.items():
+        disk.write_file(paths.root / name, data)
+    whole = {**state, "metrics_bytes": len(files[METRICS])}
+    checkpoint.save(disk, paths.checkpoints, 0, tensors, whole)
+    # Last: a run without a checkpoint would be started afresh, from other weights.
+    disk.replace_file(paths.config, config.to_toml().encode())

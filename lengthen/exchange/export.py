@@ -1,0 +1,117 @@
+"""A run as a folder that Transformers opens: whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.torch import save as dump_tensors
+
+from lengthen import checkpoint, settings
+from lengthen.corpus.store import TOKENIZER
+from lengthen.corpus.tokenizer import SEPARATOR, separator
+from lengthen.corpus.write import commit
+from lengthen.disk import Disk, storage_errors, temporary_beside
+from lengthen.errors import SettingError
+from lengthen.exchange.card import card
+from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
+from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run
+from lengthen.exchange.tensors import WEIGHTS
+from lengthen.runlog import open_run
+
+GENERATION = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CARD = "README.md"
+NAMES = {CONFIG, WEIGHTS, GENERATION, TOKENIZER, TOKENIZER_CONFIG, CARD}
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    disk: Disk | None = None,
+) -> tuple[str, list[str]]:
+    """Write the checkpoint called `name`, or the newest good one, as a Transformers GPT-2.
+
+    Returns the checkpoint's name and what there is to say about those that were passed over.
+    Raises SettingError, CheckpointError, DataError and StorageError; `out` is as before then.
+    """
+    paths = open_run(run)
+    config = settings.load(str(paths.config))[0]
+    check_out(out, overwrite=overwrite)
+    notes: list[str] = []
+    if name is None:
+        saved, notes = checkpoint.load_newest(paths.checkpoints)
+    else:
+        saved = checkpoint.load_step(paths.checkpoints, name)
+    model = of_run(paths, config, saved)
+    files = {**_files(model), CARD: card(paths, config, saved, model.shape).encode()}
+    _write(disk or Disk(), out, files)
+    return saved.path.name, notes
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raise SettingError for a place that is neither empty nor, with `overwrite`, an old export."""
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_dir():
+        raise SettingError("--out", "must be a folder, or not there yet", str(out))
+    with storage_errors(out):
+        there = set(os.listdir(out))
+    if not there:
+        return
+    if not overwrite:
+        hint = "--overwrite replaces an old export"
+        raise SettingError("--out", "is not empty", str(out), hint)
+    # Somebody may have meant another folder: we delete what an export writes, nothing else.
+    if CONFIG not in there or not there <= NAMES:
+        raise SettingError("--out", "holds other things than an export", str(out))
+
+
+def _files(model: Pretrained) -> dict[str, bytes]:
+    end = separator(model.tokenizer)
+    ends = {"bos_token_id": end, "eos_token_id": end}
+    dtype = str(model.weights["tokens.weight"].dtype).removeprefix("torch.")
+    described = {
+        "architectures": ["GPT2LMHeadModel"],
+        **Gpt2.of(model.shape).model_dump(),
+        **ends,
+        "torch_dtype": dtype,  # the older name, which newer versions read too
+    }
+    tokens = {
+        # The class that takes tokenizer.json as it is; GPT-2's own would build it anew.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.shape.length,
+        "bos_token": SEPARATOR,
+        "eos_token": SEPARATOR,
+        "clean_up_tokenization_spaces": False,
+    }
+    tensors = {
+        PREFIX + their_name(name): tensor.T.contiguous() if is_transposed(name) else tensor
+        for name, tensor in model.weights.items()
+    }
+    return {
+        CONFIG: _json(described),
+        GENERATION: _json({**ends, "pad_token_id": end}),
+        TOKENIZER: model.tokenizer_file,
+        TOKENIZER_CONFIG: _json(tokens),
+        WEIGHTS: dump_tensors(tensors, metadata={"format": "pt"}),
+    }
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, allow_nan=False, indent=2).encode() + b"\n"
+
+
+def _write(disk: Disk, out: Path, files: dict[str, bytes]) -> None:
+    temporary = temporary_beside(out)
+    try:
+        disk.make_directory(temporary)
+        for name, data in files.items():
+            disk.write_file(temporary / name, data)
+        commit(disk, temporary, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

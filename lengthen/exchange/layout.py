@@ -1,0 +1,156 @@
+"""GPT-2 as Transformers lays it out: the names of tensors, which are transposed, config.json.
+
+    tokens.weight               wte.weight                  (vocabulary, width)
+    positions.weight            wpe.weight                  (length, width)
+    blocks.I.attention.qkv      h.I.attn.c_attn             q, k and v behind each other
+    blocks.I.perceptron.up      h.I.mlp.c_fc                and so on, see PARTS
+
+Matrices of a layer are (in, out) there and (out, in) here. The head is the embedding, and not
+stored. In a folder all names may have `transformer.` in front.
+"""
+
+import re
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from lengthen.config import Model
+from lengthen.corpus.store import one_line
+from lengthen.errors import CheckpointError, SettingError, shown
+from lengthen.model import GPT
+from lengthen.settings import RULES
+
+PREFIX = "transformer."
+HEAD = "lm_head.weight"
+CAUSAL_MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # old folders store it; no weight
+TOP = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
+PARTS = {
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "perceptron_norm": "ln_2",
+    "perceptron.up": "mlp.c_fc",
+    "perceptron.down": "mlp.c_proj",
+}
+SETTINGS = {
+    "layers": "n_layer",
+    "width": "n_embd",
+    "heads": "n_head",
+    "length": "n_positions",
+    "vocabulary": "vocab_size",
+    "dropout": "resid_pdrop",
+    "init_std": "initializer_range",
+}  # ours -> theirs
+
+Shape = tuple[int, ...]
+
+
+class Gpt2(BaseModel):
+    """What config.json must say for the model to be ours; absent values are Transformers' own."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    model_type: Literal["gpt2"]
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    # Three names for the tanh form; the exact one differs in the fourth digit.
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu_fast"] = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: Literal[True] = True
+    scale_attn_by_inverse_layer_idx: Literal[False] = False
+    add_cross_attention: Literal[False] = False
+    tie_word_embeddings: Literal[True] = True
+
+    @model_validator(mode="after")
+    def _is_our_architecture(self) -> "Gpt2":
+        if self.n_inner not in (None, 4 * self.n_embd):
+            raise SettingError("n_inner", "must be 4 times n_embd, or null", self.n_inner)
+        if self.layer_norm_epsilon != 1e-5:
+            raise SettingError("layer_norm_epsilon", "must be 1e-05", self.layer_norm_epsilon)
+        if not self.resid_pdrop == self.embd_pdrop == self.attn_pdrop:
+            rule = "must equal embd_pdrop and attn_pdrop"
+            raise SettingError("resid_pdrop", rule, self.resid_pdrop)
+        return self
+
+    @classmethod
+    def of(cls, model: Model) -> "Gpt2":
+        """Return the config.json of a model of ours."""
+        ours = model.model_dump()
+        values = {theirs: ours[name] for name, theirs in SETTINGS.items()}
+        same = dict.fromkeys(("embd_pdrop", "attn_pdrop"), model.dropout)
+        return cls.model_validate({"model_type": "gpt2", **values, **same})
+
+    def model(self) -> Model:
+        """Return the shape in our words; raises ValidationError outside of our bounds."""
+        return Model(**{ours: getattr(self, theirs) for ours, theirs in SETTINGS.items()})
+
+
+def parse_config(data: bytes, place: str) -> Model:
+    """Return the shape that a config.json describes, with the vocabulary as it is stored.
+
+    Raises CheckpointError, with `place` in front, for what is no GPT-2 that we can compute.
+    """
+    try:
+        return Gpt2.model_validate_json(data).model()
+    except ValidationError as error:
+        raise CheckpointError(f"{place}: {_mistake(error)}") from None
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingError):
+        named = SETTINGS.get(cause.setting, cause.setting)
+        return str(SettingError(named, cause.rule, cause.value))
+    if not first["loc"]:
+        return one_line(first["msg"])
+    ours = str(first["loc"][0])
+    rule = RULES.get(first["type"], one_line(first["msg"])).format(**first.get("ctx", {}))
+    got = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
+    return f"{SETTINGS.get(ours, ours)}: {rule}{got}"
+
+
+def their_name(ours: str) -> str:
+    """Return the name of a parameter in a folder, without the prefix."""
+    module, _, kind = ours.rpartition(".")
+    if module in TOP:
+        return f"{TOP[module]}.{kind}"
+    _, number, part = module.split(".", 2)
+    return f"h.{number}.{PARTS[part]}.{kind}"
+
+
+def is_transposed(ours: str) -> bool:
+    """Return whether a parameter is the matrix of a linear layer."""
+    return ours.endswith((".qkv.weight", ".out.weight", ".up.weight", ".down.weight"))
+
+
+def parameter_shapes(model: Model) -> dict[str, Shape]:
+    """Return the shape of every parameter by our names; takes no memory for them."""
+    with torch.device("meta"):  # one layer, since a thousand modules take seconds
+        gpt = GPT(**{**model.model_dump(), "layers": 1})
+    return {
+        name.replace("blocks.0.", f"blocks.{number}."): tuple(parameter.shape)
+        for name, parameter in gpt.named_parameters()
+        for number in range(model.layers if name.startswith("blocks.") else 1)
+    }
+
+
+def first_difference(found: dict[str, Shape], expected: dict[str, Shape]) -> str | None:
+    """Return what is wrong with the first tensor that is missing, unknown or of another shape."""
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            return f"lacks {name}"
+        if name not in expected:
+            return f"holds {shown(name)}, which is no part of this model"
+        if found[name] != expected[name]:
+            return f"has {name} of shape {found[name]}, must be {expected[name]}"
+    return None

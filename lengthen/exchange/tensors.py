@@ -1,0 +1,161 @@
+"""The weights of a Transformers folder: looked at by their headers, then loaded.
+
+A folder may come from anybody. The library refuses headers that lie about their file; names, shapes
+and types are compared with config.json here, and the memory that they will take with what there is,
+all before a tensor is touched.
+"""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lengthen.checkpoint import FILE_NAME, Tensors
+from lengthen.config import Model
+from lengthen.corpus.store import one_line, read_limited
+from lengthen.devices import cpu_memory_limit
+from lengthen.errors import CheckpointError, MemoryLimitError, shown
+from lengthen.exchange.layout import (
+    CAUSAL_MASK,
+    HEAD,
+    PREFIX,
+    Shape,
+    first_difference,
+    is_transposed,
+    parameter_shapes,
+    their_name,
+)
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+INDEX_LIMIT = 2**24  # bytes
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Half precision is widened, which loses nothing.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float32, "BF16": torch.float32}
+
+_open: Callable[..., AbstractContextManager[Any]] = safe_open
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in an open file, not loaded."""
+
+    file: Any
+    name: str  # in the file
+    shape: Shape
+    dtype: str
+
+    def load(self) -> Tensor:
+        """Return it on the CPU, as float32 or float64."""
+        tensor: Tensor = self.file.get_tensor(self.name)
+        return tensor.to(DTYPES[self.dtype])
+
+
+def read_weights(folder: Path, model: Model) -> Tensors:
+    """Return the weights of `folder` by our names, contiguous, all that `model` has and no others.
+
+    Raises CheckpointError for what does not fit `model`, MemoryLimitError for more than fits here.
+    """
+    expected = {their_name(ours): ours for ours in parameter_shapes(model)}
+    with _stored(folder) as stored:
+        _check(folder, stored, model)
+        # Before the rest: an embedding that is tied by name only should not cost a minute.
+        _check_head(folder, stored)
+        return {ours: _ours(ours, stored[theirs].load()) for theirs, ours in expected.items()}
+
+
+def _ours(name: str, tensor: Tensor) -> Tensor:
+    return tensor.T.contiguous() if is_transposed(name) else tensor.contiguous()
+
+
+@contextmanager
+def _stored(folder: Path) -> Iterator[dict[str, Stored]]:
+    """Open every tensor of a folder, by its name without the prefix; no mask is one of them."""
+    found: dict[str, Stored] = {}
+    with ExitStack() as stack:
+        for path in _files(folder):
+            for stored in _header(folder, path, stack):
+                plain = stored.name.removeprefix(PREFIX)
+                if plain in found:
+                    raise CheckpointError(f"folder {folder}: holds {shown(plain)} twice")
+                if not CAUSAL_MASK.fullmatch(plain):
+                    found[plain] = stored
+        yield found
+
+
+def _header(folder: Path, path: Path, stack: ExitStack) -> list[Stored]:
+    try:
+        # A pipe in a file's place would keep us waiting for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CheckpointError(f"folder {folder}: {path.name} must be a regular file")
+        file = stack.enter_context(_open(path, framework="pt"))
+        slices = [(name, file.get_slice(name)) for name in _names(file)]
+        return [Stored(file, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices]
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = one_line(error)
+        raise CheckpointError(f"folder {folder}: {path.name} cannot be read ({reason})") from None
+
+
+def _names(file: Any) -> list[str]:
+    return list(file.keys())
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        return [folder / name for name in _shards(folder)]
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        rule = f"has weights only as pickle ({shown(pickles[0])}), which can run any code"
+        raise CheckpointError(f"folder {folder}: {rule}; save it as safetensors first")
+    raise CheckpointError(f"folder {folder}: has no {WEIGHTS}")
+
+
+def _shards(folder: Path) -> list[str]:
+    """Return the names of the files that an index spreads the tensors over."""
+    try:
+        index = json.loads(read_limited((folder / INDEX).resolve(), INDEX_LIMIT))
+        names = sorted(set(index["weight_map"].values()))
+        strange = [name for name in names if not FILE_NAME.fullmatch(name)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = one_line(error)
+        raise CheckpointError(f"folder {folder}: {INDEX} cannot be used ({reason})") from None
+    if strange or not names:
+        first = shown(strange[0]) if strange else "no file"
+        raise CheckpointError(f"folder {folder}: {INDEX} names {first}")
+    return names
+
+
+def _check(folder: Path, stored: dict[str, Stored], model: Model) -> None:
+    expected = {
+        their_name(ours): shape[::-1] if is_transposed(ours) else shape
+        for ours, shape in parameter_shapes(model).items()
+    }
+    if HEAD in stored:  # stored once more, or not tied: the values will tell
+        expected[HEAD] = expected["wte.weight"]
+    found = {name: one.shape for name, one in stored.items()}
+    if problem := first_difference(found, expected):
+        raise CheckpointError(f"folder {folder}: {problem}; config.json says otherwise")
+    for name, one in stored.items():
+        if one.dtype not in DTYPES:
+            rule = f"has {name} as {one.dtype}, must be {', '.join(DTYPES)}"
+            raise CheckpointError(f"folder {folder}: {rule}")
+    needed = sum(math.prod(one.shape) * DTYPES[one.dtype].itemsize for one in stored.values())
+    if needed > (free := cpu_memory_limit()):
+        raise MemoryLimitError(f"folder {folder}: its weights take {needed} bytes, {free} are free")
+
+
+def _check_head(folder: Path, stored: dict[str, Stored]) -> None:
+    if HEAD in stored and not torch.equal(stored[HEAD].load(), stored["wte.weight"].load()):
+        rule = f"{HEAD} is not tied to wte.weight, as ours always is"
+        raise CheckpointError(f"folder {folder}: {rule}")
