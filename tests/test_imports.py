@@ -12,7 +12,8 @@ import lengthen
 ORDER = """
 errors disk progress tables evidence pacing order ledger clock config recipes settings corpus bind
 loader model cost optim devices runlog monitor foreign analysis checkpoint evaluate plan state
-trainer loop runs verify sample picture report compare watch demo commands cli __main__
+trainer loop runs verify sample picture report processes compare tune watch demo commands cli
+__main__
 """.split()
 PACKAGE = Path(lengthen.__file__).parent
 
