@@ -48,7 +48,7 @@ PASSED_ON = (DataError, CheckpointError, MemoryLimitError, StorageError)
 def carry_out(
     question: Question, root: Path, machine: Machine, *, shown: bool = True
 ) -> dict[Setting, Seen]:
-    """Try settings until the search ends; return all that were begun, in their order.
+    """Try settings until the search ends; return all that were begun, in that order.
 
     Raises BusyError where another process does so, StoppedError after a signal, when the trials
     have saved, and for a trial that crashed what it ended with.
@@ -75,7 +75,7 @@ def _begun(question: Question, root: Path) -> Iterator[Trial]:
             record = json.loads(line)
             trial = trial_of(question, Setting(**record["setting"]))
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a line that was cut, or one of another event
+            continue  # a line that was cut
         # Another question's trial of that setting has another name.
         if trial.name == record.get("run") and trial.name not in names:
             names.add(trial.name)
@@ -103,7 +103,7 @@ class _Shop:
                     self._look()
             finally:
                 processes.stop(list(self.running.values()))
-            if stop():
+            if wanted:
                 message = f"stopped; the same command goes on in {self.root}, nothing is redone"
                 raise StoppedError(stop.number, message)
 
@@ -122,6 +122,7 @@ class _Shop:
             if not decided:
                 return wanted
             for seen in decided:
+                self._write(seen.trial, "found")
                 self._learn(seen, "known already: ")
 
     def _read(self, setting: Setting) -> Seen:
@@ -138,9 +139,7 @@ class _Shop:
 
     def _start(self, setting: Setting) -> None:
         trial = self._trial(setting)
-        jobs, threads = self.machine.jobs, self.machine.threads
-        record = {"run": trial.name, "event": "started", "jobs": jobs, "threads": threads}
-        self.attempts.write({**record, "setting": asdict(setting)})
+        self._write(trial, "started")
         place, others = place_of(self.root, trial), list(self.running.values())
         self.running[setting] = processes.start(place, trial.config, self.machine, others)
 
@@ -160,7 +159,7 @@ class _Shop:
             # An earlier tuner was killed, and its trial still saves: the next round starts it.
             return
         seen, message = self._read(setting), job.message()
-        self.attempts.write({"run": seen.trial.name, "event": "ended", "message": message})
+        self._write(seen.trial, "ended", message)
         if not seen.is_decided:
             raise _crashed(seen.trial, job, message)
         job.log.unlink(missing_ok=True)
@@ -171,6 +170,11 @@ class _Shop:
         self.known[seen.trial.setting] = seen.is_calm
         judgement = seen.judgement
         self._say(f"{seen.trial.label}: {how}{judgement.word}, {judgement.why}")
+
+    def _write(self, trial: Trial, event: str, message: str = "") -> None:
+        setting = asdict(trial.setting)
+        record = {"run": trial.name, "event": event, "setting": setting, "message": message}
+        self.attempts.write(record)
 
     def _say(self, text: str) -> None:
         spent = clock_time(time.monotonic() - self.began)

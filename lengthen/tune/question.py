@@ -208,8 +208,10 @@ def _must_fit_the_budget(question: Question) -> None:
     largest = Setting(question.space.starts[-1], FIRST)
     needed = trial_tokens(question.training(largest), question.steps)
     if needed > question.budget:
-        name = "tokens" if question.config.budget.passes is None else "passes"
-        rule = f"must be at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
+        name, verb = (
+            ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
+        )
+        rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
         hint = "lower optimizer.warmup_steps, or give smaller --starts"
         raise SettingError(f"budget.{name}", rule, question.budget, hint)
 

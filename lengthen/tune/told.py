@@ -32,7 +32,7 @@ class Found:
 def sentences(found: Found) -> list[str]:
     """Return the choice, what it rests on, and what it cost."""
     if found.chosen is None:
-        return [f"Not one start was calm. {way_out(found.question)}", _cost(found.bill)]
+        return [f"Not one start was calm: {way_out(found.question)}.", _cost(found.bill)]
     told = [_choice(found, found.chosen)]
     told += _bolder(found, found.chosen)
     told += [_cost(found.bill), *_warnings(found, found.chosen)]
@@ -43,8 +43,8 @@ def way_out(question: Question) -> str:
     """Say what to lower where no trial was calm."""
     given = question.config
     return (
-        f"Lower optimizer.learning_rate ({given.optimizer.learning_rate:g}) or batch.rows "
-        f"({given.batch.rows}), or raise optimizer.warmup_steps ({question.warmup})."
+        f"lower optimizer.learning_rate ({given.optimizer.learning_rate:g}) or batch.rows "
+        f"({given.batch.rows}), or raise optimizer.warmup_steps ({question.warmup})"
     )
 
 

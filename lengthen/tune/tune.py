@@ -69,7 +69,7 @@ def tune(
     if found.chosen is None:
         starts_tried = ", ".join(map(str, question.space.starts))
         what = f"no trial was calm: start {starts_tried} at T = {FIRST * question.warmup}"
-        raise UnstableError(f"{what}; {way_out(question)[:-1]}")
+        raise UnstableError(f"{what}; {way_out(question)}")
     print(f"next    lengthen train {root / TUNED} --out RUN")
 
 
