@@ -96,13 +96,13 @@ def test_a_trial_ends_as_soon_as_it_is_not_calm_and_none_calm_is_exit_6(
     asked: Asked, tunable: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild: Tables = {
-        "optimizer": {"learning_rate": 1.0, "warmup_steps": 1000},
+        "optimizer": {"learning_rate": 1.0, "warmup_steps": 400},
         "budget": {"tokens": 2_000_000},
     }
     root, file = tmp_path / "out", written(tunable(**wild), tmp_path)
     base = ["tune", file, "--out", str(root), "--judge-tokens", "512", "--quiet"]
-    assert main([*base, "--starts", "8", "--jobs", "1"]) == 6
-    assert "no trial was calm: start 8 at T = 4000; lower" in capsys.readouterr().err
+    assert main([*base, "--starts", "8", "--jobs", "1", "--threads", "1"]) == 6
+    assert "no trial was calm: start 8 at T = 1600; lower" in capsys.readouterr().err
     (fact,) = json.loads((root / "tune.json").read_text())["trials"]
     assert fact["verdict"] == "not calm"
     assert 0 < fact["steps"] < asked(starts=(8,), **wild).steps
