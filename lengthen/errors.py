@@ -64,7 +64,10 @@ class BusyError(LengthenError):
 
 
 class UnstableError(LengthenError):
-    """The loss or the gradient is not finite; weights and moments are as before the step."""
+    """The loss or the gradient is not finite; weights and moments are as before the step.
+
+    Or, from the tuner: no trial of a training was calm.
+    """
 
     exit_code = 6
 

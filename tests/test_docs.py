@@ -176,7 +176,7 @@ def strange_words(words: list[str]) -> list[str]:
         known |= {f"--{name}" for name in setting_names()}
     options = [word.partition("=")[0] for word in rest if word.startswith("--")]
     strange = [option for option in options if option not in known]
-    if command in ("train", "plan") and rest and re.fullmatch(r"[a-z0-9.-]+", rest[0]):
+    if command in ("train", "plan", "tune") and rest and re.fullmatch(r"[a-z0-9.-]+", rest[0]):
         recipe = rest[0]
         strange += [] if recipe in RECIPES or recipe.endswith(".toml") else [recipe]
     return strange

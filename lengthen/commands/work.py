@@ -1,4 +1,4 @@
-"""The commands that make something: demo, prepare, train, resume, compare."""
+"""The commands that make something: demo, prepare, train, resume, compare, tune."""
 
 import argparse
 import os
@@ -146,6 +146,47 @@ def _compare(options: argparse.Namespace, overrides: Tables) -> int:
     return 0
 
 
+def _tune_arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    parser.add_argument(
+        "--starts",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="TOKENS",
+        help="start lengths to try (8, doubled up to a quarter of full length)",
+    )
+    parser.add_argument(
+        "--judge-tokens", type=int, help="validation tokens of each evaluation (6656)"
+    )
+    parser.add_argument(
+        "--aggressive", action="store_true", help="then the largest learning rate and rows, too"
+    )
+    parser.add_argument("--jobs", type=int, help="trials side by side (a GPU or 4 cores each)")
+    parser.add_argument("--threads", type=int, help="of each trial (the cores, shared out)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _tune(options: argparse.Namespace, overrides: Tables) -> int:
+    from lengthen.tune.tune import tune
+
+    config, notes = load(options.recipe, with_data(overrides, options.data))
+    print_notes(notes)
+    tune(
+        config,
+        options.out,
+        starts=options.starts,
+        judge_tokens=options.judge_tokens,
+        aggressive=options.aggressive,
+        jobs=options.jobs,
+        threads=options.threads,
+        shown=not options.quiet,
+    )
+    return 0
+
+
 WORK = {
     "demo": Command(
         "Train a small GPT three ways and compare them, in about two minutes.",
@@ -200,6 +241,18 @@ WORK = {
 """,
         _compare_arguments,
         _compare,
+        takes_settings=True,
+    ),
+    "tune": Command(
+        "Find start and duration of the length warmup for a new model, by short trials.",
+        """
+  lengthen tune laptop-10min --data store --out runs/tuned
+  lengthen tune laptop-10min --data store --out runs/tuned    goes on where it was
+  lengthen tune my.toml --data store --out runs/tuned --starts 8 16 32 --aggressive
+  lengthen train runs/tuned/tuned.toml --out runs/first
+""",
+        _tune_arguments,
+        _tune,
         takes_settings=True,
     ),
 }

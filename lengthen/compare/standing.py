@@ -33,25 +33,30 @@ def directory(root: Path, run: Planned) -> Path:
 
 def standing(root: Path, run: Planned) -> Standing:
     """Read where a run stands; raises SettingError where another one lies in its place."""
-    paths = RunPaths(directory(root, run))
+    return standing_of(directory(root, run), run.config)
+
+
+def standing_of(place: Path, config: Config) -> Standing:
+    """Read where the run of `config` in the directory `place` stands; raises SettingError."""
+    paths = RunPaths(place)
     if not paths.metrics.is_file():
         return Standing("missing", Metrics((), 0))
-    _must_be_the_run(run, paths)
+    _must_be_the_run(config, paths)
     metrics = read_metrics(paths.metrics)
-    return Standing(_state(run, metrics), metrics)
+    return Standing(_state(config, metrics), metrics)
 
 
-def _state(run: Planned, metrics: Metrics) -> State:
+def _state(config: Config, metrics: Metrics) -> State:
     last = metrics.records[-1] if metrics.records else {}
     if last.get("event") == "finished":
         return "finished"
-    most = SKIPS_IN_A_ROW if run.config.run.on_nonfinite == "skip" else 1
+    most = SKIPS_IN_A_ROW if config.run.on_nonfinite == "skip" else 1
     lost = last.get("event") == "skipped" and last.get("in_a_row", 0) >= most
     return "diverged" if lost else "begun"
 
 
-def _must_be_the_run(run: Planned, paths: RunPaths) -> None:
-    wanted, there = (_with_decay(c) for c in (run.config, settings.load(str(paths.config))[0]))
+def _must_be_the_run(config: Config, paths: RunPaths) -> None:
+    wanted, there = (_with_decay(c) for c in (config, settings.load(str(paths.config))[0]))
     for name, (asked, found) in settings.differences(wanted, there).items():
         # What the file leaves open the run has filled in; a store may have moved, its id not.
         if name == "data.path" or asked in (None, "auto"):

@@ -1,7 +1,6 @@
 """A comparison in real processes: interrupted, killed and crashed, it comes to the same end."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -15,14 +14,9 @@ from typing import Any
 import pytest
 
 from lengthen.cli import main
-from lengthen.compare import carry
-from lengthen.compare.carry import machine_for
 from lengthen.compare.file import Comparison, read_comparison
 from lengthen.compare.standing import directory, read_attempts, standing
 from lengthen.corpus.prepare import prepare
-from lengthen.cost import memory
-from lengthen.errors import SettingError
-from lengthen.settings import changed
 from tests.compare.conftest import Written
 
 LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 60_000", "every_steps = 0": "every_steps = 10"}
@@ -217,34 +211,3 @@ def test_a_mistake_is_one_line_and_nothing_is_left_behind(
     assert len(errors.splitlines()) == 1
     assert message in errors
     assert not (tmp_path / "out").exists()
-
-
-def test_runs_share_the_cores(written: Written) -> None:
-    comparison = read_comparison(written(), {"run": {"device": "cpu"}})
-    cores = len(os.sched_getaffinity(0))
-    configs = [changed(run.config, {"model": {"vocabulary": 257}}) for run in comparison.runs]
-    machine = machine_for(configs, None, None)
-    assert machine.jobs == min(cores, len(configs))
-    assert machine.threads == max(1, cores // machine.jobs)
-    assert machine_for(configs, 1, None).threads == cores
-    assert machine_for(configs, 100, 3) == machine_for(configs, 6, 3)
-    with pytest.raises(SettingError, match="--threads"):
-        machine_for(configs, 1, 0)
-
-
-def test_no_more_run_side_by_side_than_memory_holds(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = read_comparison(written(), {"run": {"device": "cpu"}}).runs[0].config
-    config = changed(config, {"model": {"vocabulary": 257}})
-    need = memory(config.model, 512)
-    monkeypatch.setattr(carry, "usable_cores", lambda: 8)
-    monkeypatch.setattr(carry, "cpu_memory_limit", lambda: int(2.5 * need))
-    assert machine_for([config] * 8, None, None) == carry.Machine(jobs=2, threads=4)
-
-
-def test_a_gpu_that_the_user_hid_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    assert carry.visible_gpus(2) == ["4", "5"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert carry.visible_gpus(2) == ["0", "1"]

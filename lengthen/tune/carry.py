@@ -1,0 +1,195 @@
+"""Carries a search out: a real process for each trial, some side by side, safe to interrupt.
+
+All that is known is read from the trials' own files, so this process may die at any moment, and the
+same call comes to the same choice.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from lengthen import processes, runlog
+from lengthen.disk import Disk
+from lengthen.errors import (
+    BusyError,
+    CheckpointError,
+    DataError,
+    MemoryLimitError,
+    SettingError,
+    StoppedError,
+    StorageError,
+)
+from lengthen.loop import StopSignal
+from lengthen.processes import LOOK_SECONDS, Job, Machine
+from lengthen.progress import ErrorStream, clock_time
+from lengthen.runlog import MetricsLog
+from lengthen.tune.question import Question
+from lengthen.tune.search import Setting, tries
+from lengthen.tune.trials import (
+    Seen,
+    Trial,
+    drop_checkpoints,
+    place_of,
+    read,
+    read_running,
+    trial_of,
+)
+
+ATTEMPTS = "attempts.jsonl"  # in a tuner's directory
+PASSED_ON = (DataError, CheckpointError, MemoryLimitError, StorageError)
+
+
+def carry_out(
+    question: Question, root: Path, machine: Machine, *, shown: bool = True
+) -> dict[Setting, Seen]:
+    """Try settings until the search ends; return all that were begun, in that order.
+
+    Raises BusyError where another process does so, StoppedError after a signal, when the trials
+    have saved, and for a trial that crashed what it ended with.
+    """
+    console = ErrorStream()
+    console.quiet = not shown
+    with runlog.owned(root):
+        attempts = MetricsLog(Disk(), root / ATTEMPTS)
+        try:
+            _Shop(question, root, machine, attempts, console).work()
+        finally:
+            attempts.close()
+        trials = list(_begun(question, root))
+        for trial in trials:
+            drop_checkpoints(root, trial)
+        return {trial.setting: read(root, trial) for trial in trials}
+
+
+def _begun(question: Question, root: Path) -> Iterator[Trial]:
+    """Yield the trials of this question that were ever begun here, each once."""
+    names = set()
+    for line in (root / ATTEMPTS).read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+            trial = trial_of(question, Setting(**record["setting"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # a line that was cut
+        # Another question's trial of that setting has another name.
+        if trial.name == record.get("run") and trial.name not in names:
+            names.add(trial.name)
+            yield trial
+
+
+@dataclass
+class _Shop:
+    question: Question
+    root: Path
+    machine: Machine
+    attempts: MetricsLog
+    console: Console
+    known: dict[Setting, bool] = field(default_factory=dict)
+    running: dict[Setting, Job] = field(default_factory=dict)
+    trials: dict[Setting, Trial] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+    def work(self) -> None:
+        with StopSignal().listening() as stop:
+            try:
+                while (wanted := self._wanted()) and not stop():
+                    self._match(wanted)
+                    time.sleep(LOOK_SECONDS)
+                    self._look()
+            finally:
+                processes.stop(list(self.running.values()))
+            if wanted:
+                message = f"stopped; the same command goes on in {self.root}, nothing is redone"
+                raise StoppedError(stop.number, message)
+
+    def _trial(self, setting: Setting) -> Trial:
+        # Working out how long it is walks through every step of it, so once is enough.
+        if setting not in self.trials:
+            self.trials[setting] = trial_of(self.question, setting)
+        return self.trials[setting]
+
+    def _wanted(self) -> list[Setting]:
+        """Return what should run now, the needed one first, after a look at what is there."""
+        while True:
+            wanted = tries(self.question.space, self.known, self.machine.jobs)
+            idle = [setting for setting in wanted if setting not in self.running]
+            decided = [seen for seen in map(self._read, idle) if seen.is_decided]
+            if not decided:
+                return wanted
+            for seen in decided:
+                self._write(seen.trial, "found")
+                self._learn(seen, "known already: ")
+
+    def _read(self, setting: Setting) -> Seen:
+        return read(self.root, self._trial(setting))
+
+    def _match(self, wanted: list[Setting]) -> None:
+        """Let what is wanted run, and nothing else."""
+        for setting in [setting for setting in self.running if setting not in wanted]:
+            processes.stop([self.running.pop(setting)])
+            self._say(f"{self._trial(setting).label}: not needed any more")
+        for setting in wanted:
+            if setting not in self.running:
+                self._start(setting)
+
+    def _start(self, setting: Setting) -> None:
+        trial = self._trial(setting)
+        self._write(trial, "started")
+        place, others = place_of(self.root, trial), list(self.running.values())
+        self.running[setting] = processes.start(place, trial.config, self.machine, others)
+
+    def _look(self) -> None:
+        for setting, job in list(self.running.items()):
+            if job.process.poll() is not None:
+                del self.running[setting]
+                self._ended(setting, job)
+                continue
+            seen = read_running(self.root, self._trial(setting))
+            if seen.judgement.word == "not calm":
+                processes.stop([self.running.pop(setting)])
+                self._ended(setting, job)
+
+    def _ended(self, setting: Setting, job: Job) -> None:
+        if job.process.returncode == BusyError.exit_code:
+            # An earlier tuner was killed, and its trial still saves: the next round starts it.
+            return
+        seen, message = self._read(setting), job.message()
+        self._write(seen.trial, "ended", message)
+        if not seen.is_decided:
+            raise _crashed(seen.trial, job, message)
+        job.log.unlink(missing_ok=True)
+        drop_checkpoints(self.root, seen.trial)
+        self._learn(seen)
+
+    def _learn(self, seen: Seen, how: str = "") -> None:
+        self.known[seen.trial.setting] = seen.is_calm
+        judgement = seen.judgement
+        self._say(f"{seen.trial.label}: {how}{judgement.word}, {judgement.why}")
+
+    def _write(self, trial: Trial, event: str, message: str = "") -> None:
+        setting = asdict(trial.setting)
+        record = {"run": trial.name, "event": event, "setting": setting, "message": message}
+        self.attempts.write(record)
+
+    def _say(self, text: str) -> None:
+        spent = clock_time(time.monotonic() - self.began)
+        self.console.print(escape(f"{spent}  {text}"), highlight=False, soft_wrap=True)
+
+
+def _crashed(trial: Trial, job: Job, message: str) -> Exception:
+    """Return the error that a trial ended with, as one of ours where it is one of ours."""
+    code, what = job.process.returncode, f"trial {trial.name}: {message}"
+    if code == SettingError.exit_code:
+        return SettingError(f"trial {trial.name}", message)
+    for kind in PASSED_ON:
+        if code == kind.exit_code:
+            return kind(what)
+    number = -code if code < 0 else code - 128
+    if number in set(signal.Signals):
+        return StoppedError(number, f"{what}; the same command goes on")
+    return RuntimeError(f"{what}; {job.log} has the rest")

@@ -1,0 +1,222 @@
+"""What the tuner is asked, checked before any trial: a training, a search space, a judge."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from lengthen.bind import with_store
+from lengthen.clock import steps
+from lengthen.config import MOST as MOST_TOKENS
+from lengthen.config import Config, Tables
+from lengthen.corpus.store import Store
+from lengthen.errors import DataError, SettingError
+from lengthen.pacing import Constant, Linear, Root
+from lengthen.settings import changed
+from lengthen.tune.search import FIRST, MOST_ROWS, Setting, Space
+
+WARMUPS = 3  # of the learning rate, that a trial lasts (ours; the paper: the first few multiples)
+LEAST_START = 8  # tokens; the paper's start for models of millions of parameters
+MULTIPLE = 8  # where the recipe has no pacing that names one
+
+# Of the difference, token by token, between the losses of two trials at their third warm-up:
+# measured by `python -m benchmarks.judging`.
+PAIRED_SD = 0.40  # nats
+JUDGE_TOKENS = 6_656  # of one evaluation: the fewest that see 1 %, in whole sequences of 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """A training whose start and duration are asked for."""
+
+    config: Config  # of the training, as it was given, bound to its store
+    budget: int  # trained tokens of it
+    judged: int  # tokens of the validation part that each evaluation reads
+    space: Space
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate warms up, W."""
+        return self.config.optimizer.warmup_steps
+
+    @property
+    def steps(self) -> int:
+        """Steps of a trial."""
+        return WARMUPS * self.warmup
+
+    def training(self, setting: Setting) -> Config:
+        """Return the whole training with a setting."""
+        given = self.config.optimizer
+        rates = {
+            "learning_rate": setting.rate * given.learning_rate,
+            "min_learning_rate": setting.rate * given.min_learning_rate,
+        }
+        changes = {
+            "pacing": _pacing(self.config, setting, self.warmup),
+            "batch": {"rows": setting.rows * self.config.batch.rows},
+            "optimizer": rates,
+        }
+        return changed(self.config, changes)
+
+    def beginning(self, setting: Setting) -> Config:
+        """Return the first three warm-ups of that training, evaluated for judging.
+
+        Steps and learning rates are those of the whole training, to the last digit: only the budget
+        is cut, and the rate decays over the tokens that it would have decayed over.
+        """
+        trial = {
+            "budget": {"tokens": trial_tokens(self.training(setting), self.steps)},
+            "evaluation": {
+                "every_steps": looks_every(self.warmup),
+                "tokens": self.judged,
+                "probe_every_steps": 0,
+            },
+            "saving": {"every_steps": 0, "keep": 1},
+            # Not finite is not calm, so there is nothing to go on for.
+            "run": {"on_nonfinite": "stop"},
+        }
+        return changed(self.training(setting), trial)
+
+
+def looks_every(warmup: int) -> int:
+    """Return the steps between two evaluations of a trial: a tenth of the warm-up (ours)."""
+    return max(1, warmup // 10)
+
+
+def trial_tokens(config: Config, count: int) -> int:
+    """Return the tokens of the first `count` steps of a training, whatever its budget is."""
+    endless = changed(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
+    return sum(shape.tokens for _, shape in islice(steps(endless), count))
+
+
+def resolution(tokens: int) -> float:
+    """Return the difference in perplexity, as a share, that two standard errors are.
+
+        exp(2 d / sqrt(n)) - 1
+
+    d is the spread of the paired difference: all trials are evaluated on the same n tokens.
+    """
+    return math.expm1(2 * PAIRED_SD / math.sqrt(tokens))
+
+
+def tokens_for(share: float) -> int:
+    """Return the tokens at which two standard errors are a difference of `share`: the inverse."""
+    return math.ceil((2 * PAIRED_SD / math.log1p(share)) ** 2)
+
+
+def ask(
+    config: Config,
+    store: Store,
+    *,
+    starts: Sequence[int] = (),
+    judge_tokens: int | None = None,
+    aggressive: bool = False,
+) -> Question:
+    """Check what is asked for `config` on `store`.
+
+    Raises SettingError for a configuration without anything to tune or a space without anything to
+    try, DataError for a store that does not fit or a validation part too small to judge by.
+    """
+    _must_be_tunable(config)
+    judged = _judged(config, store, judge_tokens)
+    config = with_store(config, store)
+    budget = config.schedule((len(store.train) - 1) // config.model.length).budget
+    space = Space(_starts(config, starts), aggressive)
+    question = Question(config, budget, judged, space)
+    _must_fit_the_budget(question)
+    rows = [2**doublings for doublings in range(1, 10) if 2**doublings <= MOST_ROWS]
+    fitting = [times for times in rows if _fits(question, Setting(space.starts[0], FIRST), times)]
+    return Question(config, budget, judged, Space(space.starts, aggressive, max([1, *fitting])))
+
+
+def _must_be_tunable(config: Config) -> None:
+    if config.optimizer.warmup_steps == 0:
+        rule = "must be above 0: trials and durations are counted in warm-ups of the learning rate"
+        raise SettingError("optimizer.warmup_steps", rule, 0)
+    if config.pacing.of == "rows":
+        raise SettingError("pacing.of", 'must be "length" to be tuned', config.pacing.of)
+    if not isinstance(config.pacing, Constant | Linear | Root):
+        hint = "--pacing.kind linear --pacing.start 8 --pacing.duration 100 will do"
+        rule = "must be linear, root or constant to be tuned: others have no start and duration"
+        raise SettingError("pacing.kind", rule, config.pacing.kind, hint)
+
+
+def _judged(config: Config, store: Store, wanted: int | None) -> int:
+    if wanted is not None and wanted < 1:
+        raise SettingError("--judge-tokens", "must be at least 1", wanted)
+    length = config.model.length
+    judged = -(-(wanted or JUDGE_TOKENS) // length) * length
+    there = max(0, len(store.valid) - 1) // length * length
+    if there >= judged:
+        return judged
+    coarser = f"prepare with a larger --valid, or judge more coarsely with --judge-tokens {there}"
+    way_out = coarser if there else "prepare with a larger --valid"
+    if wanted is None:
+        why = (
+            f"differences of 1 % in perplexity need {tokens_for(0.01)}, where two standard errors "
+            f"of the paired mean loss, 2 x {PAIRED_SD} / sqrt(n) nats, are ln 1.01"
+        )
+    else:
+        why = f"--judge-tokens {wanted} asks for more"
+    has = f"the valid part has {len(store.valid)} tokens, {judged + 1} are needed"
+    raise DataError(f"store {store.path}: {has}: {why}; {way_out}")
+
+
+def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
+    end, multiple = config.pacing.end, _multiple(config)
+    if given:
+        for start in given:
+            if not 1 <= start < end:
+                raise SettingError(
+                    "--starts", f"must be from 1 to below full length ({end})", start
+                )
+            if start % multiple:
+                rule = f"must be multiples of pacing.multiple ({multiple})"
+                raise SettingError("--starts", rule, start)
+        return tuple(sorted(set(given)))
+    starts = []
+    start = -(-LEAST_START // multiple) * multiple
+    while 4 * start <= end:
+        starts.append(start)
+        start *= 2
+    if not starts:
+        rule = f"is missing: no default lies at or below a quarter of full length ({end})"
+        raise SettingError("--starts", f"{rule} and is a multiple of {multiple}")
+    return tuple(starts)
+
+
+def _multiple(config: Config) -> int:
+    pacing = config.pacing
+    return pacing.multiple if isinstance(pacing, Linear | Root) else MULTIPLE
+
+
+def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:
+    """Return the pacing of a candidate: the recipe's own kind, linear where it has no warmup."""
+    pacing: Tables = {
+        "kind": "linear",
+        "start": setting.start,
+        "duration": setting.multiple * warmup,
+        "multiple": _multiple(config),
+    }
+    if isinstance(config.pacing, Root):
+        pacing |= {"kind": "root", "degree": config.pacing.degree}
+    return pacing
+
+
+def _must_fit_the_budget(question: Question) -> None:
+    # The shortest duration at the longest start has the most tokens of all.
+    largest = Setting(question.space.starts[-1], FIRST)
+    needed = trial_tokens(question.training(largest), question.steps)
+    if needed > question.budget:
+        name, verb = (
+            ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
+        )
+        rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
+        hint = "lower optimizer.warmup_steps, or give smaller --starts"
+        raise SettingError(f"budget.{name}", rule, question.budget, hint)
+
+
+def _fits(question: Question, setting: Setting, rows: int) -> bool:
+    """Return whether the budget has room for a trial with so many times the rows."""
+    wider = question.training(Setting(setting.start, setting.multiple, rows=rows))
+    return trial_tokens(wider, question.steps) <= question.budget

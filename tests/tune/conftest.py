@@ -1,0 +1,83 @@
+"""A tiny training whose start and duration are asked for, and a search without processes."""
+
+import json
+import math
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from lengthen.clock import steps
+from lengthen.config import Config, Tables
+from lengthen.corpus.store import Store
+from lengthen.runlog import Record, RunPaths
+from lengthen.tune.question import Question, ask
+from lengthen.tune.search import Setting, next_step
+from lengthen.tune.trials import Trial, place_of, read, trial_of
+from tests.conftest import Configure
+
+Asked = Callable[..., Question]
+
+
+@pytest.fixture
+def tunable(configured: Configure) -> Configure:
+    """Give a configuration to tune, with any tables changed: a trial of it has 12 steps."""
+    return configured
+
+
+@pytest.fixture
+def asked(tunable: Configure, store: Path) -> Asked:
+    """Ask for a tiny training's start and duration, with any of its tables changed."""
+
+    def question(
+        *, starts: tuple[int, ...] = (), aggressive: bool = False, **tables: Tables
+    ) -> Question:
+        return ask(
+            tunable(**tables),
+            Store.open(store),
+            starts=starts,
+            judge_tokens=512,
+            aggressive=aggressive,
+        )
+
+    return question
+
+
+def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) -> list[Trial]:
+    """Carry a search out in this process; return its trials, of which the last is the end."""
+    known: dict[Setting, bool] = {}
+    trials: list[Trial] = []
+    while isinstance(setting := next_step(question.space, known), Setting):
+        trials.append(trial_of(question, setting))
+        carry(trials[-1])
+        known[setting] = read(root, trials[-1]).is_calm
+    return trials
+
+
+def plant(root: Path, trial: Trial, *, calm: bool, seconds: float = 0.5) -> None:
+    """Write the files that a trial leaves: its loss falls, or jumps at the second evaluation."""
+    paths = RunPaths(place_of(root, trial))
+    paths.root.mkdir(parents=True)
+    paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
+    records: list[Record] = []
+    for clock, shape in islice(steps(trial.config.schedule()), trial.steps if calm else 2):
+        step = clock.step + 1
+        moment = {"step": step, "tokens": clock.tokens + shape.tokens, "seconds": seconds * step}
+        loss = 5.0 - step / 100 if calm or step < 2 else 6.0
+        size = {"length": shape.length, "rows": shape.rows, "lr": shape.rate}
+        records.append({"kind": "step", **moment, **size, "loss": loss, "loss_ratio": None})
+        side = {"side_tokens": trial.config.evaluation.tokens, "side_seconds": 0.25}
+        perplexity = {"loss": loss, "perplexity": math.exp(loss)}
+        records.append({"kind": "eval", **moment, **perplexity, **side})
+    if calm:
+        records.append({"kind": "event", "event": "finished", "step": trial.steps})
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    paths.metrics.write_text(text, encoding="utf-8")
+
+
+def written(config: Config, folder: Path) -> str:
+    """Write a configuration as a file; return its name."""
+    path = folder / "asked.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    return str(path)

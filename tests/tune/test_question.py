@@ -1,0 +1,242 @@
+"""What is asked: trials are the exact beginnings of trainings, and a bad question is one line."""
+
+import math
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthen.clock import steps
+from lengthen.config import Tables
+from lengthen.corpus.store import Store
+from lengthen.errors import DataError, LengthenError
+from lengthen.pacing import Linear, Root
+from lengthen.settings import build, changed
+from lengthen.tune.question import (
+    JUDGE_TOKENS,
+    PAIRED_SD,
+    Question,
+    ask,
+    looks_every,
+    resolution,
+    tokens_for,
+)
+from lengthen.tune.search import MOST, Setting, Space
+from lengthen.tune.trials import trial_of
+from tests.conftest import Configure
+from tests.tune.conftest import Asked
+
+SETTINGS = st.builds(
+    Setting,
+    start=st.sampled_from([8, 16, 24, 56]),
+    multiple=st.integers(1, MOST),
+    rate=st.sampled_from([1, 2, 8]),
+    rows=st.sampled_from([1, 2]),
+)
+
+
+def question_about(**tables: Tables) -> Question:
+    """Return a question whose trials can be worked out without a store."""
+    base: Tables = {
+        "model": {"layers": 1, "width": 16, "heads": 2, "length": 64, "vocabulary": 257},
+        "pacing": {"kind": "linear", "start": 8, "duration": 12},
+        "batch": {"rows": 8},
+        "optimizer": {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 6},
+        "budget": {"tokens": 100_000},
+    }
+    config = build({**base, **tables})
+    decay = {"optimizer": {"decay_tokens": config.schedule().decay_tokens}}
+    return Question(changed(config, decay), 100_000, 512, Space((8,)))
+
+
+@given(
+    setting=SETTINGS,
+    hold=st.sampled_from(["rows", "tokens"]),
+    kind=st.sampled_from(["linear", "root"]),
+    decay=st.none() | st.integers(1_000, 200_000),
+)
+def test_a_trial_has_the_steps_and_rates_of_the_whole_training_to_the_last_digit(
+    setting: Setting, hold: str, kind: str, decay: int | None
+) -> None:
+    question = question_about(
+        batch={"rows": 8, "hold": hold},
+        pacing={"kind": kind, "start": 8, "duration": 12},
+        optimizer={"learning_rate": 1e-2, "warmup_steps": 6, "decay_tokens": decay},
+    )
+    whole = question.training(setting).schedule()
+    trial = list(steps(question.beginning(setting).schedule()))
+    assert trial == list(islice(steps(whole), question.steps))
+    assert len(trial) == 18
+
+
+@given(setting=SETTINGS)
+def test_a_setting_is_what_it_says(setting: Setting) -> None:
+    config = question_about().training(setting)
+    assert isinstance(config.pacing, Linear)
+    assert (config.pacing.start, config.pacing.duration) == (setting.start, 6 * setting.multiple)
+    assert config.optimizer.learning_rate == 1e-2 * setting.rate
+    assert config.optimizer.min_learning_rate == 1e-3 * setting.rate
+    assert config.batch.rows == 8 * setting.rows
+
+
+def test_a_trial_is_evaluated_each_tenth_of_a_warm_up_and_measures_nothing_else(
+    asked: Asked,
+) -> None:
+    assert [looks_every(warmup) for warmup in (1, 9, 10, 20, 29, 3000)] == [1, 1, 1, 2, 2, 300]
+    question = asked(
+        optimizer={"learning_rate": 1e-2, "warmup_steps": 30}, budget={"tokens": 100_000}
+    )
+    trial = question.beginning(Setting(8, 64))
+    assert trial.evaluation.every_steps == 3
+    assert trial.evaluation.tokens == 512
+    assert trial.evaluation.probe_every_steps == trial.saving.every_steps == 0
+
+
+def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree(
+    asked: Asked,
+) -> None:
+    setting = Setting(8, 5)
+    linear = asked(pacing={"kind": "constant"}).training(setting).pacing
+    assert linear == Linear(start=8, duration=20, end=64)
+    root = {"kind": "root", "degree": 3, "multiple": 4, "start": 4, "duration": 9}
+    rooted = asked(pacing=root).training(setting).pacing
+    assert rooted == Root(degree=3, multiple=4, start=8, duration=20, end=64)
+
+
+def test_a_budget_in_passes_stays_one_and_trials_are_cut_in_tokens(asked: Asked) -> None:
+    question = asked(budget={"passes": 1})
+    setting = question.space.starts[0], 4
+    assert question.training(Setting(*setting)).budget.passes == 1
+    assert question.beginning(Setting(*setting)).budget.passes is None
+
+
+def test_starts_double_from_8_to_a_quarter_of_full_length(asked: Asked) -> None:
+    assert asked().space.starts == (8, 16)
+    assert asked(pacing={"kind": "linear", "start": 8, "duration": 9, "multiple": 3}).space.starts
+    multiples = {1: (8, 16), 3: (9,), 12: (12,), 16: (16,)}
+    for multiple, starts in multiples.items():
+        pacing = {"kind": "linear", "start": 8, "duration": 9, "multiple": multiple}
+        assert asked(pacing=pacing).space.starts == starts
+    assert asked(starts=(32, 8, 32)).space.starts == (8, 32)
+
+
+def test_trials_lie_apart_where_their_configurations_differ_in_anything(
+    asked: Asked, tmp_path: Path
+) -> None:
+    setting = Setting(8, 4)
+    names = {
+        trial_of(question, setting).name
+        for question in (
+            asked(),
+            asked(optimizer={"learning_rate": 2e-2}),
+            asked(run={"seed": 1}),
+            asked(model={"width": 32}),
+        )
+    }
+    assert len(names) == 4
+    assert all(name.startswith("start-8-T-16-") for name in names)
+    bolder = trial_of(asked(), Setting(8, 4, rate=2, rows=4)).name
+    assert bolder.startswith("start-8-T-16-rate-x2-rows-x4-")
+    moved = asked().config.data.model_copy(update={"path": str(tmp_path)})
+    question = asked()
+    there = Question(question.config.model_copy(update={"data": moved}), 10_000, 512, Space((8,)))
+    assert trial_of(there, setting).name == trial_of(question, setting).name
+
+
+def test_more_rows_are_tried_only_where_a_trial_with_them_fits_the_budget(asked: Asked) -> None:
+    assert asked(budget={"tokens": 1_000_000}).space.most_rows == 8
+    assert asked(budget={"tokens": 10_000}).space.most_rows == 4
+    assert asked(budget={"tokens": 4_000}).space.most_rows == 1
+
+
+def test_the_judge_sees_one_percent_at_two_standard_errors() -> None:
+    needed = tokens_for(0.01)
+    assert resolution(needed) <= 0.01 < resolution(needed - 1)
+    assert 2 * PAIRED_SD / math.sqrt(needed) == pytest.approx(math.log(1.01), rel=1e-3)
+    assert needed <= JUDGE_TOKENS < needed + 256
+    assert JUDGE_TOKENS % 256 == 0
+
+
+MISTAKES: dict[str, tuple[Tables, str]] = {
+    "no warm-up": (
+        {"optimizer": {"learning_rate": 1e-2, "warmup_steps": 0}},
+        "optimizer.warmup_steps: must be above 0: trials and durations are counted in warm-ups",
+    ),
+    "rows are paced": (
+        {"pacing": {"kind": "linear", "of": "rows", "start": 1, "duration": 9, "multiple": 1}},
+        "pacing.of: must be \"length\" to be tuned, got 'rows'",
+    ),
+    "adaptive": (
+        {"pacing": {"kind": "adaptive", "start": 8}},
+        "pacing.kind: must be linear, root or constant to be tuned",
+    ),
+    "two-stage": (
+        {"pacing": {"kind": "staged", "values": [8, 64], "boundaries": [9]}},
+        "pacing.kind: must be linear, root or constant to be tuned",
+    ),
+    "no default start": (
+        {"pacing": {"kind": "linear", "start": 8, "duration": 9, "multiple": 24}},
+        "--starts: is missing: no default lies at or below a quarter of full length (64) and is a "
+        "multiple of 24",
+    ),
+    "budget below a trial": (
+        {"budget": {"tokens": 2_815}},
+        "budget.tokens: must be at least one trial, 3 warm-ups (2816 tokens), got 2815; lower",
+    ),
+    "passes below a trial": (
+        {"budget": {"passes": 0.05}},
+        "budget.passes: must give at least one trial, 3 warm-ups (2816 tokens), got 2412; lower",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_cannot_be_tuned_is_one_line(asked: Asked, name: str) -> None:
+    tables, message = MISTAKES[name]
+    with pytest.raises(LengthenError) as caught:
+        asked(**tables)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        ((64,), "--starts: must be from 1 to below full length (64), got 64"),
+        ((8, 1000), "--starts: must be from 1 to below full length (64), got 1000"),
+        ((0,), "--starts: must be from 1 to below full length (64), got 0"),
+        ((8, 12), "--starts: must be multiples of pacing.multiple (8), got 12"),
+    ],
+)
+def test_starts_that_cannot_be_are_one_line(
+    asked: Asked, starts: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(LengthenError) as caught:
+        asked(starts=starts)
+    assert str(caught.value) == message
+
+
+def test_a_validation_part_too_small_to_judge_says_how_large_it_must_be_and_why(
+    tunable: Configure, store: Path
+) -> None:
+    opened = Store.open(store)
+    with pytest.raises(DataError) as caught:
+        ask(tunable(), opened)
+    said, there = str(caught.value), (len(opened.valid) - 1) // 64 * 64
+    assert f"the valid part has {len(opened.valid)} tokens, 6657 are needed" in said
+    assert "differences of 1 % in perplexity need 6465, where two standard errors" in said
+    assert said.endswith(f"a larger --valid, or judge more coarsely with --judge-tokens {there}")
+    assert ask(tunable(), opened, judge_tokens=there).judged == there
+    with pytest.raises(DataError, match=f"--judge-tokens {there + 1} asks for more; prepare"):
+        ask(tunable(), opened, judge_tokens=there + 1)
+
+
+def test_a_validation_part_without_one_sequence_has_no_coarser_way_out(
+    tunable: Configure, store: Path
+) -> None:
+    long = tunable(model={"length": 8192}, batch={"rows": 1, "micro_tokens": "auto"})
+    with pytest.raises(DataError, match="8193 are needed: .*; prepare with a larger --valid$"):
+        ask(long, Store.open(store))

@@ -1,0 +1,341 @@
+"""What a search leaves behind, from planted trials: nothing is trained here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthen import cost, processes
+from lengthen.cli import main
+from lengthen.clock import steps
+from lengthen.config import Config, Tables
+from lengthen.processes import Job, Machine
+from lengthen.runlog import owned
+from lengthen.settings import load
+from lengthen.tune.question import Question
+from lengthen.tune.search import Setting
+from lengthen.tune.trials import Trial, place_of, trial_of
+from tests.conftest import Configure
+from tests.tune.conftest import Asked, plant, search_here, written
+
+ROOM: Tables = {"budget": {"tokens": 40_000}}
+
+
+def no_process(*_: object) -> Job:
+    raise AssertionError("a trial was started")
+
+
+@pytest.fixture
+def tuned(
+    tunable: Configure, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> "Tuned":
+    """Plant the trials of a search and let the command read them, which starts none."""
+    monkeypatch.setattr(processes, "start", no_process)
+    return Tuned(tunable, asked, tmp_path)
+
+
+class Tuned:
+    """A search over planted trials."""
+
+    def __init__(self, tunable: Configure, asked: Asked, folder: Path) -> None:
+        self.tunable, self.asked, self.folder, self.root = tunable, asked, folder, folder / "out"
+
+    def __call__(
+        self, calm: Sequence[Setting], *words: str, code: int = 0, tables: Tables = ROOM
+    ) -> list[Trial]:
+        aggressive = "--aggressive" in words
+        self.question: Question = self.asked(aggressive=aggressive, **tables)
+
+        def carry(trial: Trial) -> None:
+            plant(self.root, trial, calm=any(covers(one, trial.setting) for one in calm))
+
+        trials = search_here(self.question, self.root, carry)
+        assert self.again(*words, tables=tables) == code
+        return trials
+
+    def again(self, *words: str, tables: Tables = ROOM) -> int:
+        file = written(self.tunable(**tables), self.folder)
+        base = ["tune", file, "--out", str(self.root), "--judge-tokens", "512", "--jobs", "1"]
+        return main([*base, *words])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.root / "tune.json").read_text())
+        return told
+
+    @property
+    def config(self) -> Config:
+        return load(str(self.root / "tuned.toml"))[0]
+
+
+def covers(largest: Setting, setting: Setting) -> bool:
+    """Tell whether a setting is as calm as the largest calm one at its start."""
+    one, other = ((s.multiple, s.rate, s.rows) for s in (setting, largest))
+    return setting.start == largest.start and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def test_the_choice_is_a_complete_configuration_that_says_how_it_was_found(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = tuned([Setting(16, 21)])
+    assert tuned.config == tuned.question.training(Setting(16, 21))
+    first = (tuned.root / "tuned.toml").read_text().splitlines()[0]
+    assert first.startswith(
+        "# lengthen tune: Start 16 and T = 84 steps (21 warm-ups): over its first 3 warm-ups the "
+        "validation perplexity was never above 1 x the lowest so far. 8 trials, "
+    )
+    assert len(trials) == 8  # two starts, and six to find 21 between 4 and 65
+    said = capsys.readouterr().out
+    assert f"next    lengthen train {tuned.root / 'tuned.toml'} --out RUN" in said
+    assert tuned.facts["chosen"] == {
+        "start": 16,
+        "duration": 84,
+        "warmups": 21,
+        "learning_rate": 0.01,
+        "rows": 8,
+    }
+
+
+def test_the_table_has_every_trial_with_its_verdict_and_why(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = tuned([Setting(16, 4)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    refuted = ["8", "16", "0.01", "8", "not", "calm", "2.75", "x", "the", "lowest", "so", "far"]
+    assert [*refuted, "at", "step", "2", "2", "128", "1.5"] in rows
+    assert [fact["verdict"] for fact in tuned.facts["trials"]] == [
+        "not calm",
+        "calm",
+        *["not calm"] * 5,
+    ]
+    assert [fact["run"] for fact in tuned.facts["trials"]] == [trial.name for trial in trials]
+
+
+def test_the_page_shows_every_curve_with_its_verdict(tuned: Tuned) -> None:
+    tuned([Setting(8, 64)])
+    page = (tuned.root / "tune.html").read_text()
+    for said in (
+        "Early validation perplexity of the trials",
+        "start 8, T 16: calm",
+        "start 8, T 256: calm",
+        "Start 8 and T = 256 steps (64 warm-ups)",
+    ):
+        assert said in page
+
+
+def test_the_cost_is_what_the_trials_did_beside_the_whole_training(tuned: Tuned) -> None:
+    trials = tuned([Setting(8, 64)])
+    model = tuned.config.model
+    shapes = [shape for trial in trials for _, shape in steps(trial.config.schedule())]
+    looks = len(trials) * 12
+    training = [shape for _, shape in steps(tuned.config.schedule())]
+    judging = looks * cost.flops(model, 8, 64) / 3
+    flops = sum(cost.flops(model, s.rows, s.length) for s in shapes) + judging
+    whole = sum(cost.flops(model, s.rows, s.length) for s in training)
+    told = tuned.facts
+    assert told["cost"] == {
+        "trials": 7,
+        "tokens": sum(shape.tokens for shape in shapes),
+        "validation_tokens": looks * 512,
+        "flops": pytest.approx(flops),
+        "seconds": 7 * 12 * 0.5 + looks * 0.25,
+    }
+    assert told["training"]["steps"] == len(training)
+    assert told["training"]["tokens"] == sum(shape.tokens for shape in training)
+    assert told["share"]["flops"] == pytest.approx(flops / whole)
+    expected = told["cost"]["seconds"] / told["training"]["seconds"]
+    assert told["share"]["seconds"] == pytest.approx(expected)
+
+
+def test_the_seconds_of_the_whole_training_come_from_the_speed_at_each_length(
+    tuned: Tuned,
+) -> None:
+    tuned([Setting(8, 64)])
+    model, seen = tuned.config.model, {8, 16, 24, 32, 40}  # at T = 16 and 12 steps
+    expected = 0.0
+    for _, shape in steps(tuned.config.schedule()):
+        nearest = min(seen, key=lambda length: abs(length - shape.length))
+        speed = cost.flops(model, 8, nearest) / 0.5
+        expected += cost.flops(model, shape.rows, shape.length) / speed
+    assert tuned.facts["training"]["seconds"] == pytest.approx(expected)
+
+
+def test_what_is_known_is_not_redone_and_comes_to_the_same_choice(tuned: Tuned) -> None:
+    trials = tuned([Setting(16, 30)])
+    before, tables = tuned.config, tuned.facts
+    logs = [place_of(tuned.root, trial) / "metrics.jsonl" for trial in trials]
+    times = [log.stat().st_mtime_ns for log in logs]
+    assert tuned.again() == 0
+    (tuned.root / "attempts.jsonl").unlink()
+    assert tuned.again() == 0
+    assert (tuned.config, tuned.facts) == (before, tables)
+    assert [log.stat().st_mtime_ns for log in logs] == times
+
+
+def test_another_configuration_in_the_same_place_has_trials_of_its_own(tuned: Tuned) -> None:
+    tuned([Setting(16, 30)])
+    slower = {**ROOM, "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4}}
+    tuned([Setting(8, 64)], tables=slower)
+    assert tuned.facts["chosen"]["start"] == 8
+    assert len(tuned.facts["trials"]) == 7
+    assert tuned.again() == 0
+    assert tuned.facts["chosen"]["start"] == 16
+
+
+def test_where_nothing_was_not_calm_it_says_that_more_is_possible(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned([Setting(8, 64)])
+    hint = "Every trial was calm, so a larger learning rate or batch is possible: --aggressive"
+    assert hint in capsys.readouterr().out
+    assert tuned.facts["verdicts"][1].startswith(hint)
+
+
+def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned([], code=6)
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1] == (
+        "lengthen: no trial was calm: start 8, 16 at T = 16; lower optimizer.learning_rate (0.01) "
+        "or batch.rows (8), or raise optimizer.warmup_steps (4)"
+    )
+    assert tuned.facts["chosen"] is None
+    assert (tuned.root / "tune.html").is_file()
+    assert not (tuned.root / "tuned.toml").exists()
+
+
+def test_aggressive_doubles_the_rate_then_the_rows_while_the_choice_stays_calm(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned([Setting(8, 40, rate=4, rows=2)], "--aggressive")
+    assert tuned.config == tuned.question.training(Setting(8, 40, rate=4, rows=2))
+    said = capsys.readouterr().out
+    assert (
+        "With it the largest learning rate that stayed calm is 0.04 (4 x what was given), and with "
+        "that the most rows are 16 (2 x what was given)."
+    ) in said
+    assert "--aggressive: 4 x the rate, 2 x the rows." in (tuned.root / "tuned.toml").read_text()
+    assert tuned.facts["chosen"]["learning_rate"] == 0.04
+    tried = [(fact["rate"], fact["rows"]) for fact in tuned.facts["trials"]][-5:]
+    assert tried == [(2, 1), (4, 1), (8, 1), (4, 2), (4, 4)]
+
+
+def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned: Tuned) -> None:
+    tuned([Setting(8, 10)])
+    beyond = trial_of(tuned.question, Setting(8, 50))
+    plant(tuned.root, beyond, calm=True)
+    record = {"run": beyond.name, "event": "ended", "setting": {"start": 8, "multiple": 50}}
+    with (tuned.root / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps(record) + '\n{"run": "cut off')
+    assert tuned.again() == 0
+    assert tuned.facts["chosen"]["warmups"] == 10
+    assert tuned.facts["verdicts"][-1].startswith("T = 200 was calm all the same")
+
+
+def test_a_duration_beyond_the_budget_is_chosen_and_said(tuned: Tuned) -> None:
+    tuned([Setting(8, 64)], tables={"budget": {"tokens": 6_000}})
+    assert tuned.facts["verdicts"][-1].startswith("With this T the budget ends before full length")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "message"),
+    [
+        (2, 2, "lengthen: trial {name}: no such thing"),
+        (3, 3, "lengthen: trial {name}: no such thing"),
+        (7, 7, "lengthen: trial {name}: no such thing"),
+        (8, 8, "lengthen: trial {name}: no such thing"),
+        (143, 143, "lengthen: trial {name}: no such thing; the same command goes on"),
+        (1, 1, "this is a bug"),
+    ],
+)
+def test_a_trial_that_crashes_ends_the_search_with_its_own_error(
+    tuned: Tuned,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    expected: int,
+    message: str,
+) -> None:
+    def crash(place: Path, _config: Config, _machine: Machine, _others: object) -> Job:
+        place.parent.mkdir(parents=True)
+        log = place.with_name("log")
+        words = f"import sys; print('lengthen: no such thing'); sys.exit({code})"
+        with log.open("wb") as file:
+            return Job(0, subprocess.Popen([sys.executable, "-c", words], stdout=file), log)
+
+    monkeypatch.setattr(processes, "start", crash)
+    assert tuned.again() == expected
+    name = trial_of(tuned.asked(**ROOM), Setting(8, 4)).name
+    assert message.format(name=name) in capsys.readouterr().err.splitlines()[-1]
+    assert not (tuned.root / "tuned.toml").exists()
+
+
+def test_a_signal_ends_every_trial_and_says_how_to_go_on(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+
+    def endless(place: Path, _config: Config, _machine: Machine, _others: object) -> Job:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGINT)
+        return Job(0, process, place.with_name("log"))
+
+    monkeypatch.setattr(processes, "start", endless)
+    assert tuned.again() == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
+
+
+def test_two_at_once_in_one_directory_are_refused(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with owned(tuned.root):
+        assert tuned.again() == 5
+    assert f"in use by pid {os.getpid()}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--jobs", "0"], 2, "--jobs: must be at least 1, got 0"),
+        (["--threads", "0"], 2, "--threads: must be at least 1, got 0"),
+        (["--judge-tokens", "0"], 2, "--judge-tokens: must be at least 1, got 0"),
+        (["--judge-tokens", "1000000"], 3, "--judge-tokens 1000000 asks for more"),
+        (["--starts", "64"], 2, "--starts: must be from 1 to below full length (64), got 64"),
+        (["--starts", "x"], 2, "invalid int value: 'x'"),
+        (["--start", "8"], 2, "did you mean '--starts'?"),
+        (["--optimizer.warmup_steps", "0"], 2, "optimizer.warmup_steps: must be above 0"),
+        (["--pacing.kind", "adaptive"], 2, "pacing.kind: must be linear, root or constant"),
+        (["--budget.tokens", "1K"], 2, "budget.tokens: must be at least one trial"),
+        (["--data", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_left_behind(
+    tuned: Tuned,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert tuned.again(*words) == code
+    errors = capsys.readouterr().err.splitlines()
+    assert message in errors[-1]
+    assert all(line.startswith("lengthen: ") for line in errors)
+    assert not tuned.root.exists()
+
+
+def test_the_tuned_file_is_toml_whose_comment_is_one_line(tuned: Tuned) -> None:
+    tuned([Setting(8, 64)])
+    lines = (tuned.root / "tuned.toml").read_text().splitlines()
+    assert [line.startswith("#") for line in lines].count(True) == 1
+    assert tomllib.loads("\n".join(lines))["pacing"]["duration"] == 256
