@@ -131,7 +131,9 @@ class _Shop:
     def _match(self, wanted: list[Setting]) -> None:
         """Let what is wanted run, and nothing else."""
         for setting in [setting for setting in self.running if setting not in wanted]:
-            processes.stop([self.running.pop(setting)])
+            job = self.running.pop(setting)
+            processes.stop([job])
+            job.log.unlink(missing_ok=True)
             self._say(f"{self._trial(setting).label}: not needed any more")
         for setting in wanted:
             if setting not in self.running:

@@ -104,8 +104,7 @@ def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
         setting = next_step(space, case)
         if isinstance(setting, End):
             continue
-        if setting not in found:
-            found.append(setting)
+        found.append(setting)
         supposed += [{**case, setting: True}, {**case, setting: False}]
     return found
 

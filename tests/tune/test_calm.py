@@ -42,6 +42,11 @@ def test_one_spike_is_not_calm_wherever_it_is(at: int) -> None:
     assert word(with_spike(math.log(RISE) - 1e-9, at)) == "calm"
 
 
+def test_the_threshold_is_130_percent_of_the_lowest_perplexity() -> None:
+    assert word([7.0, 7.0 + math.log(1.299)], last=4) == "calm"
+    assert word([7.0, 7.0 + math.log(1.301)], last=4) == "not calm"
+
+
 def test_a_drift_upward_is_not_calm_however_small_its_steps() -> None:
     drift = [6 + 0.01 * max(0, step - 6) for step in STEPS]  # no step rises by 1 %
     assert word(drift) == "not calm"

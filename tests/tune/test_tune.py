@@ -212,6 +212,17 @@ def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
     assert not (tuned.root / "tuned.toml").exists()
 
 
+def test_a_file_that_another_search_tuned_does_not_stay_where_this_one_found_nothing(
+    tuned: Tuned,
+) -> None:
+    tuned([Setting(8, 64)])
+    wilder = {**ROOM, "optimizer": {"learning_rate": 9.0, "warmup_steps": 4}}
+    tuned([], code=6, tables=wilder)
+    assert not (tuned.root / "tuned.toml").exists()
+    assert tuned.again() == 0  # and costs nothing to have again
+    assert (tuned.root / "tuned.toml").is_file()
+
+
 def test_aggressive_doubles_the_rate_then_the_rows_while_the_choice_stays_calm(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
