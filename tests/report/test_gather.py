@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.errors import DataError, LengthenError, SettingError
+from lengthen.errors import DataError, LengthenError, SettingError, shown
 from lengthen.report.gather import gather
 from lengthen.runlog import Record
 
@@ -134,9 +134,10 @@ def test_what_holds_no_run_is_one_line(tmp_path: Path) -> None:
     error = refused([tmp_path])
     assert isinstance(error, SettingError)
     rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
-    assert str(error) == f"RUN: {rule}, got {str(tmp_path)!r}"
+    assert str(error) == f"RUN: {rule}, got {shown(str(tmp_path))}"
     missing = tmp_path / "missing"
-    assert str(refused([missing])) == f"RUN: no such run, directory or log, got {str(missing)!r}"
+    got = shown(str(missing))
+    assert str(refused([missing])) == f"RUN: no such run, directory or log, got {got}"
     assert str(refused([])) == "no runs were named"
 
 
