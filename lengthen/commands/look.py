@@ -1,6 +1,7 @@
 """The commands that look at something: plan, report, watch, sample, verify."""
 
 import argparse
+import math
 from pathlib import Path
 
 from lengthen.commands.command import Command, Parser, print_lines, print_notes, with_data
@@ -78,6 +79,9 @@ def _report(options: argparse.Namespace, _: Tables) -> int:
     from lengthen.report.text import lines
     from lengthen.tables import Table, console, printed
 
+    for loss in options.losses:
+        if not math.isfinite(loss):
+            raise SettingError("--losses", "must be finite numbers of nats", loss)
     try:
         runs = gather(options.runs, _columns(options.columns))
     except SettingError as error:

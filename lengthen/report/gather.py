@@ -54,14 +54,21 @@ def gather(
 
     A path is a run's directory, a directory that holds runs at any depth (their names are then
     relative to it), a metrics.jsonl, or another trainer's log, which needs `columns`
-    (foreign.read_foreign). Runs without a step are left out, and `note` is told. Raises
-    SettingError where a path is none of these, DataError where no run is left.
+    (foreign.read_foreign). Of several, those without a step or with a damaged file are left out,
+    and `note` is told. Raises SettingError where a path is none of these, DataError where no run is
+    left.
     """
     places = [place for path in paths for place in _places(path)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
     for place in named:
-        run = _read(place, columns)
+        try:
+            run = _read(place, columns)
+        except (DataError, SettingError) as error:
+            if len(named) == 1:
+                raise
+            reasons.append(str(error))  # the others are as good as before
+            continue
         if reason := _why_left_out(run):
             reasons.append(f"{run.name}: {reason}")
         else:

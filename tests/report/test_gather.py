@@ -176,3 +176,14 @@ def test_broken_settings_are_one_line(tmp_path: Path) -> None:
     path = run(tmp_path / "r") / "config.toml"
     path.write_text("[model\n")
     assert str(refused([tmp_path])).startswith(f"{path}: is not TOML")
+
+
+def test_one_damaged_run_does_not_hide_the_others(tmp_path: Path) -> None:
+    run(tmp_path / "a", [{"kind": "step", "step": 1, "loss": 5.0}])
+    run(tmp_path / "b", [{"kind": "step", "step": 1, "loss": 5.0}])
+    (tmp_path / "b" / "environment.json").write_text("{")
+    notes: list[str] = []
+    assert [found.name for found in gather([tmp_path], note=notes.append)] == ["a"]
+    assert len(notes) == 1
+    assert "environment.json" in notes[0]
+    assert isinstance(refused([tmp_path / "b"]), DataError)
