@@ -1,0 +1,46 @@
+"""The published studies: their runs give their tables, and the page on results has those."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lengthen.compare.compare import compare
+from scripts.publish_runs import publish
+from scripts.results_tables import filled
+from tests.compare.conftest import FILE
+
+ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "studies"
+PUBLISHED = sorted(STUDIES.glob("*/*.json"))
+
+
+def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert filled(page, ROOT) == page
+    for path in PUBLISHED:
+        assert f"<!-- tables: {path.relative_to(ROOT)} -->" in page
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_runs_give_the_published_tables(path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path.parent, tmp_path / "study")
+    compare(STUDIES / f"{path.stem}.toml", tmp_path / "study", look=True, shown=False)
+    assert (tmp_path / "study" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_publishing_leaves_out_what_belongs_to_one_machine(store: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "small.toml", tmp_path / "out"
+    text = FILE.format(store=store).replace("[0, 1, 2]", "[0]")
+    file.write_text(text.partition("[variants.slw]")[0], encoding="utf-8")
+    compare(file, tmp_path / "small", shown=False)
+    assert publish(tmp_path / "small", out) == 1
+    assert publish(tmp_path / "small", out) == 0
+    texts = [path.read_text(encoding="utf-8") for path in out.rglob("*") if path.is_file()]
+    assert len(texts) == 4
+    assert not any(str(tmp_path) in text or str(store) in text for text in texts)
+    compare(file, tmp_path / "small", look=True, shown=False)
+    told = json.loads((tmp_path / "small/small.json").read_text())
+    compare(file, out, look=True, shown=False)
+    assert json.loads((out / "small.json").read_text()) == told
