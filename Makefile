@@ -13,7 +13,7 @@ study-small: setup  ## four variants, three seeds, on the demo's text: a quarter
 	$(BIN)/lengthen compare studies/small.toml --data study-small/store --out study-small
 
 test: setup-dev  ## every test that is quick enough to run always
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m "not slow and not gpu"
 
 test-slow: setup-dev  ## the long ones
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
