@@ -102,6 +102,9 @@ def carry_out(session: Session) -> Record:
 def _advance(session: Session, began: Progress) -> bool:
     """Measure and save what is due, then train one step; return whether the budget is spent."""
     trainer = session.trainer
+    if trainer.schedule.shape(trainer.progress.clock) is not None:
+        _observe_when_due(session)
+    # Only now: at a greater length not one more row may fit the budget.
     done = trainer.schedule.shape(trainer.progress.clock) is None
     _measure(session, done=done)
     _save_when_due(session, done=done)
@@ -142,8 +145,6 @@ def _text(record: Record, began: Progress) -> str:
 def _measure(session: Session, *, done: bool) -> None:
     trainer, config = session.trainer, session.trainer.config.evaluation
     now = trainer.progress
-    if not done and trainer.schedule.observes(now.clock):
-        _observe(session)
     if crossed(config.probe_every_steps, now.probed, now.clock.step):
         _write_if_any(session, trainer.probe())
     due = crossed(config.every_steps or 0, now.evaluated.step, now.clock.step)
@@ -152,9 +153,11 @@ def _measure(session: Session, *, done: bool) -> None:
         _write_if_any(session, trainer.evaluate())
 
 
-def _observe(session: Session) -> None:
-    """Let an adaptive pacing look, and say when it has grown and why."""
+def _observe_when_due(session: Session) -> None:
+    """Let an adaptive pacing look, and say when it has grown and after how many steps."""
     before = session.trainer.progress.clock
+    if not session.trainer.schedule.observes(before):
+        return
     record = session.trainer.observe()
     _write_if_any(session, record)
     if record is None or record["next_length"] == record["length"]:

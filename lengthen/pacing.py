@@ -225,7 +225,8 @@ class Adaptive:
 
     def observes(self, state: Grown, step: int) -> bool:
         """Return whether an observation is due after `step` finished steps."""
-        return state.value < self.end and step - state.seen >= self.every
+        due = step - state.seen >= self.every or step - state.since >= self.max_hold
+        return state.value < self.end and due
 
     def next(self, state: Grown, step: int, loss: float) -> Grown:
         """Return the state after an observation; its value counts from the next step on.

@@ -106,3 +106,16 @@ def test_without_a_validation_part_it_has_nothing_to_look_at(
     tables["batch"] = {"rows": 1, "micro_tokens": 8192}
     with pytest.raises(DataError, match=r"valid.*pace adaptively"):
         train(configured(**tables), tmp_path / "run", shown=False)
+
+
+@pytest.mark.parametrize("tokens", range(2000, 2520, 40))
+def test_a_run_ends_well_where_growth_leaves_no_room_for_one_more_row(
+    configured: Configure, tmp_path: Path, tokens: int
+) -> None:
+    pacing = {"kind": "adaptive", "every": 1, "patience": 1, "multiple": 8}
+    tables = {**ADAPTIVE, "pacing": pacing, "batch": {"rows": 4}, "budget": {"tokens": tokens}}
+    metrics = trained(configured(**tables), tmp_path / "run")
+    last = metrics.of("step")[-1]
+    assert metrics.records[-1]["event"] == "finished"
+    assert metrics.of("eval")[-1]["step"] == last["step"]
+    assert tokens - last["tokens"] < 64
