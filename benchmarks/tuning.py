@@ -18,7 +18,7 @@ from lengthen.tune.question import JUDGE_TOKENS, Question, looks_every
 from lengthen.tune.search import End, Setting, Space, next_step, tries
 from lengthen.tune.trials import FORWARD
 
-STARTS, LONGEST = (8, 16), (64, 34, 20, 10, 5)  # of the calm trials: tokens, warm-ups
+STARTS, LONGEST = (8, 16, 32, 64), (64, 34, 20, 10, 5)  # of the calm trials: tokens, warm-ups
 
 
 def question() -> Question:
@@ -29,7 +29,7 @@ def question() -> Question:
         "optimizer": {"decay_tokens": 1000 * 32 * 256},
     }
     config, _ = load("laptop-10min", tables)
-    return Question(config, 1000 * 32 * 256, JUDGE_TOKENS, Space((8, 16, 32, 64)))
+    return Question(config, 1000 * 32 * 256, JUDGE_TOKENS, Space(STARTS))
 
 
 @cache

@@ -111,13 +111,17 @@ class Summary:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended not finite, or far above its best validation loss."""
+        """Whether the run ended not finite."""
         return bool(self.why_diverged)
 
 
 def figure(record: Record, name: str) -> float | None:
     """Return a field that is a finite number; None for anything else."""
-    value = record.get(name)
+    return finite(record.get(name))
+
+
+def finite(value: object) -> float | None:
+    """Return a finite number as it is, None for anything else: a log can hold all things."""
     # By type, as a bool is an int too; the comparison takes any int, and is false for nan.
     if (type(value) is float or type(value) is int) and abs(value) <= LARGEST:
         return value

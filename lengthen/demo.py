@@ -97,9 +97,10 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
         train(build(settings), run, overwrite=overwrite)
         variants.append(Variant(name, read_metrics(RunPaths(run).metrics)))
     (out / "picture.svg").write_text(draw(_panels(variants)), encoding="utf-8")
-    _report(out, variants)
-    console.print(printed(_table(variants)))
-    for sentence in _verdicts(variants):
+    table, verdicts = _table(variants), _verdicts(variants)
+    _report(out, variants, table, verdicts)
+    console.print(printed(table))
+    for sentence in verdicts:
         console.print(sentence, highlight=False)
     console.print(f"Report:  {(out / 'report.html').resolve()}", soft_wrap=True)
     console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '", soft_wrap=True)
@@ -156,16 +157,10 @@ def _library_files() -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="ignore")
 
 
-def _report(out: Path, variants: list[Variant]) -> None:
+def _report(out: Path, variants: list[Variant], table: Table, verdicts: list[str]) -> None:
     runs = gather([out / _directory(variant.name) for variant in variants])
-    tables = [_table(variants), *(part for part in lines(runs) if isinstance(part, Table))]
-    write(
-        out / "report.html",
-        runs,
-        title="lengthen demo",
-        verdicts=_verdicts(variants),
-        tables=tables,
-    )
+    tables = [table, *(part for part in lines(runs) if isinstance(part, Table))]
+    write(out / "report.html", runs, title="lengthen demo", verdicts=verdicts, tables=tables)
 
 
 def _directory(name: str) -> str:

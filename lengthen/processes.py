@@ -4,12 +4,14 @@ Whoever starts them may die at any moment: they save and end, and the same call 
 """
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.config import Config
@@ -18,9 +20,12 @@ from lengthen.devices import cpu_memory_limit, gpus, usable_cores
 from lengthen.disk import Disk
 from lengthen.errors import SettingError, UnstableError
 from lengthen.plan import micro_tokens_within
+from lengthen.runlog import Record
 from lengthen.tables import printable
 
+ATTEMPTS = "attempts.jsonl"  # beside the runs: which were started, and how they ended
 LOOK_SECONDS = 0.5  # between two looks at the processes
+BUSY_SECONDS = 5.0  # until a run that somebody else has is tried again
 PARENT_DIED = 1  # PR_SET_PDEATHSIG
 
 
@@ -100,6 +105,34 @@ def start(place: Path, config: Config, machine: Machine, others: Iterable[Job]) 
             preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
         )
     return Job(slot, process, log)
+
+
+@dataclass
+class Held:
+    """Runs that another process has: one that still saves, or that somebody resumes by hand."""
+
+    until: dict[str, float] = field(default_factory=dict)  # when each is tried again
+
+    def __contains__(self, name: str) -> bool:
+        return self.until.get(name, 0.0) > time.monotonic()
+
+    def add(self, name: str) -> bool:
+        """Put a run off for a while; return whether this is the first time."""
+        first = name not in self.until
+        self.until[name] = time.monotonic() + BUSY_SECONDS
+        return first
+
+
+def attempted(root: Path) -> Iterator[tuple[str, Record]]:
+    """Yield what attempts.jsonl says of each run, in order; a line that was cut is left out."""
+    path = root / ATTEMPTS
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("run"), str):
+            yield record["run"], record
 
 
 def stop(jobs: Sequence[Job]) -> None:

@@ -6,7 +6,7 @@ wherever it was made: one line with the setting, the rule, the value and the nea
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,15 @@ def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
 
 
-def flat(tables: Tables) -> Tables:
-    """Return the settings of nested tables by dotted name."""
-    return {f"{table}.{name}": value for table in tables for name, value in tables[table].items()}
+def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
+    """Return what nested tables hold by dotted name."""
+    values: Tables = {}
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
 
 
 def _tables_of(source: str) -> Tables:

@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from lengthen.compare.standing import ATTEMPTS, RUNS
+from lengthen.compare.standing import RUNS
+from lengthen.processes import ATTEMPTS
 from lengthen.runlog import RunPaths, last_record
 
 

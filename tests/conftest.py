@@ -1,6 +1,7 @@
 """What tests share: where real text is, a tiny store, a tiny configuration."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,22 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 
+from lengthen.bind import open_store, with_store
 from lengthen.config import Config
 from lengthen.corpus.prepare import prepare
+from lengthen.devices import Place
 from lengthen.settings import build, merge
+from lengthen.trainer import Trainer
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
 hypothesis_settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("tests")
 torch.set_num_threads(1)
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be the processes that we
+# start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Configure = Callable[..., Config]
@@ -73,3 +81,12 @@ def configured(store: Path) -> Configure:
         return build(merge(base, tables)[0])
 
     return tiny
+
+
+def trainer_of(config: Config) -> Trainer:
+    """A trainer of `config`, whose pass size is a number, on its store and in this process."""
+    store = open_store(config)
+    config = with_store(config, store)
+    size = config.batch.micro_tokens
+    assert size != "auto"
+    return Trainer(config, store, Place(torch.device("cpu"), config.run.precision), size)

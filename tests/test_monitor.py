@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from lengthen.bind import open_store, with_store
-from lengthen.config import Config
 from lengthen.devices import Place
 from lengthen.loader import Batch
 from lengthen.model import GPT
@@ -26,18 +24,10 @@ from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
 from lengthen.optim import AdamW, second_moment_scale
 from lengthen.runlog import Record
 from lengthen.trainer import Trainer, build_model
-from tests.conftest import Configure
+from tests.conftest import Configure, trainer_of
 
 CLOSE = 1e-5  # relative
 STEPS = 16  # past the length warmup and the rate's, with both kinds of rows
-
-
-def trainer_of(config: Config) -> Trainer:
-    store = open_store(config)
-    config = with_store(config, store)
-    size = config.batch.micro_tokens
-    assert size != "auto"
-    return Trainer(config, store, Place(torch.device("cpu"), config.run.precision), size)
 
 
 def mean_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:

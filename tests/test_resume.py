@@ -20,13 +20,10 @@ import pytest
 import torch
 
 from lengthen import checkpoint
-from lengthen.bind import open_store, with_store
-from lengthen.config import Config
-from lengthen.devices import Place
 from lengthen.runlog import Record, RunPaths, read_metrics
 from lengthen.runs import resume, train
 from lengthen.trainer import Trainer
-from tests.conftest import Configure
+from tests.conftest import Configure, trainer_of
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {},
@@ -49,14 +46,6 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 
 # The unbroken trainer of the proof neither evaluates nor saves: that must not matter either.
 ON_THE_SIDE = ("seconds", "evaluated", "probed", "probe_lowest")
-
-
-def bound(config: Config) -> tuple[Config, Trainer]:
-    store = open_store(config)
-    config = with_store(config, store)
-    size = config.batch.micro_tokens
-    assert size != "auto"
-    return config, Trainer(config, store, Place(torch.device("cpu"), config.run.precision), size)
 
 
 def digest(trainer: Trainer) -> str:
@@ -89,7 +78,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
     config = configured(**CASES[name])
     train(config, tmp_path / "run", shown=False)
     saved = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]
-    _, unbroken = bound(config)
+    unbroken = trainer_of(config)
     digests = [digest(unbroken)]
     while unbroken.step() is not None:
         look(unbroken)
@@ -99,7 +88,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
         assert unbroken.progress.ledger.pass_number == 1
     for path in saved[:-1]:
         start = checkpoint.load_step(path.parent, path.name)
-        _, again = bound(config)
+        again = trainer_of(config)
         again.restore(start)
         assert digest(again) == digests[start.step]
         again.step()

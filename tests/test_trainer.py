@@ -14,15 +14,13 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from lengthen import checkpoint
-from lengthen.bind import open_store, with_store
+from lengthen.bind import open_store
 from lengthen.cli import main
-from lengthen.config import Config
-from lengthen.devices import Place
 from lengthen.errors import UnstableError
 from lengthen.runlog import Record, read_metrics
 from lengthen.runs import resume, train
 from lengthen.trainer import Trainer
-from tests.conftest import Configure
+from tests.conftest import Configure, trainer_of
 
 # With beta1 = 0 Adam's first moment is the gradient itself; nothing may come between the two.
 GRADIENTS: dict[str, dict[str, Any]] = {
@@ -31,14 +29,6 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "pacing": {"kind": "constant"},
     "batch": {"rows": 7, "micro_tokens": 448},
 }
-
-
-def trainer_of(config: Config) -> Trainer:
-    store = open_store(config)
-    config = with_store(config, store)
-    size = config.batch.micro_tokens
-    assert size != "auto"
-    return Trainer(config, store, Place(torch.device("cpu"), config.run.precision), size)
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -388,14 +388,17 @@ def test_a_terminal_is_redrawn_and_left_in_order_by_an_interrupt(run: Path) -> N
     with start("-c", CODE, str(run), stdout=theirs, stderr=subprocess.DEVNULL) as watcher:
         os.close(theirs)
         shown = b""
-        while b"step 77" not in shown:
-            shown += os.read(ours, 4096)
-            if b"running" in shown:  # it is there, and now something happens
-                (run / "metrics.jsonl").write_bytes(line(1) + event("note", 77, text="hello"))
-        watcher.send_signal(signal.SIGINT)
-        with suppress(OSError):  # what Linux gives at the end of a terminal
-            while part := os.read(ours, 4096):
-                shown += part
+        try:
+            while b"step 77" not in shown:
+                shown += os.read(ours, 4096)
+                if b"running" in shown:  # it is there, and now something happens
+                    (run / "metrics.jsonl").write_bytes(line(1) + event("note", 77, text="hello"))
+            watcher.send_signal(signal.SIGINT)
+            with suppress(OSError):  # what Linux gives at the end of a terminal
+                while part := os.read(ours, 4096):
+                    shown += part
+        finally:
+            watcher.kill()  # nobody reads its terminal any more, and it would wait for that
     os.close(ours)
     assert shown.count(b"\x1b[2K") > 5  # lines that were drawn over
     assert shown.endswith(b"\x1b[?25h")  # the cursor is back

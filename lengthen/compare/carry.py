@@ -7,7 +7,7 @@ this process may die at any moment.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,16 +15,15 @@ from lengthen import processes, runlog
 from lengthen.bind import open_store, with_store
 from lengthen.compare.board import Board, board
 from lengthen.compare.file import Comparison, Planned
-from lengthen.compare.standing import ATTEMPTS, directory, standing
+from lengthen.compare.standing import Standing, directory, standing
 from lengthen.config import Config
 from lengthen.disk import Disk
 from lengthen.errors import BusyError, DataError, SettingError, StoppedError
 from lengthen.loop import StopSignal
-from lengthen.processes import LOOK_SECONDS, Job, Machine, last_line, machine_for
-from lengthen.runlog import MetricsLog, RunPaths
-from lengthen.settings import load
+from lengthen.processes import ATTEMPTS, LOOK_SECONDS, Held, Job, Machine, last_line, machine_for
+from lengthen.runlog import MetricsLog
 
-BUSY_SECONDS = 5.0  # until a run that somebody else has is tried again
+OPEN = ("missing", "begun")  # states of what is left to do
 
 
 def carry_out(
@@ -40,14 +39,15 @@ def carry_out(
     Raises BusyError where another process does so, SettingError and DataError for what no run
     could start with, and StoppedError after a signal, when the runs have saved.
     """
-    left = [run for run in comparison.runs if _is_open(root, run)]
+    stand = {run.name: standing(root, run) for run in comparison.runs}
+    left = [run for run in comparison.runs if stand[run.name].state in OPEN]
     if not left:
         return
-    configs = _bound(comparison, root, left)
+    configs = _bound(comparison, stand, left)
     machine = machine_for(configs, len(configs), jobs, threads)
     with runlog.owned(root), board(comparison, root, shown=shown) as shown_board:
         # Whoever had the directory until now may have finished some of them.
-        left = [run for run in left if _is_open(root, run)]
+        left = [run for run in left if standing(root, run).state in OPEN]
         attempts = MetricsLog(Disk(), root / ATTEMPTS)
         try:
             _Shop(root, machine, attempts, shown_board).work(left)
@@ -55,14 +55,15 @@ def carry_out(
             attempts.close()
 
 
-def _bound(comparison: Comparison, root: Path, left: Sequence[Planned]) -> list[Config]:
+def _bound(
+    comparison: Comparison, stand: Mapping[str, Standing], left: Sequence[Planned]
+) -> list[Config]:
     """Return the configurations of `left` on their stores; refuse what no verdict could be on."""
     stores = {run.config.data.path: open_store(run.config) for run in left}
     for run in comparison.runs:
-        store, there = stores.get(run.config.data.path), RunPaths(directory(root, run)).config
-        found = load(str(there))[0].data.store_id if there.is_file() else None
+        store, found = stores.get(run.config.data.path), stand[run.name].store_id
         if store is not None and found not in (None, store.id):
-            rule = f"{there.parent} was trained on store {found}, this one is {store.id}"
+            rule = f"run {run.name} was trained on store {found}, this one is {store.id}"
             raise SettingError("data.path", rule, None, "choose another --out")
     for run in left:
         store, length = stores[run.config.data.path], run.config.model.length
@@ -70,10 +71,6 @@ def _bound(comparison: Comparison, root: Path, left: Sequence[Planned]) -> list[
             has = f"the validation part has {len(store.valid)} tokens, needs at least {length + 1}"
             raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
     return [with_store(run.config, stores[run.config.data.path]) for run in left]
-
-
-def _is_open(root: Path, run: Planned) -> bool:
-    return standing(root, run).state in ("missing", "begun")
 
 
 @dataclass
@@ -84,7 +81,7 @@ class _Shop:
     board: Board
     running: list[tuple[Planned, Job]] = field(default_factory=list)
     waiting: deque[Planned] = field(default_factory=deque)
-    busy: dict[str, float] = field(default_factory=dict)  # held by others -> when to look again
+    held: Held = field(default_factory=Held)
 
     def work(self, runs: Sequence[Planned]) -> None:
         self.waiting.extend(runs)
@@ -105,7 +102,7 @@ class _Shop:
             if len(self.running) == self.machine.jobs:
                 return
             run = self.waiting.popleft()
-            if self.busy.get(run.name, 0.0) > time.monotonic():
+            if run.name in self.held:
                 self.waiting.append(run)
             else:
                 self._start(run)
@@ -126,10 +123,8 @@ class _Shop:
 
     def _ended(self, run: Planned, job: Job) -> None:
         if job.process.returncode == BusyError.exit_code:
-            # An earlier comparison was killed and its run still saves, or somebody resumes it.
-            if run.name not in self.busy:
+            if self.held.add(run.name):
                 self.board.say(f"{run.name}: {last_line(job.log)}; looking again later")
-            self.busy[run.name] = time.monotonic() + BUSY_SECONDS
             self.waiting.append(run)
             return
         message = job.message()

@@ -12,11 +12,13 @@ from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import (
     correlations,
     instability,
+    judged,
     measuring,
     results,
     verdict_lines,
     verdict_table,
 )
+from lengthen.compare.verdicts import Verdict
 from lengthen.config import Tables
 from lengthen.disk import Disk
 from lengthen.errors import DataError, SettingError
@@ -49,8 +51,9 @@ def compare(
     if not any(outcome.summary for outcome in outcomes):
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
-    lines = verdict_lines(members, comparison.variants)
-    tables = tables_of(comparison, members)
+    judgements = judged(members, comparison.variants)
+    lines = verdict_lines(judgements)
+    tables = tables_of(comparison, members, judgements)
     # Files first: whoever reads our output may close it at any line.
     write(
         page,
@@ -67,11 +70,13 @@ def compare(
     print(f"report  {page}")
 
 
-def tables_of(comparison: Comparison, members: Sequence[Group]) -> list[Table]:
+def tables_of(
+    comparison: Comparison, members: Sequence[Group], judgements: Sequence[tuple[str, Verdict]]
+) -> list[Table]:
     """Return every table of a comparison, what matters most first."""
     return [
         results(members, comparison.baseline),
-        verdict_table(members, comparison.variants),
+        verdict_table(judgements),
         *sweep_tables(comparison, members),
         instability(members),
         correlations(members),

@@ -1,8 +1,7 @@
 """Each run of a comparison as its tables see it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -10,11 +9,9 @@ from lengthen.analysis import Reached, Summary, comparable, summarise, time_to
 from lengthen.compare.file import Comparison, Planned
 from lengthen.compare.standing import UNKNOWN, Attempts, directory, read_attempts, standing
 from lengthen.compare.verdicts import Losses
-from lengthen.config import Tables
 from lengthen.errors import DataError
 from lengthen.report.gather import NamedRun, read_environment
 from lengthen.runlog import RunPaths
-from lengthen.settings import read_toml
 
 Fate = Literal["finished", "diverged", "crashed"]
 
@@ -27,18 +24,13 @@ class Outcome:
     fate: Fate
     summary: Summary | None  # None: it crashed before its first step
     shown: NamedRun
-    stored: Tables  # the settings that the run itself wrote down
+    store_id: str | None  # of the store that it was trained on
     attempts: Attempts
 
     @property
     def loss(self) -> float | None:
         """The last validation loss, at the end of the budget; None where it did not get there."""
         return None if self.summary is None or self.fate != "finished" else self.summary.last_loss
-
-    @property
-    def store_id(self) -> object:
-        """The store that it was trained on, None where its files do not say."""
-        return self.stored.get("data", {}).get("store_id")
 
     def time_to(self, loss: float) -> Reached | None:
         """Return when its validation loss was first at or below `loss`."""
@@ -116,34 +108,20 @@ def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
         fate = "diverged"  # it spent its budget, and its loss is not finite
     environment = read_environment(RunPaths(directory(root, run)).environment)
     shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
-    return Outcome(run, fate, summary, shown, _stored(directory(root, run)), attempts)
-
-
-def _stored(run: Path) -> Tables:
-    path = RunPaths(run).config
-    return read_toml(path) if path.is_file() else {}
+    return Outcome(run, fate, summary, shown, place.store_id, attempts)
 
 
 def groups(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Group]:
     """Return the outcomes by cell and variant, in the order of the file."""
-    order = {run.name: number for number, run in enumerate(_in_order(comparison))}
-    ordered = sorted(outcomes, key=lambda o: order[o.run.name])
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault((outcome.run.cell, outcome.run.variant), []).append(outcome)
     return [
-        Group(variant, cell, tuple(members))
-        for (cell, variant), members in groupby(ordered, lambda o: (o.run.cell, o.run.variant))
+        Group(variant, cell, tuple(found[cell, variant]))
+        for cell in comparison.cells
+        for variant in comparison.variants
+        if (cell, variant) in found
     ]
-
-
-def _in_order(comparison: Comparison) -> Iterator[Planned]:
-    cells, variants = list(comparison.cells), comparison.variants
-    yield from sorted(
-        comparison.runs,
-        key=lambda r: (
-            cells.index(r.cell),
-            variants.index(r.variant),
-            comparison.seeds.index(r.seed),
-        ),
-    )
 
 
 def losses_of(members: Sequence[Group]) -> Losses:

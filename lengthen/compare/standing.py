@@ -1,6 +1,5 @@
 """Where the runs of a comparison stand, from their files alone."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +10,12 @@ from lengthen.compare.file import Planned
 from lengthen.config import Config
 from lengthen.errors import SettingError
 from lengthen.loop import SKIPS_IN_A_ROW
-from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
+from lengthen.processes import attempted
+from lengthen.runlog import Metrics, RunPaths, read_metrics
 from lengthen.tables import printable
 
 State = Literal["missing", "begun", "finished", "diverged"]
-RUNS, ATTEMPTS = "runs", "attempts.jsonl"  # in a comparison's directory
+RUNS = "runs"  # in a comparison's directory
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Standing:
 
     state: State
     metrics: Metrics
+    store_id: str | None = None  # of the store that it was trained on, once it has begun
 
 
 def directory(root: Path, run: Planned) -> Path:
@@ -41,9 +42,10 @@ def standing_of(place: Path, config: Config) -> Standing:
     paths = RunPaths(place)
     if not paths.metrics.is_file():
         return Standing("missing", Metrics((), 0))
-    _must_be_the_run(config, paths)
+    there = settings.load(str(paths.config))[0]
+    _must_be_the_run(config, there, paths)
     metrics = read_metrics(paths.metrics)
-    return Standing(_state(config, metrics), metrics)
+    return Standing(_state(config, metrics), metrics, there.data.store_id)
 
 
 def _state(config: Config, metrics: Metrics) -> State:
@@ -55,9 +57,9 @@ def _state(config: Config, metrics: Metrics) -> State:
     return "diverged" if lost else "begun"
 
 
-def _must_be_the_run(config: Config, paths: RunPaths) -> None:
-    wanted, there = (_with_decay(c) for c in (config, settings.load(str(paths.config))[0]))
-    for name, (asked, found) in settings.differences(wanted, there).items():
+def _must_be_the_run(config: Config, there: Config, paths: RunPaths) -> None:
+    differences = settings.differences(_with_decay(config), _with_decay(there))
+    for name, (asked, found) in differences.items():
         # What the file leaves open the run has filled in; a store may have moved, its id not.
         if name == "data.path" or asked in (None, "auto"):
             continue
@@ -86,13 +88,8 @@ UNKNOWN = Attempts(alone=False, threads=frozenset(), message="")
 
 def read_attempts(root: Path) -> Mapping[str, Attempts]:
     """Read attempts.jsonl; runs that this comparison did not start are not in it."""
-    path = root / ATTEMPTS
     attempts: dict[str, Attempts] = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        record = _parsed(line)
-        run = record.get("run")
-        if not isinstance(run, str):
-            continue
+    for run, record in attempted(root):
         before = attempts.get(run, Attempts(alone=True, threads=frozenset(), message=""))
         if record.get("event") == "started":
             alone = before.alone and record.get("jobs") == 1
@@ -101,11 +98,3 @@ def read_attempts(root: Path) -> Mapping[str, Attempts]:
         else:
             attempts[run] = replace(before, message=printable(str(record.get("message", ""))))
     return attempts
-
-
-def _parsed(line: bytes) -> Record:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -133,27 +133,28 @@ def _seconds(group: Group, base: Group, goals: Goals) -> str:
     return said(speedup(group, base, goals, lambda reached: reached.seconds))
 
 
-def verdict_lines(members: Sequence[Group], variants: Sequence[str]) -> list[str]:
+def judged(members: Sequence[Group], variants: Sequence[str]) -> list[tuple[str, Verdict]]:
+    """Return each cell's verdicts; Holm's family is all pairs of the file, finished or not."""
+    found: list[tuple[str, Verdict]] = []
+    for cell, inside in cells(members):
+        losses = losses_of(inside)
+        pairs = verdicts({variant: losses.get(variant, {}) for variant in variants})
+        found += [(cell, pair) for pair in pairs if {pair.a, pair.b} <= losses.keys()]
+    return found
+
+
+def verdict_lines(judgements: Sequence[tuple[str, Verdict]]) -> list[str]:
     """Return a plain sentence for every pair of variants of every cell."""
     return [
         f"{cell}: {verdict.sentence()}" if cell else verdict.sentence()
-        for cell, verdict in _verdicts(members, variants)
+        for cell, verdict in judgements
     ]
 
 
-def _verdicts(members: Sequence[Group], variants: Sequence[str]) -> Iterator[tuple[str, Verdict]]:
-    """Yield each cell's verdicts; Holm's family is all pairs of the file, finished or not."""
-    for cell, found in cells(members):
-        losses = losses_of(found)
-        for verdict in verdicts({variant: losses.get(variant, {}) for variant in variants}):
-            if verdict.a in losses and verdict.b in losses:
-                yield cell, verdict
-
-
-def verdict_table(members: Sequence[Group], variants: Sequence[str]) -> Table:
+def verdict_table(judgements: Sequence[tuple[str, Verdict]]) -> Table:
     """Return every pair's difference, interval, p after Holm, and what these seeds could see."""
     rows = []
-    for cell, verdict in _verdicts(members, variants):
+    for cell, verdict in judgements:
         gap = verdict.difference
         rows.append(
             (

@@ -82,13 +82,13 @@ def _stored(folder: Path) -> Iterator[dict[str, Stored]]:
     """Open every tensor of a folder, by its name without the prefix; no mask is one of them."""
     found: dict[str, Stored] = {}
     with ExitStack() as stack:
-        for path in _files(folder):
-            for stored in _header(folder, path, stack):
-                plain = stored.name.removeprefix(PREFIX)
-                if plain in found:
-                    raise CheckpointError(f"folder {folder}: holds {shown(plain)} twice")
-                if not CAUSAL_MASK.fullmatch(plain):
-                    found[plain] = stored
+        everything = (s for path in _files(folder) for s in _header(folder, path, stack))
+        for stored in everything:
+            plain = stored.name.removeprefix(PREFIX)
+            if plain in found:
+                raise CheckpointError(f"folder {folder}: holds {shown(plain)} twice")
+            if not CAUSAL_MASK.fullmatch(plain):
+                found[plain] = stored
         yield found
 
 

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from lengthen.report.gather import NamedRun
+from lengthen.settings import flat
 from lengthen.tables import Table
 
 SEED = "run.seed"
@@ -18,10 +19,10 @@ def settings_table(runs: Sequence[NamedRun]) -> Table | None:
     """
     groups: dict[tuple[tuple[str, str], ...], list[NamedRun]] = {}
     for run in runs:
-        cells = flat(run.config)
-        groups.setdefault(tuple(sorted((cells | {SEED: ""}).items())), []).append(run)
+        without_seed = cells(run.config) | {SEED: ""}
+        groups.setdefault(tuple(sorted(without_seed.items())), []).append(run)
     members = list(groups.values())
-    settings = [flat(group[0].config) | {SEED: _seeds(group)} for group in members]
+    settings = [cells(group[0].config) | {SEED: _seeds(group)} for group in members]
     differing = _differing(settings)
     if not differing:
         return None
@@ -32,30 +33,24 @@ def settings_table(runs: Sequence[NamedRun]) -> Table | None:
 def environment_tables(runs: Sequence[NamedRun]) -> list[Table]:
     """Return what the environments have in common, and what is one run's own."""
     known = [run for run in runs if run.environment]
-    cells = [flat(run.environment) for run in known]
-    if not cells:
+    facts = [cells(run.environment) for run in known]
+    if not facts:
         return []
-    differing = _differing(cells)
-    common = [(name, value) for name, value in cells[0].items() if name not in differing]
+    differing = _differing(facts)
+    common = [(name, value) for name, value in facts[0].items() if name not in differing]
     tables = []
     if common:
         whose = "Environment" if len(known) == 1 else "Environment of all runs"
         tables.append(Table(whose, ("", "value"), tuple(common)))
     if differing:
         names = [run.name for run in known]
-        tables.append(_sheet("Environments that differ", "", names, cells, differing))
+        tables.append(_sheet("Environments that differ", "", names, facts, differing))
     return tables
 
 
-def flat(tables: Mapping[str, object], prefix: str = "") -> Cells:
+def cells(tables: Mapping[str, object]) -> Cells:
     """Return nested tables as dotted names with their values as text."""
-    cells: Cells = {}
-    for name, value in tables.items():
-        if isinstance(value, Mapping):
-            cells |= flat(value, f"{prefix}{name}.")
-        else:
-            cells[f"{prefix}{name}"] = _text(name, value)
-    return cells
+    return {name: _text(name, value) for name, value in flat(tables).items()}
 
 
 def _text(name: str, value: object) -> str:
@@ -75,7 +70,7 @@ def _differing(columns: Sequence[Cells]) -> list[str]:
 
 
 def _seeds(group: Sequence[NamedRun]) -> str:
-    seeds = dict.fromkeys(flat(run.config).get(SEED, MISSING) for run in group)
+    seeds = dict.fromkeys(cells(run.config).get(SEED, MISSING) for run in group)
     return ", ".join(seeds)
 
 
@@ -90,7 +85,7 @@ def _label(group: Sequence[NamedRun]) -> str:
             break
         shared.append(level[0])
     name = "/".join(shared) or group[0].name
-    seeds = {flat(run.config).get(SEED, MISSING) for run in group}
+    seeds = {cells(run.config).get(SEED, MISSING) for run in group}
     return f"{name} ({len(group)} {'seeds' if len(seeds) == len(group) else 'runs'})"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lengthen.analysis import finite
 from lengthen.monitor import UNSTABLE
 from lengthen.picture import Curve, Panel
 from lengthen.report.gather import NamedRun
@@ -13,7 +14,6 @@ from lengthen.runlog import Record
 CLOCKS = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
-LARGEST = 1e300  # beyond it a plot's own arithmetic overflows
 
 Column = list[float | None]
 
@@ -98,19 +98,12 @@ class _Columns:
     @staticmethod
     def of(records: Sequence[Record]) -> "_Columns":
         fields = {"rows", "length", *CLOCKS, *(plot.field for plot in PLOTS)}
-        numbers = {name: [_number(record.get(name)) for record in records] for name in fields}
+        numbers = {name: [finite(record.get(name)) for record in records] for name in fields}
         numbers[STEP_TOKENS] = [
-            None if rows is None or length is None else _number(rows * length)
+            None if rows is None or length is None else finite(rows * length)
             for rows, length in zip(numbers["rows"], numbers["length"], strict=True)
         ]
         return _Columns(numbers, [_finite(record) for record in records])
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number as it is, None for all else: a log can hold anything."""
-    if type(value) is not float and type(value) is not int:  # True is an int, and no number
-        return None
-    return value if abs(value) < LARGEST else None
 
 
 def _finite(record: Record) -> bool:

@@ -4,7 +4,6 @@ All that is known is read from the trials' own files, so this process may die at
 same call comes to the same choice.
 """
 
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from lengthen.errors import (
     StorageError,
 )
 from lengthen.loop import StopSignal
-from lengthen.processes import LOOK_SECONDS, Job, Machine
+from lengthen.processes import ATTEMPTS, LOOK_SECONDS, Held, Job, Machine, last_line
 from lengthen.progress import ErrorStream, clock_time
 from lengthen.runlog import MetricsLog
 from lengthen.tune.question import Question
@@ -41,7 +40,6 @@ from lengthen.tune.trials import (
     trial_of,
 )
 
-ATTEMPTS = "attempts.jsonl"  # in a tuner's directory
 PASSED_ON = (DataError, CheckpointError, MemoryLimitError, StorageError)
 
 
@@ -70,14 +68,13 @@ def carry_out(
 def _begun(question: Question, root: Path) -> Iterator[Trial]:
     """Yield the trials of this question that were ever begun here, each once."""
     names = set()
-    for line in (root / ATTEMPTS).read_bytes().splitlines():
+    for run, record in processes.attempted(root):
         try:
-            record = json.loads(line)
             trial = trial_of(question, Setting(**record["setting"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a line that was cut
+        except (ValueError, KeyError, TypeError):
+            continue  # no line of a tuner's
         # Another question's trial of that setting has another name.
-        if trial.name == record.get("run") and trial.name not in names:
+        if trial.name == run and trial.name not in names:
             names.add(trial.name)
             yield trial
 
@@ -92,6 +89,7 @@ class _Shop:
     known: dict[Setting, bool] = field(default_factory=dict)
     running: dict[Setting, Job] = field(default_factory=dict)
     trials: dict[Setting, Trial] = field(default_factory=dict)
+    held: Held = field(default_factory=Held)
     began: float = field(default_factory=time.monotonic)
 
     def work(self) -> None:
@@ -136,7 +134,7 @@ class _Shop:
             job.log.unlink(missing_ok=True)
             self._say(f"{self._trial(setting).label}: not needed any more")
         for setting in wanted:
-            if setting not in self.running:
+            if setting not in self.running and self._trial(setting).name not in self.held:
                 self._start(setting)
 
     def _start(self, setting: Setting) -> None:
@@ -158,7 +156,9 @@ class _Shop:
 
     def _ended(self, setting: Setting, job: Job) -> None:
         if job.process.returncode == BusyError.exit_code:
-            # An earlier tuner was killed, and its trial still saves: the next round starts it.
+            trial = self._trial(setting)
+            if self.held.add(trial.name):
+                self._say(f"{trial.label}: {last_line(job.log)}; looking again later")
             return
         seen, message = self._read(setting), job.message()
         self._write(seen.trial, "ended", message)

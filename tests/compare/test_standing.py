@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lengthen.compare.file import Comparison, Planned, read_comparison
-from lengthen.compare.standing import ATTEMPTS, directory, read_attempts, standing
+from lengthen.compare.standing import directory, read_attempts, standing
 from lengthen.errors import SettingError
+from lengthen.processes import ATTEMPTS
 from lengthen.runlog import RunPaths
 from tests.compare.conftest import Written
 

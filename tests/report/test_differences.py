@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lengthen.report.differences import environment_tables, flat, settings_table
+from lengthen.report.differences import cells, environment_tables, settings_table
 from tests.report.logs import run
 
 
@@ -83,4 +83,4 @@ def test_one_run_has_one_environment() -> None:
 
 def test_nested_tables_become_dotted_names() -> None:
     tables = {"a": {"b": {"c": 1}, "d": [0.9, 0.999]}, "e": None, "f": False, "g": "x"}
-    assert flat(tables) == {"a.b.c": "1", "a.d": "0.9, 0.999", "e": "-", "f": "false", "g": "x"}
+    assert cells(tables) == {"a.b.c": "1", "a.d": "0.9, 0.999", "e": "-", "f": "false", "g": "x"}
