@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
 
-study-small: setup  ## four variants, three seeds, on the demo's text: a quarter of an hour
+study-small: setup  ## four variants, three seeds, on the demo's text: some minutes
 	test -d study-small/store || $(BIN)/python scripts/library_store.py study-small
 	$(BIN)/lengthen compare studies/small.toml --data study-small/store --out study-small
 
