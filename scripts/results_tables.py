@@ -2,7 +2,9 @@
 
     python scripts/results_tables.py
 
-A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`.
+A block begins with `<!-- tables: studies/DIR/NAME.json -->`, or, for the estimates of the same
+pairs in three files, with `<!-- repeated: FIRST.json SECOND.json BOTH.json -->`; it ends with
+`<!-- end -->`.
 """
 
 import json
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- tables: (\S+) -->.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (tables|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
 COLUMNS = {  # of each table, what the page on results shows
     "Results at the end of an equal budget": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     "Verdicts": (0, 1, 2, 3, 4, 6),
@@ -35,16 +37,50 @@ def markdown(facts: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
+def repeated(first: dict[str, Any], second: dict[str, Any], both: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of each pair's difference in one set of seeds, another, and both.
+
+    Only what has the same sign in the two sets, and an interval over both that leaves out zero,
+    may be claimed.
+    """
+    files = (first, second, both)
+    estimates = [_estimates(facts) for facts in files]
+    names = [f"`{facts['name']}`" for facts in files]
+    yield _row(["pair", *names, "same sign", "leaves out 0", "may be claimed"])
+    yield "|" + "---|" * 7
+    for pair in estimates[2]:
+        told = [of_pair[pair] for of_pair in estimates]
+        same = told[0][0] * told[1][0] > 0
+        apart = told[2][1] * told[2][2] > 0
+        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in told]
+        words = ["yes" if holds else "no" for holds in (same, apart, same and apart)]
+        yield _row([pair, *cells, *words])
+    yield ""
+
+
+def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Return for each pair its difference and the interval's ends."""
+    table = next(table for table in facts["tables"] if table["title"] == "Verdicts")
+    at = {name: table["columns"].index(name) for name in ("pair", "difference", "95 % interval")}
+    found = {}
+    for row in table["rows"]:
+        low, high = row[at["95 % interval"]].split(" to ")
+        found[row[at["pair"]]] = float(row[at["difference"]]), float(low), float(high)
+    return found
+
+
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
 def filled(page: str, root: Path) -> str:
-    """Return the page with every block's tables as the file that it names has them."""
+    """Return the page with every block's tables as the files that it names have them."""
 
     def block(match: re.Match[str]) -> str:
-        facts = json.loads((root / match[1]).read_text(encoding="utf-8"))
-        return f"<!-- tables: {match[1]} -->\n" + "\n".join(markdown(facts)) + "\n<!-- end -->"
+        kind, names = match[1], match[2].split()
+        facts = [json.loads((root / name).read_text(encoding="utf-8")) for name in names]
+        lines = markdown(*facts) if kind == "tables" else repeated(*facts)
+        return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"
 
     return BLOCK.sub(block, page)
 
