@@ -72,8 +72,8 @@ def read_beside(root: Path, seen: Iterable[Seen]) -> Beside:
     for run, record in attempted(root):
         if run not in names:
             continue
-        if "redone" in record:
-            works.append(Work(**record["redone"]))
+        if record.get("event") == "started":
+            works.append(Work(**record.get("redone", {})))
         elif record.get("event") == "held":
             works.pop()  # somebody else had it: that attempt has computed nothing again
         seconds += record.get("beside_seconds", 0.0)

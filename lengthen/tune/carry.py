@@ -33,6 +33,7 @@ from lengthen.tune.search import Setting, tries
 from lengthen.tune.trials import (
     Seen,
     Trial,
+    Work,
     drop_checkpoints,
     place_of,
     read,
@@ -165,7 +166,7 @@ class _Shop:
         trial = self._trial(setting)
         again = redone(self.root, trial)
         kept = read_running(self.root, trial).work.seconds - again.seconds
-        self._write(trial, "started", redone=asdict(again))
+        self._write(trial, "started", **({"redone": asdict(again)} if again != Work() else {}))
         place, others = place_of(self.root, trial), [one.job for one in self.running.values()]
         job = processes.start(place, trial.config, self.machine, others)
         self.running[setting] = _Attempt(job, kept)

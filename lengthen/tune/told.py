@@ -10,7 +10,7 @@ from lengthen.settings import changed
 from lengthen.tables import Table, number
 from lengthen.tune.bill import Bill
 from lengthen.tune.calm import RISE
-from lengthen.tune.question import WARMUPS, Question, resolution
+from lengthen.tune.question import OPENING_WARMUPS, WARMUPS, Question, resolution
 from lengthen.tune.search import FIRST, MOST_RATE, Setting, against_monotony
 from lengthen.tune.trials import Seen
 
@@ -114,7 +114,9 @@ def _warnings(found: Found, chosen: Setting) -> list[str]:
     tuned = found.question.training(chosen)
     tuned = changed(tuned, {"budget": {"tokens": found.question.budget}})
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
-        told.append("With this T the budget ends before full length is reached: raise the budget.")
+        with_rows = " and so many rows" * (chosen.rows > 1)
+        early = f"With this T{with_rows} the budget ends before full length is reached"
+        told.append(f"{early}: raise the budget, or take a shorter T.")
     known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
     labels = {one.trial.setting: one.trial.label for one in found.seen}
     for setting, wilder in against_monotony(known):
@@ -132,21 +134,20 @@ def trials_table(found: Found) -> Table:
     """Return a row for each trial."""
     rows = []
     for one in found.seen:
-        config, setting = one.trial.config, one.trial.setting
+        config = one.trial.config
         rows.append(
             (
-                str(setting.start),
-                str(setting.multiple * found.question.warmup),
+                one.trial.label,
                 f"{config.optimizer.learning_rate:g}",
                 str(config.batch.rows),
-                one.judgement.word,
-                one.judgement.why if one.is_decided else f"not needed, {one.judgement.why}",
+                one.judgement.word if one.is_decided else "not needed",
+                one.judgement.rise,
                 f"{one.steps:,}",
                 f"{one.work.tokens:,}",
                 number(one.work.seconds, 1),
             )
         )
-    columns = ("start", "T", "rate", "rows", "verdict", "why", "steps", "tokens", "seconds")
+    columns = ("trial", "rate", "rows", "verdict", "largest rise", "steps", "tokens", "seconds")
     judged = found.question.judged
     return Table(
         "Trials",
@@ -154,8 +155,9 @@ def trials_table(found: Found) -> Table:
         tuple(rows),
         f"Not calm: validation perplexity above {RISE} x the lowest so far, or not finite. Each "
         f"evaluation reads the same {judged:,} tokens, on which differences of "
-        f"{100 * resolution(judged):.1f} % are two standard errors. Stage 1: T = "
-        f"{FIRST} warm-ups, the start rises; stage 2: the largest T that is calm.",
+        f"{100 * resolution(judged):.1f} % are two standard errors. Stage 1: T = {FIRST} warm-ups, "
+        f"the start rises until its beginning is calm, {OPENING_WARMUPS} warm-ups; stage 2: the "
+        f"largest T that is calm for {WARMUPS}. Seconds are of training and evaluating.",
     )
 
 

@@ -154,7 +154,8 @@ def _seen(trial: Trial, standing: Standing) -> Seen:
     curve = [(int(record["step"]), record["loss"]) for record in metrics.of("eval")]
     judgement = judge(curve, trial.steps)
     if judgement.word == "undecided" and standing.state == "diverged":
-        judgement = Judgement("not calm", f"step {metrics.records[-1]['step']} is not finite")
+        why = f"step {metrics.records[-1]['step']} is not finite"
+        judgement = Judgement("not calm", why, "not finite")
     return Seen(trial, judgement, metrics)
 
 

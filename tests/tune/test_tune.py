@@ -116,8 +116,9 @@ def test_the_table_has_every_trial_with_its_verdict_and_why(
 ) -> None:
     trials = tuned([Setting(16, 4)])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    refuted = ["8", "16", "0.01", "8", "not", "calm", "2.75", "x", "the", "lowest", "so", "far"]
-    assert [*refuted, "at", "step", "2", "2", "128", "1.5"] in rows
+    refuted = ["start", "8,", "T", "16,", "beginning", "0.01", "8", "not", "calm", "2.75", "x"]
+    assert [*refuted, "2", "128", "1.5"] in rows
+    assert tuned.facts["trials"][0]["why"] == "2.75 x the lowest so far at step 2"
     assert [fact["verdict"] for fact in tuned.facts["trials"]] == [
         "not calm",
         "calm",
@@ -364,8 +365,8 @@ def test_with_more_rows_the_same_budget_can_end_before_full_length_and_that_is_s
 ) -> None:
     room: Tables = {"budget": {"tokens": 20_000}}
     tuned([Setting(8, 13)], tables=room)
-    ends = "With this T the budget ends before full length"
-    assert ends not in " ".join(tuned.facts["verdicts"])
+    ends = "With this T and so many rows the budget ends before full length"
+    assert "the budget ends" not in " ".join(tuned.facts["verdicts"])
     tuned([Setting(8, 13, rows=8)], "--aggressive", tables=room)
     assert tuned.facts["chosen"]["rows"] == 64
     assert tuned.facts["verdicts"][-1].startswith(ends)
