@@ -161,11 +161,16 @@ def trials_table(found: Found) -> Table:
     )
 
 
+def curve_name(one: Seen) -> str:
+    """Return what a trial's curves are called in every figure."""
+    return f"{one.trial.label}: {one.judgement.word}"
+
+
 def perplexity_panel(found: Found) -> Panel:
     """Return the early validation perplexity of every trial, its verdict in its name."""
     curves = [
         Curve(
-            f"{one.trial.label}: {one.judgement.word}",
+            curve_name(one),
             [
                 (record["step"], record["perplexity"])
                 for record in one.metrics.of("eval")

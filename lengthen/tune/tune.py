@@ -20,6 +20,7 @@ from lengthen.tune.question import Question, ask
 from lengthen.tune.search import FIRST, End, Setting, next_step
 from lengthen.tune.told import (
     Found,
+    curve_name,
     facts,
     perplexity_panel,
     sentences,
@@ -128,6 +129,7 @@ def _write(root: Path, found: Found) -> None:
         verdicts=sentences(found),
         tables=[trials_table(found)],
         panels=[perplexity_panel(found)],
+        families={one.trial.label: curve_name(one) for one in found.seen},
     )
 
 

@@ -138,6 +138,8 @@ def test_the_page_shows_every_curve_with_its_verdict(tuned: Tuned) -> None:
         "Start 8 and T = 256 steps (64 warm-ups)",
     ):
         assert said in page
+    # One key for each trial, whatever the figure.
+    assert page.count('class="key"') == len(tuned.facts["trials"])
 
 
 def test_the_cost_is_what_the_trials_did_beside_the_whole_training(tuned: Tuned) -> None:
