@@ -9,9 +9,9 @@ from types import FrameType
 
 from lengthen import checkpoint
 from lengthen.clock import crossed
-from lengthen.devices import is_out_of_memory
+from lengthen.devices import is_out_of_memory, is_peer_lost
 from lengthen.disk import Disk
-from lengthen.errors import MemoryLimitError, StoppedError, StorageError, UnstableError
+from lengthen.errors import MemoryLimitError, PeerError, StoppedError, StorageError, UnstableError
 from lengthen.progress import Line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.state import Progress
@@ -96,6 +96,8 @@ def carry_out(session: Session) -> Record:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise _out_of_memory(session) from error
+        if is_peer_lost(error):
+            raise _peer_lost(session) from error
         raise
     session.event("finished")
     return _summary(session)
@@ -134,6 +136,16 @@ def _out_of_memory(session: Session) -> MemoryLimitError:
         return MemoryLimitError(f"{at}; a pass is one row already: choose a smaller model")
     way_on = f"`lengthen resume {root} --batch.micro_tokens {smaller}` goes on from it"
     return MemoryLimitError(f"{at}; {way_on}")
+
+
+def _peer_lost(session: Session) -> PeerError:
+    """Say it, and save nothing: a save is a meeting of all ranks."""
+    step, rank = session.trainer.progress.clock.step, session.trainer.place.rank
+    at = f"rank {rank} lost another rank behind step {step}; if that one could, it said why"
+    if session.saved is None:
+        return PeerError(f"{at}; nothing was saved yet: run the command again with --overwrite")
+    way_on = f"`lengthen resume {session.paths.root}` goes on from"
+    return PeerError(f"{at}; {way_on} {checkpoint.name_of(session.saved)}")
 
 
 def _text(record: Record, began: Progress) -> str:
