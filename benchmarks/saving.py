@@ -41,12 +41,14 @@ class Measured:
         self.saves, self.tensors, self.step = saves, tensors, 0
 
     def on_the_spot(self) -> float:
+        """Return the seconds of a save that training waits for."""
         self.step += 1
         began = time.perf_counter()
         self.saves.write(self.step, self.tensors, {})
         return self._taken(began)
 
     def in_the_background(self) -> float:
+        """Return the seconds that training waits for the copy."""
         self.step += 1
         began = time.perf_counter()
         self.saves.begin(self.step, self.tensors, {})
