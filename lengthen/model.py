@@ -182,8 +182,9 @@ class GPT(nn.Module):
 
         Inputs and positions are (rows, length) int64, `mask` is that of `Reading`. `earlier` and,
         with `keeps`, the second value have the keys and values of each layer: what this pass gives
-        back is the next one's `earlier`. Dropout is off.
+        back is the next one's `earlier`. The model must be in evaluation mode.
         """
+        assert not self.training
         readings = [Reading(mask, keeps=keeps) for _ in self.blocks]
         for reading, old in zip(readings, earlier, strict=False):
             reading.earlier = old

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lengthen.errors import SettingError
 from lengthen.evaluate.generate import generate
-from lengthen.evaluate.items import asked, score_items, standard_error
+from lengthen.evaluate.items import CUT, asked, score_items, standard_error
 from lengthen.evaluate.outcome import Measure, Outcome
 from lengthen.evaluate.rows import Row
 from lengthen.evaluate.sets import Place
@@ -29,6 +29,10 @@ class Item:
 
     context: str
     answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise ValueError("no answer")
 
     @property
     def solved(self) -> str:
@@ -61,7 +65,9 @@ def triviaqa(subject: Subject, wanted: Wanted) -> Outcome:
     prompts = [tuple(encoding.ids) for encoding in encodings]
     texts = generate(subject, prompts, stops=STOPS, most=MOST, label="triviaqa")
     right = [item.is_right(text) for item, text in zip(given.items, texts, strict=True)]
-    return _outcome("triviaqa", began, right, 0, given.settings, ())
+    cut = sum(len(prompt) + MOST > subject.model.length for prompt in prompts)
+    notes = (f"{CUT}: {cut}",) if cut else ()
+    return _outcome("triviaqa", began, right, 0, given.settings, notes)
 
 
 def webqs(subject: Subject, wanted: Wanted) -> Outcome:

@@ -18,6 +18,7 @@ from lengthen.evaluate.wanted import Wanted
 from lengthen.order import sub_seed
 
 BETWEEN_SHOTS = "\n\n"
+CUT = "items whose context lost its left end, since it exceeds the full length"
 
 
 class Solvable(Protocol):
@@ -116,7 +117,7 @@ def _notes(requests: Sequence[Sequence[Request]], fit: list[int], length: int) -
     if skipped := len(requests) - len(fit):
         yield f"items passed over, since an answer exceeds the full length ({length}): {skipped}"
     if cut := sum(any(r.is_cut(length) for r in requests[n]) for n in fit):
-        yield f"items whose context lost its left end, since it exceeds the full length: {cut}"
+        yield f"{CUT}: {cut}"
 
 
 def standard_error(values: Sequence[float]) -> float | None:

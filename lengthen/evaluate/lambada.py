@@ -16,7 +16,7 @@ from lengthen.evaluate.wanted import Wanted
 
 PLACE = Place(
     "EleutherAI/lambada_openai",
-    ("lambada", "lambada_openai", "lambada/bpb_0shot"),
+    ("lambada", "lambada_openai", "lambada_test", "lambada/bpb_0shot"),
     ("test", "lambada_test_en", "lambada_test", "requests"),
 )
 ONE_LINE = (

@@ -60,9 +60,11 @@ def _judged(subject: Subject, lines: Sequence[Line]) -> Iterator[tuple[Pass, Flo
     header = header_of(lines)
     with place.autocast():
         past = _read_header(subject, header)
-        for each in passes(lines, len(header), subject.pass_tokens):
+    for each in passes(lines, len(header), subject.pass_tokens):
+        with place.autocast():
             hidden = _hidden(subject, each, past).flatten(0, 1)
-            yield each, *_compared(hidden, model.tokens.weight, each)
+            loss, best = _compared(hidden, model.tokens.weight, each)
+        yield each, loss, best
 
 
 def _read_header(subject: Subject, header: tuple[int, ...]) -> Past:

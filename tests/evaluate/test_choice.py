@@ -23,7 +23,7 @@ SUBJECT = tiny_subject()
 def items(count: int) -> list[dict[str, Any]]:
     """Questions that are all different and fit into the tiny model."""
     return [
-        {"goal": f"{number}", "sol1": "a" * (1 + number % 3), "sol2": "bc", "label": number % 2}
+        {"goal": f"{number}", "sol1": "a" * (1 + number % 9), "sol2": "bcde", "label": number % 2}
         for number in range(count)
     ]
 
@@ -60,6 +60,7 @@ def test_accuracy_is_how_often_the_likeliest_answer_is_right(tmp_path: Path) -> 
         each.index(min(each)) == row["label"] for each, row in zip(per_character, rows, strict=True)
     ]
     assert (normalised.name, normalised.value) == ("normalised accuracy", sum(right) / 12)
+    assert raw.value != normalised.value
 
 
 def test_the_standard_error_is_that_of_a_mean_over_items(tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ from lengthen.evaluate.score import Score, score
 from lengthen.evaluate.subject import Subject
 from tests.evaluate.made import tiny_subject
 
-SUBJECT = tiny_subject()
+SUBJECT = tiny_subject(length=96)
 LENGTH = SUBJECT.model.length
 few = st.integers(0, 2)  # so that much is alike by chance
-contexts = st.lists(few, min_size=1, max_size=LENGTH + 8).map(tuple)
-continuations = st.lists(few, min_size=1, max_size=LENGTH).map(tuple)
-requests = st.builds(Request, contexts, continuations)
-headers = st.lists(few, max_size=LEAST_HEADER + 8).map(tuple)
+texts = st.lists(few, min_size=1, max_size=24).map(tuple)
+requests = st.builds(Request, texts, texts)
+# None, one that is read ahead of all, and two with which some and all contexts are cut.
+headers = st.sampled_from(
+    [(), *((1, 0, 2) * (n // 3 + 1) for n in (LEAST_HEADER, LENGTH - 24, LENGTH))]
+)
 
 
 @torch.no_grad()
@@ -94,7 +96,7 @@ def test_a_continuation_as_long_as_the_model_fits_and_a_longer_one_does_not() ->
 def test_single_precision_differs_by_rounding_alone() -> None:
     asked = [Request(tuple(range(each + 1)), (each, 8)) for each in range(30)]
     wanted = score(SUBJECT, asked)
-    model = tiny_subject().model.float()
+    model = tiny_subject(length=96).model.float()
     found = score(replace(SUBJECT, model=model, place=Place(torch.device("cpu"))), asked)
     assert all(same(one, other, 1e-5) for one, other in zip(found, wanted, strict=True))
 
@@ -102,7 +104,7 @@ def test_single_precision_differs_by_rounding_alone() -> None:
 def test_half_precision_gives_scores_too() -> None:
     place = Place(torch.device("cpu"), "bf16")
     asked = [Request((1, 2, 3) * 12, (each, 8)) for each in range(30)]
-    low = score(replace(SUBJECT, model=tiny_subject().model.float(), place=place), asked)
+    low = score(replace(SUBJECT, model=tiny_subject(length=96).model.float(), place=place), asked)
     pairs = zip(low, score(SUBJECT, asked), strict=True)
     assert all(math.isclose(one.loss, other.loss, abs_tol=0.5) for one, other in pairs)
 
