@@ -186,6 +186,7 @@ class Saving(Table):
 
     every_steps: CountOrOff = 1000  # 0: only at the end and when stopped
     keep: Annotated[Count, Field(le=10**6)] = 2  # newest ones
+    asynchronous: bool = False  # write from a copy while training goes on
 
 
 class Run(Table):
@@ -195,6 +196,7 @@ class Run(Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     compile: bool = False
+    sharded: bool = False  # over several processes: each keeps a part of weights and moments
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
 
