@@ -13,17 +13,20 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from lengthen.disk import Disk, temporary_beside
+from lengthen.devices import Place
+from lengthen.disk import Disk, Written
 from lengthen.errors import CheckpointError, StorageError
 
 FORMAT = 1
@@ -35,7 +38,8 @@ BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, mani
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
 
 State = dict[str, Any]  # JSON
-Tensors = dict[str, Tensor]
+Tensors = Mapping[str, Tensor]
+ALONE = Place(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,26 @@ class Checkpoint:
     path: Path
     step: int
     state: State
-    tensors: dict[str, Tensors]  # by file, without the suffix: "model", "optimizer"
+    tensors: Mapping[str, Tensors]  # by file, without the suffix: "model", "optimizer"
+
+
+class Joined(Mapping[str, Tensor]):
+    """Tensors by name, each put together from what the ranks held, when it is asked for."""
+
+    def __init__(self, parts: Sequence[Tensors]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        held = [part[name] for part in self._parts if name in part]
+        if not held:
+            raise KeyError(name)
+        return held[0] if len(held) == 1 else torch.cat(held)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for part in self._parts for name in part))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 def name_of(step: int) -> str:
@@ -53,40 +76,120 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(disk: Disk, folder: Path, step: int, tensors: Mapping[str, Tensors], state: State) -> Path:
+def save(
+    disk: Disk,
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensors],
+    state: State,
+    place: Place = ALONE,
+) -> Path:
     """Write the checkpoint of `step` and return its path once it is true; raises StorageError.
 
-    A checkpoint of this step that verifies already is kept as it is.
+    A checkpoint of this step that verifies already is kept as it is. Every rank calls this at the
+    same step: sharded, each writes the `tensors` that it holds, otherwise the first one writes, and
+    `state` is that rank's. Where one fails, all of them raise.
     """
     target = folder / name_of(step)
-    if not damage(target):
+    temporary = _begin(disk, target, tensors, place)
+    if temporary is None:
         return target
-    if not folder.exists():
-        disk.make_directory(folder)
-    every = [tensor for group in tensors.values() for tensor in group.values()]
-    _need_space(folder, sum(tensor.nbytes for tensor in every) + BESIDE)
-    temporary = temporary_beside(target)
     try:
-        _write(disk, temporary, step, tensors, state)
-        if target.exists():
-            discard(disk, target)  # damaged, or we would have kept it
-        disk.commit_directory(temporary, target)
+        written = _write_parts(disk, temporary, tensors, place)
+        with _agreed(place, f"checkpoint {target.name}"):
+            if place.is_first:
+                _seal(disk, temporary, step, written, state)
+                if target.exists():
+                    discard(disk, target)  # damaged, or we would have kept it
+                disk.commit_directory(temporary, target)
     except Exception:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if place.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
 
 
-def _write(
-    disk: Disk, temporary: Path, step: int, tensors: Mapping[str, Tensors], state: State
+def _begin(disk: Disk, target: Path, tensors: Mapping[str, Tensors], place: Place) -> Path | None:
+    """Return the temporary directory that all ranks write into; None: the checkpoint is there."""
+    token = 0
+    size = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+    ranks = place.world if place.sharded else 1
+    with _agreed(place, f"checkpoint {target.name}"):
+        if place.is_first and damage(target):
+            if not target.parent.exists():
+                disk.make_directory(target.parent)
+            _need_space(target.parent, size * ranks + BESIDE)
+            token = 1 + secrets.randbelow(2**62)
+            disk.make_directory(_temporary(target, token), private=True)
+    token = place.first(token)
+    return _temporary(target, token) if token else None
+
+
+def _temporary(target: Path, token: int) -> Path:
+    return target.parent / f".tmp-{target.name}-{token:016x}"
+
+
+def _write_parts(
+    disk: Disk, temporary: Path, tensors: Mapping[str, Tensors], place: Place
+) -> dict[str, Written]:
+    """Write what this rank holds; return what all ranks wrote, by file."""
+    mine = [Written(0, "0" * 64) for _ in tensors]
+    with _agreed(place, f"its part of {temporary.name}"):
+        if place.is_first or place.sharded:
+            # One group at a time: only one exists twice in memory.
+            mine = [
+                disk.write_file(
+                    temporary / _part(group, place.rank, place), dump_tensors(dict(held))
+                )
+                for group, held in tensors.items()
+            ]
+    figures = [figure for written in mine for figure in (written.size, *_words(written.sha256))]
+    written = {}
+    for rank, row in enumerate(place.gathered(figures)):
+        for number, group in enumerate(tensors):
+            size, *words = row[5 * number : 5 * number + 5]
+            if size:
+                written[_part(group, rank, place)] = Written(size, _digest(words))
+    return written
+
+
+def _part(group: str, rank: int, place: Place) -> str:
+    whose = f"-r{rank:05d}-of-{place.world:05d}" if place.sharded and place.world > 1 else ""
+    return f"{group}{whose}.safetensors"
+
+
+def _words(sha256: str) -> list[int]:
+    """Return a digest as the four numbers that ranks can exchange."""
+    data = bytes.fromhex(sha256)
+    return [int.from_bytes(data[n : n + 8], signed=True) for n in range(0, 32, 8)]
+
+
+def _digest(words: Sequence[int]) -> str:
+    return b"".join(word.to_bytes(8, signed=True) for word in words).hex()
+
+
+@contextmanager
+def _agreed(place: Place, what: str) -> Iterator[None]:
+    """Raise on every rank where the block failed on one of them, which says why."""
+    error: StorageError | None = None
+    try:
+        yield
+    except StorageError as caught:
+        error = caught
+    failed = [rank for rank, (bad,) in enumerate(place.gathered([int(error is not None)])) if bad]
+    if error is not None:
+        raise error
+    if failed:
+        raise StorageError(f"rank {failed[0]} could not write {what}; its own line says why")
+
+
+def _seal(
+    disk: Disk, temporary: Path, step: int, written: Mapping[str, Written], state: State
 ) -> None:
-    disk.make_directory(temporary, private=True)
+    """Write the state, and last the manifest that makes the directory a checkpoint."""
     whole = _json({**state, "format": FORMAT, "step": step})
-    written = {"state.json": disk.write_file(temporary / "state.json", whole)}
-    for group in tensors:  # one at a time: only one exists twice in memory
-        file = f"{group}.safetensors"
-        written[file] = disk.write_file(temporary / file, dump_tensors(tensors[group]))
-    entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(written.items())}
+    every = {**written, "state.json": disk.write_file(temporary / "state.json", whole)}
+    entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(every.items())}
     manifest = {"format": FORMAT, "step": step, "files": entries}
     sealed = {**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()}
     disk.write_file(temporary / "manifest.json", _json(sealed))
@@ -180,11 +283,14 @@ def _read(path: Path) -> Checkpoint:
     if state.get("format") != FORMAT:
         found = f"has format {state.get('format')}, this version reads {FORMAT}"
         raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
-    groups = {file.stem: file for file in sorted(path.glob("*.safetensors"))}
+    parts: dict[str, dict[str, Tensors]] = {}  # whose: "", or rank and world
     try:
-        tensors = {name: parse_tensors(file.read_bytes()) for name, file in groups.items()}
+        for file in sorted(path.glob("*.safetensors")):
+            group, _, whose = file.stem.partition("-r")
+            parts.setdefault(group, {})[whose] = parse_tensors(file.read_bytes())
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.name}: {error}") from None
+    tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}
     return Checkpoint(path, int(state["step"]), state, tensors)
 
 

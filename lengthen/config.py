@@ -195,6 +195,7 @@ class Run(Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     compile: bool = False
+    sharded: bool = False  # over several processes: each keeps a part of weights and moments
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
 

@@ -1,7 +1,7 @@
 """Where a run computes: device, precision, ranks, and how much fits into one forward pass."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lengthen.config import Run
 from lengthen.errors import MemoryLimitError, SettingError
+from lengthen.model import GPT
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of the weights
 USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 MEMINFO = Path("/proc/meminfo")
+# Groups that we have left. Their end is put off to that of the process: torch 2.13 joins gloo's
+# threads in it while it holds the interpreter's lock, for which one of them may still be waiting.
+_left: list[object] = []
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Place:
     precision: str = "fp32"
     rank: int = 0
     world: int = 1
+    sharded: bool = False  # every rank holds a part of each weight and moment, not all of it
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,6 +58,27 @@ class Place:
             dist.all_reduce(values)
         return values
 
+    def any(self, here: bool) -> bool:
+        """Return on every rank whether `here` holds on one of them."""
+        return here if self.world == 1 else self.least(int(not here)) == 0
+
+    def first(self, value: int) -> int:
+        """Return the first rank's value, on every rank."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.broadcast(shared, 0)
+        return int(shared)
+
+    def gathered(self, values: Sequence[int]) -> list[list[int]]:
+        """Return every rank's `values`, equally many on each, by rank."""
+        if self.world == 1:
+            return [list(values)]
+        mine = torch.tensor(values, device=self.device)
+        every = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(every, mine)
+        return [each.tolist() for each in every]
+
     def least(self, value: int) -> int:
         """Return the smallest of the ranks' values, on every rank."""
         if self.world == 1:
@@ -72,8 +100,9 @@ def placed(run: Run) -> Iterator[Place]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Place(device, run.precision, dist.get_rank(), world)
+        yield Place(device, run.precision, dist.get_rank(), world, run.sharded)
     finally:
+        _left.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 
@@ -89,18 +118,34 @@ def _device(setting: str) -> torch.device:
     return device
 
 
-def wrapped(model: nn.Module, place: Place) -> nn.Module:
-    """Return what the trainer calls: the model itself, or its data-parallel wrapping."""
+def wrapped(model: GPT, place: Place) -> nn.Module:
+    """Return what the trainer calls: the model itself, or its data-parallel wrapping.
+
+    Sharded, the model's parameters become DTensors in place, cut along their first dimension.
+    """
     if place.world == 1:
         return model
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    if not place.sharded:
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    mesh = init_device_mesh(place.device.type, (place.world,))
+    for part in (*model.blocks, model):  # from the leaves up: what is left over is the root's
+        fully_shard(part, mesh=mesh)
+    return model
 
 
 def without_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[object]:
     """Return the context of one backward pass: gradients travel between ranks in the last only."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()
+
+
+def let_go(module: nn.Module) -> None:
+    """Drop what passes without a backward left whole on this rank; its shards stay."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
 
 
 def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:
@@ -139,6 +184,12 @@ def usable_cores() -> int:
 def gpus() -> int:
     """Return the number of GPUs that PyTorch sees."""
     return torch.cuda.device_count()
+
+
+def is_peer_lost(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another rank is gone, or the network is."""
+    lost = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in lost)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -73,9 +73,11 @@ class Session:
         try:
             self.log.write(record)
         except StorageError:
-            # The weights are more than the line that tells of them, and may still find room.
-            with suppress(StorageError):
-                _write_checkpoint(self)
+            # The weights are more than the line that tells of them, and may still find room. The
+            # other ranks know nothing of it, and a save is a meeting of all.
+            if self.trainer.place.world == 1:
+                with suppress(StorageError):
+                    _write_checkpoint(self)
             raise
 
     def event(self, event: str, **facts: object) -> None:
@@ -218,7 +220,8 @@ def _save_when_due(session: Session, *, done: bool) -> None:
 def _save(session: Session, step: int) -> None:
     if session.log is not None:
         session.log.sync()
-        _write_checkpoint(session)
+    _write_checkpoint(session)
+    if session.log is not None:
         session.event("saved", name=checkpoint.name_of(step))
         _rotate(session)
     session.saved = step
@@ -226,10 +229,10 @@ def _save(session: Session, step: int) -> None:
 
 def _write_checkpoint(session: Session) -> None:
     trainer, log = session.trainer, session.log
-    assert log is not None
-    state = {**trainer.state(), "metrics_bytes": log.size}
+    state = {**trainer.state(), "metrics_bytes": 0 if log is None else log.size}
     step, tensors = trainer.progress.clock.step, trainer.tensors()
-    saved = checkpoint.save(session.disk, session.paths.checkpoints, step, tensors, state)
+    folder, place = session.paths.checkpoints, trainer.place
+    saved = checkpoint.save(session.disk, folder, step, tensors, state, place)
     session.verified.add(saved.name)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lengthen.model import GPT
+from lengthen.shards import held, is_cut
 
 Group = dict[str, Any]  # as torch has it
 
@@ -73,7 +75,11 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     not. A gradient that is not finite spoils the others; the update must then be skipped.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = get_total_norm([held(p.grad) for p in parameters if p.grad is not None])
+    if any(is_cut(parameter) for parameter in parameters):
+        # Of the shards together; torch's own sum over sharded tensors is one exchange for each.
+        dist.all_reduce(norm.square_())
+        norm.sqrt_()
     if limit > 0:
         clip_grads_with_norm_(parameters, limit, norm)
     return norm
@@ -96,17 +102,24 @@ def second_moment_scale(optimizer: AdamW) -> Tensor:
     """Return the variance norm and the variance max (arXiv:2108.06084): (2,), on the device.
 
     The l1 norm and the largest element of sqrt(v), v = Adam's second moment without bias
-    correction, over all parameters; zeros before the first update.
+    correction, over all parameters and the shards of all ranks; zeros before the first update.
     """
     norms, largest = [], []
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     # In the groups' order: that of the state is another one after a resume, and so are sums of it.
     # One at a time: the roots of all at once would be a fourth copy of the weights.
-    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+    for parameter in parameters:
         moment = optimizer.state.get(parameter, {}).get("exp_avg_sq")
-        if moment is not None and moment.numel():  # an empty shard has no largest element
-            root = moment.sqrt()
+        if moment is None:
+            continue
+        root = held(moment).sqrt()
+        if root.numel():  # an empty shard has no largest element
             norms.append(root.sum())
             largest.append(root.max())
-    if not norms:
-        return torch.zeros(2, device=optimizer.param_groups[0]["params"][0].device)
-    return torch.stack([torch.stack(norms).sum(), torch.stack(largest).max()])
+    nothing = held(parameters[0]).new_zeros(())
+    norm = torch.stack([nothing, *norms]).sum()
+    most = torch.stack([nothing, *largest]).max()
+    if is_cut(parameters[0]):
+        dist.all_reduce(norm)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return torch.stack([norm, most])

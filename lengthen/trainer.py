@@ -24,6 +24,7 @@ from lengthen.monitor import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
+from lengthen.shards import held, is_cut, like
 from lengthen.state import Progress
 
 
@@ -150,7 +151,8 @@ class Trainer:
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
         set_rate(self.optimizer, rate)
         update(self.optimizer, finite)
-        self.optimizer.zero_grad(set_to_none=self.place.world == 1)
+        # Data parallel without shards keeps its gradients inside its buckets.
+        self.optimizer.zero_grad(set_to_none=self.place.world == 1 or self.place.sharded)
         variance = second_moment_scale(self.optimizer)
         values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
         loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
@@ -278,12 +280,16 @@ class Trainer:
             "device": self.place.device.type,
             "precision": self.place.precision,
             "compile": self.config.run.compile,
+            "sharded": self.place.sharded,
             "fused": bool(self.optimizer.defaults["fused"]),
             "micro_tokens": self.micro_tokens,
         }
 
     def tensors(self) -> dict[str, Tensors]:
-        """Return weights and moments by parameter name; they change in place as it trains."""
+        """Return what this rank holds of weights and moments, by parameter name.
+
+        They change in place as it trains. Of a sharded run every rank has its own part.
+        """
         named = dict(self.model.named_parameters())
         moments = {
             f"{name}.{key}": value
@@ -291,29 +297,32 @@ class Trainer:
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
         weights = {name: parameter.detach() for name, parameter in named.items()}
-        return {"model": weights, "optimizer": moments}
+        return {"model": self._held(weights), "optimizer": self._held(moments)}
+
+    def _held(self, tensors: Tensors) -> Tensors:
+        # What is not cut, such as Adam's count of steps, every rank has: the first one gives it.
+        mine = {name: t for name, t in tensors.items() if self.place.is_first or is_cut(t)}
+        return {name: held(tensor) for name, tensor in mine.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the run that `checkpoint` was taken of; raises SettingError for another model."""
         load_weights(self.model, checkpoint)
         for name, parameter in self.model.named_parameters():
             saved = {
-                key: checkpoint.tensors["optimizer"][f"{name}.{key}"].to(target, dtype)
-                for key, (target, dtype) in self._moment_places(parameter).items()
+                key: like(checkpoint.tensors["optimizer"][f"{name}.{key}"], target)
+                for key, target in self._moment_places(parameter).items()
                 if f"{name}.{key}" in checkpoint.tensors["optimizer"]
             }
             if saved:
                 self.optimizer.state[parameter] = saved
         self.progress = Progress.from_state(checkpoint.state)
 
-    def _moment_places(
-        self, parameter: nn.Parameter
-    ) -> dict[str, tuple[torch.device, torch.dtype]]:
+    def _moment_places(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Return for each moment a tensor that lies where it has to lie."""
         # The fused update keeps its step count beside the weights, the plain one on the host.
         fused = bool(self.optimizer.defaults["fused"])
-        counts = parameter.device if fused else torch.device("cpu")
-        beside = (parameter.device, parameter.dtype)
-        return {"step": (counts, torch.float32), "exp_avg": beside, "exp_avg_sq": beside}
+        count = torch.empty((), device=parameter.device if fused else "cpu")
+        return {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}
 
 
 def build_model(config: Config, place: Place) -> GPT:
@@ -343,4 +352,4 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             rule = f"{checkpoint.path.name} has {name} of shape {shapes[0]}, the model {shapes[1]}"
             raise SettingError("model", rule)
         with torch.no_grad():
-            own[name].copy_(saved[name])
+            own[name].copy_(like(saved[name], own[name]))

@@ -2,17 +2,21 @@
 
     python scripts/results_tables.py
 
-A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`.
+A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`. Instead
+of `tables` it may ask for the `correlations` of one file, or, `repeated`, for the estimates of the
+same pairs in three: FIRST.json SECOND.json BOTH.json.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- tables: (\S+) -->.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (tables|correlations|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
+)
 COLUMNS = {  # of each table, what the page on results shows
     "Results at the end of an equal budget": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     "Verdicts": (0, 1, 2, 3, 4, 6),
@@ -24,27 +28,81 @@ def markdown(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of every table that the page shows."""
     for table in facts["tables"]:
         title = table["title"]
-        if title not in COLUMNS and not title.startswith("Along "):
-            continue
-        kept = COLUMNS.get(title, range(len(table["columns"])))
-        yield f"**{title}** (`{facts['name']}.toml`)\n"
-        yield _row([table["columns"][n] for n in kept])
-        yield "|" + "---|" * len(kept)
-        for row in table["rows"]:
-            yield _row([row[n] for n in kept])
-        yield ""
+        if title in COLUMNS or title.startswith("Along "):
+            yield from _table(facts, table, COLUMNS.get(title, range(len(table["columns"]))))
+
+
+def correlations(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of what goes with the loss ratio."""
+    table = _called(facts, "What goes with the loss ratio")
+    yield from _table(facts, table, range(len(table["columns"])))
+
+
+def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(table for table in facts["tables"] if table["title"] == title)
+    return found
+
+
+def _table(facts: dict[str, Any], table: dict[str, Any], kept: Sequence[int]) -> Iterator[str]:
+    yield f"**{table['title']}** (`{facts['name']}.toml`)\n"
+    yield _row([table["columns"][n] for n in kept])
+    yield "|" + "---|" * len(kept)
+    for row in table["rows"]:
+        yield _row([row[n] for n in kept])
+    yield ""
+
+
+def repeated(first: dict[str, Any], second: dict[str, Any], both: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of each pair's difference in one set of seeds, another, and both.
+
+    Only what has the same sign in the two sets, and an interval over both that leaves out zero,
+    may be claimed.
+    """
+    files = (first, second, both)
+    estimates = [_estimates(facts) for facts in files]
+    names = [f"`{facts['name']}`" for facts in files]
+    yield _row(["pair", *names, "same sign", "leaves out 0", "may be claimed"])
+    yield "|" + "---|" * 7
+    for pair in estimates[2]:
+        told = [of_pair[pair] for of_pair in estimates]
+        same = told[0][0] * told[1][0] > 0
+        apart = told[2][1] * told[2][2] > 0
+        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in told]
+        words = ["yes" if holds else "no" for holds in (same, apart, same and apart)]
+        yield _row([pair, *cells, *words])
+    yield ""
+
+
+def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Return for each pair its difference and the interval's ends."""
+    table = _called(facts, "Verdicts")
+    at = {name: table["columns"].index(name) for name in ("pair", "difference", "95 % interval")}
+    found = {}
+    for row in table["rows"]:
+        low, high = row[at["95 % interval"]].split(" to ")
+        found[row[at["pair"]]] = float(row[at["difference"]]), float(low), float(high)
+    return found
 
 
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
+    "tables": markdown,
+    "correlations": correlations,
+    "repeated": repeated,
+}
+
+
 def filled(page: str, root: Path) -> str:
-    """Return the page with every block's tables as the file that it names has them."""
+    """Return the page with every block's tables as the files that it names have them."""
 
     def block(match: re.Match[str]) -> str:
-        facts = json.loads((root / match[1]).read_text(encoding="utf-8"))
-        return f"<!-- tables: {match[1]} -->\n" + "\n".join(markdown(facts)) + "\n<!-- end -->"
+        kind, names = match[1], match[2].split()
+        facts = [json.loads((root / name).read_text(encoding="utf-8")) for name in names]
+        lines = BLOCKS[kind](*facts)
+        return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"
 
     return BLOCK.sub(block, page)
 

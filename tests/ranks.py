@@ -29,7 +29,7 @@ def main(file: str, steps: str, out: str) -> None:
         if place.is_first:
             folder = Path(out)
             folder.mkdir()
-            save_file(trainer.tensors()["optimizer"], folder / "moments.safetensors")
+            save_file(dict(trainer.tensors()["optimizer"]), folder / "moments.safetensors")
             (folder / "records.json").write_text(json.dumps(records))
             (folder / "state.json").write_text(json.dumps(trainer.state()["ledger"]))
 

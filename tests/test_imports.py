@@ -11,8 +11,8 @@ import lengthen
 
 ORDER = """
 errors disk progress tables evidence pacing order ledger clock config recipes settings corpus bind
-loader model cost optim devices runlog monitor foreign analysis checkpoint exchange evaluate plan
-state trainer calibrate loop runs adopt verify sample picture report forecast processes compare
+loader model cost shards optim devices runlog monitor foreign analysis checkpoint exchange evaluate
+plan state trainer calibrate loop runs adopt verify sample picture report forecast processes compare
 tune watch demo commands cli __main__
 """.split()
 PACKAGE = Path(lengthen.__file__).parent

@@ -8,7 +8,8 @@ import pytest
 
 from lengthen.compare.compare import compare
 from scripts.publish_runs import publish
-from scripts.results_tables import filled
+from scripts.results_figures import figures
+from scripts.results_tables import filled, repeated
 from tests.compare.conftest import FILE
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,44 @@ def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
     assert filled(page, ROOT) == page
     for path in PUBLISHED:
         assert f"<!-- tables: {path.relative_to(ROOT)} -->" in page
+
+
+def test_the_pictures_on_that_page_are_those_of_the_published_runs() -> None:
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for place, svg in figures(ROOT):
+        assert place.read_text(encoding="utf-8") == svg
+        assert f"({place.name})" in page
+
+
+def facts(name: str, difference: str, interval: str) -> dict[str, object]:
+    columns = ["pair", "verdict", "difference", "95 % interval"]
+    table = {
+        "title": "Verdicts",
+        "columns": columns,
+        "rows": [["a against b", "", difference, interval]],
+    }
+    return {"name": name, "tables": [table]}
+
+
+@pytest.mark.parametrize(
+    ("second", "both", "claimed"),
+    [
+        ("0.030", "0.010 to 0.070", "yes"),
+        ("-0.030", "0.010 to 0.070", "no"),
+        ("0.030", "-0.010 to 0.070", "no"),
+        ("0.000", "0.010 to 0.070", "no"),
+    ],
+)
+def test_only_what_was_seen_twice_and_leaves_out_zero_may_be_claimed(
+    second: str, both: str, claimed: str
+) -> None:
+    files = (
+        facts("one", "0.050", "-1 to 1"),
+        facts("two", second, "-1 to 1"),
+        facts("all", "1", both),
+    )
+    *_, row, _ = repeated(*files)
+    assert row.rstrip(" |").endswith(claimed)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value for name, value in moments.items() if name.endswith("exp_avg")}
 
 
-def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+def difference(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> float:
     """The largest difference of any two elements, relative to the largest of its tensor."""
     assert ours.keys() == theirs.keys()
     return max(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthen.devices import Place
+from lengthen.devices import Place, let_go
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
 
@@ -37,21 +37,28 @@ def validation_loss(
     """
     length = length or full_length
     mine = range(sequences * place.rank // place.world, sequences * (place.rank + 1) // place.world)
-    total = torch.zeros(2, dtype=torch.float64, device=place.device)  # loss, ranks that stopped
+    total = torch.zeros((), dtype=torch.float64, device=place.device)
+    stopped = False
     was_training = module.training
     module.eval()
     with torch.no_grad(), place.autocast():
-        for first in mine[::rows]:
-            if stop():
-                total[1] += 1
+        # As many passes on every rank: sharded, each of them is a meeting.
+        for number in range(-(-_most(sequences, place.world) // rows)):
+            stopped = place.any(stop())
+            if stopped:
                 break
-            batch = _rows(
-                tokens, range(first, min(first + rows, mine.stop)), full_length, length
-            ).to(place.device)
-            total[0] += module(batch[:, :-1], batch[:, 1:])
+            share = mine[number * rows : (number + 1) * rows]
+            batch = _rows(tokens, share or range(1), full_length, length).to(place.device)
+            loss = module(batch[:, :-1], batch[:, 1:])
+            total += loss if share else 0.0
+    let_go(module)
     module.train(was_training)
-    loss, stopped = place.sum(total).tolist()
-    return None if stopped else loss / (sequences * length)
+    return None if stopped else float(place.sum(total)) / (sequences * length)
+
+
+def _most(sequences: int, world: int) -> int:
+    """Return the largest share of a rank."""
+    return -(-sequences // world)
 
 
 def _rows(tokens: Tokens, sequences: range, full_length: int, length: int) -> Tensor:

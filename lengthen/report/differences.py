@@ -8,6 +8,7 @@ from lengthen.settings import flat
 from lengthen.tables import Table
 
 SEED = "run.seed"
+LENGTH = "model.length"
 MISSING = "-"
 Cells = dict[str, str]  # dotted name -> value as text
 
@@ -28,6 +29,19 @@ def settings_table(runs: Sequence[NamedRun]) -> Table | None:
         return None
     names = _unique([_label(group) for group in members])
     return _sheet("Settings that differ", "setting", names, settings, differing)
+
+
+def full_lengths(runs: Sequence[NamedRun]) -> list[str]:
+    """Return a note where runs have different full lengths: their losses are of other tasks."""
+    known = {run.name: cells(run.config).get(LENGTH, MISSING) for run in runs}
+    lengths = {length: name for name, length in known.items() if length != MISSING}
+    if len(lengths) < 2:
+        return []
+    (length, name), (other, second) = list(lengths.items())[:2]
+    return [
+        f"{name} has a full length of {length} tokens and {second} of {other}: with more text "
+        "before it a token is easier, so their validation losses are not of the same task"
+    ]
 
 
 def environment_tables(runs: Sequence[NamedRun]) -> list[Table]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from lengthen.disk import Disk
 from lengthen.errors import DataError, SettingError
 from lengthen.picture import Panel, families, stroke
-from lengthen.report.differences import environment_tables, settings_table
+from lengthen.report.differences import environment_tables, full_lengths, settings_table
 from lengthen.report.figures import DIGITS, extents, figure, thinned
 from lengthen.report.gather import NamedRun
 from lengthen.report.panels import panels_of
@@ -274,6 +274,7 @@ def _notes(content: _Content) -> str:
         "figure marks a value that was not finite.",
         "Drag to zoom; figures with the same x axis follow. Double click to see all again.",
     ]
+    notes += full_lengths(content.runs)
     notes += [
         f"{run.name}: {_count(run.metrics.unreadable, 'line')} of its log could not be read."
         for run in content.runs

@@ -18,6 +18,7 @@ from lengthen.analysis import (
     verdict_line,
 )
 from lengthen.monitor import UNSTABLE
+from lengthen.report.differences import full_lengths
 from lengthen.report.gather import NamedRun
 from lengthen.tables import Table, number
 
@@ -33,7 +34,8 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     the first run. Raises DataError where runs cannot be compared: different tokenizers or
     validation sets.
     """
-    notes = comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
+    notes = full_lengths(runs)
+    notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
     summaries = {run.name: summarise(run.metrics) for run in runs}
     for name, summary in summaries.items():
         yield from block(name, summary)

@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from lengthen.report.differences import cells, environment_tables, settings_table
+from lengthen.report.differences import (
+    cells,
+    environment_tables,
+    full_lengths,
+    settings_table,
+)
 from tests.report.logs import run
 
 
@@ -84,3 +89,12 @@ def test_one_run_has_one_environment() -> None:
 def test_nested_tables_become_dotted_names() -> None:
     tables = {"a": {"b": {"c": 1}, "d": [0.9, 0.999]}, "e": None, "f": False, "g": "x"}
     assert cells(tables) == {"a.b.c": "1", "a.d": "0.9, 0.999", "e": "-", "f": "false", "g": "x"}
+
+
+def test_runs_of_different_full_lengths_are_noted() -> None:
+    short, long = ({"model": {"length": length}} for length in (64, 256))
+    runs = [run("a", config=short), run("b", config=short), run("foreign", config={})]
+    assert full_lengths(runs) == []
+    (note,) = full_lengths([*runs, run("c", config=long)])
+    assert "64 tokens" in note
+    assert "c of 256" in note
