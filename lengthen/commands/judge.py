@@ -53,8 +53,8 @@ def _eval(options: argparse.Namespace, _: Tables) -> int:
         out = console()
         for table in tables(found):
             out.print(printed(table))
-    for path in dict.fromkeys(model.results for model in models):
-        print(path)
+        for path in dict.fromkeys(model.results for model in models if found[model.name]):
+            print(path)
     return 0
 
 

@@ -52,6 +52,8 @@ def named(paths: Sequence[Path], out: Path | None) -> list[Named]:
     What is found goes into the file `out`, or else beside each model. Raises SettingError for a
     path that is no model, and where nothing can be written.
     """
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise SettingError("--out", "must be a file in a directory that exists", str(out))
     wholes = [Path(os.path.abspath(path)) for path in paths]  # a link keeps its own name
     names = [_name(whole) for whole in wholes]
     found = []
@@ -61,7 +63,7 @@ def named(paths: Sequence[Path], out: Path | None) -> list[Named]:
             rule = "must be a run, a checkpoint of one, or a Transformers folder"
             raise SettingError("RUN", rule, str(path))
         unique = name if names.count(name) == 1 else str(path)
-        results = out or (run.evaluations if run else _beside(whole))
+        results = out or _beside(whole, run)
         found.append(Named(unique, whole, run, step, results, unique if out else None))
     return found
 
@@ -81,14 +83,15 @@ def _run_of(path: Path) -> tuple[RunPaths | None, str | None]:
     return None, None
 
 
-def _beside(folder: Path) -> Path:
-    """Return the file for what is found about a Transformers folder, which stays as it is."""
-    is_cached = any(part.startswith("models--") for part in folder.parts)
-    if is_cached or not os.access(folder.parent, os.W_OK):
-        why = "in a hub's cache" if is_cached else "in a folder that cannot be written"
+def _beside(path: Path, run: RunPaths | None) -> Path:
+    """Return the file for what is found: in a run, but beside a folder, which stays as it is."""
+    file = run.evaluations if run else path.with_name(f"{path.name}.evaluations.json")
+    is_cached = run is None and any(part.startswith("models--") for part in path.parts)
+    if is_cached or not os.access(file.parent, os.W_OK):
+        why = "in a hub's cache" if is_cached else "where nothing can be written"
         rule = f"must name a file for the results, since the model is {why}"
-        raise SettingError("--out", rule, None, str(folder))
-    return folder.with_name(f"{folder.name}.evaluations.json")
+        raise SettingError("--out", rule, None, str(path))
+    return file
 
 
 def load(model: Named, precision: str | None) -> Loaded:

@@ -12,6 +12,7 @@ from lengthen.tables import Table, printable
 MISSING = "-"
 WIDE = 5  # models; more of them are rows
 DIGITS = 4  # significant ones
+ERROR_DIGITS = 2  # of a standard error
 NEIGHBOURS = 4  # bands of a curve, of which the text shows one
 TITLE = "Evaluations"
 NOTE = (
@@ -80,8 +81,13 @@ def _steps(results: Labelled) -> str:
 def _value(measure: Measure | None) -> str:
     if measure is None:
         return MISSING
-    shown = figure(measure.value)
-    return shown if measure.error is None else f"{shown} ± {figure(measure.error, 2)}"
+    value, error = measure.value, measure.error
+    if error is None:
+        return figure(value)
+    if not (_is_plain(value) and 0 < error < math.inf):
+        return f"{figure(value)} ± {figure(error)}"
+    behind = _behind(error, ERROR_DIGITS)  # more digits of the value would say nothing
+    return f"{value:,.{behind}f} ± {error:,.{behind}f}"
 
 
 def _chance(measures: Iterable[Measure]) -> str:
@@ -91,14 +97,22 @@ def _chance(measures: Iterable[Measure]) -> str:
     return " to ".join(ends) or MISSING
 
 
-def figure(value: float, digits: int = DIGITS) -> str:
-    """Return a figure with so many significant digits; very small or large ones with a power."""
+def figure(value: float) -> str:
+    """Return a figure with 4 significant digits; a very small or large one as a power of ten."""
     if not math.isfinite(value):
         return "not finite"
-    if value and not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.1e}"
-    behind = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
-    return f"{value:,.{max(0, min(behind, DIGITS))}f}"
+    if value == 0:
+        return "0"
+    return f"{value:,.{_behind(value, DIGITS)}f}" if _is_plain(value) else f"{value:.1e}"
+
+
+def _is_plain(value: float) -> bool:
+    return value == 0 or 1e-4 <= abs(value) < 1e7
+
+
+def _behind(value: float, digits: int) -> int:
+    """Return how many digits of a number stand behind its point where so many are significant."""
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
 def _positions(models: Mapping[str, Labelled]) -> Iterator[Table]:
