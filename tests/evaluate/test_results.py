@@ -96,11 +96,9 @@ def test_a_disk_that_fails_at_any_moment_leaves_the_earlier_results(file: Path) 
 
 
 def with_fields(**fields: Any) -> bytes:
-    entry = {"model": None, "step": 1, "precision": "fp32", "options": {}, "outcome": {}}
-    outcome = {"task": "t", "items": 1, "tokens": 1, "seconds": 0.0, "measures": []}
-    return json.dumps(
-        {"format": 1, "results": [{**entry, "outcome": {**outcome, **fields}}]}
-    ).encode()
+    outcome = {"task": "t", "items": 1, "tokens": 1, "seconds": 0.0, "measures": [], **fields}
+    result = {"model": None, "step": 1, "precision": "fp32", "options": {}, "outcome": outcome}
+    return json.dumps({"format": 1, "results": [result]}).encode()
 
 
 CURVE = {"name": "c", "axis": "a", "at": [1.0], "values": [1.0]}

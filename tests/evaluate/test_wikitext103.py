@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def wrong(folder: Path, content: bytes, name: str = "wiki.test.raw") -> Path:
     return folder
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[Callable[[Path], Path | None], type[LengthenError], str]] = {
     "none named": (lambda _: None, SettingError, "no text wiki.test.raw: none is named; a folder"),
     "not there": (lambda f: f / "x", SettingError, "no text wiki.test.raw: not in"),
     "empty": (lambda f: wrong(f, b" \n \n"), DataError, "wiki.test.raw: is empty"),
