@@ -1,4 +1,4 @@
-"""What tests of the evaluation are made of: models with random weights, and the sets around them."""
+"""What tests of the evaluation are made of: models with random weights."""
 
 import importlib.util
 from pathlib import Path
@@ -15,7 +15,6 @@ from lengthen.model import GPT
 from lengthen.runlog import RunPaths
 from tests.exchange.made import saved_run
 
-TINY = {"layers": 2, "width": 16, "heads": 2, "length": 48, "vocabulary": 257}
 WORDS = {"layers": 2, "width": 32, "heads": 2, "length": 1024, "vocabulary": 50257}
 
 needs_sets = pytest.mark.skipif(
@@ -24,12 +23,13 @@ needs_sets = pytest.mark.skipif(
 )
 
 
-def tiny_subject(pass_tokens: int = 512) -> Subject:
+def tiny_subject(length: int = 48) -> Subject:
     """A model of bytes in float64 whose logits are far apart."""
-    model = GPT(**TINY, init_std=0.5).double().eval()
+    shape = {"layers": 2, "width": 16, "heads": 2, "vocabulary": 257}
+    model = GPT(**shape, length=length, init_std=0.5).double().eval()
     model.initialise(torch.Generator().manual_seed(0))
     place = Place(torch.device("cpu"), "fp64")
-    return Subject("tiny", model, resolve("bytes"), place, pass_tokens)
+    return Subject("tiny", model, resolve("bytes"), place, pass_tokens=512)
 
 
 def exported(folder: Path) -> Path:
