@@ -1,6 +1,6 @@
 """What lm-eval asks of a model, without a word of lm-eval's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ from lengthen.evaluate.generate import generate
 from lengthen.evaluate.requests import Request, requests_of
 from lengthen.evaluate.score import score
 from lengthen.evaluate.subject import Subject
+from lengthen.evaluate.windows import windows
 from lengthen.exchange.pretrained import read
 
 PASS_TOKENS = 8192
@@ -52,9 +53,9 @@ class Adapter:
         texts = [request.args[0] for request in requests]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
         first = separator(tokenizer)
-        windows = [list(_windows((first, *each.ids), length)) for each in encodings]
-        scores = iter(self._score(list(chain.from_iterable(windows))))
-        return [-sum(loss for loss, _ in islice(scores, len(each))) for each in windows]
+        of_texts = [list(windows((first, *each.ids), length, length)) for each in encodings]
+        scores = iter(self._score(list(chain.from_iterable(of_texts))))
+        return [-sum(loss for loss, _ in islice(scores, len(each))) for each in of_texts]
 
     def generate_until(self, requests: Sequence[Any], **_: object) -> list[str]:
         """Return the greedy text behind each context, up to one of its stops."""
@@ -93,13 +94,6 @@ class Adapter:
             rule = f"the task wants {most} new tokens, which must be below the model's full length"
             raise DataError(f"lm-eval: {rule} ({self.subject.model.length})")
         return most
-
-
-def _windows(text: tuple[int, ...], length: int) -> Iterator[Request]:
-    """Yield disjoint continuations of `length` tokens, the last behind a full window's context."""
-    for first in range(1, len(text), length):
-        last = min(first + length, len(text))
-        yield Request(text[max(0, last - 1 - length) : first], text[first:last])
 
 
 def _stops(options: dict[str, Any]) -> tuple[str, ...]:
