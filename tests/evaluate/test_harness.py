@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lengthen.errors import DataError, SettingError
 from lengthen.evaluate import harness
-from lengthen.evaluate.adapter import Adapter, _windows
+from lengthen.evaluate.adapter import Adapter
 from lengthen.evaluate.generate import generate
 from tests.evaluate.made import tiny_subject
 from tests.exchange.made import TINY, saved_run
@@ -131,19 +129,6 @@ def test_the_command_line_says_in_one_line_what_is_wrong_with_a_run(tmp_path: Pa
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("lengthen: RUN: must be a run")
     assert "Traceback" not in done.stderr
-
-
-tokens = st.lists(st.integers(0, 9), min_size=1, max_size=50).map(tuple)
-
-
-@given(tokens, st.integers(1, 20))
-def test_windows_score_each_token_once_with_as_much_context_as_fits(
-    text: tuple[int, ...], length: int
-) -> None:
-    windows = list(_windows((99, *text), length))
-    assert tuple(token for each in windows for token in each.continuation) == text
-    for each in windows[1:]:
-        assert len(each.context) + len(each.continuation) == length + 1
 
 
 def test_a_rolling_text_is_the_sum_of_its_windows() -> None:
