@@ -23,13 +23,13 @@ needs_sets = pytest.mark.skipif(
 )
 
 
-def tiny_subject(length: int = 48) -> Subject:
+def tiny_subject(pass_tokens: int = 512, *, length: int = 48) -> Subject:
     """A model of bytes in float64 whose logits are far apart."""
     shape = {"layers": 2, "width": 16, "heads": 2, "vocabulary": 257}
     model = GPT(**shape, length=length, init_std=0.5).double().eval()
     model.initialise(torch.Generator().manual_seed(0))
     place = Place(torch.device("cpu"), "fp64")
-    return Subject("tiny", model, resolve("bytes"), place, pass_tokens=512)
+    return Subject("tiny", model, resolve("bytes"), place, pass_tokens)
 
 
 def exported(folder: Path) -> Path:
