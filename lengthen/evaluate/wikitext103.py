@@ -81,8 +81,8 @@ def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
             ("set", str(found.file)),
             ("set SHA-256", found.sha256),
             ("stride", str(stride)),
-            ("tokens", f"{len(ids)}"),
-            ("words", f"{found.words}"),
+            ("tokens", str(len(ids))),
+            ("words", str(found.words)),
         ),
         notes=tuple(notes),
     )
