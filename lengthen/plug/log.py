@@ -41,7 +41,7 @@ class RunLog:
         """
         self._paths, self._disk = RunPaths(Path(out)), Disk()
         if saved is None:
-            _begin(self._disk, self._paths, course, store)
+            _begin(self._disk, self._paths, store)
         else:
             _go_back(self._disk, self._paths, saved["metrics_bytes"])
         self._disk.replace_file(self._paths.config, _config(course, store))
@@ -135,11 +135,15 @@ class RunLog:
         return record
 
 
-def _begin(disk: Disk, paths: RunPaths, course: Course, store: Store | None) -> None:
-    for path in (paths.metrics, paths.config, paths.environment):
-        if path.exists():
-            rule = f"must be a new directory, this one has a {path.name}"
-            raise SettingError("out", rule, str(paths.root), "or resume that run's checkpoint")
+def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
+    own = [path for path in (paths.metrics, paths.environment, paths.config) if path.exists()]
+    # An empty log is what a run leaves that ended before its first step.
+    if own and not (paths.metrics in own and paths.metrics.stat().st_size == 0):
+        rule = f"must be a new directory, this one has a {own[0].name}"
+        hint = "remove that run, choose another, or resume its checkpoint"
+        raise SettingError("out", rule, str(paths.root), hint)
+    for path in own:
+        disk.remove(path)
     paths.root.mkdir(parents=True, exist_ok=True)
     facts = environment(sys.argv) | {"threads": torch.get_num_threads()}
     if store is not None:

@@ -297,6 +297,12 @@ def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_run_that_ended_before_its_first_step_is_begun_anew(tmp_path: Path) -> None:
+    RunLog(tmp_path, COURSE).close()
+    RunLog(tmp_path, replace(COURSE, seed=7)).close()
+    assert "seed = 7" in RunPaths(tmp_path).config.read_text()
+
+
 def test_a_state_of_another_directory_is_refused(tmp_path: Path) -> None:
     state = train(tmp_path / "run", 3)
     with pytest.raises(SettingError, match="out: must be the run of the checkpoint, whose metrics"):
