@@ -22,7 +22,6 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load as parse_tensors
-from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from lengthen.devices import Place
@@ -35,6 +34,7 @@ NAME = re.compile(r"step-(\d{8,})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 CHUNK = 2**22  # bytes hashed at a time
 BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
+DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files say it
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
 
 State = dict[str, Any]  # JSON
@@ -136,11 +136,8 @@ def _write_parts(
     mine = [Written(0, "0" * 64) for _ in tensors]
     with _agreed(place, f"its part of {temporary.name}"):
         if place.is_first or place.sharded:
-            # One group at a time: only one exists twice in memory.
             mine = [
-                disk.write_file(
-                    temporary / _part(group, place.rank, place), dump_tensors(dict(held))
-                )
+                disk.write_file(temporary / _part(group, place.rank, place), safetensors_of(held))
                 for group, held in tensors.items()
             ]
     figures = [figure for written in mine for figure in (written.size, *_words(written.sha256))]
@@ -151,6 +148,26 @@ def _write_parts(
             if size:
                 written[_part(group, rank, place)] = Written(size, _digest(words))
     return written
+
+
+def safetensors_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a safetensors file that holds `tensors`, a piece for each.
+
+    The library's own writer copies everything twice, and all threads of the process stand still
+    meanwhile. Pieces of tensors that lie in this process's memory are views of it.
+    """
+    header: dict[str, dict[str, object]] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        facts = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = {**facts, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the data is aligned
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        if tensor.numel():
+            yield tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B")
 
 
 def _part(group: str, rank: int, place: Place) -> str:

@@ -186,6 +186,7 @@ class Saving(Table):
 
     every_steps: CountOrOff = 1000  # 0: only at the end and when stopped
     keep: Annotated[Count, Field(le=10**6)] = 2  # newest ones
+    asynchronous: bool = False  # write from a copy while training goes on
 
 
 class Run(Table):

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,8 @@ class Place:
     rank: int = 0
     world: int = 1
     sharded: bool = False  # every rank holds a part of each weight and moment, not all of it
+    group: dist.ProcessGroup | None = None  # whom it meets; None: all, where training meets too
+    side: dist.ProcessGroup | None = None  # for meetings beside training
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,10 +54,14 @@ class Place:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def apart(self) -> "Place":
+        """Return the place of work that goes on beside training: it meets others by themselves."""
+        return replace(self, device=torch.device("cpu"), group=self.side)
+
     def sum(self, values: Tensor) -> Tensor:
         """Add a tensor up over all ranks, in place; every rank gets the same bits."""
         if self.world > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def any(self, here: bool) -> bool:
@@ -67,7 +73,7 @@ class Place:
         if self.world == 1:
             return value
         shared = torch.tensor(value, device=self.device)
-        dist.broadcast(shared, 0)
+        dist.broadcast(shared, 0, group=self.group)
         return int(shared)
 
     def gathered(self, values: Sequence[int]) -> list[list[int]]:
@@ -76,7 +82,7 @@ class Place:
             return [list(values)]
         mine = torch.tensor(values, device=self.device)
         every = [torch.empty_like(mine) for _ in range(self.world)]
-        dist.all_gather(every, mine)
+        dist.all_gather(every, mine, group=self.group)
         return [each.tolist() for each in every]
 
     def least(self, value: int) -> int:
@@ -84,7 +90,7 @@ class Place:
         if self.world == 1:
             return value
         smallest = torch.tensor(value, device=self.device)
-        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN, group=self.group)
         return int(smallest)
 
 
@@ -100,9 +106,11 @@ def placed(run: Run) -> Iterator[Place]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Place(device, run.precision, dist.get_rank(), world, run.sharded)
+        side = dist.new_group(backend="gloo")
+        rank = dist.get_rank()
+        yield Place(device, run.precision, rank, world, run.sharded, side=side)
     finally:
-        _left.append(dist.group.WORLD)
+        _left.extend((dist.group.WORLD, side))
         dist.destroy_process_group()
 
 

@@ -99,7 +99,7 @@ class Disk:
         with self.operation("open_append", path):
             return DiskFile(self, path, path.open("ab", buffering=0))
 
-    def write_file(self, path: Path, data: bytes | Iterable[bytes]) -> Written:
+    def write_file(self, path: Path, data: bytes | Iterable[bytes | memoryview]) -> Written:
         """Create `path`, write it whole and sync it; its directory is the caller's to sync."""
         file = self.create(path)
         try:

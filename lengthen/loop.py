@@ -4,16 +4,17 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 
 from lengthen import checkpoint
+from lengthen.checkpoint import State
 from lengthen.clock import crossed
-from lengthen.devices import is_out_of_memory
-from lengthen.disk import Disk
-from lengthen.errors import MemoryLimitError, StoppedError, StorageError, UnstableError
+from lengthen.devices import is_out_of_memory, is_peer_lost
+from lengthen.errors import MemoryLimitError, PeerError, StoppedError, StorageError, UnstableError
 from lengthen.progress import Line
 from lengthen.runlog import MetricsLog, Record, RunPaths
+from lengthen.saves import Saves
 from lengthen.state import Progress
 from lengthen.trainer import Trainer
 
@@ -58,13 +59,11 @@ class Session:
 
     trainer: Trainer
     paths: RunPaths
-    disk: Disk
     log: MetricsLog | None  # the first rank's
     stop: StopSignal
     line: Line
-    saved: int | None = None  # step of the last checkpoint
+    saves: Saves
     failed_saves: int = 0  # in a row
-    verified: set[str] = field(default_factory=set)  # checkpoints that this process knows are good
 
     def write(self, record: Record) -> None:
         """Append a record, on the first rank; where the log cannot grow, save and give up."""
@@ -76,8 +75,9 @@ class Session:
             # The weights are more than the line that tells of them, and may still find room. The
             # other ranks know nothing of it, and a save is a meeting of all.
             if self.trainer.place.world == 1:
+                now = self.trainer.progress.clock.step
                 with suppress(StorageError):
-                    _write_checkpoint(self)
+                    self.saves.write(now, self.trainer.tensors(), _state(self))
             raise
 
     def event(self, event: str, **facts: object) -> None:
@@ -96,6 +96,8 @@ def carry_out(session: Session) -> Record:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise _out_of_memory(session) from error
+        if is_peer_lost(error):
+            raise _peer_lost(session) from error
         raise
     session.event("finished")
     return _summary(session)
@@ -127,13 +129,23 @@ def _advance(session: Session, began: Progress) -> bool:
 
 def _out_of_memory(session: Session) -> MemoryLimitError:
     trainer, root = session.trainer, session.paths.root
-    saved = "none" if session.saved is None else checkpoint.name_of(session.saved)
+    saved = "none" if session.saves.step is None else checkpoint.name_of(session.saves.step)
     at = f"out of memory behind step {trainer.progress.clock.step}, last checkpoint {saved}"
     length, smaller = trainer.config.model.length, trainer.micro_tokens // 2
     if smaller < length:
         return MemoryLimitError(f"{at}; a pass is one row already: choose a smaller model")
     way_on = f"`lengthen resume {root} --batch.micro_tokens {smaller}` goes on from it"
     return MemoryLimitError(f"{at}; {way_on}")
+
+
+def _peer_lost(session: Session) -> PeerError:
+    """Say it, and save nothing: a save is a meeting of all ranks."""
+    step, rank = session.trainer.progress.clock.step, session.trainer.place.rank
+    at = f"rank {rank} lost another rank behind step {step}; if that one could, it said why"
+    if session.saves.step is None:
+        return PeerError(f"{at}; nothing was saved yet: run the command again with --overwrite")
+    way_on = f"`lengthen resume {session.paths.root}` goes on from"
+    return PeerError(f"{at}; {way_on} {checkpoint.name_of(session.saves.step)}")
 
 
 def _text(record: Record, began: Progress) -> str:
@@ -184,9 +196,9 @@ def _act_on_nonfinite(session: Session, record: Record) -> None:
         session.line.say(f"step {record['step']} is not finite; skipped, weights untouched")
         return
     place = f"step {record['step']} (length {record['length']}, {record['tokens']} tokens)"
-    saved = checkpoint.name_of(session.saved) if session.saved is not None else "none"
+    saved = checkpoint.name_of(session.saves.step) if session.saves.step is not None else "none"
     way_on = "lower optimizer.learning_rate"
-    if session.saved is not None:
+    if session.saves.step is not None:
         way_on += ", or resume with --run.on_nonfinite skip"
     raise UnstableError(
         f"loss or gradient of {place} is not finite; weights are untouched, last checkpoint "
@@ -197,51 +209,70 @@ def _act_on_nonfinite(session: Session, record: Record) -> None:
 def _save_when_due(session: Session, *, done: bool) -> None:
     trainer = session.trainer
     step = trainer.progress.clock.step
-    if session.saved == step:
-        return
     last = done or trainer.progress.stop
     # Step 0 counts as a multiple: a disk too small for a checkpoint shows before any training.
-    if not last and not crossed(trainer.config.saving.every_steps, step - 1, step):
+    due = last or crossed(trainer.config.saving.every_steps, step - 1, step)
+    # All ranks take note of a save at the same step: when the next one is due.
+    if due or trainer.place.world == 1:
+        _settle(session, wait=due)
+    if not due or session.saves.step == step:
         return
     try:
-        _save(session, step)
-        session.failed_saves = 0
+        _save(session, last=last)
     except StorageError as error:
-        session.failed_saves += 1
-        session.line.say(str(error))
+        _note_failure(session, error, last=last)
         if last:
-            _save(session, step)
-        elif session.failed_saves > 1:
-            raise
-        else:
-            session.event("save_failed", reason=str(error))
+            _save(session, last=True)
 
 
-def _save(session: Session, step: int) -> None:
+def _settle(session: Session, *, wait: bool) -> None:
+    """Take note of what a save in the background has come to."""
+    try:
+        name = session.saves.settle(wait=wait)
+    except StorageError as error:
+        _note_failure(session, error, last=False)
+    else:
+        _note_saved(session, name)
+
+
+def _save(session: Session, *, last: bool) -> None:
+    trainer, saves = session.trainer, session.saves
     if session.log is not None:
         session.log.sync()
-    _write_checkpoint(session)
-    if session.log is not None:
-        session.event("saved", name=checkpoint.name_of(step))
-        _rotate(session)
-    session.saved = step
+    what = trainer.progress.clock.step, trainer.tensors(), _state(session)
+    if saves.pool is None or last:
+        _note_saved(session, saves.write(*what))
+    else:
+        saves.begin(*what)
 
 
-def _write_checkpoint(session: Session) -> None:
-    trainer, log = session.trainer, session.log
-    state = {**trainer.state(), "metrics_bytes": 0 if log is None else log.size}
-    step, tensors = trainer.progress.clock.step, trainer.tensors()
-    folder, place = session.paths.checkpoints, trainer.place
-    saved = checkpoint.save(session.disk, folder, step, tensors, state, place)
-    session.verified.add(saved.name)
+def _state(session: Session) -> State:
+    size = 0 if session.log is None else session.log.size
+    return {**session.trainer.state(), "metrics_bytes": size}
 
 
-def _rotate(session: Session) -> None:
-    keep = session.trainer.config.saving.keep
+def _note_saved(session: Session, name: str | None) -> None:
+    if name is None:
+        return
+    session.failed_saves = 0
+    if session.log is None:
+        return
+    session.event("saved", name=name)
     try:
-        checkpoint.rotate(session.disk, session.paths.checkpoints, keep, session.verified)
+        session.saves.rotate()
     except StorageError as error:  # the new checkpoint is good all the same
         session.line.say(f"an older checkpoint stays: {error}")
+
+
+def _note_failure(session: Session, error: StorageError, *, last: bool) -> None:
+    """Say it and go on, the first time; raise the second of two in a row."""
+    session.failed_saves += 1
+    session.line.say(str(error))
+    if last:
+        return
+    if session.failed_saves > 1:
+        raise error
+    session.event("save_failed", reason=str(error))
 
 
 def _summary(session: Session) -> Record:

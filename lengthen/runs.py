@@ -19,6 +19,7 @@ from lengthen.loop import Session, StopSignal, carry_out
 from lengthen.plan import micro_tokens_within
 from lengthen.progress import line
 from lengthen.runlog import MetricsLog, Record, RunPaths
+from lengthen.saves import saving
 from lengthen.trainer import Trainer
 
 # What a checkpoint was built on: another value would make it another run.
@@ -104,7 +105,7 @@ def resume(
         # Only now, with everything in hand that could be refused, do the run's files change.
         discarded = _rewind(disk, paths, config, start) if place.is_first else 0
         session = _session(stack, trainer, paths, disk, stop, shown)
-        session.saved = start.step
+        session.saves.step = start.step
         for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
             session.line.say(note)
             session.event("note", text=note)
@@ -219,7 +220,10 @@ def _session(
     first = trainer.place.is_first
     log = stack.enter_context(closing(MetricsLog(disk, paths.metrics))) if first else None
     drawn = line(trainer.schedule.budget, paths.root.name, shown=shown and first)
-    return Session(trainer, paths, disk, log, stop, stack.enter_context(drawn))
+    keep, asynchronous = trainer.config.saving.keep, trainer.config.saving.asynchronous
+    kept = saving(disk, paths.checkpoints, keep, trainer.place, asynchronous=asynchronous)
+    saves = stack.enter_context(kept)
+    return Session(trainer, paths, log, stop, stack.enter_context(drawn), saves)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

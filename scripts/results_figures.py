@@ -5,11 +5,11 @@
 A study that is not published yet has no picture.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lengthen.compare.file import read_comparison
-from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
+from lengthen.compare.outcomes import Group, groups, read_outcomes
 from lengthen.compare.sweep import sweep_panels
 from lengthen.monitor import UNSTABLE
 from lengthen.picture import Curve, Panel, draw
@@ -42,8 +42,15 @@ def variants_over_tokens(root: Path) -> list[Panel]:
             "Loss ratio of the steps, every seed",
             "step",
             "loss / lowest so far",
-            [_ratio(group.variant, outcome) for group in members for outcome in group.outcomes],
+            _every_seed(members, "loss_ratio"),
             mark=UNSTABLE,
+        ),
+        Panel(
+            "Variance max, every seed",
+            "step",
+            "largest √v",
+            _every_seed(members, "variance_max"),
+            log_y=True,
         ),
     ]
 
@@ -56,10 +63,21 @@ def _mean(group: Group) -> Curve:
     return Curve(group.variant, [(x, y) for x, y in means if x >= FROM_TOKENS])
 
 
-def _ratio(variant: str, outcome: Outcome) -> Curve:
-    steps = outcome.shown.metrics.of("step")
-    points = [(r["step"], r["loss_ratio"]) for r in steps if r["loss_ratio"] is not None]
-    return Curve(outcome.run.name, points, family=variant)
+def _every_seed(members: Sequence[Group], field: str) -> list[Curve]:
+    """Return a curve of a field of the step lines for each run."""
+    return [
+        Curve(
+            outcome.run.name,
+            [
+                (line["step"], line[field])
+                for line in outcome.shown.metrics.of("step")
+                if line[field] is not None
+            ],
+            family=group.variant,
+        )
+        for group in members
+        for outcome in group.outcomes
+    ]
 
 
 def figures(root: Path) -> Iterator[tuple[Path, str]]:

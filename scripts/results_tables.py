@@ -2,19 +2,21 @@
 
     python scripts/results_tables.py
 
-A block begins with `<!-- tables: studies/DIR/NAME.json -->`, or, for the estimates of the same
-pairs in three files, with `<!-- repeated: FIRST.json SECOND.json BOTH.json -->`; it ends with
-`<!-- end -->`.
+A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`. Instead
+of `tables` it may ask for the `correlations` of one file, or, `repeated`, for the estimates of the
+same pairs in three: FIRST.json SECOND.json BOTH.json.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- (tables|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (tables|correlations|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
+)
 COLUMNS = {  # of each table, what the page on results shows
     "Results at the end of an equal budget": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     "Verdicts": (0, 1, 2, 3, 4, 6),
@@ -26,15 +28,28 @@ def markdown(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of every table that the page shows."""
     for table in facts["tables"]:
         title = table["title"]
-        if title not in COLUMNS and not title.startswith("Along "):
-            continue
-        kept = COLUMNS.get(title, range(len(table["columns"])))
-        yield f"**{title}** (`{facts['name']}.toml`)\n"
-        yield _row([table["columns"][n] for n in kept])
-        yield "|" + "---|" * len(kept)
-        for row in table["rows"]:
-            yield _row([row[n] for n in kept])
-        yield ""
+        if title in COLUMNS or title.startswith("Along "):
+            yield from _table(facts, table, COLUMNS.get(title, range(len(table["columns"]))))
+
+
+def correlations(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of what goes with the loss ratio."""
+    table = _called(facts, "What goes with the loss ratio")
+    yield from _table(facts, table, range(len(table["columns"])))
+
+
+def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(table for table in facts["tables"] if table["title"] == title)
+    return found
+
+
+def _table(facts: dict[str, Any], table: dict[str, Any], kept: Sequence[int]) -> Iterator[str]:
+    yield f"**{table['title']}** (`{facts['name']}.toml`)\n"
+    yield _row([table["columns"][n] for n in kept])
+    yield "|" + "---|" * len(kept)
+    for row in table["rows"]:
+        yield _row([row[n] for n in kept])
+    yield ""
 
 
 def repeated(first: dict[str, Any], second: dict[str, Any], both: dict[str, Any]) -> Iterator[str]:
@@ -60,7 +75,7 @@ def repeated(first: dict[str, Any], second: dict[str, Any], both: dict[str, Any]
 
 def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
     """Return for each pair its difference and the interval's ends."""
-    table = next(table for table in facts["tables"] if table["title"] == "Verdicts")
+    table = _called(facts, "Verdicts")
     at = {name: table["columns"].index(name) for name in ("pair", "difference", "95 % interval")}
     found = {}
     for row in table["rows"]:
@@ -73,13 +88,20 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
+    "tables": markdown,
+    "correlations": correlations,
+    "repeated": repeated,
+}
+
+
 def filled(page: str, root: Path) -> str:
     """Return the page with every block's tables as the files that it names have them."""
 
     def block(match: re.Match[str]) -> str:
         kind, names = match[1], match[2].split()
         facts = [json.loads((root / name).read_text(encoding="utf-8")) for name in names]
-        lines = markdown(*facts) if kind == "tables" else repeated(*facts)
+        lines = BLOCKS[kind](*facts)
         return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"
 
     return BLOCK.sub(block, page)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load
 
 from lengthen import checkpoint
 from lengthen.checkpoint import Tensors
@@ -16,8 +19,8 @@ from lengthen.errors import CheckpointError, StorageError
 
 def tensors(value: float) -> dict[str, Tensors]:
     return {
-        "model": {"a": torch.full((3, 2), value), "b": torch.arange(4.0) + value},
-        "optimizer": {"a.step": torch.tensor(value)},
+        "model": {"a": torch.full((3, 2), float(value)), "b": torch.arange(4.0) + value},
+        "optimizer": {"a.step": torch.tensor(float(value))},
     }
 
 
@@ -32,6 +35,25 @@ def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path: Path) -> None:
     for name, group in tensors(7).items():
         for key, value in group.items():
             assert torch.equal(loaded.tensors[name][key], value)
+
+
+@given(
+    shapes=st.dictionaries(
+        st.text(min_size=1), st.lists(st.integers(0, 4), max_size=3), max_size=5
+    ),
+    double=st.booleans(),
+)
+def test_the_library_reads_what_we_write_in_its_format(
+    shapes: dict[str, list[int]], double: bool
+) -> None:
+    made = torch.Generator().manual_seed(len(shapes))
+    dtype = torch.float64 if double else torch.float32
+    group = {n: torch.randn(s, generator=made, dtype=dtype) for n, s in shapes.items()}
+    found = load(b"".join(checkpoint.safetensors_of(group)))
+    assert found.keys() == group.keys()
+    for name, tensor in group.items():
+        assert found[name].dtype == dtype
+        assert torch.equal(found[name], tensor)
 
 
 def test_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path: Path) -> None:

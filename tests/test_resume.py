@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "dropped leftovers": {"batch": {"leftovers": "drop"}},
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
+    "saved in the background": {"saving": {"asynchronous": True}},
     # 40 sequences of the tiny store's 850: a border between passes within the run.
     "pass border": {
         "model": {"length": 64},

@@ -24,8 +24,10 @@ MONITOR = ("grad_norm", "variance_norm", "variance_max", "loss_ratio")
 EXACT = ("step", "tokens", "length", "rows", "lr", "joined")
 
 
-def torchrun(world: int, *words: str, **options: Any) -> "subprocess.Popen[str]":
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+def torchrun(
+    world: int, *words: str, before: tuple[str, ...] = (), **options: Any
+) -> "subprocess.Popen[str]":
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *before]
     command = [*launcher, "--nproc-per-node", str(world), "-m", "lengthen", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
