@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from lengthen.pacing import Linear
 from lengthen.plug.plain import Course
@@ -37,7 +36,6 @@ arguments = TrainingArguments(
     train_sampling_strategy="sequential",
     remove_unused_columns=False,
     logging_steps=1,
-    logging_nan_inf_filter=False,
     eval_strategy="steps",
     eval_steps=50,
     save_steps=50,
@@ -51,4 +49,4 @@ trainer = Trainer(
     callbacks=[LengthenCallback(dataset, out)],
     optimizers=(optimizer, dataset.rates(optimizer)),
 )
-trainer.train(resume_from_checkpoint=get_last_checkpoint(out) if Path(out).is_dir() else None)
+trainer.train(resume_from_checkpoint=any(Path(out).glob("checkpoint-*")))

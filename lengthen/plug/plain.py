@@ -40,8 +40,9 @@ class Feed:
         Where ranks average gradients, as DistributedDataParallel does, scale by `world` too.
         Raises DataError where not one sequence fits, SettingError.
         """
-        if passes < 1 or world < 1:
-            raise SettingError("passes", "and world must be at least 1", (passes, world))
+        for name, value in (("passes", passes), ("world", world)):
+            if value < 1:
+                raise SettingError(name, "must be at least 1", value)
         if not 0 <= rank < world:
             raise SettingError("rank", f"must be from 0 to world - 1 ({world - 1})", rank)
         self.steps = Steps(tokens, course)

@@ -17,9 +17,8 @@ REQUIRED: tuple[tuple[str, object, str], ...] = (
     ("per_device_train_batch_size", 1, "an item of the dataset is a ready batch of many rows"),
     ("train_sampling_strategy", "sequential", "the ledger has the order"),
     ("remove_unused_columns", False, "shift_labels would be taken out of the batches"),
-    ("logging_strategy", "steps", "every step's loss is recorded"),
-    ("logging_steps", 1, "every step's loss is recorded"),
-    ("logging_nan_inf_filter", False, "a loss that is not finite would be hidden"),
+    ("logging_strategy", "steps", "every step is recorded, with its gradient norm"),
+    ("logging_steps", 1, "every step is recorded, with its gradient norm"),
     ("ignore_data_skip", False, "a resumed run would begin with the first step's tokens"),
     ("restore_callback_states_from_checkpoint", False, "the callback restores its own state"),
     ("average_tokens_across_devices", True, "ranks may have different numbers of tokens"),
@@ -57,7 +56,8 @@ def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, st
     for name in ("dispatch_batches", "split_batches"):
         if getattr(arguments.accelerator_config, name):
             rule = "must be False, as batches have different shapes"
-            yield f"accelerator_config.{name}", rule, True, "give accelerator_config={...: False}"
+            hint = f"give accelerator_config={{{name!r}: False}}"
+            yield f"accelerator_config.{name}", rule, True, hint
     yield from _wrong_end(arguments, steps)
 
 

@@ -4,126 +4,33 @@
     trainer = Trainer(model, TrainingArguments(...), train_dataset=dataset,
                       callbacks=[LengthenCallback(dataset, "runs/mine")])
 
-An item of the dataset is what one forward pass trains on, and its number says which: step, pass and
-rank. So the Trainer's own sampler deals items out to the ranks, its own resume skips those that
-were trained, and what workers read ahead changes nothing.
+The Trainer's own sampler deals the dataset's items out to the ranks, its own resume skips those
+that were trained, and what workers read ahead changes nothing.
 """
 
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from lengthen.clock import crossed
-from lengthen.corpus.store import Store
 from lengthen.errors import CheckpointError, SettingError
 from lengthen.evaluate.perplexity import sequences_in
 from lengthen.monitor import PROBE_SEQUENCES
-from lengthen.plug.course import Course, Moment, Step, Steps, Walk
+from lengthen.plug.course import Moment, Walk
+from lengthen.plug.dataset import LengthenDataset, Row
 from lengthen.plug.log import RunLog
 from lengthen.plug.refusals import check, must_fit, must_take_targets
 
-IGNORED = -100  # a label that counts in no loss
-
-Row = dict[str, Tensor]  # input_ids, labels, shift_labels: (length,) int64
-
-
-class LengthenDataset(Dataset[Row]):
-    """Every pass of every step of a course over a token store, in order."""
-
-    def __init__(self, store: str | Path, course: Course) -> None:
-        """Open the store in a directory; raises DataError where it cannot be used."""
-        self.store, self.course = Store.open(store), course
-        self.steps = Steps(self.store.train, course)
-        self._passes, self._world = 1, 0  # unknown until the callback meets the Trainer
-        self.begin(self.steps.start)
-
-    def divide(self, passes: int, world: int) -> None:
-        """Cut every step into `passes` for each of `world` ranks."""
-        self._passes, self._world = passes, world
-
-    def begin(self, moment: Moment) -> None:
-        """Read from `moment` on; the steps before it are not asked for again."""
-        self._start, self._walk = moment, Walk(self.steps, moment)
-
-    @cached_property
-    def number_of_steps(self) -> int:
-        """How many steps the budget has."""
-        return self.course.number_of_steps()
-
-    def __len__(self) -> int:
-        """Return how many items the budget has."""
-        return self.number_of_steps * self._passes * max(1, self._world)
-
-    def __getitems__(self, items: Sequence[int]) -> list[Row]:
-        """Return the rows of one item; torch asks for items by lists, whose length is 1 here."""
-        if not self._world:
-            hint = "give Trainer(callbacks=[LengthenCallback(dataset, ...)])"
-            raise SettingError("callbacks", "must have the dataset's own", None, hint)
-        (item,) = items
-        step, number = divmod(item, self._passes * self._world)
-        # The Trainer deals items out in turns: to all ranks for one pass, then for the next one.
-        which, rank = divmod(number, self._world)
-        return self._rows(self._walk.at(step + 1), rank * self._passes + which)
-
-    def _rows(self, step: Step, number: int) -> list[Row]:
-        inputs, targets, _, share = self.steps.part(step, number, self._passes * self._world)
-        if share:
-            return rows_of(inputs, targets)
-        # A blank row stands in where a rank has none: it must meet its peers, and weigh nothing.
-        ignored = torch.full_like(targets, IGNORED)
-        return [{"input_ids": inputs[0], "labels": ignored[0], "shift_labels": ignored[0]}]
-
-    def first_row(self) -> Row:
-        """Return the first row of the first step."""
-        step = self.steps.following(self.steps.start)
-        assert step is not None
-        inputs, targets, _, _ = self.steps.part(step, 0, 1)
-        return rows_of(inputs, targets)[0]
-
-    def validation(self, tokens: int = 100_000) -> list[Row]:
-        """Return about `tokens` of the validation part as full-length rows, for `eval_dataset`."""
-        part, length = self.store.valid, self.course.length
-        count = sequences_in(part, length, tokens)
-        if not count:
-            rule = f"must have a validation part of at least {length + 1} tokens"
-            raise SettingError("store", rule, len(part), "prepare it with a larger --valid")
-        stream = torch.from_numpy(part[: count * length + 1].astype("int64"))
-        return rows_of(stream[:-1].view(count, length), stream[1:].view(count, length))
-
-    def rates(self, optimizer: Optimizer) -> LambdaLR:
-        """Return the token clock's rates, for the Trainer's `optimizers=(optimizer, rates)`."""
-        return self.course.rates(optimizer)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # To a worker that is started, not forked, the tokens go as the place where they lie.
-        return _opened, (self.store.path, self.course, self._passes, self._world, self._start)
-
-
-def _opened(store: Path, course: Course, passes: int, world: int, start: Moment) -> LengthenDataset:
-    dataset = LengthenDataset(store, course)
-    dataset.divide(passes, world)
-    dataset.begin(start)
-    return dataset
-
-
-def rows_of(inputs: Tensor, targets: Tensor) -> list[Row]:
-    """Return (rows, length) inputs and targets as rows for a causal model of Transformers.
-
-    Its own shift would give one target less than tokens; `shift_labels` are taken as they are, and
-    without `labels` no loss would be computed.
-    """
-    pairs = zip(inputs, targets, strict=True)
-    return [{"input_ids": row, "labels": row, "shift_labels": after} for row, after in pairs]
+__all__ = ["LengthenCallback", "LengthenDataset"]
 
 
 class LengthenCallback(TrainerCallback, ExportableState):
@@ -143,6 +50,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         """
         self._dataset, self._out, self._probe_every = dataset, out, probe_every_steps
         self._log: RunLog | None = None  # the first rank's, while it trains
+        self._heard: list[Tensor] = []  # the losses of this step's passes, 0-d
+        self._hook: RemovableHandle | None = None
         self._begin(dataset.steps.start)
 
     def _begin(self, moment: Moment) -> None:
@@ -182,6 +91,21 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if state.is_world_process_zero:
             store, log = self._dataset.store, saved["log"] if saved else None
             self._log = RunLog(self._out, self._dataset.course, store=store, saved=log)
+        # Out of the model itself: once it was not finite, the Trainer's own sum is so for ever.
+        self._heard = []
+        self._hook = met["model"].register_forward_hook(self._hear)
+
+    def _hear(self, model: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        if model.training:
+            self._heard.append(output.loss.detach())
+
+    def _loss(self, world: int) -> float:
+        """Return the mean loss of the step that was just trained, over passes and ranks."""
+        total = torch.stack(self._heard).sum()
+        self._heard = []
+        if world > 1:
+            dist.all_reduce(total)
+        return float(total)
 
     def _saved(self, state: TrainerState) -> dict[str, Any]:
         kept: Any = state.stateful_callbacks  # by name, once it is read from a checkpoint
@@ -218,12 +142,12 @@ class LengthenCallback(TrainerCallback, ExportableState):
         logs = logs or {}
         if "loss" not in logs:
             return  # an evaluation's, or the summary at the end
-        step = self._walk.at(state.global_step)
+        step, loss = self._walk.at(state.global_step), self._loss(args.world_size)
         self._trained = step.after
         if self._log is not None:
             self._log.step(
                 step,
-                loss=logs["loss"],
+                loss=loss,
                 grad_norm=logs["grad_norm"],
                 optimizer=met["optimizer"],
                 rate=logs["learning_rate"],
@@ -263,6 +187,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Close the record; a run that was stopped early may go on another time."""
+        if self._hook is not None:
+            self._hook.remove()
         if self._log is not None:
             end = state.global_step >= state.max_steps
             (self._log.finish if end else self._log.close)()

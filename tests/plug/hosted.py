@@ -29,7 +29,6 @@ RIGHT: dict[str, Any] = {
     "train_sampling_strategy": "sequential",
     "remove_unused_columns": False,
     "logging_steps": 1,
-    "logging_nan_inf_filter": False,
 }
 QUIET: dict[str, Any] = {
     "use_cpu": True,
