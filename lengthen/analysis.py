@@ -73,7 +73,7 @@ class Correlated:
 
 @dataclass(frozen=True)
 class Side:
-    """What evaluations or probes cost besides training; in no other count."""
+    """What evaluations, probes or observations cost besides training; in no other count."""
 
     count: int
     tokens: float | None  # None: the log does not say
@@ -107,6 +107,7 @@ class Summary:
     correlations: tuple[Correlated, ...]
     probing: Side
     evaluating: Side
+    observing: Side  # of an adaptive pacing
     unreadable: int  # lines of the log
 
     @property
@@ -261,6 +262,7 @@ def summarise(metrics: Metrics) -> Summary:
         correlations=correlations(steps),
         probing=_side(probes),
         evaluating=_side(evaluations),
+        observing=_side(metrics.of("observation")),
         unreadable=metrics.unreadable,
     )
 

@@ -23,10 +23,11 @@ from lengthen import cost, settings
 from lengthen.clock import Clock
 from lengthen.config import MOST, Config, Model, parse_count
 from lengthen.corpus.store import Manifest, Store
-from lengthen.devices import Place, cpu_memory_limit, gpus
+from lengthen.devices import Place, cpu_memory_limit, gpu_memory_limit, gpus
 from lengthen.errors import SettingError
 from lengthen.loader import passes
 from lengthen.pacing import Constant
+from lengthen.plan import memory_of
 from lengthen.trainer import Trainer
 
 LIMIT = 20.0  # seconds that a calibration may take
@@ -125,7 +126,7 @@ def calibrated(
     place = Place(torch.device("cuda" if on_gpu else "cpu"), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
-    if cost.memory(config.model, micro_tokens) > _memory_limit(place):
+    if memory_of(config, micro_tokens) > _memory_limit(place):
         return Rated(config.model, speed, f"{told}: too large to be tried")
     trials = _trials(config.model, shapes, micro_tokens, limit * speed)
     if trials is None:
@@ -257,15 +258,16 @@ def _random_store(model: Model, rows: int) -> Store:
 def _memory_limit(place: Place) -> int:
     if place.device.type == "cpu":
         return cpu_memory_limit()
-    return torch.cuda.mem_get_info(place.device)[0]
+    return gpu_memory_limit()
 
 
 def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:
-    """Return the FLOP/s of float32 matrix products on a device."""
-    matrix = torch.randn(size, size, device=place.device)
-    torch.mm(matrix, matrix)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        torch.mm(matrix, matrix)[0, 0].item()  # which waits for a GPU to be done
-        count += 1
+    """Return the FLOP/s of matrix products on a device, in the precision that a pass has there."""
+    matrix = torch.randn(size, size, device=place.device, dtype=place.dtype)
+    with place.autocast():
+        torch.mm(matrix, matrix)
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            torch.mm(matrix, matrix)[0, 0].item()  # which waits for a GPU to be done
+            count += 1
     return 2.0 * size**3 * count / (time.perf_counter() - began)

@@ -200,6 +200,11 @@ def is_peer_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(text in str(error) for text in lost)
 
 
+def gpu_memory_limit() -> int:
+    """Return the free bytes of the first GPU."""
+    return torch.cuda.mem_get_info(0)[0]
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

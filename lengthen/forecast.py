@@ -9,10 +9,11 @@ from lengthen import calibrate
 from lengthen.bind import open_store, with_store
 from lengthen.calibrate import LIMIT, Speed
 from lengthen.config import Config
+from lengthen.devices import gpus
 from lengthen.disk import Disk
 from lengthen.errors import SettingError
 from lengthen.picture import Curve, Panel, draw
-from lengthen.plan import Moment, Plan, micro_tokens_within, plan, seconds_along
+from lengthen.plan import Moment, Plan, auto_micro_tokens, plan, seconds_along
 from lengthen.report import page
 from lengthen.tables import Table
 
@@ -33,6 +34,7 @@ class Forecast:
     plan: Plan
     seconds: tuple[float, ...]
     told: str  # where the seconds are from
+    foretold_passes: bool = False  # "auto" tries on a GPU what is foretold here
 
     @property
     def duration(self) -> float:
@@ -71,9 +73,19 @@ def forecasts(
     else:
         speeds = [calibrate.given(one.config.model, flops) for one in planned]
     return [
-        Forecast(one.name, one.plan, seconds_along(one.plan, speed.seconds), speed.told)
+        Forecast(
+            one.name,
+            one.plan,
+            seconds_along(one.plan, speed.seconds),
+            speed.told,
+            one.config.batch.micro_tokens == "auto" and _goes_to_a_gpu(one.config),
+        )
         for one, speed in zip(planned, speeds, strict=True)
     ]
+
+
+def _goes_to_a_gpu(config: Config) -> bool:
+    return config.run.device == "cuda" or (config.run.device == "auto" and gpus() > 0)
 
 
 def _planned(name: str, config: Config) -> Iterator[_Planned]:
@@ -87,8 +99,7 @@ def _planned(name: str, config: Config) -> Iterator[_Planned]:
         raise SettingError("model.vocabulary", "is missing", None, hint)
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
-        # A plan for a larger machine is as good: its memory line says what that needs.
-        micro_tokens = micro_tokens_within(config, limit=None)
+        micro_tokens = auto_micro_tokens(config)
     bounds = {name: True}
     if config.pacing.kind == "adaptive":
         bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
@@ -132,7 +143,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("lowest rate", _lowest(plan)),
         ("parameters", f"{plan.parameters:,}"),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
-        ("memory", f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a pass"),
+        ("memory", _memory(forecast)),
         ("time", f"{_duration(forecast.duration)}{seconds}"),
         ("speed", speed),
         ("corpus", _passes(plan)),
@@ -155,7 +166,16 @@ def _spread(lengths: dict[int, int]) -> str:
     return f"{first} to {last}, {len(lengths)} of them; {lengths[last]:,} steps at {last}"
 
 
+def _memory(forecast: Forecast) -> str:
+    plan = forecast.plan
+    text = f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a pass"
+    return text + '; "auto" takes what fits a GPU' * forecast.foretold_passes
+
+
 def _full(plan: Plan) -> str:
+    pacing, full_length = plan.schedule.pacing, plan.schedule.full_length
+    if pacing.of == "length" and pacing.end < full_length:
+        return f"never: pacing.end is {pacing.end}, model.length {full_length}"
     if plan.full is None:
         return "not reached within the budget"
     return "from the first step on" if plan.full.step == 1 else _begins(plan.full, plan)
@@ -191,6 +211,11 @@ def _lowest(plan: Plan) -> str:
     schedule = plan.schedule
     if plan.lowest is not None:
         return f"{schedule.minimum:g} {_begins(plan.lowest, plan)}"
+    if plan.steps <= schedule.warmup_steps:
+        return "not reached: the budget ends while the rate warms up"
+    if schedule.decay_tokens > schedule.budget:
+        at = f"{schedule.minimum:g} after {schedule.decay_tokens:,} tokens"
+        return f"not reached: it would be {at}, beyond the budget"
     return f"{schedule.minimum:g} after {schedule.decay_tokens:,} tokens, where the budget ends"
 
 

@@ -21,6 +21,16 @@ svg { background: #ffffff; font: 13px system-ui, sans-serif; fill: #1a1a1a }
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A point beside a curve, and what is to be said of it."""
+
+    x: float
+    y: float
+    text: str
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
 class Curve:
     """One line of a panel."""
 
@@ -28,6 +38,7 @@ class Curve:
     points: Sequence[tuple[float, float]]
     family: str = ""  # curves of one family look alike and share a key; by default its own name
     breaks: Sequence[float] = ()  # where along x the value was not finite
+    marks: Sequence[Mark] = ()
 
     @property
     def key(self) -> str:
@@ -121,7 +132,17 @@ def _panel(panel: Panel) -> Iterator[str]:
         for x in curve.breaks:
             if across.low <= x <= across.high:
                 yield f'<path {style} d="M{across(x) - 4:.1f} {HEIGHT - BOTTOM - 9}l8 8m0-8l-8 8"/>'
+        yield from _marked(curve, keys.index(curve.key), across, up)
     yield from _keys(keys)
+
+
+def _marked(curve: Curve, number: int, across: _Scale, up: _Scale) -> Iterator[str]:
+    colour, _ = stroke(number)
+    for mark in curve.marks:
+        if across.low <= mark.x <= across.high and up.low <= mark.y <= up.high:
+            fill = "none" if mark.hollow else colour
+            place = f'cx="{across(mark.x):.1f}" cy="{up(mark.y):.1f}" r="3"'
+            yield f'<circle {place} stroke="{colour}" fill="{fill}"/>'
 
 
 def _placed(panel: Panel, curve: Curve) -> list[tuple[float, float]]:

@@ -14,7 +14,8 @@ import numpy as np
 from lengthen import cost
 from lengthen.clock import Schedule, crossed, steps
 from lengthen.config import Config
-from lengthen.devices import fit_check
+from lengthen.devices import fit_check, gpu_memory_limit, gpus
+from lengthen.errors import MemoryLimitError
 from lengthen.ledger import Ledger, reuse_spacing
 
 CPU_PASS = 4096  # tokens of a pass on a processor: larger ones fall out of its caches
@@ -48,7 +49,7 @@ class Moment:
 class Corpus:
     """What the run makes of its corpus."""
 
-    passes: float  # trained tokens / tokens of the corpus
+    passes: float  # tokens that were read or dropped / tokens of the corpus
     unread: int  # tokens of the last pass that stay unread
     leftover: int  # those of them that lie in open sequences
     most_leftover: int  # behind any step
@@ -140,7 +141,7 @@ def plan(
         lowest=lowest,
         warmup_tokens=warmup_tokens,
         parameters=cost.parameters(config.model),
-        memory=cost.memory(config.model, micro_tokens),
+        memory=memory_of(config, micro_tokens),
         micro_tokens=micro_tokens,
         corpus=None if ledger is None else _corpus(ledger, moment.tokens, most_leftover),
     )
@@ -191,7 +192,7 @@ def _is_point(schedule: Schedule, moment: Moment) -> bool:
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:
     return Corpus(
-        passes=tokens / (ledger.sequences * ledger.full_length),
+        passes=(tokens + ledger.dropped) / (ledger.sequences * ledger.full_length),
         unread=ledger.unread,
         leftover=ledger.leftover,
         most_leftover=most_leftover,
@@ -212,16 +213,38 @@ def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[flo
     return tuple(so_far.tolist())
 
 
+def memory_of(config: Config, micro_tokens: int) -> int:
+    """Return the bytes that training takes at its peak, with so many tokens in a pass."""
+    doubled = 2 if config.run.precision == "fp64" else 1
+    return doubled * cost.memory(config.model, micro_tokens)
+
+
+def auto_micro_tokens(config: Config) -> int:
+    """Return the tokens of a pass that "auto" comes to for one process on this machine.
+
+    On a GPU they are foretold from its free memory, where `train` tries them; too little of it for
+    one row gives one row, since a plan is also made for a larger machine. So a processor is taken
+    to have enough.
+    """
+    if config.run.device == "cpu" or not gpus():
+        return micro_tokens_within(config, limit=None)
+    length, limit = config.model.length, gpu_memory_limit()
+    try:
+        whole = config.batch.rows * length
+        return fit_check(whole, length, lambda size: memory_of(config, size) <= limit)
+    except MemoryLimitError:
+        return length
+
+
 def micro_tokens_within(config: Config, limit: int | None, world: int = 1) -> int:
     """Return the tokens of a pass on a CPU with `limit` bytes, None meaning any number.
 
     Raises MemoryLimitError where not one row fits.
     """
     length = config.model.length
-    doubled = 2 if config.run.precision == "fp64" else 1
     whole = min(-(-config.batch.rows // world) * length, max(length, CPU_PASS))
 
     def fits(size: int) -> bool:
-        return limit is None or doubled * cost.memory(config.model, size) <= limit
+        return limit is None or memory_of(config, size) <= limit
 
     return fit_check(whole, length, fits)

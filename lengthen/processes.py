@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.config import Config
-from lengthen.cost import memory
 from lengthen.devices import cpu_memory_limit, gpus, usable_cores
 from lengthen.disk import Disk
 from lengthen.errors import SettingError, UnstableError
-from lengthen.plan import micro_tokens_within
+from lengthen.plan import memory_of, micro_tokens_within
 from lengthen.runlog import Record
 from lengthen.tables import printable
 
@@ -56,8 +55,8 @@ def machine_for(
 
 
 def _fit_into_memory(configs: Sequence[Config]) -> int:
-    shapes = {config.model: config for config in configs}.values()
-    need = max(memory(config.model, micro_tokens_within(config, None)) for config in shapes)
+    shapes = {(config.model, config.run.precision): config for config in configs}.values()
+    need = max(memory_of(config, micro_tokens_within(config, None)) for config in shapes)
     return max(1, cpu_memory_limit() // need)
 
 

@@ -54,12 +54,24 @@ RULES = {
 
 
 def load(source: str, overrides: Tables | None = None) -> tuple[Config, list[str]]:
-    """Return the checked configuration of a recipe's name or a TOML file, and what was dropped.
+    """Return the checked configuration of a recipe's name or a TOML file, and notes on it.
+
+    They say which settings were dropped, and what is legal and hardly meant.
 
     Raises SettingError for the first mistake.
     """
     tables, notes = merge(_tables_of(source), overrides or {})
-    return build(tables), notes
+    config = build(tables)
+    return config, notes + _doubts(config)
+
+
+def _doubts(config: Config) -> list[str]:
+    """Return notes on what is legal and hardly meant."""
+    pacing, length = config.pacing, config.model.length
+    if pacing.of == "length" and pacing.end < length:
+        beyond = f"positions from {pacing.end} on are never trained"
+        return [f"pacing.end ({pacing.end}) is below model.length ({length}): {beyond}"]
+    return []
 
 
 def build(tables: Tables) -> Config:

@@ -1,7 +1,12 @@
 """Adaptive pacing in a live run: what it decided is in the log, and follows from it."""
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,8 @@ from lengthen.monitor import OBSERVED_SEQUENCES
 from lengthen.pacing import Adaptive
 from lengthen.runlog import Metrics, RunPaths, read_metrics
 from lengthen.runs import train
-from tests.conftest import Configure
+from lengthen.trainer import Trainer
+from tests.conftest import Configure, trainer_of
 
 ADAPTIVE: dict[str, Any] = {
     "pacing": {"kind": "adaptive", "every": 1, "patience": 2, "max_hold": 6, "multiple": 8},
@@ -97,6 +103,37 @@ def test_a_model_that_never_calms_down_reaches_the_end_all_the_same(
     assert metrics.of("step")[-1]["length"] == 64
     held = [event["held"] for event in metrics.of("event") if event["event"] == "length"]
     assert held == [6] * 7
+
+
+def states(trainer: Trainer) -> dict[str, Any]:
+    """Train to the end; return every loss that was observed, and every state that it led to."""
+    grown, losses = [], []
+    while trainer.schedule.shape(trainer.progress.clock) is not None:
+        if trainer.schedule.observes(trainer.progress.clock):
+            record = trainer.observe()
+            state = trainer.progress.clock.grown
+            assert record is not None
+            assert state is not None
+            losses.append(record["loss"])
+            grown.append({**asdict(state), "best": None})  # the losses say it to rounding
+        trainer.step()
+    return {"losses": losses, "grown": grown}
+
+
+@pytest.mark.ranks
+def test_two_processes_decide_alike_and_as_one(configured: Configure, tmp_path: Path) -> None:
+    config = configured(**ADAPTIVE, run={"precision": "fp64"})
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    words = ["2", "-m", "tests.adaptive_ranks", str(tmp_path / "config.toml"), str(tmp_path)]
+    subprocess.run([*launcher, *words], check=True, cwd=Path(__file__).parents[1], timeout=120)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second  # to the last digit, or one of them waits for ever one day
+    alone = states(trainer_of(config))
+    assert first["grown"] == alone["grown"]
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-9)
+    assert first["grown"][-1]["value"] == 64
+    assert any(one["value"] == two["value"] for one, two in pairwise(first["grown"]))
 
 
 def test_without_a_validation_part_it_has_nothing_to_look_at(

@@ -186,6 +186,19 @@ def test_a_slow_machine_tries_fewer_shapes_then_smaller_passes_then_none(
         assert speed.micro_tokens == 256  # the run's, whatever was tried
 
 
+def test_in_double_precision_a_model_is_too_large_at_half_the_size(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(configured, run={"precision": "fp64"})
+    limit = int(1.5 * cost.memory(config.model, 256))
+    monkeypatch.setattr(calibrate, "cpu_memory_limit", lambda: limit)
+    monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: 1e9)
+    monkeypatch.setattr(calibrate, "_real_steps", lambda *_: Machine().step)
+    assert "too large to be tried" in calibrated(config, 256, [(8, 64)], limit=1.0).told
+    single = tiny(configured)
+    assert "tried here" in calibrated(single, 256, [(8, 64)], limit=1.0).told
+
+
 @pytest.mark.parametrize(
     ("layers", "width", "reason"), [(4, 64, "too slow"), (96, 12288, "too large")]
 )

@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lengthen import calibrate
+from lengthen import forecast as forecast_module
+from lengthen import plan as plan_module
 from lengthen.cli import main
 from lengthen.config import Config
 from lengthen.errors import SettingError
 from lengthen.forecast import Forecast, forecasts, lines, panels, table, write
+from lengthen.plan import CPU_PASS, memory_of
 from tests.conftest import Configure
 from tests.test_picture import points_of
 
@@ -82,6 +86,21 @@ def test_the_rate_is_told_in_steps_and_in_tokens(foreseen: Forecasts) -> None:
             "none: 0.01 from the first step on",
         ),
         ({}, "lowest rate", "0 after 10,000 tokens, where the budget ends"),
+        (
+            {"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 20_000}},
+            "lowest rate",
+            "not reached: it would be 0.001 after 20,000 tokens, beyond the budget",
+        ),
+        (
+            {"optimizer": {"warmup_steps": 400}},
+            "lowest rate",
+            "not reached: the budget ends while the rate warms up",
+        ),
+        (
+            {"pacing": {"end": 48}},
+            "full length",
+            "never: pacing.end is 48, model.length 64",
+        ),
     ],
 )
 def test_what_does_not_happen_is_said_too(
@@ -104,6 +123,18 @@ def test_leftovers_are_told_or_what_was_dropped(foreseen: Forecasts) -> None:
     most = f"{corpus.most_leftover:,} tokens at most, {corpus.leftover:,} at the end"
     assert dict(lines(kept))["leftovers"] == most
     assert re.fullmatch(r"[\d,]+ tokens dropped", dict(lines(dropped))["leftovers"])
+
+
+def test_a_pass_over_the_corpus_is_over_when_all_of_it_was_read_or_dropped(
+    foreseen: Forecasts,
+) -> None:
+    held: dict[str, Any] = {"pacing": {"kind": "constant", "end": 16}, "budget": {"tokens": 12_800}}
+    dropping = {**held, "batch": {"leftovers": "drop"}}
+    kept, dropped = (one.plan.corpus for one in foreseen(kept=held, dropped=dropping))
+    assert kept is not None
+    assert dropped is not None
+    assert dropped.dropped == 3 * 12_800  # of each 64 tokens 16 are read
+    assert dropped.passes == pytest.approx(4 * kept.passes)
 
 
 def test_an_adaptive_pacing_has_two_columns(foreseen: Forecasts) -> None:
@@ -132,6 +163,50 @@ def test_alike_models_are_tried_once_and_others_again(
     assert [config.model.width for config, _ in tried] == [16, 32]
     assert tried[0][1] == set(found[0].plan.shapes) | set(found[1].plan.shapes)
     assert notes[0].startswith("trying steps of slw, baseline, ")
+
+
+def auto(configured: Configure, **run: Any) -> Forecast:
+    (found,) = forecasts(
+        {"one": configured(batch={"rows": 128, "micro_tokens": "auto"}, run=run)}, "1T", print
+    )
+    return found
+
+
+def test_auto_is_foretold_for_a_processor_by_its_caches(configured: Configure) -> None:
+    found = auto(configured)
+    assert found.plan.micro_tokens == CPU_PASS
+    assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a pass")
+
+
+def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (plan_module, forecast_module):
+        monkeypatch.setattr(module, "gpus", lambda: 1)
+    whole, half = 128 * 64, 64 * 64
+    config = configured(model={"vocabulary": 257})
+    for limit, size in (
+        (memory_of(config, whole), whole),
+        (memory_of(config, half), half),
+        (1, 64),
+    ):
+        monkeypatch.setattr(plan_module, "gpu_memory_limit", partial(int, limit))
+        found = auto(configured)
+        assert found.plan.micro_tokens == size
+        assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
+    assert auto(configured, device="cpu").plan.micro_tokens == CPU_PASS
+
+
+def test_a_plan_for_a_gpu_that_is_not_here_says_that_its_passes_are_another_machines(
+    configured: Configure,
+) -> None:
+    found = auto(configured, device="cuda")
+    assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
+
+
+def test_double_precision_takes_twice_the_memory(foreseen: Forecasts) -> None:
+    single, double = foreseen(single={}, double={"run": {"precision": "fp64"}})
+    assert double.plan.memory == 2 * single.plan.memory
 
 
 def test_a_missing_vocabulary_says_what_to_give(configured: Configure) -> None:

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
-from lengthen.picture import COLOURS, Curve, Panel, draw, log_ticks, short, stroke, ticks
+from lengthen.picture import COLOURS, Curve, Mark, Panel, draw, log_ticks, short, stroke, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -99,6 +99,16 @@ def test_all_marks_within_the_plot_are_drawn() -> None:
         path.attrib.get("class") for path in xml.fromstring(draw([panel])).iter(f"{SVG}path")
     ]
     assert (classes.count("mark"), classes.count("mark lesser")) == (1, 1)
+
+
+def test_marks_are_circles_full_or_empty_where_they_belong() -> None:
+    marks = [Mark(1, 1, "<a>"), Mark(2, 2, "b", hollow=True), Mark(99, 1, "outside")]
+    picture = draw([Panel("t", "x", "y", [Curve("a", [(0, 1), (1, 1), (2, 2)], marks=marks)])])
+    circles = [circle.attrib for circle in xml.fromstring(picture).iter(f"{SVG}circle")]
+    assert [circle["fill"] for circle in circles] == [COLOURS[0], "none"]
+    ((_, at_one, at_two),) = points_of(picture)
+    places = [(float(circle["cx"]), float(circle["cy"])) for circle in circles]
+    assert places == [at_one, at_two]
 
 
 def test_a_value_that_was_not_finite_is_a_cross_at_the_foot() -> None:

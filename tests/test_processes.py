@@ -35,6 +35,16 @@ def test_no_more_run_side_by_side_than_memory_holds(
     assert machine_for([config] * 8, 8, None, None) == processes.Machine(jobs=2, threads=4)
 
 
+def test_double_precision_needs_twice_the_memory(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(**{**CPU, "run": {"device": "cpu", "precision": "fp64"}})
+    need = memory(config.model, 512)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 8)
+    monkeypatch.setattr(processes, "cpu_memory_limit", lambda: int(4.5 * need))
+    assert machine_for([config] * 8, 8, None, None).jobs == 2
+
+
 def test_a_gpu_that_the_user_hid_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     assert processes.visible_gpus(2) == ["4", "5"]

@@ -78,6 +78,13 @@ def test_a_missing_table_is_named() -> None:
         build(tables)
 
 
+def test_a_length_that_ends_below_full_length_is_noted() -> None:
+    note = "pacing.end (128) is below model.length (256): positions from 128 on are never trained"
+    assert load("laptop-2min", {"pacing": {"end": 128}})[1] == [note]
+    rows = {"of": "rows", "kind": "linear", "start": 1, "duration": 9, "end": 32}
+    assert not load("laptop-2min", {"pacing": rows})[1]
+
+
 def test_passes_cannot_be_asked_of_dropped_leftovers() -> None:
     tables = small(budget={"passes": 1}, batch={"leftovers": "drop"})
     with pytest.raises(SettingError, match='budget.passes: needs batch.leftovers = "requeue"'):

@@ -216,19 +216,27 @@ def _instability(group: Group) -> tuple[str, ...]:
 
 
 def measuring(members: Sequence[Group]) -> Table:
-    """Return what probes and evaluations took, which is in no other count."""
+    """Return what probes, evaluations and observations took, which is in no other count."""
+    kinds = ["probe", "evaluation"]
+    # Of an adaptive pacing: a table without one does without its columns.
+    kinds += ["observation"] * any(s.observing.count for group in members for s in group.summaries)
     return Table(
         "What measuring took",
-        ("variant", "probe tokens", "probe seconds", "evaluation tokens", "evaluation seconds"),
-        tuple((group.name, *_measuring(group.summaries)) for group in members),
+        ("variant", *(f"{kind} {unit}" for kind in kinds for unit in ("tokens", "seconds"))),
+        tuple((group.name, *_measuring(group.summaries, kinds)) for group in members),
         "Summed over seeds; in no other count of tokens or seconds.",
     )
 
 
-def _measuring(summaries: Sequence[Summary]) -> Iterator[str]:
-    for sides in ([s.probing for s in summaries], [s.evaluating for s in summaries]):
-        yield f"{sum(side.tokens or 0 for side in sides):,.0f}"
-        yield f"{sum(side.seconds or 0 for side in sides):,.1f}"
+def _measuring(summaries: Sequence[Summary], kinds: Sequence[str]) -> Iterator[str]:
+    sides = {
+        "probe": [summary.probing for summary in summaries],
+        "evaluation": [summary.evaluating for summary in summaries],
+        "observation": [summary.observing for summary in summaries],
+    }
+    for kind in kinds:
+        yield f"{sum(side.tokens or 0 for side in sides[kind]):,.0f}"
+        yield f"{sum(side.seconds or 0 for side in sides[kind]):,.1f}"
 
 
 def correlations(members: Sequence[Group]) -> Table:

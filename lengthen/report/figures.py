@@ -6,6 +6,7 @@ its theme, and paper, without being drawn anew.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -40,9 +41,7 @@ def figure(panel: Panel, numbers: Mapping[str, int], extent: tuple[float, float]
 def thinned(panel: Panel, most: int) -> list[Curve]:
     """Return the panel's curves that have points, each with at most `most` of them."""
     return [
-        Curve(curve.name, thin(curve.points, most), curve.family, curve.breaks)
-        for curve in panel.curves
-        if curve.points
+        replace(curve, points=thin(curve.points, most)) for curve in panel.curves if curve.points
     ]
 
 
@@ -81,6 +80,22 @@ def _traces(curve: Curve, number: int, width: float) -> Iterator[Json]:
             "y": [0.03] * len(curve.breaks),
             "marker": {"color": colour, "size": 9, "symbol": "x-thin", "line": _thick(colour)},
             "hovertemplate": "%{fullData.name}<br>%{x:,.6~g}: not finite<extra></extra>",
+        }
+
+    if curve.marks:
+        yield {
+            **common,
+            "meta": f"{curve.name}, marked",
+            "mode": "markers",
+            "x": [rounded(mark.x) for mark in curve.marks],
+            "y": [rounded(mark.y) for mark in curve.marks],
+            "text": [escape(mark.text) for mark in curve.marks],
+            "marker": {
+                "color": colour,
+                "size": 7,
+                "symbol": ["circle-open" if mark.hollow else "circle" for mark in curve.marks],
+            },
+            "hovertemplate": "%{fullData.name}<br>%{x:,.6~g}: %{text}<extra></extra>",
         }
 
 

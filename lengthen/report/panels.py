@@ -1,14 +1,15 @@
 """The panels that every report has, made from what the runs wrote down."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lengthen.analysis import finite
 from lengthen.monitor import UNSTABLE
-from lengthen.picture import Curve, Panel
+from lengthen.picture import Curve, Mark, Panel
+from lengthen.report.decisions import decided, fewer, observed
 from lengthen.report.gather import NamedRun
 from lengthen.report.thin import points_per_curve, thin
-from lengthen.runlog import Record
+from lengthen.runlog import Metrics, Record
 
 # The clocks that curves run along: field of a record -> its name on an axis.
 CLOCKS = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
@@ -29,6 +30,7 @@ class _Plot:
     unit: str
     thresholds: bool = False  # of the loss ratio
     log: bool = False
+    marks: Callable[[Metrics], Iterable[Mark]] | None = None
 
 
 def _perplexity(by: str, clock: str) -> _Plot:
@@ -48,13 +50,20 @@ PLOTS = (
     _perplexity("step", "step"),
     _perplexity("token", "tokens"),
     _perplexity("second", "seconds"),
-    _Plot("Training loss, each step at its own length", "step", "tokens", "loss", "nats"),
+    _Plot(
+        "Training loss, each step at its own length",
+        "step",
+        "tokens",
+        "loss",
+        "nats",
+        marks=observed,
+    ),
     _ratio("Loss ratio of the steps", "step"),
     _ratio("Loss ratio of the probe, at full length", "probe"),
     _by_step("Variance norm", "variance_norm", "l1 norm of √v", log=True),
     _by_step("Variance max", "variance_max", "largest √v", log=True),
     _by_step("Gradient norm, before clipping", "grad_norm", "l2 norm"),
-    _by_step("Length", "length", "tokens in a row"),
+    _Plot("Length", "step", "step", "length", "tokens in a row", marks=decided),
     _by_step("Rows", "rows", "rows in a step"),
     _by_step("Tokens per step", STEP_TOKENS, "tokens in a step"),
     _by_step("Learning rate", "lr", "learning rate"),
@@ -85,7 +94,11 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
 
 def _curves(run: NamedRun, family: str, most: int) -> list[Curve]:
     logs = {kind: _Columns.of(run.metrics.of(kind)) for kind in ("step", "eval", "probe")}
-    return [_curve(plot, logs[plot.kind], run.name, family, most) for plot in PLOTS]
+    return [
+        replace(_curve(plot, logs[plot.kind], run.name, family, most), marks=marks)
+        for plot in PLOTS
+        for marks in [fewer(list(plot.marks(run.metrics)), most) if plot.marks else ()]
+    ]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def block(name: str, summary: Summary) -> Iterator[str]:
         at = "" if summary.best_step is None else f" at step {summary.best_step:,}"
         last = number(summary.last_loss, missing="not finite")
         yield f"  validation loss {last}, {best}{at}"
-    sides = (("evaluations", summary.evaluating), ("probes", summary.probing))
+    sides = [("evaluations", summary.evaluating), ("probes", summary.probing)]
+    sides.append(("observations", summary.observing))
     if apart := [_apart(what, side) for what, side in sides if side.count]:
         yield f"  apart from training: {', '.join(apart)}"
     if summary.unreadable:

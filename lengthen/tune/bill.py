@@ -2,15 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from lengthen import cost
 from lengthen.clock import steps
 from lengthen.plan import Plan, plan
+from lengthen.processes import attempted
 from lengthen.settings import changed
 from lengthen.tune.question import Question
 from lengthen.tune.search import Setting
-from lengthen.tune.trials import Seen
+from lengthen.tune.trials import Seen, Work
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the trials' own logs cannot show."""
+
+    redone: Work = field(default_factory=Work)  # computed before a kill, and then once more
+    seconds: float = 0.0  # of starting, saving and watching processes
 
 
 @dataclass(frozen=True)
@@ -18,12 +28,25 @@ class Bill:
     """The trials together, evaluation included, beside the one training that they are for."""
 
     trials: int
-    tokens: int  # trained
-    judged: int  # validation tokens read
-    flops: float
-    seconds: float  # of all processes together; starting and saving are not in it
+    work: Work  # all that was computed, what was computed again included
+    beside: Beside
     training: Plan
     training_seconds: float | None  # at the trials' own speed; None before any step
+
+    @property
+    def tokens(self) -> int:
+        """Trained tokens."""
+        return self.work.tokens
+
+    @property
+    def flops(self) -> float:
+        """Operations of training and evaluating."""
+        return self.work.flops
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the processes of the trials took, all together."""
+        return self.work.seconds + self.beside.seconds
 
     @property
     def token_share(self) -> float:
@@ -41,8 +64,27 @@ class Bill:
         return None if self.training_seconds is None else self.seconds / self.training_seconds
 
 
-def bill(question: Question, seen: Sequence[Seen], setting: Setting) -> Bill:
+def read_beside(root: Path, seen: Iterable[Seen]) -> Beside:
+    """Read what attempts.jsonl says of these trials; of a process that was killed it says less."""
+    names = {one.trial.name for one in seen}
+    works: list[Work] = []
+    seconds = 0.0
+    for run, record in attempted(root):
+        if run not in names:
+            continue
+        if record.get("event") == "started":
+            works.append(Work(**record.get("redone", {})))
+        elif record.get("event") == "held":
+            works.pop()  # somebody else had it: that attempt has computed nothing again
+        seconds += record.get("beside_seconds", 0.0)
+    return Beside(sum(works, Work()), seconds)
+
+
+def bill(
+    question: Question, seen: Sequence[Seen], setting: Setting, beside: Beside | None = None
+) -> Bill:
     """Add the trials up, beside the whole training with `setting`."""
+    beside = beside or Beside()
     # The share is of the training at the rows that were asked about, whatever --aggressive found.
     plain = Setting(setting.start, setting.multiple)
     config = changed(question.training(plain), {"budget": {"tokens": question.budget}})
@@ -55,10 +97,8 @@ def bill(question: Question, seen: Sequence[Seen], setting: Setting) -> Bill:
         )
     return Bill(
         trials=len(seen),
-        tokens=sum(one.tokens for one in seen),
-        judged=sum(one.judged for one in seen),
-        flops=sum(one.flops for one in seen),
-        seconds=sum(one.seconds for one in seen),
+        work=sum((one.work for one in seen), beside.redone),
+        beside=beside,
         training=plan(config, config.model.length),
         training_seconds=seconds,
     )

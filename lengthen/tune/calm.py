@@ -21,6 +21,7 @@ class Judgement:
 
     word: Word
     why: str
+    rise: str = "-"  # the largest one, for a table
 
 
 def judge(curve: Curve, last: int) -> Judgement:
@@ -36,15 +37,18 @@ def judge(curve: Curve, last: int) -> Judgement:
     best = rise = -math.inf
     for step, loss in curve:
         if loss is None or not math.isfinite(loss):
-            return Judgement("not calm", f"not finite at step {step}")
+            return Judgement("not calm", f"not finite at step {step}", "not finite")
         best = loss if best == -math.inf else best
         rise = max(rise, loss - best)
         if loss - best > math.log(RISE):
-            return Judgement("not calm", f"{_times(loss - best)} the lowest so far at step {step}")
+            height = _times(loss - best)
+            return Judgement("not calm", f"{height} the lowest so far at step {step}", height)
         best = min(best, loss)
         if step >= last:
-            return Judgement("calm", f"never above {_times(rise)} the lowest so far")
-    return Judgement("undecided", f"step {curve[-1][0] if curve else 0} of {last}")
+            height = _times(rise)
+            return Judgement("calm", f"never above {height} the lowest so far", height)
+    at, height = (curve[-1][0], _times(rise)) if curve else (0, "-")
+    return Judgement("undecided", f"step {at} of {last}", height)
 
 
 def _times(nats: float) -> str:

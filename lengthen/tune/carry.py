@@ -33,10 +33,12 @@ from lengthen.tune.search import Setting, tries
 from lengthen.tune.trials import (
     Seen,
     Trial,
+    Work,
     drop_checkpoints,
     place_of,
     read,
     read_running,
+    redone,
     trial_of,
 )
 
@@ -66,10 +68,12 @@ def carry_out(
 
 
 def _begun(question: Question, root: Path) -> Iterator[Trial]:
-    """Yield the trials of this question that were ever begun here, each once."""
+    """Yield the trials that this very search ever began or found here, each once."""
     names = set()
     for run, record in processes.attempted(root):
         try:
+            if record["search"] != _search(question):
+                continue
             trial = trial_of(question, Setting(**record["setting"]))
         except (ValueError, KeyError, TypeError):
             continue  # no line of a tuner's
@@ -77,6 +81,24 @@ def _begun(question: Question, root: Path) -> Iterator[Trial]:
         if trial.name == run and trial.name not in names:
             names.add(trial.name)
             yield trial
+
+
+def _search(question: Question) -> dict[str, object]:
+    """Return what tells searches for one training apart; their trials have names of their own."""
+    return {"starts": list(question.space.starts), "aggressive": question.space.aggressive}
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A process that works on a trial."""
+
+    job: Job
+    kept: float  # seconds of computing that it began with
+    began: float = field(default_factory=time.monotonic)
+
+    def beside(self, seen: Seen) -> float:
+        """Return the seconds until now that were no computing: starting, saving, our polling."""
+        return max(0.0, time.monotonic() - self.began - (seen.work.seconds - self.kept))
 
 
 @dataclass
@@ -87,7 +109,7 @@ class _Shop:
     attempts: MetricsLog
     console: Console
     known: dict[Setting, bool] = field(default_factory=dict)
-    running: dict[Setting, Job] = field(default_factory=dict)
+    running: dict[Setting, _Attempt] = field(default_factory=dict)
     trials: dict[Setting, Trial] = field(default_factory=dict)
     held: Held = field(default_factory=Held)
     began: float = field(default_factory=time.monotonic)
@@ -100,7 +122,9 @@ class _Shop:
                     time.sleep(LOOK_SECONDS)
                     self._look()
             finally:
-                processes.stop(list(self.running.values()))
+                processes.stop([attempt.job for attempt in self.running.values()])
+                for setting, attempt in self.running.items():
+                    self._write_end(setting, attempt, "stopped")
             if wanted:
                 message = f"stopped; the same command goes on in {self.root}, nothing is redone"
                 raise StoppedError(stop.number, message)
@@ -129,9 +153,10 @@ class _Shop:
     def _match(self, wanted: list[Setting]) -> None:
         """Let what is wanted run, and nothing else."""
         for setting in [setting for setting in self.running if setting not in wanted]:
-            job = self.running.pop(setting)
-            processes.stop([job])
-            job.log.unlink(missing_ok=True)
+            attempt = self.running.pop(setting)
+            processes.stop([attempt.job])
+            self._write_end(setting, attempt, "stopped")
+            attempt.job.log.unlink(missing_ok=True)
             self._say(f"{self._trial(setting).label}: not needed any more")
         for setting in wanted:
             if setting not in self.running and self._trial(setting).name not in self.held:
@@ -139,29 +164,35 @@ class _Shop:
 
     def _start(self, setting: Setting) -> None:
         trial = self._trial(setting)
-        self._write(trial, "started")
-        place, others = place_of(self.root, trial), list(self.running.values())
-        self.running[setting] = processes.start(place, trial.config, self.machine, others)
+        again = redone(self.root, trial)
+        kept = read_running(self.root, trial).work.seconds - again.seconds
+        self._write(trial, "started", **({"redone": asdict(again)} if again != Work() else {}))
+        place, others = place_of(self.root, trial), [one.job for one in self.running.values()]
+        job = processes.start(place, trial.config, self.machine, others)
+        self.running[setting] = _Attempt(job, kept)
 
     def _look(self) -> None:
-        for setting, job in list(self.running.items()):
-            if job.process.poll() is not None:
+        for setting, attempt in list(self.running.items()):
+            if attempt.job.process.poll() is not None:
                 del self.running[setting]
-                self._ended(setting, job)
+                self._ended(setting, attempt)
                 continue
             seen = read_running(self.root, self._trial(setting))
             if seen.judgement.word == "not calm":
-                processes.stop([self.running.pop(setting)])
-                self._ended(setting, job)
+                del self.running[setting]
+                processes.stop([attempt.job])
+                self._ended(setting, attempt)
 
-    def _ended(self, setting: Setting, job: Job) -> None:
+    def _ended(self, setting: Setting, attempt: _Attempt) -> None:
+        job = attempt.job
         if job.process.returncode == BusyError.exit_code:
             trial = self._trial(setting)
+            self._write(trial, "held")
             if self.held.add(trial.name):
                 self._say(f"{trial.label}: {last_line(job.log)}; looking again later")
             return
-        seen, message = self._read(setting), job.message()
-        self._write(seen.trial, "ended", message)
+        message = job.message()
+        seen = self._write_end(setting, attempt, "ended", message)
         if not seen.is_decided:
             raise _crashed(seen.trial, job, message)
         job.log.unlink(missing_ok=True)
@@ -173,10 +204,17 @@ class _Shop:
         judgement = seen.judgement
         self._say(f"{seen.trial.label}: {how}{judgement.word}, {judgement.why}")
 
-    def _write(self, trial: Trial, event: str, message: str = "") -> None:
-        setting = asdict(trial.setting)
-        record = {"run": trial.name, "event": event, "setting": setting, "message": message}
-        self.attempts.write(record)
+    def _write_end(
+        self, setting: Setting, attempt: _Attempt, event: str, message: str = ""
+    ) -> Seen:
+        seen = self._read(setting)
+        seconds = round(attempt.beside(seen), 3)
+        self._write(seen.trial, event, message=message, beside_seconds=seconds)
+        return seen
+
+    def _write(self, trial: Trial, event: str, **facts: object) -> None:
+        which = {"setting": asdict(trial.setting), "search": _search(self.question)}
+        self.attempts.write({"run": trial.name, "event": event, **which, **facts})
 
     def _say(self, text: str) -> None:
         spent = clock_time(time.monotonic() - self.began)

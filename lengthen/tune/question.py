@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 
 from lengthen.bind import with_store
@@ -13,9 +14,12 @@ from lengthen.corpus.store import Store
 from lengthen.errors import DataError, SettingError
 from lengthen.pacing import Constant, Linear, Root
 from lengthen.settings import changed
-from lengthen.tune.search import FIRST, MOST_ROWS, Setting, Space
+from lengthen.tune.search import FIRST, Setting, Space
 
 WARMUPS = 3  # of the learning rate, that a trial lasts (ours; the paper: the first few multiples)
+# The same of a trial of stage 1 (ours; the paper: the very beginning): one to arrive at the rate,
+# one at it. The third would cost as much as these two, whose rows are shorter.
+OPENING_WARMUPS = 2
 LEAST_START = 8  # tokens; the paper's start for models of millions of parameters
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
@@ -39,10 +43,9 @@ class Question:
         """Steps in which the learning rate warms up, W."""
         return self.config.optimizer.warmup_steps
 
-    @property
-    def steps(self) -> int:
-        """Steps of a trial."""
-        return WARMUPS * self.warmup
+    def steps(self, setting: Setting) -> int:
+        """Return the steps of a setting's trial."""
+        return (OPENING_WARMUPS if setting.opening else WARMUPS) * self.warmup
 
     def training(self, setting: Setting) -> Config:
         """Return the whole training with a setting."""
@@ -59,13 +62,13 @@ class Question:
         return changed(self.config, changes)
 
     def beginning(self, setting: Setting) -> Config:
-        """Return the first three warm-ups of that training, evaluated for judging.
+        """Return the first warm-ups of that training, evaluated for judging.
 
         Steps and learning rates are those of the whole training, to the last digit: only the budget
         is cut, and the rate decays over the tokens that it would have decayed over.
         """
         trial = {
-            "budget": {"tokens": trial_tokens(self.training(setting), self.steps)},
+            "budget": {"tokens": trial_tokens(self.training(setting), self.steps(setting))},
             "evaluation": {
                 "every_steps": looks_every(self.warmup),
                 "tokens": self.judged,
@@ -76,6 +79,10 @@ class Question:
             "run": {"on_nonfinite": "stop"},
         }
         return changed(self.training(setting), trial)
+
+    def fits(self, setting: Setting) -> bool:
+        """Return whether the budget has room for the trial of a setting."""
+        return trial_tokens(self.training(setting), self.steps(setting)) <= self.budget
 
 
 def looks_every(warmup: int) -> int:
@@ -124,9 +131,8 @@ def ask(
     space = Space(_starts(config, starts), aggressive)
     question = Question(config, budget, judged, space)
     _must_fit_the_budget(question)
-    rows = [2**doublings for doublings in range(1, 10) if 2**doublings <= MOST_ROWS]
-    fitting = [times for times in rows if _fits(question, Setting(space.starts[0], FIRST), times)]
-    return Question(config, budget, judged, Space(space.starts, aggressive, max([1, *fitting])))
+    # The search is replayed again and again, and this walks through every step of a trial.
+    return replace(question, space=replace(space, fits=cache(question.fits)))
 
 
 def _must_be_tunable(config: Config) -> None:
@@ -206,17 +212,13 @@ def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:
 def _must_fit_the_budget(question: Question) -> None:
     # The shortest duration at the longest start has the most tokens of all.
     largest = Setting(question.space.starts[-1], FIRST)
-    needed = trial_tokens(question.training(largest), question.steps)
+    needed = trial_tokens(question.training(largest), question.steps(largest))
     if needed > question.budget:
         name, verb = (
             ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
         )
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
-        hint = "lower optimizer.warmup_steps, or give smaller --starts"
+        smallest = question.space.starts[-1] <= max(LEAST_START, _multiple(question.config))
+        hint = "lower optimizer.warmup_steps or batch.rows"
+        hint += "" if smallest else ", or give smaller --starts"
         raise SettingError(f"budget.{name}", rule, question.budget, hint)
-
-
-def _fits(question: Question, setting: Setting, rows: int) -> bool:
-    """Return whether the budget has room for a trial with so many times the rows."""
-    wider = question.training(Setting(setting.start, setting.multiple, rows=rows))
-    return trial_tokens(wider, question.steps) <= question.budget

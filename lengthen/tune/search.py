@@ -1,7 +1,10 @@
 """Which settings to try next, and when to stop: the paper's two stages, without any file or clock.
 
-    1. the duration T is 4 warm-ups; the start rises until the trial is calm
-    2. that start; the largest multiple k <= 64 of the warm-up, T = k W, that is calm, by bisection
+    1. the duration T is 4 warm-ups; the start rises until the very beginning is calm
+    2. that start; the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection
+
+Where the start is not calm beyond the very beginning, whatever T, it rises further. Where no start
+is, the longest is tried at 1 to 3 warm-ups.
 
 What is known is a mapping from settings to whether they were calm. The strategy is replayed over it
 from the beginning each time, so whatever is known besides (a trial that was only speculation) can
@@ -9,11 +12,14 @@ never change the choice.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 FIRST = 4  # warm-ups of T in stage 1 (ours; the paper says "a few")
-MOST = 64  # warm-ups of T (ours)
+# Warm-ups of T (ours). From 4 on each is about one and a half times the one before, so that three
+# trials find the largest calm one: finer ones would cost as many again, to choose among durations
+# that one seed cannot tell apart.
+MULTIPLES = (1, 2, 3, 4, 6, 9, 13, 19, 29, 43, 64)
 MOST_RATE = 64  # times the learning rate, a doubling above the 40 of the paper's boldest recipe
 MOST_ROWS = 8  # times the rows, as many as the paper
 
@@ -26,6 +32,11 @@ class Setting:
     multiple: int  # k: the duration in warm-ups of the learning rate
     rate: int = 1  # times the learning rate, a power of 2
     rows: int = 1  # times the rows, likewise
+    opening: bool = False  # judged over the very beginning alone, as in stage 1
+
+
+def _always(_setting: Setting) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,12 @@ class Space:
 
     starts: tuple[int, ...]  # tokens, rising
     aggressive: bool = False  # also larger learning rates, then more rows
-    most_rows: int = MOST_ROWS
+    fits: Callable[[Setting], bool] = _always  # has the budget room for such a trial?
+
+    def with_more_rows(self, setting: Setting) -> Setting | None:
+        """Return a setting with its rows doubled; None where no more are tried."""
+        wider = replace(setting, rows=2 * setting.rows)
+        return wider if wider.rows <= MOST_ROWS and self.fits(wider) else None
 
 
 @dataclass(frozen=True)
@@ -49,31 +65,42 @@ Known = Mapping[Setting, bool]  # setting -> was it calm?
 
 def next_step(space: Space, known: Known) -> Setting | End:
     """Return the setting that must be tried next, or the end of the search."""
-    start = _start(space, known)
-    if not isinstance(start, int):
-        return start
-    low, high = FIRST, MOST + 1  # calm, and taken not to be
-    while high - low > 1:
-        setting = Setting(start, (low + high) // 2)
-        if setting not in known:
-            return setting
-        low, high = (setting.multiple, high) if known[setting] else (low, setting.multiple)
-    chosen = Setting(start, low)
-    return _bolder(space, known, chosen) if space.aggressive else End(chosen)
-
-
-def _start(space: Space, known: Known) -> int | Setting | End:
     for start in space.starts:
-        setting = Setting(start, FIRST)
-        if setting not in known:
-            return setting
-        if known[setting]:
-            return start
-    return End(None)
+        opening = Setting(start, FIRST, opening=True)
+        if opening not in known:
+            return opening
+        if not known[opening]:
+            continue
+        # A calm opening stands for the whole trial until no larger T is calm.
+        found = _largest(known, [Setting(start, k) for k in MULTIPLES if k >= FIRST], low=0)
+        if found != End(None):
+            return _bolder(space, known, found)
+    shorter = [Setting(space.starts[-1], k) for k in MULTIPLES if k < FIRST]
+    found = _largest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
+    return _bolder(space, known, found)
 
 
-def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
-    """Double the learning rate while the trial stays calm, then the rows."""
+def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End:
+    """Bisect: return what must be tried next, or the end with the last that is calm.
+
+    `low` is the index of one that is taken to be calm, -1 for none.
+    """
+    high = len(rising)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if rising[middle] not in known:
+            return rising[middle]
+        low, high = (middle, high) if known[rising[middle]] else (low, middle)
+    if low >= 0 and rising[low] not in known:
+        return rising[low]
+    return End(rising[low] if low >= 0 and known[rising[low]] else None)
+
+
+def _bolder(space: Space, known: Known, found: Setting | End) -> Setting | End:
+    """Double the learning rate of what was found while the trial stays calm, then the rows."""
+    if isinstance(found, Setting) or found.chosen is None or not space.aggressive:
+        return found
+    chosen = found.chosen
     while chosen.rate < MOST_RATE:
         setting = replace(chosen, rate=2 * chosen.rate)
         if setting not in known:
@@ -81,13 +108,12 @@ def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
         if not known[setting]:
             break
         chosen = setting
-    while chosen.rows < space.most_rows:
-        setting = replace(chosen, rows=2 * chosen.rows)
-        if setting not in known:
-            return setting
-        if not known[setting]:
+    while wider := space.with_more_rows(chosen):
+        if wider not in known:
+            return wider
+        if not known[wider]:
             break
-        chosen = setting
+        chosen = wider
     return End(chosen)
 
 
@@ -102,25 +128,31 @@ def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
     while supposed and len(found) < jobs:
         case = supposed.popleft()
         setting = next_step(space, case)
-        if isinstance(setting, End):
-            continue
+        if isinstance(setting, End) or setting in found:
+            continue  # two ways can lead to one trial
         found.append(setting)
         supposed += [{**case, setting: True}, {**case, setting: False}]
     return found
 
 
-def against_monotony(known: Known, chosen: Setting) -> list[Setting]:
-    """Return the trials that contradict 'what is calm at T is calm at every shorter one'.
+def against_monotony(known: Known) -> list[tuple[Setting, Setting]]:
+    """Return pairs that contradict the search: one that was not calm, and a wilder one that was.
 
-    The search itself cannot meet one: only a speculative trial above the choice can have been calm,
-    or one below it not. The choice stands: the largest T that was calm below the smallest that the
-    bisection found not to be.
+    Wilder in nothing less: a start no longer, a T no shorter, a rate and rows no smaller. The
+    search itself cannot meet one, only a speculative trial can, and the choice stands.
     """
-    plain = replace(chosen, rate=1, rows=1)
+    calm = [setting for setting, is_calm in known.items() if is_calm and not setting.opening]
     return [
-        setting
-        for setting, calm in known.items()
-        if replace(setting, multiple=plain.multiple) == plain
-        and calm == (setting.multiple > plain.multiple)
-        and setting != plain
+        (setting, wilder[0])
+        for setting, is_calm in known.items()
+        if not is_calm and (wilder := [one for one in calm if _is_wilder(one, setting)])
     ]
+
+
+def _is_wilder(one: Setting, other: Setting) -> bool:
+    return (
+        one.start <= other.start
+        and one.multiple >= other.multiple
+        and one.rate >= other.rate
+        and one.rows >= other.rows
+    )

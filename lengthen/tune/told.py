@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lengthen.picture import Curve, Panel
+from lengthen.plan import plan
+from lengthen.settings import changed
 from lengthen.tables import Table, number
 from lengthen.tune.bill import Bill
 from lengthen.tune.calm import RISE
-from lengthen.tune.question import WARMUPS, Question, resolution
+from lengthen.tune.question import OPENING_WARMUPS, WARMUPS, Question, resolution
 from lengthen.tune.search import FIRST, MOST_RATE, Setting, against_monotony
 from lengthen.tune.trials import Seen
 
@@ -21,6 +23,7 @@ class Found:
     chosen: Setting | None
     seen: Sequence[Seen]  # in the order in which they were begun
     bill: Bill
+    threads: Sequence[int] = ()  # with which trials were computed, each number once
 
     @property
     def duration(self) -> int:
@@ -40,12 +43,14 @@ def sentences(found: Found) -> list[str]:
 
 
 def way_out(question: Question) -> str:
-    """Say what to lower where no trial was calm."""
-    given = question.config
-    return (
-        f"lower optimizer.learning_rate ({given.optimizer.learning_rate:g}) or batch.rows "
-        f"({given.batch.rows}), or raise optimizer.warmup_steps ({question.warmup})"
-    )
+    """Say what to change where no trial was calm: only what there is room for."""
+    given, longest = question.config, question.space.starts[-1]
+    lower = [f"optimizer.learning_rate ({given.optimizer.learning_rate:g})"]
+    lower += [f"batch.rows ({given.batch.rows})"] * (given.batch.rows > 1)
+    ways = [f"lower {' or '.join(lower)}", f"raise optimizer.warmup_steps ({question.warmup})"]
+    if 2 * longest < given.pacing.end:
+        ways.append(f"try longer starts with --starts {2 * longest}")
+    return f"{', '.join(ways[:-1])}, or {ways[-1]}"
 
 
 def _choice(found: Found, chosen: Setting) -> str:
@@ -59,21 +64,32 @@ def _choice(found: Found, chosen: Setting) -> str:
 
 def _bolder(found: Found, chosen: Setting) -> list[str]:
     if not found.question.space.aggressive:
-        calm = all(one.is_calm for one in found.seen if one.is_decided)
-        hint = "a larger learning rate or batch is possible: --aggressive looks for it."
-        return [f"Every trial was calm, so {hint}"] if calm else []
+        return _room_for_more(found, chosen)
     tuned = found.question.training(chosen)
     rate, rows = tuned.optimizer.learning_rate, tuned.batch.rows
-    most = found.question.space.most_rows
+    no_more = found.question.space.with_more_rows(chosen) is None
     return [
         f"With it the largest learning rate that stayed calm is {rate:g} "
-        f"({_times(chosen.rate, MOST_RATE)}), and with that the most rows are {rows} "
-        f"({_times(chosen.rows, most)})."
+        f"({_times(chosen.rate, last=chosen.rate == MOST_RATE)}), and with that the most rows are "
+        f"{rows} ({_times(chosen.rows, last=no_more)})."
     ]
 
 
-def _times(factor: int, most: int) -> str:
-    limit = ", no more is tried" if factor == most else ""
+def _room_for_more(found: Found, chosen: Setting) -> list[str]:
+    """Say that more is possible, where nothing was unstable but for a warmup that was too slow."""
+    known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
+    hint = "a larger learning rate or batch may be possible: --aggressive looks for it."
+    if all(known.values()):
+        return [f"Every trial was calm, so {hint}"]
+    # What is not calm at a large T alone has trained on short text for too long.
+    first = found.question.space.starts[0]
+    if chosen.start == first and chosen.multiple >= FIRST:
+        return [f"The first start was calm at once, so {hint}"]
+    return []
+
+
+def _times(factor: int, *, last: bool) -> str:
+    limit = ", no more is tried" if last else ""
     return f"{factor} x what was given{limit}"
 
 
@@ -81,24 +97,36 @@ def _cost(bill: Bill) -> str:
     training = bill.training
     whole = f"{training.steps:,} steps, {training.tokens:,} tokens, {training.flops:.3g} FLOP"
     share = "" if bill.second_share is None else f" (about {100 * bill.second_share:.1f} %)"
-    return (
+    told = (
         f"{bill.trials} trials cost {bill.tokens:,} tokens ({100 * bill.token_share:.1f} % of one "
         f"training: {whole}), with evaluation {bill.flops:.3g} FLOP "
-        f"({100 * bill.flop_share:.1f} %) and {bill.seconds:.0f} seconds{share}."
+        f"({100 * bill.flop_share:.1f} %) and {bill.seconds:.0f} seconds{share}"
     )
+    if bill.beside.seconds:
+        told += f", {bill.beside.seconds:.0f} of them to start, save and watch processes"
+    if bill.beside.redone.tokens:
+        told += f"; {bill.beside.redone.tokens:,} tokens were trained twice, behind a kill"
+    return f"{told}."
 
 
 def _warnings(found: Found, chosen: Setting) -> list[str]:
     told = []
-    if found.bill.training.full is None:
-        told.append("With this T the budget ends before full length is reached: raise the budget.")
+    tuned = found.question.training(chosen)
+    tuned = changed(tuned, {"budget": {"tokens": found.question.budget}})
+    if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
+        with_rows = " and so many rows" * (chosen.rows > 1)
+        early = f"With this T{with_rows} the budget ends before full length is reached"
+        told.append(f"{early}: raise the budget, or take a shorter T.")
     known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
-    for setting in against_monotony(known, chosen):
-        word = "calm" if known[setting] else "not calm"
+    labels = {one.trial.setting: one.trial.label for one in found.seen}
+    for setting, wilder in against_monotony(known):
         told.append(
-            f"T = {setting.multiple * found.question.warmup} was {word} all the same, in a trial "
-            "that the search did not need: calmness is not monotone here, so take T with care."
+            f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
+            "here, so take the choice with care."
         )
+    if len(found.threads) > 1:
+        counts = " and ".join(map(str, found.threads))
+        told.append(f"The trials had {counts} threads: equal to rounding, not to the last digit.")
     return told
 
 
@@ -106,21 +134,20 @@ def trials_table(found: Found) -> Table:
     """Return a row for each trial."""
     rows = []
     for one in found.seen:
-        config, setting = one.trial.config, one.trial.setting
+        config = one.trial.config
         rows.append(
             (
-                str(setting.start),
-                str(setting.multiple * found.question.warmup),
+                one.trial.label,
                 f"{config.optimizer.learning_rate:g}",
                 str(config.batch.rows),
-                one.judgement.word,
-                one.judgement.why if one.is_decided else f"not needed, {one.judgement.why}",
+                one.judgement.word if one.is_decided else "not needed",
+                one.judgement.rise,
                 f"{one.steps:,}",
-                f"{one.tokens:,}",
-                number(one.seconds, 1),
+                f"{one.work.tokens:,}",
+                number(one.work.seconds, 1),
             )
         )
-    columns = ("start", "T", "rate", "rows", "verdict", "why", "steps", "tokens", "seconds")
+    columns = ("trial", "rate", "rows", "verdict", "largest rise", "steps", "tokens", "seconds")
     judged = found.question.judged
     return Table(
         "Trials",
@@ -128,16 +155,22 @@ def trials_table(found: Found) -> Table:
         tuple(rows),
         f"Not calm: validation perplexity above {RISE} x the lowest so far, or not finite. Each "
         f"evaluation reads the same {judged:,} tokens, on which differences of "
-        f"{100 * resolution(judged):.1f} % are two standard errors. Stage 1: T = "
-        f"{FIRST} warm-ups, the start rises; stage 2: the largest T that is calm.",
+        f"{100 * resolution(judged):.1f} % are two standard errors. Stage 1: T = {FIRST} warm-ups, "
+        f"the start rises until its beginning is calm, {OPENING_WARMUPS} warm-ups; stage 2: the "
+        f"largest T that is calm for {WARMUPS}. Seconds are of training and evaluating.",
     )
+
+
+def curve_name(one: Seen) -> str:
+    """Return what a trial's curves are called in every figure."""
+    return f"{one.trial.label}: {one.judgement.word}"
 
 
 def perplexity_panel(found: Found) -> Panel:
     """Return the early validation perplexity of every trial, its verdict in its name."""
     curves = [
         Curve(
-            f"{one.trial.label}: {one.judgement.word}",
+            curve_name(one),
             [
                 (record["step"], record["perplexity"])
                 for record in one.metrics.of("eval")
@@ -156,9 +189,11 @@ def facts(found: Found) -> dict[str, Any]:
     spent = {
         "trials": bill.trials,
         "tokens": bill.tokens,
-        "validation_tokens": bill.judged,
+        "validation_tokens": bill.work.judged,
         "flops": bill.flops,
         "seconds": bill.seconds,
+        "seconds_beside_computing": bill.beside.seconds,
+        "tokens_trained_twice": bill.beside.redone.tokens,
     }
     shares = {"tokens": bill.token_share, "flops": bill.flop_share, "seconds": bill.second_share}
     training = {
@@ -196,7 +231,7 @@ def _fact(one: Seen, warmup: int) -> dict[str, object]:
         "verdict": one.judgement.word,
         "why": one.judgement.why,
         "steps": one.steps,
-        "tokens": one.tokens,
-        "seconds": one.seconds,
-        "flops": one.flops,
+        "tokens": one.work.tokens,
+        "seconds": one.work.seconds,
+        "flops": one.work.flops,
     }

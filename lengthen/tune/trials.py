@@ -2,26 +2,29 @@
 
     DIR/trials/start-8-T-80-1f0c55aa/        the run; the digits are those of its configuration
 
-So a trial is never done twice: whoever asks for the same configuration finds it there, and another
-configuration lies beside it.
+So a trial is never done twice: whoever asks for the same configuration, with the same versions of
+what computes it, finds it there, and another configuration lies beside it.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from lengthen import cost
+from lengthen import checkpoint, cost
 from lengthen.compare.standing import Standing, standing_of
-from lengthen.config import Config
+from lengthen.config import Config, Model
 from lengthen.disk import Disk
-from lengthen.runlog import Metrics, RunPaths, read_metrics
+from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.tune.calm import Judgement, judge
 from lengthen.tune.question import Question
 from lengthen.tune.search import Setting
 
 TRIALS = "trials"  # in a tuner's directory
 DIGITS = 8  # of a configuration's hash, in its trial's name
+VERSIONS = ("lengthen", "torch")  # another one computes another trial
 FORWARD = 3  # an evaluation is a forward pass: a third of a training step's arithmetic
 
 
@@ -49,14 +52,50 @@ def trial_of(question: Question, setting: Setting) -> Trial:
         label += f", rate x{setting.rate}"
     if setting.rows > 1:
         label += f", rows x{setting.rows}"
-    return Trial(setting, config, question.steps, label)
+    if setting.opening:
+        label += ", beginning"
+    return Trial(setting, config, question.steps(setting), label)
 
 
 def _digest(config: Config) -> str:
     # A store may move: its id is what counts.
     tables = {**config.tables(), "data": {"store_id": config.data.store_id}}
+    tables["versions"] = {name: version(name) for name in VERSIONS}
     text = json.dumps(tables, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was computed: training and evaluating, without starting, saving and waiting."""
+
+    tokens: int = 0  # trained
+    judged: int = 0  # validation tokens that evaluations read
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.tokens + other.tokens,
+            self.judged + other.judged,
+            self.flops + other.flops,
+            self.seconds + other.seconds,
+        )
+
+
+def work_of(model: Model, records: Sequence[Record], before: float = 0.0) -> Work:
+    """Return the work that lines of a log show; `before` are the seconds of the step before."""
+    steps = [record for record in records if record["kind"] == "step"]
+    looks = [record for record in records if record["kind"] == "eval"]
+    judged = sum(int(look["side_tokens"]) for look in looks)
+    flops = sum(cost.flops(model, step["rows"], step["length"]) for step in steps)
+    training = float(steps[-1]["seconds"]) - before if steps else 0.0
+    return Work(
+        tokens=sum(int(step["rows"]) * int(step["length"]) for step in steps),
+        judged=judged,
+        flops=flops + cost.flops(model, judged // model.length, model.length) / FORWARD,
+        seconds=training + sum(float(look["side_seconds"]) for look in looks),
+    )
 
 
 @dataclass(frozen=True)
@@ -83,31 +122,9 @@ class Seen:
         return len(self.metrics.of("step"))
 
     @property
-    def tokens(self) -> int:
-        """Trained tokens."""
-        return sum(int(step["rows"]) * int(step["length"]) for step in self.metrics.of("step"))
-
-    @property
-    def judged(self) -> int:
-        """Validation tokens that its evaluations read."""
-        return sum(int(record["side_tokens"]) for record in self.metrics.of("eval"))
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training and evaluating; starting and saving are not in it."""
-        steps = self.metrics.of("step")
-        training = float(steps[-1]["seconds"]) if steps else 0.0
-        return training + sum(float(record["side_seconds"]) for record in self.metrics.of("eval"))
-
-    @property
-    def flops(self) -> float:
-        """Operations of training and evaluating."""
-        model = self.trial.config.model
-        training = sum(
-            cost.flops(model, step["rows"], step["length"]) for step in self.metrics.of("step")
-        )
-        sequences = self.judged // model.length
-        return training + cost.flops(model, sequences, model.length) / FORWARD
+    def work(self) -> Work:
+        """What it has computed."""
+        return work_of(self.trial.config.model, self.metrics.records)
 
 
 def place_of(root: Path, trial: Trial) -> Path:
@@ -137,8 +154,19 @@ def _seen(trial: Trial, standing: Standing) -> Seen:
     curve = [(int(record["step"]), record["loss"]) for record in metrics.of("eval")]
     judgement = judge(curve, trial.steps)
     if judgement.word == "undecided" and standing.state == "diverged":
-        judgement = Judgement("not calm", f"step {metrics.records[-1]['step']} is not finite")
+        why = f"step {metrics.records[-1]['step']} is not finite"
+        judgement = Judgement("not calm", why, "not finite")
     return Seen(trial, judgement, metrics)
+
+
+def redone(root: Path, trial: Trial) -> Work:
+    """Return what a trial that goes on now computes again: all behind its newest checkpoint."""
+    saved = checkpoint.listed(RunPaths(place_of(root, trial)).checkpoints)
+    kept = int(saved[0].name.removeprefix("step-")) if saved else 0
+    metrics = read_running(root, trial).metrics
+    before = (step["seconds"] for step in metrics.of("step") if step["step"] == kept)
+    behind = [record for record in metrics.records if record.get("step", 0) > kept]
+    return work_of(trial.config.model, behind, next(before, 0.0))
 
 
 def drop_checkpoints(root: Path, trial: Trial) -> None:

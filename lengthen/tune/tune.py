@@ -8,27 +8,31 @@ from lengthen.bind import open_store
 from lengthen.config import Config
 from lengthen.devices import gpus, usable_cores
 from lengthen.disk import Disk
-from lengthen.errors import UnstableError
-from lengthen.processes import Machine, machine_for
+from lengthen.errors import SettingError, UnstableError
+from lengthen.processes import ATTEMPTS, Machine, machine_for
 from lengthen.report.gather import NamedRun, read_environment
-from lengthen.report.page import write
+from lengthen.report.page import must_be_ours, write
 from lengthen.runlog import RunPaths
 from lengthen.tables import console, printed
-from lengthen.tune.bill import bill
+from lengthen.tune.bill import bill, read_beside
 from lengthen.tune.carry import carry_out
 from lengthen.tune.question import Question, ask
 from lengthen.tune.search import FIRST, End, Setting, next_step
 from lengthen.tune.told import (
     Found,
+    curve_name,
     facts,
     perplexity_panel,
     sentences,
     trials_table,
     way_out,
 )
-from lengthen.tune.trials import Seen, place_of
+from lengthen.tune.trials import TRIALS, Seen, place_of
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
+EARLIER = "tuned.before.toml"  # there too: what a search with another result has found
+OWN = {TRIALS, ATTEMPTS, TUNED, EARLIER, PAGE, FACTS}
+COMMENT = "# lengthen tune: "  # how a file begins that a search wrote
 CORES = 4  # for each trial: speculation beside the needed one is only worth what that leaves idle
 
 
@@ -57,9 +61,10 @@ def tune(
         judge_tokens=judge_tokens,
         aggressive=aggressive,
     )
+    must_be_a_tuners(root)
     machine = _machine(question, jobs, threads)
     seen = carry_out(question, root, machine, shown=shown)
-    found = _found(question, seen)
+    found = _found(question, root, seen)
     _write(root, found)
     out = console()
     out.print(printed(trials_table(found)))
@@ -67,10 +72,27 @@ def tune(
         print(sentence)
     print(f"report  {root / PAGE}")
     if found.chosen is None:
-        starts_tried = ", ".join(map(str, question.space.starts))
-        what = f"no trial was calm: start {starts_tried} at T = {FIRST * question.warmup}"
-        raise UnstableError(f"{what}; {way_out(question)}")
+        tried = "; ".join(one.trial.label for one in found.seen if one.is_decided)
+        raise UnstableError(f"no trial was calm ({tried}): {way_out(question)}")
     print(f"next    lengthen train {root / TUNED} --out RUN")
+
+
+def must_be_a_tuners(root: Path) -> None:
+    """Raise SettingError where a search cannot write into `root` without hurting what is there."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise SettingError("--out", "must be a directory", str(root))
+    names = {entry.name for entry in root.iterdir()}
+    # Hidden ones are what an interrupted command, or the user's desktop, left behind.
+    strange = sorted(name for name in names - OWN if not name.startswith("."))
+    if strange and not (root / TRIALS).is_dir():
+        rule = f"holds {strange[0]}, which no search wrote, so all of it stays"
+        raise SettingError("--out", rule, str(root), "give a new directory")
+    tuned = root / TUNED
+    if tuned.exists() and not tuned.read_text(errors="replace").startswith(COMMENT):
+        raise SettingError("--out", f"holds a {TUNED} that no search wrote", str(root))
+    must_be_ours(root / PAGE)
 
 
 def _machine(question: Question, jobs: int | None, threads: int | None) -> Machine:
@@ -80,24 +102,25 @@ def _machine(question: Question, jobs: int | None, threads: int | None) -> Machi
     return machine_for([first], most if jobs is None else max(1, jobs), jobs, threads)
 
 
-def _found(question: Question, seen: dict[Setting, Seen]) -> Found:
+def _found(question: Question, root: Path, seen: dict[Setting, Seen]) -> Found:
     known = {setting: one.is_calm for setting, one in seen.items() if one.is_decided}
     end = next_step(question.space, known)
     assert isinstance(end, End)
     trials = list(seen.values())
     likely = end.chosen or Setting(question.space.starts[-1], FIRST)
-    return Found(question, end.chosen, trials, bill(question, trials, likely))
+    cost = bill(question, trials, likely, read_beside(root, trials))
+    return Found(question, end.chosen, trials, cost, _threads(root, trials))
+
+
+def _threads(root: Path, seen: Sequence[Seen]) -> list[int]:
+    files = (RunPaths(place_of(root, one.trial)).environment for one in seen)
+    counts = {read_environment(file).get("threads") for file in files}
+    return sorted(count for count in counts if isinstance(count, int))
 
 
 def _write(root: Path, found: Found) -> None:
     disk = Disk()
-    tuned = root / TUNED
-    if found.chosen is None:
-        disk.remove(tuned)  # one that another search has left here
-    else:
-        comment = f"# lengthen tune: {sentences(found)[0]} {_evidence(found)}\n"
-        text = comment + found.question.training(found.chosen).to_toml()
-        disk.replace_file(tuned, text.encode())
+    _write_tuned(disk, root, found)
     disk.replace_file(root / FACTS, (json.dumps(facts(found), indent=1) + "\n").encode())
     write(
         root / PAGE,
@@ -106,7 +129,21 @@ def _write(root: Path, found: Found) -> None:
         verdicts=sentences(found),
         tables=[trials_table(found)],
         panels=[perplexity_panel(found)],
+        families={one.trial.label: curve_name(one) for one in found.seen},
     )
+
+
+def _write_tuned(disk: Disk, root: Path, found: Found) -> None:
+    """Write the choice; one of another search goes aside, so that none is taken for this one's."""
+    tuned, settings = root / TUNED, ""
+    if found.chosen is not None:
+        settings = found.question.training(found.chosen).to_toml()
+    if tuned.exists() and tuned.read_text(encoding="utf-8").partition("\n")[2] != settings:
+        disk.rename(tuned, root / EARLIER)
+        print(f"note    {TUNED} of an earlier search is now {EARLIER}")
+    if settings:
+        comment = f"{COMMENT}{sentences(found)[0]} {_evidence(found)}\n"
+        disk.replace_file(tuned, (comment + settings).encode())
 
 
 def _evidence(found: Found) -> str:

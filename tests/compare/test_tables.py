@@ -90,6 +90,22 @@ def test_both_ratios_stand_in_the_tables(trained: tuple[Comparison, Path]) -> No
     ] * 2
 
 
+def test_observations_of_an_adaptive_pacing_are_counted_apart_where_there_are_any(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0])
+    assert measuring(members(comparison, tmp_path)).columns[-1] == "evaluation seconds"
+    for run in comparison.runs[:1]:
+        log = RunPaths(directory(tmp_path, run)).metrics
+        look = {"kind": "observation", "step": 1, "side_tokens": 256, "side_seconds": 0.5}
+        log.write_text(json.dumps(look) + "\n" + log.read_text())
+    table = measuring(members(comparison, tmp_path))
+    assert table.columns[-2:] == ("observation tokens", "observation seconds")
+    assert [row[-2:] for row in table.rows] == [("256", "0.5"), ("0", "0.0")]
+
+
 def test_one_recipe_under_two_names_cannot_be_told_apart(
     trained: tuple[Comparison, Path], written: Written, tmp_path: Path
 ) -> None:

@@ -161,7 +161,8 @@ def test_names_in_figures_are_text_for_plotly_too(out: Path) -> None:
 def test_plotly_accepts_every_figure(out: Path) -> None:
     lines = [
         {"kind": "step", "step": 1, "tokens": 8, "loss": 4.0},
-        {"kind": "step", "step": 2, "tokens": 16, "loss": None},
+        {"kind": "step", "step": 2, "tokens": 16, "loss": None, "length": 8},
+        {"kind": "observation", "step": 2, "length": 8, "next_length": 8, "loss": 4.0},
     ]
     log = Panel("p", "x", "y", [Curve("c", [(1, 2)])], mark=1.0, lesser=[2.0], log_x=True)
     write(out, [run("a"), run_of(*lines)], title="t", panels=[log])
@@ -178,6 +179,26 @@ def test_a_value_that_was_not_finite_is_a_cross(out: Path) -> None:
     write(out, [run_of(*lines)], title="t")
     line, cross = read(out).data["figures"][0]["data"]
     assert (line["x"], line["y"], cross["x"], cross["yaxis"]) == ([8], [4], [16], "y2")
+
+
+def test_what_an_adaptive_pacing_decided_is_a_circle_that_says_so(out: Path) -> None:
+    clock = {"step": 1, "tokens": 8}
+    lines = [
+        {"kind": "step", **clock, "length": 8},
+        {"kind": "observation", **clock, "length": 8, "next_length": 16, "loss": 4.0},
+        {"kind": "step", "step": 2, "tokens": 24, "length": 16},
+        {"kind": "observation", "step": 2, "length": 16, "next_length": 16, "loss": None},
+    ]
+    write(out, [run_of(*lines)], title="t")
+    shown = read(out)
+    line, circles = next(f for f in shown.data["figures"] if f["title"] == "Length")["data"]
+    assert (circles["x"], circles["y"]) == ([1, 2], [16, 16])
+    assert circles["marker"]["symbol"] == ["circle", "circle-open"]
+    assert circles["text"][0] == "grew from 8 to 16, observed 4.0000 nats"
+    assert circles["legendgroup"] == line["legendgroup"]
+    assert "Circles are of adaptive pacings" in out.read_text(encoding="utf-8")
+    write(out, [run("a")], title="t")
+    assert "Circles are of adaptive pacings" not in out.read_text(encoding="utf-8")
 
 
 def test_a_family_has_one_colour_in_all_figures_and_one_key(out: Path) -> None:

@@ -1,10 +1,14 @@
 """The standard panels: what they show of good, foreign and broken logs."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from lengthen.picture import Panel
+from lengthen.picture import Mark, Panel
+from lengthen.report.decisions import fewer
 from lengthen.report.gather import NamedRun
 from lengthen.report.panels import panels_of
+from lengthen.runlog import Record
 from tests.report.logs import run, run_of
 
 TITLES = [
@@ -26,6 +30,63 @@ TITLES = [
 
 def panel(title: str, *runs: NamedRun) -> Panel:
     return {panel.title: panel for panel in panels_of(runs)}[title]
+
+
+OBSERVED = [
+    {"kind": "step", "step": 1, "tokens": 64, "loss": 5.5, "length": 8},
+    {"kind": "observation", "step": 1, "tokens": 64, "length": 8, "loss": 5.4, "next_length": 8},
+    {"kind": "step", "step": 2, "tokens": 128, "loss": 5.3, "length": 8},
+    {"kind": "observation", "step": 2, "tokens": 128, "length": 8, "loss": 5.2, "next_length": 16},
+    {"kind": "event", "event": "length", "step": 2, "tokens": 128, "length": 16, "held": 2},
+    {"kind": "step", "step": 3, "tokens": 256, "loss": 5.1, "length": 16},
+    {
+        "kind": "observation",
+        "step": 3,
+        "tokens": 256,
+        "length": 16,
+        "loss": None,
+        "next_length": 16,
+    },
+]
+
+
+def test_decisions_of_an_adaptive_pacing_stand_on_the_length_with_their_reasons() -> None:
+    marks = panel("Length", run_of(*OBSERVED)).curves[0].marks
+    assert marks == [
+        Mark(1, 8, "held at 8, observed 5.4000 nats", hollow=True),
+        Mark(2, 16, "grew from 8 to 16 after 2 steps, observed 5.2000 nats"),
+        Mark(3, 16, "held at 16, observed a loss that is not finite", hollow=True),
+    ]
+
+
+def test_observations_of_an_adaptive_pacing_stand_beside_the_training_loss() -> None:
+    marks = panel(TITLES[3], run_of(*OBSERVED)).curves[0].marks
+    assert marks == [
+        Mark(64, 5.4, "observed 5.4000 nats at length 8", hollow=True),
+        Mark(128, 5.2, "observed 5.2000 nats at length 8", hollow=True),
+    ]
+
+
+@pytest.mark.parametrize("field", ["step", "tokens", "length", "next_length", "loss"])
+def test_a_broken_observation_is_left_out(field: str) -> None:
+    broken = [{**line, field: "?"} if line["kind"] == "observation" else line for line in OBSERVED]
+    marks = [mark for title in ("Length", TITLES[3]) for mark in _marks(title, *broken)]
+    assert all(isinstance(value, int | float) for mark in marks for value in (mark.x, mark.y))
+
+
+def _marks(title: str, *lines: Record) -> Sequence[Mark]:
+    return panel(title, run_of(*lines)).curves[0].marks
+
+
+def test_of_many_marks_every_growth_stays() -> None:
+    marks = [Mark(n, n // 100, "", hollow=n % 100 > 0) for n in range(50_000)]
+    kept = fewer(marks, 200)
+    assert [mark for mark in kept if not mark.hollow] == marks[::100]
+    assert len(kept) <= 500 + 200
+
+
+def test_other_pacings_have_no_marks() -> None:
+    assert not any(curve.marks for panel in panels_of([run("a")]) for curve in panel.curves)
 
 
 def test_a_log_of_ours_fills_every_panel() -> None:

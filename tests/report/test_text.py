@@ -69,6 +69,13 @@ def test_a_run_is_a_block_with_its_verdict_and_what_it_cost() -> None:
     ]
 
 
+def test_what_an_adaptive_pacing_observed_is_counted_apart_too() -> None:
+    side = {"side_tokens": 256, "side_seconds": 0.5}
+    looks = [{"kind": "observation", "step": n, "loss": 5.0, **side} for n in (1, 2)]
+    texts, _ = shown(named("adaptive", step(1), *looks))
+    assert "  apart from training: 2 observations (512 tokens, 1.0 s)" in texts
+
+
 def test_what_a_foreign_log_lacks_is_said() -> None:
     texts, tables = shown(FOREIGN)
     assert texts[1:] == [

@@ -55,11 +55,15 @@ def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) 
     return trials
 
 
-def plant(root: Path, trial: Trial, *, calm: bool, seconds: float = 0.5) -> None:
+def plant(
+    root: Path, trial: Trial, *, calm: bool, seconds: float = 0.5, threads: int | None = None
+) -> None:
     """Write the files that a trial leaves: its loss falls, or jumps at the second evaluation."""
     paths = RunPaths(place_of(root, trial))
     paths.root.mkdir(parents=True)
     paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
+    if threads is not None:
+        paths.environment.write_text(json.dumps({"threads": threads}), encoding="utf-8")
     records: list[Record] = []
     for clock, shape in islice(steps(trial.config.schedule()), trial.steps if calm else 2):
         step = clock.step + 1

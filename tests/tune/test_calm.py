@@ -99,6 +99,21 @@ def test_it_says_why(curve: Sequence[tuple[int, float | None]], why: str) -> Non
     assert judge(curve, LAST).why == why
 
 
+@pytest.mark.parametrize(
+    ("curve", "rise"),
+    [
+        ([], "-"),
+        ([(2, 8.0), (4, 7.5)], "1 x"),
+        ([(2, 7.0), (4, 7.1)], "1.11 x"),
+        ([(2, 7.0), (4, 7.5)], "1.65 x"),
+        ([(2, 7.0), (4, None)], "not finite"),
+        ([(2, 7.0), (4, 7.1), (60, 6.0)], "1.11 x"),
+    ],
+)
+def test_it_says_how_far_it_rose(curve: Sequence[tuple[int, float | None]], rise: str) -> None:
+    assert judge(curve, LAST).rise == rise
+
+
 @given(losses=st.lists(st.none() | st.floats(0, 20), max_size=len(STEPS)))
 def test_what_is_not_calm_stays_so_whatever_comes_after(losses: list[float | None]) -> None:
     words = [word(losses[:count]) for count in range(len(losses) + 1)]

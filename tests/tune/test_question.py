@@ -14,6 +14,7 @@ from lengthen.corpus.store import Store
 from lengthen.errors import DataError, LengthenError
 from lengthen.pacing import Linear, Root
 from lengthen.settings import build, changed
+from lengthen.tune import trials
 from lengthen.tune.question import (
     JUDGE_TOKENS,
     PAIRED_SD,
@@ -23,7 +24,7 @@ from lengthen.tune.question import (
     resolution,
     tokens_for,
 )
-from lengthen.tune.search import MOST, Setting, Space
+from lengthen.tune.search import MULTIPLES, Setting, Space
 from lengthen.tune.trials import trial_of
 from tests.conftest import Configure
 from tests.tune.conftest import Asked
@@ -31,9 +32,10 @@ from tests.tune.conftest import Asked
 SETTINGS = st.builds(
     Setting,
     start=st.sampled_from([8, 16, 24, 56]),
-    multiple=st.integers(1, MOST),
+    multiple=st.sampled_from(MULTIPLES),
     rate=st.sampled_from([1, 2, 8]),
     rows=st.sampled_from([1, 2]),
+    opening=st.booleans(),
 )
 
 
@@ -67,8 +69,8 @@ def test_a_trial_has_the_steps_and_rates_of_the_whole_training_to_the_last_digit
     )
     whole = question.training(setting).schedule()
     trial = list(steps(question.beginning(setting).schedule()))
-    assert trial == list(islice(steps(whole), question.steps))
-    assert len(trial) == 18
+    assert trial == list(islice(steps(whole), question.steps(setting)))
+    assert len(trial) == (12 if setting.opening else 18)
 
 
 @given(setting=SETTINGS)
@@ -146,9 +148,27 @@ def test_trials_lie_apart_where_their_configurations_differ_in_anything(
 
 
 def test_more_rows_are_tried_only_where_a_trial_with_them_fits_the_budget(asked: Asked) -> None:
-    assert asked(budget={"tokens": 1_000_000}).space.most_rows == 8
-    assert asked(budget={"tokens": 10_000}).space.most_rows == 4
-    assert asked(budget={"tokens": 4_000}).space.most_rows == 1
+    # A trial from 8 has 2,176 tokens at T = 16, one from 16 has more.
+    fits = asked(budget={"tokens": 5_000}, pacing={"kind": "constant"}).space.fits
+    assert fits(Setting(8, 4, rows=2))
+    assert not fits(Setting(16, 4, rows=2))
+    assert fits(Setting(16, 13, rows=2))
+    assert not fits(Setting(8, 4, rows=4))
+    assert not fits(Setting(16, 1))
+
+
+def test_trials_by_another_version_lie_apart(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    question, setting = asked(), Setting(8, 4)
+    before = trial_of(question, setting).name
+    assert trial_of(question, setting).name == before
+    monkeypatch.setattr(trials, "version", lambda name: f"{name} of another year")
+    assert trial_of(question, setting).name != before
+
+
+def test_where_the_start_is_the_smallest_no_smaller_one_is_proposed(asked: Asked) -> None:
+    with pytest.raises(LengthenError) as caught:
+        asked(budget={"tokens": 1_000}, starts=(8,))
+    assert str(caught.value).endswith("; lower optimizer.warmup_steps or batch.rows")
 
 
 def test_the_judge_sees_one_percent_at_two_standard_errors() -> None:
@@ -183,7 +203,8 @@ MISTAKES: dict[str, tuple[Tables, str]] = {
     ),
     "budget below a trial": (
         {"budget": {"tokens": 2_815}},
-        "budget.tokens: must be at least one trial, 3 warm-ups (2816 tokens), got 2815; lower",
+        "budget.tokens: must be at least one trial, 3 warm-ups (2816 tokens), got 2815; lower "
+        "optimizer.warmup_steps or batch.rows, or give smaller --starts",
     ),
     "passes below a trial": (
         {"budget": {"passes": 0.05}},

@@ -3,15 +3,16 @@
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.tune.search import (
     FIRST,
-    MOST,
     MOST_RATE,
+    MOST_ROWS,
+    MULTIPLES,
     End,
     Setting,
     Space,
@@ -24,10 +25,11 @@ Oracle = Callable[[Setting], bool]
 STARTS = st.lists(st.integers(1, 512), min_size=1, max_size=6, unique=True).map(
     lambda starts: tuple(sorted(starts))
 )
-SPACES = st.builds(Space, starts=STARTS, aggressive=st.booleans(), most_rows=st.integers(1, 8))
+ROOM = st.integers(1, 8).map(lambda most: lambda setting: setting.rows <= most)
+SPACES = st.builds(Space, starts=STARTS, aggressive=st.booleans(), fits=ROOM)
 JOBS = st.integers(1, 9)
 CHANCE = st.integers(0, 2**32).map(random.Random)
-LARGEST = st.integers(FIRST, MOST)
+LARGEST = st.sampled_from(MULTIPLES)
 
 
 def search(
@@ -47,9 +49,33 @@ def search(
     return end.chosen, known
 
 
+def opening(start: int) -> Setting:
+    return Setting(start, FIRST, opening=True)
+
+
+def calm_up_to(multiple: int) -> Oracle:
+    return lambda setting: setting.multiple <= multiple
+
+
+def calm_from(start: int) -> Oracle:
+    return lambda setting: setting.start >= start
+
+
 def whatever(seed: int) -> Oracle:
     """Calm or not without any rhyme or reason, but always the same for one setting."""
     return lambda setting: hashlib.sha256(f"{seed} {setting}".encode()).digest()[0] % 2 == 0
+
+
+def test_durations_reach_from_one_warm_up_to_64_and_three_trials_tell_them_apart() -> None:
+    assert (MULTIPLES[0], MULTIPLES[-1]) == (1, 64)
+    assert FIRST in MULTIPLES
+    above = [multiple for multiple in MULTIPLES if multiple >= FIRST]
+    assert all(1.4 < after / before < 1.6 for before, after in pairwise(above))
+    for largest in above:
+        chosen, known = search(Space((8,)), calm_up_to(largest))
+        assert chosen == Setting(8, largest)
+        # The opening of stage 1, three, and the whole trial at 4 warm-ups where no other is left.
+        assert len(known) == 4 + (largest == FIRST)
 
 
 @given(starts=STARTS, number=st.integers(0, 5), largest=LARGEST, jobs=JOBS, chance=CHANCE)
@@ -62,8 +88,36 @@ def test_where_calmness_is_monotone_it_finds_the_first_start_and_the_largest_dur
         return setting.start >= first and setting.multiple <= largest
 
     chosen, known = search(Space(starts), is_calm, jobs, chance)
-    assert chosen == Setting(first, largest)
-    assert not against_monotony(known, chosen)
+    # Where no start is calm at 4 warm-ups, the longest is tried at fewer.
+    assert chosen == Setting(first if largest >= FIRST else starts[-1], largest)
+    assert not against_monotony(known)
+
+
+@given(space=SPACES, seed=st.integers(0, 1000))
+def test_the_search_itself_never_contradicts_itself(space: Space, seed: int) -> None:
+    _, known = search(space, whatever(seed))
+    assert not against_monotony(known)
+
+
+@given(space=SPACES, seed=st.integers(0, 1000), jobs=JOBS)
+def test_what_is_tried_has_room_in_the_budget(space: Space, seed: int, jobs: int) -> None:
+    _, known = search(space, whatever(seed), jobs)
+    assert all(space.fits(setting) for setting in known)
+
+
+def test_a_start_that_is_calm_at_the_very_beginning_alone_is_not_chosen() -> None:
+    chosen, known = search(
+        Space((8, 16)), lambda s: s.opening or (s.start == 16 and s.multiple < 9)
+    )
+    assert chosen == Setting(16, 6)
+    assert list(known)[:5] == [opening(8), *(Setting(8, k) for k in (19, 9, 6, 4))]
+
+
+def test_the_smallest_duration_of_stage_2_is_tried_whole_before_it_is_chosen() -> None:
+    chosen, known = search(Space((8,)), lambda setting: setting.multiple <= 4)
+    assert chosen == Setting(8, 4)
+    assert known[chosen]
+    assert not chosen.opening
 
 
 @given(space=SPACES, seed=st.integers(0, 1000), jobs=JOBS, chance=CHANCE)
@@ -82,14 +136,14 @@ def test_what_is_chosen_was_tried_and_calm(space: Space, seed: int, jobs: int) -
     if chosen is not None:
         assert known[chosen]
     else:
-        assert not any(known[Setting(start, FIRST)] for start in space.starts)
+        assert not any(calm for setting, calm in known.items() if not setting.opening)
 
 
 @given(space=SPACES, seed=st.integers(0, 1000))
 def test_alone_it_tries_only_what_is_needed_and_few(space: Space, seed: int) -> None:
     _, known = search(space, whatever(seed))
     plain = [setting for setting in known if setting.rate == setting.rows == 1]
-    assert len(plain) <= len(space.starts) + 6  # 6 = log2(64 - 4), rounded up
+    assert len(plain) <= 5 * len(space.starts) + 2
 
 
 def test_it_goes_on_where_it_was_whenever_it_is_interrupted() -> None:
@@ -107,31 +161,55 @@ def test_it_goes_on_where_it_was_whenever_it_is_interrupted() -> None:
 def test_no_calm_start_is_the_end_without_a_choice() -> None:
     chosen, known = search(Space((8, 16, 32)), lambda _: False, jobs=4)
     assert chosen is None
-    assert {setting for setting in known if setting.multiple == FIRST} == {
-        Setting(start, FIRST) for start in (8, 16, 32)
-    }
+    first = {opening(start) for start in (8, 16, 32)}
+    assert known.keys() >= first | {Setting(32, 2), Setting(32, 1)}
+
+
+def test_a_shorter_duration_is_tried_only_where_the_budget_has_room_for_its_longer_rows() -> None:
+    space = Space((8,), fits=lambda setting: setting.multiple >= 3)
+    chosen, known = search(space, lambda setting: setting.multiple <= 3)
+    assert chosen == Setting(8, 3)
+    assert known.keys() == {opening(8), Setting(8, 3)}
+    assert search(Space((8,), fits=lambda _: False), lambda _: False)[0] is None
+
+
+def test_rows_are_doubled_as_far_as_the_chosen_setting_has_room() -> None:
+    space = Space((8, 16), True, fits=lambda setting: setting.start * setting.rows <= 32)
+    for start, rows in ((8, 4), (16, 2)):
+        chosen, _ = search(space, calm_from(start))
+        assert chosen is not None
+        assert (chosen.start, chosen.rows) == (start, rows)
 
 
 def test_the_rate_is_doubled_before_the_rows_and_both_have_a_limit() -> None:
     chosen, known = search(Space((8,), aggressive=True), lambda _: True)
-    assert chosen == Setting(8, MOST, rate=MOST_RATE, rows=8)
+    assert chosen == Setting(8, 64, rate=MOST_RATE, rows=MOST_ROWS)
     bolder = [(s.rate, s.rows) for s in known if s.rate * s.rows > 1]
     assert bolder == [*((2**n, 1) for n in range(1, 7)), *((64, 2**n) for n in range(1, 4))]
 
 
 def test_speculation_is_for_both_ways_that_the_needed_trial_can_end() -> None:
     space = Space((8, 16))
-    assert tries(space, {}, 3) == [Setting(8, 4), Setting(8, 34), Setting(16, 4)]
-    known = {Setting(8, 4): True}
-    assert tries(space, known, 3) == [Setting(8, 34), Setting(8, 49), Setting(8, 19)]
+    assert tries(space, {}, 3) == [opening(8), Setting(8, 19), opening(16)]
+    known = {opening(8): True}
+    assert tries(space, known, 3) == [Setting(8, 19), Setting(8, 43), Setting(8, 9)]
 
 
 def test_a_speculative_trial_that_contradicts_monotony_is_named_and_the_choice_stands() -> None:
-    space = Space((8,))
-    chosen, known = search(space, lambda setting: setting.multiple <= 10)
-    beyond, below = Setting(8, 40), Setting(8, 8)
-    contradicted = {**known, beyond: True, below: False}
-    assert next_step(space, contradicted) == End(chosen)
-    assert chosen == Setting(8, 10)
-    assert set(against_monotony(contradicted, chosen)) == {beyond, below}
-    assert not against_monotony({**known, replace(beyond, rate=2): True}, chosen)
+    space = Space((8, 16), aggressive=True)
+    chosen, known = search(space, lambda s: s.start == 16 and s.multiple <= 13 and s.rate == 1)
+    assert chosen == Setting(16, 13, rows=8)
+    contradictions = {
+        # Not calm at 19 warm-ups, and calm at 43.
+        Setting(16, 43): (True, (Setting(16, 19), Setting(16, 43))),
+        # Not calm at twice the rate, and calm at four times.
+        Setting(16, 13, rate=4): (True, (Setting(16, 13, rate=2), Setting(16, 13, rate=4))),
+        # Not calm from 8 at 4 warm-ups, and calm from 8 at more.
+        Setting(8, 43): (True, (opening(8), Setting(8, 43))),
+        # Calm at 9 warm-ups, and not calm at 6.
+        Setting(16, 6): (False, (Setting(16, 6), Setting(16, 9))),
+    }
+    for setting, (is_calm, pair) in contradictions.items():
+        contradicted = {**known, setting: is_calm}
+        assert pair in against_monotony(contradicted)
+        assert next_step(space, contradicted) == End(chosen)

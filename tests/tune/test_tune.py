@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from lengthen.runlog import owned
 from lengthen.settings import load
 from lengthen.tune.question import Question
 from lengthen.tune.search import Setting
-from lengthen.tune.trials import Trial, place_of, trial_of
+from lengthen.tune.told import way_out
+from lengthen.tune.trials import Trial, place_of, redone, trial_of
 from tests.conftest import Configure
 from tests.tune.conftest import Asked, plant, search_here, written
 
@@ -53,12 +54,19 @@ class Tuned:
         aggressive = "--aggressive" in words
         self.question: Question = self.asked(aggressive=aggressive, **tables)
 
-        def carry(trial: Trial) -> None:
-            plant(self.root, trial, calm=any(covers(one, trial.setting) for one in calm))
-
-        trials = search_here(self.question, self.root, carry)
+        trials = search_here(self.question, self.root, self.planting(calm))
         assert self.again(*words, tables=tables) == code
         return trials
+
+    def planting(self, calm: Sequence[Setting]) -> Callable[[Trial], None]:
+        """Give what plants a trial, unless it is there from an earlier search."""
+
+        def carry(trial: Trial) -> None:
+            if not place_of(self.root, trial).exists():
+                is_calm = any(covers(one, trial.setting) for one in calm)
+                plant(self.root, trial, calm=is_calm)
+
+        return carry
 
     def again(self, *words: str, tables: Tables = ROOM) -> int:
         file = written(self.tunable(**tables), self.folder)
@@ -84,20 +92,20 @@ def covers(largest: Setting, setting: Setting) -> bool:
 def test_the_choice_is_a_complete_configuration_that_says_how_it_was_found(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trials = tuned([Setting(16, 21)])
-    assert tuned.config == tuned.question.training(Setting(16, 21))
+    trials = tuned([Setting(16, 19)])
+    assert tuned.config == tuned.question.training(Setting(16, 19))
     first = (tuned.root / "tuned.toml").read_text().splitlines()[0]
     assert first.startswith(
-        "# lengthen tune: Start 16 and T = 84 steps (21 warm-ups): over its first 3 warm-ups the "
-        "validation perplexity was never above 1 x the lowest so far. 8 trials, "
+        "# lengthen tune: Start 16 and T = 76 steps (19 warm-ups): over its first 3 warm-ups the "
+        "validation perplexity was never above 1 x the lowest so far. 5 trials, "
     )
-    assert len(trials) == 8  # two starts, and six to find 21 between 4 and 65
+    assert len(trials) == 5  # two starts, and three to find 19 between 4 and 64
     said = capsys.readouterr().out
     assert f"next    lengthen train {tuned.root / 'tuned.toml'} --out RUN" in said
     assert tuned.facts["chosen"] == {
         "start": 16,
-        "duration": 84,
-        "warmups": 21,
+        "duration": 76,
+        "warmups": 19,
         "learning_rate": 0.01,
         "rows": 8,
     }
@@ -108,12 +116,14 @@ def test_the_table_has_every_trial_with_its_verdict_and_why(
 ) -> None:
     trials = tuned([Setting(16, 4)])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    refuted = ["8", "16", "0.01", "8", "not", "calm", "2.75", "x", "the", "lowest", "so", "far"]
-    assert [*refuted, "at", "step", "2", "2", "128", "1.5"] in rows
+    refuted = ["start", "8,", "T", "16,", "beginning", "0.01", "8", "not", "calm", "2.75", "x"]
+    assert [*refuted, "2", "128", "1.5"] in rows
+    assert tuned.facts["trials"][0]["why"] == "2.75 x the lowest so far at step 2"
     assert [fact["verdict"] for fact in tuned.facts["trials"]] == [
         "not calm",
         "calm",
-        *["not calm"] * 5,
+        *["not calm"] * 3,
+        "calm",
     ]
     assert [fact["run"] for fact in tuned.facts["trials"]] == [trial.name for trial in trials]
 
@@ -123,29 +133,33 @@ def test_the_page_shows_every_curve_with_its_verdict(tuned: Tuned) -> None:
     page = (tuned.root / "tune.html").read_text()
     for said in (
         "Early validation perplexity of the trials",
-        "start 8, T 16: calm",
+        "start 8, T 16, beginning: calm",
         "start 8, T 256: calm",
         "Start 8 and T = 256 steps (64 warm-ups)",
     ):
         assert said in page
+    # One key for each trial, whatever the figure.
+    assert page.count('class="key"') == len(tuned.facts["trials"])
 
 
 def test_the_cost_is_what_the_trials_did_beside_the_whole_training(tuned: Tuned) -> None:
     trials = tuned([Setting(8, 64)])
     model = tuned.config.model
     shapes = [shape for trial in trials for _, shape in steps(trial.config.schedule())]
-    looks = len(trials) * 12
+    looks = 8 + 3 * 12  # the opening has two warm-ups of 4 steps, the others three
     training = [shape for _, shape in steps(tuned.config.schedule())]
     judging = looks * cost.flops(model, 8, 64) / 3
     flops = sum(cost.flops(model, s.rows, s.length) for s in shapes) + judging
     whole = sum(cost.flops(model, s.rows, s.length) for s in training)
     told = tuned.facts
     assert told["cost"] == {
-        "trials": 7,
+        "trials": 4,
         "tokens": sum(shape.tokens for shape in shapes),
         "validation_tokens": looks * 512,
         "flops": pytest.approx(flops),
-        "seconds": 7 * 12 * 0.5 + looks * 0.25,
+        "seconds": looks * (0.5 + 0.25),
+        "seconds_beside_computing": 0.0,
+        "tokens_trained_twice": 0,
     }
     assert told["training"]["steps"] == len(training)
     assert told["training"]["tokens"] == sum(shape.tokens for shape in training)
@@ -158,7 +172,7 @@ def test_the_seconds_of_the_whole_training_come_from_the_speed_at_each_length(
     tuned: Tuned,
 ) -> None:
     tuned([Setting(8, 64)])
-    model, seen = tuned.config.model, {8, 16, 24, 32, 40}  # at T = 16 and 12 steps
+    model, seen = tuned.config.model, {8, 16, 24, 32}  # at T = 16 and 8 steps
     expected = 0.0
     for _, shape in steps(tuned.config.schedule()):
         nearest = min(seen, key=lambda length: abs(length - shape.length))
@@ -168,7 +182,7 @@ def test_the_seconds_of_the_whole_training_come_from_the_speed_at_each_length(
 
 
 def test_what_is_known_is_not_redone_and_comes_to_the_same_choice(tuned: Tuned) -> None:
-    trials = tuned([Setting(16, 30)])
+    trials = tuned([Setting(16, 29)])
     before, tables = tuned.config, tuned.facts
     logs = [place_of(tuned.root, trial) / "metrics.jsonl" for trial in trials]
     times = [log.stat().st_mtime_ns for log in logs]
@@ -180,22 +194,62 @@ def test_what_is_known_is_not_redone_and_comes_to_the_same_choice(tuned: Tuned) 
 
 
 def test_another_configuration_in_the_same_place_has_trials_of_its_own(tuned: Tuned) -> None:
-    tuned([Setting(16, 30)])
+    tuned([Setting(16, 29)])
     slower = {**ROOM, "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4}}
     tuned([Setting(8, 64)], tables=slower)
     assert tuned.facts["chosen"]["start"] == 8
-    assert len(tuned.facts["trials"]) == 7
+    assert len(tuned.facts["trials"]) == 4
     assert tuned.again() == 0
     assert tuned.facts["chosen"]["start"] == 16
+
+
+def test_trials_of_a_search_with_other_starts_or_a_bolder_one_are_not_mixed_in(
+    tuned: Tuned,
+) -> None:
+    trials = tuned([Setting(8, 64, rate=2), Setting(16, 64)], "--aggressive")
+    other = tuned.asked(starts=(16,), **ROOM)
+    search_here(other, tuned.root, tuned.planting([Setting(16, 64)]))
+    assert tuned.again("--starts", "16") == 0
+    assert {fact["start"] for fact in tuned.facts["trials"]} == {16}
+    assert tuned.facts["cost"]["trials"] == 4
+    assert tuned.again() == 0
+    tried = {(fact["start"], fact["rate"], fact["rows"]) for fact in tuned.facts["trials"]}
+    assert tried == {(8, 1, 1)}
+    assert tuned.facts["cost"]["trials"] == 4
+    assert tuned.again("--aggressive") == 0
+    assert tuned.facts["chosen"]["learning_rate"] == 0.02
+    assert len(tuned.facts["trials"]) == len(trials)
 
 
 def test_where_nothing_was_not_calm_it_says_that_more_is_possible(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned([Setting(8, 64)])
-    hint = "Every trial was calm, so a larger learning rate or batch is possible: --aggressive"
+    hint = "Every trial was calm, so a larger learning rate or batch may be possible: --aggressive"
     assert hint in capsys.readouterr().out
     assert tuned.facts["verdicts"][1].startswith(hint)
+
+
+def test_where_only_a_slow_warmup_was_not_calm_more_is_possible_too(tuned: Tuned) -> None:
+    tuned([Setting(8, 13)])
+    hint = "The first start was calm at once, so a larger learning rate or batch may be possible:"
+    assert tuned.facts["verdicts"][1].startswith(hint)
+
+
+def test_where_a_start_was_not_calm_no_larger_rate_is_proposed(tuned: Tuned) -> None:
+    tuned([Setting(16, 13)])
+    assert "larger learning rate" not in " ".join(tuned.facts["verdicts"])
+
+
+def test_where_no_start_is_calm_shorter_durations_are_tried_down_to_one_warm_up(
+    tuned: Tuned,
+) -> None:
+    tuned([Setting(16, 1)])
+    assert tuned.facts["chosen"]["warmups"] == 1
+    tried = [(fact["start"], fact["multiple"]) for fact in tuned.facts["trials"]]
+    assert tried == [(8, 4), (16, 4), (16, 2), (16, 1)]
+    assert [fact["opening"] for fact in tuned.facts["trials"]] == [True, True, False, False]
+    assert "larger learning rate" not in " ".join(tuned.facts["verdicts"])
 
 
 def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
@@ -204,30 +258,78 @@ def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
     tuned([], code=6)
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1] == (
-        "lengthen: no trial was calm: start 8, 16 at T = 16; lower optimizer.learning_rate (0.01) "
-        "or batch.rows (8), or raise optimizer.warmup_steps (4)"
+        "lengthen: no trial was calm (start 8, T 16, beginning; start 16, T 16, beginning; "
+        "start 16, T 8; start 16, T 4): "
+        "lower optimizer.learning_rate (0.01) or batch.rows (8), raise optimizer.warmup_steps (4), "
+        "or try longer starts with --starts 32"
     )
     assert tuned.facts["chosen"] is None
     assert (tuned.root / "tune.html").is_file()
     assert not (tuned.root / "tuned.toml").exists()
 
 
-def test_a_file_that_another_search_tuned_does_not_stay_where_this_one_found_nothing(
-    tuned: Tuned,
+def test_the_way_out_names_only_what_there_is_room_for(asked: Asked) -> None:
+    question = asked(starts=(32,), batch={"rows": 1, "micro_tokens": 64})
+    assert way_out(question) == (
+        "lower optimizer.learning_rate (0.01), or raise optimizer.warmup_steps (4)"
+    )
+
+
+def test_a_file_that_another_search_tuned_goes_aside_and_is_not_lost(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned([Setting(8, 64)])
+    before = tuned.config
     wilder = {**ROOM, "optimizer": {"learning_rate": 9.0, "warmup_steps": 4}}
     tuned([], code=6, tables=wilder)
     assert not (tuned.root / "tuned.toml").exists()
+    assert load(str(tuned.root / "tuned.before.toml"))[0] == before
+    assert "tuned.toml of an earlier search is now tuned.before.toml" in capsys.readouterr().out
     assert tuned.again() == 0  # and costs nothing to have again
-    assert (tuned.root / "tuned.toml").is_file()
+    assert tuned.config == before
+    assert tuned.again() == 0
+    assert "an earlier search" not in capsys.readouterr().out  # the same one goes nowhere
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.toml", "holds config.toml, which no search wrote, so all of it stays, got"),
+        ("thesis.tex", "holds thesis.tex, which no search wrote, so all of it stays, got"),
+        ("tuned.toml", "holds a tuned.toml that no search wrote, got"),
+        ("tune.html", "is there already and is no report, so it stays, got"),
+    ],
+)
+def test_a_directory_with_what_no_search_wrote_is_refused_and_stays(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    tuned.root.mkdir()
+    (tuned.root / name).write_text("mine")
+    assert tuned.again() == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"lengthen: --out: {message}")
+    assert [path.name for path in tuned.root.iterdir()] == [name]
+    assert (tuned.root / name).read_text() == "mine"
+
+
+def test_what_lies_beside_the_trials_of_a_search_stays_and_hinders_nothing(tuned: Tuned) -> None:
+    tuned([Setting(8, 64)])
+    (tuned.root / "notes.txt").write_text("mine")
+    assert tuned.again() == 0
+    assert (tuned.root / "notes.txt").read_text() == "mine"
+
+
+def test_an_out_that_is_a_file_is_refused(tuned: Tuned, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned.root.write_text("mine")
+    assert tuned.again() == 2
+    assert "--out: must be a directory, got" in capsys.readouterr().err
 
 
 def test_aggressive_doubles_the_rate_then_the_rows_while_the_choice_stays_calm(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned([Setting(8, 40, rate=4, rows=2)], "--aggressive")
-    assert tuned.config == tuned.question.training(Setting(8, 40, rate=4, rows=2))
+    tuned([Setting(8, 29, rate=4, rows=2)], "--aggressive")
+    assert tuned.config == tuned.question.training(Setting(8, 29, rate=4, rows=2))
     said = capsys.readouterr().out
     assert (
         "With it the largest learning rate that stayed calm is 0.04 (4 x what was given), and with "
@@ -240,20 +342,98 @@ def test_aggressive_doubles_the_rate_then_the_rows_while_the_choice_stays_calm(
 
 
 def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned: Tuned) -> None:
-    tuned([Setting(8, 10)])
-    beyond = trial_of(tuned.question, Setting(8, 50))
+    tuned([Setting(8, 9)])
+    beyond = trial_of(tuned.question, Setting(8, 43))
     plant(tuned.root, beyond, calm=True)
-    record = {"run": beyond.name, "event": "ended", "setting": {"start": 8, "multiple": 50}}
+    search = {"starts": [8, 16], "aggressive": False}
+    setting = {"start": 8, "multiple": 43}
+    record = {"run": beyond.name, "event": "ended", "setting": setting, "search": search}
     with (tuned.root / "attempts.jsonl").open("a") as file:
         file.write(json.dumps(record) + '\n{"run": "cut off')
     assert tuned.again() == 0
-    assert tuned.facts["chosen"]["warmups"] == 10
-    assert tuned.facts["verdicts"][-1].startswith("T = 200 was calm all the same")
+    assert tuned.facts["chosen"]["warmups"] == 9
+    assert tuned.facts["verdicts"][-1].startswith(
+        "start 8, T 52 was not calm, and start 8, T 172 was: calmness is not monotone here"
+    )
 
 
 def test_a_duration_beyond_the_budget_is_chosen_and_said(tuned: Tuned) -> None:
     tuned([Setting(8, 64)], tables={"budget": {"tokens": 6_000}})
     assert tuned.facts["verdicts"][-1].startswith("With this T the budget ends before full length")
+
+
+def test_with_more_rows_the_same_budget_can_end_before_full_length_and_that_is_said(
+    tuned: Tuned,
+) -> None:
+    room: Tables = {"budget": {"tokens": 20_000}}
+    tuned([Setting(8, 13)], tables=room)
+    ends = "With this T and so many rows the budget ends before full length"
+    assert "the budget ends" not in " ".join(tuned.facts["verdicts"])
+    tuned([Setting(8, 13, rows=8)], "--aggressive", tables=room)
+    assert tuned.facts["chosen"]["rows"] == 64
+    assert tuned.facts["verdicts"][-1].startswith(ends)
+
+
+def test_a_pacing_that_ends_below_full_length_is_not_said_to_lack_budget(tuned: Tuned) -> None:
+    tuned([Setting(8, 4)], tables={**ROOM, "pacing": {"end": 48}})
+    assert "the budget ends" not in " ".join(tuned.facts["verdicts"])
+
+
+def test_trials_with_different_numbers_of_threads_are_told(tuned: Tuned) -> None:
+    question = tuned.asked(**ROOM)
+    threads = iter([1, 2, 2, 1])
+    search_here(
+        question, tuned.root, lambda t: plant(tuned.root, t, calm=True, threads=next(threads))
+    )
+    assert tuned.again() == 0
+    assert tuned.facts["verdicts"][-1] == (
+        "The trials had 1 and 2 threads: equal to rounding, not to the last digit."
+    )
+
+
+def test_what_a_kill_cost_and_what_processes_took_beside_computing_is_billed(tuned: Tuned) -> None:
+    trials = tuned([Setting(8, 64)])
+    before = tuned.facts["cost"]
+    again = {"tokens": 640, "judged": 512, "flops": 1e6, "seconds": 4.0}
+    lines = [
+        {"run": trials[0].name, "event": "started", "redone": {}},
+        {"run": trials[0].name, "event": "started", "redone": again},
+        {"run": trials[0].name, "event": "ended", "beside_seconds": 3.0},
+        {"run": trials[1].name, "event": "started", "redone": again},
+        {"run": trials[1].name, "event": "held"},  # by somebody else: nothing was redone
+        {"run": "another", "event": "started", "redone": again},
+    ]
+    log = tuned.root / "attempts.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert tuned.again() == 0
+    assert tuned.facts["cost"] == {
+        "trials": 4,
+        "tokens": before["tokens"] + 640,
+        "validation_tokens": before["validation_tokens"] + 512,
+        "flops": pytest.approx(before["flops"] + 1e6),
+        "seconds": before["seconds"] + 4.0 + 3.0,
+        "seconds_beside_computing": 3.0,
+        "tokens_trained_twice": 640,
+    }
+    cost_told = next(text for text in tuned.facts["verdicts"] if " trials cost " in text)
+    assert cost_told.endswith(
+        ", 3 of them to start, save and watch processes; 640 tokens were trained twice, behind a "
+        "kill."
+    )
+
+
+@pytest.mark.parametrize(("saved", "tokens"), [(None, 2 * 64), (1, 64), (2, 0)])
+def test_what_will_be_redone_is_all_behind_the_newest_checkpoint(
+    tuned: Tuned, saved: int | None, tokens: int
+) -> None:
+    trial = trial_of(tuned.asked(**ROOM), Setting(8, 64))
+    plant(tuned.root, trial, calm=False)  # two steps of 8 rows of 8, an evaluation behind each
+    if saved is not None:
+        (place_of(tuned.root, trial) / f"checkpoints/step-{saved:08}").mkdir(parents=True)
+    again = redone(tuned.root, trial)
+    assert again.tokens == tokens
+    assert again.judged == 512 * (tokens // 64)
+    assert again.seconds == 0.75 * (tokens // 64)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +464,7 @@ def test_a_trial_that_crashes_ends_the_search_with_its_own_error(
 
     monkeypatch.setattr(processes, "start", crash)
     assert tuned.again() == expected
-    name = trial_of(tuned.asked(**ROOM), Setting(8, 4)).name
+    name = trial_of(tuned.asked(**ROOM), Setting(8, 4, opening=True)).name
     assert message.format(name=name) in capsys.readouterr().err.splitlines()[-1]
     assert not (tuned.root / "tuned.toml").exists()
 
