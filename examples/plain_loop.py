@@ -1,14 +1,14 @@
-"""Length warmup in somebody else's loop: python examples/plain_loop.py TEXT_FILE [STEPS]."""
+"""Length warmup in somebody else's loop: python examples/plain_loop.py TEXT_FILE [STEPS [RUN]]."""
 
 import sys
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthen.ledger import Ledger
-from lengthen.loader import Loader
 from lengthen.pacing import Linear
+from lengthen.plug.plain import Course, Feed, RunLog
 
 rows, full_length, width, vocabulary = 16, 64, 32, 256
 tokens, positions = nn.Embedding(vocabulary, width), nn.Embedding(full_length, width)
@@ -26,14 +26,19 @@ def mean_loss(inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
-loader = Loader(np.fromfile(sys.argv[1], np.uint8).astype(np.uint16), full_length, seed=0)
 pacing = Linear(start=8, end=full_length, duration=steps // 2)
-ledger = Ledger.start(sequences=loader.sequences, full_length=full_length, reuse_after=8)
+course = Course(pacing=pacing, rows=rows, budget=steps * rows * full_length, reuse_after=8)
+feed = Feed(np.fromfile(sys.argv[1], np.uint8).astype(np.uint16), course)
+log = RunLog(sys.argv[3], course) if len(sys.argv) > 3 else None  # for `lengthen report RUN`
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-for step in range(steps):
-    blocks, ledger = ledger.take(rows, pacing(step))
-    loss = mean_loss(*loader.load(blocks, rows, pacing(step)))
+for step, ((inputs, targets, length, _),) in islice(feed, steps):
+    loss = mean_loss(inputs, targets)
     optimizer.zero_grad()
     torch.autograd.backward(loss)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    print(f"step {step + 1}  length {pacing(step)}  loss {loss.item():.3f}")
+    print(f"step {step.number}  length {length}  loss {loss.item():.3f}")
+    if log:
+        log.step(step, loss=loss.item(), grad_norm=norm.item(), optimizer=optimizer)
+if log:
+    log.finish()

@@ -5,7 +5,6 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import State, Tensors
 from lengthen.clock import Clock
 from lengthen.config import Config, Tables
+from lengthen.corpus.alike import difference
 from lengthen.corpus.store import TOKENIZER, Store
 from lengthen.devices import Place, placed
 from lengthen.disk import Disk
@@ -75,32 +75,10 @@ def _with_model(overrides: Tables, model: Pretrained) -> Tables:
 
 
 def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
-    """Compare what decides the ids of a text; the spelling of the two files may differ."""
-    ours, theirs = (_meaning(one.to_str()) for one in (store.tokenizer(), model.tokenizer))
-    for part in ours:
-        if ours[part] != theirs[part]:
-            rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
-            way_out = f"prepare it with --tokenizer {folder}"
-            raise DataError(f"store {store.path}: {rule}; {way_out}")
-
-
-def _meaning(text: str) -> dict[str, Any]:
-    """Return what of a tokenizer.json decides the ids, in parts with names for a message."""
-    spelled = json.loads(text)
-    model = spelled["model"]
-    return {
-        "tokens": model.pop("vocab", None),
-        "merges": model.pop("merges", None),
-        "added tokens": {one["id"]: one["content"] for one in spelled["added_tokens"]},
-        "normalizers": spelled["normalizer"],
-        "ways to split": _spelled_out(spelled["pre_tokenizer"] or {}),
-        "options": _spelled_out(model),
-    }
-
-
-def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is off, however that is written, and what moves no id."""
-    return {name: value for name, value in options.items() if value and name != "trim_offsets"}
+    if part := difference(store.tokenizer(), model.tokenizer):
+        rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
+        way_out = f"prepare it with --tokenizer {folder}"
+        raise DataError(f"store {store.path}: {rule}; {way_out}")
 
 
 def _begun(

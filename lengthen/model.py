@@ -10,6 +10,7 @@ Any length up to the full one goes through the same code, and nothing here remem
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,32 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
+
+
+KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
+
+
+@dataclass
+class Reading:
+    """What a layer reads beside plain rows; training never has one.
+
+    `mask` (rows or 1, 1, length, earlier + length) bool is true where a token may read another.
+    `earlier` is what was read before; one row of it serves all. With `keeps`, `kept` is then both.
+    """
+
+    mask: Tensor
+    earlier: KeysAndValues | None = None
+    keeps: bool = False
+    kept: KeysAndValues | None = None
+
+    def joined(self, key: Tensor, value: Tensor) -> KeysAndValues:
+        """Return the keys and values of the earlier tokens, and behind them the given ones."""
+        if self.earlier:
+            old_key, old_value = (old.expand(len(key), -1, -1, -1) for old in self.earlier)
+            key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
+        if self.keeps:
+            self.kept = key, value
+        return key, value
 
 
 class Attention(nn.Module):
@@ -30,16 +57,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, reading: Reading | None = None) -> Tensor:
         """Map (rows, length, width) to the same shape."""
         # (rows, heads, length, head size) as views: splitting first saves a copy in the backward.
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(x).chunk(3, dim=-1)
         )
-        # Never a mask: it would rule out the kernels that keep no length * length matrix.
+        mask = None  # always in training: one would rule out the kernels without length * length
+        if reading:
+            mask = reading.mask
+            key, value = reading.joined(key, value)
+        dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
         )
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
         return functional.dropout(mixed, self.dropout, self.training)
@@ -70,9 +101,9 @@ class Block(nn.Module):
         self.perceptron_norm = nn.LayerNorm(width)
         self.perceptron = Perceptron(width, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, reading: Reading | None = None) -> Tensor:
         """Map (rows, length, width) to the same shape."""
-        x = x + self.attention(self.attention_norm(x))
+        x = x + self.attention(self.attention_norm(x), reading)
         stream: Tensor = x + self.perceptron(self.perceptron_norm(x))
         return stream
 
@@ -122,14 +153,14 @@ class GPT(nn.Module):
 
         Inputs and targets are (rows, length) int64 for any length up to the full one.
         """
-        hidden = self._hidden(inputs).flatten(0, 1)
+        hidden = self.hidden(inputs).flatten(0, 1)
         return summed_loss(hidden, self.tokens.weight, targets.flatten())
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return (rows, length, vocabulary) for inputs (rows, length) int64."""
-        return functional.linear(self._hidden(inputs), self.tokens.weight)
+        return functional.linear(self.hidden(inputs), self.tokens.weight)
 
-    def _hidden(self, inputs: Tensor) -> Tensor:
+    def hidden(self, inputs: Tensor) -> Tensor:
         """Return what the logits are read from: (rows, length, width)."""
         x = self.tokens(inputs) + self.positions.weight[: inputs.shape[1]]
         x = functional.dropout(x, self.dropout, self.training)
@@ -137,6 +168,30 @@ class GPT(nn.Module):
             x = block(x)
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def read(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        earlier: tuple[KeysAndValues, ...] = (),
+        *,
+        keeps: bool = False,
+    ) -> tuple[Tensor, tuple[KeysAndValues, ...]]:
+        """Return the hidden states (rows, length, width) of rows that are no plain texts.
+
+        Inputs and positions are (rows, length) int64, `mask` is that of `Reading`. `earlier` and,
+        with `keeps`, the second value have the keys and values of each layer: what this pass gives
+        back is the next one's `earlier`. The model must be in evaluation mode.
+        """
+        assert not self.training
+        readings = [Reading(mask, keeps=keeps) for _ in self.blocks]
+        for reading, old in zip(readings, earlier, strict=False):
+            reading.earlier = old
+        x = self.tokens(inputs) + self.positions(positions)
+        for block, reading in zip(self.blocks, readings, strict=True):
+            x = block(x, reading)
+        return self.norm(x), tuple(reading.kept for reading in readings if reading.kept)
 
 
 def compile_blocks(model: GPT) -> None:

@@ -98,7 +98,7 @@ def update(optimizer: AdamW, finite: Tensor) -> None:
         optimizer.step()
 
 
-def second_moment_scale(optimizer: AdamW) -> Tensor:
+def second_moment_scale(optimizer: torch.optim.Optimizer) -> Tensor:
     """Return the variance norm and the variance max (arXiv:2108.06084): (2,), on the device.
 
     The l1 norm and the largest element of sqrt(v), v = Adam's second moment without bias

@@ -65,6 +65,11 @@ class RunPaths:
         return self.root / "tokenizer.json"
 
     @property
+    def evaluations(self) -> Path:
+        """What `eval` found."""
+        return self.root / "evaluations.json"
+
+    @property
     def checkpoints(self) -> Path:
         """One directory for each checkpoint."""
         return self.root / "checkpoints"
@@ -105,7 +110,8 @@ def clear(disk: Disk, paths: RunPaths) -> None:
 
 
 def _files_of(paths: RunPaths) -> list[Path]:
-    files = [paths.environment, paths.metrics, paths.discarded, paths.tokenizer, paths.checkpoints]
+    logs = [paths.environment, paths.metrics, paths.discarded, paths.evaluations]
+    files = [*logs, paths.tokenizer, paths.checkpoints]
     # The configuration goes last: as long as it is there the directory is known to be a run's.
     return [path for path in [*files, paths.config] if path.exists()]
 

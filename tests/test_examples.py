@@ -6,21 +6,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from lengthen.corpus.prepare import prepare
+from lengthen.report.gather import gather
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def text_file(folder: Path) -> Path:
+    text = folder / "text.txt"
+    text.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(1000)), encoding="utf-8")
+    return text
+
+
+def example(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def test_a_plain_loop_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
     source = EXAMPLES / "plain_loop.py"
-    assert len(source.read_text(encoding="utf-8").splitlines()) < 40
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(1000)), encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, "-W", "error", source, text, "40"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    assert len(source.read_text(encoding="utf-8").splitlines()) < 45
+    run = example("-W", "error", source, text_file(tmp_path), "40", tmp_path / "run")
     assert (run.returncode, run.stderr) == (0, "")
     lines = re.findall(r"^step (\d+)  length (\d+)  loss (\d+\.\d+)$", run.stdout, re.MULTILINE)
     lengths = [int(length) for _, length, _ in lines]
@@ -29,3 +38,20 @@ def test_a_plain_loop_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
     assert lengths == sorted(lengths)
     assert (lengths[0], lengths[19], lengths[20]) == (8, 56, 64)
     assert losses[-1] < losses[0] - 1
+    (logged,) = gather([tmp_path / "run"])
+    assert [step["length"] for step in logged.metrics.of("step")] == lengths
+
+
+def test_a_trainer_of_transformers_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is a dev dependency")
+    store = tmp_path / "store"
+    prepare([str(text_file(tmp_path))], store, tokenizer="bytes", valid=0.1, progress=False)
+    source, out = EXAMPLES / "transformers_trainer.py", tmp_path / "out"
+    run = example(source, store, out, "20000")
+    assert run.returncode == 0, run.stderr
+    (logged,) = gather([out])
+    steps = logged.metrics.of("step")
+    lengths = [step["length"] for step in steps]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 8 < lengths[-1]
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1

@@ -96,6 +96,7 @@ def _report(options: argparse.Namespace, _: Tables) -> int:
             else:
                 print(part)
         return 0
+    from lengthen.report.evaluations import panels
     from lengthen.report.page import write
 
     parts = list(lines(runs, options.losses))
@@ -105,6 +106,7 @@ def _report(options: argparse.Namespace, _: Tables) -> int:
         title=options.title or _title([run.name for run in runs]),
         verdicts=[part for part in parts if isinstance(part, str) and not part.startswith(" ")],
         tables=[part for part in parts if isinstance(part, Table)],
+        panels=panels({run.name: run.results for run in runs}),
     )
     print(options.out)
     return 0

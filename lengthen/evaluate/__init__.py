@@ -1,1 +1,1 @@
-"""How good a model is: validation loss at full length."""
+"""How good a model is: its validation loss, and what published sets say of it."""

@@ -48,7 +48,7 @@ def validation_loss(
             if stopped:
                 break
             share = mine[number * rows : (number + 1) * rows]
-            batch = _rows(tokens, share or range(1), full_length, length).to(place.device)
+            batch = fronts(tokens, share or range(1), full_length, length).to(place.device)
             loss = module(batch[:, :-1], batch[:, 1:])
             total += loss if share else 0.0
     let_go(module)
@@ -61,7 +61,7 @@ def _most(sequences: int, world: int) -> int:
     return -(-sequences // world)
 
 
-def _rows(tokens: Tokens, sequences: range, full_length: int, length: int) -> Tensor:
+def fronts(tokens: Tokens, sequences: range, full_length: int, length: int) -> Tensor:
     """Return the fronts of sequences, and the token behind each: (rows, length + 1) int64."""
     starts = np.asarray(sequences) * full_length
     window = starts[:, None] + np.arange(length + 1)

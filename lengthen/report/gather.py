@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lengthen.config import Tables
 from lengthen.errors import DataError, SettingError
+from lengthen.evaluate.results import Result
+from lengthen.evaluate.results import read as read_results
 from lengthen.foreign import read_foreign
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.settings import read_toml
@@ -25,6 +27,7 @@ class NamedRun:
     metrics: Metrics
     environment: Record  # empty where there is none, as with other trainers' logs
     config: Tables  # empty likewise
+    results: tuple[Result, ...] = ()  # of `eval`
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def gather(
     runs, reasons = [], []
     for place in named:
         try:
-            run = _read(place, columns)
+            run = _read(place, columns, note)
         except (DataError, SettingError) as error:
             if len(named) == 1:
                 raise
@@ -123,13 +126,24 @@ def _with_unique_names(places: list[_Place]) -> list[_Place]:
         places = longer
 
 
-def _read(place: _Place, columns: Mapping[str, str] | None) -> NamedRun:
+def _read(
+    place: _Place, columns: Mapping[str, str] | None, note: Callable[[str], None]
+) -> NamedRun:
     if place.path.is_file():
         return NamedRun(place.name, _read_log(place.path, columns), {}, {})
     paths = RunPaths(place.path)
     metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
     config = read_toml(paths.config) if paths.config.is_file() else {}
-    return NamedRun(place.name, metrics, read_environment(paths.environment), config)
+    environment = read_environment(paths.environment)
+    return NamedRun(place.name, metrics, environment, config, _results(paths, note))
+
+
+def _results(paths: RunPaths, note: Callable[[str], None]) -> tuple[Result, ...]:
+    try:
+        return read_results(paths.evaluations)
+    except DataError as error:
+        note(f"{error}; the run is shown without it")  # what it trained is as good as before
+        return ()
 
 
 def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:

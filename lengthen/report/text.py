@@ -18,6 +18,7 @@ from lengthen.analysis import (
     verdict_line,
 )
 from lengthen.monitor import UNSTABLE
+from lengthen.report import evaluations
 from lengthen.report.differences import full_lengths
 from lengthen.report.gather import NamedRun
 from lengthen.tables import Table, number
@@ -44,6 +45,7 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     yield worst_spikes(summaries) or CALM
     yield correlated(summaries)
     yield times(runs, losses) or NO_GOAL
+    yield from evaluations.tables({run.name: run.results for run in runs})
 
 
 def block(name: str, summary: Summary) -> Iterator[str]:

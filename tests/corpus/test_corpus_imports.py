@@ -9,7 +9,7 @@ import pytest
 
 import lengthen.corpus
 
-ORDER = "store tokenizer sources readers encode divide write prepare".split()
+ORDER = "store tokenizer alike sources readers encode divide write prepare".split()
 PACKAGE = Path(lengthen.corpus.__file__).parent
 
 

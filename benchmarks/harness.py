@@ -1,0 +1,138 @@
+"""Tokens per second of the evaluation, against lm-eval's own model for Transformers.
+
+    python -m benchmarks.harness                          LAMBADA and HellaSwag
+    python -m benchmarks.harness --items 50 --rounds 1    a quick look
+
+A random GPT-2 of 5 million parameters with GPT-2's tokenizer, exported once; both read the same
+folder, in float32 on the same threads, and get the same texts. Tokenizing counts for both, loading
+for neither. lm-eval runs at the fastest of its batch sizes that one trial of each finds. The tokens
+are those of the texts, so that nothing which only one of the two reads is counted.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
+from lengthen import checkpoint
+from lengthen.corpus.tokenizer import resolve
+from lengthen.devices import Place
+from lengthen.disk import Disk
+from lengthen.evaluate import lambada, sets
+from lengthen.evaluate.prompts import QUESTIONS
+from lengthen.evaluate.requests import Pair, requests_of
+from lengthen.evaluate.score import score
+from lengthen.evaluate.subject import Subject
+from lengthen.exchange.export import export
+from lengthen.exchange.pretrained import read
+from lengthen.model import GPT
+from lengthen.runlog import RunPaths
+from lengthen.settings import build
+
+SHAPE = {"layers": 12, "width": 80, "heads": 5, "length": 1024, "vocabulary": 50257}
+BATCHES = (1, 8, 32, 64)
+PASS_TOKENS = 8192
+ITEMS = {"lambada": 500, "hellaswag": 250}
+BAR = 1.5
+GPT2 = Path(__file__).parents[1] / "../shared/data/gpt2-bpe"
+
+Run = Callable[[], object]
+
+
+def exported(folder: Path) -> Path:
+    """Return a Transformers folder of the model."""
+    tables = {
+        "model": SHAPE,
+        "pacing": {"kind": "constant"},
+        "batch": {"rows": 1},
+        "optimizer": {"learning_rate": 1e-3},
+        "budget": {"tokens": "1M"},
+    }
+    model = GPT(**SHAPE)
+    model.initialise(torch.Generator().manual_seed(0))
+    paths = RunPaths(folder / "run")
+    groups = {"model": model.state_dict(), "optimizer": {}}
+    state = {"clock": {"step": 1, "tokens": 1}}
+    checkpoint.save(Disk(), paths.checkpoints, 1, groups, state)
+    paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
+    tokenizer = resolve(f"gpt2:{GPT2}" if GPT2.exists() else "gpt2")
+    paths.tokenizer.write_text(tokenizer.to_str(), encoding="utf-8")
+    export(folder / "run", folder / "hf")
+    return folder / "hf"
+
+
+def pairs_of(name: str, items: int) -> list[Pair]:
+    """Return the first items of a set, as both are asked them."""
+    if name == "lambada":
+        rows = sets.load(lambada.PLACE, None).rows[:items]
+        return [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
+    question = QUESTIONS[name]
+    rows = sets.load(question.place, None).rows[:items]
+    return list(chain.from_iterable(question.item(row).pairs for row in rows))
+
+
+def ours(folder: Path, pairs: Sequence[Pair]) -> Run:
+    """Return what scores the pairs."""
+    pretrained = read(folder)
+    place = Place(torch.device("cpu"))
+    subject = Subject("model", pretrained.gpt(), pretrained.tokenizer, place, PASS_TOKENS)
+    return lambda: score(subject, requests_of(subject.tokenizer, pairs))
+
+
+def theirs(folder: Path, pairs: Sequence[Pair], batch: int) -> Run:
+    """Return what does so in lm-eval."""
+    library: Any = import_module("lm_eval.models.huggingface")
+    model = library.HFLM(str(folder), dtype="float32", batch_size=batch, device="cpu")
+    instances = [SimpleNamespace(args=pair) for pair in pairs]
+    return partial(model.loglikelihood, instances, disable_tqdm=True)
+
+
+def fastest(folder: Path, pairs: Sequence[Pair]) -> Run:
+    """Return lm-eval at the batch size at which one run, after one to warm up, is the quickest."""
+    runs = {str(batch): theirs(folder, pairs, batch) for batch in BATCHES}
+    taken = {batch: min(each) for batch, each in seconds_in_rounds(runs, rounds=1).items()}
+    best = min(taken, key=lambda batch: taken[batch])
+    print("  lm-eval's seconds by batch size:", {k: round(v, 2) for k, v in taken.items()})
+    return runs[best]
+
+
+def compare(folder: Path, name: str, items: int, rounds: int) -> None:
+    """Print the ratio on one set."""
+    pairs = pairs_of(name, items)
+    tokenizer = read(folder).tokenizer
+    requests = requests_of(tokenizer, pairs)
+    tokens = sum(len(each.context) + len(each.continuation) - 1 for each in requests)
+    print(f"{name}: {items} items, {len(pairs)} continuations, {tokens} tokens")
+    runs = {"ours": ours(folder, pairs), "lm-eval": fastest(folder, pairs)}
+    seconds = seconds_in_rounds(runs, rounds)
+    for who, taken in seconds.items():
+        print(f"  {who:8} {figure([tokens / each for each in taken])} tokens/s")
+    found = ratio(seconds["lm-eval"], seconds["ours"])
+    print(f"  ours / lm-eval: {found}, bar {BAR}")
+    report(f"EVAL_{name.upper()}_VS_LM_EVAL", found)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description="The evaluation against lm-eval's.")
+    parser.add_argument("--items", type=int, help="of each set")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    parameters = sum(each.numel() for each in GPT(**SHAPE).parameters())
+    print(f"{parameters:,} parameters, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        model = exported(Path(folder))
+        for name, items in ITEMS.items():
+            compare(model, name, options.items or items, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
