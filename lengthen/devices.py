@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from lengthen.config import Run
@@ -104,7 +106,10 @@ def placed(run: Run) -> Iterator[Place]:
     if world == 1:
         yield Place(device, run.precision)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=_meeting_place(), rank=_variable("RANK"), world_size=world
+    )
     try:
         side = dist.new_group(backend="gloo")
         rank = dist.get_rank()
@@ -112,6 +117,20 @@ def placed(run: Run) -> Iterator[Place]:
     finally:
         _left.extend((dist.group.WORLD, side))
         dist.destroy_process_group()
+
+
+def _meeting_place() -> Store:
+    """Return where ranks find each other, apart from where they did before a restart.
+
+    After one, torch 2.13's launcher gives them the store of the last time, old addresses included:
+    who reads one before its owner has written the new one waits for a process that is no more.
+    """
+    store, _, _ = next(rendezvous("env://"))
+    return PrefixStore(f"attempt-{_variable('TORCHELASTIC_RESTART_COUNT')}", store)
+
+
+def _variable(name: str) -> int:
+    return int(os.environ.get(name, "0"))
 
 
 def _device(setting: str) -> torch.device:
