@@ -127,6 +127,7 @@ def _begin(disk: Disk, target: Path, size: int, place: Place) -> Path | None:
             if not folder.exists():
                 folder.parent.stat()  # a run's directory that has vanished is not made anew
                 disk.make_directory(folder)
+                disk.sync_directory(folder.parent)
             if shutil.disk_usage(folder).free < size:
                 raise _too_full(folder, size)
             token = 1 + secrets.randbelow(2**62)

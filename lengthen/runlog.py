@@ -168,6 +168,7 @@ class MetricsLog:
 
     def __post_init__(self) -> None:
         self._file = self.disk.open_append(self.path)
+        self.disk.sync_directory(self.path.parent)
         self.size = self.path.stat().st_size
 
     def write(self, record: Record) -> None:
