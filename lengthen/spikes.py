@@ -95,11 +95,6 @@ def height(record: Record) -> float:
     return -math.inf if ratio is None else ratio
 
 
-def unstable_steps(steps: Iterable[Record], threshold: float = UNSTABLE) -> list[Record]:
-    """Return the steps whose loss ratio is above `threshold`, or that are not finite."""
-    return [step for step in steps if height(step) > threshold]
-
-
 def spikes(records: Sequence[Record]) -> list[Spike]:
     """Return the separate spikes of steps or probes in their order."""
     groups = groupby(records, key=lambda record: height(record) > THRESHOLDS[0])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lengthen.monitor import LowestLoss
 from lengthen.runlog import Record
-from lengthen.spikes import figure, largest_ratio, ratios_of, spikes, unstable_steps
+from lengthen.spikes import figure, largest_ratio, ratios_of, spikes
 from tests.logs import bad, probe, step, through_a_file
 
 
@@ -20,7 +20,7 @@ def test_a_step_above_the_threshold_or_not_finite_is_unstable() -> None:
         {"step": 3, "loss_ratio": 1.21},
         {"step": 4, "loss_ratio": None, "finite": False},
     ]
-    assert [step["step"] for step in unstable_steps(steps)] == [3, 4]
+    assert ratios_of(steps).unstable == (2, 2, 1)
     assert largest_ratio(steps) == 1.21
     assert largest_ratio(steps[:1]) is None
 
