@@ -20,7 +20,7 @@ def test_a_step_above_the_threshold_or_not_finite_is_unstable() -> None:
         {"step": 3, "loss_ratio": 1.21},
         {"step": 4, "loss_ratio": None, "finite": False},
     ]
-    assert ratios_of(steps).unstable == (2, 2, 1)
+    assert ratios_of(steps).unstable == (3, 2, 1)
     assert largest_ratio(steps) == 1.21
     assert largest_ratio(steps[:1]) is None
 
