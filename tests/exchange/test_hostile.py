@@ -98,7 +98,7 @@ ENTRIES = st.fixed_dictionaries(
     entry=ENTRIES | VALUES,
     size=st.none() | st.sampled_from([0, 1, 2**20, 2**31, 2**63, 2**64 - 1]),
 )
-def test_no_header_of_the_weights_is_a_crash(
+def test_f48_no_header_of_the_weights_is_a_crash(
     good: Path, weights_only: Path, name: str, entry: object, size: int | None
 ) -> None:
     data = (good / "model.safetensors").read_bytes()
@@ -112,7 +112,7 @@ def test_no_header_of_the_weights_is_a_crash(
 
 @hypothesis_settings(max_examples=200)
 @given(data=st.data())
-def test_no_cut_and_no_changed_byte_of_the_weights_is_a_crash(
+def test_f48_no_cut_and_no_changed_byte_of_the_weights_is_a_crash(
     good: Path, weights_only: Path, data: st.DataObject
 ) -> None:
     whole = bytearray((good / "model.safetensors").read_bytes())
@@ -124,7 +124,7 @@ def test_no_cut_and_no_changed_byte_of_the_weights_is_a_crash(
     assert_refused_or_read(weights_only)
 
 
-def test_more_weights_than_memory_are_refused_before_they_are_loaded(
+def test_f48_more_weights_than_memory_are_refused_before_they_are_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange_tensors, "cpu_memory_limit", lambda: 1000)
