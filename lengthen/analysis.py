@@ -105,6 +105,7 @@ class Summary:
     judged_by: str  # "probe", or "steps" where no probe has a ratio
     why_diverged: str  # empty where it did not
     correlations: tuple[Correlated, ...]
+    peaks: tuple[float | None, ...]  # the largest value of each of QUANTITIES
     probing: Side
     evaluating: Side
     observing: Side  # of an adaptive pacing
@@ -260,11 +261,17 @@ def summarise(metrics: Metrics) -> Summary:
         judged_by="probe" if judges else "steps",
         why_diverged=_why_diverged(steps[-1], evaluations, best),
         correlations=correlations(steps),
+        peaks=tuple(_peak(steps, quantity) for quantity in QUANTITIES),
         probing=_side(probes),
         evaluating=_side(evaluations),
         observing=_side(metrics.of("observation")),
         unreadable=metrics.unreadable,
     )
+
+
+def _peak(steps: Sequence[Record], quantity: str) -> float | None:
+    values = (figure(step, quantity) for step in steps)
+    return max((value for value in values if value is not None), default=None)
 
 
 def _why_diverged(last: Record, evaluations: Sequence[Record], best: float | None) -> str:
