@@ -29,6 +29,7 @@ def publish(comparison: Path, out: Path) -> int:
         last = last_record(metrics) or {}
         if last.get("event") != "finished":
             continue
+        there.root.mkdir(parents=True, exist_ok=True)
         if here.evaluations.exists():
             write(Disk(), there.evaluations, [_anywhere(one) for one in read(here.evaluations)])
         if there.metrics.exists():
