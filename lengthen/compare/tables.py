@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from lengthen.analysis import THRESHOLDS, Reached, Summary
+from lengthen.analysis import Reached, Summary
 from lengthen.compare.outcomes import Group, Outcome, losses_of
 from lengthen.compare.verdicts import Speedup, Verdict, speedups, verdicts
 from lengthen.evidence import interval
+from lengthen.spikes import THRESHOLDS
 from lengthen.tables import Table, number
 
 UNTIMED = "not measured"
