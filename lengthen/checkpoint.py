@@ -208,8 +208,12 @@ def _seal(
     every = {**written, "state.json": disk.write_file(temporary / "state.json", whole)}
     entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(every.items())}
     manifest = {"format": FORMAT, "step": step, "files": entries}
-    sealed = {**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()}
-    disk.write_file(temporary / "manifest.json", _json(sealed))
+    disk.write_file(temporary / "manifest.json", sealed(manifest))
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """Return the file of a manifest: with the hash of all the rest in it."""
+    return _json({**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()})
 
 
 def _json(value: object) -> bytes:
@@ -331,13 +335,13 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
         data = file.read(MANIFEST_LIMIT + 1)
     if len(data) > MANIFEST_LIMIT:
         raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
-    sealed = json.loads(data)
-    seal = sealed.pop("sha256")
-    if hashlib.sha256(_json(sealed)).hexdigest() != seal:
+    manifest = json.loads(data)
+    seal = manifest.pop("sha256")
+    if hashlib.sha256(_json(manifest)).hexdigest() != seal:
         raise ValueError("sha256 differs")
-    if name_of(sealed["step"]) != path.name:
-        raise ValueError(f"is that of step {sealed['step']}")
-    files: dict[str, dict[str, Any]] = sealed["files"]
+    if name_of(manifest["step"]) != path.name:
+        raise ValueError(f"is that of step {manifest['step']}")
+    files: dict[str, dict[str, Any]] = manifest["files"]
     for name in files:
         if not FILE_NAME.fullmatch(name):
             raise ValueError(f"names the file {name!r}")

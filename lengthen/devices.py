@@ -1,5 +1,6 @@
 """Where a run computes: device, precision, ranks, and how much fits into one forward pass."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -227,3 +228,10 @@ def gpu_memory_limit() -> int:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def free_memory(place: Place) -> None:
+    """Give back what nobody uses any more, so that the next try finds it."""
+    gc.collect()
+    if place.device.type == "cuda":
+        torch.cuda.empty_cache()

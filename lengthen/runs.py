@@ -150,8 +150,10 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
-    if config.batch.micro_tokens == "auto":
-        there = settings.changed(there, {"batch": {"micro_tokens": "auto"}})
+    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
+    # A run that ran out of memory goes on in smaller passes than were asked for.
+    if asked == "auto" or (used != "auto" and used < asked):
+        there = settings.changed(there, {"batch": {"micro_tokens": asked}})
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")

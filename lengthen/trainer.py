@@ -6,6 +6,7 @@ Nothing here writes a file or draws a line; `loop` does both around it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from lengthen.checkpoint import Checkpoint, State, Tensors
 from lengthen.clock import Clock, Shape
 from lengthen.config import Config
 from lengthen.corpus.store import Store
-from lengthen.devices import Place, without_sync, wrapped
+from lengthen.devices import Place, free_memory, is_out_of_memory, without_sync, wrapped
 from lengthen.errors import SettingError
 from lengthen.evaluate.perplexity import perplexity, sequences_in, validation_loss
 from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
@@ -26,6 +27,8 @@ from lengthen.order import sub_seed
 from lengthen.runlog import Record
 from lengthen.shards import held, is_cut, like
 from lengthen.state import Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Trainer:
 
         A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
         they were; it advances step, ledger and clock all the same, and its record says
-        `"finite": false`.
+        `"finite": false`. Where memory runs out before the update, one process does the same step
+        again in passes of half the `micro_tokens`, which stay so.
         """
         began = time.monotonic()
         now = self.progress
@@ -93,8 +97,7 @@ class Trainer:
         batch = self.loader.load(
             blocks, shape.rows, shape.length, self.place.rank, self.place.world
         )
-        loss = self._backward(batch, shape)
-        grad_norm = clip(self.model.parameters(), self.config.optimizer.clip)
+        loss, grad_norm = self._fitting(lambda: self._gradient(batch, shape))
         health = self._update(loss, grad_norm, shape.rate)
         ratio = now.lowest.ratio(health.loss)
         self.progress = replace(
@@ -109,6 +112,29 @@ class Trainer:
         )
         joined = joined_tokens(blocks, shape.length) / shape.tokens
         return self._record(shape, health, ratio, joined)
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """Do work that changes no state but gradients, in passes halved until memory is enough.
+
+        Only alone: of several ranks the others may wait in a collective for this one.
+        """
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                smallest = self.config.model.length
+                alone, halves = self.place.world == 1, self.micro_tokens > smallest
+                if not (is_out_of_memory(error) and alone and halves):
+                    raise
+            # Behind the handler: the error's traceback still holds what the pass had computed.
+            self.micro_tokens = max(smallest, self.micro_tokens // 2)
+            self.optimizer.zero_grad(set_to_none=True)
+            free_memory(self.place)
+
+    def _gradient(self, batch: Batch, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
+        loss = self._backward(batch, shape)
+        return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _backward(self, batch: Batch, shape: Shape) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
@@ -228,15 +254,17 @@ class Trainer:
         sequences = sequences_in(self.store.valid, full_length, wanted)
         if not sequences:
             return None
-        loss = validation_loss(
-            self.module,
-            self.store.valid,
-            sequences=sequences,
-            full_length=full_length,
-            length=length,
-            rows=max(1, self.micro_tokens // full_length),
-            place=self.place,
-            stop=self._stop,
+        loss = self._fitting(
+            lambda: validation_loss(
+                self.module,
+                self.store.valid,
+                sequences=sequences,
+                full_length=full_length,
+                length=length,
+                rows=max(1, self.micro_tokens // full_length),
+                place=self.place,
+                stop=self._stop,
+            )
         )
         if loss is None:
             self.progress = replace(self.progress, stop=True)
