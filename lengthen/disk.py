@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lengthen import faults
 from lengthen.errors import StorageError
+from lengthen.faults import Site
 
 Before = Callable[[int, str, Path], None]  # operation number from 1, its name, the path
 
@@ -73,6 +75,17 @@ class Disk:
     def __init__(self, before: Before | None = None) -> None:
         self.operations = 0
         self._before = before
+
+    def at(self, site: Site) -> "Disk":
+        """Return this disk for work at one site, where a fault on purpose can break it."""
+        if faults.asked() is None:
+            return self
+
+        def before(_number: int, name: str, path: Path) -> None:
+            with self.operation(name, path):
+                faults.reach(site)
+
+        return Disk(before)
 
     @contextlib.contextmanager
     def operation(self, name: str, path: Path) -> Iterator[None]:

@@ -220,10 +220,12 @@ def _session(
     shown: bool,
 ) -> Session:
     first = trainer.place.is_first
-    log = stack.enter_context(closing(MetricsLog(disk, paths.metrics))) if first else None
+    log = stack.enter_context(closing(MetricsLog(disk.at("log"), paths.metrics))) if first else None
     drawn = line(trainer.schedule.budget, paths.root.name, shown=shown and first)
     keep, asynchronous = trainer.config.saving.keep, trainer.config.saving.asynchronous
-    kept = saving(disk, paths.checkpoints, keep, trainer.place, asynchronous=asynchronous)
+    kept = saving(
+        disk.at("save"), paths.checkpoints, keep, trainer.place, asynchronous=asynchronous
+    )
     saves = stack.enter_context(kept)
     return Session(trainer, paths, log, stop, stack.enter_context(drawn), saves)
 

@@ -3,6 +3,7 @@
 Nothing here writes a file or draws a line; `loop` does both around it.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lengthen import faults
 from lengthen.checkpoint import Checkpoint, State, Tensors
 from lengthen.clock import Clock, Shape
 from lengthen.config import Config
@@ -147,17 +149,19 @@ class Trainer:
         total = torch.zeros(2, dtype=torch.float64, device=self.place.device)  # loss, stop
         for number, part in enumerate(parts):
             self._seed_dropout(number)
-            with without_sync(self.module, last=number == len(parts) - 1):
-                total[0] += self._pass(part, scale)
+            last = number == len(parts) - 1
+            spoilt = last and faults.reach("step")
+            with without_sync(self.module, last=last):
+                total[0] += self._pass(part, scale, spoilt=spoilt)
         if self.place.world > 1:
             total[1] = float(self._stop())
             self.place.sum(total)
         total[0] /= shape.tokens
         return total
 
-    def _pass(self, part: Batch, scale: float) -> Tensor:
+    def _pass(self, part: Batch, scale: float, *, spoilt: bool = False) -> Tensor:
         inputs, targets = part.inputs, part.targets
-        weight = 1.0
+        weight = math.nan if spoilt else 1.0
         if not len(inputs):
             # A rank without rows must still meet its peers in the collectives of this pass.
             inputs = targets = torch.zeros((1, inputs.shape[1]), dtype=torch.int64)

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 
+from lengthen import faults
 from lengthen.bind import open_store, with_store
 from lengthen.config import Config
 from lengthen.corpus.prepare import prepare
@@ -29,6 +30,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Configure = Callable[..., Config]
+AskFor = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +83,18 @@ def configured(store: Path) -> Configure:
         return build(merge(base, tables)[0])
 
     return tiny
+
+
+@pytest.fixture
+def ask_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[AskFor]:
+    """Give what asks for a fault in this process, counted from now; it ends with the test."""
+
+    def ask(text: str) -> None:
+        monkeypatch.setenv(faults.VARIABLE, text)
+        faults.asked.cache_clear()
+
+    yield ask
+    faults.asked.cache_clear()
 
 
 def trainer_of(config: Config) -> Trainer:

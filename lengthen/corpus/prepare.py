@@ -141,7 +141,7 @@ def prepare(
     )
     out = Path(out).absolute()
     check_out(out, overwrite)
-    disk = disk or Disk()
+    disk = (disk or Disk()).at("prepare")
     temporary = temporary_beside(out)
     try:
         disk.make_directory(temporary)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lengthen import faults
 from lengthen.devices import Place, let_go
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
@@ -44,6 +45,7 @@ def validation_loss(
     with torch.no_grad(), place.autocast():
         # As many passes on every rank: sharded, each of them is a meeting.
         for number in range(-(-_most(sequences, place.world) // rows)):
+            faults.reach("eval")
             stopped = place.any(stop())
             if stopped:
                 break
