@@ -35,6 +35,7 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 CHUNK = 2**22  # bytes hashed at a time
 BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files say it
+OTHER = "choose another one with --checkpoint"
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
 
 State = dict[str, Any]  # JSON
@@ -300,7 +301,7 @@ def load_step(folder: Path, name: str) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    state = json.loads((path / "state.json").read_bytes())
+    state = _state(path)
     if state.get("format") != FORMAT:
         found = f"has format {state.get('format')}, this version reads {FORMAT}"
         raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
@@ -312,7 +313,17 @@ def _read(path: Path) -> Checkpoint:
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.name}: {error}") from None
     tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}
-    return Checkpoint(path, int(state["step"]), state, tensors)
+    return Checkpoint(path, int(path.name.removeprefix("step-")), state, tensors)
+
+
+def _state(path: Path) -> State:
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path.name}: state.json is no JSON object; {OTHER}")
+    return state
 
 
 def damage(path: Path) -> list[str]:

@@ -33,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lengthen: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "lengthen").partition(".")[0]
+        if package == "lengthen":
+            raise  # a part of ours is no package that somebody could install
+        way_out = "pip install --upgrade lengthen"
+        print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
+        return SettingError.exit_code
     except BrokenPipeError:
         # Whoever read our output has closed it; there is nothing left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

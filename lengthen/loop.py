@@ -120,11 +120,14 @@ def _advance(session: Session, began: Progress) -> bool:
         raise StoppedError(number, f"stopped after step {step}, which is saved; {way_on}")
     if done:
         return True
+    before = trainer.progress.ledger.pass_number
     record = trainer.step()
     assert record is not None
     _note_smaller_passes(session)
     session.write(record)
     _act_on_nonfinite(session, record)
+    if trainer.progress.ledger.pass_number > before:
+        trainer.store.must_be_whole()
     session.line.update(record["tokens"], _text(record, began))
     return False
 

@@ -20,6 +20,7 @@ from lengthen.plan import micro_tokens_within
 from lengthen.progress import line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.saves import saving
+from lengthen.state import log_size
 from lengthen.trainer import Trainer
 
 # What a checkpoint was built on: another value would make it another run.
@@ -143,7 +144,7 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
     # Checkpoints first: a newer one would not be believed once its lines are cut.
     checkpoint.set_aside(disk, paths.checkpoints, start.step)
-    discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
+    discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
 
@@ -231,7 +232,8 @@ def _session(
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
-    before, now = start.state["numerics"], trainer.numerics()
+    recorded, now = start.state.get("numerics"), trainer.numerics()
+    before = recorded if isinstance(recorded, dict) else {}
     changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"

@@ -28,7 +28,7 @@ from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate,
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
 from lengthen.shards import held, is_cut, like
-from lengthen.state import Progress
+from lengthen.state import Progress, must_fit
 
 T = TypeVar("T")
 
@@ -199,8 +199,8 @@ class Trainer:
             "loss": finite_or_none(health.loss),
             "loss_ratio": ratio,
             "grad_norm": finite_or_none(health.grad_norm),
-            "variance_norm": health.variance_norm,
-            "variance_max": health.variance_max,
+            "variance_norm": finite_or_none(health.variance_norm),
+            "variance_max": finite_or_none(health.variance_max),
             "lr": shape.rate,
             "joined": joined,
             "seconds": self.progress.seconds,
@@ -337,7 +337,10 @@ class Trainer:
         return {name: held(tensor) for name, tensor in mine.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Become the run that `checkpoint` was taken of; raises SettingError for another model."""
+        """Become the run that `checkpoint` was taken of.
+
+        Raises SettingError for another model, CheckpointError for a state that is none of this run.
+        """
         load_weights(self.model, checkpoint)
         for name, parameter in self.model.named_parameters():
             saved = {
@@ -347,7 +350,9 @@ class Trainer:
             }
             if saved:
                 self.optimizer.state[parameter] = saved
-        self.progress = Progress.from_state(checkpoint.state)
+        progress = Progress.from_state(checkpoint.state)
+        must_fit(progress, self._first_ledger())
+        self.progress = progress
 
     def _moment_places(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Return for each moment a tensor that lies where it has to lie."""

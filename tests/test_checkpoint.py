@@ -127,7 +127,7 @@ def test_a_bad_manifest_is_damage_and_never_a_crash(tmp_path: Path, manifest: by
     assert checkpoint.load_newest(tmp_path)[0].step == 1
 
 
-def test_a_manifest_cannot_reach_outside_its_directory(tmp_path: Path) -> None:
+def test_f47_a_link_out_of_the_directory_is_not_followed(tmp_path: Path) -> None:
     path = save(tmp_path / "checkpoints", 1)
     (tmp_path / "secret").write_bytes(b"s")
     shutil.move(path / "state.json", tmp_path / "state.json")

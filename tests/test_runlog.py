@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_the_log_at_its_last_whole_line(tmp_path: Path) -> No
     assert [record["step"] for record in runlog.read_metrics(tmp_path / "m").records] == [1]
 
 
-def test_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> None:
+def test_f50_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> None:
     garbage = [b"\x00" * 50, b"not json", b"[1]", b'{"no":"kind"}', b"[" * 5000]
     lines = [json.dumps(step(1)).encode(), *garbage, json.dumps(step(2)).encode(), b'{"kind":"st']
     (tmp_path / "m").write_bytes(b"\n".join(lines))
@@ -64,7 +64,9 @@ def test_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> No
     assert metrics.unreadable == len(garbage)
 
 
-def test_of_two_records_of_one_step_the_later_counts_but_every_event_stays(tmp_path: Path) -> None:
+def test_f50_of_two_records_of_one_step_the_later_counts_but_every_event_stays(
+    tmp_path: Path,
+) -> None:
     event = {"kind": "event", "event": "skipped", "step": 1}
     write(tmp_path / "m", step(1, loss=1.0), event, event, step(1, loss=2.0))
     metrics = runlog.read_metrics(tmp_path / "m")

@@ -55,7 +55,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("table", "setting", "value", "text"), MISTAKES)
-def test_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
+def test_f46_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
     table: str, setting: str, value: object, text: str
 ) -> None:
     with pytest.raises(SettingError) as caught:
@@ -187,7 +187,7 @@ def test_a_file_names_its_recipe_and_changes_what_it_names(tmp_path: Path) -> No
         (b"#" * (2**20 + 1), "must be at most 1048576 bytes"),
     ],
 )
-def test_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes, text: str) -> None:
+def test_f46_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes, text: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
     with pytest.raises(SettingError) as caught:

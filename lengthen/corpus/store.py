@@ -138,11 +138,13 @@ class Store:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        for name, file in manifest.files().items():
-            if problem := _wrong_outside(path / name, file):
-                raise DataError(f"store {path}: {problem}; prepare it again, or copy it again")
+        _must_be_whole(path, manifest)
         maps = [_mapped(path / f"{name}.bin", manifest.dtype) for name in ("train", "valid")]
         return cls(path, manifest, *maps)
+
+    def must_be_whole(self) -> None:
+        """Raise DataError where a file has changed its size since, as `open` would."""
+        _must_be_whole(self.path, self.manifest)
 
     @property
     def id(self) -> str:
@@ -253,6 +255,12 @@ def _mapped(path: Path, dtype: str) -> Tokens:
         empty.flags.writeable = False
         return empty
     return np.memmap(path, dtype=little_endian, mode="r")
+
+
+def _must_be_whole(path: Path, manifest: Manifest) -> None:
+    for name, file in manifest.files().items():
+        if problem := _wrong_outside(path / name, file):
+            raise DataError(f"store {path}: {problem}; prepare it again, or copy it again")
 
 
 def _wrong_outside(path: Path, file: File) -> str | None:

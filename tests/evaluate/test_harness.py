@@ -91,7 +91,9 @@ def test_a_task_that_fails_is_one_line(include: Path, tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_task_that_is_none_is_one_line(include: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f56_a_task_that_is_none_is_one_line(
+    include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks = import_module("lm_eval.tasks")
 
     def only_given(include_path: str | None = None, include_defaults: bool = True) -> Any:
@@ -103,7 +105,7 @@ def test_a_task_that_is_none_is_one_line(include: Path, monkeypatch: pytest.Monk
         harness.run(SUBJECT, ["tiny_choise"], include)
 
 
-def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f53_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(
         SettingError, match="need the package lm_eval; pip install 'lengthen.eval.'"

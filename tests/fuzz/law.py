@@ -28,7 +28,7 @@ _strays: list[str] = []
 
 
 class HangError(BaseException):
-    """An input takes too long; not an Exception, since those are caught on purpose here and there."""
+    """An input takes too long; no Exception, since those are caught on purpose here and there."""
 
 
 def held(form: str, use: Callable[[], object], inside: Path | None = None) -> str:
@@ -41,18 +41,20 @@ def held(form: str, use: Callable[[], object], inside: Path | None = None) -> st
         with _limited(), _confined(inside):
             use()
     except LengthenError as error:
-        message = str(error)
-        assert type(error) is not LengthenError
-        assert message.isprintable(), message
-        assert len(message) < LINE, message
-        return message
+        refusal = error
     except HangError:
         raise AssertionError(f"no answer within {SECONDS} seconds") from None
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # of a library in Rust
             raise AssertionError(f"a panic: {error}") from None
         raise
-    return ""
+    else:
+        return ""
+    message = str(refusal)
+    assert type(refusal) is not LengthenError
+    assert message.isprintable(), message
+    assert len(message) < LINE, message
+    return message
 
 
 @contextmanager
