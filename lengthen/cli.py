@@ -33,13 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lengthen: interrupted", file=sys.stderr)
         return 130
-    except ModuleNotFoundError as error:
-        package = (error.name or "lengthen").partition(".")[0]
-        if package == "lengthen":
-            raise  # a part of ours is no package that somebody could install
-        way_out = "pip install --upgrade lengthen"
-        print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
-        return SettingError.exit_code
     except BrokenPipeError:
         # Whoever read our output has closed it; there is nothing left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,10 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = (error.strerror or str(error)).lower()
         print(f"lengthen: {shown(str(error.filename))}: {reason}", file=sys.stderr)
         return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
-    except Exception:
+    except Exception as error:
+        if package := _missing(error):
+            way_out = "pip install --upgrade lengthen"
+            print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
+            return SettingError.exit_code
         traceback.print_exc()
         print("lengthen: this is a bug; please report the lines above", file=sys.stderr)
         return 1
+
+
+def _missing(error: Exception) -> str:
+    """Return the package that an import did not find; empty where it is a part of ours, or none."""
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    package = name.partition(".")[0]
+    return "" if package == "lengthen" else package
 
 
 def _dispatch(words: list[str]) -> int:

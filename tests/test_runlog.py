@@ -132,3 +132,31 @@ def test_the_environment_keeps_no_secret() -> None:
     assert recorded["command"] == masked
     assert recorded["packages"]["torch"]
     assert set(recorded["variables"]) <= set(runlog.VARIABLES)
+
+
+def test_f50_a_last_line_cut_at_any_byte_or_full_of_nul_is_gone_with_the_next_resume(
+    tmp_path: Path,
+) -> None:
+    paths = RunPaths(tmp_path)
+    size = write(paths.metrics, step(1), step(2))
+    whole = paths.metrics.read_bytes()
+    line = json.dumps(step(3)).encode() + b"\n"
+    for torn in [*(line[:end] for end in range(1, len(line))), b"\0" * 4096, b"\0" * 9 + b"\n"]:
+        paths.metrics.write_bytes(whole + torn)
+        assert [r["step"] for r in runlog.read_metrics(paths.metrics).records] == [1, 2]
+        runlog.cut_metrics(Disk(), paths, size)
+        write(paths.metrics, step(3))
+        assert paths.metrics.read_bytes() == whole + line.replace(b": ", b":").replace(b", ", b",")
+
+
+def test_f51_unknown_kinds_and_fields_are_kept_and_ignored(tmp_path: Path) -> None:
+    write(
+        tmp_path / "m",
+        {"kind": "constellation", "step": 1, "stars": [1, 2]},
+        step(1, loss=2.0, mood={"calm": True}),
+        {"kind": "event", "event": "eclipse", "step": 1},
+    )
+    metrics = runlog.read_metrics(tmp_path / "m")
+    assert metrics.unreadable == 0
+    assert [record["kind"] for record in metrics.records] == ["constellation", "step", "event"]
+    assert metrics.of("step")[0]["mood"] == {"calm": True}

@@ -14,6 +14,7 @@ from lengthen.exchange.card import card
 from lengthen.exchange.pretrained import of_run
 from lengthen.runlog import RunPaths
 from lengthen.settings import load
+from lengthen.state import log_size
 from lengthen.trainer import Trainer
 from tests.conftest import trainer_of
 from tests.fuzz.law import held
@@ -49,6 +50,6 @@ def test_a_state(copied: Path, run: Path, trainer: Trainer, data: st.DataObject)
         trainer.step()
         config = load(str(paths.config))[0]
         card(paths, config, found, of_run(paths, config, found).shape)
-        runlog.cut_metrics(Disk(), paths, found.state["metrics_bytes"])
+        runlog.cut_metrics(Disk(), paths, log_size(found.state))
 
     held("state.json", use, inside=copied)
