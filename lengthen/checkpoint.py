@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
@@ -25,7 +25,7 @@ from safetensors.torch import load as parse_tensors
 from torch import Tensor
 
 from lengthen.devices import Place
-from lengthen.disk import Disk, Written
+from lengthen.disk import FULL, Disk, Written, patiently
 from lengthen.errors import CheckpointError, StorageError
 
 FORMAT = 1
@@ -92,7 +92,8 @@ def save(
     `state` is that rank's. Where one fails, all of them raise.
     """
     target = folder / name_of(step)
-    temporary = _begin(disk, target, tensors, place)
+    size = _size(tensors, place)
+    temporary = _begin(disk, target, size, place)
     if temporary is None:
         return target
     try:
@@ -103,23 +104,33 @@ def save(
                 if target.exists():
                     discard(disk, target)  # damaged, or we would have kept it
                 disk.commit_directory(temporary, target)
-    except Exception:
+    except Exception as error:
         if place.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise _too_full(folder, size, f"{_reason(error.__cause__)}; ") from error.__cause__
         raise
     return target
 
 
-def _begin(disk: Disk, target: Path, tensors: Mapping[str, Tensors], place: Place) -> Path | None:
+def _size(tensors: Mapping[str, Tensors], place: Place) -> int:
+    """Return the free bytes that a save asks for."""
+    mine = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+    return int((mine * (place.world if place.sharded else 1) + BESIDE) * SPARE)
+
+
+def _begin(disk: Disk, target: Path, size: int, place: Place) -> Path | None:
     """Return the temporary directory that all ranks write into; None: the checkpoint is there."""
     token = 0
-    size = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    ranks = place.world if place.sharded else 1
+    folder = target.parent
     with _agreed(place, f"checkpoint {target.name}"):
         if place.is_first and damage(target):
-            if not target.parent.exists():
-                disk.make_directory(target.parent)
-            _need_space(target.parent, size * ranks + BESIDE)
+            if not folder.exists():
+                folder.parent.stat()  # a run's directory that has vanished is not made anew
+                disk.make_directory(folder)
+                disk.sync_directory(folder.parent)
+            if shutil.disk_usage(folder).free < size:
+                raise _too_full(folder, size)
             token = 1 + secrets.randbelow(2**62)
             disk.make_directory(_temporary(target, token), private=True)
     token = place.first(token)
@@ -194,6 +205,9 @@ def _agreed(place: Place, what: str) -> Iterator[None]:
         yield
     except StorageError as caught:
         error = caught
+    except FileNotFoundError as caught:
+        way_out = "put it back, or run the command again elsewhere"
+        error = StorageError(f"storage {caught.filename}: it has vanished; {way_out}")
     failed = [rank for rank, (bad,) in enumerate(place.gathered([int(error is not None)])) if bad]
     if error is not None:
         raise error
@@ -221,11 +235,11 @@ def _json(value: object) -> bytes:
     return json.dumps(value, allow_nan=False, sort_keys=True, indent=1).encode()
 
 
-def _need_space(folder: Path, size: int) -> None:
-    needed, free = int(size * SPARE), shutil.disk_usage(folder).free
-    if free < needed:
-        message = f"storage {folder}: a checkpoint needs {needed} bytes, {free} are free"
-        raise StorageError(f"{message}; free some space and run the command again")
+def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:
+    needs = f"a checkpoint needs {size} bytes, {shutil.disk_usage(folder).free} are free"
+    return StorageError(
+        f"storage {folder}: {reason}{needs}; free some space and run the command again"
+    )
 
 
 def rotate(disk: Disk, folder: Path, keep: int, verified: set[str]) -> None:
@@ -280,10 +294,13 @@ def load_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     """
     reasons: list[str] = []
     for path in listed(folder):
-        problems = damage(path)
-        if not problems:
-            return _read(path), [f"{reason}; using {path.name}" for reason in reasons]
-        reasons.append(f"checkpoint {path.name} damaged: {problems[0]}")
+        problem = next(_problems(path), None)
+        if problem is None:
+            try:
+                return _read(path), [f"{reason}; using {path.name}" for reason in reasons]
+            except OSError as error:  # it could be read a moment ago
+                problem = _reason(error)
+        reasons.append(f"checkpoint {path.name} damaged: {problem}")
     why = "; ".join(reasons) if reasons else "none was saved"
     raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
 
@@ -294,9 +311,9 @@ def load_step(folder: Path, name: str) -> Checkpoint:
     if not NAME.fullmatch(name) or not path.is_dir():
         have = ", ".join(p.name for p in listed(folder)) or "none"
         raise CheckpointError(f"checkpoint {name}: not in {folder.parent}; there are: {have}")
-    problems = damage(path)
-    if problems:
-        raise CheckpointError(f"checkpoint {name} damaged: {problems[0]}; choose another one")
+    problem = next(_problems(path), None)
+    if problem is not None:
+        raise CheckpointError(f"checkpoint {name} damaged: {problem}; choose another one")
     return _read(path)
 
 
@@ -309,7 +326,7 @@ def _read(path: Path) -> Checkpoint:
     try:
         for file in sorted(path.glob("*.safetensors")):
             group, _, whose = file.stem.partition("-r")
-            parts.setdefault(group, {})[whose] = parse_tensors(file.read_bytes())
+            parts.setdefault(group, {})[whose] = parse_tensors(patiently(file.read_bytes))
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.name}: {error}") from None
     tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}
@@ -318,7 +335,7 @@ def _read(path: Path) -> Checkpoint:
 
 def _state(path: Path) -> State:
     try:
-        state = json.loads((path / "state.json").read_bytes())
+        state = json.loads(patiently((path / "state.json").read_bytes))
     except (ValueError, RecursionError):
         state = None
     if not isinstance(state, dict):
@@ -328,11 +345,21 @@ def _state(path: Path) -> State:
 
 def damage(path: Path) -> list[str]:
     """Return what is wrong with a checkpoint, every byte against its manifest; nothing if good."""
+    return list(_problems(path))
+
+
+def _problems(path: Path) -> Iterator[str]:
     try:
-        files = _manifest(path).items()
-        return [problem for name, entry in files for problem in _wrong(path / name, entry)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return [f"manifest.json: {error or type(error).__name__}"]
+        for name, entry in _manifest(path).items():
+            yield from _wrong(path / name, entry)
+    except OSError as error:
+        yield f"manifest.json {_reason(error)}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield f"manifest.json: {error or type(error).__name__}"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def extra_files(path: Path) -> list[str]:
@@ -342,8 +369,7 @@ def extra_files(path: Path) -> list[str]:
 
 
 def _manifest(path: Path) -> dict[str, dict[str, Any]]:
-    with _open_regular(path / "manifest.json") as file:
-        data = file.read(MANIFEST_LIMIT + 1)
+    data = patiently(lambda: _beginning(path / "manifest.json", MANIFEST_LIMIT + 1))
     if len(data) > MANIFEST_LIMIT:
         raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
     manifest = json.loads(data)
@@ -361,22 +387,32 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 def _wrong(path: Path, entry: Mapping[str, Any]) -> Iterator[str]:
     try:
-        with _open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry["size"]:
-                yield f"{path.name} has {size} bytes, should have {entry['size']}"
-                return
-            digest = hashlib.sha256()
-            while data := file.read(CHUNK):
-                digest.update(data)
+        size, sha256 = patiently(lambda: _figures(path, entry["size"]))
     except OSError as error:
-        yield f"{path.name} {(error.strerror or str(error)).lower()}"
+        yield f"{path.name} {_reason(error)}"
         return
-    if digest.hexdigest() != entry["sha256"]:
+    if size != entry["size"]:
+        yield f"{path.name} has {size} bytes, should have {entry['size']}"
+    elif sha256 != entry["sha256"]:
         yield f"{path.name} sha256 differs"
 
 
-def _open_regular(path: Path) -> Any:
+def _figures(path: Path, expected: int) -> tuple[int, str]:
+    """Return size and SHA-256 of a file; one of another size than expected is not read."""
+    digest = hashlib.sha256()
+    with _open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        while size == expected and (data := file.read(CHUNK)):
+            digest.update(data)
+    return size, digest.hexdigest()
+
+
+def _beginning(path: Path, limit: int) -> bytes:
+    with _open_regular(path) as file:
+        return file.read(limit)
+
+
+def _open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -198,6 +198,7 @@ class Run(Table):
     compile: bool = False
     sharded: bool = False  # over several processes: each keeps a part of weights and moments
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    timeout_seconds: Annotated[Count, Field(le=10**6)] = 600  # that a rank waits for another
 
 
 class Config(Table):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from lengthen.config import Run
-from lengthen.errors import MemoryLimitError, SettingError
+from lengthen.errors import MemoryLimitError, PeerError, SettingError
 from lengthen.model import GPT
 
 LEAST_TORCH = (2, 13)
@@ -122,26 +123,40 @@ def placed(run: Run) -> Iterator[Place]:
     if world == 1:
         yield Place(device, run.precision)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, store=_meeting_place(), rank=_variable("RANK"), world_size=world
-    )
+    rank = _variable("RANK")
     try:
-        side = dist.new_group(backend="gloo")
-        rank = dist.get_rank()
-        yield Place(device, run.precision, rank, world, run.sharded, side=side)
+        with _met(device, rank, world, timedelta(seconds=run.timeout_seconds)) as side:
+            yield Place(device, run.precision, rank, world, run.sharded, side=side)
+    except RuntimeError as error:
+        if not is_peer_lost(error):
+            raise
+        way_on = "if that one could, it said why; run the command again"
+        raise PeerError(f"rank {rank} lost another rank, or never met it; {way_on}") from error
+
+
+@contextmanager
+def _met(
+    device: torch.device, rank: int, world: int, timeout: timedelta
+) -> Iterator[dist.ProcessGroup]:
+    """Meet the other ranks until the block ends; give the group for work beside training."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = _meeting_place(timeout)
+    dist.init_process_group(backend, timeout=timeout, world_size=world, rank=rank, store=store)
+    side = dist.new_group(backend="gloo", timeout=timeout)
+    try:
+        yield side
     finally:
         _left.extend((dist.group.WORLD, side))
         dist.destroy_process_group()
 
 
-def _meeting_place() -> Store:
+def _meeting_place(timeout: timedelta) -> Store:
     """Return where ranks find each other, apart from where they did before a restart.
 
     After one, torch 2.13's launcher gives them the store of the last time, old addresses included:
     who reads one before its owner has written the new one waits for a process that is no more.
     """
-    store, _, _ = next(rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
     return PrefixStore(f"attempt-{_variable('TORCHELASTIC_RESTART_COUNT')}", store)
 
 
@@ -242,6 +257,11 @@ def is_peer_lost(error: RuntimeError) -> bool:
     """Return whether a collective failed because another rank is gone, or the network is."""
     lost = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
     return isinstance(error, dist.DistError) or any(text in str(error) for text in lost)
+
+
+def is_time_out(error: RuntimeError) -> bool:
+    """Return whether a lost peer was only silent for too long."""
+    return "Timed out waiting" in str(error)
 
 
 def gpu_memory_limit() -> int:

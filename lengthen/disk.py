@@ -11,20 +11,25 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from lengthen import faults
 from lengthen.errors import StorageError
 from lengthen.faults import Site
 
+T = TypeVar("T")
 Before = Callable[[int, str, Path], None]  # operation number from 1, its name, the path
 
 # Space and quota; a file too large is what a limit on file sizes gives where a disk gives "full".
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 STORAGE = FULL | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENXIO}
+
+PASSING = {errno.EIO, errno.ESTALE}  # what a network disk says while it is away for a moment
+WAITS = (0.1, 1.0, 5.0)  # seconds ahead of each further try
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,20 @@ class Disk:
                 shutil.rmtree(path, ignore_errors=False)
             else:
                 path.unlink(missing_ok=True)
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """Return what `read` returns; an OSError that may pass is met by three more tries."""
+    for wait in WAITS:
+        try:
+            faults.reach("load")
+            return read()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(wait)
+    faults.reach("load")
+    return read()
 
 
 def temporary_beside(path: Path) -> Path:

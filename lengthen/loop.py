@@ -10,7 +10,7 @@ from types import FrameType
 from lengthen import checkpoint, settings
 from lengthen.checkpoint import State
 from lengthen.clock import crossed
-from lengthen.devices import is_out_of_memory, is_peer_lost
+from lengthen.devices import is_out_of_memory, is_peer_lost, is_time_out
 from lengthen.errors import MemoryLimitError, PeerError, StoppedError, StorageError, UnstableError
 from lengthen.progress import Line
 from lengthen.runlog import MetricsLog, Record, RunPaths
@@ -97,7 +97,7 @@ def carry_out(session: Session) -> Record:
         if is_out_of_memory(error):
             raise _out_of_memory(session) from error
         if is_peer_lost(error):
-            raise _peer_lost(session) from error
+            raise _peer_lost(session, error) from error
         raise
     session.event("finished")
     return _summary(session)
@@ -155,10 +155,13 @@ def _out_of_memory(session: Session) -> MemoryLimitError:
     return MemoryLimitError(f"{at}; {way_on}")
 
 
-def _peer_lost(session: Session) -> PeerError:
+def _peer_lost(session: Session, error: RuntimeError) -> PeerError:
     """Say it, and save nothing: a save is a meeting of all ranks."""
     step, rank = session.trainer.progress.clock.step, session.trainer.place.rank
     at = f"rank {rank} lost another rank behind step {step}; if that one could, it said why"
+    if is_time_out(error):
+        waited = f"{session.trainer.config.run.timeout_seconds} s (run.timeout_seconds)"
+        at = f"rank {rank} waited {waited} for another rank behind step {step}"
     if session.saves.step is None:
         return PeerError(f"{at}; nothing was saved yet: run the command again with --overwrite")
     way_on = f"`lengthen resume {session.paths.root}` goes on from"

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -117,11 +118,11 @@ def _files_of(paths: RunPaths) -> list[Path]:
 
 
 @contextmanager
-def owned(root: Path) -> Iterator[None]:
+def owned(root: Path) -> Iterator[int]:
     """Own a run's directory until the block ends or the process dies; raises BusyError.
 
     The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
-    there for the message alone.
+    there for the message alone, and for other ranks: they find the number there that this gives.
     """
     path = root / ".lock"
     lock = FileLock(path, timeout=0, thread_local=False)
@@ -134,10 +135,19 @@ def owned(root: Path) -> Iterator[None]:
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
-        path.write_text(json.dumps(holder), encoding="utf-8")
-        yield
+        mark = secrets.randbelow(2**62)
+        path.write_text(json.dumps({**holder, "mark": mark}), encoding="utf-8")
+        yield mark
     finally:
         lock.release()
+
+
+def mark_in(root: Path) -> int | None:
+    """Return the number that the owner of `root` left there, as this process sees it."""
+    try:
+        return int(json.loads((root / ".lock").read_bytes())["mark"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _holder(path: Path) -> str:
@@ -158,6 +168,7 @@ class MetricsLog:
 
     def __post_init__(self) -> None:
         self._file = self.disk.open_append(self.path)
+        self.disk.sync_directory(self.path.parent)
         self.size = self.path.stat().st_size
 
     def write(self, record: Record) -> None:

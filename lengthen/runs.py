@@ -60,9 +60,8 @@ def train(
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
-        place.least(0)  # nobody looks at the directory any more once the first rank writes
+        _take(stack, out, place)
         if place.is_first:
-            stack.enter_context(runlog.owned(out))
             _must_not_have_begun(paths, resume_auto=resume_auto)
         micro_tokens = choose_micro_tokens(config, store, place)
         config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
@@ -94,8 +93,8 @@ def resume(
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
+        _take(stack, out, place)
         if place.is_first:
-            stack.enter_context(runlog.owned(out))
             checkpoint.sweep(disk, paths.checkpoints)
         start, passed_over = _start(paths, name, place)
         size = choose_micro_tokens(config, store, place)
@@ -112,6 +111,17 @@ def resume(
             session.event("note", text=note)
         session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
         return carry_out(session)
+
+
+def _take(stack: ExitStack, out: Path, place: Place) -> None:
+    """Own the run's directory, on the first rank, and see that all ranks look at that very one."""
+    place.least(0)  # nobody looks at the directory any more once the first rank writes
+    mark = place.first(stack.enter_context(runlog.owned(out)) if place.is_first else 0)
+    seen = place.gathered([int(runlog.mark_in(out) == mark)])
+    strangers = [rank for rank, (same,) in enumerate(seen) if not same]
+    if strangers:
+        rule = f"must be one directory for all ranks; rank {strangers[0]} sees another than rank 0"
+        raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
 
 
 def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:

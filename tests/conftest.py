@@ -16,6 +16,7 @@ from lengthen.bind import open_store, with_store
 from lengthen.config import Config
 from lengthen.corpus.prepare import prepare
 from lengthen.devices import Place
+from lengthen.errors import LengthenError
 from lengthen.settings import build, merge
 from lengthen.trainer import Trainer
 
@@ -100,6 +101,21 @@ def ask_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[AskFor]:
 
     yield ask
     faults.asked.cache_clear()
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Do the work in a process of its own; return its exit code, or minus what signal ended it."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        except LengthenError as error:
+            code = error.exit_code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def trainer_of(config: Config) -> Trainer:

@@ -57,7 +57,7 @@ def test_the_library_reads_what_we_write_in_its_format(
         assert torch.equal(found[name], tensor)
 
 
-def test_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path: Path) -> None:
+def test_f03_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path: Path) -> None:
     """The counting loop: fail operation 1, 2, 3 ... until the save completes untouched."""
     fault = 0
     while True:
@@ -88,7 +88,7 @@ def test_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_one_flipped_bit_is_found_and_the_older_one_used(
+def test_f06_one_flipped_bit_is_found_and_the_older_one_used(
     tmp_path: Path, name: str, place: str
 ) -> None:
     save(tmp_path, 1)
@@ -102,7 +102,7 @@ def test_one_flipped_bit_is_found_and_the_older_one_used(
     assert notes == [f"{said}; using step-00000001"]
 
 
-def test_a_shorter_longer_or_missing_file_is_found(tmp_path: Path) -> None:
+def test_f07_f08_a_shorter_longer_or_missing_file_is_found(tmp_path: Path) -> None:
     save(tmp_path, 1)
     file = save(tmp_path, 2) / "state.json"
     whole = file.read_bytes()
@@ -120,7 +120,7 @@ def test_a_shorter_longer_or_missing_file_is_found(tmp_path: Path) -> None:
     [b"", b"{", b"[]", b"null", b"[" * 10**6, b'{"sha256": 1}', b'{"format":1,"sha256":"x"}'],
     ids=["empty", "cut", "list", "null", "nested", "unsealed", "wrong seal"],
 )
-def test_a_bad_manifest_is_damage_and_never_a_crash(tmp_path: Path, manifest: bytes) -> None:
+def test_f09_a_bad_manifest_is_damage_and_never_a_crash(tmp_path: Path, manifest: bytes) -> None:
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     (path / "manifest.json").write_bytes(manifest)
@@ -163,13 +163,13 @@ def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:
     assert checkpoint.damage(path) == []
 
 
-def test_a_renamed_directory_is_not_believed(tmp_path: Path) -> None:
+def test_f14_a_renamed_directory_is_not_believed(tmp_path: Path) -> None:
     save(tmp_path, 1).rename(tmp_path / "step-00000009")
     with pytest.raises(CheckpointError, match=r"step-00000009 damaged: manifest\.json: is that of"):
         checkpoint.load_newest(tmp_path)
 
 
-def test_where_every_one_is_damaged_each_reason_is_given(tmp_path: Path) -> None:
+def test_f10_where_every_one_is_damaged_each_reason_is_given(tmp_path: Path) -> None:
     for step in (1, 2):
         (save(tmp_path, step) / "state.json").unlink()
     with pytest.raises(CheckpointError, match="step-00000002 damaged: .*step-00000001 damaged: "):
@@ -178,7 +178,7 @@ def test_where_every_one_is_damaged_each_reason_is_given(tmp_path: Path) -> None
         checkpoint.load_newest(tmp_path / "nothing")
 
 
-def test_one_asked_for_by_name_has_no_stand_in(tmp_path: Path) -> None:
+def test_f11_one_asked_for_by_name_has_no_stand_in(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (save(tmp_path, 2) / "state.json").unlink()
     with pytest.raises(CheckpointError, match="damaged"):
@@ -187,7 +187,7 @@ def test_one_asked_for_by_name_has_no_stand_in(tmp_path: Path) -> None:
         checkpoint.load_step(tmp_path, "step-00000003")
 
 
-def test_a_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f12_a_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 2)
         save(tmp_path, 1)
@@ -204,7 +204,7 @@ def test_rotation_keeps_the_newest_good_ones_and_never_counts_a_damaged_one(tmp_
     assert left == ["step-00000010", "step-00000003", "step-00000002"]
 
 
-def test_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_path: Path) -> None:
+def test_f13_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_path: Path) -> None:
     for fault in range(1, 4):
         folder = tmp_path / str(fault)
         for step in (1, 2):
@@ -229,7 +229,7 @@ def test_a_good_checkpoint_of_the_same_step_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "step-00000001" / "manifest.json").stat().st_ino == first
 
 
-def test_too_little_space_is_known_before_anything_is_written(
+def test_f04_too_little_space_is_known_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)

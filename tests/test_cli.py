@@ -261,7 +261,7 @@ def test_a_mistake_is_one_line_an_exit_code_and_nothing_half_written(
     assert sorted(world.folder.iterdir()) == before
 
 
-def test_a_run_in_use_by_another_process_is_left_alone(world: World) -> None:
+def test_f18_a_run_in_use_by_another_process_is_left_alone(world: World) -> None:
     run = world.copy("run")
     before = (run / "metrics.jsonl").read_bytes()
     with owned(run):
@@ -274,7 +274,7 @@ def test_a_run_in_use_by_another_process_is_left_alone(world: World) -> None:
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(world: World) -> None:
+def test_f04_a_full_disk_is_one_line_and_the_older_checkpoint_stays(world: World) -> None:
     run = world.copy("run")
     code = (
         "import resource, signal, sys; from lengthen.cli import main\n"
@@ -355,7 +355,7 @@ def test_resume_auto_goes_on_with_the_same_run_and_refuses_another(
     assert "batch.rows" in capsys.readouterr().err
 
 
-def test_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:
+def test_f21_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:
     words = ["train", str(world.toml), "--data", str(world.store), "--out", str(world.folder / "r")]
     process = subprocess.Popen([sys.executable, "-m", "lengthen", *words], stderr=subprocess.PIPE)
     assert process.stderr is not None

@@ -64,7 +64,7 @@ def test_an_error_of_the_disk_is_one_line_with_the_file(tmp_path: Path, code: in
     assert "run the command again" in str(caught.value)
 
 
-def test_a_real_limit_on_file_sizes_reads_like_a_full_disk(tmp_path: Path) -> None:
+def test_f03_a_real_limit_on_file_sizes_reads_like_a_full_disk(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path; from lengthen.disk import Disk;"
         "from lengthen.errors import StorageError\n"

@@ -12,7 +12,7 @@ from lengthen.config import Config
 from lengthen.disk import Disk
 from lengthen.runlog import RunPaths, read_metrics
 from lengthen.runs import resume, train
-from tests.conftest import Configure
+from tests.conftest import Configure, in_a_child
 from tests.test_resume import lines_of
 
 SAVES = {"every_steps": 2, "keep": 1}
@@ -25,14 +25,7 @@ def killed_in(work: Callable[[Disk], object], at: int) -> bool:
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if not child:
-        try:
-            work(Disk(before=before))
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    return in_a_child(lambda: work(Disk(before=before))) == -signal.SIGKILL
 
 
 def goes_on(config: Config, run: Path, unbroken: Path) -> None:
@@ -52,7 +45,9 @@ def operations(config: Config, run: Path) -> int:
 
 
 @pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_new_run_killed_anywhere(configured: Configure, tmp_path: Path, stride: int) -> None:
+def test_f01_f13_a_new_run_killed_anywhere(
+    configured: Configure, tmp_path: Path, stride: int
+) -> None:
     config = configured(budget={"tokens": 1_500}, saving=SAVES)
     every = operations(config, tmp_path / "unbroken")
     assert every > 100
@@ -72,7 +67,7 @@ def test_a_new_run_killed_anywhere(configured: Configure, tmp_path: Path, stride
 
 
 @pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_resumed_run_killed_anywhere_and_again(
+def test_f01_a_resumed_run_killed_anywhere_and_again(
     configured: Configure, tmp_path: Path, stride: int
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving={**SAVES, "keep": 9})

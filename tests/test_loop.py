@@ -34,7 +34,7 @@ def full_while_saving(steps: set[str]) -> Disk:
     return Disk(before=before)
 
 
-def test_one_failed_save_is_an_event_and_training_goes_on(
+def test_f03_one_failed_save_is_an_event_and_training_goes_on(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(saving={"every_steps": 4, "keep": 2})
@@ -44,7 +44,7 @@ def test_one_failed_save_is_an_event_and_training_goes_on(
     assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step > 8
 
 
-def test_two_failed_saves_in_a_row_end_the_run_with_the_older_one_whole(
+def test_f03_two_failed_saves_in_a_row_end_the_run_with_the_older_one_whole(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(saving={"every_steps": 4, "keep": 2})
@@ -178,7 +178,7 @@ def test_f35_another_bug_is_never_taken_for_a_lack_of_memory(
         train(configured(), tmp_path / "run", shown=False)
 
 
-def test_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
+def test_f05_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
     configured: Configure, tmp_path: Path
 ) -> None:
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -196,7 +196,7 @@ def test_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
     resume(tmp_path / "run", shown=False)
 
 
-def test_a_signal_that_is_ignored_stays_ignored() -> None:
+def test_f21_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal().listening() as stop:

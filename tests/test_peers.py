@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.runlog import RunPaths, read_metrics
+from lengthen import checkpoint, faults
+from lengthen.config import Config
+from lengthen.runlog import RunPaths, owned, read_metrics
 from lengthen.runs import train
 from tests.conftest import Configure
 from tests.test_sharded import finished, same, steps, torchrun
@@ -18,8 +20,12 @@ from tests.test_sharded import finished, same, steps, torchrun
 pytestmark = pytest.mark.ranks
 
 
-def ranks(command: list[str], world: int) -> list["subprocess.Popen[str]"]:
-    """Start processes that meet each other as the launcher's would, without a launcher."""
+def ranks(*commands: list[str], last: str = "") -> list["subprocess.Popen[str]"]:
+    """Start processes that meet each other as the launcher's would, without a launcher.
+
+    `last` is the fault that the last one is asked for.
+    """
+    world = len(commands)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -27,13 +33,32 @@ def ranks(command: list[str], world: int) -> list["subprocess.Popen[str]"]:
     return [
         subprocess.Popen(
             command,
-            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={
+                **os.environ,
+                **meeting,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                faults.VARIABLE: last if rank == world - 1 else "",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(world)
+        for rank, command in enumerate(commands)
     ]
+
+
+def training(config: Config, folder: Path, run: str = "run") -> list[str]:
+    (folder / "config.toml").write_text(config.to_toml())
+    words = ["train", str(folder / "config.toml"), "--quiet", "--out", str(folder / run)]
+    return [sys.executable, "-m", "lengthen", *words]
+
+
+def said(errors: str) -> str:
+    """The one line of ours in what a rank wrote to its error stream."""
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("lengthen:")]
+    return line
 
 
 def wait_behind(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
@@ -46,27 +71,94 @@ def wait_behind(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize("dead", [0, 1])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_who_is_left_says_so_and_saves_nothing(
+def test_f22_who_is_left_says_so_and_saves_nothing(
     configured: Configure, tmp_path: Path, dead: int, sharded: bool
 ) -> None:
     config = configured(
         budget={"tokens": 4_000_000}, run={"sharded": sharded}, saving={"every_steps": 4}
     )
-    (tmp_path / "config.toml").write_text(config.to_toml())
-    words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out", str(tmp_path / "run")]
-    both = ranks([sys.executable, "-m", "lengthen", *words], 2)
+    command = training(config, tmp_path)
+    both = ranks(command, command)
     wait_behind(tmp_path / "run", 5, both[0])
     both[dead].kill()
     _, errors = both[1 - dead].communicate(timeout=60)
     assert both[1 - dead].returncode == 9
     log = RunPaths(tmp_path / "run").metrics
-    (line,) = [line for line in errors.splitlines() if line.startswith("lengthen:")]
+    line = said(errors)
     assert f"rank {1 - dead} lost another rank behind step" in line
     saved = [line for line in read_metrics(log).of("event") if line["event"] == "saved"]
     assert line.endswith(f"goes on from {saved[-1]['name']}")
     assert dead == 0 or not list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
-    assert "Traceback" not in errors
     both[dead].communicate()
+
+
+def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
+    configured: Configure, tmp_path: Path
+) -> None:
+    command = training(
+        configured(budget={"tokens": 4_000_000}, saving={"every_steps": 0}), tmp_path
+    )
+    both = ranks(command, command)
+    wait_behind(tmp_path / "run", 5, both[0])
+    both[1].send_signal(signal.SIGTERM)
+    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [143, 143]
+    last = steps(tmp_path / "run")[-1]["step"]
+    assert all(line.startswith(f"lengthen: stopped after step {last}, ") for line in lines)
+    assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == last
+
+
+@pytest.mark.parametrize("command", ["train", "resume"])
+def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothing(
+    configured: Configure, tmp_path: Path, command: str
+) -> None:
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
+    commands = [training(config, tmp_path, run) for run in ("one", "other")]
+    if command == "resume":
+        for run in ("one", "other"):
+            train(config, tmp_path / run, shown=False)
+        commands = [
+            [sys.executable, "-m", "lengthen", "resume", str(tmp_path / run), "--quiet"]
+            for run in ("one", "other")
+        ]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+    both = ranks(*commands)
+    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [2, 2]
+    assert all("rank 1 sees another than rank 0" in line for line in lines)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_f27_a_rank_that_hangs_is_waited_for_as_long_as_was_set(
+    configured: Configure, tmp_path: Path, sharded: bool
+) -> None:
+    config = configured(
+        budget={"tokens": 4_000_000},
+        run={"sharded": sharded, "timeout_seconds": 10},
+        saving={"every_steps": 4},
+    )
+    command = training(config, tmp_path)
+    both = ranks(command, command, last="step:7:sleep")
+    line = said(both[0].communicate(timeout=120)[1])
+    both[1].kill()
+    both[1].communicate()
+    assert both[0].returncode == 9
+    waited = "rank 0 waited 10 s (run.timeout_seconds) for another rank behind step 6"
+    assert waited in line
+    assert line.endswith("goes on from step-00000004")
+
+
+def test_f18_a_second_run_of_several_ranks_in_one_directory_is_one_line_on_each(
+    configured: Configure, tmp_path: Path
+) -> None:
+    command = training(configured(), tmp_path)
+    with owned(tmp_path / "run"):
+        both = ranks(command, command)
+        lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [5, 9]
+    assert f"in use by pid {os.getpid()}" in lines[0]
+    assert "rank 1 lost another rank" in lines[1]
 
 
 def worker(launcher: "subprocess.Popen[str]", rank: int) -> int:
@@ -82,7 +174,7 @@ def worker(launcher: "subprocess.Popen[str]", rank: int) -> int:
     raise AssertionError("no such rank")
 
 
-def test_the_launcher_brings_a_run_to_its_end_whose_worker_was_killed(
+def test_f22_f23_the_launcher_brings_a_run_to_its_end_whose_worker_was_killed(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(

@@ -41,7 +41,7 @@ def test_not_a_number_never_enters_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "m").read_bytes() == b""
 
 
-def test_a_full_disk_leaves_the_log_at_its_last_whole_line(tmp_path: Path) -> None:
+def test_f05_a_full_disk_leaves_the_log_at_its_last_whole_line(tmp_path: Path) -> None:
     def fail(number: int, name: str, path: Path) -> None:
         if name == "write" and number > 2:
             with path.open("ab") as file:
@@ -89,7 +89,7 @@ def test_a_log_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
         runlog.cut_metrics(Disk(), RunPaths(tmp_path), 9999)
 
 
-def test_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path: Path) -> None:
+def test_f18_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from lengthen.runlog import owned\n"
         "with owned(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)\n"

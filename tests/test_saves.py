@@ -58,7 +58,7 @@ def full_at(steps: set[int]) -> Disk:
     return Disk(before=before)
 
 
-def test_one_failure_is_an_event_and_two_in_a_row_end_the_run(
+def test_f03_one_failure_is_an_event_and_two_in_a_row_end_the_run(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(saving={"every_steps": 4, "asynchronous": True})

@@ -145,7 +145,7 @@ def killed(process: "subprocess.Popen[str]", run: Path, behind: int) -> None:
     process.communicate()
 
 
-def test_a_run_moves_between_one_process_and_two_with_kills_between(
+def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(
@@ -155,10 +155,9 @@ def test_a_run_moves_between_one_process_and_two_with_kills_between(
     run = tmp_path / "run"
     file = written(config, tmp_path / "config.toml", sharded=True)
     words = ("train", file, "--quiet", "--resume", "auto", "--out", str(run))
-    killed(torchrun(1, *words, start_new_session=True), run, 4)
-    killed(torchrun(2, *words, start_new_session=True), run, 14)
-    killed(torchrun(1, *words, start_new_session=True), run, 20)
-    finished(torchrun(2, *words))
+    for world, behind in ((2, 4), (1, 14), (2, 20)):
+        killed(torchrun(world, *words, start_new_session=True), run, behind)
+    finished(torchrun(3, *words))
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]

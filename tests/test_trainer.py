@@ -68,7 +68,7 @@ def test_no_split_into_micro_batches_changes_the_gradient(
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("world", [2, 3])
-def test_no_number_of_ranks_changes_the_gradient_or_the_ledger(
+def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     configured: Configure, tmp_path: Path, world: int
 ) -> None:
     # Rows 7 on 2 and 3 ranks are uneven; from one row on, a rank has none at all.
