@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lengthen import faults
 from lengthen.checkpoint import Checkpoint, State, Tensors
@@ -18,17 +18,17 @@ from lengthen.clock import Clock, Shape
 from lengthen.config import Config
 from lengthen.corpus.store import Store
 from lengthen.devices import Place, free_memory, is_out_of_memory, without_sync, wrapped
-from lengthen.errors import SettingError
 from lengthen.evaluate.perplexity import perplexity, sequences_in, validation_loss
 from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.loader import Batch, Loader, passes, split
-from lengthen.model import GPT, compile_blocks
+from lengthen.model import compile_blocks
 from lengthen.monitor import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
-from lengthen.shards import held, is_cut, like
+from lengthen.shards import held, is_cut
 from lengthen.state import Progress, must_fit
+from lengthen.weights import build_model, load_moments, load_weights
 
 T = TypeVar("T")
 
@@ -342,51 +342,7 @@ class Trainer:
         Raises SettingError for another model, CheckpointError for a state that is none of this run.
         """
         load_weights(self.model, checkpoint)
-        for name, parameter in self.model.named_parameters():
-            saved = {
-                key: like(checkpoint.tensors["optimizer"][f"{name}.{key}"], target)
-                for key, target in self._moment_places(parameter).items()
-                if f"{name}.{key}" in checkpoint.tensors["optimizer"]
-            }
-            if saved:
-                self.optimizer.state[parameter] = saved
+        load_moments(self.optimizer, self.model, checkpoint)
         progress = Progress.from_state(checkpoint.state)
         must_fit(progress, self._first_ledger())
         self.progress = progress
-
-    def _moment_places(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Return for each moment a tensor that lies where it has to lie."""
-        # The fused update keeps its step count beside the weights, the plain one on the host.
-        fused = bool(self.optimizer.defaults["fused"])
-        count = torch.empty((), device=parameter.device if fused else "cpu")
-        return {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}
-
-
-def build_model(config: Config, place: Place) -> GPT:
-    """Return the model of a configuration with its seeded initial weights, on its device."""
-    shape = config.model
-    if shape.vocabulary is None:
-        raise SettingError("model.vocabulary", "is missing; a token store gives it")
-    model = GPT(
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        length=shape.length,
-        vocabulary=shape.vocabulary,
-        dropout=shape.dropout,
-        init_std=shape.init_std,
-    )
-    model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
-    return model.to(device=place.device, dtype=place.dtype)
-
-
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the weights of a checkpoint in; raises SettingError for another architecture."""
-    saved, own = checkpoint.tensors["model"], dict(model.named_parameters())
-    for name in sorted(saved.keys() | own.keys()):
-        shapes = [tuple(group[name].shape) if name in group else None for group in (saved, own)]
-        if shapes[0] != shapes[1]:
-            rule = f"{checkpoint.path.name} has {name} of shape {shapes[0]}, the model {shapes[1]}"
-            raise SettingError("model", rule)
-        with torch.no_grad():
-            own[name].copy_(like(saved[name], own[name]))

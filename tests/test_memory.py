@@ -51,22 +51,14 @@ def test_f34_f35_what_the_allocator_refuses_is_tried_again_in_smaller_passes(
     assert 64 <= int(done.stdout) < 256 * 64
 
 
-ONE_RANK = """
-import os, sys
-if os.environ["RANK"] == "1":
-    os.environ["LENGTHEN_FAULT"] = "step:5:oom"
-from lengthen.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.ranks
 def test_f35_of_several_ranks_none_tries_again_and_all_end(
     configured: Configure, tmp_path: Path
 ) -> None:
     (tmp_path / "config.toml").write_text(configured().to_toml())
     words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out", str(tmp_path / "run")]
-    both = ranks([sys.executable, "-c", ONE_RANK, *words], 2)
+    command = [sys.executable, "-m", "lengthen", *words]
+    both = ranks(command, command, last="step:5:oom")
     errors = [process.communicate(timeout=240)[1] for process in both]
     assert [process.returncode for process in both] == [9, 7], errors
     lines = [[t for t in text.splitlines() if t.startswith("lengthen:")] for text in errors]

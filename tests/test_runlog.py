@@ -101,6 +101,10 @@ def test_f18_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path:
         said = f"in use by pid {other.pid} on .* since"
         with pytest.raises(BusyError, match=said), runlog.owned(tmp_path):
             pass
+        # Whatever somebody has written into the file.
+        (tmp_path / ".lock").write_text("[" * 10**5)
+        with pytest.raises(BusyError, match="in use by another process"), runlog.owned(tmp_path):
+            pass
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
         with runlog.owned(tmp_path):

@@ -307,8 +307,8 @@ def _with_flops(config: Config, given: object) -> Config:
 def _must_be_walkable(config: Config, number: int, what: str) -> None:
     """Raise SettingError at a step whose number says that the walk is none that ends soon."""
     if number >= WALKED:
-        rule = f"must be at most {WALKED} steps for {what}"
-        raise SettingError("pacing.duration", rule, config.pacing.duration)
+        rule = f"must come to its end within {WALKED} steps for {what}"
+        raise SettingError("pacing", rule, config.pacing.kind)
 
 
 def _must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets: bool) -> None:
@@ -334,8 +334,11 @@ def _must_have_the_same_tokens(
         if (other := changes.get("same_tokens_as")) is None:
             continue
         both = (_uncut(configs[one]) for one in (name, other))
-        arrived = max(configs[one].pacing.duration for one in (name, other))
-        pairs = islice(zip(*both, strict=False), arrived + 1)  # from there on all are alike
+        paced = [configs[one].pacing for one in (name, other)]
+        ends = [pacing.duration for pacing in paced if isinstance(pacing, Linear)]
+        # Once both have arrived all steps are alike, and there can be very many.
+        most = max(ends) + 1 if len(ends) == len(paced) else None
+        pairs = islice(zip(*both, strict=False), most)
         for step, (ours, theirs) in enumerate(pairs, 1):
             _must_be_walkable(configs[name], step, "same_tokens_as")
             if ours != theirs:

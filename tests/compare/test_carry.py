@@ -164,10 +164,11 @@ def test_what_is_not_ours_stays(
     out = tmp_path / "out"
     out.mkdir()
     for name in ("small.json", "small.html"):
-        (out / name).write_text('{"name": "mine"}')
-        assert main(["compare", str(written()), "--out", str(out)]) == 2
-        assert f"{name}'" in capsys.readouterr().err
-        assert (out / name).read_text() == '{"name": "mine"}'
+        for mine in ('{"name": "mine"}', "[" * 10**5):
+            (out / name).write_text(mine)
+            assert main(["compare", str(written()), "--out", str(out)]) == 2
+            assert f"{name}'" in capsys.readouterr().err
+            assert (out / name).read_text() == mine
         (out / name).unlink()
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from lengthen import cost
 from lengthen.clock import steps
+from lengthen.compare import file as comparison_file
 from lengthen.compare.file import read_comparison
 from lengthen.errors import SettingError
 from tests.compare.conftest import Written
@@ -152,6 +153,19 @@ WRONG = {
     "seed axis": ({}, "[[grid]]\nrun.seed = [1]\n", "grid.run.seed: is what `seeds` sets"),
     "one grid": ({}, "[grid]\nbatch.rows = [8]\n", "grid: must be [[grid]] tables"),
 }
+
+
+def test_a_warmup_without_end_is_refused_where_its_steps_are_gone_through(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison_file, "WALKED", 1000)  # a million steps take some seconds
+    endless = {"duration = 8": "duration = 1_000_000_000_000"}
+    flops = {'baseline = "baseline"': 'baseline = "baseline"\nflops = 1e30'}
+    flops |= {"length = 64": "length = 64, vocabulary = 257"}
+    tokens = {"budget.tokens = 6000": f"budget.tokens = {10**15}"}
+    for file in (written(**endless, **flops), written(more=ROWS, **endless, **tokens)):
+        with pytest.raises(SettingError, match="pacing: must come to its end within 1000 steps"):
+            read_comparison(file)
 
 
 @pytest.mark.parametrize("mistake", WRONG)
