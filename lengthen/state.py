@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lengthen.checkpoint import OTHER
@@ -70,7 +70,13 @@ class Progress:
 
 def _clock(state: dict[str, Any]) -> Clock:
     grown = state["grown"]
-    return Clock(**{**state, "grown": None if grown is None else Grown(**grown)})
+    told = None if grown is None else Grown(**_every(Grown, grown))
+    return Clock(**{**_every(Clock, state), "grown": told})
+
+
+def _every(kind: type[Clock | Grown], state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state, where it leaves nothing of its kind to a default."""
+    return {one.name: state[one.name] for one in fields(kind)}
 
 
 def _is_sound(progress: Progress) -> bool:

@@ -43,7 +43,12 @@ PLACES = [
     ("lowest",),
 ]
 # What a run may well write in that place.
-SOUND = {"seconds": [1.5, -0.0], "lowest": [None, 1.5], "grown": [None]}
+SOUND: dict[str, list[Any]] = {
+    "seconds": [1.5, 10**30],
+    "lowest": [None, 1.5, 10**30],
+    "grown": [None],
+    "queue": [[], {}],
+}
 
 
 @pytest.mark.parametrize("place", PLACES, ids=".".join)

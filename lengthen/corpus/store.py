@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +28,7 @@ FORMAT = 1
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
 MANIFEST_LIMIT = 16 * 2**20  # bytes
 TOKENIZER_LIMIT = 64 * 2**20  # bytes
+MOST_IDS = 2**24  # tokens of a vocabulary
 BLOCK = 2**20  # bytes read at once while hashing
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -183,11 +184,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
         tokenizer: Tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises bare Exceptions
         raise DataError(f"tokenizer {path}: not a {TOKENIZER} ({one_line(error)})") from None
+    must_be_bounded(path, tokenizer.get_vocab(with_added_tokens=True).values())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     # Not kept in the file: without it a text that spells a separator would forge one.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def must_be_bounded(path: Path, ids: Iterable[int]) -> None:
+    """Raise DataError for an id that nothing is made for: the library takes memory up to it."""
+    largest = max(ids, default=0)
+    if largest >= MOST_IDS:
+        raise DataError(f"tokenizer {path}: has a token with id {largest}, the most is {MOST_IDS}")
 
 
 def read_manifest(path: Path) -> Manifest:
