@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lengthen.devices import Place
 from lengthen.disk import FULL, Disk, Written, patiently
-from lengthen.errors import CheckpointError, StorageError
+from lengthen.errors import CheckpointError, StorageError, shown
 
 FORMAT = 1
 MANIFEST_LIMIT = 2**24  # bytes
@@ -381,7 +381,7 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     files: dict[str, dict[str, Any]] = manifest["files"]
     for name in files:
         if not FILE_NAME.fullmatch(name):
-            raise ValueError(f"names the file {name!r}")
+            raise ValueError(f"names the file {shown(name)}")
     return files
 
 

@@ -19,7 +19,7 @@ import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-MESSAGE = 4000  # characters of a line that somebody still reads
+MESSAGE = 2000  # characters of a line that somebody still reads
 NAME = 80  # of a setting's name, which a file may make up
 
 

@@ -12,7 +12,14 @@ from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import TOKENIZER, Store
-from lengthen.devices import Place, cpu_memory_limit, fit_check, placed
+from lengthen.devices import (
+    Place,
+    cpu_memory_limit,
+    fit_check,
+    free_memory,
+    is_out_of_memory,
+    placed,
+)
 from lengthen.disk import Disk
 from lengthen.errors import BusyError, SettingError
 from lengthen.loop import Session, StopSignal, carry_out
@@ -195,9 +202,11 @@ def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     alone = Place(place.device, place.precision)
     try:
         Trainer(config, store, alone, size).trial(size)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         failed += 1
-    torch.cuda.empty_cache()
+    free_memory(place)
     return not place.sum(failed).item()
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from lengthen import checkpoint
 from lengthen.checkpoint import Tensors
 from lengthen.disk import Disk
-from lengthen.errors import CheckpointError, StorageError
+from lengthen.errors import CheckpointError, StorageError, shown
 
 
 def tensors(value: float) -> dict[str, Tensors]:
@@ -146,7 +146,7 @@ def test_f47_a_manifest_that_names_anything_else_is_damaged(tmp_path: Path, name
     del manifest["sha256"]
     manifest["files"][name] = manifest["files"]["state.json"]
     (path / "manifest.json").write_bytes(checkpoint.sealed(manifest))
-    assert checkpoint.damage(path) == [f"manifest.json: names the file {name!r}"]
+    assert checkpoint.damage(path) == [f"manifest.json: names the file {shown(name)}"]
 
 
 def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:

@@ -69,11 +69,11 @@ def test_f56_a_missing_set_is_named_with_what_it_needs_and_no_network_is_asked(
     tmp_path: Path,
 ) -> None:
     run = saved_run(tmp_path / "run", TINY)
-    done = lengthen(ALONE, "eval", run, "--tasks", "lambada")
+    done = lengthen(ALONE, "eval", run, "--tasks", "lambada", "--sets", tmp_path)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert "lambada" in line
-    assert "--sets" in line
+    assert str(tmp_path) in line
 
 
 def test_f53_without_a_compiler_compiling_is_refused_before_anything_is_written(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
 
-from lengthen.errors import DataError
+from lengthen.errors import NAME, DataError, cut
 
 FORMAT = 1
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
@@ -208,7 +208,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        place = cut(".".join(map(str, first["loc"])) or "as a whole", NAME)
         reason = f"{place}: {first['msg']}"
         if place == "format":
             reason = f"format {first['input']!r:.20} is not {FORMAT}, the one this version reads"

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lengthen.errors import LengthenError
+from lengthen.errors import MESSAGE, LengthenError
 
 TRIED: Counter[str] = Counter()  # inputs of each format
 SECONDS = 20.0  # of the processor's time, that one input may take
-LINE = 2000  # characters of a message
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -53,7 +52,7 @@ def held(form: str, use: Callable[[], object], inside: Path | None = None) -> st
     message = str(refusal)
     assert type(refusal) is not LengthenError
     assert message.isprintable(), message
-    assert len(message) < LINE, message
+    assert len(message) <= MESSAGE + 3, message
     return message
 
 
