@@ -93,23 +93,22 @@ def save(
     """
     target = folder / name_of(step)
     size = _size(tensors, place)
-    temporary = _begin(disk, target, size, place)
-    if temporary is None:
-        return target
-    try:
-        written = _write_parts(disk, temporary, tensors, place)
-        with _agreed(place, f"checkpoint {target.name}"):
+    with _figures_if_full(folder, size):
+        temporary = _begin(disk, target, size, place)
+        if temporary is None:
+            return target
+        try:
+            written = _write_parts(disk, temporary, tensors, place)
+            with _agreed(place, f"checkpoint {target.name}"):
+                if place.is_first:
+                    _seal(disk, temporary, step, written, state)
+                    if target.exists():
+                        discard(disk, target)  # damaged, or we would have kept it
+                    disk.commit_directory(temporary, target)
+        except Exception:
             if place.is_first:
-                _seal(disk, temporary, step, written, state)
-                if target.exists():
-                    discard(disk, target)  # damaged, or we would have kept it
-                disk.commit_directory(temporary, target)
-    except Exception as error:
-        if place.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
-            raise _too_full(folder, size, f"{_reason(error.__cause__)}; ") from error.__cause__
-        raise
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
     return target
 
 
@@ -233,6 +232,18 @@ def sealed(manifest: Mapping[str, Any]) -> bytes:
 
 def _json(value: object) -> bytes:
     return json.dumps(value, allow_nan=False, sort_keys=True, indent=1).encode()
+
+
+@contextmanager
+def _figures_if_full(folder: Path, size: int) -> Iterator[None]:
+    """Say how much a save needs where the disk was found full in the middle of it."""
+    try:
+        yield
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in FULL:
+            raise
+        raise _too_full(folder, size, f"{_reason(cause)}; ") from cause
 
 
 def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:

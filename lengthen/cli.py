@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except LengthenError as error:
-        print(f"lengthen: {error}", file=sys.stderr)
+        _say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("lengthen: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except BrokenPipeError:
         # Whoever read our output has closed it; there is nothing left to say, not even at exit.
@@ -41,15 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         reason = (error.strerror or str(error)).lower()
-        print(f"lengthen: {shown(str(error.filename))}: {reason}", file=sys.stderr)
+        _say(f"{shown(str(error.filename))}: {reason}")
         return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
     except Exception as error:
         if package := _missing(error):
             way_out = "pip install --upgrade lengthen"
+            # As plainly as can be: what says all else may need that package.
             print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
             return SettingError.exit_code
         traceback.print_exc()
-        print("lengthen: this is a bug; please report the lines above", file=sys.stderr)
+        _say("this is a bug; please report the lines above")
         return 1
 
 
@@ -58,6 +59,14 @@ def _missing(error: Exception) -> str:
     name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     package = name.partition(".")[0]
     return "" if package == "lengthen" else package
+
+
+def _say(text: str) -> None:
+    from lengthen.progress import Heard
+
+    errors = Heard(sys.stderr)
+    errors.write(f"lengthen: {text}\n")
+    errors.flush()
 
 
 def _dispatch(words: list[str]) -> int:

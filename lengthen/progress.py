@@ -1,11 +1,12 @@
 """Where a long piece of work stands: a live line in a terminal, now and then a line elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,15 +15,40 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
 
+@dataclass
+class Heard:
+    """A stream as long as somebody reads it, then silence: work goes on without a reader."""
+
+    stream: TextIO
+
+    def write(self, text: str) -> int:
+        """Write `text`, if it can be heard."""
+        with self._heard():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send on what was written, if it can be heard."""
+        with self._heard():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # a closed pipe, or a terminal that is gone
+            # Python tries once more at its end, and would end with a code of its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
 class ErrorStream(Console):
-    """The error stream; once nobody reads it any more, silence: work goes on without a reader."""
+    """The error stream, for as long as somebody reads it."""
 
     def __init__(self) -> None:
-        super().__init__(file=sys.stderr)
-
-    def on_broken_pipe(self) -> None:
-        """Fall silent, where rich would end the process."""
-        self.quiet = True
+        super().__init__(file=cast(IO[str], Heard(sys.stderr)))
 
 
 class Line(Protocol):
@@ -89,10 +115,7 @@ class Plain:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        try:
-            self.console.print(escape(text), highlight=False, soft_wrap=True)
-        except OSError:  # a terminal that is gone gives another error than a pipe
-            self.console.quiet = True
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def clock_time(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,10 @@ def in_a_child(work: Callable[[], object]) -> int:
             work()
             code = 0
         except LengthenError as error:
+            print(error, file=sys.stderr)
             code = error.exit_code
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

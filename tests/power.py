@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lengthen.disk import Disk, DiskFile
 
-KEPT, LOST, MANGLED = 0, 1, 2
+KEPT, LOST = 0, 1  # what is neither is mangled
 Choose = Callable[[int], int]  # how many ways there are -> the way it went
 Left = dict[str, "bytes | Left"]  # a directory after the power has failed
 
@@ -45,7 +45,7 @@ class NotedDisk(Disk):
         if not path.exists():
             self.effects.append(Effect("create", path))
         super().open_append(path).close()
-        return NotedFile(self, path, path.open("ab", buffering=0))  # type: ignore[arg-type]
+        return NotedFile(self, path, path.open("ab", buffering=0))
 
     def sync_directory(self, path: Path) -> None:
         super().sync_directory(path)
@@ -89,8 +89,10 @@ class File:
 
     def left(self, choose: Choose) -> bytes:
         fates = [(data, choose(3)) for data in self.unsure]
-        ways = {KEPT: bytes, LOST: lambda _: b"", MANGLED: lambda data: bytes(len(data))}
-        return self.sure + b"".join(ways[fate](data) for data, fate in fates)
+        mangled = (
+            data if fate == KEPT else bytes(len(data)) for data, fate in fates if fate != LOST
+        )
+        return self.sure + b"".join(mangled)
 
 
 @dataclass

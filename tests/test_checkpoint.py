@@ -1,9 +1,15 @@
 """Checkpoints: whole or not at all, and every byte looked at before it is believed."""
 
 import errno
+import hashlib
 import json
 import os
+import random
+import resource
 import shutil
+import signal
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +22,8 @@ from lengthen import checkpoint
 from lengthen.checkpoint import Tensors
 from lengthen.disk import Disk
 from lengthen.errors import CheckpointError, StorageError, shown
+from lengthen.verify import verify
+from tests.conftest import AskFor, in_a_child
 
 
 def tensors(value: float) -> dict[str, Tensors]:
@@ -86,39 +94,76 @@ def test_f03_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path:
     assert fault > 12  # a directory, four files of three operations, three to commit
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_f06_one_flipped_bit_is_found_and_the_older_one_used(
-    tmp_path: Path, name: str, place: str
+FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_f06_one_flipped_bit_anywhere_is_found_and_the_older_one_used(
+    tmp_path: Path, name: str
 ) -> None:
     save(tmp_path, 1)
     file = save(tmp_path, 2) / name
-    data = bytearray(file.read_bytes())
-    data[{"first": 0, "middle": len(data) // 2, "last": -1}[place]] ^= 1
-    file.write_bytes(data)
-    loaded, notes = checkpoint.load_newest(tmp_path)
-    assert loaded.step == 1
-    said = f"checkpoint step-00000002 damaged: {name} sha256 differs"
-    assert notes == [f"{said}; using step-00000001"]
+    whole = file.read_bytes()
+    chance = random.Random(name)
+    places = [0, len(whole) // 2, len(whole) - 1]
+    for place in [*places, *(chance.randrange(len(whole)) for _ in range(100))]:
+        data = bytearray(whole)
+        data[place] ^= 1 << chance.randrange(8)
+        file.write_bytes(data)
+        loaded, (note,) = checkpoint.load_newest(tmp_path)
+        assert loaded.step == 1
+        assert note.startswith(f"checkpoint step-00000002 damaged: {name}")
+        assert note.endswith("; using step-00000001")
+        if name != "manifest.json":
+            assert f"{name} sha256 differs" in note
+    file.write_bytes(whole)
+    assert checkpoint.load_newest(tmp_path)[0].step == 2  # nothing was deleted
 
 
-def test_f07_f08_a_shorter_longer_or_missing_file_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_f07_f08_a_shorter_longer_or_missing_file_is_found(tmp_path: Path, name: str) -> None:
     save(tmp_path, 1)
-    file = save(tmp_path, 2) / "state.json"
+    file = save(tmp_path, 2) / name
     whole = file.read_bytes()
     for data in (whole[:-1], whole + b"x", b""):
         file.write_bytes(data)
-        assert checkpoint.damage(file.parent) == [
-            f"state.json has {len(data)} bytes, should have {len(whole)}"
-        ]
+        (problem,) = checkpoint.damage(file.parent)
+        assert problem.startswith(f"{name}")
+        if name != "manifest.json":
+            assert problem == f"{name} has {len(data)} bytes, should have {len(whole)}"
+        assert checkpoint.load_newest(tmp_path)[0].step == 1
     file.unlink()
-    assert checkpoint.damage(file.parent) == ["state.json no such file or directory"]
+    assert checkpoint.damage(file.parent) == [f"{name} no such file or directory"]
+    assert checkpoint.load_newest(tmp_path)[0].step == 1
+
+
+def test_f08_a_file_too_many_does_no_harm_and_verify_names_it(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / "notes.md").write_text("mine")
+    assert checkpoint.damage(path) == []
+    assert "warning: step-00000001 holds notes.md too" in verify(path)
 
 
 @pytest.mark.parametrize(
     "manifest",
-    [b"", b"{", b"[]", b"null", b"[" * 10**6, b'{"sha256": 1}', b'{"format":1,"sha256":"x"}'],
-    ids=["empty", "cut", "list", "null", "nested", "unsealed", "wrong seal"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"[" * 10**6,
+        b"[" * 10**6 + b"]" * 10**6,
+        b'{"sha256":' + b'{"a":' * 10**6 + b"1" + b"}" * (10**6 + 1),
+        b'{"sha256": 1}',
+        b'{"format":1,"sha256":"x"}',
+        b'{"step":' + b"9" * 5000 + b"}",
+        b"\xff" * 100,
+        b"\0" * 4096,
+    ],
+    ids=[
+        *("empty", "cut", "list", "null", "nested", "nested whole", "nested objects"),
+        *("unsealed", "wrong seal", "a number beyond all", "no text", "zeros"),
+    ],
 )
 def test_f09_a_bad_manifest_is_damage_and_never_a_crash(tmp_path: Path, manifest: bytes) -> None:
     save(tmp_path, 1)
@@ -126,6 +171,47 @@ def test_f09_a_bad_manifest_is_damage_and_never_a_crash(tmp_path: Path, manifest
     (path / "manifest.json").write_bytes(manifest)
     assert checkpoint.damage(path)
     assert checkpoint.load_newest(tmp_path)[0].step == 1
+
+
+def test_f09_a_manifest_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    os.truncate(path / "manifest.json", 2**30)  # a hole: no disk is filled
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert checkpoint.damage(path) == [f"manifest.json: larger than {2**24} bytes"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < began + 64 * 1024  # KiB
+    assert checkpoint.load_newest(tmp_path)[0].step == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    body=st.fixed_dictionaries({}, optional={"step": JSON | st.just(1), "files": JSON}),
+    files=st.dictionaries(
+        st.sampled_from([*FILES, "../x", "/etc/passwd"]) | st.text(max_size=9),
+        st.fixed_dictionaries({}, optional={"size": JSON, "sha256": JSON}) | JSON,
+        min_size=1,
+    )
+    | st.none(),
+)
+def test_f09_whatever_a_sealed_manifest_says_is_damage_and_never_a_crash(
+    tmp_path_factory: pytest.TempPathFactory, body: dict[str, object], files: object
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "sealed"
+    path = folder / "step-00000001"
+    if not path.exists():
+        save(folder, 1)
+    said = body if files is None else {**body, "step": 1, "files": files}
+    seal = hashlib.sha256(json.dumps(said, sort_keys=True, indent=1).encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps({**said, "sha256": seal}))
+    problems = checkpoint.damage(path)
+    nothing_named = said.get("step") == 1 and said.get("files") in ({}, [], "")
+    assert problems or nothing_named
 
 
 def test_f47_a_link_out_of_the_directory_is_not_followed(tmp_path: Path) -> None:
@@ -167,6 +253,63 @@ def test_f14_a_renamed_directory_is_not_believed(tmp_path: Path) -> None:
     save(tmp_path, 1).rename(tmp_path / "step-00000009")
     with pytest.raises(CheckpointError, match=r"step-00000009 damaged: manifest\.json: is that of"):
         checkpoint.load_newest(tmp_path)
+
+
+def test_f14_of_directories_renamed_by_hand_only_those_are_believed_that_tell_their_step(
+    tmp_path: Path,
+) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000009")
+    shutil.copytree(tmp_path / "step-00000002", tmp_path / "step-000000002")  # two for one step
+    (tmp_path / "step-00000003").rename(tmp_path / "step-00000004")
+    loaded, notes = checkpoint.load_newest(tmp_path)
+    assert loaded.path.name == "step-00000002"
+    assert [note.partition(";")[0] for note in notes[:2]] == [
+        "checkpoint step-00000009 damaged: manifest.json: is that of step 1",
+        "checkpoint step-00000004 damaged: manifest.json: is that of step 3",
+    ]
+
+
+def test_f14_two_that_were_swapped_are_both_ignored(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step-00000002").rename(tmp_path / "aside")
+    (tmp_path / "step-00000003").rename(tmp_path / "step-00000002")
+    (tmp_path / "aside").rename(tmp_path / "step-00000003")
+    loaded, notes = checkpoint.load_newest(tmp_path)
+    assert loaded.step == 1
+    assert len(notes) == 2
+
+
+@pytest.mark.parametrize("action", ["eio", "estale"])
+def test_f16_a_read_that_fails_three_times_is_tried_once_more(
+    tmp_path: Path, ask_for: AskFor, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    for first in range(1, 9):  # in every file, and in either of its two readings
+        waited.clear()
+        ask_for(f"load:{first}-{first + 2}:{action}")
+        assert checkpoint.load_newest(tmp_path)[0].step == 2
+        assert waited == ([0.1, 1.0, 5.0] if first <= 7 else [])
+
+
+@pytest.mark.parametrize(("first", "file"), [(1, "manifest"), (2, "model"), (5, "")])
+def test_f16_a_read_that_fails_for_good_leaves_the_next_older_one(
+    tmp_path: Path, ask_for: AskFor, monkeypatch: pytest.MonkeyPatch, first: int, file: str
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    ask_for(f"load:{first}-{first + 3}:eio")
+    loaded, (note,) = checkpoint.load_newest(tmp_path)
+    assert loaded.step == 1
+    assert f"step-00000002 damaged: {file}" in note
+    assert note.endswith("input/output error; using step-00000001")
+    assert checkpoint.load_newest(tmp_path)[0].step == 2  # and nothing was deleted
 
 
 def test_f10_where_every_one_is_damaged_each_reason_is_given(tmp_path: Path) -> None:
@@ -219,6 +362,27 @@ def test_f13_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_
         assert all(not checkpoint.damage(path) for path in checkpoint.listed(folder))
         checkpoint.sweep(Disk(), folder)
         assert not list(folder.glob(".t*"))
+
+
+def test_f13_a_process_killed_at_any_operation_of_a_rotation_leaves_only_whole_ones(
+    tmp_path: Path, ask_for: AskFor
+) -> None:
+    for at in range(1, 20):
+        folder = tmp_path / str(at)
+        for step in (1, 2, 3):
+            save(folder, step)
+        ask_for(f"save:{at}:kill")
+        code = in_a_child(partial(checkpoint.rotate, Disk().at("save"), folder, 1, set()))
+        if not code:
+            break
+        assert code == -signal.SIGKILL
+        assert checkpoint.load_newest(folder)[0].step == 3
+        assert all(not checkpoint.damage(path) for path in checkpoint.listed(folder))
+        ask_for("")
+        checkpoint.sweep(Disk(), folder)
+        checkpoint.rotate(Disk(), folder, 1, set())
+        assert [path.name for path in folder.iterdir()] == ["step-00000003"]
+    assert at == 7  # two go, each by a rename, a sync and a removal
 
 
 def test_a_good_checkpoint_of_the_same_step_is_kept(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lengthen import checkpoint
 from lengthen.cli import main
@@ -162,3 +163,25 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
     assert any("world was 1, is 2" in json.dumps(line) for line in worlds)
+
+
+def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(
+    configured: Configure, tmp_path: Path
+) -> None:
+    # Two rows cut for three ranks: the last one has none of most weights.
+    config = configured(
+        model={"width": 2, "heads": 1},
+        budget={"tokens": 2_000},
+        run={"precision": "fp64"},
+        saving={"every_steps": 4},
+    )
+    train(config, tmp_path / "one", shown=False)
+    file = written(config, tmp_path / "config.toml", sharded=True)
+    finished(torchrun(3, "train", file, "--quiet", "--out", str(tmp_path / "three")))
+    same(steps(tmp_path / "three"), steps(tmp_path / "one"), 1e-9, 1e-6)
+    folders = [RunPaths(tmp_path / name).checkpoints for name in ("one", "three")]
+    alone, shared = (checkpoint.load_newest(folder)[0] for folder in folders)
+    parts = [load_file(path) for path in shared.path.glob("model-r00002-*.safetensors")]
+    assert any(not tensor.numel() for tensor in parts[0].values())
+    for name, tensor in alone.tensors["model"].items():
+        torch.testing.assert_close(shared.tensors["model"][name], tensor, rtol=1e-9, atol=1e-12)

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_f17_a_signal_at_any_operation_of_a_save_lets_it_finish(
     for at in range(2, 1000, stride):
         run = tmp_path / str(at)
         ask_for(f"save:{at}:term")
-        code = in_a_child(lambda run=run: train(config, run, shown=False))
+        code = in_a_child(partial(train, config, run, shown=False))
         ask_for("")
         if not code:
             break  # the run was over before it had so many operations
