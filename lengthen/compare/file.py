@@ -267,7 +267,7 @@ def _config(
             raise SettingError(f"variants.{name}.same_tokens_as", LINEAR, other)
     try:
         if other is not None:
-            cell = rows_with_the_same_tokens(merge(cell, variants[other])[0])
+            cell = rows_with_the_same_tokens(target.tables())
         config = build(merge(merge(cell, changes)[0], overrides)[0])
     except SettingError as error:
         # A mistake of the base is not this variant's.

@@ -55,6 +55,18 @@ def test_a_rows_warmup_trains_as_many_tokens_as_the_variant_it_names(written: Wr
     assert configs["rows"].pacing.of == "rows"
 
 
+def test_a_rows_warmup_is_worked_out_from_checked_settings_however_they_are_written(
+    written: Written,
+) -> None:
+    plain, spelled = (
+        {run.name: run.config for run in read_comparison(written(more=ROWS, **changes)).runs}
+        for changes in ({}, {"rows = 8": 'rows = "0.008K"', "start = 8": 'start = "8"'})
+    )
+    assert spelled == plain
+    with pytest.raises(SettingError, match=r"batch\.rows: must be a whole number"):
+        read_comparison(written(more=ROWS, **{"rows = 8": "rows = 'many'"}))
+
+
 def test_an_override_lies_over_every_variant(written: Written) -> None:
     runs = read_comparison(written(), {"budget": {"tokens": 3000}}).runs
     assert {run.config.budget.tokens for run in runs} == {3000}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lengthen.exchange.layout import Gpt2
 from lengthen.exchange.pretrained import read
+from lengthen.exchange.tensors import INDEX
 from tests.exchange.made import sharded
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_near, json_values, words
@@ -45,13 +46,15 @@ def spread(tmp_path_factory: pytest.TempPathFactory, good: Path) -> Path:
     return sharded(Path(shutil.copytree(good, tmp_path_factory.mktemp("index") / "hf")))
 
 
+@pytest.fixture(scope="module")
+def whole(spread: Path) -> object:
+    return json.loads((spread / INDEX).read_bytes())
+
+
 @given(data=st.data())
-def test_an_index(spread: Path, data: st.DataObject) -> None:
-    index = spread / "model.safetensors.index.json"
-    before = index.read_bytes()
+def test_an_index(spread: Path, whole: object, data: st.DataObject) -> None:
     names = st.sampled_from(["/dev/zero", "..", "a/b", "config.json", "model-00001-of-00002"])
     places = st.dictionaries(words, names | words | json_values, max_size=3)
     odd = places.map(lambda found: json.dumps({"weight_map": found}).encode())
-    index.write_bytes(data.draw(json_near(json.loads(before)) | odd))
+    (spread / INDEX).write_bytes(data.draw(json_near(whole) | odd))
     held("config.json", lambda: read(spread).gpt())
-    index.write_bytes(before)

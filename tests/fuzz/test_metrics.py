@@ -54,7 +54,7 @@ def test_the_log_that_is_spoiled_is_good(run: Path) -> None:
 
 
 @given(data=st.data())
-def test_a_log_with_odd_values_in_it(copied: Path, run: Path, data: st.DataObject) -> None:
+def test_f51_a_log_with_odd_values_in_it(copied: Path, run: Path, data: st.DataObject) -> None:
     good = RunPaths(run).metrics.read_bytes().splitlines()
     for _ in range(data.draw(st.integers(1, 4))):
         number = data.draw(st.integers(0, len(good) - 1))
@@ -74,14 +74,14 @@ def test_a_log_with_odd_values_in_it(copied: Path, run: Path, data: st.DataObjec
         max_size=8,
     )
 )
-def test_a_log_of_other_lines(copied: Path, records: list[dict[str, Any]]) -> None:
+def test_f51_a_log_of_other_lines(copied: Path, records: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(record) + "\n" for record in records)
     RunPaths(copied).metrics.write_text(text)
     held("metrics.jsonl", lambda: read(copied))
 
 
 @given(data=st.data())
-def test_a_log_of_any_bytes(copied: Path, run: Path, data: st.DataObject) -> None:
+def test_f50_a_log_of_any_bytes(copied: Path, run: Path, data: st.DataObject) -> None:
     good = b"".join(RunPaths(run).metrics.read_bytes().splitlines(keepends=True)[:6])
     RunPaths(copied).metrics.write_bytes(data.draw(bytes_near(good) | st.sampled_from(HOSTILE)))
     held("metrics.jsonl", lambda: read(copied))
@@ -91,7 +91,5 @@ def test_a_log_of_any_bytes(copied: Path, run: Path, data: st.DataObject) -> Non
 def test_an_environment(copied: Path, run: Path, data: st.DataObject) -> None:
     RunPaths(copied).metrics.write_bytes(RunPaths(run).metrics.read_bytes())
     good = json.loads(RunPaths(run).environment.read_bytes())
-    before = RunPaths(copied).environment.read_bytes()
     RunPaths(copied).environment.write_bytes(data.draw(json_near(good)))
     held("environment.json", lambda: read(copied))
-    RunPaths(copied).environment.write_bytes(before)

@@ -36,7 +36,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(tables=tables_near(GOOD, values), recipe=st.none() | st.sampled_from([*RECIPES, "x"]))
-def test_settings_of_any_value(file: Path, tables: dict[str, Any], recipe: str | None) -> None:
+def test_f46_settings_of_any_value(file: Path, tables: dict[str, Any], recipe: str | None) -> None:
     named = tables if recipe is None else {"recipe": recipe, **tables}
     file.write_text(tomli_w.dumps(named), encoding="utf-8", errors="surrogatepass")
     held("settings file", lambda: load(str(file)))
@@ -64,7 +64,7 @@ def test_settings_of_any_value(file: Path, tables: dict[str, Any], recipe: str |
         max_size=5,
     ),
 )
-def test_a_pacing_of_any_value(file: Path, kind: str, pacing: dict[str, Any]) -> None:
+def test_f46_a_pacing_of_any_value(file: Path, kind: str, pacing: dict[str, Any]) -> None:
     file.write_text(
         tomli_w.dumps({**GOOD, "pacing": {"kind": kind, **pacing}}), errors="surrogatepass"
     )
@@ -72,6 +72,6 @@ def test_a_pacing_of_any_value(file: Path, kind: str, pacing: dict[str, Any]) ->
 
 
 @given(data=bytes_near(tomli_w.dumps(GOOD).encode()))
-def test_a_settings_file_of_any_bytes(file: Path, data: bytes) -> None:
+def test_f46_a_settings_file_of_any_bytes(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     held("settings file", lambda: load(str(file)))
