@@ -21,7 +21,8 @@ def state(configured: Configure) -> dict[str, Any]:
     trainer = trainer_of(configured())
     for _ in range(3):
         trainer.step()
-    return json.loads(json.dumps({**trainer.state(), "metrics_bytes": 10}))
+    state: dict[str, Any] = json.loads(json.dumps({**trainer.state(), "metrics_bytes": 10}))
+    return state
 
 
 def test_a_state_comes_back_as_it_was(state: dict[str, Any]) -> None:
