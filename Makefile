@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow faults check bench setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow faults fuzz check bench setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -17,6 +17,9 @@ test: setup-dev  ## every test that is quick enough to run always
 
 test-slow: setup-dev  ## the long ones
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
+
+fuzz: setup-dev  ## odd inputs for all that is read from outside, and how many of each were tried
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile fuzz --timeout 7200
 
 faults: setup-dev  ## every fault of docs/reliability.md, a line each
 	$(BIN)/python -m tests.fault_matrix

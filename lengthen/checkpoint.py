@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lengthen.devices import Place
 from lengthen.disk import FULL, Disk, Written, patiently
-from lengthen.errors import CheckpointError, StorageError
+from lengthen.errors import CheckpointError, StorageError, shown
 
 FORMAT = 1
 MANIFEST_LIMIT = 2**24  # bytes
@@ -35,6 +35,7 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 CHUNK = 2**22  # bytes hashed at a time
 BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files say it
+OTHER = "choose another one with --checkpoint"
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
 
 State = dict[str, Any]  # JSON
@@ -221,8 +222,12 @@ def _seal(
     every = {**written, "state.json": disk.write_file(temporary / "state.json", whole)}
     entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(every.items())}
     manifest = {"format": FORMAT, "step": step, "files": entries}
-    sealed = {**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()}
-    disk.write_file(temporary / "manifest.json", _json(sealed))
+    disk.write_file(temporary / "manifest.json", sealed(manifest))
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """Return the file of a manifest: with the hash of all the rest in it."""
+    return _json({**manifest, "sha256": hashlib.sha256(_json(manifest)).hexdigest()})
 
 
 def _json(value: object) -> bytes:
@@ -325,7 +330,7 @@ def load_step(folder: Path, name: str) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    state = json.loads(patiently((path / "state.json").read_bytes))
+    state = _state(path)
     if state.get("format") != FORMAT:
         found = f"has format {state.get('format')}, this version reads {FORMAT}"
         raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
@@ -337,7 +342,17 @@ def _read(path: Path) -> Checkpoint:
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.name}: {error}") from None
     tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}
-    return Checkpoint(path, int(state["step"]), state, tensors)
+    return Checkpoint(path, int(path.name.removeprefix("step-")), state, tensors)
+
+
+def _state(path: Path) -> State:
+    try:
+        state = json.loads(patiently((path / "state.json").read_bytes))
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path.name}: state.json is no JSON object; {OTHER}")
+    return state
 
 
 def damage(path: Path) -> list[str]:
@@ -369,16 +384,16 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     data = patiently(lambda: _beginning(path / "manifest.json", MANIFEST_LIMIT + 1))
     if len(data) > MANIFEST_LIMIT:
         raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
-    sealed = json.loads(data)
-    seal = sealed.pop("sha256")
-    if hashlib.sha256(_json(sealed)).hexdigest() != seal:
+    manifest = json.loads(data)
+    seal = manifest.pop("sha256")
+    if hashlib.sha256(_json(manifest)).hexdigest() != seal:
         raise ValueError("sha256 differs")
-    if name_of(sealed["step"]) != path.name:
-        raise ValueError(f"is that of step {sealed['step']}")
-    files: dict[str, dict[str, Any]] = sealed["files"]
+    if name_of(manifest["step"]) != path.name:
+        raise ValueError(f"is that of step {manifest['step']}")
+    files: dict[str, dict[str, Any]] = manifest["files"]
     for name in files:
         if not FILE_NAME.fullmatch(name):
-            raise ValueError(f"names the file {name!r}")
+            raise ValueError(f"names the file {shown(name)}")
     return files
 
 

@@ -43,10 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = (error.strerror or str(error)).lower()
         _say(f"{shown(str(error.filename))}: {reason}")
         return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
-    except Exception:
+    except Exception as error:
+        if package := _missing(error):
+            way_out = "pip install --upgrade lengthen"
+            # As plainly as can be: what says all else may need that package.
+            print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
+            return SettingError.exit_code
         traceback.print_exc()
         _say("this is a bug; please report the lines above")
         return 1
+
+
+def _missing(error: Exception) -> str:
+    """Return the package that an import did not find; empty where it is a part of ours, or none."""
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    package = name.partition(".")[0]
+    return "" if package == "lengthen" else package
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,9 @@
 """Where a run computes: device, precision, ranks, and how much fits into one forward pass."""
 
+import gc
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,10 +23,21 @@ from lengthen.config import Run
 from lengthen.errors import MemoryLimitError, PeerError, SettingError
 from lengthen.model import GPT
 
+LEAST_TORCH = (2, 13)
+if tuple(map(int, torch.__version__.split(".")[:2])) < LEAST_TORCH:
+    raise SettingError(
+        "torch", "must be at least 2.13", torch.__version__, "pip install --upgrade torch"
+    )
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of the weights
 USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 MEMINFO = Path("/proc/meminfo")
+# What PyTorch looks for: C++ for a processor's code, C for what starts a GPU's.
+COMPILERS = {
+    "cpu": ["clang++" if sys.platform == "darwin" else "g++"],
+    "cuda": ["gcc", "clang"],
+}
 # Groups that we have left. Their end is put off to that of the process: torch 2.13 joins gloo's
 # threads in it while it holds the interpreter's lock, for which one of them may still be waiting.
 _left: list[object] = []
@@ -103,6 +117,8 @@ def placed(run: Run) -> Iterator[Place]:
     device = _device(run.device)
     if run.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SettingError("run.precision", "this GPU has no bfloat16", run.precision)
+    if run.compile:
+        must_compile(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Place(device, run.precision)
@@ -217,6 +233,15 @@ def cpu_memory_limit() -> int:
     return int(min(limits, default=2**33) * USABLE) // beside
 
 
+def must_compile(device: torch.device) -> None:
+    """Raise SettingError where `run.compile` would find no compiler: known before any work."""
+    wanted = os.environ.get("CXX" if device.type == "cpu" else "CC")
+    names = [wanted] if wanted else COMPILERS[device.type]
+    if not any(map(shutil.which, names)):
+        rule = f"needs a compiler, {' or '.join(names)}, and there is none on PATH"
+        raise SettingError("run.compile", rule, True, "install one, or set it to false")
+
+
 def usable_cores() -> int:
     """Return the cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, others count them all
@@ -247,3 +272,10 @@ def gpu_memory_limit() -> int:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def free_memory(place: Place) -> None:
+    """Give back what nobody uses any more, so that the next try finds it."""
+    gc.collect()
+    if place.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -19,11 +19,20 @@ import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MESSAGE = 2000  # characters of a line that somebody still reads
+NAME = 80  # of a setting's name, which a file may make up
+
 
 class LengthenError(Exception):
-    """Every error that we raise on purpose; `exit_code` is what the command returns."""
+    """Every error that we raise on purpose; `exit_code` is what the command returns.
+
+    Its message is one line whatever names and values it has in it: they may be anybody's.
+    """
 
     exit_code: int = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(cut(message, MESSAGE)))
 
 
 class SettingError(LengthenError, ValueError):
@@ -38,7 +47,8 @@ class SettingError(LengthenError, ValueError):
     def __init__(self, setting: str, rule: str, value: object = None, hint: str = "") -> None:
         self.setting, self.rule, self.value, self.hint = setting, rule, value, hint
         got = "" if value is None else f", got {shown(value)}"
-        super().__init__(f"{setting}: {rule}{got}{'; ' + hint if hint else ''}")
+        name = cut(setting, NAME)
+        super().__init__(f"{name}: {rule}{got}{'; ' + hint if hint else ''}")
 
     def within(self, table: str) -> "SettingError":
         """Return the same error for the setting's full dotted name."""
@@ -104,9 +114,18 @@ def shown(value: object, limit: int = 80) -> str:
 
     What is too long loses its middle: of a path the last name says most.
     """
-    text = repr(value)
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return `text` without its middle where it is longer than `limit` characters."""
     half = limit // 2
     return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """Return `text` with what would steer a terminal written out: an escape becomes \\x1b."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

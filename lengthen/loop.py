@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
-from lengthen import checkpoint
+from lengthen import checkpoint, settings
 from lengthen.checkpoint import State
 from lengthen.clock import crossed
 from lengthen.devices import is_out_of_memory, is_peer_lost, is_time_out
@@ -111,6 +111,7 @@ def _advance(session: Session, began: Progress) -> bool:
     # Only now: at a greater length not one more row may fit the budget.
     done = trainer.schedule.shape(trainer.progress.clock) is None
     _measure(session, done=done)
+    _note_smaller_passes(session)
     _save_when_due(session, done=done)
     if trainer.progress.stop:
         step = trainer.progress.clock.step
@@ -119,12 +120,28 @@ def _advance(session: Session, began: Progress) -> bool:
         raise StoppedError(number, f"stopped after step {step}, which is saved; {way_on}")
     if done:
         return True
+    before = trainer.progress.ledger.pass_number
     record = trainer.step()
     assert record is not None
+    _note_smaller_passes(session)
     session.write(record)
     _act_on_nonfinite(session, record)
+    if trainer.progress.ledger.pass_number > before:
+        trainer.store.must_be_whole()
     session.line.update(record["tokens"], _text(record, began))
     return False
+
+
+def _note_smaller_passes(session: Session) -> None:
+    """Say that memory ran out and what fits; config.toml has it at once, for a resume."""
+    trainer = session.trainer
+    found, before = trainer.micro_tokens, trainer.config.batch.micro_tokens
+    if found == before:
+        return
+    trainer.config = settings.changed(trainer.config, {"batch": {"micro_tokens": found}})
+    session.saves.disk.replace_file(session.paths.config, trainer.config.to_toml().encode())
+    session.event("smaller_passes", micro_tokens=found, before=before)
+    session.line.say(f"out of memory: batch.micro_tokens is {found} from here on, was {before}")
 
 
 def _out_of_memory(session: Session) -> MemoryLimitError:

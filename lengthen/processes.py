@@ -17,10 +17,9 @@ from pathlib import Path
 from lengthen.config import Config
 from lengthen.devices import cpu_memory_limit, gpus, usable_cores
 from lengthen.disk import Disk
-from lengthen.errors import SettingError, UnstableError
+from lengthen.errors import SettingError, UnstableError, printable
 from lengthen.plan import memory_of, micro_tokens_within
 from lengthen.runlog import Record
-from lengthen.tables import printable
 
 ATTEMPTS = "attempts.jsonl"  # beside the runs: which were started, and how they ended
 LOOK_SECONDS = 0.5  # between two looks at the processes

@@ -12,7 +12,14 @@ from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import TOKENIZER, Store
-from lengthen.devices import Place, cpu_memory_limit, fit_check, placed
+from lengthen.devices import (
+    Place,
+    cpu_memory_limit,
+    fit_check,
+    free_memory,
+    is_out_of_memory,
+    placed,
+)
 from lengthen.disk import Disk
 from lengthen.errors import BusyError, SettingError
 from lengthen.loop import Session, StopSignal, carry_out
@@ -20,6 +27,7 @@ from lengthen.plan import micro_tokens_within
 from lengthen.progress import line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.saves import saving
+from lengthen.state import log_size
 from lengthen.trainer import Trainer
 
 # What a checkpoint was built on: another value would make it another run.
@@ -153,15 +161,17 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
     # Checkpoints first: a newer one would not be believed once its lines are cut.
     checkpoint.set_aside(disk, paths.checkpoints, start.step)
-    discarded = runlog.cut_metrics(disk, paths, start.state["metrics_bytes"])
+    discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
-    if config.batch.micro_tokens == "auto":
-        there = settings.changed(there, {"batch": {"micro_tokens": "auto"}})
+    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
+    # A run that ran out of memory goes on in smaller passes than were asked for.
+    if asked == "auto" or (used != "auto" and used < asked):
+        there = settings.changed(there, {"batch": {"micro_tokens": asked}})
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
@@ -192,9 +202,11 @@ def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     alone = Place(place.device, place.precision)
     try:
         Trainer(config, store, alone, size).trial(size)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         failed += 1
-    torch.cuda.empty_cache()
+    free_memory(place)
     return not place.sum(failed).item()
 
 
@@ -239,7 +251,8 @@ def _session(
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
-    before, now = start.state["numerics"], trainer.numerics()
+    recorded, now = start.state.get("numerics"), trainer.numerics()
+    before = recorded if isinstance(recorded, dict) else {}
     changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"

@@ -46,8 +46,3 @@ def console() -> Console:
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:
     """Return a figure with `digits` behind the point, or `missing` for None."""
     return missing if value is None else f"{value:,.{digits}f}"
-
-
-def printable(text: str) -> str:
-    """Return `text` with what would steer a terminal written out: an escape becomes \\x1b."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

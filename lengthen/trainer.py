@@ -7,27 +7,30 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lengthen import faults
 from lengthen.checkpoint import Checkpoint, State, Tensors
 from lengthen.clock import Clock, Shape
 from lengthen.config import Config
 from lengthen.corpus.store import Store
-from lengthen.devices import Place, without_sync, wrapped
-from lengthen.errors import SettingError
+from lengthen.devices import Place, free_memory, is_out_of_memory, without_sync, wrapped
 from lengthen.evaluate.perplexity import perplexity, sequences_in, validation_loss
 from lengthen.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.loader import Batch, Loader, passes, split
-from lengthen.model import GPT, compile_blocks
+from lengthen.model import compile_blocks
 from lengthen.monitor import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
-from lengthen.shards import held, is_cut, like
-from lengthen.state import Progress
+from lengthen.shards import held, is_cut
+from lengthen.state import Progress, must_fit
+from lengthen.weights import build_model, load_moments, load_weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Trainer:
 
         A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
         they were; it advances step, ledger and clock all the same, and its record says
-        `"finite": false`.
+        `"finite": false`. Where memory runs out before the update, one process does the same step
+        again in passes of half the `micro_tokens`, which stay so.
         """
         began = time.monotonic()
         now = self.progress
@@ -95,8 +99,7 @@ class Trainer:
         batch = self.loader.load(
             blocks, shape.rows, shape.length, self.place.rank, self.place.world
         )
-        loss = self._backward(batch, shape)
-        grad_norm = clip(self.model.parameters(), self.config.optimizer.clip)
+        loss, grad_norm = self._fitting(lambda: self._gradient(batch, shape))
         health = self._update(loss, grad_norm, shape.rate)
         ratio = now.lowest.ratio(health.loss)
         self.progress = replace(
@@ -111,6 +114,29 @@ class Trainer:
         )
         joined = joined_tokens(blocks, shape.length) / shape.tokens
         return self._record(shape, health, ratio, joined)
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """Do work that changes no state but gradients, in passes halved until memory is enough.
+
+        Only alone: of several ranks the others may wait in a collective for this one.
+        """
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                smallest = self.config.model.length
+                alone, halves = self.place.world == 1, self.micro_tokens > smallest
+                if not (is_out_of_memory(error) and alone and halves):
+                    raise
+            # Behind the handler: the error's traceback still holds what the pass had computed.
+            self.micro_tokens = max(smallest, self.micro_tokens // 2)
+            self.optimizer.zero_grad(set_to_none=True)
+            free_memory(self.place)
+
+    def _gradient(self, batch: Batch, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
+        loss = self._backward(batch, shape)
+        return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _backward(self, batch: Batch, shape: Shape) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
@@ -173,8 +199,8 @@ class Trainer:
             "loss": finite_or_none(health.loss),
             "loss_ratio": ratio,
             "grad_norm": finite_or_none(health.grad_norm),
-            "variance_norm": health.variance_norm,
-            "variance_max": health.variance_max,
+            "variance_norm": finite_or_none(health.variance_norm),
+            "variance_max": finite_or_none(health.variance_max),
             "lr": shape.rate,
             "joined": joined,
             "seconds": self.progress.seconds,
@@ -232,15 +258,17 @@ class Trainer:
         sequences = sequences_in(self.store.valid, full_length, wanted)
         if not sequences:
             return None
-        loss = validation_loss(
-            self.module,
-            self.store.valid,
-            sequences=sequences,
-            full_length=full_length,
-            length=length,
-            rows=max(1, self.micro_tokens // full_length),
-            place=self.place,
-            stop=self._stop,
+        loss = self._fitting(
+            lambda: validation_loss(
+                self.module,
+                self.store.valid,
+                sequences=sequences,
+                full_length=full_length,
+                length=length,
+                rows=max(1, self.micro_tokens // full_length),
+                place=self.place,
+                stop=self._stop,
+            )
         )
         if loss is None:
             self.progress = replace(self.progress, stop=True)
@@ -309,51 +337,12 @@ class Trainer:
         return {name: held(tensor) for name, tensor in mine.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Become the run that `checkpoint` was taken of; raises SettingError for another model."""
+        """Become the run that `checkpoint` was taken of.
+
+        Raises SettingError for another model, CheckpointError for a state that is none of this run.
+        """
         load_weights(self.model, checkpoint)
-        for name, parameter in self.model.named_parameters():
-            saved = {
-                key: like(checkpoint.tensors["optimizer"][f"{name}.{key}"], target)
-                for key, target in self._moment_places(parameter).items()
-                if f"{name}.{key}" in checkpoint.tensors["optimizer"]
-            }
-            if saved:
-                self.optimizer.state[parameter] = saved
-        self.progress = Progress.from_state(checkpoint.state)
-
-    def _moment_places(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Return for each moment a tensor that lies where it has to lie."""
-        # The fused update keeps its step count beside the weights, the plain one on the host.
-        fused = bool(self.optimizer.defaults["fused"])
-        count = torch.empty((), device=parameter.device if fused else "cpu")
-        return {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}
-
-
-def build_model(config: Config, place: Place) -> GPT:
-    """Return the model of a configuration with its seeded initial weights, on its device."""
-    shape = config.model
-    if shape.vocabulary is None:
-        raise SettingError("model.vocabulary", "is missing; a token store gives it")
-    model = GPT(
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        length=shape.length,
-        vocabulary=shape.vocabulary,
-        dropout=shape.dropout,
-        init_std=shape.init_std,
-    )
-    model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
-    return model.to(device=place.device, dtype=place.dtype)
-
-
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the weights of a checkpoint in; raises SettingError for another architecture."""
-    saved, own = checkpoint.tensors["model"], dict(model.named_parameters())
-    for name in sorted(saved.keys() | own.keys()):
-        shapes = [tuple(group[name].shape) if name in group else None for group in (saved, own)]
-        if shapes[0] != shapes[1]:
-            rule = f"{checkpoint.path.name} has {name} of shape {shapes[0]}, the model {shapes[1]}"
-            raise SettingError("model", rule)
-        with torch.no_grad():
-            own[name].copy_(like(saved[name], own[name]))
+        load_moments(self.optimizer, self.model, checkpoint)
+        progress = Progress.from_state(checkpoint.state)
+        must_fit(progress, self._first_ledger())
+        self.progress = progress

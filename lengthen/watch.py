@@ -19,12 +19,12 @@ from rich.text import Text
 
 from lengthen import settings
 from lengthen.bind import open_store
-from lengthen.errors import DataError, LengthenError, SettingError
+from lengthen.errors import DataError, LengthenError, SettingError, printable
 from lengthen.monitor import UNSTABLE
 from lengthen.progress import clock_time
 from lengthen.runlog import LINE_LIMIT, Record, RunPaths, open_run, parse_line
 from lengthen.spikes import figure
-from lengthen.tables import number, printable
+from lengthen.tables import number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 60  # characters of a curve
@@ -258,7 +258,7 @@ def _holder(lock: Path) -> tuple[bool | None, str]:
         if told["host"] != socket.gethostname() or not LOCKS.exists():
             return None, holder
         return f":{lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), holder
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from lengthen import faults
@@ -24,6 +25,10 @@ from lengthen.trainer import Trainer
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
 hypothesis_settings.register_profile("tests", deadline=None, derandomize=True)
+# For `make fuzz`: other inputs each time, and a machine may be busy.
+hypothesis_settings.register_profile(
+    "fuzz", max_examples=3500, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 hypothesis_settings.load_profile("tests")
 torch.set_num_threads(1)
 # A shell starts what runs in its background deaf to Ctrl-C, and so would be the processes that we

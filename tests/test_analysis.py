@@ -100,7 +100,7 @@ def test_a_variance_that_comes_one_step_before_its_spikes_shows_at_lag_1_alone()
     assert abs(found[0].r) < 0.2
 
 
-def test_a_log_cut_at_any_byte_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+def test_f50_a_log_cut_at_any_byte_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
     records = [
         step(1, None),
         step(2, 1.05),
@@ -118,7 +118,7 @@ def test_a_log_cut_at_any_byte_is_read_up_to_its_last_whole_line(tmp_path: Path)
         assert summarise(read_metrics(path)) == summarise(metrics(*records[:complete]))
 
 
-def test_a_growing_log_says_more_each_time(tmp_path: Path) -> None:
+def test_f54_a_growing_log_says_more_each_time(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for number in range(1, 30):
         with path.open("a") as file:
@@ -128,7 +128,7 @@ def test_a_growing_log_says_more_each_time(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[: -len('{"kind":"st')])
 
 
-def test_a_run_without_steps_is_refused() -> None:
+def test_f54_a_run_without_steps_is_refused() -> None:
     with pytest.raises(DataError, match="^a run without steps$"):
         summarise(metrics(evaluation(1, 5.0)))
     with pytest.raises(DataError, match="^a run without steps$"):

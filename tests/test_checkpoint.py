@@ -21,7 +21,7 @@ from safetensors.torch import load
 from lengthen import checkpoint
 from lengthen.checkpoint import Tensors
 from lengthen.disk import Disk
-from lengthen.errors import CheckpointError, StorageError
+from lengthen.errors import CheckpointError, StorageError, shown
 from lengthen.verify import verify
 from tests.conftest import AskFor, in_a_child
 
@@ -214,12 +214,39 @@ def test_f09_whatever_a_sealed_manifest_says_is_damage_and_never_a_crash(
     assert problems or nothing_named
 
 
-def test_a_manifest_cannot_reach_outside_its_directory(tmp_path: Path) -> None:
+def test_f47_a_link_out_of_the_directory_is_not_followed(tmp_path: Path) -> None:
     path = save(tmp_path / "checkpoints", 1)
     (tmp_path / "secret").write_bytes(b"s")
     shutil.move(path / "state.json", tmp_path / "state.json")
     (path / "state.json").symlink_to(tmp_path / "state.json")
     assert "state.json" in checkpoint.damage(path)[0]
+
+
+STRANGE = ["../state.json", "/etc/passwd", "a/b", ".hidden", "..", "", "x" * 101, "a\nb"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_f47_a_manifest_that_names_anything_else_is_damaged(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path, 1)
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["files"][name] = manifest["files"]["state.json"]
+    (path / "manifest.json").write_bytes(checkpoint.sealed(manifest))
+    assert checkpoint.damage(path) == [f"manifest.json: names the file {shown(name)}"]
+
+
+def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    for odd in (os.mkfifo, lambda place: os.symlink("/dev/zero", place), os.mkdir):
+        for name in ("state.json", "manifest.json"):
+            whole = (path / name).read_bytes()
+            (path / name).unlink()
+            odd(path / name)
+            assert len(checkpoint.damage(path)) == 1
+            assert name in checkpoint.damage(path)[0]
+            (path / name).rmdir() if odd is os.mkdir else (path / name).unlink()
+            (path / name).write_bytes(whole)
+    assert checkpoint.damage(path) == []
 
 
 def test_f14_a_renamed_directory_is_not_believed(tmp_path: Path) -> None:

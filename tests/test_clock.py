@@ -1,6 +1,8 @@
 """The clock: what step t looks like, in whole numbers."""
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -130,9 +132,21 @@ def test_nothing_is_due_where_it_is_switched_off() -> None:
     assert not crossed(0, 0, 1000)
 
 
-def test_counters_stay_exact_above_what_a_float_holds() -> None:
+def test_f37_counters_stay_exact_above_what_a_float_holds() -> None:
     clock = Clock(step=1, tokens=2**60 + 1)
     plan = schedule(Constant(end=64), budget=2**62)
     shape = plan.shape(clock)
     assert shape is not None
     assert plan.after(clock, shape).tokens == 2**60 + 1 + 8 * 64
+
+
+@given(
+    step=st.integers(0, 2**70),
+    tokens=st.sampled_from([2**31, 2**53, 2**62]),
+    more=st.integers(-3, 3),
+)
+def test_f37_a_clock_comes_back_from_json_to_the_last_digit(
+    step: int, tokens: int, more: int
+) -> None:
+    clock = Clock(step=step, tokens=tokens + more, origin=tokens - more)
+    assert Clock(**json.loads(json.dumps(asdict(clock)))) == clock

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from lengthen import checkpoint
+from lengthen import trainer as trainer_module
 from lengthen.bind import open_store, with_store
 from lengthen.devices import Place, fit_check
 from lengthen.disk import Disk
 from lengthen.errors import MemoryLimitError, SettingError, StorageError
 from lengthen.loop import StopSignal
-from lengthen.runlog import read_metrics
+from lengthen.runlog import Metrics, read_metrics
 from lengthen.runs import resume, train
+from lengthen.settings import load
 from lengthen.trainer import Trainer
-from tests.conftest import Configure
+from tests.conftest import AskFor, Configure
 
 
 def full_while_saving(steps: set[str]) -> Disk:
@@ -88,34 +90,84 @@ def test_a_budget_below_what_is_trained_changes_nothing(
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
-    ],
-    ids=["gpu", "cpu"],
-)
-def test_memory_that_runs_out_is_one_line_with_the_way_on(
-    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
-) -> None:
-    # A mock: neither a GPU nor a machine without memory can be had in a test.
-    step = Trainer.step
+def losses(run: Path) -> dict[tuple[str, int], float]:
+    kept = [r for kind in ("step", "eval", "probe") for r in metrics_of(run).of(kind)]
+    return {(record["kind"], record["step"]): record["loss"] for record in kept}
 
-    def fails(self: Trainer) -> Any:
-        if self.progress.clock.step == 6:
-            raise error
-        return step(self)
+
+def metrics_of(run: Path) -> Metrics:
+    return read_metrics(run / "metrics.jsonl")
+
+
+def ledger_at(run: Path, step: int) -> object:
+    return checkpoint.load_step(run / "checkpoints", checkpoint.name_of(step)).state["ledger"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "found"),
+    [("step:7:oom", 7, 128), ("step:7-8:oom", 7, 64), ("eval:2:oom", 5, 128)],
+    ids=["once", "twice", "in an evaluation"],
+)
+def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_the_same_rows(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, fault: str, step: int, found: int
+) -> None:
+    config = configured(run={"precision": "fp64"})
+    train(config, tmp_path / "enough", shown=False)
+    ask_for(fault)
+    train(config, tmp_path / "short", shown=False)
+    enough, short = (losses(tmp_path / name) for name in ("enough", "short"))
+    assert short == pytest.approx(enough, rel=1e-9)
+    for number in (step - 1, step, step + 1):
+        assert ledger_at(tmp_path / "short", number) == ledger_at(tmp_path / "enough", number)
+    events = [e for e in metrics_of(tmp_path / "short").of("event") if e["event"] != "saved"]
+    assert [(e["event"], e["step"], e.get("micro_tokens")) for e in events] == [
+        ("smaller_passes", step, found),
+        ("finished", len(metrics_of(tmp_path / "short").of("step")), None),
+    ]
+    saved = checkpoint.load_newest(tmp_path / "short" / "checkpoints")[0].state
+    assert saved["micro_tokens"] == saved["numerics"]["micro_tokens"] == found
+    assert load(str(tmp_path / "short" / "config.toml"))[0].batch.micro_tokens == found
+
+
+def test_f35_a_restart_goes_on_in_the_smaller_passes(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    run = tmp_path / "run"
+    ask_for("step:7:oom")
+    train(configured(budget={"tokens": 2000}), run, shown=False)
+    ask_for("")
+    train(configured(budget={"tokens": 2000}), run, resume_auto=True, shown=False)
+    assert load(str(run / "config.toml"))[0].batch.micro_tokens == 128
+    notes = [e for e in metrics_of(run).of("event") if e["event"] == "note"]
+    assert notes == []
+
+
+def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    ask_for("step:7-:oom")
+    said = "behind step 6, last checkpoint step-00000006; a pass is one row already"
+    with pytest.raises(MemoryLimitError, match=said):
+        train(configured(), tmp_path / "run", shown=False)
+    ask_for("")
+    resume(tmp_path / "run", shown=False)
+
+
+def test_f35_an_update_that_may_be_half_done_is_not_repeated(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_optimizer: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", fails)
-        said = r"step 6, last checkpoint step-00000006; .*--batch\.micro_tokens 128"
+        patch.setattr(trainer_module, "second_moment_scale", fails)
+        said = r"behind step 0, .*`lengthen resume .* --batch\.micro_tokens 128` goes on"
         with pytest.raises(MemoryLimitError, match=said):
             train(configured(), tmp_path / "run", shown=False)
     resume(tmp_path / "run", overrides={"batch": {"micro_tokens": 128}}, shown=False)
 
 
-def test_another_bug_is_never_taken_for_a_lack_of_memory(
+def test_f35_another_bug_is_never_taken_for_a_lack_of_memory(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_self: Trainer) -> Any:
@@ -168,10 +220,10 @@ def test_the_fit_check_trial_allocates_gradients_and_moments(configured: Configu
     ("whole", "most", "found"),
     [(2048, 9999, 2048), (2048, 1000, 512), (640, 320, 320), (64, 64, 64)],
 )
-def test_the_fit_check_halves_until_it_fits(whole: int, most: int, found: int) -> None:
+def test_f34_the_fit_check_halves_until_it_fits(whole: int, most: int, found: int) -> None:
     assert fit_check(whole, 64, lambda size: size <= most) == found
 
 
-def test_where_not_one_row_fits_the_fit_check_says_so() -> None:
+def test_f34_where_not_one_row_fits_the_fit_check_says_so() -> None:
     with pytest.raises(MemoryLimitError, match="one row of model.length"):
         fit_check(2048, 64, lambda size: False)

@@ -23,7 +23,8 @@ from lengthen.model import GPT
 from lengthen.monitor import PROBE_SEQUENCES, LowestLoss, finite_or_none
 from lengthen.optim import AdamW, second_moment_scale
 from lengthen.runlog import Record
-from lengthen.trainer import Trainer, build_model
+from lengthen.trainer import Trainer
+from lengthen.weights import build_model
 from tests.conftest import Configure, trainer_of
 
 CLOSE = 1e-5  # relative

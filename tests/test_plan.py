@@ -19,7 +19,8 @@ from lengthen.recipes import RECIPES
 from lengthen.runlog import Record, RunPaths, read_metrics
 from lengthen.runs import train
 from lengthen.settings import build, merge
-from lengthen.trainer import Trainer, build_model
+from lengthen.trainer import Trainer
+from lengthen.weights import build_model
 from tests.conftest import Configure
 
 CPU = Place(torch.device("cpu"))

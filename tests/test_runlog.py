@@ -55,7 +55,7 @@ def test_f05_a_full_disk_leaves_the_log_at_its_last_whole_line(tmp_path: Path) -
     assert [record["step"] for record in runlog.read_metrics(tmp_path / "m").records] == [1]
 
 
-def test_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> None:
+def test_f50_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> None:
     garbage = [b"\x00" * 50, b"not json", b"[1]", b'{"no":"kind"}', b"[" * 5000]
     lines = [json.dumps(step(1)).encode(), *garbage, json.dumps(step(2)).encode(), b'{"kind":"st']
     (tmp_path / "m").write_bytes(b"\n".join(lines))
@@ -64,7 +64,9 @@ def test_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> No
     assert metrics.unreadable == len(garbage)
 
 
-def test_of_two_records_of_one_step_the_later_counts_but_every_event_stays(tmp_path: Path) -> None:
+def test_f50_of_two_records_of_one_step_the_later_counts_but_every_event_stays(
+    tmp_path: Path,
+) -> None:
     event = {"kind": "event", "event": "skipped", "step": 1}
     write(tmp_path / "m", step(1, loss=1.0), event, event, step(1, loss=2.0))
     metrics = runlog.read_metrics(tmp_path / "m")
@@ -99,6 +101,10 @@ def test_f18_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path:
         said = f"in use by pid {other.pid} on .* since"
         with pytest.raises(BusyError, match=said), runlog.owned(tmp_path):
             pass
+        # Whatever somebody has written into the file.
+        (tmp_path / ".lock").write_text("[" * 10**5)
+        with pytest.raises(BusyError, match="in use by another process"), runlog.owned(tmp_path):
+            pass
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
         with runlog.owned(tmp_path):
@@ -130,3 +136,31 @@ def test_the_environment_keeps_no_secret() -> None:
     assert recorded["command"] == masked
     assert recorded["packages"]["torch"]
     assert set(recorded["variables"]) <= set(runlog.VARIABLES)
+
+
+def test_f50_a_last_line_cut_at_any_byte_or_full_of_nul_is_gone_with_the_next_resume(
+    tmp_path: Path,
+) -> None:
+    paths = RunPaths(tmp_path)
+    size = write(paths.metrics, step(1), step(2))
+    whole = paths.metrics.read_bytes()
+    line = json.dumps(step(3)).encode() + b"\n"
+    for torn in [*(line[:end] for end in range(1, len(line))), b"\0" * 4096, b"\0" * 9 + b"\n"]:
+        paths.metrics.write_bytes(whole + torn)
+        assert [r["step"] for r in runlog.read_metrics(paths.metrics).records] == [1, 2]
+        runlog.cut_metrics(Disk(), paths, size)
+        write(paths.metrics, step(3))
+        assert paths.metrics.read_bytes() == whole + line.replace(b": ", b":").replace(b", ", b",")
+
+
+def test_f51_unknown_kinds_and_fields_are_kept_and_ignored(tmp_path: Path) -> None:
+    write(
+        tmp_path / "m",
+        {"kind": "constellation", "step": 1, "stars": [1, 2]},
+        step(1, loss=2.0, mood={"calm": True}),
+        {"kind": "event", "event": "eclipse", "step": 1},
+    )
+    metrics = runlog.read_metrics(tmp_path / "m")
+    assert metrics.unreadable == 0
+    assert [record["kind"] for record in metrics.records] == ["constellation", "step", "event"]
+    assert metrics.of("step")[0]["mood"] == {"calm": True}

@@ -49,13 +49,22 @@ MISTAKES = [
     ("batch", "hold", "token", "batch.hold: must be 'rows' or 'tokens', got 'token'"),
     ("budget", "tokens", 63, "budget.tokens: must be at least one step (64 tokens), got 63"),
     ("budget", "tokens", "5Q", "budget.tokens: must be a whole number, with K, M, B or T"),
+    ("batch", "rows", 0, "batch.rows: must be at least 1, got 0"),
+    ("batch", "rows", float("inf"), "batch.rows: must be a finite number, got inf"),
+    ("batch", "rows", "1e30", "batch.rows: must be at most 1000000000000000, got"),
+    ("batch", "rows", [8], "batch.rows: must be a whole number, got [8]"),
+    ("optimizer", "clip", True, "optimizer.clip: must be a number, got True"),
+    ("optimizer", "betas", [0.9, 1.0], "optimizer.betas: must be below 1"),
+    ("run", "seed", 2**63, "run.seed: must be at most"),
+    ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
+    ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be true or false, got 'perhaps'"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
 
 
 @pytest.mark.parametrize(("table", "setting", "value", "text"), MISTAKES)
-def test_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
+def test_f46_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
     table: str, setting: str, value: object, text: str
 ) -> None:
     with pytest.raises(SettingError) as caught:
@@ -185,15 +194,25 @@ def test_a_file_names_its_recipe_and_changes_what_it_names(tmp_path: Path) -> No
         (b"[model]\nlayers = 3\nlayers = 4", "is not TOML in UTF-8"),
         (b"\xff\xfe", "is not TOML in UTF-8"),
         (b"#" * (2**20 + 1), "must be at most 1048576 bytes"),
+        (b"[" * 10**5, "is not TOML in UTF-8"),
+        (b"a = " + b"9" * 5000, "is not TOML in UTF-8"),
     ],
 )
-def test_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes, text: str) -> None:
+def test_f46_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes, text: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
     with pytest.raises(SettingError) as caught:
         load(str(file))
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_f46_of_a_huge_file_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "huge.toml"
+    with file.open("wb") as handle:
+        handle.truncate(100 * 10**6)
+    with pytest.raises(SettingError, match="must be at most 1048576 bytes"):
+        load(str(file))
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

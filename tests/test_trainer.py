@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-from lengthen import checkpoint
+from lengthen import checkpoint, optim
+from lengthen import trainer as trainer_module
 from lengthen.bind import open_store
 from lengthen.cli import main
 from lengthen.errors import UnstableError
 from lengthen.runlog import Record, read_metrics
 from lengthen.runs import resume, train
 from lengthen.trainer import Trainer
-from tests.conftest import Configure, trainer_of
+from tests.conftest import AskFor, Configure, trainer_of
 
 # With beta1 = 0 Adam's first moment is the gradient itself; nothing may come between the two.
 GRADIENTS: dict[str, dict[str, Any]] = {
@@ -145,6 +146,14 @@ def test_the_variance_numbers_are_those_of_adams_second_moment(configured: Confi
     assert record["variance_max"] == pytest.approx(max(float(r.max()) for r in roots), rel=1e-6)
 
 
+def kept(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """A copy of all weights and moments."""
+    groups = trainer.tensors().items()
+    return {
+        f"{group}.{name}": value.clone() for group, held in groups for name, value in held.items()
+    }
+
+
 def poisoned_step(trainer: Trainer, *, gradient: bool) -> Record:
     """Train one step that is not finite: in its loss, or in one element of one gradient only."""
     element = next(trainer.model.parameters())[0, 0]
@@ -158,29 +167,42 @@ def poisoned_step(trainer: Trainer, *, gradient: bool) -> Record:
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
-def test_a_step_that_is_not_finite_touches_nothing_but_the_clock(
+def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
     configured: Configure, gradient: bool
 ) -> None:
     trainer = trainer_of(configured())
     for _ in range(3):
         trainer.step()
-    before = {
-        f"{group}.{name}": value.clone()
-        for group, tensors in trainer.tensors().items()
-        for name, value in tensors.items()
-    }
+    before = kept(trainer)
     clock = trainer.progress.clock
     record = poisoned_step(trainer, gradient=gradient)
     assert record["finite"] is False
     assert (record["loss"] is None) is (not gradient)
-    for group, tensors in trainer.tensors().items():
-        for name, value in tensors.items():
-            assert torch.equal(value, before[f"{group}.{name}"]), name
+    after = kept(trainer)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
     assert trainer.progress.clock.step == clock.step + 1
     assert trainer.progress.skipped_tokens == record["rows"] * record["length"]
-    after = trainer.step()
-    assert after is not None
-    assert after.get("finite", True)
+    again = trainer.step()
+    assert again is not None
+    assert again.get("finite", True)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_f33_what_is_not_finite_on_one_rank_alone_is_skipped_by_all(
+    configured: Configure, tmp_path: Path, what: str
+) -> None:
+    (tmp_path / "config.toml").write_text(configured().to_toml())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc-per-node", "2", "-m", "tests.poisoned_rank"]
+    words = [str(tmp_path / "config.toml"), what, str(tmp_path)]
+    subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[1], timeout=240)
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["record"]["finite"] is False
+        assert found["record"]["grad_norm"] is None
+        assert found["untouched"]
+        assert found["again"].get("finite", True)
 
 
 def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
@@ -199,7 +221,7 @@ def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
     monkeypatch.setattr(Trainer, "step", sometimes)
 
 
-def test_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
+def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned_training(monkeypatch, {6})
@@ -216,12 +238,55 @@ def test_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
     assert 10_000 - 64 < metrics.of("step")[-1]["tokens"] <= 10_000
 
 
-def test_three_skips_in_a_row_stop_a_run_all_the_same(
+def test_f32_three_skips_in_a_row_stop_a_run_all_the_same(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned_training(monkeypatch, {3, 4, 6, 7, 8})
     with pytest.raises(UnstableError, match="step 9 "):
         train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
+
+
+def test_f32_a_run_that_is_not_finite_ends_in_one_line_with_code_6(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text(configured().to_toml())
+    ask_for("step:7:nan")
+    words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out", str(tmp_path / "run")]
+    assert main(words) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lengthen: loss or gradient of step 7 (length 32, 1024 tokens) is not")
+    assert "last checkpoint step-00000006" in line
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"loss":null' in text
+    assert '"finite":false' in text
+
+
+def test_f36_a_spike_that_is_finite_is_recorded_and_stops_nothing(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(optimizer={"learning_rate": 3.0, "warmup_steps": 0, "clip": 0.0})
+    summary = train(config, tmp_path / "run", shown=False)
+    steps = read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
+    assert summary["short_of_budget"] < 64
+    assert max(line["loss_ratio"] or 0 for line in steps) > 1.2
+    assert all(line.get("finite", True) for line in steps)
+
+
+def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = optim.second_moment_scale
+
+    def overflown(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        for state in optimizer.state.values():
+            state["exp_avg_sq"].fill_(torch.inf)  # as squares of 2e19 would be in float32
+        return scale(optimizer)
+
+    monkeypatch.setattr(trainer_module, "second_moment_scale", overflown)
+    train(configured(budget={"tokens": 300}), tmp_path / "run", shown=False)
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert metrics.unreadable == 0
+    assert {(s["variance_norm"], s["variance_max"]) for s in metrics.of("step")} == {(None, None)}
 
 
 @pytest.mark.parametrize(

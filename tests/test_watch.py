@@ -20,10 +20,9 @@ from rich.console import Console
 
 from lengthen import watch as watching
 from lengthen.bind import open_store
-from lengthen.errors import SettingError
+from lengthen.errors import SettingError, printable
 from lengthen.runlog import open_run, owned
 from lengthen.runs import resume, train
-from lengthen.tables import printable
 from lengthen.watch import BLOCKS, KEPT, WIDTH, Follower, Story, Trail, sparkline, watch
 from tests.conftest import Configure
 
@@ -107,7 +106,7 @@ def test_a_budget_in_passes_is_that_of_its_store(
 
 
 @given(cuts=st.lists(st.integers(0, 5000), max_size=12))
-def test_however_the_log_grows_each_line_counts_once(
+def test_f54_however_the_log_grows_each_line_counts_once(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
@@ -234,7 +233,7 @@ def screen(run: Path, width: int = 120) -> str:
     return captured.get()
 
 
-def test_names_and_events_are_text_and_steer_nothing(run: Path, capsys: Said) -> None:
+def test_f49_names_and_events_are_text_and_steer_nothing(run: Path, capsys: Said) -> None:
     nasty = run.rename(run.parent / NASTY.replace("/", "").replace("\ud800", ""))
     (nasty / "metrics.jsonl").write_bytes(line(1) + event(NASTY, text=NASTY, facts={NASTY: NASTY}))
     with owned(nasty):

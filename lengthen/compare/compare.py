@@ -90,7 +90,7 @@ def _must_be_our_tables(path: Path) -> None:
         return
     try:
         ours = json.loads(path.read_bytes()).keys() == {"name", "verdicts", "tables"}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         ours = False
     if not ours:
         raise SettingError("--out", "holds a file that no comparison wrote, so it stays", str(path))

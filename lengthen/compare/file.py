@@ -21,8 +21,9 @@ A cell is one point of the grid. The budget is equal within a cell: in tokens by
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from lengthen.settings import build, changed, flat, merge, read_toml, with_recip
 OWN = ("baseline", "seeds", "variants", "grid", "flops")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
+WALKED = 10**6  # steps that are gone through one by one: some seconds
 LINEAR = "must name a variant whose length is paced linearly"
 # What every variant of a cell must share, or their validation losses say different things: who
 # looks more often finds a lower best loss, and finds it earlier.
@@ -265,7 +267,7 @@ def _config(
             raise SettingError(f"variants.{name}.same_tokens_as", LINEAR, other)
     try:
         if other is not None:
-            cell = rows_with_the_same_tokens(merge(cell, variants[other])[0])
+            cell = rows_with_the_same_tokens(target.tables())
         config = build(merge(merge(cell, changes)[0], overrides)[0])
     except SettingError as error:
         # A mistake of the base is not this variant's.
@@ -288,7 +290,8 @@ def _with_flops(config: Config, given: object) -> Config:
         raise SettingError("model.vocabulary", "is missing; a budget in flops needs it")
     unlimited = changed(config, {"budget": {"tokens": MOST}}).schedule()
     tokens, left = 0, most
-    for _, shape in steps(unlimited):
+    for number, (_, shape) in enumerate(steps(unlimited)):
+        _must_be_walkable(config, number, "a budget in flops")
         each = cost.flops(config.model, shape.rows, shape.length)
         paced = shape.length if config.pacing.of == "length" else shape.rows
         # Once the pacing has arrived all steps are alike, and there can be very many.
@@ -299,6 +302,13 @@ def _with_flops(config: Config, given: object) -> Config:
     if not tokens:
         raise SettingError("flops", "does not pay for one step", given)
     return changed(config, {"budget": {"tokens": tokens}})
+
+
+def _must_be_walkable(config: Config, number: int, what: str) -> None:
+    """Raise SettingError at a step whose number says that the walk is none that ends soon."""
+    if number >= WALKED:
+        rule = f"must come to its end within {WALKED} steps for {what}"
+        raise SettingError("pacing", rule, config.pacing.kind)
 
 
 def _must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets: bool) -> None:
@@ -323,9 +333,19 @@ def _must_have_the_same_tokens(
     for name, changes in variants.items():
         if (other := changes.get("same_tokens_as")) is None:
             continue
-        both = (steps(configs[one].schedule()) for one in (name, other))
-        counts = [[shape.tokens for _, shape in run][:-1] for run in both]  # the last one is cut
-        for step, (ours, theirs) in enumerate(zip(*counts, strict=False), 1):
+        both = (_uncut(configs[one]) for one in (name, other))
+        paced = [configs[one].pacing for one in (name, other)]
+        ends = [pacing.duration for pacing in paced if isinstance(pacing, Linear)]
+        # Once both have arrived all steps are alike, and there can be very many.
+        most = max(ends) + 1 if len(ends) == len(paced) else None
+        pairs = islice(zip(*both, strict=False), most)
+        for step, (ours, theirs) in enumerate(pairs, 1):
+            _must_be_walkable(configs[name], step, "same_tokens_as")
             if ours != theirs:
                 rule = f"step {step} has {ours} tokens where {other!r} has {theirs}"
                 raise SettingError(f"variants.{name}.same_tokens_as", rule)
+
+
+def _uncut(config: Config) -> Iterator[int]:
+    """Yield the tokens of every step but the last, which the budget cuts."""
+    return (shape.tokens for (_, shape), _ in pairwise(steps(config.schedule())))

@@ -8,11 +8,10 @@ from typing import Literal
 from lengthen import settings
 from lengthen.compare.file import Planned
 from lengthen.config import Config
-from lengthen.errors import SettingError
+from lengthen.errors import SettingError, printable
 from lengthen.loop import SKIPS_IN_A_ROW
 from lengthen.processes import attempted
 from lengthen.runlog import Metrics, RunPaths, read_metrics
-from lengthen.tables import printable
 
 State = Literal["missing", "begun", "finished", "diverged"]
 RUNS = "runs"  # in a comparison's directory
@@ -53,7 +52,8 @@ def _state(config: Config, metrics: Metrics) -> State:
     if last.get("event") == "finished":
         return "finished"
     most = SKIPS_IN_A_ROW if config.run.on_nonfinite == "skip" else 1
-    lost = last.get("event") == "skipped" and last.get("in_a_row", 0) >= most
+    in_a_row = last.get("in_a_row")
+    lost = last.get("event") == "skipped" and isinstance(in_a_row, int) and in_a_row >= most
     return "diverged" if lost else "begun"
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
 
-from lengthen.errors import DataError
+from lengthen.errors import NAME, DataError, cut
 
 FORMAT = 1
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
 MANIFEST_LIMIT = 16 * 2**20  # bytes
 TOKENIZER_LIMIT = 64 * 2**20  # bytes
+MOST_IDS = 2**24  # tokens of a vocabulary
 BLOCK = 2**20  # bytes read at once while hashing
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -138,11 +139,13 @@ class Store:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        for name, file in manifest.files().items():
-            if problem := _wrong_outside(path / name, file):
-                raise DataError(f"store {path}: {problem}; prepare it again, or copy it again")
+        _must_be_whole(path, manifest)
         maps = [_mapped(path / f"{name}.bin", manifest.dtype) for name in ("train", "valid")]
         return cls(path, manifest, *maps)
+
+    def must_be_whole(self) -> None:
+        """Raise DataError where a file has changed its size since, as `open` would."""
+        _must_be_whole(self.path, self.manifest)
 
     @property
     def id(self) -> str:
@@ -181,11 +184,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
         tokenizer: Tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises bare Exceptions
         raise DataError(f"tokenizer {path}: not a {TOKENIZER} ({one_line(error)})") from None
+    must_be_bounded(path, tokenizer.get_vocab(with_added_tokens=True).values())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     # Not kept in the file: without it a text that spells a separator would forge one.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def must_be_bounded(path: Path, ids: Iterable[int]) -> None:
+    """Raise DataError for an id that nothing is made for: the library takes memory up to it."""
+    largest = max(ids, default=0)
+    if largest >= MOST_IDS:
+        raise DataError(f"tokenizer {path}: has a token with id {largest}, the most is {MOST_IDS}")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -197,7 +208,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        place = cut(".".join(map(str, first["loc"])) or "as a whole", NAME)
         reason = f"{place}: {first['msg']}"
         if place == "format":
             reason = f"format {first['input']!r:.20} is not {FORMAT}, the one this version reads"
@@ -253,6 +264,12 @@ def _mapped(path: Path, dtype: str) -> Tokens:
         empty.flags.writeable = False
         return empty
     return np.memmap(path, dtype=little_endian, mode="r")
+
+
+def _must_be_whole(path: Path, manifest: Manifest) -> None:
+    for name, file in manifest.files().items():
+        if problem := _wrong_outside(path / name, file):
+            raise DataError(f"store {path}: {problem}; prepare it again, or copy it again")
 
 
 def _wrong_outside(path: Path, file: File) -> str | None:

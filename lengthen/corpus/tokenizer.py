@@ -13,9 +13,11 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lengthen.corpus.store import (
+    MOST_IDS,
     TOKENIZER,
     TOKENIZER_LIMIT,
     load_tokenizer,
+    must_be_bounded,
     one_line,
     read_limited,
 )
@@ -24,7 +26,7 @@ from lengthen.errors import DataError, SettingError, nearest
 __all__ = ["SEPARATOR", "load_tokenizer", "needs_sample", "resolve", "separator", "vocabulary"]
 
 SEPARATOR = "<|endoftext|>"
-SMALLEST, LARGEST = 257, 2**24  # tokens that `train:N` may ask for: 256 bytes and the separator
+SMALLEST, LARGEST = 257, MOST_IDS  # tokens that `train:N` may ask for: 256 bytes and the separator
 # Byte-level BPE is stored as two files, under OpenAI's own names or those of the hub.
 VOCABULARY_NAMES = ("vocab.json", "encoder.json")
 MERGES_NAMES = ("merges.txt", "vocab.bpe")
@@ -145,6 +147,7 @@ def _from_gpt2_files(vocabulary_file: Path | None, merges_file: Path) -> Tokeniz
             tokens = json.loads(read_limited(vocabulary_file.resolve(), TOKENIZER_LIMIT))
         else:
             tokens = _tokens_of(merges)
+        must_be_bounded(merges_file, tokens.values())
         return _byte_level(tokens, merges)
     except DataError:
         raise

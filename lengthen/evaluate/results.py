@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lengthen.corpus.store import read_limited
 from lengthen.disk import Disk
-from lengthen.errors import DataError
+from lengthen.errors import NAME, DataError, cut
 from lengthen.evaluate.outcome import Outcome
 
 SIZE_LIMIT = 2**26  # bytes
@@ -60,7 +60,8 @@ def read(path: Path) -> tuple[Result, ...]:
         cause = "a curve whose places and values are no pairs of finite places"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        cause = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        where = cut(".".join(map(str, first["loc"])), NAME)
+        cause = ": ".join(filter(None, [where, first["msg"]]))
     except (ValueError, RecursionError):
         cause = "not JSON"
     raise DataError(f"file {path}: holds no evaluations of this version ({cause}); move it away")

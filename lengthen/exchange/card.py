@@ -72,7 +72,7 @@ def _facts(paths: RunPaths, config: Config, saved: Checkpoint) -> Iterator[tuple
         if record.get("event") == "imported":
             yield "began with the weights of", str(record.get("source"))
     yield "steps", f"{saved.step:,}"
-    yield "trained tokens", f"{saved.state['clock']['tokens']:,}"
+    yield "trained tokens", _tokens(saved)
     yield "final validation loss", _validation_loss(records, saved.step)
     yield "full length", f"{config.model.length} tokens"
     if saved.step:
@@ -83,6 +83,13 @@ def _facts(paths: RunPaths, config: Config, saved: Checkpoint) -> Iterator[tuple
         yield "peak learning rate", f"{config.optimizer.learning_rate}"
         yield "precision", config.run.precision
     yield "versions", _versions(paths)
+
+
+def _tokens(saved: Checkpoint) -> str:
+    try:
+        return f"{int(saved.state['clock']['tokens']):,}"
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return "not recorded"
 
 
 def _validation_loss(records: Sequence[Record], step: int) -> str:

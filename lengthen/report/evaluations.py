@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from lengthen.errors import printable
 from lengthen.evaluate.outcome import Curve, Measure
 from lengthen.evaluate.results import Result
 from lengthen.picture import Curve as Line
 from lengthen.picture import Panel
-from lengthen.tables import Table, printable
+from lengthen.tables import Table
 
 MISSING = "-"
 WIDE = 5  # models; more of them are rows

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen.config import Tables
-from lengthen.errors import DataError, SettingError
+from lengthen.errors import DataError, SettingError, printable
 from lengthen.evaluate.results import Result
 from lengthen.evaluate.results import read as read_results
 from lengthen.foreign import read_foreign
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.settings import read_toml
-from lengthen.tables import printable
 
 ENVIRONMENT_LIMIT = 2**20  # bytes
 

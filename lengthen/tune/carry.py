@@ -61,13 +61,13 @@ def carry_out(
             _Shop(question, root, machine, attempts, console).work()
         finally:
             attempts.close()
-        trials = list(_begun(question, root))
+        trials = list(begun(question, root))
         for trial in trials:
             drop_checkpoints(root, trial)
         return {trial.setting: read(root, trial) for trial in trials}
 
 
-def _begun(question: Question, root: Path) -> Iterator[Trial]:
+def begun(question: Question, root: Path) -> Iterator[Trial]:
     """Yield the trials that this very search ever began or found here, each once."""
     names = set()
     for run, record in processes.attempted(root):

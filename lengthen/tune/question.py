@@ -21,6 +21,7 @@ WARMUPS = 3  # of the learning rate, that a trial lasts (ours; the paper: the fi
 # one at it. The third would cost as much as these two, whose rows are shorter.
 OPENING_WARMUPS = 2
 LEAST_START = 8  # tokens; the paper's start for models of millions of parameters
+MOST_WARMUP = 10**5  # steps: the steps of trials are counted one by one
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
 # Of the difference, token by token, between the losses of two trials at their third warm-up:
@@ -139,6 +140,8 @@ def _must_be_tunable(config: Config) -> None:
     if config.optimizer.warmup_steps == 0:
         rule = "must be above 0: trials and durations are counted in warm-ups of the learning rate"
         raise SettingError("optimizer.warmup_steps", rule, 0)
+    if (warmup := config.optimizer.warmup_steps) > MOST_WARMUP:
+        raise SettingError("optimizer.warmup_steps", f"must be at most {MOST_WARMUP}", warmup)
     if config.pacing.of == "rows":
         raise SettingError("pacing.of", 'must be "length" to be tuned', config.pacing.of)
     if not isinstance(config.pacing, Constant | Linear | Root):

@@ -71,7 +71,7 @@ def test_results_are_shown_and_kept_beside_the_run(
     assert out.splitlines()[-1] == str(file)
 
 
-def test_all_is_every_task_whose_set_is_there(made: Path) -> None:
+def test_f56_all_is_every_task_whose_set_is_there(made: Path) -> None:
     assert asked(made, str(made / "run"), "--tasks", "all") == 0
     found = {one.outcome.task for one in read(made / "run/evaluations.json")}
     assert found == {"valid", "lambada", "wikitext103"}
@@ -238,7 +238,9 @@ def test_one_file_cannot_be_the_set_of_several_tasks(
     assert main([*words, "lambada"]) == 0
 
 
-def test_a_mistake_is_found_ahead_of_any_work(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f56_a_mistake_is_found_ahead_of_any_work(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def untouched(*_: object) -> None:
         raise AssertionError("nothing may be written")
 

@@ -45,7 +45,7 @@ def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
     ]
 
 
-def test_killed_twice_it_gives_the_same_tables_as_unbroken(
+def test_f55_killed_twice_it_gives_the_same_tables_as_unbroken(
     written: Written, tmp_path: Path
 ) -> None:
     file = written(**LONGER)
@@ -71,7 +71,7 @@ def test_killed_twice_it_gives_the_same_tables_as_unbroken(
     assert steps_of(comparison, broken) == steps_of(comparison, whole)
 
 
-def test_what_is_finished_is_not_redone_and_needs_no_store(
+def test_f55_what_is_finished_is_not_redone_and_needs_no_store(
     trained: tuple[Comparison, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     comparison, root = trained
@@ -114,7 +114,9 @@ def _read(run: Path) -> bytes:
     return (run / "metrics.jsonl").read_bytes()
 
 
-def test_a_diverged_variant_is_a_result_and_not_the_end(written: Written, tmp_path: Path) -> None:
+def test_f55_a_diverged_variant_is_a_result_and_not_the_end(
+    written: Written, tmp_path: Path
+) -> None:
     poison = "[variants.poisoned]\noptimizer = { learning_rate = 1e3, clip = 0.0 }\n"
     file = written(more=poison, **{"[0, 1, 2]": "[0]"})
     done = compare(file, tmp_path / "out")
@@ -127,7 +129,7 @@ def test_a_diverged_variant_is_a_result_and_not_the_end(written: Written, tmp_pa
     assert "too few seeds" in output
 
 
-def test_a_crashed_run_is_a_result_with_its_message(written: Written, tmp_path: Path) -> None:
+def test_f55_a_crashed_run_is_a_result_with_its_message(written: Written, tmp_path: Path) -> None:
     file, root = written(**{"[0, 1, 2]": "[0]"}), tmp_path / "out"
     comparison = read_comparison(file)
     place = directory(root, comparison.runs[0])
@@ -162,10 +164,11 @@ def test_what_is_not_ours_stays(
     out = tmp_path / "out"
     out.mkdir()
     for name in ("small.json", "small.html"):
-        (out / name).write_text('{"name": "mine"}')
-        assert main(["compare", str(written()), "--out", str(out)]) == 2
-        assert f"{name}'" in capsys.readouterr().err
-        assert (out / name).read_text() == '{"name": "mine"}'
+        for mine in ('{"name": "mine"}', "[" * 10**5):
+            (out / name).write_text(mine)
+            assert main(["compare", str(written()), "--out", str(out)]) == 2
+            assert f"{name}'" in capsys.readouterr().err
+            assert (out / name).read_text() == mine
         (out / name).unlink()
 
 

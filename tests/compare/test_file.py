@@ -6,6 +6,7 @@ import pytest
 
 from lengthen import cost
 from lengthen.clock import steps
+from lengthen.compare import file as comparison_file
 from lengthen.compare.file import read_comparison
 from lengthen.errors import SettingError
 from tests.compare.conftest import Written
@@ -52,6 +53,18 @@ def test_a_rows_warmup_trains_as_many_tokens_as_the_variant_it_names(written: Wr
     assert tokens["rows"] == tokens["slw"]
     assert tokens["rows"] != tokens["baseline"]
     assert configs["rows"].pacing.of == "rows"
+
+
+def test_a_rows_warmup_is_worked_out_from_checked_settings_however_they_are_written(
+    written: Written,
+) -> None:
+    plain, spelled = (
+        {run.name: run.config for run in read_comparison(written(more=ROWS, **changes)).runs}
+        for changes in ({}, {"rows = 8": 'rows = "0.008K"', "start = 8": 'start = "8"'})
+    )
+    assert spelled == plain
+    with pytest.raises(SettingError, match=r"batch\.rows: must be a whole number"):
+        read_comparison(written(more=ROWS, **{"rows = 8": "rows = 'many'"}))
 
 
 def test_an_override_lies_over_every_variant(written: Written) -> None:
@@ -152,6 +165,19 @@ WRONG = {
     "seed axis": ({}, "[[grid]]\nrun.seed = [1]\n", "grid.run.seed: is what `seeds` sets"),
     "one grid": ({}, "[grid]\nbatch.rows = [8]\n", "grid: must be [[grid]] tables"),
 }
+
+
+def test_a_warmup_without_end_is_refused_where_its_steps_are_gone_through(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison_file, "WALKED", 1000)  # a million steps take some seconds
+    endless = {"duration = 8": "duration = 1_000_000_000_000"}
+    flops = {'baseline = "baseline"': 'baseline = "baseline"\nflops = 1e30'}
+    flops |= {"length = 64": "length = 64, vocabulary = 257"}
+    tokens = {"budget.tokens = 6000": f"budget.tokens = {10**15}"}
+    for file in (written(**endless, **flops), written(more=ROWS, **endless, **tokens)):
+        with pytest.raises(SettingError, match="pacing: must come to its end within 1000 steps"):
+            read_comparison(file)
 
 
 @pytest.mark.parametrize("mistake", WRONG)

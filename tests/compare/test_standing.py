@@ -39,10 +39,11 @@ def test_a_run_is_finished_when_its_log_ends_so(one: tuple[Planned, Path]) -> No
         (1, "stop", "diverged"),
         (1, "skip", "begun"),
         (3, "skip", "diverged"),
+        ("3", "stop", "begun"),  # a line that no run writes
     ],
 )
 def test_a_run_that_ended_not_finite_is_not_redone(
-    written: Written, tmp_path: Path, in_a_row: int, on_nonfinite: str, state: str
+    written: Written, tmp_path: Path, in_a_row: object, on_nonfinite: str, state: str
 ) -> None:
     run = read_comparison(written(), {"run": {"on_nonfinite": on_nonfinite}}).runs[0]
     paths = RunPaths(directory(tmp_path, run))

@@ -147,12 +147,20 @@ def with_forged_separator() -> str:
     return json.dumps(shape)
 
 
+def with_a_huge_id() -> str:
+    """An id below which the library would take a gigabyte to look for others."""
+    shape = json.loads(tokenizer_of("bytes").to_str())
+    shape["model"]["vocab"]["!"] = 2**28
+    return json.dumps(shape)
+
+
 BAD_FILES = {
     "not JSON": ("hello", "not a tokenizer.json"),
     "other JSON": ("{}", "not a tokenizer.json"),
     "no separator": (without_separator(), "has no <.endoftext.> token"),
     "dropout": (with_dropout(), "has dropout"),
     "forged separator": (with_forged_separator(), "becomes the separator"),
+    "a huge id": (with_a_huge_id(), "has a token with id 268435456, the most is 16777216"),
 }
 
 
@@ -163,6 +171,13 @@ def test_f45_a_file_that_is_no_tokenizer_for_us_is_one_line(
     with pytest.raises(DataError, match=message) as caught:
         resolve(str(write(tmp_path / "tokenizer.json", text)))
     assert "\n" not in str(caught.value)
+
+
+def test_f45_a_huge_id_in_gpt2s_own_files_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "merges.txt", "#version\n")
+    write(tmp_path / "vocab.json", '{"h": 4294967295}')
+    with pytest.raises(DataError, match="has a token with id 4294967295"):
+        resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["#version\nh\n", "a b c\n", "h zz\n", b"\xff \xfe"])

@@ -104,12 +104,12 @@ def own_tasks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own_tasks_alone")
-def test_a_task_that_is_none_is_one_line(include: Path) -> None:
+def test_f56_a_task_that_is_none_is_one_line(include: Path) -> None:
     with pytest.raises(SettingError, match="no such task, got 'tiny_choise'; did you mean"):
         harness.run(SUBJECT, ["tiny_choise"], include)
 
 
-def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f53_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(
         SettingError, match="need the package lm_eval; pip install 'lengthen.eval.'"

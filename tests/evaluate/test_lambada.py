@@ -74,7 +74,7 @@ def test_shots_are_whole_passages(tmp_path: Path) -> None:
     assert outcome.measures[1].value == pytest.approx(math.exp(one.loss), rel=1e-12)
 
 
-def test_a_missing_set_says_where_to_get_it(tmp_path: Path) -> None:
+def test_f56_a_missing_set_says_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="no set lambada: .*EleutherAI/lambada_openai"):
         lambada(SUBJECT, Wanted(sets=tmp_path))
 

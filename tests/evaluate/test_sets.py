@@ -95,7 +95,7 @@ def test_an_outcome_says_which_bytes_were_read(tmp_path: Path) -> None:
     assert first["set SHA-256"] != second["set SHA-256"]
 
 
-def test_a_missing_set_says_where_to_get_it(
+def test_f56_a_missing_set_says_where_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingError) as raised:
@@ -142,7 +142,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_without_pyarrow_the_extra_is_named(
+def test_f53_without_pyarrow_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "thing.parquet")

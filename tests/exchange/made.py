@@ -49,6 +49,7 @@ def saved_run(
     """A run of any shape with random weights, without the time to train it."""
     paths = RunPaths(folder)
     state = {"clock": {"step": 3, "tokens": 48}}
+    folder.mkdir(parents=True, exist_ok=True)
     groups = {"model": weights or random_weights(model, seed), "optimizer": {}}
     checkpoint.save(Disk(), paths.checkpoints, 3, groups, state)
     paths.config.write_text(build(tables(model)).to_toml(), encoding="utf-8")

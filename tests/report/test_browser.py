@@ -133,7 +133,7 @@ def test_every_figure_is_drawn_when_it_comes_near(browser: Browser, report: Path
     shown.page.close()
 
 
-def test_hostile_names_show_as_text(opened: Opened) -> None:
+def test_f49_hostile_names_show_as_text(opened: Opened) -> None:
     assert opened.page.locator("h1").inner_text() == EVIL
     assert opened.page.locator(".verdicts li").inner_text() == EVIL
     assert opened.page.locator(".key").first.inner_text().strip() == EVIL

@@ -160,7 +160,7 @@ def hostile() -> Result:
     return result(measure, task=HOSTILE, curves=(curve,), notes=(HOSTILE,))
 
 
-def test_nothing_in_a_file_steers_the_terminal_or_the_page(tmp_path: Path) -> None:
+def test_f49_nothing_in_a_file_steers_the_terminal_or_the_page(tmp_path: Path) -> None:
     models = {"run": [hostile()]}
     for table in tables(models):
         assert "\x1b" not in "".join(

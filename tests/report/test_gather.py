@@ -81,7 +81,7 @@ def test_names_are_unique_whatever_the_tree(
     assert len(set(found)) == len(found) == len(tree)
 
 
-def test_names_are_printable_whatever_the_directory_is_called(tmp_path: Path) -> None:
+def test_f49_names_are_printable_whatever_the_directory_is_called(tmp_path: Path) -> None:
     odd = ("red\x1b[31m", "new\nline", "\u202egnp", "<script>alert(1)<script>")
     for name in odd:
         run(tmp_path / name)
@@ -101,7 +101,7 @@ def test_logs_of_other_trainers_and_ours_go_together(tmp_path: Path) -> None:
     assert [len(named.metrics.of("step")) for named in found] == [1, 1, 1]
 
 
-def test_runs_without_steps_are_left_out_and_named(tmp_path: Path) -> None:
+def test_f54_runs_without_steps_are_left_out_and_named(tmp_path: Path) -> None:
     run(tmp_path / "good")
     run(tmp_path / "new", [])
     (run(tmp_path / "starting", []) / "metrics.jsonl").unlink()
@@ -141,7 +141,7 @@ def test_what_holds_no_run_is_one_line(tmp_path: Path) -> None:
     assert str(refused([])) == "no runs were named"
 
 
-def test_runs_of_which_none_has_a_step_are_one_line(tmp_path: Path) -> None:
+def test_f54_runs_of_which_none_has_a_step_are_one_line(tmp_path: Path) -> None:
     run(tmp_path / "a", [], tail="x\n")
     error = refused([tmp_path])
     assert isinstance(error, DataError)

@@ -126,7 +126,7 @@ def test_the_plotting_script_is_there_once(out: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["name", "title", "verdict", "table", "panel", "file", "family"])
-def test_text_from_outside_stays_text(out: Path, where: str) -> None:
+def test_f49_text_from_outside_stays_text(out: Path, where: str) -> None:
     plain = {tag for tag, _ in _page_tags(out, {})}
     hostile = _page_tags(out, {where: EVIL})
     assert {tag for tag, _ in hostile} == plain
@@ -152,7 +152,7 @@ def _page_tags(out: Path, texts: dict[str, str]) -> list[tuple[str, dict[str, st
     return read(out).tags
 
 
-def test_names_in_figures_are_text_for_plotly_too(out: Path) -> None:
+def test_f49_names_in_figures_are_text_for_plotly_too(out: Path) -> None:
     write(out, [run("<b>bold</b>")], title="t")
     trace = read(out).data["figures"][0]["data"][0]
     assert (trace["name"], trace["meta"]) == ("&lt;b&gt;bold&lt;/b&gt;", "<b>bold</b>")
@@ -269,7 +269,7 @@ def test_a_place_that_can_be_no_file_is_refused(tmp_path: Path, path: str) -> No
         write(tmp_path / path, [run("a")], title="t")
 
 
-def test_a_missing_plotly_is_one_line(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f53_a_missing_plotly_is_one_line(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "find_spec", lambda _: None)
     with pytest.raises(DataError, match="needs the package plotly"):
         write(out, [run("a")], title="t")

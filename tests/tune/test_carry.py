@@ -68,7 +68,7 @@ def wait_for_step(root: Path, trial: Trial, process: subprocess.Popen[str], step
         time.sleep(0.02)
 
 
-def test_killed_and_started_again_it_repeats_no_finished_trial_and_chooses_the_same(
+def test_f55_killed_and_started_again_it_repeats_no_finished_trial_and_chooses_the_same(
     asked: Asked, tunable: Configure, tmp_path: Path
 ) -> None:
     question, file = asked(starts=(8,), **LONGER), written(tunable(**LONGER), tmp_path)
@@ -121,7 +121,7 @@ def test_a_trial_ends_as_soon_as_it_is_not_calm_and_none_calm_is_exit_6(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_killed_at_any_moment_it_comes_to_the_choice_of_an_unbroken_search(
+def test_f55_killed_at_any_moment_it_comes_to_the_choice_of_an_unbroken_search(
     asked: Asked, tunable: Configure, tmp_path: Path, jobs: int
 ) -> None:
     question, file = asked(starts=(8,), **LONGER), written(tunable(**LONGER), tmp_path)

@@ -1,0 +1,55 @@
+"""The state.json of a checkpoint, under a manifest that believes it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthen import checkpoint, runlog
+from lengthen.disk import Disk
+from lengthen.exchange.card import card
+from lengthen.exchange.pretrained import of_run
+from lengthen.runlog import RunPaths
+from lengthen.settings import load
+from lengthen.state import log_size
+from lengthen.trainer import Trainer
+from tests.conftest import trainer_of
+from tests.fuzz.law import held
+from tests.fuzz.spoiled import json_near
+from tests.fuzz.test_safetensors import seal_anew
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path:
+    """The run with its newest checkpoint alone."""
+    copied = Path(shutil.copytree(run, tmp_path_factory.mktemp("state") / "run"))
+    for older in checkpoint.listed(copied / "checkpoints")[1:]:
+        shutil.rmtree(older)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def trainer(copied: Path) -> Trainer:
+    return trainer_of(load(str(copied / "config.toml"))[0])
+
+
+@given(data=st.data())
+def test_a_state(copied: Path, run: Path, trainer: Trainer, data: st.DataObject) -> None:
+    paths = RunPaths(copied)
+    (path,) = checkpoint.listed(paths.checkpoints)
+    good = json.loads((run / "checkpoints" / path.name / "state.json").read_bytes())
+    (path / "state.json").write_bytes(data.draw(json_near(good)))
+    seal_anew(path)
+
+    def use() -> None:
+        found, _ = checkpoint.load_newest(paths.checkpoints)
+        trainer.restore(found)
+        trainer.step()
+        config = load(str(paths.config))[0]
+        card(paths, config, found, of_run(paths, config, found).shape)
+        runlog.cut_metrics(Disk(), paths, log_size(found.state))
+
+    held("state.json", use, inside=copied)

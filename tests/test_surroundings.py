@@ -1,0 +1,132 @@
+"""What a machine lacks: packages, a compiler, a new enough PyTorch, a network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Configure
+from tests.exchange.made import TINY, saved_run
+
+# Any connection ends the process at once: training and judging need none.
+ALONE = """
+import sys
+
+def forbid(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        print("opened", event, arguments, file=sys.stderr, flush=True)
+        import os
+        os._exit(99)
+
+sys.addaudithook(forbid)
+"""
+WITHOUT = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {name!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+OLD_TORCH = """
+import torch
+torch.__version__ = "2.5.1+cpu"
+"""
+MAIN = "from lengthen.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+
+
+def lengthen(
+    before: str, *words: str | Path, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", before + MAIN, *map(str, words)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+def train_words(configured: Configure, folder: Path, **tables: dict[str, object]) -> list[str]:
+    tables = {"budget": {"tokens": 1000}, **tables}
+    (folder / "config.toml").write_text(configured(**tables).to_toml())
+    return ["train", str(folder / "config.toml"), "--quiet", "--out", str(folder / "run")]
+
+
+def test_f52_training_opens_no_connection_that_could_fail_or_hang(
+    configured: Configure, tmp_path: Path
+) -> None:
+    done = lengthen(ALONE, *train_words(configured, tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_f56_a_missing_set_is_named_with_what_it_needs_and_no_network_is_asked(
+    tmp_path: Path,
+) -> None:
+    run = saved_run(tmp_path / "run", TINY)
+    done = lengthen(ALONE, "eval", run, "--tasks", "lambada", "--sets", tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "lambada" in line
+    assert str(tmp_path) in line
+
+
+def test_f53_without_a_compiler_compiling_is_refused_before_anything_is_written(
+    configured: Configure, tmp_path: Path
+) -> None:
+    words = train_words(configured, tmp_path, run={"compile": True})
+    done = lengthen("", *words, PATH=str(tmp_path), CXX="")
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    said = "run.compile: needs a compiler, g++, and there is none on PATH, got True; install one"
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_f53_a_compiler_that_the_environment_names_must_be_there(
+    configured: Configure, tmp_path: Path
+) -> None:
+    words = train_words(configured, tmp_path, run={"compile": True})
+    done = lengthen("", *words, CXX="no-such-compiler")
+    assert done.returncode == 2
+    assert "needs a compiler, no-such-compiler, and" in done.stderr
+
+
+def test_f53_a_pytorch_that_is_too_old_is_refused_with_the_way_out(
+    configured: Configure, tmp_path: Path
+) -> None:
+    done = lengthen(OLD_TORCH, *train_words(configured, tmp_path))
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        "lengthen: torch: must be at least 2.13, got '2.5.1+cpu'; pip install --upgrade torch"
+    )
+
+
+@pytest.mark.parametrize("name", ["torch", "safetensors", "tokenizers", "filelock", "rich"])
+def test_f53_a_required_package_that_is_missing_is_one_line(
+    configured: Configure, tmp_path: Path, name: str
+) -> None:
+    done = lengthen(WITHOUT.format(name=name), *train_words(configured, tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        f"lengthen: the package {name} is not installed; pip install --upgrade lengthen\n"
+    )
+
+
+def test_f53_a_module_of_ours_that_is_missing_is_a_bug_and_says_so(
+    configured: Configure, tmp_path: Path
+) -> None:
+    hidden = (
+        WITHOUT.format(name="lengthen")
+        .replace('name.partition(".")[0]', "name")
+        .replace("'lengthen'", "'lengthen.runs'", 1)
+    )
+    done = lengthen(hidden, *train_words(configured, tmp_path))
+    assert done.returncode == 1
+    assert "this is a bug" in done.stderr
