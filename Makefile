@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow check bench setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow soak check bench setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -17,6 +17,9 @@ test: setup-dev  ## every test that is quick enough to run always
 
 test-slow: setup-dev  ## the long ones
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
+
+soak: setup-dev  ## a run under 100 kills beside one that nobody touches: under 40 minutes
+	$(BIN)/python scripts/soak.py
 
 check: setup-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
