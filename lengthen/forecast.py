@@ -54,7 +54,8 @@ class _Planned:
     def machine(self) -> tuple[object, ...]:
         """What has to be alike so that steps of one shape take equally long."""
         run = self.config.run
-        return self.config.model, self.plan.micro_tokens, run.device, run.precision, run.compile
+        how = run.device, run.precision, run.compile, run.recompute
+        return self.config.model, self.plan.micro_tokens, *how
 
 
 def forecasts(
@@ -71,7 +72,10 @@ def forecasts(
         tried = _tried(planned, note)
         speeds = [tried[one.machine] for one in planned]
     else:
-        speeds = [calibrate.given(one.config.model, flops) for one in planned]
+        speeds = [
+            calibrate.given(one.config.model, flops, recompute=one.config.run.recompute)
+            for one in planned
+        ]
     return [
         Forecast(
             one.name,

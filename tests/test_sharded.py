@@ -21,6 +21,7 @@ from tests.conftest import Configure
 pytestmark = pytest.mark.ranks
 
 MONITOR = ("grad_norm", "variance_norm", "variance_max", "loss_ratio")
+LONG = 104_000  # tokens: 200 steps and some
 EXACT = ("step", "tokens", "length", "rows", "lr", "joined")
 
 
@@ -63,25 +64,31 @@ def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) 
 
 
 @pytest.mark.parametrize(
-    ("world", "sharded", "tokens"),
+    ("world", "sharded", "recompute", "tokens"),
     [
-        (2, True, 14_000),
-        pytest.param(2, False, 90_000, marks=pytest.mark.slow),
-        pytest.param(2, True, 90_000, marks=pytest.mark.slow),
-        pytest.param(4, True, 90_000, marks=pytest.mark.slow),
+        (2, True, True, 14_000),
+        pytest.param(2, False, False, LONG, marks=pytest.mark.slow),
+        pytest.param(2, False, True, LONG, marks=pytest.mark.slow),
+        pytest.param(2, True, False, LONG, marks=pytest.mark.slow),
+        pytest.param(4, True, False, LONG, marks=pytest.mark.slow),
     ],
 )
 def test_the_same_run_on_several_processes(
-    configured: Configure, tmp_path: Path, world: int, sharded: bool, tokens: int
+    configured: Configure,
+    tmp_path: Path,
+    world: int,
+    sharded: bool,
+    recompute: bool,
+    tokens: int,
 ) -> None:
     config = configured(
         budget={"tokens": tokens}, run={"precision": "fp64"}, saving={"every_steps": 0}
     )
     train(config, tmp_path / "one", shown=False)
-    file = written(config, tmp_path / "config.toml", sharded=sharded)
+    file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
     finished(torchrun(world, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
-    assert len(steps(tmp_path / "one")) >= (200 if tokens == 90_000 else 30)
+    assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
     for kind in ("eval", "probe"):
         logs = [
@@ -89,6 +96,19 @@ def test_the_same_run_on_several_processes(
         ]
         for mine, other in zip(*logs, strict=True):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_recomputed_layers_drop_what_they_dropped_before(
+    configured: Configure, tmp_path: Path, sharded: bool
+) -> None:
+    config = configured(budget={"tokens": 8_000}, model={"dropout": 0.2})
+    for recompute in (False, True):
+        out = tmp_path / f"{recompute}"
+        file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
+        finished(torchrun(2, "train", file, "--quiet", "--out", str(out)))
+    same(steps(tmp_path / "True"), steps(tmp_path / "False"), 0, 0)
 
 
 @pytest.mark.slow

@@ -303,10 +303,13 @@ def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: P
 
 
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of its own insides
-def test_compiled_training_makes_few_graphs_and_the_same_losses(configured: Configure) -> None:
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiled_training_makes_few_graphs_and_the_same_losses(
+    configured: Configure, recompute: bool
+) -> None:
     plain = trainer_of(configured())
     counters.clear()
-    compiled = trainer_of(configured(run={"compile": True}))
+    compiled = trainer_of(configured(run={"compile": True, "recompute": recompute}))
     lengths = set()
     for _ in range(14):
         record, expected = compiled.step(), plain.step()
