@@ -224,7 +224,7 @@ def knot_shapes(
 
 def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
-    store = _random_store(config.model, rows)
+    store = random_store(config.model, rows)
     endless = settings.changed(config, {"budget": {"tokens": MOST}})
     trainer = Trainer(endless, store, place, micro_tokens)
 
@@ -247,7 +247,7 @@ def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> S
     return step_seconds
 
 
-def _random_store(model: Model, rows: int) -> Store:
+def random_store(model: Model, rows: int) -> Store:
     """Return a store in memory whose pass is at least two steps of `rows` rows, or very long."""
     assert model.vocabulary is not None
     sequences = min(2 * rows, MOST_RANDOM // model.length + 1)

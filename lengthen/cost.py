@@ -60,15 +60,17 @@ def memory(shape: Model, micro_tokens: int, *, recompute: bool = False) -> int:
     return int(FLOAT * (COPIES * parameters(shape) + WASTE * held))
 
 
-def activations(shape: Model, micro_tokens: int, *, recompute: bool = False) -> int:
+def activations(
+    shape: Model, micro_tokens: int, *, recompute: bool = False, on_cpu: bool = True
+) -> int:
     """Return the numbers that one pass holds at its peak, parameters and their copies aside.
 
-    With `recompute` a layer keeps its input alone, and all it needs while its own turn comes.
+    With `recompute` a layer keeps its input alone, and all the rest while its own turn lasts.
     """
     vocabulary, width = _vocabulary(shape), shape.width
     layer = LAYER_KEEPS * width
     if shape.dropout > 0:
-        layer += DROPOUT_KEEPS * width + ATTENTION_KEEPS * shape.heads * shape.length
+        layer += DROPOUT_KEEPS * width + on_cpu * ATTENTION_KEEPS * shape.heads * shape.length
     layers = shape.layers * width + layer if recompute else shape.layers * layer
     stream = (layers + BACKWARD_NEEDS * width) * micro_tokens
     # The head's gradient, twice, waits for that of the embedding it is tied to.

@@ -31,6 +31,7 @@ class Forecast:
     """A plan under a name, with the seconds of every moment of its curve."""
 
     name: str
+    config: Config
     plan: Plan
     seconds: tuple[float, ...]
     told: str  # where the seconds are from
@@ -79,6 +80,7 @@ def forecasts(
     return [
         Forecast(
             one.name,
+            one.config,
             one.plan,
             seconds_along(one.plan, speed.seconds),
             speed.told,

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lengthen import cost, model
 from lengthen.config import Model
+from lengthen.devices import free_at_once
 from lengthen.errors import SettingError
 from lengthen.model import GPT
 
@@ -120,6 +121,8 @@ def bytes_of(name: str) -> int:
 
 
 def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
+    if recompute:
+        free_at_once()
     gpt = GPT(**shape)
     gpt.recompute = recompute
     gpt.initialise(torch.Generator().manual_seed(0))
