@@ -123,7 +123,7 @@ def plan(steps: int, kills: int, changes: int, seed: int) -> list[Kill]:
     return planned
 
 
-def start(run: Path, file: Path, ranks: Ranks, asynchronous: bool) -> "subprocess.Popen[bytes]":
+def start(run: Path, file: Path, ranks: Ranks, asynchronous: bool) -> subprocess.Popen[bytes]:
     """Start the run, or go on with it, in so many processes."""
     settings = ["--run.sharded", str(ranks.sharded).lower()]
     settings += ["--saving.asynchronous", str(asynchronous).lower()]
@@ -167,7 +167,7 @@ def rank_of(process: int) -> int | None:
     return ranks[0] if ranks else None
 
 
-def strike(process: "subprocess.Popen[bytes]", victim: int | None) -> None:
+def strike(process: subprocess.Popen[Any], victim: int | None) -> None:
     """Kill a job or one rank of it, and wait until nothing of it is left."""
     if process.poll() is not None:
         return
@@ -187,7 +187,7 @@ def step_of(run: Path) -> int:
     return 0 if last is None else int(last["step"])
 
 
-def wait_behind(step: int, process: "subprocess.Popen[bytes]", run: Path) -> None:
+def wait_behind(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
     """Wait until a run is behind a step; raises RuntimeError where it ends or stands still."""
     at, since = -1, time.monotonic()
     while (now := step_of(run)) <= step:

@@ -16,6 +16,7 @@ from lengthen.cli import main
 from lengthen.config import Config
 from lengthen.runlog import Record, RunPaths, read_metrics
 from lengthen.runs import train
+from scripts.soak import strike
 from tests.conftest import Configure
 
 pytestmark = pytest.mark.ranks
@@ -155,13 +156,13 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
 
 
 def killed(process: "subprocess.Popen[str]", run: Path, behind: int) -> None:
-    """Kill a launcher and all it started once its run has come behind step `behind`."""
+    """Kill a launcher and all it started, each in a session of its own, once behind a step."""
     begun = time.monotonic()
     while not RunPaths(run).metrics.exists() or len(steps(run)) <= behind:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < begun + 120
         time.sleep(0.05)
-    os.killpg(process.pid, 9)
+    strike(process, None)
     process.communicate()
 
 
@@ -175,11 +176,12 @@ def test_a_run_moves_between_one_process_and_two_with_kills_between(
     run = tmp_path / "run"
     file = written(config, tmp_path / "config.toml", sharded=True)
     words = ("train", file, "--quiet", "--resume", "auto", "--out", str(run))
-    killed(torchrun(1, *words, start_new_session=True), run, 4)
-    killed(torchrun(2, *words, start_new_session=True), run, 14)
-    killed(torchrun(1, *words, start_new_session=True), run, 20)
+    killed(torchrun(1, *words), run, 4)
+    killed(torchrun(2, *words), run, 14)
+    killed(torchrun(1, *words), run, 20)
     finished(torchrun(2, *words))
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
     assert any("world was 1, is 2" in json.dumps(line) for line in worlds)
+    assert any("world was 2, is 1" in json.dumps(line) for line in worlds)

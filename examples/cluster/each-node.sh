@@ -4,7 +4,7 @@
 #   NODES=2 HEAD=node0:29500 examples/cluster/each-node.sh gpt2-1.5b store runs/first
 #
 # HEAD is one of them and a free port there. Store and run lie on a disk that all of them share.
-# Where a process or a machine dies, the others wait for it to come back and go on together.
+# Where a process dies, all of them are started again, up to three times.
 set -euo pipefail
 recipe=$1 store=$2 run=$3
 shift 3
