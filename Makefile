@@ -18,7 +18,7 @@ test: setup-dev  ## every test that is quick enough to run always
 test-slow: setup-dev  ## the long ones
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
 
-soak: setup-dev  ## a run under 100 kills beside one that nobody touches: under 40 minutes
+soak: setup-dev  ## a run under 100 kills beside one that nobody touches
 	$(BIN)/python scripts/soak.py
 
 check: setup-dev  ## format, lint, types

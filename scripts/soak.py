@@ -1,6 +1,6 @@
 """A run that is killed again and again, beside one that nobody touches: both must end alike.
 
-    python scripts/soak.py                                      `make soak`; under forty minutes
+    python scripts/soak.py                                      what `make soak` does
     python scripts/soak.py --steps 300 --kills 6 --changes 4    a quick look
 
 The first run goes through in one process, and its memory is watched. The second is the same run
@@ -276,7 +276,8 @@ def soak(folder: Path, options: argparse.Namespace) -> list[str]:
     whole, torn = folder / "unbroken", folder / "broken"
     began = time.monotonic()
     grown = growth(unbroken(whole, file), options.steps)
-    print(f"unbroken: {step_of(whole):,} steps, {saves(whole):,} saves", flush=True)
+    print(f"unbroken: {step_of(whole):,} steps, {saves(whole):,} saves")
+    print(f"SOAK_MEMORY_GROWTH: {grown:.4f}", flush=True)
     kills = plan(options.steps, options.kills, options.changes, options.seed)
     broken(torn, file, kills)
     print(f"broken: {step_of(torn):,} steps, {saves(torn):,} saves, {len(kills)} kills")
@@ -289,7 +290,6 @@ def soak(folder: Path, options: argparse.Namespace) -> list[str]:
         print(f"SOAK_LOSS_{kind.upper()}: {off:.1e}")
         if off > LOSS:
             wrong.append(f"a {kind} loss differs by {off:.1e}")
-    print(f"SOAK_MEMORY_GROWTH: {grown:.4f}")
     print(f"SOAK_MINUTES: {(time.monotonic() - began) / 60:.1f}")
     if ledger(torn) != ledger(whole):
         wrong.append("the ledgers differ")
