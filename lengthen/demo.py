@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lengthen.analysis import best_loss, first_at_or_below, largest_ratio
+from lengthen.analysis import best_loss, first_at_or_below
 from lengthen.corpus.prepare import prepare
 from lengthen.errors import DataError, SettingError
 from lengthen.monitor import UNSTABLE
@@ -30,6 +30,7 @@ from lengthen.report.text import lines
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.runs import train
 from lengthen.settings import build, merge
+from lengthen.spikes import largest_ratio
 from lengthen.tables import Table, number, printed
 
 TEXT_BYTES = 2_500_000

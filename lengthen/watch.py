@@ -18,12 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lengthen import settings
-from lengthen.analysis import figure
 from lengthen.bind import open_store
 from lengthen.errors import DataError, LengthenError, SettingError
 from lengthen.monitor import UNSTABLE
 from lengthen.progress import clock_time
 from lengthen.runlog import LINE_LIMIT, Record, RunPaths, open_run, parse_line
+from lengthen.spikes import figure
 from lengthen.tables import number, printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"

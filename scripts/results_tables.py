@@ -3,7 +3,7 @@
     python scripts/results_tables.py
 
 A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`. Instead
-of `tables` it may ask for the `correlations` of one file, or, `repeated`, for the estimates of the
+of `tables` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the
 same pairs in three: FIRST.json SECOND.json BOTH.json.
 """
 
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(
-    r"<!-- (tables|correlations|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
-)
+BLOCK = re.compile(r"<!-- (tables|causes|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
 COLUMNS = {  # of each table, what the page on results shows
     "Results at the end of an equal budget": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     "Verdicts": (0, 1, 2, 3, 4, 6),
@@ -32,10 +30,11 @@ def markdown(facts: dict[str, Any]) -> Iterator[str]:
             yield from _table(facts, table, COLUMNS.get(title, range(len(table["columns"]))))
 
 
-def correlations(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the table of what goes with the loss ratio."""
-    table = _called(facts, "What goes with the loss ratio")
-    yield from _table(facts, table, range(len(table["columns"])))
+def causes(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the tables of the second moment and the gradient."""
+    for title in ("The largest values of a run", "What goes with the loss ratio"):
+        table = _called(facts, title)
+        yield from _table(facts, table, range(len(table["columns"])))
 
 
 def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def _row(cells: list[str]) -> str:
 
 BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
     "tables": markdown,
-    "correlations": correlations,
+    "causes": causes,
     "repeated": repeated,
 }
 

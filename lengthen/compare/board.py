@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from lengthen.analysis import figure
 from lengthen.compare.file import Comparison, Planned
 from lengthen.compare.standing import directory, standing
 from lengthen.progress import ErrorStream, clock_time
 from lengthen.runlog import RunPaths, last_record
+from lengthen.spikes import figure
 from lengthen.tables import Table, printed
 
 

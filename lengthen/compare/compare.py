@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lengthen.compare.carry import carry_out
+from lengthen.compare.causes import correlations, peaks
 from lengthen.compare.file import Comparison, read_comparison
 from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
 from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import (
-    correlations,
     instability,
     judged,
     measuring,
@@ -79,6 +79,7 @@ def tables_of(
         verdict_table(judgements),
         *sweep_tables(comparison, members),
         instability(members),
+        peaks(members),
         correlations(members),
         measuring(members),
     ]

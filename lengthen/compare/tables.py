@@ -1,12 +1,13 @@
-"""The tables of a comparison: results at an equal budget, verdicts, instability, correlations."""
+"""The tables of a comparison: results at an equal budget, verdicts, instability, measuring."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from lengthen.analysis import THRESHOLDS, Reached, Summary
+from lengthen.analysis import Reached, Summary
 from lengthen.compare.outcomes import Group, Outcome, losses_of
 from lengthen.compare.verdicts import Speedup, Verdict, speedups, verdicts
 from lengthen.evidence import interval
+from lengthen.spikes import THRESHOLDS
 from lengthen.tables import Table, number
 
 UNTIMED = "not measured"
@@ -237,34 +238,3 @@ def _measuring(summaries: Sequence[Summary], kinds: Sequence[str]) -> Iterator[s
     for kind in kinds:
         yield f"{sum(side.tokens or 0 for side in sides[kind]):,.0f}"
         yield f"{sum(side.seconds or 0 for side in sides[kind]):,.1f}"
-
-
-def correlations(members: Sequence[Group]) -> Table:
-    """Return Pearson's r of the loss ratio with what should go with it, seed by seed."""
-    rows = [row for group in members for row in _correlations(group)]
-    return Table(
-        "What goes with the loss ratio",
-        ("variant", "quantity", "steps later", "r, mean", "r, over seeds", "largest p"),
-        tuple(rows),
-        "Pearson's r of the steps' loss ratio with a quantity of the same step, or of the step "
-        "before. p with the effective number of steps, since neighbours resemble each other. "
-        "Going together is no cause: a spike makes large gradients, which raise the variance.",
-    )
-
-
-def _correlations(group: Group) -> Iterator[tuple[str, ...]]:
-    found = [list(summary.correlations) for summary in group.summaries]
-    for same in zip(*found, strict=True):
-        defined = [one.correlation for one in same if one.correlation is not None]
-        if not defined:
-            continue
-        r = [correlation.r for correlation in defined]
-        p = max(correlation.p_effective for correlation in defined)
-        yield (
-            group.name,
-            same[0].quantity,
-            str(same[0].lag),
-            f"{sum(r) / len(r):.2f}",
-            f"{min(r):.2f} to {max(r):.2f}",
-            f"{p:.2g}",
-        )

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from lengthen.analysis import figure
 from lengthen.picture import Mark
 from lengthen.runlog import Metrics, Record
+from lengthen.spikes import figure
 
 NOTE = (
     "Circles are of adaptive pacings: along the length a full one where it grew, an empty one "

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lengthen.analysis import finite
 from lengthen.monitor import UNSTABLE
 from lengthen.picture import Curve, Mark, Panel
 from lengthen.report.decisions import decided, fewer, observed
 from lengthen.report.gather import NamedRun
 from lengthen.report.thin import points_per_curve, thin
 from lengthen.runlog import Metrics, Record
+from lengthen.spikes import finite
 
 # The clocks that curves run along: field of a record -> its name on an axis.
 CLOCKS = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}

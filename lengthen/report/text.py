@@ -3,13 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from lengthen.analysis import (
-    MOST_SPIKES,
-    PAPERS,
-    THRESHOLDS,
     Correlated,
-    Ratios,
     Side,
-    Spike,
     Summary,
     best_loss,
     comparable,
@@ -21,6 +16,7 @@ from lengthen.monitor import UNSTABLE
 from lengthen.report import evaluations
 from lengthen.report.differences import full_lengths
 from lengthen.report.gather import NamedRun
+from lengthen.spikes import MOST_SPIKES, PAPERS, THRESHOLDS, Ratios, Spike
 from lengthen.tables import Table, number
 
 SPIKE_ROWS = 24  # of the table of spikes; many runs show fewer each
