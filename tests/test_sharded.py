@@ -37,7 +37,7 @@ def torchrun(
 
 
 def finished(process: "subprocess.Popen[str]") -> None:
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
 
 
