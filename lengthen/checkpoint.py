@@ -16,12 +16,13 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors
 import torch
-from safetensors.torch import load as parse_tensors
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lengthen.devices import Place
@@ -45,7 +46,7 @@ ALONE = Place(torch.device("cpu"))
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint in memory."""
+    """A verified checkpoint; its tensors are maps of its files, for the reader to copy from."""
 
     path: Path
     step: int
@@ -334,11 +335,12 @@ def _read(path: Path) -> Checkpoint:
     if state.get("format") != FORMAT:
         found = f"has format {state.get('format')}, this version reads {FORMAT}"
         raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
+    # Mapped, not read: of a sharded run each rank touches its own rows alone.
     parts: dict[str, dict[str, Tensors]] = {}  # whose: "", or rank and world
     try:
         for file in sorted(path.glob("*.safetensors")):
             group, _, whose = file.stem.partition("-r")
-            parts.setdefault(group, {})[whose] = parse_tensors(patiently(file.read_bytes))
+            parts.setdefault(group, {})[whose] = patiently(partial(load_file, file))
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.name}: {error}") from None
     tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}

@@ -218,8 +218,8 @@ def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) 
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
     disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
-    disk.write_file(paths.config, config.to_toml().encode())
-    disk.sync_directory(paths.root)
+    # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
+    disk.replace_file(paths.config, config.to_toml().encode())
 
 
 def _trainer(

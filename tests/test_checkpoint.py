@@ -338,6 +338,24 @@ def test_f12_a_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         checkpoint.load_newest(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells")
+def test_loading_takes_memory_for_what_is_used_alone(tmp_path: Path) -> None:
+    large = {"model": {"a": torch.ones(64, 2**18)}}  # 64 MiB
+    checkpoint.save(Disk(), tmp_path, 1, large, {})
+    before = own_memory()
+    loaded, _ = checkpoint.load_newest(tmp_path)
+    rows = loaded.tensors["model"]["a"][:4].clone()
+    assert rows.eq(1).all()
+    assert own_memory() - before < 2**24
+
+
+def own_memory() -> int:
+    """Return the bytes that this process holds and no file does."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("Anonymous:")]
+    return 1024 * int(line.split()[1])
+
+
 def test_rotation_keeps_the_newest_good_ones_and_never_counts_a_damaged_one(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         save(tmp_path, step)
