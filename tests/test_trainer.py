@@ -367,7 +367,6 @@ def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: P
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
 
 
-@pytest.mark.filterwarnings("default")  # torch's compiler warns of its own insides
 def test_a_restored_trainer_has_let_go_of_the_files(configured: Configure, tmp_path: Path) -> None:
     train(configured(budget={"tokens": 1_000}), tmp_path / "run", shown=False)
     saved, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
