@@ -47,7 +47,8 @@ def operations(config: Config, run: Path) -> int:
 def test_a_run_killed_while_it_writes_its_configuration(
     configured: Configure, tmp_path: Path
 ) -> None:
-    config, touched = configured(budget={"tokens": 500}, saving=SAVES), []
+    config = configured(budget={"tokens": 500}, saving=SAVES)
+    touched: list[int] = []
 
     def before(number: int, _name: str, path: Path) -> None:
         follows = path.name == "unbroken" and touched[-1:] == [number - 1]
