@@ -61,6 +61,7 @@ def exported(folder: Path) -> Path:
     paths = RunPaths(folder / "run")
     groups = {"model": model.state_dict(), "optimizer": {}}
     state = {"clock": {"step": 1, "tokens": 1}}
+    paths.root.mkdir()
     commit.save(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
     tokenizer = resolve(f"gpt2:{GPT2}" if GPT2.exists() else "gpt2")
