@@ -247,7 +247,8 @@ def _figures_if_full(folder: Path, size: int) -> Iterator[None]:
 
 
 def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:
-    needs = f"a checkpoint needs {size} bytes, {shutil.disk_usage(folder).free} are free"
+    free = shutil.disk_usage(folder.parent).free  # the folder itself may be what found no room
+    needs = f"a checkpoint needs {size} bytes, {free} are free"
     return StorageError(
         f"storage {folder}: {reason}{needs}; free some space and run the command again"
     )

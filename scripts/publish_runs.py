@@ -2,15 +2,18 @@
 
     python scripts/publish_runs.py COMPARISON studies/large-batch
 
-Kept are settings, environment and measurements; left out are checkpoints, the tokenizer, the path
-of the token store (its id stays) and the command line.
+Kept are settings, environment, measurements and what `eval` found; left out are checkpoints, the
+tokenizer, the command line and the paths of the token store and of sets (ids and SHA-256 stay).
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lengthen.compare.standing import RUNS
+from lengthen.disk import Disk
+from lengthen.evaluate.results import Result, read, write
 from lengthen.processes import ATTEMPTS
 from lengthen.runlog import RunPaths, last_record
 
@@ -24,9 +27,13 @@ def publish(comparison: Path, out: Path) -> int:
             RunPaths(out / metrics.parent.relative_to(comparison)),
         )
         last = last_record(metrics) or {}
-        if last.get("event") != "finished" or there.metrics.exists():
+        if last.get("event") != "finished":
             continue
         there.root.mkdir(parents=True, exist_ok=True)
+        if here.evaluations.exists():
+            write(Disk(), there.evaluations, [_anywhere(one) for one in read(here.evaluations)])
+        if there.metrics.exists():
+            continue
         lines = here.config.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if not line.startswith("path = ")]
         there.config.write_text("".join(kept), encoding="utf-8")
@@ -37,6 +44,12 @@ def publish(comparison: Path, out: Path) -> int:
         copied += 1
     _publish_attempts(comparison / ATTEMPTS, out / ATTEMPTS)
     return copied
+
+
+def _anywhere(result: Result) -> Result:
+    """Return a result without the paths of the set or store that it was found with."""
+    kept = tuple((k, v) for k, v in result.outcome.settings if k not in ("set", "store"))
+    return replace(result, outcome=replace(result.outcome, settings=kept))
 
 
 def _publish_attempts(here: Path, there: Path) -> None:

@@ -15,7 +15,7 @@ from lengthen.monitor import UNSTABLE
 from lengthen.picture import Curve, Panel, draw
 
 ROOT = Path(__file__).parents[1]
-SWEEPS = ("rates", "lengths", "sizes")
+SWEEPS = ("rates", "lengths")
 FROM_TOKENS = 1_000_000  # before it all curves fall so steeply that they lie on one another
 
 

@@ -4,7 +4,7 @@
 
 A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`. Instead
 of `tables` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the
-same pairs in three: FIRST.json SECOND.json BOTH.json.
+same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes runs' `evaluations.json`.
 """
 
 import json
@@ -13,8 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lengthen.evaluate.results import read
+from lengthen.report.evaluations import tables
+
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- (tables|causes|repeated): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (tables|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
+)
 COLUMNS = {  # of each table, what the page on results shows
     "Results at the end of an equal budget": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     "Verdicts": (0, 1, 2, 3, 4, 6),
@@ -83,7 +88,18 @@ def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _row(cells: list[str]) -> str:
+def judged(files: Sequence[Path]) -> Iterator[str]:
+    """Yield the lines of the tables of what tasks say about runs, with the conventions below."""
+    variants = {path.parents[1].name: read(path) for path in files}
+    for table in tables(variants):
+        yield f"**{table.title}**\n"
+        yield _row(table.columns)
+        yield "|" + "---|" * len(table.columns)
+        yield from map(_row, table.rows)
+        yield f"\n{table.note}\n"
+
+
+def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -99,8 +115,11 @@ def filled(page: str, root: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind, names = match[1], match[2].split()
-        facts = [json.loads((root / name).read_text(encoding="utf-8")) for name in names]
-        lines = BLOCKS[kind](*facts)
+        paths = [root / name for name in names]
+        if kind == "judged":
+            lines = judged(paths)
+        else:
+            lines = BLOCKS[kind](*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
         return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"
 
     return BLOCK.sub(block, page)

@@ -48,7 +48,7 @@ class Tally:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count one part of one test: its call, or whatever went wrong around it."""
-        name = report.location[2].rpartition(".")[2]
+        name = report.location[2].partition("[")[0].rpartition(".")[2]
         for number in numbers_in(name):
             if report.failed:
                 self.failed[number] += 1

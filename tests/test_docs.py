@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import signal
+import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from itertools import pairwise
@@ -40,6 +41,7 @@ COMMAND = re.compile(r"^(?:.*(?:[$|;/]|&&|-m) ?)?lengthen (.+)$")
 DOTTED = re.compile(r"(?:--)?(([a-z]+)\.(?!(?:py|safetensors)$)[a-z_]+)(?:[ =].*)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+EXTRA = re.compile(r"(?:lengthen|\.)\[([a-z0-9,]+)\]'")
 
 
 def read(path: Path) -> str:
@@ -67,6 +69,11 @@ def rows_of(text: str) -> Iterator[list[str]]:
     for line, below in pairwise([*lines, ""]):
         if not line.startswith("|---") and not below.startswith("|---"):
             yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def extras() -> set[str]:
+    """Return the names behind `pip install lengthen`, in brackets."""
+    return set(tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"])
 
 
 def names_in(cell: str) -> list[str]:
@@ -211,6 +218,18 @@ def test_the_page_on_exchange_has_every_option(command: str) -> None:
 def test_the_page_on_exchange_has_every_file_of_an_export() -> None:
     rows = rows_of(section(read(DOCS / "exchange.md"), "## Export"))
     assert {names_in(row[0])[0] for row in rows} == NAMES
+
+
+@pytest.mark.parametrize("path", ALL, ids=by_name)
+def test_an_extra_that_is_named_exists(path: Path) -> None:
+    assert {name for names in EXTRA.findall(read(path)) for name in names.split(",")} <= extras()
+
+
+def test_the_first_page_has_every_extra() -> None:
+    (listed,) = re.findall(
+        r"^Extras, as in .*?\.$", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL
+    )
+    assert set(names_in(listed.replace("\n", " "))[1:]) == extras() - {"dev"}
 
 
 def test_every_command_is_shown() -> None:

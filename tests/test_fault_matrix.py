@@ -46,7 +46,7 @@ def test_a_fault_is_survived_where_all_its_tests_pass_and_each_says_what_became_
         import pytest
         def test_f01_f02_good(): pass
         def test_f02_bad(): assert 0
-        @pytest.mark.parametrize("n", [1, 2])
+        @pytest.mark.parametrize("n", ["a.b", "c"])
         def test_f03_twice(n): pass
         @pytest.mark.skip
         def test_f04_not_here(): pass

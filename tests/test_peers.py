@@ -129,7 +129,7 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_f27_a_rank_that_hangs_is_waited_for_as_long_as_was_set(
     configured: Configure, tmp_path: Path, sharded: bool
 ) -> None:

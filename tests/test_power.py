@@ -58,7 +58,9 @@ def trained(
     return run, disk.effects
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
+)
 def test_f02_power_that_fails_in_a_run_leaves_all_that_its_checkpoint_counts_on(
     trained: tuple[Path, list[Effect]], tmp_path: Path, seed: int
 ) -> None:

@@ -162,7 +162,7 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
-    assert any("world was 1, is 2" in json.dumps(line) for line in worlds)
+    assert any("world was 2, is 3" in json.dumps(line) for line in worlds)
 
 
 def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(

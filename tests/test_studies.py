@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.cli import main
 from lengthen.compare.compare import compare
 from scripts.publish_runs import publish
 from scripts.results_figures import figures
@@ -15,6 +16,7 @@ from tests.compare.conftest import FILE
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "studies"
 PUBLISHED = sorted(STUDIES.glob("*/*.json"))
+JUDGED = sorted(STUDIES.glob("*/runs/**/evaluations.json"))
 
 
 def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
@@ -22,6 +24,8 @@ def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
     assert filled(page, ROOT) == page
     for path in PUBLISHED:
         assert f"<!-- tables: {path.relative_to(ROOT)} -->" in page
+    names = " ".join(str(path.relative_to(ROOT)) for path in JUDGED)
+    assert f"<!-- judged: {names} -->" in page
 
 
 def test_the_pictures_on_that_page_are_those_of_the_published_runs() -> None:
@@ -75,9 +79,11 @@ def test_publishing_leaves_out_what_belongs_to_one_machine(store: Path, tmp_path
     file.write_text(text.partition("[variants.slw]")[0], encoding="utf-8")
     compare(file, tmp_path / "small", shown=False)
     assert publish(tmp_path / "small", out) == 1
+    (run,) = (path.parent for path in (tmp_path / "small/runs").rglob("metrics.jsonl"))
+    assert main(["eval", str(run), "--tasks", "valid", "--limit", "2"]) == 0
     assert publish(tmp_path / "small", out) == 0
     texts = [path.read_text(encoding="utf-8") for path in out.rglob("*") if path.is_file()]
-    assert len(texts) == 4
+    assert len(texts) == 5
     assert not any(str(tmp_path) in text or str(store) in text for text in texts)
     compare(file, tmp_path / "small", look=True, shown=False)
     told = json.loads((tmp_path / "small/small.json").read_text())

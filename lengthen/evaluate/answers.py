@@ -58,7 +58,7 @@ def triviaqa(subject: Subject, wanted: Wanted) -> Outcome:
     if subject.model.length <= 2 * MOST:
         rule = f"triviaqa needs a full length above {2 * MOST}"
         raise SettingError("--tasks", rule, subject.model.length)
-    given = asked(TRIVIAQA, _trivia, wanted)
+    given = asked(TRIVIAQA, trivia_item, wanted)
     encodings = subject.tokenizer.encode_batch(
         [given.header + item.context for item in given.items], add_special_tokens=False
     )
@@ -76,7 +76,7 @@ def webqs(subject: Subject, wanted: Wanted) -> Outcome:
     Raises what `asked` and `score_items` raise.
     """
     began = time.monotonic()
-    given = asked(WEBQS, _web, wanted)
+    given = asked(WEBQS, web_item, wanted)
     pairs = [
         [(given.header + item.context, f" {each}") for each in item.answers] for item in given.items
     ]
@@ -85,11 +85,13 @@ def webqs(subject: Subject, wanted: Wanted) -> Outcome:
     return _outcome("webqs", began, right, scored.tokens, given.settings, scored.notes)
 
 
-def _trivia(row: Row) -> Item:
+def trivia_item(row: Row) -> Item:
+    """Return a row of TriviaQA as it is asked."""
     return Item(f"Question: {row['question']}?\nAnswer:", tuple(row["answer"]["aliases"]))
 
 
-def _web(row: Row) -> Item:
+def web_item(row: Row) -> Item:
+    """Return a row of WebQuestions as it is asked."""
     # An answer that another one begins with can be left out: it is right whenever that one is.
     answers: list[str] = []
     for answer in sorted(row["answers"]):

@@ -24,6 +24,8 @@ class Item:
     def __post_init__(self) -> None:
         if not 0 <= self.right < len(self.pairs):
             raise ValueError(f"right answer {self.right} of {len(self.pairs)}")
+        if 0 in self.lengths:
+            raise ValueError(f"answer {self.lengths.index(0)} of {len(self.pairs)} is empty")
 
     @property
     def solved(self) -> str:

@@ -60,7 +60,8 @@ def read(path: Path) -> tuple[Result, ...]:
         cause = "a curve whose places and values are no pairs of finite places"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        cause = f"{cut('.'.join(map(str, first['loc'])), NAME)}: {first['msg']}"
+        place = cut(".".join(map(str, first["loc"])), NAME)
+        cause = ": ".join(filter(None, [place, first["msg"]]))
     except (ValueError, RecursionError):
         cause = "not JSON"
     raise DataError(f"file {path}: holds no evaluations of this version ({cause}); move it away")

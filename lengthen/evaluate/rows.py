@@ -31,7 +31,7 @@ def rows_of(files: Sequence[Path]) -> tuple[tuple[Row, ...], str]:
         digest.update(data)
         rows += _table(file, data) if file.suffix in TABLES else _lines(file, data)
     if not rows:
-        raise DataError(f"set {files[0]}: is empty")
+        raise DataError(f"set {files[0]}: is empty; fetch it again, or name another by --sets")
     return tuple(rows), digest.hexdigest()
 
 

@@ -140,7 +140,7 @@ def read(folder: Path | None) -> Text:
         way_out = f"a folder with {FILE} has it, or with the files of {PLACE.source} on the hub"
         raise SettingError("--sets", f"no text {FILE}: {where}; {way_out} (wikitext-103-raw-v1)")
     if not found.text.strip():
-        raise DataError(f"set {found.file}: is empty")
+        raise DataError(f"set {found.file}: is empty; fetch it again, or name another by --sets")
     return found
 
 

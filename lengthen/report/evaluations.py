@@ -85,7 +85,9 @@ def _value(measure: Measure | None) -> str:
     value, error = measure.value, measure.error
     if error is None:
         return figure(value)
-    if not (_is_plain(value) and 0 < error < math.inf):
+    if not _is_plain(value) and math.isfinite(value + error):
+        return f"{value:.1e} ± {error:.1e}"
+    if not 0 < error < math.inf:
         return f"{figure(value)} ± {figure(error)}"
     behind = _behind(error, ERROR_DIGITS)  # more digits of the value would say nothing
     return f"{value:,.{behind}f} ± {error:,.{behind}f}"

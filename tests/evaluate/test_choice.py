@@ -150,6 +150,7 @@ def test_a_set_of_which_nothing_fits_is_one_line(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"label": -1}, "row 2: right answer -1 of 2"),
+        ({"sol2": ""}, "row 2: answer 1 of 2 is empty"),
         ({"label": "x"}, "row 2: invalid literal"),
         ({"label": None}, "row 2: int"),
     ],

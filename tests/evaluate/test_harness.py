@@ -91,16 +91,20 @@ def test_a_task_that_fails_is_one_line(include: Path, tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_f56_a_task_that_is_none_is_one_line(
-    include: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_tasks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out lm-eval's own tasks, which take seconds to find."""
     tasks = import_module("lm_eval.tasks")
-
-    def only_given(include_path: str | None = None, include_defaults: bool = True) -> Any:
-        return manager(include_path=include_path, include_defaults=False)
-
     manager = tasks.TaskManager
-    monkeypatch.setattr(tasks, "TaskManager", only_given)  # its own tasks take seconds to find
+
+    def only_given(**options: Any) -> Any:
+        return manager(**(options | {"include_defaults": False}))
+
+    monkeypatch.setattr(tasks, "TaskManager", only_given)
+
+
+@pytest.mark.usefixtures("own_tasks_alone")
+def test_f56_a_task_that_is_none_is_one_line(include: Path) -> None:
     with pytest.raises(SettingError, match="no such task, got 'tiny_choise'; did you mean"):
         harness.run(SUBJECT, ["tiny_choise"], include)
 
@@ -123,11 +127,22 @@ def test_the_registry_knows_the_model_by_its_name(tmp_path: Path) -> None:
     assert loaded.subject.model.tokens.weight.dtype == torch.float64
 
 
+# lm-eval's command line without its own tasks, which it takes seconds to find.
+COMMAND_LINE = """
+import functools, runpy, sys, lm_eval.tasks
+lm_eval.tasks.TaskManager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
+runpy.run_module("lengthen.evaluate.harness", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
-def test_the_command_line_says_in_one_line_what_is_wrong_with_a_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lengthen.evaluate.harness", "--model", "lengthen"]
-    options = ["--model_args", f"path={tmp_path}", "--tasks", "piqa"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+def test_the_command_line_says_in_one_line_what_is_wrong_with_a_run(
+    include: Path, tmp_path: Path
+) -> None:
+    options = ["--model", "lengthen", "--model_args", f"path={tmp_path}"]
+    options += ["--tasks", "tiny_choice", "--include_path", str(include), "--limit", "1"]
+    command = [sys.executable, "-c", COMMAND_LINE, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("lengthen: RUN: must be a run")
     assert "Traceback" not in done.stderr

@@ -111,7 +111,7 @@ CURVE = {"name": "c", "axis": "a", "at": [1.0], "values": [1.0]}
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"format": 2, "results": []}', "format: "),
-        (b"[]", ": Input should be"),
+        (b"[]", "(Input should be"),
         (with_fields(items="many"), "results.0.outcome.items: "),
         (with_fields(curves=[{**CURVE, "at": [1.0, 2.0]}]), "a curve whose"),
         (with_fields(curves=[{**CURVE, "at": [math.inf]}]), "a curve whose"),

@@ -117,8 +117,8 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
-        (b"\n\n", "is empty"),
+        (b"", "is empty; fetch it again"),
+        (b"\n\n", "is empty; fetch it again"),
         (b'{"a": 1}\n{"a": \n', r"line 2: not JSON"),
         (b'{"a": 1}\n[1]\n', "line 2: not an object"),
         (b"\xff\n", "line 1: not JSON"),
