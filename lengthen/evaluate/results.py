@@ -60,8 +60,8 @@ def read(path: Path) -> tuple[Result, ...]:
         cause = "a curve whose places and values are no pairs of finite places"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = cut(".".join(map(str, first["loc"])), NAME)
-        cause = ": ".join(filter(None, [place, first["msg"]]))
+        where = cut(".".join(map(str, first["loc"])), NAME)
+        cause = ": ".join(filter(None, [where, first["msg"]]))
     except (ValueError, RecursionError):
         cause = "not JSON"
     raise DataError(f"file {path}: holds no evaluations of this version ({cause}); move it away")
