@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow faults fuzz check bench setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow faults fuzz soak check bench setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -23,6 +23,9 @@ fuzz: setup-dev  ## odd inputs for all that is read from outside, and how many o
 
 faults: setup-dev  ## every fault of docs/reliability.md, a line each
 	$(BIN)/python -m tests.fault_matrix
+
+soak: setup-dev  ## a run under 100 kills beside one that nobody touches
+	$(BIN)/python scripts/soak.py
 
 check: setup-dev  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
-from lengthen import checkpoint
+from lengthen import commit
 from lengthen.corpus.tokenizer import resolve
 from lengthen.devices import Place
 from lengthen.disk import Disk
@@ -61,7 +61,7 @@ def exported(folder: Path) -> Path:
     paths = RunPaths(folder / "run")
     groups = {"model": model.state_dict(), "optimizer": {}}
     state = {"clock": {"step": 1, "tokens": 1}}
-    checkpoint.save(Disk(), paths.checkpoints, 1, groups, state)
+    commit.save(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
     tokenizer = resolve(f"gpt2:{GPT2}" if GPT2.exists() else "gpt2")
     paths.tokenizer.write_text(tokenizer.to_str(), encoding="utf-8")

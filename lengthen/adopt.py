@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lengthen import checkpoint, runlog, settings
+from lengthen import commit, runlog, settings
 from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import State, Tensors
 from lengthen.clock import Clock
@@ -124,6 +124,6 @@ def _write(
     for name, data in files.items():
         disk.write_file(paths.root / name, data)
     whole = {**state, "metrics_bytes": len(files[METRICS])}
-    checkpoint.save(disk, paths.checkpoints, 0, tensors, whole)
+    commit.save(disk, paths.checkpoints, 0, tensors, whole)
     # Last: a run without a checkpoint would be started afresh, from other weights.
     disk.replace_file(paths.config, config.to_toml().encode())

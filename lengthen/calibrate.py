@@ -50,10 +50,12 @@ class Rated:
     model: Model
     flops_per_second: float
     told: str  # where the number is from
+    recompute: bool = False
 
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
-        return cost.flops(self.model, rows, length) / self.flops_per_second
+        work = cost.flops(self.model, rows, length, recompute=self.recompute)
+        return work / self.flops_per_second
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Measured:
 Speed = Rated | Measured
 
 
-def given(model: Model, flops_per_second: str) -> Rated:
+def given(model: Model, flops_per_second: str, *, recompute: bool = False) -> Rated:
     """Return the speed that somebody gave, such as "100T"; raises SettingError for no number."""
     try:
         speed = parse_count(flops_per_second)
@@ -109,7 +111,7 @@ def given(model: Model, flops_per_second: str) -> Rated:
         raise SettingError("--flops", str(error), flops_per_second) from None
     if not isinstance(speed, int) or speed < 1:
         raise SettingError("--flops", "must be above 0", flops_per_second)
-    return Rated(model, float(speed), "as given")
+    return Rated(model, float(speed), "as given", recompute)
 
 
 def calibrated(
@@ -126,11 +128,12 @@ def calibrated(
     place = Place(torch.device("cuda" if on_gpu else "cpu"), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
+    recompute = config.run.recompute
     if memory_of(config, micro_tokens) > _memory_limit(place):
-        return Rated(config.model, speed, f"{told}: too large to be tried")
+        return Rated(config.model, speed, f"{told}: too large to be tried", recompute)
     trials = _trials(config.model, shapes, micro_tokens, limit * speed)
     if trials is None:
-        return Rated(config.model, speed, f"{told}: too slow to be tried")
+        return Rated(config.model, speed, f"{told}: too slow to be tried", recompute)
     chosen, tried_tokens = trials
     step_seconds = _real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
     found = measured(config.model, tried_tokens, chosen, step_seconds, limit)
@@ -221,7 +224,7 @@ def knot_shapes(
 
 def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
-    store = _random_store(config.model, rows)
+    store = random_store(config.model, rows)
     endless = settings.changed(config, {"budget": {"tokens": MOST}})
     trainer = Trainer(endless, store, place, micro_tokens)
 
@@ -244,7 +247,7 @@ def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> S
     return step_seconds
 
 
-def _random_store(model: Model, rows: int) -> Store:
+def random_store(model: Model, rows: int) -> Store:
     """Return a store in memory whose pass is at least two steps of `rows` rows, or very long."""
     assert model.vocabulary is not None
     sequences = min(2 * rows, MOST_RANDOM // model.length + 1)

@@ -196,6 +196,7 @@ class Run(Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     compile: bool = False
+    recompute: bool = False  # layers are worked out again for the backward pass: less memory
     sharded: bool = False  # over several processes: each keeps a part of weights and moments
     on_nonfinite: Literal["stop", "skip"] = "stop"
     timeout_seconds: Annotated[Count, Field(le=10**6)] = 600  # that a rank waits for another

@@ -1,5 +1,6 @@
 """Where a run computes: device, precision, ranks, and how much fits into one forward pass."""
 
+import ctypes
 import gc
 import os
 import shutil
@@ -38,6 +39,7 @@ COMPILERS = {
     "cpu": ["clang++" if sys.platform == "darwin" else "g++"],
     "cuda": ["gcc", "clang"],
 }
+MMAP_THRESHOLD, LARGE = -3, 2**16  # M_MMAP_THRESHOLD of the C library's mallopt; bytes
 # Groups that we have left. Their end is put off to that of the process: torch 2.13 joins gloo's
 # threads in it while it holds the interpreter's lock, for which one of them may still be waiting.
 _left: list[object] = []
@@ -119,6 +121,8 @@ def placed(run: Run) -> Iterator[Place]:
         raise SettingError("run.precision", "this GPU has no bfloat16", run.precision)
     if run.compile:
         must_compile(device)
+    if run.recompute and device.type == "cpu":
+        free_at_once()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Place(device, run.precision)
@@ -148,6 +152,17 @@ def _met(
     finally:
         _left.extend((dist.group.WORLD, side))
         dist.destroy_process_group()
+
+
+def free_at_once() -> None:
+    """Have this process give back every large block of memory as soon as it is free.
+
+    glibc's heap would keep so many of them, in pieces that fit nothing, that recomputing saved
+    little. It costs a little time, which who recomputes has said to give for memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if mallopt:
+        mallopt(MMAP_THRESHOLD, LARGE)
 
 
 def _meeting_place(timeout: timedelta) -> Store:

@@ -31,6 +31,7 @@ class Forecast:
     """A plan under a name, with the seconds of every moment of its curve."""
 
     name: str
+    config: Config
     plan: Plan
     seconds: tuple[float, ...]
     told: str  # where the seconds are from
@@ -54,7 +55,8 @@ class _Planned:
     def machine(self) -> tuple[object, ...]:
         """What has to be alike so that steps of one shape take equally long."""
         run = self.config.run
-        return self.config.model, self.plan.micro_tokens, run.device, run.precision, run.compile
+        how = run.device, run.precision, run.compile, run.recompute
+        return self.config.model, self.plan.micro_tokens, *how
 
 
 def forecasts(
@@ -71,10 +73,14 @@ def forecasts(
         tried = _tried(planned, note)
         speeds = [tried[one.machine] for one in planned]
     else:
-        speeds = [calibrate.given(one.config.model, flops) for one in planned]
+        speeds = [
+            calibrate.given(one.config.model, flops, recompute=one.config.run.recompute)
+            for one in planned
+        ]
     return [
         Forecast(
             one.name,
+            one.config,
             one.plan,
             seconds_along(one.plan, speed.seconds),
             speed.told,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
 
@@ -125,6 +126,7 @@ class GPT(nn.Module):
         super().__init__()
         self.length = length  # full length L; shorter inputs are as welcome
         self.dropout = dropout
+        self.recompute = False  # where true, layers keep their input alone for the backward pass
         self.init_std = init_std
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(length, width)
@@ -165,7 +167,12 @@ class GPT(nn.Module):
         x = self.tokens(inputs) + self.positions.weight[: inputs.shape[1]]
         x = functional.dropout(x, self.dropout, self.training)
         for block in self.blocks:
-            x = block(x)
+            if self.recompute and torch.is_grad_enabled():
+                # Without dropout there is no chance in a layer, and no state of it to bring back.
+                chance = self.dropout > 0
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=chance)
+            else:
+                x = block(x)
         hidden: Tensor = self.norm(x)
         return hidden
 

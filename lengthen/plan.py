@@ -151,7 +151,7 @@ def _walk(
     config: Config, schedule: Schedule, ledger: Ledger | None, *, calm: bool
 ) -> Iterator[tuple[Moment, Ledger | None]]:
     """Yield every step with the ledger behind it, which is None where N is unknown."""
-    of_step = cache(partial(cost.flops, config.model))
+    of_step = cache(partial(cost.flops, config.model, recompute=config.run.recompute))
     flops = 0
     for clock, shape in steps(schedule, calm=calm):
         if ledger is not None:
@@ -216,7 +216,7 @@ def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[flo
 def memory_of(config: Config, micro_tokens: int) -> int:
     """Return the bytes that training takes at its peak, with so many tokens in a pass."""
     doubled = 2 if config.run.precision == "fp64" else 1
-    return doubled * cost.memory(config.model, micro_tokens)
+    return doubled * cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
 
 
 def auto_micro_tokens(config: Config) -> int:

@@ -113,8 +113,9 @@ def clear(disk: Disk, paths: RunPaths) -> None:
 def _files_of(paths: RunPaths) -> list[Path]:
     logs = [paths.environment, paths.metrics, paths.discarded, paths.evaluations]
     files = [*logs, paths.tokenizer, paths.checkpoints]
+    torn = sorted(paths.root.glob(f".tmp-{paths.config.name}-*"))  # by a kill, before its rename
     # The configuration goes last: as long as it is there the directory is known to be a run's.
-    return [path for path in [*files, paths.config] if path.exists()]
+    return [*torn, *(path for path in [*files, paths.config] if path.exists())]
 
 
 @contextmanager

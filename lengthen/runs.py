@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lengthen import checkpoint, runlog, settings
+from lengthen import checkpoint, commit, runlog, settings
 from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
@@ -102,7 +102,7 @@ def resume(
         place = stack.enter_context(placed(config.run))
         _take(stack, out, place)
         if place.is_first:
-            checkpoint.sweep(disk, paths.checkpoints)
+            commit.sweep(disk, paths.checkpoints)
         start, passed_over = _start(paths, name, place)
         size = choose_micro_tokens(config, store, place)
         config = settings.changed(config, {"batch": {"micro_tokens": size}})
@@ -160,7 +160,7 @@ def _check_budget(trainer: Trainer) -> None:
 def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> int:
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
     # Checkpoints first: a newer one would not be believed once its lines are cut.
-    checkpoint.set_aside(disk, paths.checkpoints, start.step)
+    commit.set_aside(disk, paths.checkpoints, start.step)
     discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
@@ -218,8 +218,8 @@ def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) 
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
     disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
-    disk.write_file(paths.config, config.to_toml().encode())
-    disk.sync_directory(paths.root)
+    # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
+    disk.replace_file(paths.config, config.to_toml().encode())
 
 
 def _trainer(

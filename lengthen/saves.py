@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lengthen import checkpoint
+from lengthen import commit
 from lengthen.checkpoint import State, Tensors
 from lengthen.devices import Place
 from lengthen.disk import Disk
@@ -57,10 +57,10 @@ class Saves:
 
     def rotate(self) -> None:
         """Delete all but the newest good ones; call it only after a good save."""
-        checkpoint.rotate(self.disk, self.folder, self.keep, self._verified)
+        commit.rotate(self.disk, self.folder, self.keep, self._verified)
 
     def _save(self, step: int, tensors: Mapping[str, Tensors], state: State, place: Place) -> Path:
-        return checkpoint.save(self.disk, self.folder, step, tensors, state, place)
+        return commit.save(self.disk, self.folder, step, tensors, state, place)
 
     def _true(self, step: int, path: Path) -> str:
         self.step = step

@@ -18,9 +18,9 @@ def is_cut(tensor: Tensor) -> bool:
 
 
 def like(whole: Tensor, other: Tensor) -> Tensor:
-    """Return `whole` on the device of `other`, of its dtype, and cut as it is cut."""
+    """Return a copy of `whole` on the device of `other`, of its dtype, and cut as it is cut."""
     if not isinstance(other, DTensor):
-        return whole.to(other.device, other.dtype)
+        return whole.to(other.device, other.dtype, copy=True)
     mesh = other.device_mesh
     first = mesh.get_local_rank() * -(-len(whole) // mesh.size())
     mine = held(other)

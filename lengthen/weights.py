@@ -27,6 +27,7 @@ def build_model(config: Config, place: Place) -> GPT:
         dropout=shape.dropout,
         init_std=shape.init_std,
     )
+    model.recompute = config.run.recompute
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
     return model.to(device=place.device, dtype=place.dtype)
 

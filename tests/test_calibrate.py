@@ -114,6 +114,8 @@ def test_given_speeds_are_taken_as_they_are() -> None:
     speed = given(MODEL, "100T")
     assert speed.seconds(32, 256) == cost.flops(MODEL, 32, 256) / 1e14
     assert speed.told == "as given"
+    again = given(MODEL, "100T", recompute=True)
+    assert again.seconds(32, 256) == cost.flops(MODEL, 32, 256, recompute=True) / 1e14
 
 
 @pytest.mark.parametrize("text", ["fast", "0", "-3", "1.5"])

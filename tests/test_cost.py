@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lengthen import cost, model
 from lengthen.config import Model
+from lengthen.devices import free_at_once
 from lengthen.errors import SettingError
 from lengthen.model import GPT
 
@@ -36,15 +37,20 @@ def test_gpt2_has_its_124_million() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
 @pytest.mark.parametrize(("rows", "length"), [(2, 32), (3, 8), (1, 1)])
-def test_flops_are_those_that_torch_counts(shape: dict[str, Any], rows: int, length: int) -> None:
+@pytest.mark.parametrize(("recompute", "dropout"), [(False, 0.0), (True, 0.0), (True, 0.1)])
+def test_flops_are_those_that_torch_counts(
+    shape: dict[str, Any], rows: int, length: int, recompute: bool, dropout: float
+) -> None:
+    shape = {**shape, "dropout": dropout}
     gpt = GPT(**shape)
+    gpt.recompute = recompute
     tokens = torch.zeros((rows, length), dtype=torch.int64)
     # torch counts neither the fast attention of a CPU nor a loss in chunks: both plain here.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logits = gpt.logits(tokens).flatten(0, 1)
         loss = functional.cross_entropy(logits, tokens.flatten(), reduction="sum")
         torch.autograd.backward(loss)
-    assert cost.flops(Model(**shape), rows, length) == pytest.approx(
+    assert cost.flops(Model(**shape), rows, length, recompute=recompute) == pytest.approx(
         counter.get_total_flops(), rel=0.01
     )
 
@@ -71,6 +77,7 @@ def test_memory_grows_with_the_pass_and_with_dropout() -> None:
     shape = Model(layers=2, width=64, heads=2, length=128, vocabulary=100)
     dropping = shape.model_copy(update={"dropout": 0.1})
     assert cost.memory(shape, 256) < cost.memory(shape, 512) < cost.memory(dropping, 512)
+    assert cost.memory(shape, 256, recompute=True) < cost.memory(shape, 256)
     assert cost.memory(shape, 256) > 16 * cost.parameters(shape)
 
 
@@ -88,20 +95,23 @@ STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 @pytest.mark.slow
 @pytest.mark.skipif(not PEAK.exists(), reason="reads the peak where Linux keeps it")
 @pytest.mark.parametrize(("shape", "micro_tokens"), MEASURED)
-def test_memory_is_what_a_process_takes(shape: dict[str, Any], micro_tokens: int) -> None:
-    code = f"from tests.test_cost import peak; print(peak({shape!r}, {micro_tokens}))"
+@pytest.mark.parametrize("recompute", [False, True])
+def test_memory_is_what_a_process_takes(
+    shape: dict[str, Any], micro_tokens: int, recompute: bool
+) -> None:
+    code = f"from tests.test_cost import peak; print(peak({shape!r}, {micro_tokens}, {recompute}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    planned = cost.memory(Model(**shape), micro_tokens)
+    planned = cost.memory(Model(**shape), micro_tokens, recompute=recompute)
     assert 0.65 * planned <= int(done.stdout) <= 1.1 * planned
 
 
-def peak(shape: dict[str, Any], micro_tokens: int) -> int:
+def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> int:
     """Return the bytes that training took, beside what torch itself takes once it has trained."""
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
-    train(tiny, 8)
+    train(tiny, 8, recompute)
     PEAK.write_text("5")  # forget the peak so far
     before = bytes_of("VmRSS")
-    train(shape, micro_tokens)
+    train(shape, micro_tokens, recompute)
     return bytes_of("VmHWM") - before
 
 
@@ -110,8 +120,11 @@ def bytes_of(name: str) -> int:
     return 1024 * int(lines[name].split()[0])
 
 
-def train(shape: dict[str, Any], micro_tokens: int) -> None:
+def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
+    if recompute:
+        free_at_once()
     gpt = GPT(**shape)
+    gpt.recompute = recompute
     gpt.initialise(torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(gpt.parameters(), fused=True)
     tokens = torch.zeros((micro_tokens // gpt.length, gpt.length), dtype=torch.int64)

@@ -11,9 +11,9 @@ import lengthen
 
 ORDER = """
 errors faults disk progress tables evidence pacing order ledger clock config recipes settings
-corpus bind loader model cost shards optim devices runlog monitor foreign spikes analysis
-checkpoint exchange evaluate plan state weights trainer saves calibrate loop runs adopt verify
-sample picture report forecast processes compare tune watch plug demo commands cli __main__
+corpus bind loader model cost scale shards optim devices runlog monitor foreign spikes analysis
+checkpoint commit exchange evaluate plan state weights trainer saves calibrate loop runs adopt
+verify sample picture report forecast processes compare tune watch plug demo commands cli __main__
 """.split()
 PACKAGE = Path(lengthen.__file__).parent
 

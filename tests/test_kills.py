@@ -44,6 +44,27 @@ def operations(config: Config, run: Path) -> int:
     return disk.operations
 
 
+def test_a_run_killed_while_it_writes_its_configuration(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config, touched = configured(budget={"tokens": 500}, saving=SAVES), []
+
+    def before(number: int, _name: str, path: Path) -> None:
+        if "config.toml" in path.name or path.name == "unbroken":
+            touched.append(number)
+
+    train(config, tmp_path / "unbroken", disk=Disk(before=before), shown=False)
+    assert len(touched) == 5  # create, write, sync, rename, and the directory's sync
+    for at in touched:
+        run = tmp_path / str(at)
+
+        def begin(disk: Disk, run: Path = run) -> None:
+            train(config, run, disk=disk, shown=False)
+
+        assert killed_in(begin, at)
+        goes_on(config, run, tmp_path / "unbroken")
+
+
 @pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_f01_f13_a_new_run_killed_anywhere(
     configured: Configure, tmp_path: Path, stride: int

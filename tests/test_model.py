@@ -16,7 +16,13 @@ from lengthen.model import CHUNK, GPT, compile_blocks, summed_loss
 VOCABULARY, LENGTH = 61, 16
 
 
-def small(dtype: torch.dtype = torch.float32, *, dropout: float = 0.0, seed: int = 0) -> GPT:
+def small(
+    dtype: torch.dtype = torch.float32,
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+    recompute: bool = False,
+) -> GPT:
     model = GPT(
         layers=2,
         width=24,
@@ -26,6 +32,7 @@ def small(dtype: torch.dtype = torch.float32, *, dropout: float = 0.0, seed: int
         dropout=dropout,
         init_std=0.2,  # large enough for attention to matter
     )
+    model.recompute = recompute
     model.initialise(torch.Generator().manual_seed(seed))
     return model.to(dtype)
 
@@ -183,6 +190,40 @@ def test_dropout_drops_in_training_only() -> None:
     assert model(inputs, targets).item() != model(inputs, targets).item()
     model.eval()
     assert model(inputs, targets).item() == small()(inputs, targets).item()
+
+
+def trained_once(model: GPT) -> tuple[Tensor, Tensor, int]:
+    """Return a loss, its gradients and the bytes that layers kept for the backward pass."""
+    kept = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    torch.manual_seed(1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(*batch(5, LENGTH))
+    loss.backward()
+    return loss.detach(), gradients(model), kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputed_layers_give_the_same_bits_and_keep_their_inputs_alone(
+    dtype: torch.dtype, dropout: float
+) -> None:
+    loss, gradient, kept = trained_once(small(dtype, dropout=dropout))
+    again, same_gradient, less = trained_once(small(dtype, dropout=dropout, recompute=True))
+    assert torch.equal(loss, again)
+    assert torch.equal(gradient, same_gradient)
+    assert less < kept / 2
+
+
+def test_nothing_is_recomputed_where_no_gradient_is_wanted() -> None:
+    model, inputs = small(recompute=True), batch(2, LENGTH)
+    with torch.no_grad():
+        assert torch.equal(model(*inputs), small()(*inputs))
 
 
 def test_the_same_seed_draws_the_same_weights_and_no_others() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthen import checkpoint
+from lengthen import checkpoint, commit
 from lengthen.runlog import RunPaths
 from lengthen.runs import train
 from lengthen.settings import load
@@ -36,7 +36,7 @@ def test_f02_power_that_fails_at_any_operation_of_saves_and_rotation_leaves_the_
     first = len(disk.effects)
     save(root, 2, disk)
     second = len(disk.effects)
-    checkpoint.rotate(disk, root, 1, set())
+    commit.rotate(disk, root, 1, set())
     seen: dict[str, int | None] = {}
     for number, top in enumerate(moments(disk.effects, root)):
         for left in every_way(top):

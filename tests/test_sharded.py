@@ -17,11 +17,13 @@ from lengthen.cli import main
 from lengthen.config import Config
 from lengthen.runlog import Record, RunPaths, read_metrics
 from lengthen.runs import train
+from scripts.soak import strike
 from tests.conftest import Configure
 
 pytestmark = pytest.mark.ranks
 
 MONITOR = ("grad_norm", "variance_norm", "variance_max", "loss_ratio")
+LONG = 104_000  # tokens: 200 steps and some
 EXACT = ("step", "tokens", "length", "rows", "lr", "joined")
 
 
@@ -36,7 +38,7 @@ def torchrun(
 
 
 def finished(process: "subprocess.Popen[str]") -> None:
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
 
 
@@ -64,25 +66,31 @@ def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) 
 
 
 @pytest.mark.parametrize(
-    ("world", "sharded", "tokens"),
+    ("world", "sharded", "recompute", "tokens"),
     [
-        (2, True, 14_000),
-        pytest.param(2, False, 90_000, marks=pytest.mark.slow),
-        pytest.param(2, True, 90_000, marks=pytest.mark.slow),
-        pytest.param(4, True, 90_000, marks=pytest.mark.slow),
+        (2, True, True, 14_000),
+        pytest.param(2, False, False, LONG, marks=pytest.mark.slow),
+        pytest.param(2, False, True, LONG, marks=pytest.mark.slow),
+        pytest.param(2, True, False, LONG, marks=pytest.mark.slow),
+        pytest.param(4, True, False, LONG, marks=pytest.mark.slow),
     ],
 )
 def test_the_same_run_on_several_processes(
-    configured: Configure, tmp_path: Path, world: int, sharded: bool, tokens: int
+    configured: Configure,
+    tmp_path: Path,
+    world: int,
+    sharded: bool,
+    recompute: bool,
+    tokens: int,
 ) -> None:
     config = configured(
         budget={"tokens": tokens}, run={"precision": "fp64"}, saving={"every_steps": 0}
     )
     train(config, tmp_path / "one", shown=False)
-    file = written(config, tmp_path / "config.toml", sharded=sharded)
+    file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
     finished(torchrun(world, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
-    assert len(steps(tmp_path / "one")) >= (200 if tokens == 90_000 else 30)
+    assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
     for kind in ("eval", "probe"):
         logs = [
@@ -90,6 +98,19 @@ def test_the_same_run_on_several_processes(
         ]
         for mine, other in zip(*logs, strict=True):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_recomputed_layers_drop_what_they_dropped_before(
+    configured: Configure, tmp_path: Path, sharded: bool
+) -> None:
+    config = configured(budget={"tokens": 8_000}, model={"dropout": 0.2})
+    for recompute in (False, True):
+        out = tmp_path / f"{recompute}"
+        file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
+        finished(torchrun(2, "train", file, "--quiet", "--out", str(out)))
+    same(steps(tmp_path / "True"), steps(tmp_path / "False"), 0, 0)
 
 
 @pytest.mark.slow
@@ -136,13 +157,13 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
 
 
 def killed(process: "subprocess.Popen[str]", run: Path, behind: int) -> None:
-    """Kill a launcher and all it started once its run has come behind step `behind`."""
+    """Kill a launcher and all it started, each in a session of its own, once behind a step."""
     begun = time.monotonic()
     while not RunPaths(run).metrics.exists() or len(steps(run)) <= behind:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < begun + 120
         time.sleep(0.05)
-    os.killpg(process.pid, 9)
+    strike(process, None)
     process.communicate()
 
 
@@ -156,13 +177,14 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     run = tmp_path / "run"
     file = written(config, tmp_path / "config.toml", sharded=True)
     words = ("train", file, "--quiet", "--resume", "auto", "--out", str(run))
-    for world, behind in ((2, 4), (1, 14), (2, 20)):
-        killed(torchrun(world, *words, start_new_session=True), run, behind)
-    finished(torchrun(3, *words))
+    killed(torchrun(1, *words), run, 4)
+    killed(torchrun(2, *words), run, 14)
+    finished(torchrun(1, *words))
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
-    assert any("world was 2, is 3" in json.dumps(line) for line in worlds)
+    assert any("world was 1, is 2" in json.dumps(line) for line in worlds)
+    assert any("world was 2, is 1" in json.dumps(line) for line in worlds)
 
 
 def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lengthen import checkpoint
+from lengthen import checkpoint, commit
 from lengthen.disk import Disk
 from lengthen.errors import CheckpointError
 from lengthen.runs import resume, train
@@ -106,6 +106,6 @@ def test_moments_of_another_shape_are_refused(configured: Configure, tmp_path: P
     groups = {name: dict(tensors) for name, tensors in trainer.tensors().items()}
     name = next(n for n in groups["optimizer"] if n.endswith("exp_avg"))
     groups["optimizer"][name] = groups["optimizer"][name].flatten()[:3]
-    checkpoint.save(Disk(), tmp_path, 1, groups, trainer.state())
+    commit.save(Disk(), tmp_path, 1, groups, trainer.state())
     with pytest.raises(CheckpointError, match=rf"has {name} of shape \(3,\)"):
         trainer.restore(checkpoint.load_newest(tmp_path)[0])

@@ -367,11 +367,28 @@ def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: P
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
 
 
+def test_a_restored_trainer_has_let_go_of_the_files(configured: Configure, tmp_path: Path) -> None:
+    train(configured(budget={"tokens": 1_000}), tmp_path / "run", shown=False)
+    saved, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    trainer = trainer_of(configured())
+    trainer.restore(saved)
+    kept = {group: {n: t.clone() for n, t in ts.items()} for group, ts in trainer.tensors().items()}
+    for file in saved.path.glob("*.safetensors"):
+        with file.open("r+b") as handle:  # as a disk that fails does: in place
+            handle.write(bytes(file.stat().st_size))
+    for group, tensors in trainer.tensors().items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, kept[group][name])
+
+
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of its own insides
-def test_compiled_training_makes_few_graphs_and_the_same_losses(configured: Configure) -> None:
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiled_training_makes_few_graphs_and_the_same_losses(
+    configured: Configure, recompute: bool
+) -> None:
     plain = trainer_of(configured())
     counters.clear()
-    compiled = trainer_of(configured(run={"compile": True}))
+    compiled = trainer_of(configured(run={"compile": True, "recompute": recompute}))
     lengths = set()
     for _ in range(14):
         record, expected = compiled.step(), plain.step()

@@ -10,6 +10,8 @@ from lengthen.errors import SettingError
 from lengthen.recipes import RECIPES
 from lengthen.settings import load
 
+MOST_RANKS = 10**6  # more than there are anywhere
+
 
 def _plan_arguments(parser: Parser) -> None:
     parser.add_argument(
@@ -19,13 +21,18 @@ def _plan_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--flops", help="FLOP/s that a step reaches, such as 100T; without it steps are tried here"
     )
+    parser.add_argument(
+        "--ranks", metavar="N,N,...", help="numbers of GPUs: what each holds and sends"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.svg|FILE.html", help="a picture as well")
 
 
 def _plan(options: argparse.Namespace, overrides: Tables) -> int:
     from lengthen.forecast import check_out, forecasts, lines, table, write
+    from lengthen.scale import table as loads
     from lengthen.tables import console, printed
 
+    worlds = _worlds(options.ranks)
     if options.out is not None:
         check_out(options.out)
     named = {}
@@ -38,10 +45,23 @@ def _plan(options: argparse.Namespace, overrides: Tables) -> int:
         print_lines(lines(found[0]))
     else:
         console().print(printed(table(found)))
+    for one in found if worlds else ():
+        console().print(printed(loads(one.name, one.config, one.plan.micro_tokens, worlds)))
     if options.out is not None:
         write(options.out, found)
         print(options.out)
     return 0
+
+
+def _worlds(ranks: str | None) -> list[int]:
+    try:
+        worlds = [int(word) for word in ranks.split(",")] if ranks is not None else []
+    except ValueError:
+        worlds = [0]
+    if not all(2 <= world <= MOST_RANKS for world in worlds):
+        rule = f"must be whole numbers from 2 to {MOST_RANKS}, with commas between"
+        raise SettingError("--ranks", rule, ranks)
+    return worlds
 
 
 def _plan_name(source: str, sources: list[str]) -> str:
@@ -182,7 +202,7 @@ LOOK = {
         "Say what configurations will cost, side by side; train nothing.",
         """
   lengthen plan laptop-10min --data store
-  lengthen plan gpt2-1.5b --flops 100T
+  lengthen plan gpt2-1.5b --flops 100T --ranks 8,64,512
   lengthen plan my.toml --pacing.duration 45K
   lengthen plan laptop-10min laptop-10min-baseline --data store --out plan.svg
 """,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lengthen import checkpoint
+from lengthen import commit
 from lengthen.checkpoint import Tensors
 from lengthen.corpus.tokenizer import resolve
 from lengthen.disk import Disk
@@ -51,7 +51,7 @@ def saved_run(
     state = {"clock": {"step": 3, "tokens": 48}}
     folder.mkdir(parents=True, exist_ok=True)
     groups = {"model": weights or random_weights(model, seed), "optimizer": {}}
-    checkpoint.save(Disk(), paths.checkpoints, 3, groups, state)
+    commit.save(Disk(), paths.checkpoints, 3, groups, state)
     paths.config.write_text(build(tables(model)).to_toml(), encoding="utf-8")
     paths.tokenizer.write_text(resolve("bytes").to_str(), encoding="utf-8")
     return folder

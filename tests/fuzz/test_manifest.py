@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen import checkpoint
+from lengthen import checkpoint, commit
 from lengthen.corpus import store as stores
 from lengthen.corpus.store import Store, content_id
 from lengthen.disk import Disk
@@ -28,7 +28,7 @@ GROUPS = {"model": {"a": torch.ones(3, 2)}, "optimizer": {}}
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
-    return checkpoint.save(Disk(), folder / "checkpoints", 3, GROUPS, {"clock": {}})
+    return commit.save(Disk(), folder / "checkpoints", 3, GROUPS, {"clock": {}})
 
 
 @pytest.fixture(scope="module")
