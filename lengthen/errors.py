@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MESSAGE = 2000  # characters of a line that somebody still reads
-NAME = 80  # of a setting's name, which a file may make up
+NAME = 256  # of the name of a setting, which a file may make up, or of a file
 
 
 class LengthenError(Exception):

@@ -20,7 +20,8 @@ def peaks(members: Sequence[Group]) -> Table:
 
 
 def _peaks(group: Group) -> Iterator[str]:
-    for of_seeds in zip(*(summary.peaks for summary in group.summaries), strict=True):
+    for number, _ in enumerate(QUANTITIES):
+        of_seeds = (summary.peaks[number] for summary in group.summaries)
         values = [value for value in of_seeds if value is not None]
         yield _said(values) if values else "-"
 

@@ -60,3 +60,12 @@ def test_logs_without_the_second_moment_have_no_peak_and_no_correlation(
     found = members(comparison, tmp_path)
     assert {row[1:] for row in peaks(found).rows} == {("-", "-", "-")}
     assert not correlations(found).rows
+
+
+def test_a_variant_of_which_no_run_has_begun_has_no_peak(written: Written, tmp_path: Path) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        if run.variant == "slw":
+            plant(tmp_path, run, [5.0, 4.0, 3.0])
+    found = [Group("baseline", "", ()), *members(comparison, tmp_path)]
+    assert {row[1:] for row in peaks(found).rows} == {("-", "-", "-")}
