@@ -333,13 +333,12 @@ def _must_have_the_same_tokens(
     for name, changes in variants.items():
         if (other := changes.get("same_tokens_as")) is None:
             continue
-        both = (_uncut(configs[one]) for one in (name, other))
         paced = [configs[one].pacing for one in (name, other)]
         ends = [pacing.duration for pacing in paced if isinstance(pacing, Linear)]
         # Once both have arrived all steps are alike, and there can be very many.
         most = max(ends) + 1 if len(ends) == len(paced) else None
-        pairs = islice(zip(*both, strict=False), most)
-        for step, (ours, theirs) in enumerate(pairs, 1):
+        both = zip(_uncut(configs[name]), _uncut(configs[other]), strict=False)
+        for step, (ours, theirs) in enumerate(islice(both, most), 1):
             _must_be_walkable(configs[name], step, "same_tokens_as")
             if ours != theirs:
                 rule = f"step {step} has {ours} tokens where {other!r} has {theirs}"

@@ -53,6 +53,13 @@ def test_the_manifest_of_a_store(
     held("store manifest", lambda: stores.verify(copied))
 
 
+def forged(manifest: dict[str, object]) -> bytes:
+    try:
+        return checkpoint.sealed(manifest)
+    except ValueError:  # what is not finite has no seal: it is no JSON of ours
+        return json.dumps(manifest).encode()
+
+
 @given(data=st.data(), true_seal=st.booleans())
 def test_the_manifest_of_a_checkpoint(
     saved: Path, sealed: bytes, data: st.DataObject, true_seal: bool
@@ -61,7 +68,7 @@ def test_the_manifest_of_a_checkpoint(
     good = json.loads(sealed)
     if true_seal:
         spoiled = data.draw(tables_near({name: good[name] for name in good if name != "sha256"}))
-        text = checkpoint.sealed(spoiled) if isinstance(spoiled, dict) else b"[]"
+        text = forged(spoiled)
     else:
         text = data.draw(json_near(good))
     path.write_bytes(text)
