@@ -34,7 +34,7 @@ check: setup-dev  ## format, lint, types
 
 bench: setup-dev  ## the measured numbers of the README
 	$(PIP) --no-deps litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
-	for name in ledger loss warmup step prepare monitor verdicts report harness; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in ledger loss warmup step prepare monitor verdicts report harness plan saving scale; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 setup: .venv/installed
 setup-dev: .venv/installed-dev
