@@ -28,7 +28,7 @@ import torch
 from benchmarks.measure import report
 from lengthen.calibrate import random_store
 from lengthen.config import Config
-from lengthen.devices import placed
+from lengthen.devices import free_at_once, placed
 from lengthen.scale import load
 from lengthen.settings import build, changed
 from lengthen.settings import load as load_settings
@@ -43,7 +43,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 BATCHES = {"DEEP": (8, 512), "WIDE": (8, 256), "WORDS": (16, 512)}  # rows, tokens of a pass
 BYTES_SENT = 200  # where the kernel's tcp_info has tcpi_bytes_sent, 8 bytes
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def configuration(name: str, **run: object) -> Config:
@@ -88,6 +87,7 @@ def worker(config: Config, out: Path) -> None:
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
     small = changed(config, {"model": tiny, "pacing": {"end": 8}, "batch": {"rows": 2}})
     torch.set_num_threads(1)
+    free_at_once()
     with placed(config.run) as place:
         # What torch itself loads and allocates for its first steps is no part of the figure.
         trainer = Trainer(small, random_store(small.model, 2), place, 8)
@@ -112,7 +112,7 @@ def measured(config: Config, folder: Path) -> Mapping[str, int]:
     file.write_text(config.to_toml())
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
     words = ["-m", "benchmarks.scale", "--worker", str(file)]
-    env = {**os.environ, **AT_ONCE, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *launcher, *words], check=True, env=env, capture_output=True)
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
     return {name: max(rank[name] for rank in ranks) for name in ranks[0]}

@@ -9,33 +9,23 @@ from pathlib import Path
 
 import torch
 
-from lengthen.bind import open_store, with_store
-from lengthen.devices import placed
-from lengthen.settings import load
-from lengthen.trainer import Trainer
+from tests.ranks import trainer_of
 from tests.test_trainer import kept, poisoned_step
 
 
 def main(file: str, what: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    config, _ = load(file)
-    store = open_store(config)
-    config = with_store(config, store)
-    with placed(config.run) as place:
-        size = config.batch.micro_tokens
-        assert size != "auto"
-        trainer = Trainer(config, store, place, size)
+    with trainer_of(file) as trainer:
         for _ in range(3):
             trainer.step()
         before = kept(trainer)
-        here = place.rank == 1
+        here = trainer.place.rank == 1
         record = poisoned_step(trainer, gradient=what == "gradient") if here else trainer.step()
         assert record is not None
         after = kept(trainer)
         equal = all(torch.equal(after[name], value) for name, value in before.items())
         again = trainer.step()
         found = {"record": record, "untouched": equal, "again": again}
-        (Path(folder) / f"{place.rank}.json").write_text(json.dumps(found))
+        (Path(folder) / f"{trainer.place.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

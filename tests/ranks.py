@@ -5,6 +5,8 @@ torchrun --standalone --nproc-per-node 3 -m tests.ranks CONFIG.toml STEPS OUT
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +18,9 @@ from lengthen.settings import load
 from lengthen.trainer import Trainer
 
 
-def main(file: str, steps: str, out: str) -> None:
+@contextmanager
+def trainer_of(file: str) -> Iterator[Trainer]:
+    """Give the trainer of a configuration on this rank, of one thread, while the ranks meet."""
     torch.set_num_threads(1)
     config, _ = load(file)
     store = open_store(config)
@@ -24,9 +28,13 @@ def main(file: str, steps: str, out: str) -> None:
     with placed(config.run) as place:
         size = config.batch.micro_tokens
         assert size != "auto"
-        trainer = Trainer(config, store, place, size)
+        yield Trainer(config, store, place, size)
+
+
+def main(file: str, steps: str, out: str) -> None:
+    with trainer_of(file) as trainer:
         records = [trainer.step() for _ in range(int(steps))]
-        if place.is_first:
+        if trainer.place.is_first:
             folder = Path(out)
             folder.mkdir()
             save_file(dict(trainer.tensors()["optimizer"]), folder / "moments.safetensors")

@@ -127,6 +127,13 @@ def test_twenty_steps_of_single_precision(
     same(many, one, 1e-5, 1e-4)
 
 
+def on_one_and_on_three(config: Config, folder: Path) -> None:
+    """Train in one process, and sharded in three: the runs `one` and `three`."""
+    train(config, folder / "one", shown=False)
+    file = written(config, folder / "config.toml", sharded=True)
+    finished(torchrun(3, "train", file, "--quiet", "--out", str(folder / "three")))
+
+
 def test_a_sharded_checkpoint_is_one_of_the_same_run(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,9 +143,7 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
         run={"precision": "fp64"},
         saving={"every_steps": 0},
     )
-    train(config, tmp_path / "one", shown=False)
-    file = written(config, tmp_path / "config.toml", sharded=True)
-    finished(torchrun(3, "train", file, "--quiet", "--out", str(tmp_path / "three")))
+    on_one_and_on_three(config, tmp_path)
     folders = [RunPaths(tmp_path / name).checkpoints for name in ("one", "three")]
     alone, shared = (checkpoint.load_newest(folder)[0] for folder in folders)
     files = sorted(path.name for path in shared.path.glob("*.safetensors"))
@@ -197,9 +202,7 @@ def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_oth
         run={"precision": "fp64"},
         saving={"every_steps": 4},
     )
-    train(config, tmp_path / "one", shown=False)
-    file = written(config, tmp_path / "config.toml", sharded=True)
-    finished(torchrun(3, "train", file, "--quiet", "--out", str(tmp_path / "three")))
+    on_one_and_on_three(config, tmp_path)
     same(steps(tmp_path / "three"), steps(tmp_path / "one"), 1e-9, 1e-6)
     folders = [RunPaths(tmp_path / name).checkpoints for name in ("one", "three")]
     alone, shared = (checkpoint.load_newest(folder)[0] for folder in folders)

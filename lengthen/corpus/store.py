@@ -196,7 +196,9 @@ def must_be_bounded(path: Path, ids: Iterable[int]) -> None:
     """Raise DataError for an id that nothing is made for: the library takes memory up to it."""
     largest = max(ids, default=0)
     if largest >= MOST_IDS:
-        raise DataError(f"tokenizer {path}: has a token with id {largest}, the most is {MOST_IDS}")
+        raise DataError(
+            f"tokenizer {path}: has a token with id {largest}, the most is {MOST_IDS - 1}"
+        )
 
 
 def read_manifest(path: Path) -> Manifest:

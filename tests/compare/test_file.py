@@ -6,7 +6,7 @@ import pytest
 
 from lengthen import cost
 from lengthen.clock import steps
-from lengthen.compare import file as comparison_file
+from lengthen.compare import fair
 from lengthen.compare.file import read_comparison
 from lengthen.errors import SettingError
 from tests.compare.conftest import Written
@@ -170,7 +170,7 @@ WRONG = {
 def test_a_warmup_without_end_is_refused_where_its_steps_are_gone_through(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison_file, "WALKED", 1000)  # a million steps take some seconds
+    monkeypatch.setattr(fair, "WALKED", 1000)  # a million steps take some seconds
     endless = {"duration = 8": "duration = 1_000_000_000_000"}
     flops = {'baseline = "baseline"': 'baseline = "baseline"\nflops = 1e30'}
     flops |= {"length = 64": "length = 64, vocabulary = 257"}

@@ -160,7 +160,7 @@ BAD_FILES = {
     "no separator": (without_separator(), "has no <.endoftext.> token"),
     "dropout": (with_dropout(), "has dropout"),
     "forged separator": (with_forged_separator(), "becomes the separator"),
-    "a huge id": (with_a_huge_id(), "has a token with id 268435456, the most is 16777216"),
+    "a huge id": (with_a_huge_id(), "has a token with id 268435456, the most is 16777215"),
 }
 
 
