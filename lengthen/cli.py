@@ -6,6 +6,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 import lengthen
 from lengthen.commands import COMMANDS
@@ -52,6 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         _say("this is a bug; please report the lines above")
         return 1
+
+
+def entry() -> NoReturn:
+    """Carry out the command of this process, and end it with the code."""
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # A thread of torch's groups may wait for the interpreter's lock still. Python would end it
+        # by unwinding its stack, which C++ answers with abort(), and the code would be lost.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _missing(error: Exception) -> str:

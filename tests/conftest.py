@@ -41,6 +41,14 @@ Configure = Callable[..., Config]
 AskFor = Callable[[str], None]
 
 
+@pytest.fixture
+def hears_hangups() -> Iterator[None]:
+    """Start processes that a hang-up reaches, though `nohup` may have started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="session")
 def text() -> str:
     """Twelve hundred lines, none like another."""

@@ -137,6 +137,7 @@ def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
             assert torch.equal(tensor, ends[1].tensors[group][key])
 
 
+@pytest.mark.usefixtures("hears_hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
     configured: Configure, tmp_path: Path, number: signal.Signals

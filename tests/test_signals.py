@@ -121,6 +121,7 @@ def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does
         assert lines_of(run, kind) == lines_of(tmp_path / "unbroken", kind)
 
 
+@pytest.mark.usefixtures("hears_hangups")
 def test_f21_a_terminal_that_is_closed_ends_the_run_with_everything_saved(
     configured: Configure, tmp_path: Path
 ) -> None:
