@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lengthen.devices import ALONE, Place
 from lengthen.disk import patiently
 from lengthen.errors import CheckpointError, shown
 
@@ -84,34 +86,58 @@ def listed(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
+def load_newest(folder: Path, place: Place = ALONE) -> tuple[Checkpoint, list[str]]:
     """Return the newest good checkpoint, and one line for each damaged one that was passed over.
 
-    Raises CheckpointError, which lists every reason, where none is good.
+    All ranks take the same one: good is what each can read. Raises CheckpointError, which lists
+    every reason, where none is good.
     """
     reasons: list[str] = []
-    for path in listed(folder):
-        problem = next(_problems(path), None)
-        if problem is None:
-            try:
-                return _read(path), [f"{reason}; using {path.name}" for reason in reasons]
-            except OSError as error:  # it could be read a moment ago
-                problem = reason_of(error)
-        reasons.append(f"checkpoint {path.name} damaged: {problem}")
+    for path in _seen_by_first(folder, place):
+        found = _verified(path, place)
+        if isinstance(found, Checkpoint):
+            return found, [f"{reason}; using {path.name}" for reason in reasons]
+        reasons.append(f"checkpoint {path.name} damaged: {found}")
     why = "; ".join(reasons) if reasons else "none was saved"
     raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
 
 
-def load_step(folder: Path, name: str) -> Checkpoint:
+def load_step(folder: Path, name: str, place: Place = ALONE) -> Checkpoint:
     """Return the checkpoint of that name and no other; raises CheckpointError."""
     path = folder / name
-    if not NAME.fullmatch(name) or not path.is_dir():
+    if place.any(not NAME.fullmatch(name) or not path.is_dir()):
         have = ", ".join(p.name for p in listed(folder)) or "none"
         raise CheckpointError(f"checkpoint {name}: not in {folder.parent}; there are: {have}")
-    problem = next(_problems(path), None)
-    if problem is not None:
-        raise CheckpointError(f"checkpoint {name} damaged: {problem}; choose another one")
-    return _read(path)
+    found = _verified(path, place)
+    if isinstance(found, str):
+        raise CheckpointError(f"checkpoint {name} damaged: {found}; choose another one")
+    return found
+
+
+def _seen_by_first(folder: Path, place: Place) -> Iterator[Path]:
+    """Yield the checkpoints of the first rank's list on every rank: another's view may be stale."""
+    if place.world == 1:
+        yield from listed(folder)
+        return
+    steps = (int(path.name.removeprefix("step-")) for path in listed(folder))
+    while (step := place.first(next(steps, -1))) >= 0:
+        yield folder / name_of(step)
+
+
+def _verified(path: Path, place: Place) -> Checkpoint | str:
+    """Return a checkpoint, or what is wrong with it: one or the other on all ranks.
+
+    Each hashes its share of the files, and what one finds counts for all.
+    """
+    found: Checkpoint | str | None = next(_problems(path, place), None)
+    if not place.any(found is not None):
+        try:
+            found = _read(path)
+        except OSError as error:  # it could be read a moment ago
+            found = reason_of(error)
+    if not place.any(isinstance(found, str)) and isinstance(found, Checkpoint):
+        return found
+    return found if isinstance(found, str) else next(_problems(path), "another rank cannot read it")
 
 
 def _read(path: Path) -> Checkpoint:
@@ -146,9 +172,11 @@ def damage(path: Path) -> list[str]:
     return list(_problems(path))
 
 
-def _problems(path: Path) -> Iterator[str]:
+def _problems(path: Path, place: Place = ALONE) -> Iterator[str]:
+    """Yield what is wrong with this rank's share of a checkpoint's files."""
     try:
-        for name, entry in _manifest(path).items():
+        mine = islice(_manifest(path).items(), place.rank, None, place.world)
+        for name, entry in mine:
             yield from _wrong(path / name, entry)
     except OSError as error:
         yield f"manifest.json {reason_of(error)}"

@@ -12,6 +12,7 @@ from typing import NoReturn
 import lengthen
 from lengthen.commands import COMMANDS
 from lengthen.commands.command import Parser
+from lengthen.disk import STORAGE
 from lengthen.errors import LengthenError, SettingError, StorageError, nearest, shown
 from lengthen.settings import parse_overrides
 
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `errors` has the table."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()  # here, and not at Python's end, where a failure has a code of its own
+        return code
     except LengthenError as error:
         _say(str(error))
         return error.exit_code
@@ -36,14 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read our output has closed it; there is nothing left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_output()  # whoever read it has closed it
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in STORAGE:
             raise
-        reason = (error.strerror or str(error)).lower()
-        _say(f"{shown(str(error.filename))}: {reason}")
+        if error.filename is None:
+            _stop_output()  # most likely it was that; what we write goes through `disk`
+        where = f"{shown(str(error.filename))}: " if error.filename else ""
+        _say(f"{where}{(error.strerror or str(error)).lower()}")
         return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
     except Exception as error:
         if package := _missing(error):
@@ -54,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         _say("this is a bug; please report the lines above")
         return 1
+
+
+def _stop_output() -> None:
+    """Send no more to where our output went: Python tries once more at its end, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def entry() -> NoReturn:

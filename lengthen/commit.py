@@ -24,14 +24,13 @@ from lengthen.checkpoint import (
     reason_of,
     sealed,
 )
-from lengthen.devices import Place
+from lengthen.devices import ALONE, Place
 from lengthen.disk import FULL, Disk, Written
 from lengthen.errors import StorageError
 
 BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files say it
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
-ALONE = Place(torch.device("cpu"))
 
 
 def save(

@@ -113,6 +113,9 @@ class Place:
         return int(smallest)
 
 
+ALONE = Place(torch.device("cpu"))
+
+
 @contextmanager
 def placed(run: Run) -> Iterator[Place]:
     """Join the ranks that the launcher started, if any, and leave them again at the end."""

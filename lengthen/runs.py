@@ -140,13 +140,8 @@ def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
 
 def _start(paths: RunPaths, name: str | None, place: Place) -> tuple[Checkpoint, list[str]]:
     if name is not None:
-        return checkpoint.load_step(paths.checkpoints, name), []
-    start, passed_over = checkpoint.load_newest(paths.checkpoints)
-    # A rank whose view of a shared disk is stale finds an older one: then all take that.
-    agreed = place.least(start.step)
-    if start.step != agreed:
-        start = checkpoint.load_step(paths.checkpoints, checkpoint.name_of(agreed))
-    return start, passed_over
+        return checkpoint.load_step(paths.checkpoints, name, place), []
+    return checkpoint.load_newest(paths.checkpoints, place)
 
 
 def _check_budget(trainer: Trainer) -> None:

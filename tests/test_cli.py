@@ -355,6 +355,21 @@ def test_resume_auto_goes_on_with_the_same_run_and_refuses_another(
     assert "batch.rows" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "code", "said"),
+    [("/dev/full", 8, "lengthen: no space left on device\n"), ("a closed pipe", 0, "")],
+)
+def test_f21_output_that_goes_nowhere_is_told_unless_its_reader_has_gone(
+    place: str, code: int, said: str
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = os.open(place, os.O_WRONLY) if place == "/dev/full" else writer
+    command = [sys.executable, "-m", "lengthen", "plan", "gpt2-117m"]
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
 def test_f21_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:
     words = ["train", str(world.toml), "--data", str(world.store), "--out", str(world.folder / "r")]
     process = subprocess.Popen([sys.executable, "-m", "lengthen", *words], stderr=subprocess.PIPE)

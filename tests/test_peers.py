@@ -1,5 +1,6 @@
 """A rank that dies: the others say so and save nothing; a launcher goes on without a human."""
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from lengthen.config import Config
 from lengthen.runlog import RunPaths, owned, read_metrics
 from lengthen.runs import train
 from tests.conftest import Configure
+from tests.test_checkpoint import FILES, save
 from tests.test_sharded import finished, same, steps, torchrun
 
 pytestmark = pytest.mark.ranks
@@ -106,6 +108,43 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
     last = steps(tmp_path / "run")[-1]["step"]
     assert all(line.startswith(f"lengthen: stopped after step {last}, ") for line in lines)
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == last
+
+
+def loaded(*folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
+    """What each rank finds newest and good in each of its folders."""
+    command = [sys.executable, "-m", "tests.loading_rank"]
+    every = ranks(*([*command, *map(str, mine)] for mine in folders))
+    return [json.loads(rank.communicate(timeout=120)[0]) for rank in every]
+
+
+def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
+    tmp_path: Path,
+) -> None:
+    damaged = [name for name in FILES if name != "manifest.json"]
+    folders = [tmp_path / name for name in (*damaged, "good", "hopeless")]
+    for folder in folders:
+        for step in (1, 2):
+            save(folder, step)
+        for path in folder.glob("*" if folder.name == "hopeless" else "step-00000002"):
+            if folder.name != "good":
+                file = path / (folder.name if folder.name in damaged else damaged[0])
+                file.write_bytes(bytes(file.stat().st_size))
+    first, second = loaded(folders, folders)
+    assert [step for step, _ in first] == [step for step, _ in second] == [1, 1, 1, 2, 0]
+    for name, (_, notes) in zip(damaged, first, strict=False):
+        assert notes == [
+            f"checkpoint step-00000002 damaged: {name} sha256 differs; using step-00000001"
+        ]
+    assert first[-1][1][0].count("sha256 differs") == 2
+
+
+def test_f16_ranks_take_the_newest_checkpoint_that_all_of_them_can_read(tmp_path: Path) -> None:
+    folders = [tmp_path / "fresh", tmp_path / "stale"]
+    for step in (1, 2):
+        save(folders[0], step)
+    save(folders[1], 1)
+    for views in (folders, folders[::-1]):
+        assert [newest for ((newest, _),) in loaded(*([view] for view in views))] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["train", "resume"])

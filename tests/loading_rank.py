@@ -1,0 +1,26 @@
+"""One rank of a real process group: prints the newest good checkpoint of each run it is given.
+
+RANK=0 WORLD_SIZE=2 ... python -m tests.loading_rank CHECKPOINTS...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from lengthen import checkpoint
+from lengthen.config import Run
+from lengthen.devices import placed
+from lengthen.errors import CheckpointError
+
+
+def newest(folder: str) -> tuple[int, list[str]]:
+    try:
+        loaded, notes = checkpoint.load_newest(Path(folder), place)
+    except CheckpointError as error:
+        return 0, [str(error)]
+    return loaded.step, notes
+
+
+if __name__ == "__main__":
+    with placed(Run(device="cpu")) as place:
+        print(json.dumps([newest(folder) for folder in sys.argv[1:]]))
