@@ -360,12 +360,12 @@ def test_resume_auto_goes_on_with_the_same_run_and_refuses_another(
     [("/dev/full", 8, "lengthen: no space left on device\n"), ("a closed pipe", 0, "")],
 )
 def test_f21_output_that_goes_nowhere_is_told_unless_its_reader_has_gone(
-    place: str, code: int, said: str
+    world: World, place: str, code: int, said: str
 ) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     out = os.open(place, os.O_WRONLY) if place == "/dev/full" else writer
-    command = [sys.executable, "-m", "lengthen", "plan", "gpt2-117m"]
+    command = [sys.executable, "-m", "lengthen", "verify", str(world.run)]
     done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
 

@@ -5,6 +5,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -79,6 +81,49 @@ def test_f04_a_disk_that_stays_full_says_what_is_needed_and_keeps_what_is_there(
     assert not list(RunPaths(run).checkpoints.glob(".t*"))
     resume(run, shown=False)
     assert len(saved(run)) == 3
+
+
+SMALL_DISK = """
+mount -t tmpfs -o "$1" none disk || exit
+$2 -m lengthen train config.toml --out disk/run --quiet; echo $?
+$2 -m lengthen verify disk/run > /dev/null; echo $?
+mount -o "remount,$3" disk
+$2 -m lengthen resume disk/run --quiet > /dev/null; echo $?
+mkdir run; cp disk/run/metrics.jsonl run
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="small disks are mounted with unshare")
+@pytest.mark.parametrize(
+    ("small", "large", "reason"),
+    [
+        ("size=800k", "size=32m", "checkpoints: a checkpoint needs"),  # known beforehand
+        ("nr_inodes=30", "nr_inodes=999", "checkpoints: no space left on device; a checkpoint"),
+    ],
+    ids=["no bytes", "no names"],
+)
+def test_f03_a_real_disk_that_is_full_keeps_what_it_has_and_the_run_goes_on_with_more_room(
+    configured: Configure, tmp_path: Path, small: str, large: str, reason: str
+) -> None:
+    config = configured(budget={"tokens": 4_000}, saving={"every_steps": 2, "keep": 99})
+    train(config, tmp_path / "unbroken", shown=False)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    (tmp_path / "disk").mkdir()
+    # A user namespace may mount what an ordinary user may not.
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh"]
+    done = subprocess.run(
+        [*command, small, sys.executable, large],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not done.stdout:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr}")
+    assert done.stdout.split() == ["8", "0", "0"], done.stderr
+    assert reason in done.stderr
+    assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
+    assert events(tmp_path / "run", "resumed")
 
 
 @pytest.mark.parametrize("line", [2, 9])
