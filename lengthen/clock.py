@@ -6,11 +6,12 @@ whole numbers, so two runs that trained the same tokens agree to the last digit 
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lengthen.pacing import Adaptive, Grown, Pacing
+from lengthen.pacing import Adaptive, Fixed, Grown, Pacing
 
 Hold = Literal["rows", "tokens"]
 
@@ -129,6 +130,45 @@ def steps(
         clock = schedule.after(clock, shape)
         if schedule.observes(clock):
             clock = schedule.observed(clock, 0.0 if calm else math.nan)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps in a row that have the same rows and length."""
+
+    steps: int
+    rows: int
+    length: int  # tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that they train on, all together."""
+        return self.steps * self.rows * self.length
+
+
+def spans(schedule: Schedule, most: int | None = None) -> Iterator[Span]:
+    """Yield the steps of `steps`, at most the first `most`, those of one shape at once.
+
+    Costs some microseconds for each value of the pacing, not for each step. Not for an adaptive
+    pacing, whose steps depend on what it observes.
+    """
+    assert not isinstance(schedule.pacing, Adaptive)
+    clock = Clock()
+    while clock.step != most and (shape := schedule.shape(clock)) is not None:
+        count = (schedule.budget - clock.tokens) // shape.tokens
+        for end in (most, _change(schedule.pacing, clock.step)):
+            count = count if end is None else min(count, end - clock.step)
+        yield Span(count, shape.rows, shape.length)
+        clock = Clock(clock.step + count, clock.tokens + count * shape.tokens)
+
+
+def _change(pacing: Fixed, step: int) -> int | None:
+    """Return the first step behind `step` with another value; None where all have this one."""
+    value = pacing(step)
+    if value == pacing.end:
+        return None
+    # A pacing never falls, so its values are in order.
+    return bisect_right(range(pacing.duration), value, lo=step, key=pacing)
 
 
 def warmup_steps(tokens: int, start: int, rows: int) -> int:

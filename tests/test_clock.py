@@ -3,13 +3,14 @@
 import json
 import math
 from dataclasses import asdict
+from itertools import groupby, islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.clock import Clock, Schedule, crossed, steps, warmup_steps
-from lengthen.pacing import Constant, Linear, Pacing
+from lengthen.clock import Clock, Schedule, crossed, spans, steps, warmup_steps
+from lengthen.pacing import Constant, Linear, Pacing, Root, Staged
 
 
 def schedule(
@@ -56,6 +57,30 @@ def test_a_budget_is_never_exceeded_and_missed_by_less_than_a_row(
     next_length = plan.length(end)
     assert budget - next_length < end.tokens <= budget
     assert length <= next_length
+
+
+PACINGS = st.one_of(
+    st.builds(Linear, start=st.integers(1, 64), end=st.just(64), duration=st.integers(0, 80)),
+    st.builds(Root, start=st.just(8), end=st.just(48), duration=st.integers(0, 80)),
+    st.just(Linear(of="rows", start=1, end=8, duration=50, multiple=1)),
+    st.just(Staged(values=(8, 8, 32, 64, 64), boundaries=(3, 9, 20, 30))),
+    st.just(Constant(end=64)),
+)
+
+
+@given(
+    pacing=PACINGS,
+    hold=st.sampled_from(["rows", "tokens"]),
+    budget=st.integers(64, 60_000),
+    most=st.none() | st.integers(0, 120),
+)
+def test_spans_are_the_steps_with_those_of_one_shape_at_once(
+    pacing: Pacing, hold: str, budget: int, most: int | None
+) -> None:
+    plan = schedule(pacing, hold="rows" if pacing.of == "rows" else hold, budget=budget)
+    shapes = ((shape.rows, shape.length) for _, shape in islice(steps(plan), most))
+    expected = [(len(list(same)), *shape) for shape, same in groupby(shapes)]
+    assert [(span.steps, span.rows, span.length) for span in spans(plan, most)] == expected
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:
