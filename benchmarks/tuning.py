@@ -5,46 +5,50 @@
 The training that is asked about has 1,000 steps of 32 rows of 256 tokens and a warm-up of 20 steps,
 as `laptop-10min` but for rows and budget. Its trials come out monotone: calm from a start on, up to
 a T. A trial that is not calm ends after a share of its steps. Shares are of the arithmetic of the
-training that is chosen; an evaluation counts as a forward pass, a third of a step's.
+training that is chosen; an evaluation counts as a forward pass, a third of a step's. At the end are
+the bounds that `lengthen tune` prints for the shipped recipes before their first trial.
 """
 
 from collections.abc import Callable
 from functools import cache
 
 from benchmarks.measure import report
-from lengthen import cost
-from lengthen.clock import steps
+from lengthen.config import Tables
 from lengthen.settings import load
-from lengthen.tune.question import JUDGE_TOKENS, Question, looks_every
+from lengthen.tune.foretold import Range, foretold, training_flops, trial_flops
+from lengthen.tune.question import JUDGE_TOKENS, Question, within_budget
 from lengthen.tune.search import FIRST, MULTIPLES, End, Setting, Space, next_step, tries
-from lengthen.tune.trials import FORWARD
 
 STARTS, LONGEST = (8, 16, 32, 64), (64, 29, 19, 9, 4)  # of the calm trials: tokens, warm-ups
+RECIPES = ("laptop-2min", "laptop-10min", "laptop-60min")
+VOCABULARY = 8192
 
 
+def question_about(recipe: str, tables: Tables | None = None, **space: bool) -> Question:
+    """Return what is asked about a recipe with full length 256, on a store of 8192 tokens."""
+    config, _ = load(recipe, {**(tables or {}), "model": {"vocabulary": VOCABULARY}})
+    budget = config.schedule().budget
+    return within_budget(Question(config, budget, JUDGE_TOKENS, Space(STARTS, **space)))
+
+
+@cache
 def question() -> Question:
-    tables = {
-        "model": {"vocabulary": 8192},
-        "batch": {"rows": 32},
-        "budget": {"tokens": 1000 * 32 * 256},
-        "optimizer": {"decay_tokens": 1000 * 32 * 256},
-    }
-    config, _ = load("laptop-10min", tables)
-    return Question(config, 1000 * 32 * 256, JUDGE_TOKENS, Space(STARTS))
+    """Return the question that the tables are about."""
+    tokens = 1000 * 32 * 256
+    tables = {"batch": {"rows": 32}, "budget": {"tokens": tokens}}
+    return question_about("laptop-10min", {**tables, "optimizer": {"decay_tokens": tokens}})
 
 
 @cache
 def arithmetic(setting: Setting, *, whole: bool) -> float:
     """Return the operations of a training or of a whole trial, evaluations included."""
-    asked = question()
-    config = asked.training(setting) if whole else asked.beginning(setting)
-    model = config.model
-    training = sum(cost.flops(model, s.rows, s.length) for _, s in steps(config.schedule()))
-    if whole:
-        return training
-    looks = asked.steps(setting) // looks_every(asked.warmup)
-    sequences = looks * JUDGE_TOKENS // model.length
-    return training + cost.flops(model, sequences, model.length) / FORWARD
+    return (training_flops if whole else trial_flops)(question(), setting)
+
+
+@cache
+def bounds(recipe: str, *, aggressive: bool = False) -> Range:
+    """Return the least and the most that a search costs that nobody knows anything about yet."""
+    return foretold(question_about(recipe, aggressive=aggressive))
 
 
 def share(start: int, longest: int, *, refuted_after: float = 1.0, jobs: int = 1) -> float:
@@ -103,6 +107,12 @@ def main() -> None:
     for start in STARTS:
         worst = max(share(start, multiple) for multiple in MULTIPLES if multiple >= FIRST)
         report(f"MOST_PERCENT_WHERE_{start}_IS_CALM", 100 * worst)
+    print("\nat least and at most, every trial run to its end, in percent; then with --aggressive")
+    for recipe in RECIPES:
+        plain, bold = bounds(recipe), bounds(recipe, aggressive=True)
+        told = (f"{100 * one.least:8.1f} to {100 * one.most:5.1f}" for one in (plain, bold))
+        print(f"{recipe:<14}" + "".join(told))
+        report(f"MOST_PERCENT_OF_{recipe.upper().replace('-', '_')}", 100 * plain.most)
 
 
 if __name__ == "__main__":

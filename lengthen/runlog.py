@@ -171,6 +171,10 @@ class MetricsLog:
         self._file = self.disk.open_append(self.path)
         self.disk.sync_directory(self.path.parent)
         self.size = self.path.stat().st_size
+        if self.size and not _ends_whole(self.path):
+            # A power cut tore the last line: glued to it, the next one would be lost with it.
+            self._file.write(b"\n")
+            self.size += 1
 
     def write(self, record: Record) -> None:
         """Append one line; raises StorageError, and then the file ends where it ended before."""
@@ -189,6 +193,12 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:

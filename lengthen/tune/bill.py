@@ -5,14 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lengthen import cost
-from lengthen.clock import steps
+from lengthen.clock import spans
 from lengthen.plan import Plan, plan
 from lengthen.processes import attempted
-from lengthen.settings import changed
+from lengthen.tune.foretold import whole_training
 from lengthen.tune.question import Question
 from lengthen.tune.search import Setting
-from lengthen.tune.trials import Seen, Work
+from lengthen.tune.trials import Seen, Work, step_flops
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,13 @@ def bill(
 ) -> Bill:
     """Add the trials up, beside the whole training with `setting`."""
     beside = beside or Beside()
-    # The share is of the training at the rows that were asked about, whatever --aggressive found.
-    plain = Setting(setting.start, setting.multiple)
-    config = changed(question.training(plain), {"budget": {"tokens": question.budget}})
+    config = whole_training(question, setting)
     speeds = _speeds(seen)
     seconds = None
     if speeds:
         seconds = sum(
-            cost.flops(config.model, shape.rows, shape.length) / _nearest(speeds, shape.length)
-            for _, shape in steps(config.schedule())
+            span.steps * step_flops(config, span.rows, span.length) / _nearest(speeds, span.length)
+            for span in spans(config.schedule())
         )
     return Bill(
         trials=len(seen),
@@ -112,7 +109,7 @@ def _speeds(seen: Iterable[Seen]) -> dict[int, float]:
         before = 0.0
         for step in one.metrics.of("step"):
             length = int(step["length"])
-            flops[length] += cost.flops(one.trial.config.model, step["rows"], length)
+            flops[length] += step_flops(one.trial.config, step["rows"], length)
             seconds[length] = seconds.get(length, 0.0) + step["seconds"] - before
             before = step["seconds"]
     return {length: flops[length] / spent for length, spent in seconds.items() if spent > 0}

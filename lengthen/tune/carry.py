@@ -83,6 +83,11 @@ def begun(question: Question, root: Path) -> Iterator[Trial]:
             yield trial
 
 
+def is_a_searchs(root: Path) -> bool:
+    """Return whether attempts.jsonl in `root` has a line of a search, of any question."""
+    return any("search" in record for _, record in processes.attempted(root))
+
+
 def _search(question: Question) -> dict[str, object]:
     """Return what tells searches for one training apart; their trials have names of their own."""
     return {"starts": list(question.space.starts), "aggressive": question.space.aggressive}
@@ -215,6 +220,8 @@ class _Shop:
     def _write(self, trial: Trial, event: str, **facts: object) -> None:
         which = {"setting": asdict(trial.setting), "search": _search(self.question)}
         self.attempts.write({"run": trial.name, "event": event, **which, **facts})
+        # On the disk before the trial is there: trials without such a line are not a search's.
+        self.attempts.sync()
 
     def _say(self, text: str) -> None:
         spent = clock_time(time.monotonic() - self.began)

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice
 
+from lengthen import cost
 from lengthen.bind import with_store
-from lengthen.clock import steps
+from lengthen.clock import spans
 from lengthen.config import MOST as MOST_TOKENS
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import Store
@@ -20,13 +20,17 @@ WARMUPS = 3  # of the learning rate, that a trial lasts (ours; the paper: the fi
 # The same of a trial of stage 1 (ours; the paper: the very beginning): one to arrive at the rate,
 # one at it. The third would cost as much as these two, whose rows are shorter.
 OPENING_WARMUPS = 2
-LEAST_START = 8  # tokens; the paper's start for models of millions of parameters
-MOST_WARMUP = 10**5  # steps: the steps of trials are counted one by one
+LEAST_START = 8  # tokens; the paper's first start for models of millions of parameters
+LEAST_START_OF_BILLIONS = 64  # likewise
+BILLIONS = 10**9  # parameters from which a model is one of billions (ours)
+WARMUP_SHARE = 0.75  # of the budget, that the warmup may take at most (ours)
+MOST_WARMUP = 10**5  # steps
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
 # Of the difference, token by token, between the losses of two trials at their third warm-up:
 # measured by `python -m benchmarks.judging`.
 PAIRED_SD = 0.40  # nats
+SPREAD = f"for a spread of {PAIRED_SD:.2f} nats, as measured on a small model"
 JUDGE_TOKENS = 6_656  # of one evaluation: the fewest that see 1 %, in whole sequences of 256
 
 
@@ -82,8 +86,14 @@ class Question:
         return changed(self.training(setting), trial)
 
     def fits(self, setting: Setting) -> bool:
-        """Return whether the budget has room for the trial of a setting."""
-        return trial_tokens(self.training(setting), self.steps(setting)) <= self.budget
+        """Return whether the budget has room for a trial, and for enough behind the warmup."""
+        trial = trial_tokens(self.training(setting), self.steps(setting))
+        return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
+
+    def warmup_share(self, setting: Setting) -> float:
+        """Return the share of the budget that the first T steps take; above 1 they do not fit."""
+        training, duration = self.training(setting), setting.multiple * self.warmup
+        return trial_tokens(training, duration) / self.budget
 
 
 def looks_every(warmup: int) -> int:
@@ -94,7 +104,7 @@ def looks_every(warmup: int) -> int:
 def trial_tokens(config: Config, count: int) -> int:
     """Return the tokens of the first `count` steps of a training, whatever its budget is."""
     endless = changed(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
-    return sum(shape.tokens for _, shape in islice(steps(endless), count))
+    return sum(span.tokens for span in spans(endless, count))
 
 
 def resolution(tokens: int) -> float:
@@ -132,8 +142,13 @@ def ask(
     space = Space(_starts(config, starts), aggressive)
     question = Question(config, budget, judged, space)
     _must_fit_the_budget(question)
-    # The search is replayed again and again, and this walks through every step of a trial.
-    return replace(question, space=replace(space, fits=cache(question.fits)))
+    return within_budget(question)
+
+
+def within_budget(question: Question) -> Question:
+    """Return a question whose search tries only what its budget has room for."""
+    # The search is replayed again and again, and each answer is worked out from a configuration.
+    return replace(question, space=replace(question.space, fits=cache(question.fits)))
 
 
 def _must_be_tunable(config: Config) -> None:
@@ -163,7 +178,7 @@ def _judged(config: Config, store: Store, wanted: int | None) -> int:
     if wanted is None:
         why = (
             f"differences of 1 % in perplexity need {tokens_for(0.01)}, where two standard errors "
-            f"of the paired mean loss, 2 x {PAIRED_SD} / sqrt(n) nats, are ln 1.01"
+            f"of the paired mean loss, 2 x {PAIRED_SD:.2f} / sqrt(n) nats, are ln 1.01 {SPREAD}"
         )
     else:
         why = f"--judge-tokens {wanted} asks for more"
@@ -184,7 +199,7 @@ def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
                 raise SettingError("--starts", rule, start)
         return tuple(sorted(set(given)))
     starts = []
-    start = -(-LEAST_START // multiple) * multiple
+    start = _least_start(config)
     while 4 * start <= end:
         starts.append(start)
         start *= 2
@@ -192,6 +207,12 @@ def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
         rule = f"is missing: no default lies at or below a quarter of full length ({end})"
         raise SettingError("--starts", f"{rule} and is a multiple of {multiple}")
     return tuple(starts)
+
+
+def _least_start(config: Config) -> int:
+    """Return the first start that is tried, in tokens: the paper's, made a multiple."""
+    large, multiple = cost.parameters(config.model) >= BILLIONS, _multiple(config)
+    return -(-(LEAST_START_OF_BILLIONS if large else LEAST_START) // multiple) * multiple
 
 
 def _multiple(config: Config) -> int:
@@ -221,7 +242,7 @@ def _must_fit_the_budget(question: Question) -> None:
             ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
         )
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
-        smallest = question.space.starts[-1] <= max(LEAST_START, _multiple(question.config))
+        smallest = question.space.starts[-1] <= _least_start(question.config)
         hint = "lower optimizer.warmup_steps or batch.rows"
         hint += "" if smallest else ", or give smaller --starts"
         raise SettingError(f"budget.{name}", rule, question.budget, hint)

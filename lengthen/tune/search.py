@@ -1,7 +1,8 @@
 """Which settings to try next, and when to stop: the paper's two stages, without any file or clock.
 
     1. the duration T is 4 warm-ups; the start rises until the very beginning is calm
-    2. that start; the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection
+    2. that start; the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection; but
+       none so long that it leaves too little of the budget behind it
 
 Where the start is not calm beyond the very beginning, whatever T, it rises further. Where no start
 is, the longest is tried at 1 to 3 warm-ups.
@@ -14,6 +15,7 @@ never change the choice.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 FIRST = 4  # warm-ups of T in stage 1 (ours; the paper says "a few")
 # Warm-ups of T (ours). From 4 on each is about one and a half times the one before, so that three
@@ -45,7 +47,15 @@ class Space:
 
     starts: tuple[int, ...]  # tokens, rising
     aggressive: bool = False  # also larger learning rates, then more rows
-    fits: Callable[[Setting], bool] = _always  # has the budget room for such a trial?
+    fits: Callable[[Setting], bool] = _always  # has the budget room for such a training?
+
+    def ladder(self, start: int) -> list[Setting]:
+        """Return what stage 2 tries at a start, T rising: as far as the budget has room.
+
+        T of stage 1 stays whatever the budget.
+        """
+        longer = (Setting(start, k) for k in MULTIPLES if k > FIRST)
+        return [Setting(start, FIRST), *takewhile(self.fits, longer)]
 
     def with_more_rows(self, setting: Setting) -> Setting | None:
         """Return a setting with its rows doubled; None where no more are tried."""
@@ -72,7 +82,7 @@ def next_step(space: Space, known: Known) -> Setting | End:
         if not known[opening]:
             continue
         # A calm opening stands for the whole trial until no larger T is calm.
-        found = _largest(known, [Setting(start, k) for k in MULTIPLES if k >= FIRST], low=0)
+        found = _largest(known, space.ladder(start), low=0)
         if found != End(None):
             return _bolder(space, known, found)
     shorter = [Setting(space.starts[-1], k) for k in MULTIPLES if k < FIRST]

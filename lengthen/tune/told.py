@@ -10,8 +10,15 @@ from lengthen.settings import changed
 from lengthen.tables import Table, number
 from lengthen.tune.bill import Bill
 from lengthen.tune.calm import RISE
-from lengthen.tune.question import OPENING_WARMUPS, WARMUPS, Question, resolution
-from lengthen.tune.search import FIRST, MOST_RATE, Setting, against_monotony
+from lengthen.tune.question import (
+    OPENING_WARMUPS,
+    SPREAD,
+    WARMUP_SHARE,
+    WARMUPS,
+    Question,
+    resolution,
+)
+from lengthen.tune.search import FIRST, MOST_RATE, MULTIPLES, Setting, against_monotony
 from lengthen.tune.trials import Seen
 
 
@@ -35,11 +42,36 @@ class Found:
 def sentences(found: Found) -> list[str]:
     """Return the choice, what it rests on, and what it cost."""
     if found.chosen is None:
-        return [f"Not one start was calm: {way_out(found.question)}.", _cost(found.bill)]
-    told = [_choice(found, found.chosen)]
+        told = no_calm(found)
+        return [f"{told[0].upper()}{told[1:]}.", _cost(found.bill), *_contradictions(found)]
+    told = [_choice(found, found.chosen), *_end_of_ladder(found.question, found.chosen)]
     told += _bolder(found, found.chosen)
     told += [_cost(found.bill), *_warnings(found, found.chosen)]
     return told
+
+
+def no_calm(found: Found) -> str:
+    """Say that no trial was calm to its end, which were not, and what to change."""
+    decided = [one for one in found.seen if one.is_decided]
+    tried = "; ".join(one.trial.label for one in decided if not one.is_calm)
+    calm = [one.trial.setting for one in decided if one.is_calm and one.trial.setting.opening]
+    starts = " and ".join(f"start {setting.start}" for setting in calm)
+    told = f"no trial stayed calm for {WARMUPS} warm-ups ({tried})"
+    if calm:
+        told += f"; {starts} {'were' if len(calm) > 1 else 'was'} calm for {OPENING_WARMUPS} alone"
+    return f"{told}: {way_out(found.question)}"
+
+
+def _end_of_ladder(question: Question, chosen: Setting) -> list[str]:
+    """Say that the budget has room for no longer T, where a longer one would have been tried."""
+    plain = Setting(chosen.start, chosen.multiple)
+    if chosen.multiple == MULTIPLES[-1] or question.space.ladder(chosen.start)[-1] != plain:
+        return []
+    return [
+        "The budget leaves no room for a longer T: at most "
+        f"{100 * WARMUP_SHARE:.0f} % of it may be trained before full length is reached, "
+        f"and with this T {100 * question.warmup_share(plain):.0f} % are."
+    ]
 
 
 def way_out(question: Question) -> str:
@@ -114,20 +146,23 @@ def _warnings(found: Found, chosen: Setting) -> list[str]:
     tuned = found.question.training(chosen)
     tuned = changed(tuned, {"budget": {"tokens": found.question.budget}})
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
-        with_rows = " and so many rows" * (chosen.rows > 1)
-        early = f"With this T{with_rows} the budget ends before full length is reached"
-        told.append(f"{early}: raise the budget, or take a shorter T.")
-    known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
-    labels = {one.trial.setting: one.trial.label for one in found.seen}
-    for setting, wilder in against_monotony(known):
-        told.append(
-            f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
-            "here, so take the choice with care."
-        )
+        early = "Even with this T the budget ends before full length is reached"
+        told.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")
+    told += _contradictions(found)
     if len(found.threads) > 1:
         counts = " and ".join(map(str, found.threads))
         told.append(f"The trials had {counts} threads: equal to rounding, not to the last digit.")
     return told
+
+
+def _contradictions(found: Found) -> list[str]:
+    known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
+    labels = {one.trial.setting: one.trial.label for one in found.seen}
+    return [
+        f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
+        "here, so take the choice with care."
+        for setting, wilder in against_monotony(known)
+    ]
 
 
 def trials_table(found: Found) -> Table:
@@ -155,9 +190,10 @@ def trials_table(found: Found) -> Table:
         tuple(rows),
         f"Not calm: validation perplexity above {RISE} x the lowest so far, or not finite. Each "
         f"evaluation reads the same {judged:,} tokens, on which differences of "
-        f"{100 * resolution(judged):.1f} % are two standard errors. Stage 1: T = {FIRST} warm-ups, "
-        f"the start rises until its beginning is calm, {OPENING_WARMUPS} warm-ups; stage 2: the "
-        f"largest T that is calm for {WARMUPS}. Seconds are of training and evaluating.",
+        f"{100 * resolution(judged):.1f} % are two standard errors {SPREAD}. Stage 1: T = {FIRST} "
+        f"warm-ups, the start rises until its beginning is calm, {OPENING_WARMUPS} warm-ups; "
+        f"stage 2: the largest T that is calm for {WARMUPS}. Seconds are of training and "
+        "evaluating.",
     )
 
 

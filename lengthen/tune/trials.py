@@ -83,17 +83,27 @@ class Work:
         )
 
 
-def work_of(model: Model, records: Sequence[Record], before: float = 0.0) -> Work:
+def step_flops(config: Config, rows: int, length: int) -> int:
+    """Return the operations of a training step, what `run.recompute` does once more included."""
+    return cost.flops(config.model, rows, length, recompute=config.run.recompute)
+
+
+def evaluation_flops(model: Model, tokens: int) -> float:
+    """Return the operations of reading so many validation tokens, at full length."""
+    return cost.flops(model, tokens // model.length, model.length) / FORWARD
+
+
+def work_of(config: Config, records: Sequence[Record], before: float = 0.0) -> Work:
     """Return the work that lines of a log show; `before` are the seconds of the step before."""
     steps = [record for record in records if record["kind"] == "step"]
     looks = [record for record in records if record["kind"] == "eval"]
     judged = sum(int(look["side_tokens"]) for look in looks)
-    flops = sum(cost.flops(model, step["rows"], step["length"]) for step in steps)
+    flops = sum(step_flops(config, step["rows"], step["length"]) for step in steps)
     training = float(steps[-1]["seconds"]) - before if steps else 0.0
     return Work(
         tokens=sum(int(step["rows"]) * int(step["length"]) for step in steps),
         judged=judged,
-        flops=flops + cost.flops(model, judged // model.length, model.length) / FORWARD,
+        flops=flops + evaluation_flops(config.model, judged),
         seconds=training + sum(float(look["side_seconds"]) for look in looks),
     )
 
@@ -124,7 +134,7 @@ class Seen:
     @property
     def work(self) -> Work:
         """What it has computed."""
-        return work_of(self.trial.config.model, self.metrics.records)
+        return work_of(self.trial.config, self.metrics.records)
 
 
 def place_of(root: Path, trial: Trial) -> Path:
@@ -166,7 +176,7 @@ def redone(root: Path, trial: Trial) -> Work:
     metrics = read_running(root, trial).metrics
     before = (step["seconds"] for step in metrics.of("step") if step["step"] == kept)
     behind = [record for record in metrics.records if record.get("step", 0) > kept]
-    return work_of(trial.config.model, behind, next(before, 0.0))
+    return work_of(trial.config, behind, next(before, 0.0))
 
 
 def drop_checkpoints(root: Path, trial: Trial) -> None:

@@ -15,19 +15,20 @@ from lengthen.report.page import must_be_ours, write
 from lengthen.runlog import RunPaths
 from lengthen.tables import console, printed
 from lengthen.tune.bill import bill, read_beside
-from lengthen.tune.carry import carry_out
+from lengthen.tune.carry import carry_out, is_a_searchs
+from lengthen.tune.foretold import chosen_or_likely, foretold
 from lengthen.tune.question import Question, ask
 from lengthen.tune.search import FIRST, End, Setting, next_step
 from lengthen.tune.told import (
     Found,
     curve_name,
     facts,
+    no_calm,
     perplexity_panel,
     sentences,
     trials_table,
-    way_out,
 )
-from lengthen.tune.trials import TRIALS, Seen, place_of
+from lengthen.tune.trials import TRIALS, Seen, place_of, read, trial_of
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
 EARLIER = "tuned.before.toml"  # there too: what a search with another result has found
@@ -63,6 +64,7 @@ def tune(
     )
     must_be_a_tuners(root)
     machine = _machine(question, jobs, threads)
+    _say_what_it_costs(question, root, machine)
     seen = carry_out(question, root, machine, shown=shown)
     found = _found(question, root, seen)
     _write(root, found)
@@ -72,8 +74,7 @@ def tune(
         print(sentence)
     print(f"report  {root / PAGE}")
     if found.chosen is None:
-        tried = "; ".join(one.trial.label for one in found.seen if one.is_decided)
-        raise UnstableError(f"no trial was calm ({tried}): {way_out(question)}")
+        raise UnstableError(no_calm(found))
     print(f"next    lengthen train {root / TUNED} --out RUN")
 
 
@@ -86,13 +87,45 @@ def must_be_a_tuners(root: Path) -> None:
     names = {entry.name for entry in root.iterdir()}
     # Hidden ones are what an interrupted command, or the user's desktop, left behind.
     strange = sorted(name for name in names - OWN if not name.startswith("."))
-    if strange and not (root / TRIALS).is_dir():
+    if TRIALS in names:
+        strange = [] if is_a_searchs(root) else [TRIALS, *strange]
+    if strange:
         rule = f"holds {strange[0]}, which no search wrote, so all of it stays"
         raise SettingError("--out", rule, str(root), "give a new directory")
-    tuned = root / TUNED
-    if tuned.exists() and not tuned.read_text(errors="replace").startswith(COMMENT):
-        raise SettingError("--out", f"holds a {TUNED} that no search wrote", str(root))
+    for name, is_ours in ((TUNED, _is_tuned), (EARLIER, _is_tuned), (FACTS, _is_facts)):
+        if name in names and not is_ours(root / name):
+            raise SettingError("--out", f"holds a {name} that no search wrote", str(root))
     must_be_ours(root / PAGE)
+
+
+def _is_tuned(path: Path) -> bool:
+    return path.is_file() and path.read_text(errors="replace").startswith(COMMENT)
+
+
+def _is_facts(path: Path) -> bool:
+    try:
+        told = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.keys() >= {"chosen", "trials", "share"}
+
+
+def _say_what_it_costs(question: Question, root: Path, machine: Machine) -> None:
+    """Print what the search will cost, but where nothing is left to do."""
+
+    def outcome(setting: Setting) -> bool | None:
+        seen = read(root, trial_of(question, setting))
+        return seen.is_calm if seen.is_decided else None
+
+    # Where no trial can lie none is worked out, which takes a millisecond.
+    share = foretold(question, outcome) if (root / TRIALS).is_dir() else foretold(question)
+    if share.most > 0:
+        more = ", and more with trials side by side" * (machine.jobs > 1)
+        print(
+            f"cost    from {100 * share.least:.1f} to {100 * share.most:.1f} % of one training's "
+            f"FLOP, evaluation included, with every trial run to its end{more}",
+            flush=True,
+        )
 
 
 def _machine(question: Question, jobs: int | None, threads: int | None) -> Machine:
@@ -107,7 +140,7 @@ def _found(question: Question, root: Path, seen: dict[Setting, Seen]) -> Found:
     end = next_step(question.space, known)
     assert isinstance(end, End)
     trials = list(seen.values())
-    likely = end.chosen or Setting(question.space.starts[-1], FIRST)
+    likely = chosen_or_likely(question.space, end)
     cost = bill(question, trials, likely, read_beside(root, trials))
     return Found(question, end.chosen, trials, cost, _threads(root, trials))
 

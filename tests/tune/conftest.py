@@ -11,6 +11,7 @@ import pytest
 from lengthen.clock import steps
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import Store
+from lengthen.processes import ATTEMPTS
 from lengthen.runlog import Record, RunPaths
 from lengthen.tune.question import Question, ask
 from lengthen.tune.search import Setting, next_step
@@ -53,6 +54,13 @@ def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) 
         carry(trials[-1])
         known[setting] = read(root, trials[-1]).is_calm
     return trials
+
+
+def own(root: Path) -> None:
+    """Say in attempts.jsonl that the trials in `root` are a search's, of no question asked here."""
+    root.mkdir(exist_ok=True)
+    record = {"run": "another", "event": "started", "setting": {}, "search": {}}
+    (root / ATTEMPTS).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def plant(

@@ -19,12 +19,12 @@ from lengthen.tune.question import Question
 from lengthen.tune.search import Setting
 from lengthen.tune.trials import Trial, place_of, read
 from tests.conftest import Configure
-from tests.tune.conftest import Asked, search_here, written
+from tests.tune.conftest import Asked, own, search_here, written
 
 # Long enough to be killed in the middle, and with evaluations that mean something.
 LONGER: Tables = {
     "optimizer": {"learning_rate": 1e-2, "warmup_steps": 10, "betas": [0.9, 0.999]},
-    "budget": {"tokens": 20_000},
+    "budget": {"tokens": 250_000},
 }
 
 
@@ -75,6 +75,7 @@ def test_f55_killed_and_started_again_it_repeats_no_finished_trial_and_chooses_t
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     trials = trained(question, whole)
     *done, last = trials
+    own(broken)
     for trial in done:
         shutil.copytree(place_of(whole, trial), place_of(broken, trial))
     before = [(place_of(broken, trial) / "metrics.jsonl").stat().st_mtime_ns for trial in done]
@@ -100,15 +101,16 @@ def test_a_trial_ends_as_soon_as_it_is_not_calm_and_none_calm_is_exit_6(
 ) -> None:
     wild: Tables = {
         "optimizer": {"learning_rate": 1.0, "warmup_steps": 400},
-        "budget": {"tokens": 2_000_000},
+        "budget": {"tokens": 8_000_000},
     }
     root, file = tmp_path / "out", written(tunable(**wild), tmp_path)
     base = ["tune", file, "--out", str(root), "--judge-tokens", "512", "--quiet"]
     assert main([*base, "--starts", "8", "--jobs", "1", "--threads", "1"]) == 6
     said = capsys.readouterr().err
     assert (
-        "no trial was calm (start 8, T 1600, beginning; start 8, T 800; start 8, T 400): " in said
-    )
+        "no trial stayed calm for 3 warm-ups "
+        "(start 8, T 1600, beginning; start 8, T 800; start 8, T 400): "
+    ) in said
     facts = json.loads((root / "tune.json").read_text())["trials"]
     assert len(facts) == 3
     whole = asked(starts=(8,), **wild).steps(Setting(8, 4, opening=True))

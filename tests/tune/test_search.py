@@ -102,7 +102,8 @@ def test_the_search_itself_never_contradicts_itself(space: Space, seed: int) -> 
 @given(space=SPACES, seed=st.integers(0, 1000), jobs=JOBS)
 def test_what_is_tried_has_room_in_the_budget(space: Space, seed: int, jobs: int) -> None:
     _, known = search(space, whatever(seed), jobs)
-    assert all(space.fits(setting) for setting in known)
+    assert all(space.fits(setting) or setting.multiple == FIRST for setting in known)
+    assert all(space.fits(setting) for setting in known if setting.rows > 1)
 
 
 def test_a_start_that_is_calm_at_the_very_beginning_alone_is_not_chosen() -> None:
@@ -171,6 +172,15 @@ def test_a_shorter_duration_is_tried_only_where_the_budget_has_room_for_its_long
     assert chosen == Setting(8, 3)
     assert known.keys() == {opening(8), Setting(8, 3)}
     assert search(Space((8,), fits=lambda _: False), lambda _: False)[0] is None
+
+
+@given(start=STARTS.map(min), longest=LARGEST)
+def test_stage_2_goes_as_far_as_the_budget_has_room_and_never_below_its_first_duration(
+    start: int, longest: int
+) -> None:
+    chosen, known = search(Space((start,), fits=calm_up_to(longest)), lambda _: True)
+    assert chosen == Setting(start, max(FIRST, longest))
+    assert all(setting.multiple <= max(FIRST, longest) for setting in known)
 
 
 def test_rows_are_doubled_as_far_as_the_chosen_setting_has_room() -> None:

@@ -1,7 +1,9 @@
 """What a search leaves behind, from planted trials: nothing is trained here."""
 
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from lengthen import cost, processes
 from lengthen.cli import main
 from lengthen.clock import steps
 from lengthen.config import Config, Tables
-from lengthen.processes import Job, Machine
+from lengthen.errors import StorageError
+from lengthen.processes import ATTEMPTS, Job, Machine
 from lengthen.runlog import owned
 from lengthen.settings import load
 from lengthen.tune.question import Question
@@ -24,9 +27,9 @@ from lengthen.tune.search import Setting
 from lengthen.tune.told import way_out
 from lengthen.tune.trials import Trial, place_of, redone, trial_of
 from tests.conftest import Configure
-from tests.tune.conftest import Asked, plant, search_here, written
+from tests.tune.conftest import Asked, own, plant, search_here, written
 
-ROOM: Tables = {"budget": {"tokens": 40_000}}
+ROOM: Tables = {"budget": {"tokens": 400_000}}
 
 
 def no_process(*_: object) -> Job:
@@ -55,6 +58,8 @@ class Tuned:
         self.question: Question = self.asked(aggressive=aggressive, **tables)
 
         trials = search_here(self.question, self.root, self.planting(calm))
+        if not (self.root / ATTEMPTS).exists():
+            own(self.root)
         assert self.again(*words, tables=tables) == code
         return trials
 
@@ -187,7 +192,7 @@ def test_what_is_known_is_not_redone_and_comes_to_the_same_choice(tuned: Tuned) 
     logs = [place_of(tuned.root, trial) / "metrics.jsonl" for trial in trials]
     times = [log.stat().st_mtime_ns for log in logs]
     assert tuned.again() == 0
-    (tuned.root / "attempts.jsonl").unlink()
+    own(tuned.root)  # a log that says nothing of them
     assert tuned.again() == 0
     assert (tuned.config, tuned.facts) == (before, tables)
     assert [log.stat().st_mtime_ns for log in logs] == times
@@ -258,14 +263,35 @@ def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
     tuned([], code=6)
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1] == (
-        "lengthen: no trial was calm (start 8, T 16, beginning; start 16, T 16, beginning; "
-        "start 16, T 8; start 16, T 4): "
+        "lengthen: no trial stayed calm for 3 warm-ups "
+        "(start 8, T 16, beginning; start 16, T 16, beginning; start 16, T 8; start 16, T 4): "
         "lower optimizer.learning_rate (0.01) or batch.rows (8), raise optimizer.warmup_steps (4), "
         "or try longer starts with --starts 32"
     )
     assert tuned.facts["chosen"] is None
     assert (tuned.root / "tune.html").is_file()
     assert not (tuned.root / "tuned.toml").exists()
+
+
+def test_a_start_that_was_calm_at_the_very_beginning_alone_is_said_and_is_no_evidence(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = tuned.asked(**ROOM)
+    search_here(
+        question,
+        tuned.root,
+        lambda t: plant(tuned.root, t, calm=t.setting == Setting(8, 4, opening=True)),
+    )
+    own(tuned.root)
+    assert tuned.again() == 6
+    expected = (
+        "o trial stayed calm for 3 warm-ups (start 8, T 76; start 8, T 36; start 8, T 24; "
+        "start 8, T 16; start 16, T 16, beginning; start 16, T 8; start 16, T 4); start 8 was calm "
+        "for 2 alone: lower optimizer.learning_rate"
+    )
+    assert f"lengthen: n{expected}" in capsys.readouterr().err.splitlines()[-1]
+    assert tuned.facts["verdicts"][0].startswith(f"N{expected}")
+    assert html.escape(f"N{expected}") in (tuned.root / "tune.html").read_text()
 
 
 def test_the_way_out_names_only_what_there_is_room_for(asked: Asked) -> None:
@@ -296,7 +322,10 @@ def test_a_file_that_another_search_tuned_goes_aside_and_is_not_lost(
     [
         ("config.toml", "holds config.toml, which no search wrote, so all of it stays, got"),
         ("thesis.tex", "holds thesis.tex, which no search wrote, so all of it stays, got"),
+        ("trials", "holds trials, which no search wrote, so all of it stays, got"),
         ("tuned.toml", "holds a tuned.toml that no search wrote, got"),
+        ("tuned.before.toml", "holds a tuned.before.toml that no search wrote, got"),
+        ("tune.json", "holds a tune.json that no search wrote, got"),
         ("tune.html", "is there already and is no report, so it stays, got"),
     ],
 )
@@ -310,6 +339,34 @@ def test_a_directory_with_what_no_search_wrote_is_refused_and_stays(
     assert error.startswith(f"lengthen: --out: {message}")
     assert [path.name for path in tuned.root.iterdir()] == [name]
     assert (tuned.root / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("log", [None, '{"run": "trial-1", "event": "started", "jobs": 1}\n'])
+def test_another_tools_trials_are_refused_and_stay(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str], log: str | None
+) -> None:
+    theirs = tuned.root / "trials/trial-1.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("{}")
+    if log is not None:
+        (tuned.root / ATTEMPTS).write_text(log)
+    assert tuned.again() == 2
+    assert "--out: holds trials, which no search wrote" in capsys.readouterr().err
+    own(tuned.root)
+    (tuned.root / "tune.json").write_text('{"trials": [], "tool": "another"}')
+    assert tuned.again() == 2
+    assert "--out: holds a tune.json that no search wrote" in capsys.readouterr().err
+    assert theirs.read_text() == "{}"
+
+
+def test_a_line_that_a_power_cut_tore_takes_no_other_with_it(tuned: Tuned) -> None:
+    tuned([Setting(8, 64), Setting(16, 64)])
+    other = tuned.asked(starts=(16,), **ROOM)
+    search_here(other, tuned.root, tuned.planting([Setting(16, 64)]))
+    with (tuned.root / ATTEMPTS).open("a") as file:
+        file.write('{"run":"start-8-T-16-beginning","eve')
+    assert tuned.again("--starts", "16") == 0
+    assert [fact["start"] for fact in tuned.facts["trials"]] == [16] * 4
 
 
 def test_what_lies_beside_the_trials_of_a_search_stays_and_hinders_nothing(tuned: Tuned) -> None:
@@ -357,21 +414,81 @@ def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned:
     )
 
 
-def test_a_duration_beyond_the_budget_is_chosen_and_said(tuned: Tuned) -> None:
-    tuned([Setting(8, 64)], tables={"budget": {"tokens": 6_000}})
-    assert tuned.facts["verdicts"][-1].startswith("With this T the budget ends before full length")
+NO_ROOM = "The budget leaves no room for a longer T: "
+ENDS_EARLY = "Even with this T the budget ends before full length is reached: raise the budget, or"
 
 
-def test_with_more_rows_the_same_budget_can_end_before_full_length_and_that_is_said(
+def test_a_duration_that_leaves_too_little_of_the_budget_is_not_tried_and_that_is_said(
+    tuned: Tuned,
+) -> None:
+    tuned([Setting(8, 64)], tables={"budget": {"tokens": 20_000}})
+    assert tuned.facts["chosen"]["warmups"] == 13
+    assert tuned.facts["verdicts"][1] == (
+        f"{NO_ROOM}at most 75 % of it may be trained before full length is reached, and with this "
+        "T 66 % are."
+    )
+    assert ENDS_EARLY not in " ".join(tuned.facts["verdicts"])
+
+
+def test_a_choice_below_the_longest_duration_says_nothing_of_the_budget(tuned: Tuned) -> None:
+    tuned([Setting(8, 9)], tables={"budget": {"tokens": 20_000}})
+    assert tuned.facts["chosen"]["warmups"] == 9
+    assert NO_ROOM not in " ".join(tuned.facts["verdicts"])
+    tuned([Setting(8, 64)])
+    assert tuned.facts["chosen"]["warmups"] == 64
+    assert NO_ROOM not in " ".join(tuned.facts["verdicts"])
+
+
+def test_a_budget_that_ends_within_the_smallest_duration_is_said(tuned: Tuned) -> None:
+    tuned([Setting(8, 64)], tables={"budget": {"tokens": 3_000}})
+    assert tuned.facts["chosen"]["warmups"] == 4
+    assert tuned.facts["verdicts"][1].startswith(NO_ROOM)
+    assert tuned.facts["verdicts"][-1].startswith(ENDS_EARLY)
+
+
+def test_rows_are_not_doubled_where_the_warmup_would_take_too_much_of_the_budget(
     tuned: Tuned,
 ) -> None:
     room: Tables = {"budget": {"tokens": 20_000}}
-    tuned([Setting(8, 13)], tables=room)
-    ends = "With this T and so many rows the budget ends before full length"
-    assert "the budget ends" not in " ".join(tuned.facts["verdicts"])
     tuned([Setting(8, 13, rows=8)], "--aggressive", tables=room)
-    assert tuned.facts["chosen"]["rows"] == 64
-    assert tuned.facts["verdicts"][-1].startswith(ends)
+    assert tuned.facts["chosen"]["rows"] == 8
+    assert {fact["rows"] for fact in tuned.facts["trials"]} == {1}
+    assert "the most rows are 8 (1 x what was given, no more is tried)." in " ".join(
+        tuned.facts["verdicts"]
+    )
+
+
+def test_what_the_search_will_cost_is_said_before_its_first_trial_and_holds(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(*_: object) -> Job:
+        raise StorageError("no room for a trial")
+
+    monkeypatch.setattr(processes, "start", no_room)
+    assert tuned.again() == StorageError.exit_code
+    (told,) = capsys.readouterr().out.splitlines()
+    pattern = (
+        r"cost    from (\S+) to (\S+) % of one training's FLOP, evaluation included, with every "
+        r"trial run to its end"
+    )
+    said = re.fullmatch(pattern, told)
+    assert said is not None
+    least, most = map(float, said.groups())
+    tuned([Setting(8, 64)])
+    assert least <= 100 * tuned.facts["share"]["flops"] <= most
+    assert "cost    " not in capsys.readouterr().out  # nothing was left to do
+    assert tuned.again("--aggressive") == StorageError.exit_code
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("cost    from ")
+
+
+def test_trials_side_by_side_are_said_to_cost_more(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AssertionError):
+        tuned.again("--jobs", "2")
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.endswith("with every trial run to its end, and more with trials side by side")
 
 
 def test_a_pacing_that_ends_below_full_length_is_not_said_to_lack_budget(tuned: Tuned) -> None:
@@ -385,6 +502,7 @@ def test_trials_with_different_numbers_of_threads_are_told(tuned: Tuned) -> None
     search_here(
         question, tuned.root, lambda t: plant(tuned.root, t, calm=True, threads=next(threads))
     )
+    own(tuned.root)
     assert tuned.again() == 0
     assert tuned.facts["verdicts"][-1] == (
         "The trials had 1 and 2 threads: equal to rounding, not to the last digit."
@@ -404,7 +522,7 @@ def test_what_a_kill_cost_and_what_processes_took_beside_computing_is_billed(tun
         {"run": "another", "event": "started", "redone": again},
     ]
     log = tuned.root / "attempts.jsonl"
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log.write_text("".join(json.dumps({**line, "search": {}}) + "\n" for line in lines))
     assert tuned.again() == 0
     assert tuned.facts["cost"] == {
         "trials": 4,

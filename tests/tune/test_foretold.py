@@ -1,0 +1,114 @@
+"""What a search will cost is what its trials will do, over every way in which they can end."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthen.plan import plan
+from lengthen.tune.foretold import (
+    Outcome,
+    Range,
+    chosen_or_likely,
+    foretold,
+    training_flops,
+    trial_flops,
+    ways,
+    whole_training,
+)
+from lengthen.tune.search import FIRST, MULTIPLES, End, Known, Setting, Space, next_step
+from lengthen.tune.trials import read, trial_of
+from tests.tune.conftest import Asked, plant
+
+LADDER = [multiple for multiple in MULTIPLES if multiple >= FIRST]
+SPACES = st.builds(
+    Space,
+    starts=st.sampled_from([(8,), (8, 16), (8, 16, 24)]),
+    aggressive=st.booleans(),
+    fits=st.sampled_from([1, 13, 64]).map(lambda most: lambda s: s.multiple * s.rows <= most),
+)
+TRIED = st.dictionaries(
+    st.builds(
+        Setting,
+        start=st.sampled_from([8, 16]),
+        multiple=st.sampled_from(LADDER),
+        rate=st.sampled_from([1, 2]),
+        opening=st.booleans(),
+    ),
+    st.booleans(),
+    max_size=8,
+)
+
+
+def price(setting: Setting) -> float:
+    """Return a price that belongs to one setting alone, in whole numbers, which add exactly."""
+    place = (setting.start, LADDER.index(max(setting.multiple, FIRST)), setting.rows)
+    return float(hash((*place, setting.rate, setting.opening)) % 1000)
+
+
+def one_by_one(
+    space: Space, outcome: Outcome, known: Known, spent: float = 0.0
+) -> Iterator[tuple[Setting, float]]:
+    """Go every way to its end; yield what was chosen there and what it cost."""
+    step = next_step(space, known)
+    if isinstance(step, End):
+        choice = chosen_or_likely(space, step)
+        yield Setting(choice.start, choice.multiple), spent
+        return
+    tried = outcome(step)
+    for is_calm in (True, False) if tried is None else (tried,):
+        cost = price(step) if tried is None else 0.0
+        yield from one_by_one(space, outcome, {**known, step: is_calm}, spent + cost)
+
+
+@given(space=SPACES, tried=TRIED)
+def test_the_bounds_are_those_of_all_ways_gone_one_by_one(
+    space: Space, tried: Mapping[Setting, bool]
+) -> None:
+    expected: dict[Setting, list[float]] = {}
+    for choice, spent in one_by_one(space, tried.get, {}):
+        expected.setdefault(choice, []).append(spent)
+    found = ways(space, price, tried.get)
+    assert found == {choice: Range(min(all_), max(all_)) for choice, all_ in expected.items()}
+
+
+def test_many_starts_and_doublings_are_no_explosion() -> None:
+    space = Space(tuple(range(8, 168, 8)), aggressive=True)
+    assert len(ways(space, price, lambda _: None)) == 20 * len(LADDER) + 3
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_trial_and_a_training_cost_what_was_foretold(
+    asked: Asked, tmp_path: Path, recompute: bool
+) -> None:
+    question = asked(run={"recompute": recompute}, budget={"tokens": 100_000})
+    for setting in (Setting(8, 4, opening=True), Setting(16, 13), Setting(8, 6, rate=2, rows=4)):
+        trial = trial_of(question, setting)
+        plant(tmp_path, trial, calm=True)
+        assert trial_flops(question, setting) == pytest.approx(read(tmp_path, trial).work.flops)
+        whole = plan(whole_training(question, setting), 64)
+        assert training_flops(question, setting) == pytest.approx(whole.flops)
+        assert whole.schedule.rows == 8
+
+
+def test_layers_worked_out_again_count_in_trials_as_in_the_training_and_not_in_evaluations(
+    asked: Asked,
+) -> None:
+    setting, room = Setting(8, 64), {"tokens": 100_000}
+    plain, again = (asked(run={"recompute": recompute}, budget=room) for recompute in (False, True))
+    more = training_flops(again, setting) / training_flops(plain, setting)
+    assert more > 1.05
+    assert 1 < trial_flops(again, setting) / trial_flops(plain, setting) < more
+
+
+def test_what_is_known_costs_nothing_more(asked: Asked) -> None:
+    question = asked(budget={"tokens": 100_000})
+    assert foretold(question, lambda _: True) == Range(0.0, 0.0)
+    done = (Setting(8, 4, opening=True), Setting(8, 19), Setting(8, 43))
+    last = trial_flops(question, Setting(8, 64))
+    assert foretold(question, dict.fromkeys(done, True).get) == Range(
+        last / training_flops(question, Setting(8, 43)),
+        last / training_flops(question, Setting(8, 64)),
+    )
