@@ -55,6 +55,15 @@ def test_f05_a_full_disk_leaves_the_log_at_its_last_whole_line(tmp_path: Path) -
     assert [record["step"] for record in runlog.read_metrics(tmp_path / "m").records] == [1]
 
 
+def test_a_log_whose_last_line_was_torn_goes_on_with_a_line_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "m", step(1))
+    with (tmp_path / "m").open("ab") as file:
+        file.write(b'{"kind":"st')
+    assert write(tmp_path / "m", step(2)) == (tmp_path / "m").stat().st_size
+    assert [record["step"] for record in runlog.read_metrics(tmp_path / "m").records] == [1, 2]
+    assert (tmp_path / "m").read_bytes().count(b"\n") == 3
+
+
 def test_f50_a_reader_skips_what_it_cannot_parse_and_counts_it(tmp_path: Path) -> None:
     garbage = [b"\x00" * 50, b"not json", b"[1]", b'{"no":"kind"}', b"[" * 5000]
     lines = [json.dumps(step(1)).encode(), *garbage, json.dumps(step(2)).encode(), b'{"kind":"st']

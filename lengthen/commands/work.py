@@ -156,7 +156,8 @@ def _tune_arguments(parser: Parser) -> None:
         type=int,
         default=[],
         metavar="TOKENS",
-        help="start lengths to try (8, doubled up to a quarter of full length)",
+        help="start lengths to try (8, or 64 from a billion parameters on, doubled up to a quarter "
+        "of full length)",
     )
     parser.add_argument(
         "--judge-tokens", type=int, help="validation tokens of each evaluation (6656)"

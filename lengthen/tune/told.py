@@ -42,8 +42,8 @@ class Found:
 def sentences(found: Found) -> list[str]:
     """Return the choice, what it rests on, and what it cost."""
     if found.chosen is None:
-        told = no_calm(found)
-        return [f"{told[0].upper()}{told[1:]}.", _cost(found.bill), *_contradictions(found)]
+        none = no_calm(found)
+        return [f"{none[0].upper()}{none[1:]}.", _cost(found.bill), *_contradictions(found)]
     told = [_choice(found, found.chosen), *_end_of_ladder(found.question, found.chosen)]
     told += _bolder(found, found.chosen)
     told += [_cost(found.bill), *_warnings(found, found.chosen)]

@@ -8,7 +8,7 @@ what computes it, finds it there, and another configuration lies beside it.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,13 +40,17 @@ class Trial:
     @property
     def name(self) -> str:
         """Where it lies below the trials."""
-        words = self.label.replace(",", "").replace(" ", "-")
-        return f"{words}-{_digest(self.config)}"
+        return f"{_in_a_name(self.label)}-{_digest(self.config)}"
 
 
 def trial_of(question: Question, setting: Setting) -> Trial:
     """Return the trial of a setting."""
-    config = question.beginning(setting)
+    label = label_of(question, setting)
+    return Trial(setting, question.beginning(setting), question.steps(setting), label)
+
+
+def label_of(question: Question, setting: Setting) -> str:
+    """Return what the trial of a setting is called."""
     label = f"start {setting.start}, T {setting.multiple * question.warmup}"
     if setting.rate > 1:
         label += f", rate x{setting.rate}"
@@ -54,7 +58,11 @@ def trial_of(question: Question, setting: Setting) -> Trial:
         label += f", rows x{setting.rows}"
     if setting.opening:
         label += ", beginning"
-    return Trial(setting, config, question.steps(setting), label)
+    return label
+
+
+def _in_a_name(label: str) -> str:
+    return label.replace(",", "").replace(" ", "-")
 
 
 def _digest(config: Config) -> str:
@@ -148,6 +156,21 @@ def read(root: Path, trial: Trial) -> Seen:
     Raises SettingError where another run lies in its place.
     """
     return _seen(trial, standing_of(place_of(root, trial), trial.config))
+
+
+def outcomes(question: Question, root: Path) -> Callable[[Setting], bool | None]:
+    """Give what tells whether the trial of a setting was calm, None where it has no verdict."""
+    place = root / TRIALS
+    # Few settings were ever tried, and a name is there sooner than a configuration.
+    there = {path.name.rpartition("-")[0] for path in place.iterdir()} if place.is_dir() else set()
+
+    def outcome(setting: Setting) -> bool | None:
+        if _in_a_name(label_of(question, setting)) not in there:
+            return None
+        seen = read(root, trial_of(question, setting))
+        return seen.is_calm if seen.is_decided else None
+
+    return outcome
 
 
 def read_running(root: Path, trial: Trial) -> Seen:

@@ -28,7 +28,7 @@ from lengthen.tune.told import (
     sentences,
     trials_table,
 )
-from lengthen.tune.trials import TRIALS, Seen, place_of, read, trial_of
+from lengthen.tune.trials import TRIALS, Seen, outcomes, place_of
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
 EARLIER = "tuned.before.toml"  # there too: what a search with another result has found
@@ -112,13 +112,7 @@ def _is_facts(path: Path) -> bool:
 
 def _say_what_it_costs(question: Question, root: Path, machine: Machine) -> None:
     """Print what the search will cost, but where nothing is left to do."""
-
-    def outcome(setting: Setting) -> bool | None:
-        seen = read(root, trial_of(question, setting))
-        return seen.is_calm if seen.is_decided else None
-
-    # Where no trial can lie none is worked out, which takes a millisecond.
-    share = foretold(question, outcome) if (root / TRIALS).is_dir() else foretold(question)
+    share = foretold(question, outcomes(question, root))
     if share.most > 0:
         more = ", and more with trials side by side" * (machine.jobs > 1)
         print(

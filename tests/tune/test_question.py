@@ -158,9 +158,7 @@ def test_a_quarter_of_the_budget_is_left_behind_the_longest_warmup_that_is_tried
         for multiple in MULTIPLES:
             whole = question.training(Setting(start, multiple)).schedule()
             taken.append(sum(shape.tokens for _, shape in islice(steps(whole), 4 * multiple)))
-        longest = max(
-            k for k, tokens in zip(MULTIPLES, taken, strict=True) if tokens <= 0.75 * budget
-        )
+        longest = MULTIPLES[sum(tokens <= 0.75 * budget for tokens in taken) - 1]
         assert question.space.ladder(start)[-1] == Setting(start, longest)
 
 
@@ -173,18 +171,17 @@ def test_more_rows_are_tried_only_where_the_budget_has_room_for_trial_and_warmup
     assert not fits(Setting(8, 4, rows=4))
     # A trial from 16 with a warmup of 4 steps has more than 5,000, most of them behind it.
     assert fits(Setting(16, 1))
-    assert not asked(budget={"tokens": 5_000}, pacing={"kind": "constant"}).space.fits(
-        Setting(16, 1)
-    )
+    small = asked(budget={"tokens": 5_000}, pacing={"kind": "constant"})
+    assert not small.space.fits(Setting(16, 1))
 
 
 def test_a_model_of_billions_begins_at_64(asked: Asked) -> None:
     batch, budget = {"rows": 1, "micro_tokens": 1024}, {"tokens": 100_000}
-    large = {"layers": 48, "width": 1312, "heads": 16, "length": 1024}
+    large = {"layers": 48, "width": 1328, "heads": 16, "length": 1024}
     assert cost.parameters(asked(model=large, batch=batch, budget=budget).config.model) > 10**9
     starts = asked(model=large, batch=batch, budget=budget).space.starts
     assert starts == (64, 128, 256)
-    small = {**large, "width": 1296}
+    small = {**large, "width": 1312}
     assert cost.parameters(asked(model=small, batch=batch, budget=budget).config.model) < 10**9
     assert asked(model=small, batch=batch, budget=budget).space.starts[:3] == (8, 16, 32)
     with pytest.raises(LengthenError, match="; lower optimizer.warmup_steps or batch.rows$"):
