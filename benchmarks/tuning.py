@@ -24,11 +24,13 @@ RECIPES = ("laptop-2min", "laptop-10min", "laptop-60min")
 VOCABULARY = 8192
 
 
-def question_about(recipe: str, tables: Tables | None = None, **space: bool) -> Question:
-    """Return what is asked about a recipe with full length 256, on a store of 8192 tokens."""
+def question_about(
+    recipe: str, tables: Tables | None = None, *, aggressive: bool = False
+) -> Question:
+    """Return what is asked about a recipe of full length 256, with a vocabulary of 8,192."""
     config, _ = load(recipe, {**(tables or {}), "model": {"vocabulary": VOCABULARY}})
     budget = config.schedule().budget
-    return within_budget(Question(config, budget, JUDGE_TOKENS, Space(STARTS, **space)))
+    return within_budget(Question(config, budget, JUDGE_TOKENS, Space(STARTS, aggressive)))
 
 
 @cache
