@@ -7,25 +7,27 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lengthen import checkpoint, faults
 from lengthen.config import Config
+from lengthen.errors import StorageError
 from lengthen.runlog import RunPaths, owned, read_metrics
 from lengthen.runs import train
-from tests.conftest import Configure
+from tests.conftest import AskFor, Configure
 from tests.test_checkpoint import FILES, save
 from tests.test_sharded import finished, same, steps, torchrun
 
 pytestmark = pytest.mark.ranks
 
 
-def ranks(*commands: list[str], last: str = "") -> list["subprocess.Popen[str]"]:
+def ranks(*commands: list[str], first: str = "", last: str = "") -> list["subprocess.Popen[str]"]:
     """Start processes that meet each other as the launcher's would, without a launcher.
 
-    `last` is the fault that the last one is asked for.
+    `first` and `last` are the faults that the first and the last one are asked for.
     """
     world = len(commands)
     with socket.socket() as free:
@@ -40,7 +42,7 @@ def ranks(*commands: list[str], last: str = "") -> list["subprocess.Popen[str]"]
                 **meeting,
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
-                faults.VARIABLE: last if rank == world - 1 else "",
+                faults.VARIABLE: {0: first, world - 1: last}.get(rank, ""),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,6 +168,62 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     assert [rank.returncode for rank in both] == [2, 2]
     assert all("rank 1 sees another than rank 0" in line for line in lines)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
+
+
+def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train_nothing(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
+    command = training(config, tmp_path)
+    faster = [*command, "--optimizer.learning_rate", "0.5"]
+    both = ranks(command, faster)
+    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [2, 2]
+    rule = "optimizer.learning_rate: must be the same on all ranks; rank 0 has 0.01, rank 1 0.5"
+    assert lines == [f"lengthen: {rule}"] * 2
+    assert not list((tmp_path / "run").glob("*.toml"))
+
+
+def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
+    train(config, tmp_path / "run", shown=False)
+    command = training(config, tmp_path)
+    both = ranks([*command, "--resume", "auto"], [*command, "--overwrite"])
+    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [2, 2]
+    assert all("rank 0 is to resume, rank 1 to train: a shared disk is late" in x for x in lines)
+    assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)
+
+
+def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:
+    """Return the file operation on the log at which a save forces its lines onto the disk."""
+    for number in range(3, 50):
+        ask_for(f"log:{number}:eio")
+        with suppress(StorageError):
+            train(config, folder / str(number), shown=False)
+            log = read_metrics(RunPaths(folder / str(number)).metrics)
+            assert any(event["event"] == "save_failed" for event in log.of("event"))
+            ask_for("")
+            return number
+    raise AssertionError("no save forces the log onto the disk")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_f05_a_log_that_cannot_be_forced_onto_the_disk_is_a_failed_save_of_all_ranks(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, asynchronous: bool
+) -> None:
+    saves = {"every_steps": 4, "keep": 2, "asynchronous": asynchronous}
+    config = configured(budget={"tokens": 4_000}, saving=saves)
+    command = training(config, tmp_path)
+    both = ranks(command, command, first=f"log:{passage_of_a_sync(config, tmp_path, ask_for)}:eio")
+    said = [rank.communicate(timeout=120)[1] for rank in both]
+    assert [rank.returncode for rank in both] == [0, 0], said
+    log = read_metrics(RunPaths(tmp_path / "run").metrics)
+    (failed,) = (event for event in log.of("event") if event["event"] == "save_failed")
+    assert "metrics.jsonl: input/output error" in failed["reason"]
+    assert log.of("event")[-1]["event"] == "finished"
 
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
