@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lengthen import checkpoint, faults
+from lengthen import checkpoint, commit, faults
 from lengthen.config import Config
+from lengthen.disk import Disk
 from lengthen.errors import StorageError
 from lengthen.runlog import RunPaths, owned, read_metrics
 from lengthen.runs import train
 from tests.conftest import AskFor, Configure
-from tests.test_checkpoint import FILES, save
+from tests.test_checkpoint import FILES, save, tensors
 from tests.test_sharded import finished, same, steps, torchrun
 
 pytestmark = pytest.mark.ranks
@@ -112,15 +113,16 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == last
 
 
-def loaded(*folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
+def loaded(how: str, *folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
     """What each rank finds newest and good in each of its folders."""
-    command = [sys.executable, "-m", "tests.loading_rank"]
+    command = [sys.executable, "-m", "tests.loading_rank", how]
     every = ranks(*([*command, *map(str, mine)] for mine in folders))
     return [json.loads(rank.communicate(timeout=120)[0]) for rank in every]
 
 
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
 def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
-    tmp_path: Path,
+    tmp_path: Path, how: str
 ) -> None:
     damaged = [name for name in FILES if name != "manifest.json"]
     folders = [tmp_path / name for name in (*damaged, "good", "hopeless")]
@@ -131,7 +133,7 @@ def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
             if folder.name != "good":
                 file = path / (folder.name if folder.name in damaged else damaged[0])
                 file.write_bytes(bytes(file.stat().st_size))
-    first, second = loaded(folders, folders)
+    first, second = loaded(how, folders, folders)
     assert [step for step, _ in first] == [step for step, _ in second] == [1, 1, 1, 2, 0]
     for name, (_, notes) in zip(damaged, first, strict=False):
         assert notes == [
@@ -140,13 +142,18 @@ def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
     assert first[-1][1][0].count("sha256 differs") == 2
 
 
-def test_f16_ranks_take_the_newest_checkpoint_that_all_of_them_can_read(tmp_path: Path) -> None:
-    folders = [tmp_path / "fresh", tmp_path / "stale"]
+def test_f16_ranks_take_the_newest_checkpoint_that_is_the_same_to_all_of_them(
+    tmp_path: Path,
+) -> None:
+    views = {name: tmp_path / name for name in ("fresh", "stale", "other")}
     for step in (1, 2):
-        save(folders[0], step)
-    save(folders[1], 1)
-    for views in (folders, folders[::-1]):
-        assert [newest for ((newest, _),) in loaded(*([view] for view in views))] == [1, 1]
+        save(views["fresh"], step)
+    save(views["stale"], 1)
+    save(views["other"], 1)
+    commit.save(Disk(), views["other"], 2, tensors(3), {})
+    for pair in (("fresh", "stale"), ("stale", "fresh"), ("fresh", "other")):
+        found = loaded("replicated", *([views[name]] for name in pair))
+        assert [newest for ((newest, _),) in found] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["train", "resume"])
