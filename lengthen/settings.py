@@ -75,10 +75,8 @@ def _doubts(config: Config) -> list[str]:
     warmup = config.optimizer.warmup_steps
     if isinstance(pacing, Adaptive) and pacing.latest < warmup:
         soon = f"reaches full length by step {pacing.latest} at the latest"
-        rates = f"the learning rate warms up until step {warmup}"
-        return [
-            f"pacing.max_hold ({pacing.max_hold}) {soon}, and {rates}: it can hold nothing back"
-        ]
+        late = f"the learning rate warms up until step {warmup}: it can hold nothing back"
+        return [f"pacing.max_hold ({pacing.max_hold}) {soon}, and {late}"]
     return []
 
 
