@@ -141,6 +141,7 @@ def test_the_page_shows_every_curve_with_its_verdict(tuned: Tuned) -> None:
         "start 8, T 16, beginning: calm",
         "start 8, T 256: calm",
         "Start 8 and T = 256 steps (64 warm-ups)",
+        "are two standard errors for a spread of 0.40 nats, as measured on a small model.",
     ):
         assert said in page
     # One key for each trial, whatever the figure.
