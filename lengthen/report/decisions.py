@@ -14,7 +14,8 @@ NOTE = (
 
 def decided(metrics: Metrics) -> Iterator[Mark]:
     """Yield every decision at its step and the length that it led to."""
-    held = {figure(event, "step"): figure(event, "held") for event in metrics.of("event")}
+    growths = [event for event in metrics.of("event") if event.get("event") == "length"]
+    held = {figure(event, "step"): figure(event, "held") for event in growths}
     for record in metrics.of("observation"):
         step, before, after = (figure(record, name) for name in ("step", "length", "next_length"))
         if step is None or before is None or after is None:
