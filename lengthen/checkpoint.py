@@ -27,8 +27,9 @@ from lengthen.errors import CheckpointError, shown
 
 FORMAT = 1
 MANIFEST_LIMIT = 2**24  # bytes
-NAME = re.compile(r"step-(\d{8,})")
+NAME = re.compile(r"step-(\d{8,18})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+SUFFIX = ".safetensors"
 CHUNK = 2**22  # bytes hashed at a time
 OTHER = "choose another one with --checkpoint"
 State = dict[str, Any]  # JSON
@@ -43,6 +44,15 @@ class Checkpoint:
     step: int
     state: State
     tensors: Mapping[str, Tensors]  # by file, without the suffix: "model", "optimizer"
+    seal: str  # its manifest's own SHA-256
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint's manifest says, its own hash verified."""
+
+    seal: str
+    files: Mapping[str, Mapping[str, Any]]  # by name: size and SHA-256
 
 
 class Joined(Mapping[str, Tensor]):
@@ -89,8 +99,8 @@ def listed(folder: Path) -> list[Path]:
 def load_newest(folder: Path, place: Place = ALONE) -> tuple[Checkpoint, list[str]]:
     """Return the newest good checkpoint, and one line for each damaged one that was passed over.
 
-    All ranks take the same one: good is what each can read. Raises CheckpointError, which lists
-    every reason, where none is good.
+    All ranks take the same one: good is what each of them finds good. Raises CheckpointError, which
+    lists every reason, where none is good.
     """
     reasons: list[str] = []
     for path in _seen_by_first(folder, place):
@@ -105,7 +115,7 @@ def load_newest(folder: Path, place: Place = ALONE) -> tuple[Checkpoint, list[st
 def load_step(folder: Path, name: str, place: Place = ALONE) -> Checkpoint:
     """Return the checkpoint of that name and no other; raises CheckpointError."""
     path = folder / name
-    if place.any(not NAME.fullmatch(name) or not path.is_dir()):
+    if place.any(not NAME.fullmatch(name) or not os.path.isdir(path)):
         have = ", ".join(p.name for p in listed(folder)) or "none"
         raise CheckpointError(f"checkpoint {name}: not in {folder.parent}; there are: {have}")
     found = _verified(path, place)
@@ -119,42 +129,60 @@ def _seen_by_first(folder: Path, place: Place) -> Iterator[Path]:
     if place.world == 1:
         yield from listed(folder)
         return
-    steps = (int(path.name.removeprefix("step-")) for path in listed(folder))
+    names = listed(folder) if place.is_first else []
+    steps = (int(path.name.removeprefix("step-")) for path in names)
     while (step := place.first(next(steps, -1))) >= 0:
         yield folder / name_of(step)
 
 
 def _verified(path: Path, place: Place) -> Checkpoint | str:
-    """Return a checkpoint, or what is wrong with it: one or the other on all ranks.
+    """Return a checkpoint, or what is wrong with it: what one rank finds counts for all.
 
-    Each hashes its share of the files, and what one finds counts for all.
+    Where each rank holds a part of the weights, each hashes its share of the files, which are its
+    own where as many ranks wrote them; otherwise each hashes all that it is going to use.
     """
-    found: Checkpoint | str | None = next(_problems(path, place), None)
-    if not place.any(found is not None):
-        try:
-            found = _read(path)
-        except OSError as error:  # it could be read a moment ago
-            found = reason_of(error)
-    if not place.any(isinstance(found, str)) and isinstance(found, Checkpoint):
-        return found
-    return found if isinstance(found, str) else next(_problems(path), "another rank cannot read it")
+    told = _told(place, next(_problems(path, place), ""))
+    if told:
+        return told
+    found = _read(path)
+    told = _told(place, found)
+    if isinstance(found, str) or told:
+        return told
+    seen = place.texts(found.seal)
+    return found if len(set(seen)) == 1 else "ranks see different ones under this name"
 
 
-def _read(path: Path) -> Checkpoint:
-    state = _state(path)
-    if state.get("format") != FORMAT:
-        found = f"has format {state.get('format')}, this version reads {FORMAT}"
-        raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
-    # Mapped, not read: of a sharded run each rank touches its own rows alone.
-    parts: dict[str, dict[str, Tensors]] = {}  # whose: "", or rank and world
+def _told(place: Place, found: object) -> str:
+    """Return the first problem that a rank has found, on every rank; empty if none has."""
+    problems = place.texts(found if isinstance(found, str) else "")
+    return next(filter(None, problems), "")
+
+
+def _read(path: Path) -> Checkpoint | str:
+    """Return a checkpoint whose files are good, or why it cannot be read any more."""
     try:
-        for file in sorted(path.glob("*.safetensors")):
+        manifest = _manifest(path)
+        state = _state(path)
+        _must_be_ours(path, state)
+        # Mapped, not read: of a sharded run each rank touches its own rows alone.
+        parts: dict[str, dict[str, Tensors]] = {}  # whose: "", or rank and world
+        for file in (path / name for name in manifest.files if name.endswith(SUFFIX)):
             group, _, whose = file.stem.partition("-r")
-            parts.setdefault(group, {})[whose] = patiently(partial(load_file, file))
+            patiently(partial(_beginning, file, 1))  # the library's own error would not say why
+            parts.setdefault(group, {})[whose] = load_file(file)
+    except OSError as error:  # it could be read a moment ago
+        return reason_of(error)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"checkpoint {path.name}: {error}") from None
     tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}
-    return Checkpoint(path, int(path.name.removeprefix("step-")), state, tensors)
+    step = int(path.name.removeprefix("step-"))
+    return Checkpoint(path, step, state, tensors, manifest.seal)
+
+
+def _must_be_ours(path: Path, state: State) -> None:
+    if state.get("format") != FORMAT:
+        found = f"has format {state.get('format')}, this version reads {FORMAT}"
+        raise CheckpointError(f"checkpoint {path.name}: {found}; use the version that wrote it")
 
 
 def _state(path: Path) -> State:
@@ -173,9 +201,10 @@ def damage(path: Path) -> list[str]:
 
 
 def _problems(path: Path, place: Place = ALONE) -> Iterator[str]:
-    """Yield what is wrong with this rank's share of a checkpoint's files."""
+    """Yield what is wrong with the files of a checkpoint that this rank is to hash."""
     try:
-        mine = islice(_manifest(path).items(), place.rank, None, place.world)
+        files = _manifest(path).files.items()
+        mine = islice(files, place.rank, None, place.world) if place.sharded else files
         for name, entry in mine:
             yield from _wrong(path / name, entry)
     except OSError as error:
@@ -191,11 +220,11 @@ def reason_of(error: OSError) -> str:
 
 def extra_files(path: Path) -> list[str]:
     """Return files of a good checkpoint that its manifest does not know."""
-    known = {*_manifest(path), "manifest.json"}
+    known = {*_manifest(path).files, "manifest.json"}
     return sorted(entry.name for entry in path.iterdir() if entry.name not in known)
 
 
-def _manifest(path: Path) -> dict[str, dict[str, Any]]:
+def _manifest(path: Path) -> Manifest:
     data = patiently(lambda: _beginning(path / "manifest.json", MANIFEST_LIMIT + 1))
     if len(data) > MANIFEST_LIMIT:
         raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
@@ -209,7 +238,7 @@ def _manifest(path: Path) -> dict[str, dict[str, Any]]:
     for name in files:
         if not FILE_NAME.fullmatch(name):
             raise ValueError(f"names the file {shown(name)}")
-    return files
+    return Manifest(seal, files)
 
 
 def _wrong(path: Path, entry: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 import lengthen
+from lengthen import faults
 from lengthen.commands import COMMANDS
 from lengthen.commands.command import Parser
 from lengthen.disk import STORAGE
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = _dispatch(words)
-        sys.stdout.flush()  # here, and not at Python's end, where a failure has a code of its own
+        if sys.stdout is not None:  # it may be closed from the start
+            # Here, and not at Python's end, where a failure has a code of its own.
+            sys.stdout.flush()
         return code
     except LengthenError as error:
         _say(str(error))
@@ -42,27 +45,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _stop_output()  # whoever read it has closed it
         return 0
     except OSError as error:
-        if error.filename is None and error.errno not in STORAGE:
-            raise
-        if error.filename is None:
-            _stop_output()  # most likely it was that; what we write goes through `disk`
-        where = f"{shown(str(error.filename))}: " if error.filename else ""
-        _say(f"{where}{(error.strerror or str(error)).lower()}")
-        return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
+        return _end_by_system(error)
     except Exception as error:
         if package := _missing(error):
             way_out = "pip install --upgrade lengthen"
             # As plainly as can be: what says all else may need that package.
             print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
             return SettingError.exit_code
-        traceback.print_exc()
-        _say("this is a bug; please report the lines above")
-        return 1
+        return _end_by_bug()
+
+
+def _end_by_system(error: OSError) -> int:
+    """Say what the operating system refused; return the exit code."""
+    if error.filename is None and error.errno not in STORAGE:
+        return _end_by_bug()
+    if error.filename is None:
+        _stop_output()  # most likely it was that; what we write goes through `disk`
+    where = f"{shown(str(error.filename))}: " if error.filename else ""
+    _say(f"{where}{(error.strerror or str(error)).lower()}")
+    return SettingError.exit_code if error.errno in WRONG_PATH else StorageError.exit_code
+
+
+def _end_by_bug() -> int:
+    traceback.print_exc()
+    _say("this is a bug; please report the lines above")
+    return 1
 
 
 def _stop_output() -> None:
     """Send no more to where our output went: Python tries once more at its end, and complains."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def entry() -> NoReturn:
@@ -71,7 +84,7 @@ def entry() -> NoReturn:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # A thread of torch's groups may wait for the interpreter's lock still. Python would end it
         # by unwinding its stack, which C++ answers with abort(), and the code would be lost.
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             with suppress(OSError):
                 stream.flush()
         os._exit(code)
@@ -86,14 +99,13 @@ def _missing(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    from lengthen.progress import Heard
+    from lengthen.progress import note
 
-    errors = Heard(sys.stderr)
-    errors.write(f"lengthen: {text}\n")
-    errors.flush()
+    note(text)
 
 
 def _dispatch(words: list[str]) -> int:
+    faults.asked()  # now, for a mistake in it reads like damage where a file is read
     overrides, words = parse_overrides(words)
     parser, commands = _parser()
     name = next((word for word in words if not word.startswith("-")), None)

@@ -7,7 +7,7 @@ each, and renamed; the rename is the moment it exists. Only then are older ones 
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,11 @@ from lengthen.errors import StorageError
 BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
 DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files say it
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
+Ahead = Callable[[], None]  # what the first rank does before a save
+
+
+def nothing() -> None:
+    """Nothing has to be done before a save."""
 
 
 def save(
@@ -40,8 +45,11 @@ def save(
     tensors: Mapping[str, Tensors],
     state: State,
     place: Place = ALONE,
+    ahead: Ahead = nothing,
 ) -> Path:
     """Write the checkpoint of `step` and return its path once it is true; raises StorageError.
+
+    The first rank calls `ahead` before: what the checkpoint counts on goes onto the disk there.
 
     A checkpoint of this step that verifies already is kept as it is. Every rank calls this at the
     same step: sharded, each writes the `tensors` that it holds, otherwise the first one writes, and
@@ -50,7 +58,7 @@ def save(
     target = folder / name_of(step)
     size = _size(tensors, place)
     with _figures_if_full(folder, size):
-        temporary = _begin(disk, target, size, place)
+        temporary = _begin(disk, target, size, place, ahead)
         if temporary is None:
             return target
         try:
@@ -74,11 +82,13 @@ def _size(tensors: Mapping[str, Tensors], place: Place) -> int:
     return int((mine * (place.world if place.sharded else 1) + BESIDE) * SPARE)
 
 
-def _begin(disk: Disk, target: Path, size: int, place: Place) -> Path | None:
+def _begin(disk: Disk, target: Path, size: int, place: Place, ahead: Ahead) -> Path | None:
     """Return the temporary directory that all ranks write into; None: the checkpoint is there."""
     token = 0
     folder = target.parent
     with _agreed(place, f"checkpoint {target.name}"):
+        if place.is_first:
+            ahead()
         if place.is_first and damage(target):
             if not folder.exists():
                 folder.parent.stat()  # a run's directory that has vanished is not made anew
@@ -154,7 +164,7 @@ def _digest(words: Sequence[int]) -> str:
 
 @contextmanager
 def _agreed(place: Place, what: str) -> Iterator[None]:
-    """Raise on every rank where the block failed on one of them, which says why."""
+    """Raise on every rank where the block failed on one of them, with what that one says."""
     error: StorageError | None = None
     try:
         yield
@@ -163,11 +173,14 @@ def _agreed(place: Place, what: str) -> Iterator[None]:
     except FileNotFoundError as caught:
         way_out = "put it back, or run the command again elsewhere"
         error = StorageError(f"storage {caught.filename}: it has vanished; {way_out}")
-    failed = [rank for rank, (bad,) in enumerate(place.gathered([int(error is not None)])) if bad]
+    except OSError as caught:  # whatever it is, the others must not wait
+        error = StorageError(f"storage {caught.filename}: {reason_of(caught)}")
+    told = place.texts(str(error or ""))
     if error is not None:
         raise error
-    if failed:
-        raise StorageError(f"rank {failed[0]} could not write {what}; its own line says why")
+    for rank, why in enumerate(told):
+        if why:
+            raise StorageError(f"rank {rank} could not write {what}: {why}")
 
 
 def _seal(
@@ -202,16 +215,20 @@ def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:
 
 
 def rotate(disk: Disk, folder: Path, keep: int, verified: set[str]) -> None:
-    """Delete all but the newest `keep` good checkpoints; call it only after a good save.
+    """Delete what is older than the newest `keep` good checkpoints; call it after a good save.
 
-    Those in `verified`, by name, are known to be good; others are read whole, and added if so.
+    Those in `verified`, by name, are known to be good; others are read whole, and added if so, but
+    only where that decides something: the other ranks wait meanwhile.
     """
-    verified |= {
-        path.name for path in listed(folder) if path.name not in verified and not damage(path)
-    }
-    good = [path for path in listed(folder) if path.name in verified]
-    for path in good[keep:]:
-        discard(disk, path)
+    there, good = listed(folder), 0
+    if len(there) <= keep:
+        return
+    for path in there:
+        if good == keep:
+            discard(disk, path)
+        elif path.name in verified or not damage(path):
+            verified.add(path.name)
+            good += 1
 
 
 def discard(disk: Disk, path: Path) -> None:

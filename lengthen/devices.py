@@ -104,6 +104,14 @@ class Place:
         dist.all_gather(every, mine, group=self.group)
         return [each.tolist() for each in every]
 
+    def texts(self, text: str) -> list[str]:
+        """Return every rank's text, by rank."""
+        data = text.encode()
+        sizes = [size for (size,) in self.gathered([len(data)])]
+        padding = [0] * (max(sizes) + 1 - len(data))
+        rows = self.gathered([*data, *padding])
+        return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
     def least(self, value: int) -> int:
         """Return the smallest of the ranks' values, on every rank."""
         if self.world == 1:

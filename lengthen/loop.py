@@ -10,6 +10,7 @@ from types import FrameType
 from lengthen import checkpoint, settings
 from lengthen.checkpoint import State
 from lengthen.clock import crossed
+from lengthen.commit import nothing
 from lengthen.devices import is_out_of_memory, is_peer_lost, is_time_out
 from lengthen.errors import MemoryLimitError, PeerError, StoppedError, StorageError, UnstableError
 from lengthen.progress import Line
@@ -238,11 +239,11 @@ def _save_when_due(session: Session, *, done: bool) -> None:
     if not due or session.saves.step == step:
         return
     try:
-        _save(session, last=last)
+        name = _save(session, last=last)
     except StorageError as error:
         _note_failure(session, error, last=last)
-        if last:
-            _save(session, last=True)
+        name = _save(session, last=True) if last else None
+    _note_saved(session, name)
 
 
 def _settle(session: Session, *, wait: bool) -> None:
@@ -255,15 +256,16 @@ def _settle(session: Session, *, wait: bool) -> None:
         _note_saved(session, name)
 
 
-def _save(session: Session, *, last: bool) -> None:
+def _save(session: Session, *, last: bool) -> str | None:
+    """Save, or begin to; return the name of a checkpoint that is true now."""
     trainer, saves = session.trainer, session.saves
-    if session.log is not None:
-        session.log.sync()
-    what = trainer.progress.clock.step, trainer.tensors(), _state(session)
+    # The checkpoint counts on the lines so far.
+    ahead = nothing if session.log is None else session.log.sync
+    what = trainer.progress.clock.step, trainer.tensors(), _state(session), ahead
     if saves.pool is None or last:
-        _note_saved(session, saves.write(*what))
-    else:
-        saves.begin(*what)
+        return saves.write(*what)
+    saves.begin(*what)
+    return None
 
 
 def _state(session: Session) -> State:
@@ -280,7 +282,7 @@ def _note_saved(session: Session, name: str | None) -> None:
     session.event("saved", name=name)
     try:
         session.saves.rotate()
-    except StorageError as error:  # the new checkpoint is good all the same
+    except (StorageError, OSError) as error:  # the new checkpoint is good all the same
         session.line.say(f"an older checkpoint stays: {error}")
 
 

@@ -219,6 +219,14 @@ class Adaptive:
             _check(name, getattr(self, name))
         _check("max_hold", self.max_hold, least=self.every)
 
+    @property
+    def latest(self) -> int:
+        """The step by which `end` is reached whatever is observed."""
+        if self.start == self.end:
+            return 0
+        growths = -(-self.end // self.multiple) - self.start // self.multiple
+        return growths * self.max_hold
+
     def begin(self) -> Grown:
         """Return the state before the first step."""
         return Grown(self.start)

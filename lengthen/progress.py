@@ -51,6 +51,13 @@ class ErrorStream(Console):
         super().__init__(file=cast(IO[str], Heard(sys.stderr)))
 
 
+def note(text: str) -> None:
+    """Print a line of ours on the error stream, if somebody reads it."""
+    errors = Heard(sys.stderr)
+    errors.write(f"lengthen: {text}\n")
+    errors.flush()
+
+
 class Line(Protocol):
     """What the training loop tells about itself."""
 

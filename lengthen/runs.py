@@ -67,7 +67,7 @@ def train(
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
-        _take(stack, out, place)
+        _take(stack, out, place, "train", config)
         if place.is_first:
             _must_not_have_begun(paths, resume_auto=resume_auto)
         micro_tokens = choose_micro_tokens(config, store, place)
@@ -100,7 +100,7 @@ def resume(
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
-        _take(stack, out, place)
+        _take(stack, out, place, "resume", config)
         if place.is_first:
             commit.sweep(disk, paths.checkpoints)
         start, passed_over = _start(paths, name, place)
@@ -113,15 +113,17 @@ def resume(
         discarded = _rewind(disk, paths, config, start) if place.is_first else 0
         session = _session(stack, trainer, paths, disk, stop, shown)
         session.saves.step = start.step
+        session.saves.verified.add(start.path.name)
         for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
             session.line.say(note)
             session.event("note", text=note)
         session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
+        del start  # its files are mapped as long as it lives, and a later rotation deletes them
         return carry_out(session)
 
 
-def _take(stack: ExitStack, out: Path, place: Place) -> None:
-    """Own the run's directory, on the first rank, and see that all ranks look at that very one."""
+def _take(stack: ExitStack, out: Path, place: Place, verb: str, config: Config) -> None:
+    """Own the run's directory, on the first rank, and see that all ranks mean the same by it."""
     place.least(0)  # nobody looks at the directory any more once the first rank writes
     mark = place.first(stack.enter_context(runlog.owned(out)) if place.is_first else 0)
     seen = place.gathered([int(runlog.mark_in(out) == mark)])
@@ -129,6 +131,26 @@ def _take(stack: ExitStack, out: Path, place: Place) -> None:
     if strangers:
         rule = f"must be one directory for all ranks; rank {strangers[0]} sees another than rank 0"
         raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
+    _must_agree(place, verb, config)
+
+
+def _must_agree(place: Place, verb: str, config: Config) -> None:
+    """Raise SettingError on every rank where one is about to do something else than the first."""
+    plans = [json.loads(text) for text in place.texts(json.dumps([verb, _said(config)]))]
+    (first_verb, first), *others = plans
+    for rank, (other_verb, said) in enumerate(others, start=1):
+        if other_verb != first_verb:
+            rule = f"rank 0 is to {first_verb}, rank {rank} to {other_verb}: a shared disk is late"
+            raise SettingError("RUN", rule, hint="run the command again")
+        for name in sorted(first.keys() | said.keys()):
+            if first.get(name) != said.get(name):
+                rule = f"must be the same on all ranks; rank 0 has {first.get(name)!r}"
+                raise SettingError(name, f"{rule}, rank {rank} {said.get(name)!r}")
+
+
+def _said(config: Config) -> Tables:
+    """Return the settings in which ranks have to agree: all, but where their store lies."""
+    return {k: v for k, v in settings.flat(config.tables()).items() if k != "data.path"}
 
 
 def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:

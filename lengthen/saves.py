@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lengthen import commit
 from lengthen.checkpoint import State, Tensors
+from lengthen.commit import Ahead, nothing
 from lengthen.devices import Place
 from lengthen.disk import Disk
 
@@ -29,21 +30,25 @@ class Saves:
     place: Place
     pool: ThreadPoolExecutor | None  # None: every save is on the spot
     step: int | None = None  # of the last checkpoint that is true
-    _verified: set[str] = field(default_factory=set)  # names that this process knows are good
+    verified: set[str] = field(default_factory=set)  # names that this process knows are good
     _copy: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     _coming: tuple[int, Future[Path]] | None = None
 
-    def write(self, step: int, tensors: Mapping[str, Tensors], state: State) -> str:
+    def write(
+        self, step: int, tensors: Mapping[str, Tensors], state: State, ahead: Ahead = nothing
+    ) -> str:
         """Save on the spot; return the name. Raises StorageError, on every rank alike."""
-        return self._true(step, self._save(step, tensors, state, self.place))
+        return self._true(step, self._save(step, tensors, state, self.place, ahead))
 
-    def begin(self, step: int, tensors: Mapping[str, Tensors], state: State) -> None:
+    def begin(
+        self, step: int, tensors: Mapping[str, Tensors], state: State, ahead: Ahead = nothing
+    ) -> None:
         """Copy what is to be saved, and save the copy while the caller goes on."""
         assert self.pool is not None
         assert self._coming is None
         self._take_copy(tensors)
         apart = self.place.apart()
-        self._coming = step, self.pool.submit(self._save, step, self._copy, state, apart)
+        self._coming = step, self.pool.submit(self._save, step, self._copy, state, apart, ahead)
 
     def settle(self, *, wait: bool) -> str | None:
         """Return the name of the checkpoint that has come true since; raises its StorageError.
@@ -57,14 +62,21 @@ class Saves:
 
     def rotate(self) -> None:
         """Delete all but the newest good ones; call it only after a good save."""
-        commit.rotate(self.disk, self.folder, self.keep, self._verified)
+        commit.rotate(self.disk, self.folder, self.keep, self.verified)
 
-    def _save(self, step: int, tensors: Mapping[str, Tensors], state: State, place: Place) -> Path:
-        return commit.save(self.disk, self.folder, step, tensors, state, place)
+    def _save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        state: State,
+        place: Place,
+        ahead: Ahead,
+    ) -> Path:
+        return commit.save(self.disk, self.folder, step, tensors, state, place, ahead)
 
     def _true(self, step: int, path: Path) -> str:
         self.step = step
-        self._verified.add(path.name)
+        self.verified.add(path.name)
         return path.name
 
     def _take_copy(self, tensors: Mapping[str, Tensors]) -> None:

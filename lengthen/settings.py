@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from lengthen.config import KINDS, Config, Tables
 from lengthen.errors import SettingError, nearest
+from lengthen.pacing import Adaptive
 from lengthen.recipes import RECIPES
 
 FILE_LIMIT = 2**20  # bytes
@@ -71,6 +72,11 @@ def _doubts(config: Config) -> list[str]:
     if pacing.of == "length" and pacing.end < length:
         beyond = f"positions from {pacing.end} on are never trained"
         return [f"pacing.end ({pacing.end}) is below model.length ({length}): {beyond}"]
+    warmup = config.optimizer.warmup_steps
+    if isinstance(pacing, Adaptive) and pacing.latest < warmup:
+        soon = f"reaches full length by step {pacing.latest} at the latest"
+        late = f"the learning rate warms up until step {warmup}: it can hold nothing back"
+        return [f"pacing.max_hold ({pacing.max_hold}) {soon}, and {late}"]
     return []
 
 

@@ -186,10 +186,19 @@ def step_of(run: Path) -> int:
     return 0 if last is None else int(last["step"])
 
 
+def written(run: Path) -> int:
+    """Return when a run's log was last written to, in nanoseconds; 0 where there is none."""
+    log = RunPaths(run).metrics
+    return log.stat().st_mtime_ns if log.exists() else 0
+
+
 def wait_behind(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
-    """Wait until a run is behind a step; raises RuntimeError where it ends or stands still."""
-    at, since = -1, time.monotonic()
-    while (now := step_of(run)) <= step:
+    """Wait until this part of a run writes its log and is behind a step.
+
+    Raises RuntimeError where it ends or stands still.
+    """
+    left, at, since = written(run), -1, time.monotonic()
+    while (now := step_of(run)) <= step or written(run) == left:
         if process.poll() is not None:
             raise RuntimeError(f"a part of the run ended with {process.returncode} by itself")
         if now != at:

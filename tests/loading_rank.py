@@ -1,6 +1,6 @@
 """One rank of a real process group: prints the newest good checkpoint of each run it is given.
 
-RANK=0 WORLD_SIZE=2 ... python -m tests.loading_rank CHECKPOINTS...
+RANK=0 WORLD_SIZE=2 ... python -m tests.loading_rank replicated|sharded CHECKPOINTS...
 """
 
 import json
@@ -22,5 +22,5 @@ def newest(folder: str) -> tuple[int, list[str]]:
 
 
 if __name__ == "__main__":
-    with placed(Run(device="cpu")) as place:
-        print(json.dumps([newest(folder) for folder in sys.argv[1:]]))
+    with placed(Run(device="cpu", sharded=sys.argv[1] == "sharded")) as place:
+        print(json.dumps([newest(folder) for folder in sys.argv[2:]]))

@@ -92,6 +92,22 @@ def test_f08_a_file_too_many_does_no_harm_and_verify_names_it(tmp_path: Path) ->
     assert "warning: step-00000001 holds notes.md too" in verify(path)
 
 
+def test_f08_f47_only_what_the_manifest_lists_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    other = save(tmp_path / "other", 2)
+    (path / "model-r00001-of-00002.safetensors").symlink_to(other / "model.safetensors")
+    (path / "optimizer-r00001-of-00002.safetensors").write_bytes(
+        (other / "optimizer.safetensors").read_bytes()
+    )
+    (path / "._model.safetensors").write_bytes(b"what another system leaves beside a copy")
+    loaded, notes = checkpoint.load_newest(tmp_path)
+    assert not notes
+    for name, group in tensors(1).items():
+        assert dict(loaded.tensors[name]).keys() == group.keys()
+        for key, value in group.items():
+            assert torch.equal(loaded.tensors[name][key], value)
+
+
 @pytest.mark.parametrize(
     "manifest",
     [
@@ -219,6 +235,13 @@ def test_f14_of_directories_renamed_by_hand_only_those_are_believed_that_tell_th
     ]
 
 
+def test_f14_a_number_beyond_all_steps_is_no_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / f"step-{10**20}")
+    loaded, notes = checkpoint.load_newest(tmp_path)
+    assert (loaded.step, notes) == (1, [])
+
+
 def test_f14_two_that_were_swapped_are_both_ignored(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
@@ -238,11 +261,11 @@ def test_f16_a_read_that_fails_three_times_is_tried_once_more(
     monkeypatch.setattr(time, "sleep", waited.append)
     save(tmp_path, 1)
     save(tmp_path, 2)
-    for first in range(1, 9):  # in every file, and in either of its two readings
+    for first in range(1, 10):  # in every file, and in either of its two readings
         waited.clear()
         ask_for(f"load:{first}-{first + 2}:{action}")
         assert checkpoint.load_newest(tmp_path)[0].step == 2
-        assert waited == ([0.1, 1.0, 5.0] if first <= 7 else [])
+        assert waited == ([0.1, 1.0, 5.0] if first <= 8 else [])
 
 
 @pytest.mark.parametrize(("first", "file"), [(1, "manifest"), (2, "model"), (5, "")])

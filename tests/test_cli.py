@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lengthen
+from lengthen import faults
 from lengthen.cli import main
 from lengthen.commands import COMMANDS
 from lengthen.runlog import owned, read_metrics
@@ -368,6 +369,34 @@ def test_f21_output_that_goes_nowhere_is_told_unless_its_reader_has_gone(
     command = [sys.executable, "-m", "lengthen", "verify", str(world.run)]
     done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_f21_output_that_is_closed_from_the_start_is_no_failure(world: World) -> None:
+    words = [sys.executable, "-m", "lengthen", "verify", str(world.run)]
+    command = ["sh", "-c", '"$@" >&-', "sh", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_f21_a_note_that_nobody_reads_stops_nothing(world: World) -> None:
+    words = ["train", "laptop-2min", "--pacing.kind", "constant", "--data", str(world.folder)]
+    command = [sys.executable, "-m", "lengthen", *words, "--out", str(world.folder / "r")]
+    code = subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert code == 3
+    assert subprocess.run(command, stderr=writer, check=False).returncode == code
+
+
+def test_a_mistake_in_a_fault_on_purpose_is_told_before_it_reads_like_damage(
+    world: World,
+) -> None:
+    command = [sys.executable, "-m", "lengthen", "verify", str(world.run)]
+    environment = {**os.environ, faults.VARIABLE: "lod:1:eio"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "LENGTHEN_FAULT" in done.stderr
+    assert "'load'" in done.stderr
 
 
 def test_f21_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:

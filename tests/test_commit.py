@@ -77,6 +77,27 @@ def test_rotation_keeps_the_newest_good_ones_and_never_counts_a_damaged_one(tmp_
     assert left == ["step-00000010", "step-00000003", "step-00000002"]
 
 
+def test_rotation_reads_a_checkpoint_again_only_where_that_decides_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def damage(path: Path) -> list[str]:
+        looked.append(path.name)
+        return checkpoint.damage(path)
+
+    monkeypatch.setattr(commit, "damage", damage)
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    looked.clear()
+    verified = {checkpoint.name_of(3)}
+    commit.rotate(Disk(), tmp_path, 3, verified)
+    assert not looked  # nothing is to go
+    commit.rotate(Disk(), tmp_path, 2, verified)
+    assert looked == [checkpoint.name_of(2)]  # of the one that goes nobody asks
+    assert verified == {checkpoint.name_of(3), checkpoint.name_of(2)}
+
+
 def test_f13_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_path: Path) -> None:
     for fault in range(1, 4):
         folder = tmp_path / str(fault)

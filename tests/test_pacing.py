@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
-from itertools import cycle, pairwise
+from itertools import cycle, pairwise, repeat
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -286,8 +286,7 @@ LOSSES = st.lists(st.floats(0, 9) | st.just(math.nan) | st.just(math.inf), min_s
 def test_an_adaptive_length_never_falls_and_always_reaches_the_end(
     pacing: Adaptive, losses: list[float]
 ) -> None:
-    growths = -(-pacing.end // pacing.multiple)
-    lived_through = lived(pacing, cycle(losses), growths * pacing.max_hold)
+    lived_through = lived(pacing, cycle(losses), pacing.latest)
     values = [state.value for state in lived_through]
     assert all(values.count(value) <= pacing.max_hold for value in set(values) - {pacing.end})
     assert values[0] == pacing.start
@@ -295,6 +294,14 @@ def test_an_adaptive_length_never_falls_and_always_reaches_the_end(
     assert all(one <= later for one, later in pairwise(values))
     inside = set(values) - {pacing.start, pacing.end}
     assert all(value % pacing.multiple == 0 for value in inside)
+
+
+@given(adaptives())
+def test_an_adaptive_length_that_is_never_calm_is_at_its_end_at_the_latest_step_and_not_before(
+    pacing: Adaptive,
+) -> None:
+    values = [state.value for state in lived(pacing, repeat(math.nan), pacing.latest)]
+    assert values.index(pacing.end) == pacing.latest
 
 
 @given(adaptives(), LOSSES)

@@ -7,25 +7,28 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lengthen import checkpoint, faults
+from lengthen import checkpoint, commit, faults
 from lengthen.config import Config
+from lengthen.disk import Disk
+from lengthen.errors import StorageError
 from lengthen.runlog import RunPaths, owned, read_metrics
 from lengthen.runs import train
-from tests.conftest import Configure
-from tests.test_checkpoint import FILES, save
+from tests.conftest import AskFor, Configure
+from tests.test_checkpoint import FILES, save, tensors
 from tests.test_sharded import finished, same, steps, torchrun
 
 pytestmark = pytest.mark.ranks
 
 
-def ranks(*commands: list[str], last: str = "") -> list["subprocess.Popen[str]"]:
+def ranks(*commands: list[str], first: str = "", last: str = "") -> list["subprocess.Popen[str]"]:
     """Start processes that meet each other as the launcher's would, without a launcher.
 
-    `last` is the fault that the last one is asked for.
+    `first` and `last` are the faults that the first and the last one are asked for.
     """
     world = len(commands)
     with socket.socket() as free:
@@ -40,7 +43,7 @@ def ranks(*commands: list[str], last: str = "") -> list["subprocess.Popen[str]"]
                 **meeting,
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
-                faults.VARIABLE: last if rank == world - 1 else "",
+                faults.VARIABLE: {0: first, world - 1: last}.get(rank, ""),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -110,15 +113,16 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == last
 
 
-def loaded(*folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
+def loaded(how: str, *folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
     """What each rank finds newest and good in each of its folders."""
-    command = [sys.executable, "-m", "tests.loading_rank"]
+    command = [sys.executable, "-m", "tests.loading_rank", how]
     every = ranks(*([*command, *map(str, mine)] for mine in folders))
     return [json.loads(rank.communicate(timeout=120)[0]) for rank in every]
 
 
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
 def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
-    tmp_path: Path,
+    tmp_path: Path, how: str
 ) -> None:
     damaged = [name for name in FILES if name != "manifest.json"]
     folders = [tmp_path / name for name in (*damaged, "good", "hopeless")]
@@ -129,7 +133,7 @@ def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
             if folder.name != "good":
                 file = path / (folder.name if folder.name in damaged else damaged[0])
                 file.write_bytes(bytes(file.stat().st_size))
-    first, second = loaded(folders, folders)
+    first, second = loaded(how, folders, folders)
     assert [step for step, _ in first] == [step for step, _ in second] == [1, 1, 1, 2, 0]
     for name, (_, notes) in zip(damaged, first, strict=False):
         assert notes == [
@@ -138,13 +142,18 @@ def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
     assert first[-1][1][0].count("sha256 differs") == 2
 
 
-def test_f16_ranks_take_the_newest_checkpoint_that_all_of_them_can_read(tmp_path: Path) -> None:
-    folders = [tmp_path / "fresh", tmp_path / "stale"]
+def test_f16_ranks_take_the_newest_checkpoint_that_is_the_same_to_all_of_them(
+    tmp_path: Path,
+) -> None:
+    views = {name: tmp_path / name for name in ("fresh", "stale", "other")}
     for step in (1, 2):
-        save(folders[0], step)
-    save(folders[1], 1)
-    for views in (folders, folders[::-1]):
-        assert [newest for ((newest, _),) in loaded(*([view] for view in views))] == [1, 1]
+        save(views["fresh"], step)
+    save(views["stale"], 1)
+    save(views["other"], 1)
+    commit.save(Disk(), views["other"], 2, tensors(3), {})
+    for pair in (("fresh", "stale"), ("stale", "fresh"), ("fresh", "other")):
+        found = loaded("replicated", *([views[name]] for name in pair))
+        assert [newest for ((newest, _),) in found] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["train", "resume"])
@@ -166,6 +175,62 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     assert [rank.returncode for rank in both] == [2, 2]
     assert all("rank 1 sees another than rank 0" in line for line in lines)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
+
+
+def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train_nothing(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
+    command = training(config, tmp_path)
+    faster = [*command, "--optimizer.learning_rate", "0.5"]
+    both = ranks(command, faster)
+    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [2, 2]
+    rule = "optimizer.learning_rate: must be the same on all ranks; rank 0 has 0.01, rank 1 0.5"
+    assert lines == [f"lengthen: {rule}"] * 2
+    assert not list((tmp_path / "run").glob("*.toml"))
+
+
+def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
+    train(config, tmp_path / "run", shown=False)
+    command = training(config, tmp_path)
+    both = ranks([*command, "--resume", "auto"], [*command, "--overwrite"])
+    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    assert [rank.returncode for rank in both] == [2, 2]
+    assert all("rank 0 is to resume, rank 1 to train: a shared disk is late" in x for x in lines)
+    assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)
+
+
+def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:
+    """Return the file operation on the log at which a save forces its lines onto the disk."""
+    for number in range(3, 50):
+        ask_for(f"log:{number}:eio")
+        with suppress(StorageError):
+            train(config, folder / str(number), shown=False)
+            log = read_metrics(RunPaths(folder / str(number)).metrics)
+            assert any(event["event"] == "save_failed" for event in log.of("event"))
+            ask_for("")
+            return number
+    raise AssertionError("no save forces the log onto the disk")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_f05_a_log_that_cannot_be_forced_onto_the_disk_is_a_failed_save_of_all_ranks(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, asynchronous: bool
+) -> None:
+    saves = {"every_steps": 4, "keep": 2, "asynchronous": asynchronous}
+    config = configured(budget={"tokens": 4_000}, saving=saves)
+    command = training(config, tmp_path)
+    both = ranks(command, command, first=f"log:{passage_of_a_sync(config, tmp_path, ask_for)}:eio")
+    said = [rank.communicate(timeout=120)[1] for rank in both]
+    assert [rank.returncode for rank in both] == [0, 0], said
+    log = read_metrics(RunPaths(tmp_path / "run").metrics)
+    (failed,) = (event for event in log.of("event") if event["event"] == "save_failed")
+    assert "metrics.jsonl: input/output error" in failed["reason"]
+    assert log.of("event")[-1]["event"] == "finished"
 
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -126,6 +126,27 @@ def test_f03_a_real_disk_that_is_full_keeps_what_it_has_and_the_run_goes_on_with
     assert events(tmp_path / "run", "resumed")
 
 
+def test_a_resumed_run_has_nothing_of_a_checkpoint_in_memory_that_it_deletes(
+    configured: Configure, tmp_path: Path
+) -> None:
+    """A network disk keeps a file under a hidden name as long as somebody has it mapped."""
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 1_500}, saving={"every_steps": 0}), run, shown=False)
+    mapped: list[str] = []
+    removed: list[Path] = []
+
+    def before(_number: int, name: str, path: Path) -> None:
+        if name == "remove" and path.name.startswith(".trash-"):
+            removed.append(path)
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            mapped.extend(line for line in lines if path.name in line)
+
+    longer = {"budget": {"tokens": 2_000}, "saving": {"keep": 1}}
+    resume(run, overrides=longer, disk=Disk(before=before), shown=False)
+    assert removed
+    assert not mapped
+
+
 @pytest.mark.parametrize("line", [2, 9])
 def test_f05_a_log_that_cannot_grow_ends_the_run_with_its_last_step_saved(
     configured: Configure, tmp_path: Path, ask_for: AskFor, line: int

@@ -94,6 +94,17 @@ def test_a_length_that_ends_below_full_length_is_noted() -> None:
     assert not load("laptop-2min", {"pacing": rows})[1]
 
 
+def test_an_adaptive_pacing_that_is_over_before_the_rate_has_warmed_up_is_noted() -> None:
+    adaptive = {"kind": "adaptive", "start": 8}
+    note = (
+        "pacing.max_hold (20) reaches full length by step 2540 at the latest, and the learning "
+        "rate warms up until step 3000: it can hold nothing back"
+    )
+    assert load("gpt2-117m", {"pacing": adaptive})[1][-1] == note
+    patient = load("gpt2-117m", {"pacing": {**adaptive, "max_hold": 24}})[1]
+    assert not any("max_hold" in one for one in patient)
+
+
 def test_passes_cannot_be_asked_of_dropped_leftovers() -> None:
     tables = small(budget={"passes": 1}, batch={"leftovers": "drop"})
     with pytest.raises(SettingError, match='budget.passes: needs batch.leftovers = "requeue"'):

@@ -1,7 +1,6 @@
 """What a subcommand is made of, and what several share."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +46,10 @@ def with_data(overrides: Tables, path: str | None) -> Tables:
 
 def print_notes(notes: Sequence[str]) -> None:
     """Say on the error stream what was dropped or filled in."""
-    for note in notes:
-        print(f"lengthen: {note}", file=sys.stderr)
+    from lengthen.progress import note
+
+    for one in notes:
+        note(one)
 
 
 def print_lines(lines: Sequence[tuple[str, str]]) -> int:

@@ -2,11 +2,11 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lengthen import progress
 from lengthen.config import Tables
 from lengthen.errors import DataError, SettingError, printable
 from lengthen.evaluate.results import Result
@@ -43,14 +43,10 @@ class _Place:
         return printable(text)
 
 
-def _to_stderr(note: str) -> None:
-    print(f"lengthen: {note}", file=sys.stderr)
-
-
 def gather(
     paths: Sequence[Path],
     columns: Mapping[str, str] | None = None,
-    note: Callable[[str], None] = _to_stderr,
+    note: Callable[[str], None] = progress.note,
 ) -> list[NamedRun]:
     """Return the runs of `paths` in their order, each once, under names as short as possible.
 
