@@ -189,7 +189,7 @@ def _measure(session: Session, *, done: bool) -> None:
 
 
 def _observe_when_due(session: Session) -> None:
-    """Let an adaptive pacing look, and say when it has grown and after how many steps."""
+    """Let an adaptive pacing look; log its growth, and the steps at the length before."""
     before = session.trainer.progress.clock
     if not session.trainer.schedule.observes(before):
         return

@@ -5,8 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 760, 300  # of one panel, in pixels
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 46  # around its plot
+from lengthen.errors import printable
+from lengthen.legend import LINE, SAMPLE, Key, laid, width
+
+WIDTH, HEIGHT = 760, 300  # of one panel, in pixels; lines of keys come on top
+LEFT, RIGHT, TOP, BOTTOM = 78, 16, 40, 46  # around its plot
+TITLE = 22  # baseline of a panel's title
 # Told apart by people who do not see colours alike, and on white and on black (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "7 4", "2 3", "10 4 2 4", "14 5")  # pixels drawn and left out, in turn
@@ -99,15 +103,28 @@ def families(panels: Sequence[Panel]) -> list[str]:
 
 def draw(panels: Sequence[Panel]) -> str:
     """Return the SVG with the panels one below the other; names are escaped."""
-    height = HEIGHT * len(panels)
-    body = "".join(
-        f'<g transform="translate(0 {HEIGHT * row})">{"".join(_panel(panel))}</g>\n'
-        for row, panel in enumerate(panels)
-    )
+    body, height = "", 0
+    # The widest title decides for all panels, so that equal keys stand alike. Titles are bold.
+    clear = LEFT + max((width(panel.title) * 9 // 8 for panel in panels), default=0)
+    for panel in panels:
+        keys = list(laid(families([panel]), clear, LEFT, WIDTH - RIGHT))
+        deeper = LINE * max((key.line for key in keys), default=0)
+        parts = [*_head(panel.title, keys, TITLE - deeper), *_panel(panel)]
+        body += f'<g transform="translate(0 {height + deeper})">{"".join(parts)}</g>\n'
+        height += HEIGHT + deeper
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}"><style>{STYLE}</style>\n{body}</svg>\n'
     )
+
+
+def _head(title: str, keys: Sequence[Key], top: int) -> Iterator[str]:
+    """Yield the title and the keys of a panel; `top` is the title's baseline."""
+    yield _text(LEFT, top, title, "title")
+    for number, key in enumerate(keys):
+        y = top + LINE * key.line
+        yield f'<path {_stroke(number)} stroke-width="3" d="M{key.x} {y - 4}h22"/>'
+        yield _text(key.x + SAMPLE, y, key.text, "small", whole=key.name)
 
 
 def _panel(panel: Panel) -> Iterator[str]:
@@ -115,7 +132,6 @@ def _panel(panel: Panel) -> Iterator[str]:
     xs = [x for curve in points for x, _ in curve]
     ys = [y for curve in points for _, y in curve]
     ys += [panel.mark] if panel.mark is not None else []
-    yield _text(LEFT, 22, panel.title, "title")
     if not xs:
         yield _text(LEFT, HEIGHT / 2, "nothing was measured", "small")
         return
@@ -124,16 +140,15 @@ def _panel(panel: Panel) -> Iterator[str]:
     up = _Scale(*_room(min(ys), max(ys), panel.log_y), HEIGHT - BOTTOM, TOP, panel.log_y)
     yield from _axes(panel, across, up)
     keys = families([panel])
-    width = 2 if len(keys) == len(panel.curves) else 1.2
+    thickness = 2 if len(keys) == len(panel.curves) else 1.2
     for curve, places in zip(panel.curves, points, strict=True):
-        style = f'{_stroke(keys.index(curve.key))} stroke-width="{width}"'
+        style = f'{_stroke(keys.index(curve.key))} stroke-width="{thickness}"'
         line = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in places)
         yield f'<polyline class="curve" {style} points="{line}"/>'
         for x in curve.breaks:
             if across.low <= x <= across.high:
                 yield f'<path {style} d="M{across(x) - 4:.1f} {HEIGHT - BOTTOM - 9}l8 8m0-8l-8 8"/>'
         yield from _marked(curve, keys.index(curve.key), across, up)
-    yield from _keys(keys)
 
 
 def _marked(curve: Curve, number: int, across: _Scale, up: _Scale) -> Iterator[str]:
@@ -168,7 +183,7 @@ def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
     middle = (TOP + bottom) / 2
     yield (
         f'<text class="small" text-anchor="middle" '
-        f'transform="translate(14 {middle:.0f}) rotate(-90)">{escape(panel.y)}</text>'
+        f'transform="translate(14 {middle:.0f}) rotate(-90)">{_escaped(panel.y)}</text>'
     )
     marks = [(value, "mark lesser") for value in panel.lesser]
     marks += [] if panel.mark is None else [(panel.mark, "mark")]
@@ -177,20 +192,16 @@ def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
             yield f'<path class="{name}" d="M{LEFT} {up(value):.1f}H{right}"/>'
 
 
-def _keys(names: Sequence[str]) -> Iterator[str]:
-    """Name the curves in the line of the title, where none of them runs, from the right."""
-    right = float(WIDTH - RIGHT)
-    for number, name in reversed(list(enumerate(names))):
-        right -= 7.0 * len(name) + 8
-        yield _text(right, 22, name, "small")
-        right -= 28
-        yield f'<path {_stroke(number)} stroke-width="3" d="M{right:.0f} 18h22"/>'
-        right -= 12
-
-
-def _text(x: float, y: float, text: str, name: str, anchor: str = "start") -> str:
+def _text(x: float, y: float, text: str, name: str, anchor: str = "start", whole: str = "") -> str:
+    """Return text at its place; where it is cut short, `whole` is what the pointer shows."""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{name}" {place}>{escape(text)}</text>'
+    more = f"<title>{escape(whole)}</title>" if whole not in ("", text) else ""
+    return f'<text class="{name}" {place}>{_escaped(text)}{more}</text>'
+
+
+def _escaped(text: str) -> str:
+    # XML has no place for most control characters, nor UTF-8 for the bytes of an odd file name.
+    return escape(printable(text))
 
 
 def _room(low: float, high: float, log: bool) -> tuple[float, float]:

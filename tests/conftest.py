@@ -1,6 +1,7 @@
 """What tests share: where real text is, a tiny store, a tiny configuration."""
 
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from playwright.sync_api import Browser, sync_playwright
 
 from lengthen import faults
 from lengthen.bind import open_store, with_store
@@ -47,6 +49,18 @@ def hears_hangups() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser; what asks for it is skipped on a machine without one."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium on this machine")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

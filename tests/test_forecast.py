@@ -18,6 +18,7 @@ from lengthen.errors import SettingError
 from lengthen.forecast import Forecast, forecasts, lines, panels, table, write
 from lengthen.plan import CPU_PASS, memory_of
 from tests.conftest import Configure
+from tests.test_legend import panels_in, well_laid
 from tests.test_picture import points_of
 
 Words = list[str]
@@ -301,8 +302,9 @@ def test_the_command_takes_recipes_and_files_side_by_side(
     shown = capsys.readouterr().out
     assert shown.splitlines()[-1] == str(out)
     assert "(1 x)" in shown
-    picture = out.read_text(encoding="utf-8")
-    assert all(name in picture for name in ["laptop-2min", *files])
+    for panel in panels_in(out.read_text(encoding="utf-8")):
+        assert panel.whole == ["laptop-2min", *files]
+        assert well_laid(panel.keys, panel.title, panel.plot)
 
 
 def test_a_name_that_nobody_shares_is_the_files_own(

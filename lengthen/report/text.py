@@ -13,7 +13,7 @@ from lengthen.analysis import (
     verdict_line,
 )
 from lengthen.monitor import UNSTABLE
-from lengthen.report import evaluations
+from lengthen.report import decisions, evaluations
 from lengthen.report.differences import full_lengths
 from lengthen.report.gather import NamedRun
 from lengthen.spikes import MOST_SPIKES, PAPERS, THRESHOLDS, Ratios, Spike
@@ -41,6 +41,8 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     yield worst_spikes(summaries) or CALM
     yield correlated(summaries)
     yield times(runs, losses) or NO_GOAL
+    if (decided := decisions.table(runs)) is not None:
+        yield decided
     yield from evaluations.tables({run.name: run.results for run in runs})
 
 

@@ -1,20 +1,16 @@
 """The page in a real browser: drawn, linked, quiet, and closed to the network."""
 
 import csv
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from lengthen.report.page import write
 from tests.report.logs import run, run_of
-
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 EVIL = "<script>alert(1)</script>"
 # Of the standard panels.
@@ -22,14 +18,6 @@ STEP, TOKEN, LOSS, SPIKES, PROBE, LENGTH = (f"figure-{number}" for number in (0,
 DRAWN = "document.querySelectorAll('.js-plotly-plot .scatterlayer').length > 0"
 RANGE = "id => document.querySelector(`#${id} .plot`)._fullLayout.xaxis.range"
 VISIBLE = "id => document.querySelector(`#${id} .plot`)._fullData.map(trace => trace.visible)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @dataclass

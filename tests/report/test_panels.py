@@ -38,6 +38,7 @@ OBSERVED = [
     {"kind": "step", "step": 2, "tokens": 128, "loss": 5.3, "length": 8},
     {"kind": "observation", "step": 2, "tokens": 128, "length": 8, "loss": 5.2, "next_length": 16},
     {"kind": "event", "event": "length", "step": 2, "tokens": 128, "length": 16, "held": 2},
+    {"kind": "event", "event": "saved", "step": 2, "tokens": 128, "name": "step-00000002"},
     {"kind": "step", "step": 3, "tokens": 256, "loss": 5.1, "length": 16},
     {
         "kind": "observation",
