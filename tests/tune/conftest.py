@@ -2,23 +2,28 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lengthen import processes
+from lengthen.cli import main
 from lengthen.clock import steps
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import Store
-from lengthen.processes import ATTEMPTS
+from lengthen.processes import ATTEMPTS, Job
 from lengthen.runlog import Record, RunPaths
+from lengthen.settings import load
 from lengthen.tune.question import Question, ask
 from lengthen.tune.search import Setting, next_step
 from lengthen.tune.trials import Trial, place_of, read, trial_of
 from tests.conftest import Configure
 
 Asked = Callable[..., Question]
+ROOM: Tables = {"budget": {"tokens": 400_000}}
 
 
 @pytest.fixture
@@ -93,3 +98,65 @@ def written(config: Config, folder: Path) -> str:
     path = folder / "asked.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
     return str(path)
+
+
+def no_process(*_: object) -> Job:
+    raise AssertionError("a trial was started")
+
+
+@pytest.fixture
+def tuned(
+    tunable: Configure, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> "Tuned":
+    """Plant the trials of a search and let the command read them, which starts none."""
+    monkeypatch.setattr(processes, "start", no_process)
+    return Tuned(tunable, asked, tmp_path)
+
+
+class Tuned:
+    """A search over planted trials."""
+
+    def __init__(self, tunable: Configure, asked: Asked, folder: Path) -> None:
+        self.tunable, self.asked, self.folder, self.root = tunable, asked, folder, folder / "out"
+
+    def __call__(
+        self, calm: Sequence[Setting], *words: str, code: int = 0, tables: Tables = ROOM
+    ) -> list[Trial]:
+        aggressive = "--aggressive" in words
+        self.question: Question = self.asked(aggressive=aggressive, **tables)
+
+        trials = search_here(self.question, self.root, self.planting(calm))
+        if not (self.root / ATTEMPTS).exists():
+            own(self.root)
+        assert self.again(*words, tables=tables) == code
+        return trials
+
+    def planting(self, calm: Sequence[Setting]) -> Callable[[Trial], None]:
+        """Give what plants a trial, unless it is there from an earlier search."""
+
+        def carry(trial: Trial) -> None:
+            if not place_of(self.root, trial).exists():
+                is_calm = any(covers(one, trial.setting) for one in calm)
+                plant(self.root, trial, calm=is_calm)
+
+        return carry
+
+    def again(self, *words: str, tables: Tables = ROOM) -> int:
+        file = written(self.tunable(**tables), self.folder)
+        base = ["tune", file, "--out", str(self.root), "--judge-tokens", "512", "--jobs", "1"]
+        return main([*base, *words])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.root / "tune.json").read_text())
+        return told
+
+    @property
+    def config(self) -> Config:
+        return load(str(self.root / "tuned.toml"))[0]
+
+
+def covers(largest: Setting, setting: Setting) -> bool:
+    """Tell whether a setting is as calm as the largest calm one at its start."""
+    one, other = ((s.multiple, s.rate, s.rows) for s in (setting, largest))
+    return setting.start == largest.start and all(a <= b for a, b in zip(one, other, strict=True))

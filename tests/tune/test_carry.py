@@ -1,6 +1,7 @@
-"""A search in real processes: stopped, killed and started again, it comes to the same choice."""
+"""A search stopped, killed or started again comes to the same choice and redoes nothing."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -11,15 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from lengthen import processes
 from lengthen.cli import main
-from lengthen.config import Tables
-from lengthen.runlog import last_record
+from lengthen.config import Config, Tables
+from lengthen.processes import ATTEMPTS, Job, Machine
+from lengthen.runlog import last_record, owned
 from lengthen.runs import train
 from lengthen.tune.question import Question
 from lengthen.tune.search import Setting
-from lengthen.tune.trials import Trial, place_of, read
+from lengthen.tune.trials import Trial, place_of, read, trial_of
 from tests.conftest import Configure
-from tests.tune.conftest import Asked, own, search_here, written
+from tests.tune.conftest import ROOM, Asked, Tuned, own, search_here, written
 
 # Long enough to be killed in the middle, and with evaluations that mean something.
 LONGER: Tables = {
@@ -140,3 +143,112 @@ def test_f55_killed_at_any_moment_it_comes_to_the_choice_of_an_unbroken_search(
     assert steps_of(broken, needed) == steps_of(whole, needed)
     chosen = json.loads((broken / "tune.json").read_text())["chosen"]
     assert chosen["warmups"] == needed[-1].setting.multiple
+
+
+def test_what_is_known_is_not_redone_and_comes_to_the_same_choice(tuned: Tuned) -> None:
+    trials = tuned([Setting(16, 29)])
+    before, tables = tuned.config, tuned.facts
+    logs = [place_of(tuned.root, trial) / "metrics.jsonl" for trial in trials]
+    times = [log.stat().st_mtime_ns for log in logs]
+    assert tuned.again() == 0
+    own(tuned.root)  # a log that says nothing of them
+    assert tuned.again() == 0
+    assert (tuned.config, tuned.facts) == (before, tables)
+    assert [log.stat().st_mtime_ns for log in logs] == times
+
+
+def test_another_configuration_in_the_same_place_has_trials_of_its_own(tuned: Tuned) -> None:
+    tuned([Setting(16, 29)])
+    slower = {**ROOM, "optimizer": {"learning_rate": 5e-3, "warmup_steps": 4}}
+    tuned([Setting(8, 64)], tables=slower)
+    assert tuned.facts["chosen"]["start"] == 8
+    assert len(tuned.facts["trials"]) == 4
+    assert tuned.again() == 0
+    assert tuned.facts["chosen"]["start"] == 16
+
+
+def test_trials_of_a_search_with_other_starts_or_a_bolder_one_are_not_mixed_in(
+    tuned: Tuned,
+) -> None:
+    trials = tuned([Setting(8, 64, rate=2), Setting(16, 64)], "--aggressive")
+    other = tuned.asked(starts=(16,), **ROOM)
+    search_here(other, tuned.root, tuned.planting([Setting(16, 64)]))
+    assert tuned.again("--starts", "16") == 0
+    assert {fact["start"] for fact in tuned.facts["trials"]} == {16}
+    assert tuned.facts["cost"]["trials"] == 4
+    assert tuned.again() == 0
+    tried = {(fact["start"], fact["rate"], fact["rows"]) for fact in tuned.facts["trials"]}
+    assert tried == {(8, 1, 1)}
+    assert tuned.facts["cost"]["trials"] == 4
+    assert tuned.again("--aggressive") == 0
+    assert tuned.facts["chosen"]["learning_rate"] == 0.02
+    assert len(tuned.facts["trials"]) == len(trials)
+
+
+def test_a_line_that_a_power_cut_tore_takes_no_other_with_it(tuned: Tuned) -> None:
+    tuned([Setting(8, 64), Setting(16, 64)])
+    other = tuned.asked(starts=(16,), **ROOM)
+    search_here(other, tuned.root, tuned.planting([Setting(16, 64)]))
+    with (tuned.root / ATTEMPTS).open("a") as file:
+        file.write('{"run":"start-8-T-16-beginning","eve')
+    assert tuned.again("--starts", "16") == 0
+    assert [fact["start"] for fact in tuned.facts["trials"]] == [16] * 4
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "message"),
+    [
+        (2, 2, "lengthen: trial {name}: no such thing"),
+        (3, 3, "lengthen: trial {name}: no such thing"),
+        (7, 7, "lengthen: trial {name}: no such thing"),
+        (8, 8, "lengthen: trial {name}: no such thing"),
+        (143, 143, "lengthen: trial {name}: no such thing; the same command goes on"),
+        (1, 1, "this is a bug"),
+    ],
+)
+def test_a_trial_that_crashes_ends_the_search_with_its_own_error(
+    tuned: Tuned,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    expected: int,
+    message: str,
+) -> None:
+    def crash(place: Path, _config: Config, _machine: Machine, _others: object) -> Job:
+        place.parent.mkdir(parents=True)
+        log = place.with_name("log")
+        words = f"import sys; print('lengthen: no such thing'); sys.exit({code})"
+        with log.open("wb") as file:
+            return Job(0, subprocess.Popen([sys.executable, "-c", words], stdout=file), log)
+
+    monkeypatch.setattr(processes, "start", crash)
+    assert tuned.again() == expected
+    name = trial_of(tuned.asked(**ROOM), Setting(8, 4, opening=True)).name
+    assert message.format(name=name) in capsys.readouterr().err.splitlines()[-1]
+    assert not (tuned.root / "tuned.toml").exists()
+
+
+def test_a_signal_ends_every_trial_and_says_how_to_go_on(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+
+    def endless(place: Path, _config: Config, _machine: Machine, _others: object) -> Job:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGINT)
+        return Job(0, process, place.with_name("log"))
+
+    monkeypatch.setattr(processes, "start", endless)
+    assert tuned.again() == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
+
+
+def test_two_at_once_in_one_directory_are_refused(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with owned(tuned.root):
+        assert tuned.again() == 5
+    assert f"in use by pid {os.getpid()}" in capsys.readouterr().err

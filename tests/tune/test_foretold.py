@@ -1,5 +1,6 @@
 """What a search will cost is what its trials will do, over every way in which they can end."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lengthen import processes
+from lengthen.errors import StorageError
 from lengthen.plan import plan
+from lengthen.processes import Job
 from lengthen.tune.foretold import (
     Outcome,
     Range,
@@ -20,7 +24,7 @@ from lengthen.tune.foretold import (
 )
 from lengthen.tune.search import FIRST, MULTIPLES, End, Known, Setting, Space, next_step
 from lengthen.tune.trials import read, trial_of
-from tests.tune.conftest import Asked, plant
+from tests.tune.conftest import Asked, Tuned, plant
 
 LADDER = [multiple for multiple in MULTIPLES if multiple >= FIRST]
 SPACES = st.builds(
@@ -112,3 +116,35 @@ def test_what_is_known_costs_nothing_more(asked: Asked) -> None:
         last / training_flops(question, Setting(8, 43)),
         last / training_flops(question, Setting(8, 64)),
     )
+
+
+def test_what_the_search_will_cost_is_said_before_its_first_trial_and_holds(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(*_: object) -> Job:
+        raise StorageError("no room for a trial")
+
+    monkeypatch.setattr(processes, "start", no_room)
+    assert tuned.again() == StorageError.exit_code
+    (told,) = capsys.readouterr().out.splitlines()
+    pattern = (
+        r"cost    from (\S+) to (\S+) % of one training's FLOP, evaluation included, with every "
+        r"trial run to its end"
+    )
+    said = re.fullmatch(pattern, told)
+    assert said is not None
+    least, most = map(float, said.groups())
+    tuned([Setting(8, 64)])
+    assert least <= 100 * tuned.facts["share"]["flops"] <= most
+    assert "cost    " not in capsys.readouterr().out  # nothing was left to do
+    assert tuned.again("--aggressive") == StorageError.exit_code
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("cost    from ")
+
+
+def test_trials_side_by_side_are_said_to_cost_more(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuned.again("--jobs", "2") == 1  # at its first trial, which must not start here
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.endswith("with every trial run to its end, and more with trials side by side")

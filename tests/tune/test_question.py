@@ -15,7 +15,6 @@ from lengthen.corpus.store import Store
 from lengthen.errors import DataError, LengthenError
 from lengthen.pacing import Linear, Root
 from lengthen.settings import build, changed
-from lengthen.tune import trials
 from lengthen.tune.question import (
     JUDGE_TOKENS,
     PAIRED_SD,
@@ -26,7 +25,6 @@ from lengthen.tune.question import (
     tokens_for,
 )
 from lengthen.tune.search import MULTIPLES, Setting, Space
-from lengthen.tune.trials import trial_of
 from tests.conftest import Configure
 from tests.tune.conftest import Asked
 
@@ -125,29 +123,6 @@ def test_starts_double_from_8_to_a_quarter_of_full_length(asked: Asked) -> None:
     assert asked(starts=(32, 8, 32)).space.starts == (8, 32)
 
 
-def test_trials_lie_apart_where_their_configurations_differ_in_anything(
-    asked: Asked, tmp_path: Path
-) -> None:
-    setting = Setting(8, 4)
-    names = {
-        trial_of(question, setting).name
-        for question in (
-            asked(),
-            asked(optimizer={"learning_rate": 2e-2}),
-            asked(run={"seed": 1}),
-            asked(model={"width": 32}),
-        )
-    }
-    assert len(names) == 4
-    assert all(name.startswith("start-8-T-16-") for name in names)
-    bolder = trial_of(asked(), Setting(8, 4, rate=2, rows=4)).name
-    assert bolder.startswith("start-8-T-16-rate-x2-rows-x4-")
-    moved = asked().config.data.model_copy(update={"path": str(tmp_path)})
-    question = asked()
-    there = Question(question.config.model_copy(update={"data": moved}), 10_000, 512, Space((8,)))
-    assert trial_of(there, setting).name == trial_of(question, setting).name
-
-
 @pytest.mark.parametrize("budget", [20_000, 60_000, 100_000])
 def test_a_quarter_of_the_budget_is_left_behind_the_longest_warmup_that_is_tried(
     asked: Asked, budget: int
@@ -186,14 +161,6 @@ def test_a_model_of_billions_begins_at_64(asked: Asked) -> None:
     assert asked(model=small, batch=batch, budget=budget).space.starts[:3] == (8, 16, 32)
     with pytest.raises(LengthenError, match="; lower optimizer.warmup_steps or batch.rows$"):
         asked(model=large, batch=batch, budget={"tokens": 1_000}, starts=(64,))
-
-
-def test_trials_by_another_version_lie_apart(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    question, setting = asked(), Setting(8, 4)
-    before = trial_of(question, setting).name
-    assert trial_of(question, setting).name == before
-    monkeypatch.setattr(trials, "version", lambda name: f"{name} of another year")
-    assert trial_of(question, setting).name != before
 
 
 def test_where_the_start_is_the_smallest_no_smaller_one_is_proposed(asked: Asked) -> None:

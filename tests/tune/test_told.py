@@ -1,0 +1,170 @@
+"""What is said of a search that is over: its choice, what it rests on, and what to change."""
+
+import html
+import json
+
+import pytest
+
+from lengthen.config import Tables
+from lengthen.tune.search import Setting
+from lengthen.tune.told import way_out
+from lengthen.tune.trials import trial_of
+from tests.tune.conftest import ROOM, Asked, Tuned, own, plant, search_here
+
+
+def test_the_table_has_every_trial_with_its_verdict_and_why(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = tuned([Setting(16, 4)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    refuted = ["start", "8,", "T", "16,", "beginning", "0.01", "8", "not", "calm", "2.75", "x"]
+    assert [*refuted, "2", "128", "1.5"] in rows
+    assert tuned.facts["trials"][0]["why"] == "2.75 x the lowest so far at step 2"
+    assert [fact["verdict"] for fact in tuned.facts["trials"]] == [
+        "not calm",
+        "calm",
+        *["not calm"] * 3,
+        "calm",
+    ]
+    assert [fact["run"] for fact in tuned.facts["trials"]] == [trial.name for trial in trials]
+
+
+def test_where_nothing_was_not_calm_it_says_that_more_is_possible(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned([Setting(8, 64)])
+    hint = "Every trial was calm, so a larger learning rate or batch may be possible: --aggressive"
+    assert hint in capsys.readouterr().out
+    assert tuned.facts["verdicts"][1].startswith(hint)
+
+
+def test_where_only_a_slow_warmup_was_not_calm_more_is_possible_too(tuned: Tuned) -> None:
+    tuned([Setting(8, 13)])
+    hint = "The first start was calm at once, so a larger learning rate or batch may be possible:"
+    assert tuned.facts["verdicts"][1].startswith(hint)
+
+
+def test_where_a_start_was_not_calm_no_larger_rate_is_proposed(tuned: Tuned) -> None:
+    tuned([Setting(16, 13)])
+    assert "larger learning rate" not in " ".join(tuned.facts["verdicts"])
+
+
+def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned([], code=6)
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1] == (
+        "lengthen: no trial stayed calm for 3 warm-ups "
+        "(start 8, T 16, beginning; start 16, T 16, beginning; start 16, T 8; start 16, T 4): "
+        "lower optimizer.learning_rate (0.01) or batch.rows (8), raise optimizer.warmup_steps (4), "
+        "or try longer starts with --starts 32"
+    )
+    assert tuned.facts["chosen"] is None
+    assert (tuned.root / "tune.html").is_file()
+    assert not (tuned.root / "tuned.toml").exists()
+
+
+def test_a_start_that_was_calm_at_the_very_beginning_alone_is_said_and_is_no_evidence(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = tuned.asked(**ROOM)
+    opening = Setting(8, 4, opening=True)
+    search_here(question, tuned.root, lambda t: plant(tuned.root, t, calm=t.setting == opening))
+    own(tuned.root)
+    assert tuned.again() == 6
+    expected = (
+        "o trial stayed calm for 3 warm-ups (start 8, T 76; start 8, T 36; start 8, T 24; "
+        "start 8, T 16; start 16, T 16, beginning; start 16, T 8; start 16, T 4); start 8 was calm "
+        "for 2 alone: lower optimizer.learning_rate"
+    )
+    assert f"lengthen: n{expected}" in capsys.readouterr().err.splitlines()[-1]
+    assert tuned.facts["verdicts"][0].startswith(f"N{expected}")
+    assert html.escape(f"N{expected}") in (tuned.root / "tune.html").read_text()
+
+
+def test_the_way_out_names_only_what_there_is_room_for(asked: Asked) -> None:
+    question = asked(starts=(32,), batch={"rows": 1, "micro_tokens": 64})
+    assert way_out(question) == (
+        "lower optimizer.learning_rate (0.01), or raise optimizer.warmup_steps (4)"
+    )
+
+
+def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned: Tuned) -> None:
+    tuned([Setting(8, 9)])
+    beyond = trial_of(tuned.question, Setting(8, 43))
+    plant(tuned.root, beyond, calm=True)
+    search = {"starts": [8, 16], "aggressive": False}
+    setting = {"start": 8, "multiple": 43}
+    record = {"run": beyond.name, "event": "ended", "setting": setting, "search": search}
+    with (tuned.root / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps(record) + '\n{"run": "cut off')
+    assert tuned.again() == 0
+    assert tuned.facts["chosen"]["warmups"] == 9
+    assert tuned.facts["verdicts"][-1].startswith(
+        "start 8, T 52 was not calm, and start 8, T 172 was: calmness is not monotone here"
+    )
+
+
+NO_ROOM = "The budget leaves no room for a longer T: "
+
+
+ENDS_EARLY = "Even with this T the budget ends before full length is reached: raise the budget, or"
+
+
+def test_a_duration_that_leaves_too_little_of_the_budget_is_not_tried_and_that_is_said(
+    tuned: Tuned,
+) -> None:
+    tuned([Setting(8, 64)], tables={"budget": {"tokens": 20_000}})
+    assert tuned.facts["chosen"]["warmups"] == 13
+    assert tuned.facts["verdicts"][1] == (
+        f"{NO_ROOM}at most 75 % of it may be trained before full length is reached, and with this "
+        "T 66 % are."
+    )
+    assert ENDS_EARLY not in " ".join(tuned.facts["verdicts"])
+
+
+def test_a_choice_below_the_longest_duration_says_nothing_of_the_budget(tuned: Tuned) -> None:
+    tuned([Setting(8, 9)], tables={"budget": {"tokens": 20_000}})
+    assert tuned.facts["chosen"]["warmups"] == 9
+    assert NO_ROOM not in " ".join(tuned.facts["verdicts"])
+    tuned([Setting(8, 64)])
+    assert tuned.facts["chosen"]["warmups"] == 64
+    assert NO_ROOM not in " ".join(tuned.facts["verdicts"])
+
+
+def test_a_budget_that_ends_within_the_smallest_duration_is_said(tuned: Tuned) -> None:
+    tuned([Setting(8, 64)], tables={"budget": {"tokens": 3_000}})
+    assert tuned.facts["chosen"]["warmups"] == 4
+    assert tuned.facts["verdicts"][1].startswith(NO_ROOM)
+    assert tuned.facts["verdicts"][-1].startswith(ENDS_EARLY)
+
+
+def test_rows_are_not_doubled_where_the_warmup_would_take_too_much_of_the_budget(
+    tuned: Tuned,
+) -> None:
+    room: Tables = {"budget": {"tokens": 20_000}}
+    tuned([Setting(8, 13, rows=8)], "--aggressive", tables=room)
+    assert tuned.facts["chosen"]["rows"] == 8
+    assert {fact["rows"] for fact in tuned.facts["trials"]} == {1}
+    assert "the most rows are 8 (1 x what was given, no more is tried)." in " ".join(
+        tuned.facts["verdicts"]
+    )
+
+
+def test_a_pacing_that_ends_below_full_length_is_not_said_to_lack_budget(tuned: Tuned) -> None:
+    tuned([Setting(8, 4)], tables={**ROOM, "pacing": {"end": 48}})
+    assert "the budget ends" not in " ".join(tuned.facts["verdicts"])
+
+
+def test_trials_with_different_numbers_of_threads_are_told(tuned: Tuned) -> None:
+    question = tuned.asked(**ROOM)
+    threads = iter([1, 2, 2, 1])
+    search_here(
+        question, tuned.root, lambda t: plant(tuned.root, t, calm=True, threads=next(threads))
+    )
+    own(tuned.root)
+    assert tuned.again() == 0
+    assert tuned.facts["verdicts"][-1] == (
+        "The trials had 1 and 2 threads: equal to rounding, not to the last digit."
+    )
