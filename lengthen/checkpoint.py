@@ -172,8 +172,8 @@ def _read(path: Path) -> Checkpoint | str:
             parts.setdefault(group, {})[whose] = load_file(file)
     except OSError as error:  # it could be read a moment ago
         return reason_of(error)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"checkpoint {path.name}: {error}") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        return str(error)
     tensors = {group: Joined(list(ranks.values())) for group, ranks in parts.items()}
     step = int(path.name.removeprefix("step-"))
     return Checkpoint(path, step, state, tensors, manifest.seal)
@@ -191,7 +191,7 @@ def _state(path: Path) -> State:
     except (ValueError, RecursionError):
         state = None
     if not isinstance(state, dict):
-        raise CheckpointError(f"checkpoint {path.name}: state.json is no JSON object; {OTHER}")
+        raise ValueError("state.json is no JSON object")
     return state
 
 
@@ -248,7 +248,7 @@ def _wrong(path: Path, entry: Mapping[str, Any]) -> Iterator[str]:
         yield f"{path.name} {reason_of(error)}"
         return
     if size != entry["size"]:
-        yield f"{path.name} has {size} bytes, should have {entry['size']}"
+        yield f"{path.name} has {size} bytes, should have {shown(entry['size'])}"
     elif sha256 != entry["sha256"]:
         yield f"{path.name} sha256 differs"
 

@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn
 
 import lengthen
@@ -81,12 +80,14 @@ def _stop_output() -> None:
 def entry() -> NoReturn:
     """Carry out the command of this process, and end it with the code."""
     code = main()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _stop_output()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # A thread of torch's groups may wait for the interpreter's lock still. Python would end it
         # by unwinding its stack, which C++ answers with abort(), and the code would be lost.
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            with suppress(OSError):
-                stream.flush()
         os._exit(code)
     sys.exit(code)
 

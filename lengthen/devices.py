@@ -106,7 +106,7 @@ class Place:
 
     def texts(self, text: str) -> list[str]:
         """Return every rank's text, by rank."""
-        data = text.encode()
+        data = text.encode(errors="backslashreplace")
         sizes = [size for (size,) in self.gathered([len(data)])]
         padding = [0] * (max(sizes) + 1 - len(data))
         rows = self.gathered([*data, *padding])

@@ -53,6 +53,8 @@ class ErrorStream(Console):
 
 def note(text: str) -> None:
     """Print a line of ours on the error stream, if somebody reads it."""
+    if sys.stderr is None:  # closed from the start
+        return
     errors = Heard(sys.stderr)
     errors.write(f"lengthen: {text}\n")
     errors.flush()

@@ -61,13 +61,13 @@ def train(
     if resume_auto and paths.config.is_file():
         _must_be_the_same(config, paths)
         if checkpoint.listed(paths.checkpoints):
-            return resume(out, disk=disk, shown=shown)
+            return resume(out, overrides=_own_store(config, paths), disk=disk, shown=shown)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
-        _take(stack, out, place, "train", config)
+        _take(stack, out, place, "train anew", config)
         if place.is_first:
             _must_not_have_begun(paths, resume_auto=resume_auto)
         micro_tokens = choose_micro_tokens(config, store, place)
@@ -100,7 +100,7 @@ def resume(
     disk = disk or Disk()
     with ExitStack() as stack:
         place = stack.enter_context(placed(config.run))
-        _take(stack, out, place, "resume", config)
+        _take(stack, out, place, f"resume from {name or 'the newest checkpoint'}", config)
         if place.is_first:
             commit.sweep(disk, paths.checkpoints)
         start, passed_over = _start(paths, name, place)
@@ -183,12 +183,20 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     return discarded
 
 
+def _own_store(config: Config, paths: RunPaths) -> Tables | None:
+    """Return where this rank's copy of the store lies, if not where the run has it."""
+    there = settings.load(str(paths.config))[0].data.path
+    return None if there == config.data.path else {"data": {"path": config.data.path}}
+
+
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     # A run that ran out of memory goes on in smaller passes than were asked for.
     if asked == "auto" or (used != "auto" and used < asked):
         there = settings.changed(there, {"batch": {"micro_tokens": asked}})
+    moved = {"data": {"path": config.data.path}}
+    there = settings.changed(there, moved)
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")

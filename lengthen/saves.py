@@ -61,7 +61,7 @@ class Saves:
         return self._true(step, coming.result())
 
     def rotate(self) -> None:
-        """Delete all but the newest good ones; call it only after a good save."""
+        """Delete what is older than the newest good ones; call it only after a good save."""
         commit.rotate(self.disk, self.folder, self.keep, self.verified)
 
     def _save(

@@ -92,6 +92,18 @@ def test_f08_a_file_too_many_does_no_harm_and_verify_names_it(tmp_path: Path) ->
     assert "warning: step-00000001 holds notes.md too" in verify(path)
 
 
+def test_f09_a_size_that_is_no_number_and_no_text_either_is_damage(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["files"]["state.json"]["size"] = "\ud800" * 1000
+    (path / "manifest.json").write_bytes(checkpoint.sealed(manifest))
+    loaded, (note,) = checkpoint.load_newest(tmp_path)
+    assert loaded.step == 1
+    assert len(note) < 300
+
+
 def test_f08_f47_only_what_the_manifest_lists_is_read(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     other = save(tmp_path / "other", 2)

@@ -347,6 +347,12 @@ def test_the_plan_is_exactly_the_run(
     assert f"{min(lengths)} " in plan["lengths"]
 
 
+def test_resume_auto_takes_the_store_from_where_it_lies_now(world: World) -> None:
+    moved = shutil.copytree(world.store, world.folder / "moved")
+    words = ["train", str(world.toml), "--data", str(moved), "--out", str(world.copy("run"))]
+    assert main([*words, "--resume", "auto", "--quiet"]) == 0
+
+
 def test_resume_auto_goes_on_with_the_same_run_and_refuses_another(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -376,6 +382,18 @@ def test_f21_output_that_is_closed_from_the_start_is_no_failure(world: World) ->
     command = ["sh", "-c", '"$@" >&-', "sh", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_f21_an_error_stream_that_is_closed_from_the_start_changes_no_exit_code() -> None:
+    for words, code in ((["bogus"], 2), (["--version"], 0)):
+        command = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-m", "lengthen", *words]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == code
+
+
+def test_f21_output_that_goes_nowhere_does_not_hide_an_error(world: World) -> None:
+    words = [sys.executable, "-m", "lengthen", "verify", str(world.folder / "nothing")]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(words, stdout=full, check=False).returncode == 2
 
 
 def test_f21_a_note_that_nobody_reads_stops_nothing(world: World) -> None:

@@ -200,7 +200,8 @@ def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     both = ranks([*command, "--resume", "auto"], [*command, "--overwrite"])
     lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
-    assert all("rank 0 is to resume, rank 1 to train: a shared disk is late" in x for x in lines)
+    rule = "rank 0 is to resume from the newest checkpoint, rank 1 to train anew"
+    assert all(f"{rule}: a shared disk is late" in line for line in lines)
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)
 
 

@@ -67,11 +67,12 @@ def _end_of_ladder(question: Question, chosen: Setting) -> list[str]:
     plain = Setting(chosen.start, chosen.multiple)
     if chosen.multiple == MULTIPLES[-1] or question.space.ladder(chosen.start)[-1] != plain:
         return []
-    return [
-        "The budget leaves no room for a longer T: at most "
-        f"{100 * WARMUP_SHARE:.0f} % of it may be trained before full length is reached, "
-        f"and with this T {100 * question.warmup_share(plain):.0f} % are."
-    ]
+    share, most = question.warmup_share(plain), f"{100 * WARMUP_SHARE:.0f} % of it"
+    why = f"at most {most} may be trained before full length is reached, and with this T"
+    why += f" {100 * share:.0f} % are"
+    if share > WARMUP_SHARE:  # the shortest T is tried whatever the budget is
+        why = f"even this one takes more than {most} before full length is reached"
+    return [f"The budget leaves no room for a longer T: {why}."]
 
 
 def way_out(question: Question) -> str:
