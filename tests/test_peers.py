@@ -218,7 +218,7 @@ def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:
     raise AssertionError("no save forces the log onto the disk")
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_f05_a_log_that_cannot_be_forced_onto_the_disk_is_a_failed_save_of_all_ranks(
     configured: Configure, tmp_path: Path, ask_for: AskFor, asynchronous: bool
 ) -> None:

@@ -97,7 +97,10 @@ mkdir run; cp disk/run/metrics.jsonl run
 @pytest.mark.parametrize(
     ("small", "large", "reason"),
     [
-        ("size=800k", "size=32m", "checkpoints: a checkpoint needs"),  # known beforehand
+        pytest.param(
+            *("size=800k", "size=32m", "checkpoints: a checkpoint needs"),  # known beforehand
+            marks=pytest.mark.slow,
+        ),
         ("nr_inodes=30", "nr_inodes=999", "checkpoints: no space left on device; a checkpoint"),
     ],
     ids=["no bytes", "no names"],
