@@ -160,7 +160,9 @@ def _tune_arguments(parser: Parser) -> None:
         "of full length)",
     )
     parser.add_argument(
-        "--judge-tokens", type=int, help="validation tokens of each evaluation (6656)"
+        "--judge-tokens",
+        type=int,
+        help="validation tokens of each evaluation in a race (6656); others read a quarter",
     )
     parser.add_argument(
         "--aggressive", action="store_true", help="then the largest learning rate and rows, too"

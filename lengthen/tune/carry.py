@@ -113,7 +113,7 @@ class _Shop:
     machine: Machine
     attempts: MetricsLog
     console: Console
-    known: dict[Setting, bool] = field(default_factory=dict)
+    known: dict[Setting, float] = field(default_factory=dict)
     running: dict[Setting, _Attempt] = field(default_factory=dict)
     trials: dict[Setting, Trial] = field(default_factory=dict)
     held: Held = field(default_factory=Held)
@@ -205,7 +205,7 @@ class _Shop:
         self._learn(seen)
 
     def _learn(self, seen: Seen, how: str = "") -> None:
-        self.known[seen.trial.setting] = seen.is_calm
+        self.known[seen.trial.setting] = seen.loss
         judgement = seen.judgement
         self._say(f"{seen.trial.label}: {how}{judgement.word}, {judgement.why}")
 

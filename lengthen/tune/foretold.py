@@ -1,17 +1,18 @@
 """What a search will cost, before its first trial: over every way in which its trials can end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from lengthen.clock import spans
 from lengthen.config import Config
 from lengthen.settings import changed
-from lengthen.tune.question import Question, looks_every
-from lengthen.tune.search import FIRST, End, Known, Setting, Space, next_step
+from lengthen.tune.question import Question
+from lengthen.tune.search import FIRST, End, Known, Setting, Space, next_step, supposable
 from lengthen.tune.trials import evaluation_flops, step_flops
 
 Price = Callable[[Setting], float]
-Outcome = Callable[[Setting], bool | None]  # was a trial calm? None: nobody has tried it
+Outcome = Callable[[Setting], float | None]  # loss as in Known; None: nobody has tried it
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Range:
 def trial_flops(question: Question, setting: Setting) -> float:
     """Return the operations of a trial that runs to its end, evaluations included."""
     config = question.beginning(setting)
-    looks = question.steps(setting) // looks_every(question.warmup)
-    judging = evaluation_flops(config.model, looks * question.judged)
+    read = question.looks(setting) * question.read(setting)
+    judging = evaluation_flops(config.model, read)
     return _training(config) + judging
 
 
@@ -86,43 +87,65 @@ def foretold(question: Question, outcome: Outcome = lambda _: None) -> Range:
 
 def ways(space: Space, price: Price, outcome: Outcome) -> Mapping[Setting, Range]:
     """Return for each choice of a search what the ways to it cost, its rate and rows aside."""
-    # Two ways that need the same trial next go on alike, so each trial is a node that is worked
-    # out once: there are as many as settings, where the ways double with every start.
-    found: dict[Setting, dict[Setting, Range]] = {}
+    # Two ways that need the same trial next, and the same one again where it fails, go on alike. So
+    # each such pair is worked out once: there are some for each setting, where the ways double with
+    # every start.
+    found: dict[tuple[Setting, Setting | End], Mapping[Setting, Range]] = {}
+
+    def ends(way: _Way) -> Mapping[Setting, Range] | None:
+        if isinstance(way.step, End):
+            choice = chosen_or_likely(space, way.step)
+            return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
+        return found.get((way.step, _after(space, way, outcome)[-1].step))
+
     root = _next(space, {}, outcome)
     waiting = [root]
     while waiting:
-        step, known = waiting[-1]
-        if isinstance(step, End) or step in found:
+        way = waiting[-1]
+        if ends(way) is not None:
             waiting.pop()
             continue
-        after = [_next(space, {**known, step: is_calm}, outcome) for is_calm in (True, False)]
-        ahead = [one for one in after if isinstance(one[0], Setting) and one[0] not in found]
+        assert isinstance(way.step, Setting)
+        after = _after(space, way, outcome)
+        ahead = [one for one in after if ends(one) is None]
         if ahead:
             waiting += ahead
             continue
-        found[step] = {}
-        for end, _ in after:
-            for choice, spent in _ends(space, found, end).items():
-                spent = spent + price(step)
-                found[step][choice] = spent | found[step].get(choice, spent)
-    return _ends(space, found, root[0])
+        behind = chain.from_iterable((ends(one) or {}).items() for one in after)
+        found[way.step, after[-1].step] = _joined(behind, price(way.step))
+    reached = ends(root)
+    assert reached is not None
+    return reached
 
 
-def _ends(
-    space: Space, found: Mapping[Setting, Mapping[Setting, Range]], step: Setting | End
-) -> Mapping[Setting, Range]:
-    if isinstance(step, Setting):
-        return found[step]
-    choice = chosen_or_likely(space, step)
-    return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
+@dataclass(frozen=True)
+class _Way:
+    """A search that has come so far."""
+
+    step: Setting | End  # what is next
+    known: Known
 
 
-def _next(space: Space, known: Known, outcome: Outcome) -> tuple[Setting | End, Known]:
-    """Return the next trial that nobody has done, or the end, and what is known by then."""
+def _next(space: Space, known: Known, outcome: Outcome) -> _Way:
+    """Go on over what has been tried, to the next trial that nobody has done or the end."""
     known = dict(known)
     step = next_step(space, known)
-    while isinstance(step, Setting) and (is_calm := outcome(step)) is not None:
-        known[step] = is_calm
+    while isinstance(step, Setting) and (loss := outcome(step)) is not None:
+        known[step] = loss
         step = next_step(space, known)
-    return step, known
+    return _Way(step, known)
+
+
+def _after(space: Space, way: _Way, outcome: Outcome) -> list[_Way]:
+    """Return where a search is when its next trial has ended: well, and then not calm."""
+    assert isinstance(way.step, Setting)
+    losses = supposable(way.known)
+    return [_next(space, {**way.known, way.step: loss}, outcome) for loss in losses]
+
+
+def _joined(behind: Iterable[tuple[Setting, Range]], spent: float) -> Mapping[Setting, Range]:
+    """Return what each choice costs by all the ways to it, and what came before them."""
+    found: dict[Setting, Range] = {}
+    for choice, cost in behind:
+        found[choice] = cost + spent | found.get(choice, cost + spent)
+    return found

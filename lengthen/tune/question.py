@@ -7,7 +7,7 @@ from functools import cache
 
 from lengthen import cost
 from lengthen.bind import with_store
-from lengthen.clock import spans
+from lengthen.clock import Schedule, spans
 from lengthen.config import MOST as MOST_TOKENS
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import Store
@@ -24,6 +24,8 @@ LEAST_START = 8  # tokens; the paper's first start for models of millions of par
 LEAST_START_OF_BILLIONS = 64  # likewise
 BILLIONS = 10**9  # parameters from which a model is one of billions (ours)
 WARMUP_SHARE = 0.75  # of the budget, that the warmup may take at most (ours)
+RACE_SHARE = 0.05  # of the budget, that each start of a race is trained for (ours)
+RACE_LOOKS = 10  # evaluations of a race, the same tokens apart
 MOST_WARMUP = 10**5  # steps
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
@@ -31,7 +33,10 @@ MULTIPLE = 8  # where the recipe has no pacing that names one
 # measured by `python -m benchmarks.judging`.
 PAIRED_SD = 0.40  # nats
 SPREAD = f"for a spread of {PAIRED_SD:.2f} nats, as measured on a small model"
-JUDGE_TOKENS = 6_656  # of one evaluation: the fewest that see 1 %, in whole sequences of 256
+# Of an evaluation in a race: the fewest that see 1 %, in whole sequences of 256.
+JUDGE_TOKENS = 6_656
+# Whether a trial is calm takes a share of them: it sees 2 %, and a rise of 30 % is looked for.
+CALM_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Question:
 
     config: Config  # of the training, as it was given, bound to its store
     budget: int  # trained tokens of it
-    judged: int  # tokens of the validation part that each evaluation reads
+    judged: int  # tokens of the validation part that each evaluation of a race reads
     space: Space
 
     @property
@@ -50,7 +55,27 @@ class Question:
 
     def steps(self, setting: Setting) -> int:
         """Return the steps of a setting's trial."""
+        if setting.raced:
+            return trial_steps(self.training(setting), self.race)
         return (OPENING_WARMUPS if setting.opening else WARMUPS) * self.warmup
+
+    @property
+    def race(self) -> int:
+        """Tokens that a race may train."""
+        return int(RACE_SHARE * self.budget)
+
+    def looks(self, setting: Setting) -> int:
+        """Return how many evaluations a setting's trial has."""
+        if setting.raced:
+            return RACE_LOOKS
+        return -(-self.steps(setting) // looks_every(self.warmup))
+
+    def read(self, setting: Setting) -> int:
+        """Return the validation tokens that each of them reads: in whole sequences."""
+        if setting.raced:
+            return self.judged
+        length = self.config.model.length
+        return -(-self.judged // (CALM_SHARE * length)) * length
 
     def training(self, setting: Setting) -> Config:
         """Return the whole training with a setting."""
@@ -75,8 +100,8 @@ class Question:
         trial = {
             "budget": {"tokens": trial_tokens(self.training(setting), self.steps(setting))},
             "evaluation": {
-                "every_steps": looks_every(self.warmup),
-                "tokens": self.judged,
+                **self._when(setting),
+                "tokens": self.read(setting),
                 "probe_every_steps": 0,
             },
             "saving": {"every_steps": 0, "keep": 1},
@@ -85,9 +110,22 @@ class Question:
         }
         return changed(self.training(setting), trial)
 
+    def _when(self, setting: Setting) -> dict[str, int]:
+        if setting.raced:
+            return {"every_tokens": self.race // RACE_LOOKS}
+        return {"every_steps": looks_every(self.warmup)}
+
     def fits(self, setting: Setting) -> bool:
-        """Return whether the budget has room for a trial, and for enough behind the warmup."""
-        trial = trial_tokens(self.training(setting), self.steps(setting))
+        """Return whether the budget has room for a trial, and for enough behind the warmup.
+
+        A race must be longer than what shows that its start is calm, and have a step of full length
+        between two evaluations: the beginning of a shorter one says nothing about the end.
+        """
+        training = self.training(setting)
+        trial = trial_tokens(training, WARMUPS * self.warmup)
+        if setting.raced:
+            step = training.batch.rows * training.pacing.end
+            return max(trial, RACE_LOOKS * step) <= self.race
         return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
 
     def warmup_share(self, setting: Setting) -> float:
@@ -103,8 +141,23 @@ def looks_every(warmup: int) -> int:
 
 def trial_tokens(config: Config, count: int) -> int:
     """Return the tokens of the first `count` steps of a training, whatever its budget is."""
-    endless = changed(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
-    return sum(span.tokens for span in spans(endless, count))
+    return sum(span.tokens for span in spans(_endless(config), count))
+
+
+def trial_steps(config: Config, tokens: int) -> int:
+    """Return how many steps of a training have at most so many tokens: the inverse."""
+    count = 0
+    for span in spans(_endless(config)):
+        fitting = min(span.steps, tokens // (span.rows * span.length))
+        count, tokens = count + fitting, tokens - fitting * span.rows * span.length
+        if fitting < span.steps:
+            break
+    return count
+
+
+def _endless(config: Config) -> Schedule:
+    # A budget that ends makes the rows of a last step fewer.
+    return changed(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
 
 
 def resolution(tokens: int) -> float:

@@ -1,27 +1,37 @@
-"""Which settings to try next, and when to stop: the paper's two stages, without any file or clock.
+"""Which settings to try next, and when to stop, without any file or clock.
 
+The paper's two stages, between two of ours:
+
+    0. the first start with the longest T: where that is calm, so is all that the stages would try
     1. the duration T is 4 warm-ups; the start rises until the very beginning is calm
     2. that start; the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection; but
        none so long that it leaves too little of the budget behind it
+    3. that T; a start four times as long takes its place, and so on, unless it is clearly worse at
+       the end of a race: a longer trial, of as many tokens for each
 
 Where the start is not calm beyond the very beginning, whatever T, it rises further. Where no start
 is, the longest is tried at 1 to 3 warm-ups.
 
-What is known is a mapping from settings to whether they were calm. The strategy is replayed over it
-from the beginning each time, so whatever is known besides (a trial that was only speculation) can
-never change the choice.
+What is known is a mapping from settings to the loss at which they ended. The strategy is replayed
+over it from the beginning each time, so whatever is known besides (a trial that was only
+speculation) can never change the choice.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from math import inf, isfinite, log
 
 FIRST = 4  # warm-ups of T in stage 1 (ours; the paper says "a few")
 # Warm-ups of T (ours). From 4 on each is about one and a half times the one before, so that three
 # trials find the largest calm one: finer ones would cost as many again, to choose among durations
 # that one seed cannot tell apart.
 MULTIPLES = (1, 2, 3, 4, 6, 9, 13, 19, 29, 43, 64)
+RIVAL = 4  # times the start, in a race (ours): one seed cannot tell nearer ones apart
+# Nats by which a longer start may lie behind in a race (ours): 10 % of perplexity. The shorter one
+# has made more steps by then and seems better than it ends, and seeds lie some percent apart.
+BEHIND = log(1.1)
 MOST_RATE = 64  # times the learning rate, a doubling above the 40 of the paper's boldest recipe
 MOST_ROWS = 8  # times the rows, as many as the paper
 
@@ -35,6 +45,7 @@ class Setting:
     rate: int = 1  # times the learning rate, a power of 2
     rows: int = 1  # times the rows, likewise
     opening: bool = False  # judged over the very beginning alone, as in stage 1
+    raced: bool = False  # trained further and compared with other starts, as in stage 3
 
 
 def _always(_setting: Setting) -> bool:
@@ -47,7 +58,7 @@ class Space:
 
     starts: tuple[int, ...]  # tokens, rising
     aggressive: bool = False  # also larger learning rates, then more rows
-    fits: Callable[[Setting], bool] = _always  # has the budget room for such a training?
+    fits: Callable[[Setting], bool] = _always  # has the budget room for such a trial and training?
 
     def ladder(self, start: int) -> list[Setting]:
         """Return what stage 2 tries at a start, T rising: as far as the budget has room.
@@ -56,6 +67,13 @@ class Space:
         """
         longer = (Setting(start, k) for k in MULTIPLES if k > FIRST)
         return [Setting(start, FIRST), *takewhile(self.fits, longer)]
+
+    def rival(self, setting: Setting) -> Setting | None:
+        """Return the same with the next start to race against; None where there is none."""
+        longer = [start for start in self.starts if start >= RIVAL * setting.start]
+        rival = replace(setting, start=longer[0]) if longer else None
+        fits = rival is not None and self.fits(rival) and self.fits(replace(rival, raced=True))
+        return rival if fits else None
 
     def with_more_rows(self, setting: Setting) -> Setting | None:
         """Return a setting with its rows doubled; None where no more are tried."""
@@ -70,24 +88,41 @@ class End:
     chosen: Setting | None  # None: not one start was calm
 
 
-Known = Mapping[Setting, bool]  # setting -> was it calm?
+Known = Mapping[Setting, float]  # setting -> loss at the end of its trial, nats; inf: not calm
 
 
 def next_step(space: Space, known: Known) -> Setting | End:
     """Return the setting that must be tried next, or the end of the search."""
+    found = _calm(space, known)
+    for further in (_raced, _bolder):
+        if isinstance(found, Setting) or found.chosen is None:
+            return found
+        found = further(space, known, found.chosen)
+    return found
+
+
+def _calm(space: Space, known: Known) -> Setting | End:
+    """Look for the first start that is calm, and the largest T that is."""
+    wildest = space.ladder(space.starts[0])[-1]
+    if wildest not in known:
+        return wildest
+    if isfinite(known[wildest]):
+        return End(wildest)
     for start in space.starts:
+        rising = [setting for setting in space.ladder(start) if setting != wildest]
         opening = Setting(start, FIRST, opening=True)
+        if not rising:
+            continue
         if opening not in known:
             return opening
-        if not known[opening]:
+        if not isfinite(known[opening]):
             continue
         # A calm opening stands for the whole trial until no larger T is calm.
-        found = _largest(known, space.ladder(start), low=0)
+        found = _largest(known, rising, low=0)
         if found != End(None):
-            return _bolder(space, known, found)
+            return found
     shorter = [Setting(space.starts[-1], k) for k in MULTIPLES if k < FIRST]
-    found = _largest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
-    return _bolder(space, known, found)
+    return _largest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
 
 
 def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End:
@@ -100,28 +135,40 @@ def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End
         middle = (low + high) // 2
         if rising[middle] not in known:
             return rising[middle]
-        low, high = (middle, high) if known[rising[middle]] else (low, middle)
+        low, high = (middle, high) if isfinite(known[rising[middle]]) else (low, middle)
     if low >= 0 and rising[low] not in known:
         return rising[low]
-    return End(rising[low] if low >= 0 and known[rising[low]] else None)
+    return End(rising[low] if low >= 0 and isfinite(known[rising[low]]) else None)
 
 
-def _bolder(space: Space, known: Known, found: Setting | End) -> Setting | End:
-    """Double the learning rate of what was found while the trial stays calm, then the rows."""
-    if isinstance(found, Setting) or found.chosen is None or not space.aggressive:
-        return found
-    chosen = found.chosen
+def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
+    """Let longer starts take the place of what was chosen, while they are not clearly worse."""
+    while rival := space.rival(chosen):
+        mine, its = replace(chosen, raced=True), replace(rival, raced=True)
+        for entry in (mine, its):
+            if entry not in known:
+                return entry
+        if not isfinite(known[its]) or known[its] - known[mine] > BEHIND:
+            break
+        chosen = rival
+    return End(chosen)
+
+
+def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
+    """Double the learning rate of what was chosen while the trial stays calm, then the rows."""
+    if not space.aggressive:
+        return End(chosen)
     while chosen.rate < MOST_RATE:
         setting = replace(chosen, rate=2 * chosen.rate)
         if setting not in known:
             return setting
-        if not known[setting]:
+        if not isfinite(known[setting]):
             break
         chosen = setting
     while wider := space.with_more_rows(chosen):
         if wider not in known:
             return wider
-        if not known[wider]:
+        if not isfinite(known[wider]):
             break
         chosen = wider
     return End(chosen)
@@ -130,7 +177,7 @@ def _bolder(space: Space, known: Known, found: Setting | End) -> Setting | End:
 def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
     """Return up to `jobs` settings to try side by side, the needed one first; none at the end.
 
-    The others are speculation: what will be needed next if the ones before them come out calm, or
+    The others are speculation: what will be needed next if the ones before them come out well, or
     if they do not.
     """
     found: list[Setting] = []
@@ -141,20 +188,30 @@ def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
         if isinstance(setting, End) or setting in found:
             continue  # two ways can lead to one trial
         found.append(setting)
-        supposed += [{**case, setting: True}, {**case, setting: False}]
+        supposed += [{**case, setting: loss} for loss in supposable(case)]
     return found
+
+
+def supposable(known: Known) -> tuple[float, float]:
+    """Return losses for the two ways that a trial can end: better than any other, and not calm.
+
+    One that is calm and worse leads where one of these does.
+    """
+    return min(filter(isfinite, known.values()), default=0.0) - 1.0, inf
 
 
 def against_monotony(known: Known) -> list[tuple[Setting, Setting]]:
     """Return pairs that contradict the search: one that was not calm, and a wilder one that was.
 
     Wilder in nothing less: a start no longer, a T no shorter, a rate and rows no smaller. The
-    search itself cannot meet one, only a speculative trial can, and the choice stands.
+    search itself cannot meet one, only a speculative trial can, and the choice stands. Races are no
+    evidence: they are longer, and looked at less often.
     """
-    calm = [setting for setting, is_calm in known.items() if is_calm and not setting.opening]
+    trials = {one: isfinite(loss) for one, loss in known.items() if not one.raced}
+    calm = [one for one, is_calm in trials.items() if is_calm and not one.opening]
     return [
         (setting, wilder[0])
-        for setting, is_calm in known.items()
+        for setting, is_calm in trials.items()
         if not is_calm and (wilder := [one for one in calm if _is_wilder(one, setting)])
     ]
 

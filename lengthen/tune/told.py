@@ -1,7 +1,8 @@
 """What a search has found, said: sentences, a table, a panel, facts for another program."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import exp, expm1
 from typing import Any
 
 from lengthen.picture import Curve, Panel
@@ -12,14 +13,15 @@ from lengthen.tune.bill import Bill
 from lengthen.tune.calm import RISE
 from lengthen.tune.question import (
     OPENING_WARMUPS,
+    RACE_SHARE,
     SPREAD,
     WARMUP_SHARE,
     WARMUPS,
     Question,
     resolution,
 )
-from lengthen.tune.search import FIRST, MOST_RATE, MULTIPLES, Setting, against_monotony
-from lengthen.tune.trials import Seen
+from lengthen.tune.search import BEHIND, FIRST, MOST_RATE, MULTIPLES, Setting, against_monotony
+from lengthen.tune.trials import LAST_LOOKS, Seen
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def sentences(found: Found) -> list[str]:
     if found.chosen is None:
         none = no_calm(found)
         return [f"{none[0].upper()}{none[1:]}.", _cost(found.bill), *_contradictions(found)]
-    told = [_choice(found, found.chosen), *_end_of_ladder(found.question, found.chosen)]
+    told = [_choice(found, found.chosen), *_race(found)]
+    told += _end_of_ladder(found.question, found.chosen)
     told += _bolder(found, found.chosen)
     told += [_cost(found.bill), *_warnings(found, found.chosen)]
     return told
@@ -88,11 +91,31 @@ def way_out(question: Question) -> str:
 
 def _choice(found: Found, chosen: Setting) -> str:
     plain = Setting(chosen.start, chosen.multiple)
-    why = next(one.judgement.why for one in found.seen if one.trial.setting == plain)
+    shown = {one.trial.setting: one.judgement.why for one in found.seen}
+    # Who has won a race was not tried besides: a shorter start was calm with that T.
+    over = f"first {WARMUPS} warm-ups" if plain in shown else "race"
+    why = shown.get(plain) or shown[replace(plain, raced=True)]
     return (
         f"Start {chosen.start} and T = {found.duration} steps ({chosen.multiple} warm-ups): over "
-        f"its first {WARMUPS} warm-ups the validation perplexity was {why}."
+        f"its {over} the validation perplexity was {why}."
     )
+
+
+def _race(found: Found) -> list[str]:
+    """Say how a race ended, where there was one."""
+    entries = [one for one in found.seen if one.is_decided and one.trial.setting.raced]
+    if not entries:
+        return []
+    ended = ", ".join(f"start {one.trial.setting.start} {_perplexity(one)}" for one in entries)
+    return [
+        f"The perplexity after a race of {found.question.race:,} tokens, {100 * RACE_SHARE:g} % of "
+        f"the budget: {ended}. A longer start is taken unless its own is more than "
+        f"{100 * expm1(BEHIND):.0f} % higher."
+    ]
+
+
+def _perplexity(one: Seen) -> str:
+    return number(exp(one.loss), 1) if one.is_calm else one.judgement.word
 
 
 def _bolder(found: Found, chosen: Setting) -> list[str]:
@@ -115,8 +138,8 @@ def _room_for_more(found: Found, chosen: Setting) -> list[str]:
     if all(known.values()):
         return [f"Every trial was calm, so {hint}"]
     # What is not calm at a large T alone has trained on short text for too long.
-    first = found.question.space.starts[0]
-    if chosen.start == first and chosen.multiple >= FIRST:
+    first = Setting(found.question.space.starts[0], chosen.multiple)
+    if known.get(first) and first.multiple >= FIRST:
         return [f"The first start was calm at once, so {hint}"]
     return []
 
@@ -126,12 +149,17 @@ def _times(factor: int, *, last: bool) -> str:
     return f"{factor} x what was given{limit}"
 
 
+def trials_of(bill: Bill) -> str:
+    """Return how many trials there were, in words."""
+    return f"{bill.trials} trial{'s' * (bill.trials > 1)}"
+
+
 def _cost(bill: Bill) -> str:
     training = bill.training
     whole = f"{training.steps:,} steps, {training.tokens:,} tokens, {training.flops:.3g} FLOP"
     share = "" if bill.second_share is None else f" (about {100 * bill.second_share:.1f} %)"
     told = (
-        f"{bill.trials} trials cost {bill.tokens:,} tokens ({100 * bill.token_share:.1f} % of one "
+        f"{trials_of(bill)} cost {bill.tokens:,} tokens ({100 * bill.token_share:.1f} % of one "
         f"training: {whole}), with evaluation {bill.flops:.3g} FLOP "
         f"({100 * bill.flop_share:.1f} %) and {bill.seconds:.0f} seconds{share}"
     )
@@ -157,7 +185,7 @@ def _warnings(found: Found, chosen: Setting) -> list[str]:
 
 
 def _contradictions(found: Found) -> list[str]:
-    known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
+    known = {one.trial.setting: one.loss for one in found.seen if one.is_decided}
     labels = {one.trial.setting: one.trial.label for one in found.seen}
     return [
         f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
@@ -178,22 +206,25 @@ def trials_table(found: Found) -> Table:
                 str(config.batch.rows),
                 one.judgement.word if one.is_decided else "not needed",
                 one.judgement.rise,
+                _perplexity(one) if one.trial.setting.raced and one.is_decided else "-",
                 f"{one.steps:,}",
                 f"{one.work.tokens:,}",
                 number(one.work.seconds, 1),
             )
         )
-    columns = ("trial", "rate", "rows", "verdict", "largest rise", "steps", "tokens", "seconds")
-    judged = found.question.judged
+    columns = ("trial", "rate", "rows", "verdict", "largest rise", "perplexity", "steps", "tokens")
+    judged, calm = found.question.judged, found.question.read(found.seen[0].trial.setting)
     return Table(
         "Trials",
-        columns,
+        (*columns, "seconds"),
         tuple(rows),
         f"Not calm: validation perplexity above {RISE} x the lowest so far, or not finite. Each "
-        f"evaluation reads the same {judged:,} tokens, on which differences of "
-        f"{100 * resolution(judged):.1f} % are two standard errors {SPREAD}. Stage 1: T = {FIRST} "
-        f"warm-ups, the start rises until its beginning is calm, {OPENING_WARMUPS} warm-ups; "
-        f"stage 2: the largest T that is calm for {WARMUPS}. Seconds are of training and "
+        f"evaluation reads the same tokens: {judged:,} in a race, on which differences of "
+        f"{100 * resolution(judged):.1f} % are two standard errors {SPREAD}, else {calm:,}. First "
+        f"the first start with the longest T. Stage 1: T = {FIRST} warm-ups, the start rises until "
+        f"its beginning is calm, {OPENING_WARMUPS} warm-ups; stage 2: the largest T that is calm "
+        f"for {WARMUPS}; stage 3, the race: after {found.question.race:,} tokens the perplexity of "
+        f"the mean loss of its last {LAST_LOOKS} evaluations. Seconds are of training and "
         "evaluating.",
     )
 
@@ -203,21 +234,29 @@ def curve_name(one: Seen) -> str:
     return f"{one.trial.label}: {one.judgement.word}"
 
 
-def perplexity_panel(found: Found) -> Panel:
-    """Return the early validation perplexity of every trial, its verdict in its name."""
+def panels(found: Found) -> list[Panel]:
+    """Return the validation perplexity of every trial, its verdict in its name; races apart."""
+    early = [one for one in found.seen if not one.trial.setting.raced]
+    races = [one for one in found.seen if one.trial.setting.raced]
+    told = [_perplexities("Early validation perplexity of the trials", "step", early)]
+    if races:
+        told.append(_perplexities("Validation perplexity in the race", "tokens", races))
+    return told
+
+
+def _perplexities(title: str, clock: str, trials: Sequence[Seen]) -> Panel:
     curves = [
         Curve(
             curve_name(one),
             [
-                (record["step"], record["perplexity"])
+                (record[clock], record["perplexity"])
                 for record in one.metrics.of("eval")
                 if record["perplexity"] is not None
             ],
         )
-        for one in found.seen
+        for one in trials
     ]
-    title = "Early validation perplexity of the trials"
-    return Panel(title, "step", "perplexity", curves, log_y=True)
+    return Panel(title, clock, "perplexity", curves, log_y=True)
 
 
 def facts(found: Found) -> dict[str, Any]:
@@ -267,6 +306,7 @@ def _fact(one: Seen, warmup: int) -> dict[str, object]:
         "duration": one.trial.setting.multiple * warmup,
         "verdict": one.judgement.word,
         "why": one.judgement.why,
+        "loss": one.loss if one.is_calm else None,
         "steps": one.steps,
         "tokens": one.work.tokens,
         "seconds": one.work.seconds,

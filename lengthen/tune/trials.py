@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
+from statistics import fmean
 
 from lengthen import checkpoint, cost
 from lengthen.compare.standing import Standing, standing_of
@@ -25,6 +27,7 @@ from lengthen.tune.search import Setting
 TRIALS = "trials"  # in a tuner's directory
 DIGITS = 8  # of a configuration's hash, in its trial's name
 VERSIONS = ("lengthen", "torch")  # another one computes another trial
+LAST_LOOKS = 3  # evaluations, whose mean is the loss at the end (ours)
 FORWARD = 3  # an evaluation is a forward pass: a third of a training step's arithmetic
 
 
@@ -58,6 +61,8 @@ def label_of(question: Question, setting: Setting) -> str:
         label += f", rows x{setting.rows}"
     if setting.opening:
         label += ", beginning"
+    if setting.raced:
+        label += ", race"
     return label
 
 
@@ -135,6 +140,13 @@ class Seen:
         return self.judgement.word == "calm"
 
     @property
+    def loss(self) -> float:
+        """Nats at its end, over its last evaluations, since one alone jumps; inf: not calm."""
+        if not self.is_calm:
+            return inf
+        return fmean(look["loss"] for look in self.metrics.of("eval")[-LAST_LOOKS:])
+
+    @property
     def steps(self) -> int:
         """Steps that it trained."""
         return len(self.metrics.of("step"))
@@ -158,17 +170,17 @@ def read(root: Path, trial: Trial) -> Seen:
     return _seen(trial, standing_of(place_of(root, trial), trial.config))
 
 
-def outcomes(question: Question, root: Path) -> Callable[[Setting], bool | None]:
-    """Give what tells whether the trial of a setting was calm, None where it has no verdict."""
+def outcomes(question: Question, root: Path) -> Callable[[Setting], float | None]:
+    """Give what tells the loss at which a setting's trial ended, None where it has no verdict."""
     place = root / TRIALS
     # Few settings were ever tried, and a name is there sooner than a configuration.
     there = {path.name.rpartition("-")[0] for path in place.iterdir()} if place.is_dir() else set()
 
-    def outcome(setting: Setting) -> bool | None:
+    def outcome(setting: Setting) -> float | None:
         if _in_a_name(label_of(question, setting)) not in there:
             return None
         seen = read(root, trial_of(question, setting))
-        return seen.is_calm if seen.is_decided else None
+        return seen.loss if seen.is_decided else None
 
     return outcome
 

@@ -24,8 +24,9 @@ from lengthen.tune.told import (
     curve_name,
     facts,
     no_calm,
-    perplexity_panel,
+    panels,
     sentences,
+    trials_of,
     trials_table,
 )
 from lengthen.tune.trials import TRIALS, Seen, outcomes, place_of
@@ -130,7 +131,7 @@ def _machine(question: Question, jobs: int | None, threads: int | None) -> Machi
 
 
 def _found(question: Question, root: Path, seen: dict[Setting, Seen]) -> Found:
-    known = {setting: one.is_calm for setting, one in seen.items() if one.is_decided}
+    known = {setting: one.loss for setting, one in seen.items() if one.is_decided}
     end = next_step(question.space, known)
     assert isinstance(end, End)
     trials = list(seen.values())
@@ -155,7 +156,7 @@ def _write(root: Path, found: Found) -> None:
         title="lengthen tune",
         verdicts=sentences(found),
         tables=[trials_table(found)],
-        panels=[perplexity_panel(found)],
+        panels=panels(found),
         families={one.trial.label: curve_name(one) for one in found.seen},
     )
 
@@ -175,7 +176,7 @@ def _write_tuned(disk: Disk, root: Path, found: Found) -> None:
 
 def _evidence(found: Found) -> str:
     share = f"{100 * found.bill.flop_share:.1f} % of one training's FLOP"
-    chosen, text = found.chosen, f"{found.bill.trials} trials, {share}."
+    chosen, text = found.chosen, f"{trials_of(found.bill)}, {share}."
     if chosen is not None and chosen.rate * chosen.rows > 1:
         text += f" --aggressive: {chosen.rate} x the rate, {chosen.rows} x the rows."
     return text

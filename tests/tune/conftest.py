@@ -11,7 +11,7 @@ import pytest
 
 from lengthen import processes
 from lengthen.cli import main
-from lengthen.clock import steps
+from lengthen.clock import crossed, steps
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import Store
 from lengthen.processes import ATTEMPTS, Job
@@ -52,12 +52,12 @@ def asked(tunable: Configure, store: Path) -> Asked:
 
 def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) -> list[Trial]:
     """Carry a search out in this process; return its trials, of which the last is the end."""
-    known: dict[Setting, bool] = {}
+    known: dict[Setting, float] = {}
     trials: list[Trial] = []
     while isinstance(setting := next_step(question.space, known), Setting):
         trials.append(trial_of(question, setting))
         carry(trials[-1])
-        known[setting] = read(root, trials[-1]).is_calm
+        known[setting] = read(root, trials[-1]).loss
     return trials
 
 
@@ -69,22 +69,35 @@ def own(root: Path) -> None:
 
 
 def plant(
-    root: Path, trial: Trial, *, calm: bool, seconds: float = 0.5, threads: int | None = None
+    root: Path,
+    trial: Trial,
+    *,
+    calm: bool,
+    seconds: float = 0.5,
+    threads: int | None = None,
+    falls: float = 0.01,
 ) -> None:
-    """Write the files that a trial leaves: its loss falls, or jumps at the second evaluation."""
+    """Write the files that a trial leaves: its loss falls in each step, or jumps in the second."""
     paths = RunPaths(place_of(root, trial))
     paths.root.mkdir(parents=True)
     paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
     if threads is not None:
         paths.environment.write_text(json.dumps({"threads": threads}), encoding="utf-8")
     records: list[Record] = []
+    when, before = trial.config.evaluation, 0
     for clock, shape in islice(steps(trial.config.schedule()), trial.steps if calm else 2):
         step = clock.step + 1
-        moment = {"step": step, "tokens": clock.tokens + shape.tokens, "seconds": seconds * step}
-        loss = 5.0 - step / 100 if calm or step < 2 else 6.0
+        tokens = clock.tokens + shape.tokens
+        moment = {"step": step, "tokens": tokens, "seconds": seconds * step}
+        loss = 5.0 - falls * step if calm or step < 2 else 6.0
         size = {"length": shape.length, "rows": shape.rows, "lr": shape.rate}
         records.append({"kind": "step", **moment, **size, "loss": loss, "loss_ratio": None})
-        side = {"side_tokens": trial.config.evaluation.tokens, "side_seconds": 0.25}
+        due = crossed(when.every_steps or 0, clock.step, step)
+        due |= crossed(when.every_tokens or 0, before, tokens)
+        if not due and step < trial.steps:
+            continue
+        before = tokens
+        side = {"side_tokens": when.tokens, "side_seconds": 0.25}
         perplexity = {"loss": loss, "perplexity": math.exp(loss)}
         records.append({"kind": "eval", **moment, **perplexity, **side})
     if calm:

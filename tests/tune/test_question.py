@@ -23,6 +23,7 @@ from lengthen.tune.question import (
     looks_every,
     resolution,
     tokens_for,
+    trial_tokens,
 )
 from lengthen.tune.search import MULTIPLES, Setting, Space
 from tests.conftest import Configure
@@ -35,6 +36,7 @@ SETTINGS = st.builds(
     rate=st.sampled_from([1, 2, 8]),
     rows=st.sampled_from([1, 2]),
     opening=st.booleans(),
+    raced=st.booleans(),
 )
 
 
@@ -69,7 +71,12 @@ def test_a_trial_has_the_steps_and_rates_of_the_whole_training_to_the_last_digit
     whole = question.training(setting).schedule()
     trial = list(steps(question.beginning(setting).schedule()))
     assert trial == list(islice(steps(whole), question.steps(setting)))
-    assert len(trial) == (12 if setting.opening else 18)
+    if setting.raced:
+        used = sum(shape.tokens for _, shape in trial)
+        following = next(islice(steps(whole), len(trial), None))[1].tokens
+        assert used <= question.race < used + following
+    else:
+        assert len(trial) == (12 if setting.opening else 18)
 
 
 @given(setting=SETTINGS)
@@ -91,8 +98,33 @@ def test_a_trial_is_evaluated_each_tenth_of_a_warm_up_and_measures_nothing_else(
     )
     trial = question.beginning(Setting(8, 64))
     assert trial.evaluation.every_steps == 3
-    assert trial.evaluation.tokens == 512
+    # 30 % are looked for, which a quarter of the tokens that see 1 % shows as well.
+    assert (question.judged, trial.evaluation.tokens) == (512, 128)
     assert trial.evaluation.probe_every_steps == trial.saving.every_steps == 0
+
+
+def test_a_race_takes_a_twentieth_of_the_budget_and_is_evaluated_ten_times(asked: Asked) -> None:
+    question = asked(budget={"tokens": 200_000})
+    setting = Setting(16, 13, raced=True)
+    race = question.beginning(setting)
+    assert question.race == 10_000
+    assert (race.evaluation.every_tokens, race.evaluation.every_steps) == (1000, None)
+    assert race.evaluation.tokens == question.judged
+    ends = [clock.tokens + shape.tokens for clock, shape in steps(race.schedule())]
+    looks = {tokens // 1000 for tokens in ends} - {0} | {10}  # the last one at the end
+    assert len(looks) == question.looks(setting) == 10
+
+
+def test_a_race_must_be_longer_than_what_shows_calm_and_than_ten_full_steps(asked: Asked) -> None:
+    race = Setting(8, 4, raced=True)
+    # Ten steps of 8 rows of 64; its three warm-ups have 2,432 tokens.
+    assert asked(budget={"tokens": 20 * 5_120}).space.fits(race)
+    assert not asked(budget={"tokens": 20 * 5_120 - 1}).space.fits(race)
+    slow = {"learning_rate": 1e-2, "warmup_steps": 20}
+    needed = trial_tokens(asked(optimizer=slow, budget={"tokens": 10**6}).training(race), 60)
+    assert needed > 5_120
+    assert asked(optimizer=slow, budget={"tokens": 20 * needed}).space.fits(race)
+    assert not asked(optimizer=slow, budget={"tokens": 20 * needed - 1}).space.fits(race)
 
 
 def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree(

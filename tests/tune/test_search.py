@@ -3,16 +3,21 @@
 import hashlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from math import inf, isfinite, log
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.tune.search import (
+    BEHIND,
     FIRST,
     MOST_RATE,
     MOST_ROWS,
     MULTIPLES,
+    RIVAL,
     End,
     Setting,
     Space,
@@ -21,7 +26,8 @@ from lengthen.tune.search import (
     tries,
 )
 
-Oracle = Callable[[Setting], bool]
+Oracle = Callable[[Setting], bool]  # is it calm?
+Loss = Callable[[Setting], float]  # of what is calm
 STARTS = st.lists(st.integers(1, 512), min_size=1, max_size=6, unique=True).map(
     lambda starts: tuple(sorted(starts))
 )
@@ -32,17 +38,25 @@ CHANCE = st.integers(0, 2**32).map(random.Random)
 LARGEST = st.sampled_from(MULTIPLES)
 
 
+def flat(_setting: Setting) -> float:
+    return 5.0
+
+
 def search(
-    space: Space, is_calm: Oracle, jobs: int = 1, chance: random.Random | None = None
-) -> tuple[Setting | None, dict[Setting, bool]]:
+    space: Space,
+    is_calm: Oracle,
+    jobs: int = 1,
+    chance: random.Random | None = None,
+    loss: Loss = flat,
+) -> tuple[Setting | None, dict[Setting, float]]:
     """Carry a search out, `jobs` trials side by side, of which by chance one ends first."""
-    known: dict[Setting, bool] = {}
+    known: dict[Setting, float] = {}
     while wanted := tries(space, known, jobs):
         assert wanted[0] == next_step(space, known)
         assert len(wanted) == len(set(wanted)) <= jobs
         assert not known.keys() & set(wanted)
         ended = wanted[chance.randrange(len(wanted)) if chance else 0]
-        known[ended] = is_calm(ended)
+        known[ended] = loss(ended) if is_calm(ended) else inf
         assert len(known) < 1000
     end = next_step(space, known)
     assert isinstance(end, End)
@@ -61,6 +75,14 @@ def calm_from(start: int) -> Oracle:
     return lambda setting: setting.start >= start
 
 
+def entries(starts: tuple[int, ...], first: int) -> list[int]:
+    """Return the starts that race if each is better than the one before."""
+    racing = [first]
+    while longer := [start for start in starts if start >= RIVAL * racing[-1]]:
+        racing.append(longer[0])
+    return racing
+
+
 def whatever(seed: int) -> Oracle:
     """Calm or not without any rhyme or reason, but always the same for one setting."""
     return lambda setting: hashlib.sha256(f"{seed} {setting}".encode()).digest()[0] % 2 == 0
@@ -74,8 +96,8 @@ def test_durations_reach_from_one_warm_up_to_64_and_three_trials_tell_them_apart
     for largest in above:
         chosen, known = search(Space((8,)), calm_up_to(largest))
         assert chosen == Setting(8, largest)
-        # The opening of stage 1, three, and the whole trial at 4 warm-ups where no other is left.
-        assert len(known) == 4 + (largest == FIRST)
+        # The wildest; where it is not calm, the opening of stage 1 and three more.
+        assert len(known) == (1 if largest == MULTIPLES[-1] else 5)
 
 
 @given(starts=STARTS, number=st.integers(0, 5), largest=LARGEST, jobs=JOBS, chance=CHANCE)
@@ -88,8 +110,11 @@ def test_where_calmness_is_monotone_it_finds_the_first_start_and_the_largest_dur
         return setting.start >= first and setting.multiple <= largest
 
     chosen, known = search(Space(starts), is_calm, jobs, chance)
-    # Where no start is calm at 4 warm-ups, the longest is tried at fewer.
-    assert chosen == Setting(first if largest >= FIRST else starts[-1], largest)
+    # Where no start is calm at 4 warm-ups, the longest is tried at fewer. Races are undecided here,
+    # and then the longer start is taken.
+    assert chosen == Setting(
+        entries(starts, first)[-1] if largest >= FIRST else starts[-1], largest
+    )
     assert not against_monotony(known)
 
 
@@ -111,13 +136,17 @@ def test_a_start_that_is_calm_at_the_very_beginning_alone_is_not_chosen() -> Non
         Space((8, 16)), lambda s: s.opening or (s.start == 16 and s.multiple < 9)
     )
     assert chosen == Setting(16, 6)
-    assert list(known)[:5] == [opening(8), *(Setting(8, k) for k in (19, 9, 6, 4))]
+    assert list(known)[:5] == [
+        Setting(8, 64),
+        opening(8),
+        *(Setting(8, k) for k in (13, 6, 4)),
+    ]
 
 
 def test_the_smallest_duration_of_stage_2_is_tried_whole_before_it_is_chosen() -> None:
     chosen, known = search(Space((8,)), lambda setting: setting.multiple <= 4)
     assert chosen == Setting(8, 4)
-    assert known[chosen]
+    assert isfinite(known[chosen])
     assert not chosen.opening
 
 
@@ -135,16 +164,18 @@ def test_speculation_never_changes_the_choice_whatever_is_calm(
 def test_what_is_chosen_was_tried_and_calm(space: Space, seed: int, jobs: int) -> None:
     chosen, known = search(space, whatever(seed), jobs)
     if chosen is not None:
-        assert known[chosen]
+        assert isfinite(known.get(chosen, known.get(replace(chosen, raced=True), inf)))
     else:
-        assert not any(calm for setting, calm in known.items() if not setting.opening)
+        assert not any(isfinite(loss) for one, loss in known.items() if not one.opening)
 
 
 @given(space=SPACES, seed=st.integers(0, 1000))
 def test_alone_it_tries_only_what_is_needed_and_few(space: Space, seed: int) -> None:
     _, known = search(space, whatever(seed))
-    plain = [setting for setting in known if setting.rate == setting.rows == 1]
-    assert len(plain) <= 5 * len(space.starts) + 2
+    races = [setting for setting in known if setting.raced]
+    plain = [one for one in known if one.rate == one.rows == 1 and one not in races]
+    assert len(plain) <= 5 * len(space.starts) + 3
+    assert len(races) <= len(space.starts)
 
 
 def test_it_goes_on_where_it_was_whenever_it_is_interrupted() -> None:
@@ -170,7 +201,7 @@ def test_a_shorter_duration_is_tried_only_where_the_budget_has_room_for_its_long
     space = Space((8,), fits=lambda setting: setting.multiple >= 3)
     chosen, known = search(space, lambda setting: setting.multiple <= 3)
     assert chosen == Setting(8, 3)
-    assert known.keys() == {opening(8), Setting(8, 3)}
+    assert known.keys() == {Setting(8, 64), opening(8), Setting(8, 3)}
     assert search(Space((8,), fits=lambda _: False), lambda _: False)[0] is None
 
 
@@ -200,9 +231,15 @@ def test_the_rate_is_doubled_before_the_rows_and_both_have_a_limit() -> None:
 
 def test_speculation_is_for_both_ways_that_the_needed_trial_can_end() -> None:
     space = Space((8, 16))
-    assert tries(space, {}, 3) == [opening(8), Setting(8, 19), opening(16)]
-    known = {opening(8): True}
-    assert tries(space, known, 3) == [Setting(8, 19), Setting(8, 43), Setting(8, 9)]
+    assert tries(space, {}, 4) == [Setting(8, 64), opening(8), Setting(8, 13), opening(16)]
+    known = {Setting(8, 64): inf, opening(8): 5.0}
+    assert tries(space, known, 3) == [Setting(8, 13), Setting(8, 29), Setting(8, 6)]
+    space = Space((8, 32))
+    assert tries(space, {}, 3) == [
+        Setting(8, 64),
+        Setting(8, 64, raced=True),
+        opening(8),
+    ]
 
 
 def test_a_speculative_trial_that_contradicts_monotony_is_named_and_the_choice_stands() -> None:
@@ -211,15 +248,79 @@ def test_a_speculative_trial_that_contradicts_monotony_is_named_and_the_choice_s
     assert chosen == Setting(16, 13, rows=8)
     contradictions = {
         # Not calm at 19 warm-ups, and calm at 43.
-        Setting(16, 43): (True, (Setting(16, 19), Setting(16, 43))),
+        Setting(16, 43): (5.0, (Setting(16, 19), Setting(16, 43))),
         # Not calm at twice the rate, and calm at four times.
-        Setting(16, 13, rate=4): (True, (Setting(16, 13, rate=2), Setting(16, 13, rate=4))),
+        Setting(16, 13, rate=4): (5.0, (Setting(16, 13, rate=2), Setting(16, 13, rate=4))),
         # Not calm from 8 at 4 warm-ups, and calm from 8 at more.
-        Setting(8, 43): (True, (opening(8), Setting(8, 43))),
+        Setting(8, 43): (5.0, (opening(8), Setting(8, 43))),
         # Calm at 9 warm-ups, and not calm at 6.
-        Setting(16, 6): (False, (Setting(16, 6), Setting(16, 9))),
+        Setting(16, 6): (inf, (Setting(16, 6), Setting(16, 9))),
     }
-    for setting, (is_calm, pair) in contradictions.items():
-        contradicted = {**known, setting: is_calm}
+    for setting, (loss, pair) in contradictions.items():
+        contradicted = {**known, setting: loss}
         assert pair in against_monotony(contradicted)
         assert next_step(space, contradicted) == End(chosen)
+
+
+def test_where_the_wildest_is_calm_nothing_else_is_tried() -> None:
+    chosen, known = search(Space((8, 16)), lambda _: True)
+    assert chosen == Setting(8, 64)
+    assert list(known) == [chosen]
+
+
+@pytest.mark.parametrize(
+    ("behind", "start"), [(-1.0, 32), (0.0, 32), (log(1.09), 32), (log(1.11), 8), (1.0, 8)]
+)
+def test_a_longer_start_is_taken_unless_it_is_more_than_10_percent_behind(
+    behind: float, start: int
+) -> None:
+    def loss(setting: Setting) -> float:
+        return 5.0 + behind * (setting.start == 32)
+
+    chosen, known = search(Space((8, 16, 32)), lambda _: True, loss=loss)
+    assert chosen == Setting(start, 64)
+    raced = [Setting(start, 64, raced=True) for start in (8, 32)]
+    assert list(known) == [Setting(8, 64), *raced]
+
+
+def test_a_race_goes_on_to_ever_longer_starts_until_one_is_worse() -> None:
+    losses = {8: 5.0, 32: 4.5, 128: 4.7, 512: 4.0}
+    starts = tuple(8 * 2**n for n in range(7))
+    chosen, known = search(Space(starts), lambda _: True, loss=lambda s: losses[s.start])
+    assert chosen == Setting(32, 64)
+    assert [one.start for one in known if one.raced] == [8, 32, 128]
+
+
+@pytest.mark.parametrize(("calm", "start"), [((8,), 8), ((32,), 32), ((), 8)])
+def test_a_start_that_is_not_calm_in_its_race_loses_it(calm: tuple[int, ...], start: int) -> None:
+    chosen, _ = search(Space((8, 32)), lambda one: not one.raced or one.start in calm)
+    assert chosen == Setting(start, 64)
+
+
+def test_there_is_no_race_where_the_budget_has_no_room_for_it_or_for_the_longer_start() -> None:
+    for fits in (lambda one: not one.raced, lambda one: one.start < 32 or one.multiple < 64):
+        chosen, known = search(Space((8, 32), fits=fits), lambda _: True)
+        assert chosen == Setting(8, 64)
+        assert list(known) == [chosen]
+
+
+def test_larger_rates_are_tried_with_the_start_that_won_the_race() -> None:
+    chosen, known = search(Space((8, 32), aggressive=True), lambda one: one.rate < 4)
+    assert chosen == Setting(32, 64, rate=2, rows=8)
+    assert {one.start for one in known if one.rate > 1} == {32}
+
+
+@given(starts=STARTS, seed=st.integers(0, 1000), jobs=JOBS, chance=CHANCE)
+def test_a_race_is_decided_by_the_losses_alone(
+    starts: tuple[int, ...], seed: int, jobs: int, chance: random.Random
+) -> None:
+    losses = {start: random.Random(f"{seed} {start}").uniform(4.9, 5.1) for start in starts}
+    chosen, known = search(
+        Space(starts), lambda _: True, jobs, chance, lambda one: losses[one.start]
+    )
+    assert chosen is not None
+    racing = entries(starts, starts[0])
+    pairs = list(pairwise(racing))
+    kept = next((n for n, (a, b) in enumerate(pairs) if losses[b] - losses[a] > BEHIND), len(pairs))
+    assert chosen == Setting(racing[kept], 64)
+    assert {one.start for one in known if one.raced} >= set(racing[: kept + 2] if pairs else ())

@@ -8,7 +8,7 @@ import pytest
 from lengthen.config import Tables
 from lengthen.tune.search import Setting
 from lengthen.tune.told import way_out
-from lengthen.tune.trials import trial_of
+from lengthen.tune.trials import Trial, trial_of
 from tests.tune.conftest import ROOM, Asked, Tuned, own, plant, search_here
 
 
@@ -17,11 +17,11 @@ def test_the_table_has_every_trial_with_its_verdict_and_why(
 ) -> None:
     trials = tuned([Setting(16, 4)])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    refuted = ["start", "8,", "T", "16,", "beginning", "0.01", "8", "not", "calm", "2.75", "x"]
+    refuted = ["start", "8,", "T", "16,", "beginning", "0.01", "8", "not", "calm", "2.75", "x", "-"]
     assert [*refuted, "2", "128", "1.5"] in rows
     assert tuned.facts["trials"][0]["why"] == "2.75 x the lowest so far at step 2"
     assert [fact["verdict"] for fact in tuned.facts["trials"]] == [
-        "not calm",
+        *["not calm"] * 2,
         "calm",
         *["not calm"] * 3,
         "calm",
@@ -55,8 +55,8 @@ def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
     tuned([], code=6)
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1] == (
-        "lengthen: no trial stayed calm for 3 warm-ups "
-        "(start 8, T 16, beginning; start 16, T 16, beginning; start 16, T 8; start 16, T 4): "
+        "lengthen: no trial stayed calm for 3 warm-ups (start 8, T 256; start 8, T 16, beginning; "
+        "start 16, T 16, beginning; start 16, T 8; start 16, T 4): "
         "lower optimizer.learning_rate (0.01) or batch.rows (8), raise optimizer.warmup_steps (4), "
         "or try longer starts with --starts 32"
     )
@@ -74,7 +74,7 @@ def test_a_start_that_was_calm_at_the_very_beginning_alone_is_said_and_is_no_evi
     own(tuned.root)
     assert tuned.again() == 6
     expected = (
-        "o trial stayed calm for 3 warm-ups (start 8, T 76; start 8, T 36; start 8, T 24; "
+        "o trial stayed calm for 3 warm-ups (start 8, T 256; start 8, T 52; start 8, T 24; "
         "start 8, T 16; start 16, T 16, beginning; start 16, T 8; start 16, T 4); start 8 was calm "
         "for 2 alone: lower optimizer.learning_rate"
     )
@@ -159,12 +159,46 @@ def test_a_pacing_that_ends_below_full_length_is_not_said_to_lack_budget(tuned: 
 
 def test_trials_with_different_numbers_of_threads_are_told(tuned: Tuned) -> None:
     question = tuned.asked(**ROOM)
-    threads = iter([1, 2, 2, 1])
-    search_here(
-        question, tuned.root, lambda t: plant(tuned.root, t, calm=True, threads=next(threads))
-    )
+    threads = iter([1, 2, 2, 1, 1])
+
+    def carry(trial: Trial) -> None:
+        calm = trial.setting.multiple < 64
+        plant(tuned.root, trial, calm=calm, threads=next(threads))
+
+    search_here(question, tuned.root, carry)
     own(tuned.root)
     assert tuned.again() == 0
     assert tuned.facts["verdicts"][-1] == (
         "The trials had 1 and 2 threads: equal to rounding, not to the last digit."
     )
+
+
+@pytest.mark.parametrize(("falls", "start", "ended"), [(0.0, 32, "148.4"), (0.01, 8, "42.2")])
+def test_a_race_is_told_with_its_perplexities_and_the_longer_start_is_taken_unless_worse(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str], falls: float, start: int, ended: str
+) -> None:
+    question = tuned.asked(starts=(8, 32), **ROOM)
+
+    def carry(trial: Trial) -> None:
+        plant(tuned.root, trial, calm=True, falls=falls * (trial.setting.start == 8))
+
+    trials = search_here(question, tuned.root, carry)
+    own(tuned.root)
+    assert tuned.again("--starts", "8", "32") == 0
+    assert tuned.facts["chosen"]["start"] == start
+    choice, race = tuned.facts["verdicts"][:2]
+    over = "first 3 warm-ups" if start == 8 else "race"
+    assert f"over its {over} the validation perplexity was never above 1 x" in choice
+    assert race.startswith("The perplexity after a race of 20,000 tokens, 5 % of the budget: start")
+    assert f"8 {ended}" in race
+    assert race.endswith(
+        "start 32 148.4. A longer start is taken unless its own is more than 10 % higher."
+    )
+    assert [fact["raced"] for fact in tuned.facts["trials"]] == [False, True, True]
+    assert tuned.facts["trials"][2]["loss"] == pytest.approx(5.0)
+    row = next(x for x in capsys.readouterr().out.splitlines() if "start 32, T 256, race" in x)
+    assert "148.4" in row.split()
+    page = (tuned.root / "tune.html").read_text()
+    assert "Validation perplexity in the race" in page
+    assert "start 32, T 256, race: calm" in page
+    assert tuned.facts["cost"]["tokens"] == sum(t.config.budget.tokens or 0 for t in trials)

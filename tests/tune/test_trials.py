@@ -52,5 +52,5 @@ def test_what_will_be_redone_is_all_behind_the_newest_checkpoint(
         (place_of(tuned.root, trial) / f"checkpoints/step-{saved:08}").mkdir(parents=True)
     again = redone(tuned.root, trial)
     assert again.tokens == tokens
-    assert again.judged == 512 * (tokens // 64)
+    assert again.judged == 128 * (tokens // 64)
     assert again.seconds == 0.75 * (tokens // 64)

@@ -18,9 +18,9 @@ def test_the_choice_is_a_complete_configuration_that_says_how_it_was_found(
     first = (tuned.root / "tuned.toml").read_text().splitlines()[0]
     assert first.startswith(
         "# lengthen tune: Start 16 and T = 76 steps (19 warm-ups): over its first 3 warm-ups the "
-        "validation perplexity was never above 1 x the lowest so far. 5 trials, "
+        "validation perplexity was never above 1 x the lowest so far. 6 trials, "
     )
-    assert len(trials) == 5  # two starts, and three to find 19 between 4 and 64
+    assert len(trials) == 6  # the wildest, two starts, and three to find 19 between 4 and 64
     said = capsys.readouterr().out
     assert f"next    lengthen train {tuned.root / 'tuned.toml'} --out RUN" in said
     assert tuned.facts["chosen"] == {
@@ -33,14 +33,14 @@ def test_the_choice_is_a_complete_configuration_that_says_how_it_was_found(
 
 
 def test_the_page_shows_every_curve_with_its_verdict(tuned: Tuned) -> None:
-    tuned([Setting(8, 64)])
+    tuned([Setting(8, 43)])
     page = (tuned.root / "tune.html").read_text()
     for said in (
         "Early validation perplexity of the trials",
         "start 8, T 16, beginning: calm",
-        "start 8, T 256: calm",
-        "Start 8 and T = 256 steps (64 warm-ups)",
-        "are two standard errors for a spread of 0.40 nats, as measured on a small model.",
+        "start 8, T 256: not calm",
+        "Start 8 and T = 172 steps (43 warm-ups)",
+        "are two standard errors for a spread of 0.40 nats, as measured on a small model, ",
     ):
         assert said in page
     # One key for each trial, whatever the figure.
@@ -53,8 +53,8 @@ def test_where_no_start_is_calm_shorter_durations_are_tried_down_to_one_warm_up(
     tuned([Setting(16, 1)])
     assert tuned.facts["chosen"]["warmups"] == 1
     tried = [(fact["start"], fact["multiple"]) for fact in tuned.facts["trials"]]
-    assert tried == [(8, 4), (16, 4), (16, 2), (16, 1)]
-    assert [fact["opening"] for fact in tuned.facts["trials"]] == [True, True, False, False]
+    assert tried == [(8, 64), (8, 4), (16, 4), (16, 2), (16, 1)]
+    assert [fact["opening"] for fact in tuned.facts["trials"]] == [False, True, True, False, False]
     assert "larger learning rate" not in " ".join(tuned.facts["verdicts"])
 
 
