@@ -20,7 +20,16 @@ from lengthen.tune.question import (
     Question,
     resolution,
 )
-from lengthen.tune.search import BEHIND, FIRST, MOST_RATE, MULTIPLES, Setting, against_monotony
+from lengthen.tune.search import (
+    BEHIND,
+    FIRST,
+    MOST_RATE,
+    MOST_ROWS,
+    MULTIPLES,
+    Setting,
+    Space,
+    against_monotony,
+)
 from lengthen.tune.trials import LAST_LOOKS, Seen
 
 
@@ -123,11 +132,10 @@ def _bolder(found: Found, chosen: Setting) -> list[str]:
         return _room_for_more(found, chosen)
     tuned = found.question.training(chosen)
     rate, rows = tuned.optimizer.learning_rate, tuned.batch.rows
-    no_more = found.question.space.with_more_rows(chosen) is None
     return [
-        f"With it the largest learning rate that stayed calm is {rate:g} "
-        f"({_times(chosen.rate, last=chosen.rate == MOST_RATE)}), and with that the most rows are "
-        f"{rows} ({_times(chosen.rows, last=no_more)})."
+        f"With it the largest learning rate that stayed calm is {rate:g} ({_times(chosen.rate)}"
+        f"{_limit(reached=chosen.rate == MOST_RATE)}), and with that the most rows are {rows} "
+        f"({_times(chosen.rows)}{_limit_of_rows(found.question.space, chosen)})."
     ]
 
 
@@ -144,9 +152,19 @@ def _room_for_more(found: Found, chosen: Setting) -> list[str]:
     return []
 
 
-def _times(factor: int, *, last: bool) -> str:
-    limit = ", no more is tried" if last else ""
-    return f"{factor} x what was given{limit}"
+def _times(factor: int) -> str:
+    return f"{factor} x what was given"
+
+
+def _limit(*, reached: bool) -> str:
+    return ", no more is tried" if reached else ""
+
+
+def _limit_of_rows(space: Space, chosen: Setting) -> str:
+    more = space.with_more_rows(chosen)
+    if more is None and chosen.rows < MOST_ROWS:
+        return ", the budget has no room for more"
+    return _limit(reached=more is None)
 
 
 def trials_of(bill: Bill) -> str:

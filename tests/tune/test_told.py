@@ -147,7 +147,7 @@ def test_rows_are_not_doubled_where_the_warmup_would_take_too_much_of_the_budget
     tuned([Setting(8, 13, rows=8)], "--aggressive", tables=room)
     assert tuned.facts["chosen"]["rows"] == 8
     assert {fact["rows"] for fact in tuned.facts["trials"]} == {1}
-    assert "the most rows are 8 (1 x what was given, no more is tried)." in " ".join(
+    assert "the most rows are 8 (1 x what was given, the budget has no room for more)." in " ".join(
         tuned.facts["verdicts"]
     )
 
