@@ -87,16 +87,16 @@ def foretold(question: Question, outcome: Outcome = lambda _: None) -> Range:
 
 def ways(space: Space, price: Price, outcome: Outcome) -> Mapping[Setting, Range]:
     """Return for each choice of a search what the ways to it cost, its rate and rows aside."""
-    # Two ways that need the same trial next, and the same one again where it fails, go on alike. So
-    # each such pair is worked out once: there are some for each setting, where the ways double with
-    # every start.
-    found: dict[tuple[Setting, Setting | End], Mapping[Setting, Range]] = {}
+    # Two ways that need the same trial next, and the same ones again where all of them fail, go on
+    # alike, and are worked out once: there are some such for each setting, where the ways double
+    # with every start.
+    found: dict[_Line, Mapping[Setting, Range]] = {}
 
     def ends(way: _Way) -> Mapping[Setting, Range] | None:
         if isinstance(way.step, End):
             choice = chosen_or_likely(space, way.step)
             return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
-        return found.get((way.step, _after(space, way, outcome)[-1].step))
+        return found.get(_line(space, way, outcome))
 
     root = _next(space, {}, outcome)
     waiting = [root]
@@ -112,10 +112,13 @@ def ways(space: Space, price: Price, outcome: Outcome) -> Mapping[Setting, Range
             waiting += ahead
             continue
         behind = chain.from_iterable((ends(one) or {}).items() for one in after)
-        found[way.step, after[-1].step] = _joined(behind, price(way.step))
+        found[_line(space, way, outcome)] = _joined(behind, price(way.step))
     reached = ends(root)
     assert reached is not None
     return reached
+
+
+_Line = tuple[Setting | End, ...]
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,18 @@ def _after(space: Space, way: _Way, outcome: Outcome) -> list[_Way]:
     assert isinstance(way.step, Setting)
     losses = supposable(way.known)
     return [_next(space, {**way.known, way.step: loss}, outcome) for loss in losses]
+
+
+def _line(space: Space, way: _Way, outcome: Outcome) -> _Line:
+    """Return what will be tried if every trial fails: to the end, or until another start's turn.
+
+    From there on it does not matter how the search has come there.
+    """
+    line = [way.step]
+    while isinstance(way.step, Setting) and not (len(line) > 1 and way.step.opening):
+        way = _after(space, way, outcome)[-1]
+        line.append(way.step)
+    return tuple(line)
 
 
 def _joined(behind: Iterable[tuple[Setting, Range]], spent: float) -> Mapping[Setting, Range]:

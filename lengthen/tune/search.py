@@ -8,6 +8,7 @@ The paper's two stages, between two of ours:
        none so long that it leaves too little of the budget behind it
     3. that T; a start four times as long takes its place, and so on, unless it is clearly worse at
        the end of a race: a longer trial, of as many tokens for each
+    4. the start that won, if it is another one; the largest T that is calm, from that T on
 
 Where the start is not calm beyond the very beginning, whatever T, it rises further. Where no start
 is, the longest is tried at 1 to 3 warm-ups.
@@ -143,15 +144,21 @@ def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End
 
 def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
     """Let longer starts take the place of what was chosen, while they are not clearly worse."""
-    while rival := space.rival(chosen):
-        mine, its = replace(chosen, raced=True), replace(rival, raced=True)
+    winner = chosen
+    while rival := space.rival(winner):
+        mine, its = replace(winner, raced=True), replace(rival, raced=True)
         for entry in (mine, its):
             if entry not in known:
                 return entry
         if not isfinite(known[its]) or known[its] - known[mine] > BEHIND:
             break
-        chosen = rival
-    return End(chosen)
+        winner = rival
+    if winner == chosen:
+        return End(chosen)
+    # What was too long for the shorter start need not be for this one.
+    ladder = space.ladder(winner.start)
+    found = _largest(known, ladder[ladder.index(winner) :], low=0)
+    return End(chosen) if found == End(None) else found
 
 
 def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
@@ -204,8 +211,8 @@ def against_monotony(known: Known) -> list[tuple[Setting, Setting]]:
     """Return pairs that contradict the search: one that was not calm, and a wilder one that was.
 
     Wilder in nothing less: a start no longer, a T no shorter, a rate and rows no smaller. The
-    search itself cannot meet one, only a speculative trial can, and the choice stands. Races are no
-    evidence: they are longer, and looked at less often.
+    search itself meets one only where the winner of a race is not calm, else a speculative trial
+    does, and the choice stands. Races are no evidence: they are longer, and looked at less often.
     """
     trials = {one: isfinite(loss) for one, loss in known.items() if not one.raced}
     calm = [one for one, is_calm in trials.items() if is_calm and not one.opening]

@@ -1,7 +1,7 @@
 """What a search has found, said: sentences, a table, a panel, facts for another program."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import exp, expm1
 from typing import Any
 
@@ -101,12 +101,9 @@ def way_out(question: Question) -> str:
 def _choice(found: Found, chosen: Setting) -> str:
     plain = Setting(chosen.start, chosen.multiple)
     shown = {one.trial.setting: one.judgement.why for one in found.seen}
-    # Who has won a race was not tried besides: a shorter start was calm with that T.
-    over = f"first {WARMUPS} warm-ups" if plain in shown else "race"
-    why = shown.get(plain) or shown[replace(plain, raced=True)]
     return (
         f"Start {chosen.start} and T = {found.duration} steps ({chosen.multiple} warm-ups): over "
-        f"its {over} the validation perplexity was {why}."
+        f"its first {WARMUPS} warm-ups the validation perplexity was {shown[plain]}."
     )
 
 
@@ -242,8 +239,8 @@ def trials_table(found: Found) -> Table:
         f"the first start with the longest T. Stage 1: T = {FIRST} warm-ups, the start rises until "
         f"its beginning is calm, {OPENING_WARMUPS} warm-ups; stage 2: the largest T that is calm "
         f"for {WARMUPS}; stage 3, the race: after {found.question.race:,} tokens the perplexity of "
-        f"the mean loss of its last {LAST_LOOKS} evaluations. Seconds are of training and "
-        "evaluating.",
+        f"the mean loss of its last {LAST_LOOKS} evaluations; then stage 2 again for a start that "
+        "won. Seconds are of training and evaluating.",
     )
 
 
@@ -256,13 +253,14 @@ def panels(found: Found) -> list[Panel]:
     """Return the validation perplexity of every trial, its verdict in its name; races apart."""
     early = [one for one in found.seen if not one.trial.setting.raced]
     races = [one for one in found.seen if one.trial.setting.raced]
-    told = [_perplexities("Early validation perplexity of the trials", "step", early)]
+    # Panels with the same words for their x share its range, and races are far longer.
+    told = [_panel("Early validation perplexity of the trials", "step", "step of a trial", early)]
     if races:
-        told.append(_perplexities("Validation perplexity in the race", "tokens", races))
+        told.append(_panel("Validation perplexity in the race", "tokens", "tokens", races))
     return told
 
 
-def _perplexities(title: str, clock: str, trials: Sequence[Seen]) -> Panel:
+def _panel(title: str, clock: str, x: str, trials: Sequence[Seen]) -> Panel:
     curves = [
         Curve(
             curve_name(one),
@@ -274,7 +272,7 @@ def _perplexities(title: str, clock: str, trials: Sequence[Seen]) -> Panel:
         )
         for one in trials
     ]
-    return Panel(title, clock, "perplexity", curves, log_y=True)
+    return Panel(title, x, "perplexity", curves, log_y=True)
 
 
 def facts(found: Found) -> dict[str, Any]:

@@ -18,18 +18,16 @@ from lengthen.plan import plan
 from lengthen.tune.foretold import whole_training
 from lengthen.tune.search import Setting
 
-# From a start of 8 or 16 there is a race, and at the smallest T the most trials before it.
-DEAREST = {(8, 9), (8, 4), (16, 9), (16, 4)}
-
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("longest", LONGEST)
 def test_a_search_costs_at_most_15_percent_of_a_training_of_1000_steps(
     start: int, longest: int
 ) -> None:
-    # Even if what is not calm shows it at its last look.
-    assert (share(start, longest) > 0.15) == ((start, longest) in DEAREST)
-    assert share(start, longest) < 0.2
+    # Even if what is not calm shows it at its last look; but for a race behind a whole search.
+    dearest = start < 32 and longest < LONGEST[0]
+    assert (share(start, longest) > 0.15) == dearest
+    assert share(start, longest) < 0.27
 
 
 def test_the_page_says_what_every_outcome_costs() -> None:
