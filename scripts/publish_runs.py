@@ -38,7 +38,7 @@ def publish(comparison: Path, out: Path) -> int:
         kept = [line for line in lines if not line.startswith("path = ")]
         there.config.write_text("".join(kept), encoding="utf-8")
         environment = json.loads(here.environment.read_text(encoding="utf-8"))
-        del environment["command"]
+        environment.pop("command", None)  # gone from a run that was published before
         there.environment.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
         there.metrics.write_bytes(metrics.read_bytes())
         copied += 1
