@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 from lengthen.clock import spans
@@ -87,18 +88,17 @@ def foretold(question: Question, outcome: Outcome = lambda _: None) -> Range:
 
 def ways(space: Space, price: Price, outcome: Outcome) -> Mapping[Setting, Range]:
     """Return for each choice of a search what the ways to it cost, its rate and rows aside."""
-    # Two ways that need the same trial next, and the same ones again where all of them fail, go on
-    # alike, and are worked out once: there are some such for each setting, where the ways double
-    # with every start.
+    # Ways with the same line go on alike and are worked out once: there are some lines for each
+    # setting, where the ways double with every start.
     found: dict[_Line, Mapping[Setting, Range]] = {}
 
     def ends(way: _Way) -> Mapping[Setting, Range] | None:
         if isinstance(way.step, End):
             choice = chosen_or_likely(space, way.step)
             return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
-        return found.get(_line(space, way, outcome))
+        return found.get(way.line)
 
-    root = _next(space, {}, outcome)
+    root = _next(space, outcome, {})
     waiting = [root]
     while waiting:
         way = waiting[-1]
@@ -106,13 +106,12 @@ def ways(space: Space, price: Price, outcome: Outcome) -> Mapping[Setting, Range
             waiting.pop()
             continue
         assert isinstance(way.step, Setting)
-        after = _after(space, way, outcome)
-        ahead = [one for one in after if ends(one) is None]
+        ahead = [one for one in way.after if ends(one) is None]
         if ahead:
             waiting += ahead
             continue
-        behind = chain.from_iterable((ends(one) or {}).items() for one in after)
-        found[_line(space, way, outcome)] = _joined(behind, price(way.step))
+        behind = chain.from_iterable((ends(one) or {}).items() for one in way.after)
+        found[way.line] = _joined(behind, price(way.step))
     reached = ends(root)
     assert reached is not None
     return reached
@@ -121,41 +120,47 @@ def ways(space: Space, price: Price, outcome: Outcome) -> Mapping[Setting, Range
 _Line = tuple[Setting | End, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Way:
     """A search that has come so far."""
 
-    step: Setting | End  # what is next
+    space: Space
+    outcome: Outcome
     known: Known
+    step: Setting | End  # what is next
+
+    @cached_property
+    def after(self) -> list["_Way"]:
+        """Where it is when its next trial has ended: well, and then not calm."""
+        step = self.step
+        assert isinstance(step, Setting)
+        rivals = (self.outcome(replace(step, start=start)) for start in self.space.starts)
+        there = [loss for loss in rivals if loss is not None] if step.raced else []
+        losses = supposable(self.known, there)
+        return [_next(self.space, self.outcome, {**self.known, step: loss}) for loss in losses]
+
+    @cached_property
+    def line(self) -> _Line:
+        """What will be tried if every trial fails: to the end, or until another start's turn.
+
+        From there on it does not matter how the search has come there.
+        """
+        if isinstance(self.step, End):
+            return (self.step,)
+        failed = self.after[-1]
+        if isinstance(failed.step, Setting) and failed.step.opening:
+            return (self.step, failed.step)
+        return (self.step, *failed.line)
 
 
-def _next(space: Space, known: Known, outcome: Outcome) -> _Way:
+def _next(space: Space, outcome: Outcome, known: Known) -> _Way:
     """Go on over what has been tried, to the next trial that nobody has done or the end."""
     known = dict(known)
     step = next_step(space, known)
     while isinstance(step, Setting) and (loss := outcome(step)) is not None:
         known[step] = loss
         step = next_step(space, known)
-    return _Way(step, known)
-
-
-def _after(space: Space, way: _Way, outcome: Outcome) -> list[_Way]:
-    """Return where a search is when its next trial has ended: well, and then not calm."""
-    assert isinstance(way.step, Setting)
-    losses = supposable(way.known)
-    return [_next(space, {**way.known, way.step: loss}, outcome) for loss in losses]
-
-
-def _line(space: Space, way: _Way, outcome: Outcome) -> _Line:
-    """Return what will be tried if every trial fails: to the end, or until another start's turn.
-
-    From there on it does not matter how the search has come there.
-    """
-    line = [way.step]
-    while isinstance(way.step, Setting) and not (len(line) > 1 and way.step.opening):
-        way = _after(space, way, outcome)[-1]
-        line.append(way.step)
-    return tuple(line)
+    return _Way(space, outcome, known, step)
 
 
 def _joined(behind: Iterable[tuple[Setting, Range]], spent: float) -> Mapping[Setting, Range]:

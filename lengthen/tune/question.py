@@ -17,8 +17,8 @@ from lengthen.settings import changed
 from lengthen.tune.search import FIRST, Setting, Space
 
 WARMUPS = 3  # of the learning rate, that a trial lasts (ours; the paper: the first few multiples)
-# The same of a trial of stage 1 (ours; the paper: the very beginning): one to arrive at the rate,
-# one at it. The third would cost as much as these two, whose rows are shorter.
+# The same where the start is looked for (ours; the paper: the very beginning): one to arrive at the
+# rate, one at it. The third would cost as much as these two, whose rows are shorter.
 OPENING_WARMUPS = 2
 LEAST_START = 8  # tokens; the paper's first start for models of millions of parameters
 LEAST_START_OF_BILLIONS = 64  # likewise
@@ -26,13 +26,14 @@ BILLIONS = 10**9  # parameters from which a model is one of billions (ours)
 WARMUP_SHARE = 0.75  # of the budget, that the warmup may take at most (ours)
 RACE_SHARE = 0.05  # of the budget, that each start of a race is trained for (ours)
 RACE_LOOKS = 10  # evaluations of a race, the same tokens apart
+RACE_STEPS = 40  # of full length, that a race must have the tokens of (ours)
 MOST_WARMUP = 10**5  # steps
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
 # Of the difference, token by token, between the losses of two trials at their third warm-up:
 # measured by `python -m benchmarks.judging`.
 PAIRED_SD = 0.40  # nats
-SPREAD = f"for a spread of {PAIRED_SD:.2f} nats, as measured on a small model"
+SPREAD = f"for a spread of {PAIRED_SD:.2f} nats, as measured early on a small model"
 # Of an evaluation in a race: the fewest that see 1 %, in whole sequences of 256.
 JUDGE_TOKENS = 6_656
 # Whether a trial is calm takes a share of them: it sees 2 %, and a rise of 30 % is looked for.
@@ -92,7 +93,7 @@ class Question:
         return changed(self.config, changes)
 
     def beginning(self, setting: Setting) -> Config:
-        """Return the first warm-ups of that training, evaluated for judging.
+        """Return the first steps of that training, evaluated for judging.
 
         Steps and learning rates are those of the whole training, to the last digit: only the budget
         is cut, and the rate decays over the tokens that it would have decayed over.
@@ -104,7 +105,8 @@ class Question:
                 "tokens": self.read(setting),
                 "probe_every_steps": 0,
             },
-            "saving": {"every_steps": 0, "keep": 1},
+            # Three warm-ups are done again sooner than saved; a race may be hours.
+            "saving": {"keep": 1} if setting.raced else {"every_steps": 0, "keep": 1},
             # Not finite is not calm, so there is nothing to go on for.
             "run": {"on_nonfinite": "stop"},
         }
@@ -112,20 +114,21 @@ class Question:
 
     def _when(self, setting: Setting) -> dict[str, int]:
         if setting.raced:
-            return {"every_tokens": self.race // RACE_LOOKS}
+            return {"every_tokens": -(-self.race // RACE_LOOKS)}
         return {"every_steps": looks_every(self.warmup)}
 
     def fits(self, setting: Setting) -> bool:
         """Return whether the budget has room for a trial, and for enough behind the warmup.
 
-        A race must be longer than what shows that its start is calm, and have a step of full length
+        A race must be longer than what shows that its start is calm, and have steps of full length
         between two evaluations: the beginning of a shorter one says nothing about the end.
         """
         training = self.training(setting)
         trial = trial_tokens(training, WARMUPS * self.warmup)
         if setting.raced:
-            step = training.batch.rows * training.pacing.end
-            return max(trial, RACE_LOOKS * step) <= self.race
+            held = training.batch.hold == "tokens"
+            full = training.model.length if held else training.pacing.end
+            return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race
         return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
 
     def warmup_share(self, setting: Setting) -> float:

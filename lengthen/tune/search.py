@@ -1,17 +1,18 @@
 """Which settings to try next, and when to stop, without any file or clock.
 
-The paper's two stages, between two of ours:
+The second and the third are the paper's, the others ours:
 
-    0. the first start with the longest T: where that is calm, so is all that the stages would try
-    1. the duration T is 4 warm-ups; the start rises until the very beginning is calm
-    2. that start; the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection; but
-       none so long that it leaves too little of the budget behind it
-    3. that T; a start four times as long takes its place, and so on, unless it is clearly worse at
-       the end of a race: a longer trial, of as many tokens for each
-    4. the start that won, if it is another one; the largest T that is calm, from that T on
+    1. the wildest: the first start with the longest T; where that is calm, so is all that 2 and 3
+       would try
+    2. the start: the duration T is 4 warm-ups; it rises until the very beginning is calm
+    3. the duration: the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection;
+       but none so long that it leaves too little of the budget behind it
+    4. the race: a start four times as long wins, and so on, unless it is clearly worse at the end
+       of a longer trial, of as many tokens for each
+    5. the duration again, for a start that won, from the T of the race on
 
 Where the start is not calm beyond the very beginning, whatever T, it rises further. Where no start
-is, the longest is tried at 1 to 3 warm-ups.
+is, the longest is tried at 1 to 3 warm-ups. Where a winner is not calm, the one before it stays.
 
 What is known is a mapping from settings to the loss at which they ended. The strategy is replayed
 over it from the beginning each time, so whatever is known besides (a trial that was only
@@ -19,12 +20,12 @@ speculation) can never change the choice.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import inf, isfinite, log
 
-FIRST = 4  # warm-ups of T in stage 1 (ours; the paper says "a few")
+FIRST = 4  # warm-ups of T while the start is looked for (ours; the paper says "a few")
 # Warm-ups of T (ours). From 4 on each is about one and a half times the one before, so that three
 # trials find the largest calm one: finer ones would cost as many again, to choose among durations
 # that one seed cannot tell apart.
@@ -45,8 +46,8 @@ class Setting:
     multiple: int  # k: the duration in warm-ups of the learning rate
     rate: int = 1  # times the learning rate, a power of 2
     rows: int = 1  # times the rows, likewise
-    opening: bool = False  # judged over the very beginning alone, as in stage 1
-    raced: bool = False  # trained further and compared with other starts, as in stage 3
+    opening: bool = False  # judged over the very beginning alone: it looks for the start
+    raced: bool = False  # trained further, and compared with other starts
 
 
 def _always(_setting: Setting) -> bool:
@@ -62,9 +63,9 @@ class Space:
     fits: Callable[[Setting], bool] = _always  # has the budget room for such a trial and training?
 
     def ladder(self, start: int) -> list[Setting]:
-        """Return what stage 2 tries at a start, T rising: as far as the budget has room.
+        """Return the durations that are tried at a start, rising: as far as the budget has room.
 
-        T of stage 1 stays whatever the budget.
+        The first one stays whatever the budget.
         """
         longer = (Setting(start, k) for k in MULTIPLES if k > FIRST)
         return [Setting(start, FIRST), *takewhile(self.fits, longer)]
@@ -144,21 +145,47 @@ def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End
 
 def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
     """Let longer starts take the place of what was chosen, while they are not clearly worse."""
-    winner = chosen
-    while rival := space.rival(winner):
-        mine, its = replace(winner, raced=True), replace(rival, raced=True)
-        for entry in (mine, its):
-            if entry not in known:
-                return entry
-        if not isfinite(known[its]) or known[its] - known[mine] > BEHIND:
+    winners = [chosen]
+    while rival := space.rival(winners[-1]):
+        for entry in (winners[-1], rival):
+            if raced(entry) not in known:
+                return raced(entry)
+        if not _wins(known, rival, winners[-1]):
             break
-        winner = rival
-    if winner == chosen:
-        return End(chosen)
-    # What was too long for the shorter start need not be for this one.
-    ladder = space.ladder(winner.start)
-    found = _largest(known, ladder[ladder.index(winner) :], low=0)
-    return End(chosen) if found == End(None) else found
+        winners.append(rival)
+    for winner in reversed(winners[1:]):
+        # What was too long for the shorter start need not be for this one.
+        ladder = space.ladder(winner.start)
+        found = _largest(known, ladder[ladder.index(winner) :], low=0)
+        if found != End(None):
+            return found
+    return End(chosen)
+
+
+def raced(setting: Setting) -> Setting:
+    """Return what a setting tries in a race."""
+    return replace(setting, raced=True)
+
+
+def _wins(known: Known, rival: Setting, other: Setting) -> bool:
+    its, mine = known[raced(rival)], known[raced(other)]
+    return isfinite(its) and its - mine <= BEHIND
+
+
+def race(space: Space, known: Known) -> list[Setting]:
+    """Return whom the search has let race, each against the one before; none where it has not."""
+    found = _calm(space, known)
+    if isinstance(found, Setting) or found.chosen is None:
+        return []
+    entries = [found.chosen]
+    while (rival := space.rival(entries[-1])) and {
+        raced(entries[-1]),
+        raced(rival),
+    } <= known.keys():
+        entries.append(rival)
+        if not _wins(known, rival, entries[-2]):
+            break
+    return entries if len(entries) > 1 else []
 
 
 def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
@@ -195,16 +222,19 @@ def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
         if isinstance(setting, End) or setting in found:
             continue  # two ways can lead to one trial
         found.append(setting)
-        supposed += [{**case, setting: loss} for loss in supposable(case)]
+        # Whether a race goes on depends on how it ends, and none is begun in vain.
+        losses = (inf,) if setting.raced else supposable(case)
+        supposed += [{**case, setting: loss} for loss in losses]
     return found
 
 
-def supposable(known: Known) -> tuple[float, float]:
+def supposable(known: Known, rivals: Iterable[float] = ()) -> tuple[float, float]:
     """Return losses for the two ways that a trial can end: better than any other, and not calm.
 
-    One that is calm and worse leads where one of these does.
+    One that is calm and worse leads where one of these does. `rivals` are losses of others that
+    nobody has asked for yet.
     """
-    return min(filter(isfinite, known.values()), default=0.0) - 1.0, inf
+    return min(filter(isfinite, (*known.values(), *rivals)), default=0.0) - 1.0, inf
 
 
 def against_monotony(known: Known) -> list[tuple[Setting, Setting]]:

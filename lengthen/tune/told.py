@@ -1,24 +1,19 @@
-"""What a search has found, said: sentences, a table, a panel, facts for another program."""
+"""What a search has found, said in sentences."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from math import exp, expm1
-from typing import Any
+from dataclasses import dataclass
+from math import exp, expm1, isfinite
 
-from lengthen.picture import Curve, Panel
 from lengthen.plan import plan
 from lengthen.settings import changed
-from lengthen.tables import Table, number
+from lengthen.tables import number
 from lengthen.tune.bill import Bill
-from lengthen.tune.calm import RISE
 from lengthen.tune.question import (
     OPENING_WARMUPS,
     RACE_SHARE,
-    SPREAD,
     WARMUP_SHARE,
     WARMUPS,
     Question,
-    resolution,
 )
 from lengthen.tune.search import (
     BEHIND,
@@ -26,11 +21,14 @@ from lengthen.tune.search import (
     MOST_RATE,
     MOST_ROWS,
     MULTIPLES,
+    RIVAL,
     Setting,
     Space,
     against_monotony,
+    race,
+    raced,
 )
-from lengthen.tune.trials import LAST_LOOKS, Seen
+from lengthen.tune.trials import Seen
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def sentences(found: Found) -> list[str]:
     if found.chosen is None:
         none = no_calm(found)
         return [f"{none[0].upper()}{none[1:]}.", _cost(found.bill), *_contradictions(found)]
-    told = [_choice(found, found.chosen), *_race(found)]
+    told = [_choice(found, found.chosen), *_race(found, found.chosen)]
     told += _end_of_ladder(found.question, found.chosen)
     told += _bolder(found, found.chosen)
     told += [_cost(found.bill), *_warnings(found, found.chosen)]
@@ -107,21 +105,42 @@ def _choice(found: Found, chosen: Setting) -> str:
     )
 
 
-def _race(found: Found) -> list[str]:
-    """Say how a race ended, where there was one."""
-    entries = [one for one in found.seen if one.is_decided and one.trial.setting.raced]
+def _race(found: Found, chosen: Setting) -> list[str]:
+    """Say how the race ended, or why there was none."""
+    known = _known(found)
+    entries = race(found.question.space, known)
     if not entries:
-        return []
-    ended = ", ".join(f"start {one.trial.setting.start} {_perplexity(one)}" for one in entries)
-    return [
+        return [_no_race(found.question.space, chosen)]
+    losses = {one.start: known[raced(one)] for one in entries}
+    ended = ", ".join(f"start {start} {perplexity(loss)}" for start, loss in losses.items())
+    told = [
         f"The perplexity after a race of {found.question.race:,} tokens, {100 * RACE_SHARE:g} % of "
-        f"the budget: {ended}. A longer start is taken unless its own is more than "
-        f"{100 * expm1(BEHIND):.0f} % higher."
+        f"the budget, with T = {entries[0].multiple * found.question.warmup}: {ended}. A longer "
+        f"start wins unless its own is more than {100 * expm1(BEHIND):.0f} % higher."
     ]
+    if not isfinite(losses.get(chosen.start, 0.0)):
+        told.append(
+            f"Start {chosen.start} was calm for {WARMUPS} warm-ups and not in its race: "
+            f"{way_out(found.question)}."
+        )
+    return told
 
 
-def _perplexity(one: Seen) -> str:
-    return number(exp(one.loss), 1) if one.is_calm else one.judgement.word
+def _no_race(space: Space, chosen: Setting) -> str:
+    why = "the budget has no room for one"
+    if space.starts[-1] < RIVAL * chosen.start:
+        why = f"no start that may be tried is {RIVAL} times as long"
+    return f"There was no race, since {why}: longer starts were not compared."
+
+
+def perplexity(loss: float) -> str:
+    """Return the perplexity of a loss in nats, for people."""
+    # Of a loss that is out of proportion it would be a number of many digits.
+    return number(exp(loss), 1) if loss < 20 else f"e^{loss:.0f}" if isfinite(loss) else "not calm"
+
+
+def _known(found: Found) -> dict[Setting, float]:
+    return {one.trial.setting: one.loss for one in found.seen if one.is_decided}
 
 
 def _bolder(found: Found, chosen: Setting) -> list[str]:
@@ -144,7 +163,8 @@ def _room_for_more(found: Found, chosen: Setting) -> list[str]:
         return [f"Every trial was calm, so {hint}"]
     # What is not calm at a large T alone has trained on short text for too long.
     first = Setting(found.question.space.starts[0], chosen.multiple)
-    if known.get(first) and first.multiple >= FIRST:
+    wild = any(not is_calm for setting, is_calm in known.items() if setting.raced)
+    if known.get(first) and first.multiple >= FIRST and not wild:
         return [f"The first start was calm at once, so {hint}"]
     return []
 
@@ -200,131 +220,10 @@ def _warnings(found: Found, chosen: Setting) -> list[str]:
 
 
 def _contradictions(found: Found) -> list[str]:
-    known = {one.trial.setting: one.loss for one in found.seen if one.is_decided}
+    known = _known(found)
     labels = {one.trial.setting: one.trial.label for one in found.seen}
     return [
         f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
         "here, so take the choice with care."
         for setting, wilder in against_monotony(known)
     ]
-
-
-def trials_table(found: Found) -> Table:
-    """Return a row for each trial."""
-    rows = []
-    for one in found.seen:
-        config = one.trial.config
-        rows.append(
-            (
-                one.trial.label,
-                f"{config.optimizer.learning_rate:g}",
-                str(config.batch.rows),
-                one.judgement.word if one.is_decided else "not needed",
-                one.judgement.rise,
-                _perplexity(one) if one.trial.setting.raced and one.is_decided else "-",
-                f"{one.steps:,}",
-                f"{one.work.tokens:,}",
-                number(one.work.seconds, 1),
-            )
-        )
-    columns = ("trial", "rate", "rows", "verdict", "largest rise", "perplexity", "steps", "tokens")
-    judged, calm = found.question.judged, found.question.read(found.seen[0].trial.setting)
-    return Table(
-        "Trials",
-        (*columns, "seconds"),
-        tuple(rows),
-        f"Not calm: validation perplexity above {RISE} x the lowest so far, or not finite. Each "
-        f"evaluation reads the same tokens: {judged:,} in a race, on which differences of "
-        f"{100 * resolution(judged):.1f} % are two standard errors {SPREAD}, else {calm:,}. First "
-        f"the first start with the longest T. Stage 1: T = {FIRST} warm-ups, the start rises until "
-        f"its beginning is calm, {OPENING_WARMUPS} warm-ups; stage 2: the largest T that is calm "
-        f"for {WARMUPS}; stage 3, the race: after {found.question.race:,} tokens the perplexity of "
-        f"the mean loss of its last {LAST_LOOKS} evaluations; then stage 2 again for a start that "
-        "won. Seconds are of training and evaluating.",
-    )
-
-
-def curve_name(one: Seen) -> str:
-    """Return what a trial's curves are called in every figure."""
-    return f"{one.trial.label}: {one.judgement.word}"
-
-
-def panels(found: Found) -> list[Panel]:
-    """Return the validation perplexity of every trial, its verdict in its name; races apart."""
-    early = [one for one in found.seen if not one.trial.setting.raced]
-    races = [one for one in found.seen if one.trial.setting.raced]
-    # Panels with the same words for their x share its range, and races are far longer.
-    told = [_panel("Early validation perplexity of the trials", "step", "step of a trial", early)]
-    if races:
-        told.append(_panel("Validation perplexity in the race", "tokens", "tokens", races))
-    return told
-
-
-def _panel(title: str, clock: str, x: str, trials: Sequence[Seen]) -> Panel:
-    curves = [
-        Curve(
-            curve_name(one),
-            [
-                (record[clock], record["perplexity"])
-                for record in one.metrics.of("eval")
-                if record["perplexity"] is not None
-            ],
-        )
-        for one in trials
-    ]
-    return Panel(title, x, "perplexity", curves, log_y=True)
-
-
-def facts(found: Found) -> dict[str, Any]:
-    """Return all of it for another program; shares are of one training, 1 is all of it."""
-    bill = found.bill
-    spent = {
-        "trials": bill.trials,
-        "tokens": bill.tokens,
-        "validation_tokens": bill.work.judged,
-        "flops": bill.flops,
-        "seconds": bill.seconds,
-        "seconds_beside_computing": bill.beside.seconds,
-        "tokens_trained_twice": bill.beside.redone.tokens,
-    }
-    shares = {"tokens": bill.token_share, "flops": bill.flop_share, "seconds": bill.second_share}
-    training = {
-        "steps": bill.training.steps,
-        "tokens": bill.training.tokens,
-        "flops": bill.training.flops,
-        "seconds": bill.training_seconds,
-    }
-    return {
-        "chosen": None if found.chosen is None else _chosen(found, found.chosen),
-        "trials": [_fact(one, found.question.warmup) for one in found.seen],
-        "cost": spent,
-        "training": training,
-        "share": shares,
-        "verdicts": sentences(found),
-    }
-
-
-def _chosen(found: Found, chosen: Setting) -> dict[str, object]:
-    tuned = found.question.training(chosen)
-    return {
-        "start": chosen.start,
-        "duration": found.duration,
-        "warmups": chosen.multiple,
-        "learning_rate": tuned.optimizer.learning_rate,
-        "rows": tuned.batch.rows,
-    }
-
-
-def _fact(one: Seen, warmup: int) -> dict[str, object]:
-    return {
-        "run": one.trial.name,
-        **asdict(one.trial.setting),
-        "duration": one.trial.setting.multiple * warmup,
-        "verdict": one.judgement.word,
-        "why": one.judgement.why,
-        "loss": one.loss if one.is_calm else None,
-        "steps": one.steps,
-        "tokens": one.work.tokens,
-        "seconds": one.work.seconds,
-        "flops": one.work.flops,
-    }

@@ -16,19 +16,11 @@ from lengthen.runlog import RunPaths
 from lengthen.tables import console, printed
 from lengthen.tune.bill import bill, read_beside
 from lengthen.tune.carry import carry_out, is_a_searchs
+from lengthen.tune.exhibits import curve_name, facts, panels, trials_table
 from lengthen.tune.foretold import chosen_or_likely, foretold
 from lengthen.tune.question import Question, ask
 from lengthen.tune.search import FIRST, End, Setting, next_step
-from lengthen.tune.told import (
-    Found,
-    curve_name,
-    facts,
-    no_calm,
-    panels,
-    sentences,
-    trials_of,
-    trials_table,
-)
+from lengthen.tune.told import Found, no_calm, sentences, trials_of
 from lengthen.tune.trials import TRIALS, Seen, outcomes, place_of
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
@@ -52,9 +44,9 @@ def tune(
     """Find start and duration for `config` by trials in `root`; print and write what was found.
 
     Writes tuned.toml, tune.html and tune.json. `starts` are tried in rising order; `judge_tokens`
-    of the validation part are read by each evaluation. Raises SettingError and DataError for what
-    cannot be tuned, BusyError, StoppedError after a signal, UnstableError where no trial was calm,
-    and for a trial that crashed what it ended with.
+    of the validation part are read by each evaluation of a race, a quarter by others. Raises
+    SettingError and DataError for what cannot be tuned, BusyError, StoppedError after a signal,
+    UnstableError where no trial was calm, and for a trial that crashed what it ended with.
     """
     question = ask(
         config,

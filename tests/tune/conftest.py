@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,9 @@ def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) 
     while isinstance(setting := next_step(question.space, known), Setting):
         trials.append(trial_of(question, setting))
         carry(trials[-1])
-        known[setting] = read(root, trials[-1]).loss
+        seen = read(root, trials[-1])
+        assert seen.is_decided
+        known[setting] = seen.loss
     return trials
 
 
@@ -77,29 +78,31 @@ def plant(
     threads: int | None = None,
     falls: float = 0.01,
 ) -> None:
-    """Write the files that a trial leaves: its loss falls in each step, or jumps in the second."""
+    """Write the files that a trial leaves: its loss falls, or jumps at the second evaluation."""
     paths = RunPaths(place_of(root, trial))
     paths.root.mkdir(parents=True)
     paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
     if threads is not None:
         paths.environment.write_text(json.dumps({"threads": threads}), encoding="utf-8")
     records: list[Record] = []
-    when, before = trial.config.evaluation, 0
-    for clock, shape in islice(steps(trial.config.schedule()), trial.steps if calm else 2):
+    when, before, looks = trial.config.evaluation, 0, 0
+    for clock, shape in steps(trial.config.schedule()):
         step = clock.step + 1
         tokens = clock.tokens + shape.tokens
         moment = {"step": step, "tokens": tokens, "seconds": seconds * step}
-        loss = 5.0 - falls * step if calm or step < 2 else 6.0
+        loss = 5.0 - falls * step if calm or looks == 0 else 6.0
         size = {"length": shape.length, "rows": shape.rows, "lr": shape.rate}
         records.append({"kind": "step", **moment, **size, "loss": loss, "loss_ratio": None})
         due = crossed(when.every_steps or 0, clock.step, step)
         due |= crossed(when.every_tokens or 0, before, tokens)
         if not due and step < trial.steps:
             continue
-        before = tokens
+        before, looks = tokens, looks + 1
         side = {"side_tokens": when.tokens, "side_seconds": 0.25}
         perplexity = {"loss": loss, "perplexity": math.exp(loss)}
         records.append({"kind": "eval", **moment, **perplexity, **side})
+        if looks == 2 and not calm:
+            break
     if calm:
         records.append({"kind": "event", "event": "finished", "step": trial.steps})
     text = "".join(json.dumps(record) + "\n" for record in records)

@@ -28,7 +28,7 @@ STARTS = (8, 32)  # which race
 # Long enough to be killed in the middle, and with evaluations that mean something.
 LONGER: Tables = {
     "optimizer": {"learning_rate": 1e-2, "warmup_steps": 10, "betas": [0.9, 0.999]},
-    "budget": {"tokens": 350_000},
+    "budget": {"tokens": 500_000},
 }
 
 

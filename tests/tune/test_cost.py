@@ -21,10 +21,10 @@ from lengthen.tune.search import Setting
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("longest", LONGEST)
-def test_a_search_costs_at_most_15_percent_of_a_training_of_1000_steps(
+def test_a_search_costs_at_most_15_percent_of_1000_steps_but_for_a_race_behind_all_of_it(
     start: int, longest: int
 ) -> None:
-    # Even if what is not calm shows it at its last look; but for a race behind a whole search.
+    # Even if what is not calm shows it at its last look.
     dearest = start < 32 and longest < LONGEST[0]
     assert (share(start, longest) > 0.15) == dearest
     assert share(start, longest) < 0.27

@@ -1,5 +1,6 @@
 """What a search will cost is what its trials will do, over every way in which they can end."""
 
+import random
 import re
 from collections.abc import Iterator, Mapping
 from math import inf
@@ -32,6 +33,7 @@ from lengthen.tune.search import (
     Space,
     next_step,
     supposable,
+    tries,
 )
 from lengthen.tune.trials import read, trial_of
 from tests.tune.conftest import Asked, Tuned, plant
@@ -89,17 +91,51 @@ def test_the_bounds_are_those_of_all_ways_gone_one_by_one(
     assert found == {choice: Range(min(all_), max(all_)) for choice, all_ in expected.items()}
 
 
-def test_many_starts_and_doublings_are_no_explosion() -> None:
+@given(space=SPACES, seed=st.integers(0, 10**6), jobs=st.integers(1, 4), done=st.integers(0, 9))
+def test_however_an_interrupted_search_goes_on_its_choice_and_cost_are_within_the_bounds(
+    space: Space, seed: int, jobs: int, done: int
+) -> None:
+    def loss(setting: Setting) -> float:
+        return random.Random(f"{seed} {setting}").choice([4.0, 4.05, 4.12, 5.0, 5.0, inf])
+
+    chance, known = random.Random(seed), dict[Setting, float]()
+    for _ in range(done):
+        if wanted := tries(space, known, jobs):
+            ended = chance.choice(wanted)
+            known[ended] = loss(ended)
+    found = ways(space, price, known.get)
+    spent = 0.0
+    while isinstance(step := next_step(space, known), Setting):
+        known[step], spent = loss(step), spent + price(step)
+    choice = chosen_or_likely(space, step)
+    bounds = found[Setting(choice.start, choice.multiple)]
+    assert bounds.least <= spent <= bounds.most
+
+
+def test_many_starts_and_doublings_are_no_explosion(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(space: Space, known: Known) -> Setting | End:
+        calls.append(known)
+        return next_step(space, known)
+
+    monkeypatch.setattr("lengthen.tune.foretold.next_step", counted)
     space = Space(tuple(range(8, 168, 8)), aggressive=True)
     assert len(ways(space, price, lambda _: None)) == 20 * len(LADDER) + 3
+    assert len(calls) < 15_000
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_trial_and_a_training_cost_what_was_foretold(
     asked: Asked, tmp_path: Path, recompute: bool
 ) -> None:
-    question = asked(run={"recompute": recompute}, budget={"tokens": 100_000})
-    for setting in (Setting(8, 4, opening=True), Setting(16, 13), Setting(8, 6, rate=2, rows=4)):
+    question = asked(run={"recompute": recompute}, budget={"tokens": 450_000})
+    for setting in (
+        Setting(8, 4, opening=True),
+        Setting(16, 13),
+        Setting(8, 6, rate=2, rows=4),
+        Setting(8, 13, raced=True),
+    ):
         trial = trial_of(question, setting)
         plant(tmp_path, trial, calm=True)
         assert trial_flops(question, setting) == pytest.approx(read(tmp_path, trial).work.flops)

@@ -22,6 +22,7 @@ from lengthen.tune.search import (
     Space,
     against_monotony,
     next_step,
+    race,
     tries,
 )
 
@@ -309,6 +310,32 @@ def test_a_winner_of_a_race_that_is_not_calm_for_three_warm_ups_leaves_the_choic
     assert chosen == Setting(8, 64)
     assert list(known)[-1] == Setting(32, 64)
     assert against_monotony(known) == [(Setting(32, 64), Setting(8, 64))]
+
+
+def test_where_the_last_winner_is_not_calm_the_one_before_it_stays() -> None:
+    def is_calm(setting: Setting) -> bool:
+        return setting.start < 128 or setting.raced
+
+    chosen, known = search(Space((8, 32, 128)), is_calm)
+    assert chosen == Setting(32, 64)
+    assert list(known)[-2:] == [Setting(128, 64), Setting(32, 64)]
+
+
+def test_who_has_raced_is_told_and_nobody_who_was_speculation() -> None:
+    space = Space((8, 32, 128))
+    entries = [Setting(start, 19) for start in (8, 32)]
+    _, known = search(space, calm_up_to(19), loss=lambda one: 5.0 + (one.start > 8))
+    assert race(space, known) == entries
+    speculation = {Setting(start, 64, raced=True): 5.0 for start in (8, 32)}
+    assert race(space, known | speculation) == entries
+    assert race(space, {}) == race(Space((8, 16)), known) == []
+
+
+def test_a_race_is_never_begun_in_vain() -> None:
+    # What comes behind a race waits for it.
+    known: dict[Setting, float] = {Setting(8, 64): 5.0}
+    pair = [Setting(start, 64, raced=True) for start in (8, 32)]
+    assert tries(Space((8, 32, 128)), known, 9) == pair
 
 
 @pytest.mark.parametrize(("calm", "start"), [((8,), 8), ((32,), 32), ((), 8)])

@@ -2,12 +2,14 @@
 
 import html
 import json
+from collections.abc import Sequence
+from math import inf
 
 import pytest
 
 from lengthen.config import Tables
 from lengthen.tune.search import Setting
-from lengthen.tune.told import way_out
+from lengthen.tune.told import perplexity, way_out
 from lengthen.tune.trials import Trial, trial_of
 from tests.tune.conftest import ROOM, Asked, Tuned, own, plant, search_here
 
@@ -35,13 +37,13 @@ def test_where_nothing_was_not_calm_it_says_that_more_is_possible(
     tuned([Setting(8, 64)])
     hint = "Every trial was calm, so a larger learning rate or batch may be possible: --aggressive"
     assert hint in capsys.readouterr().out
-    assert tuned.facts["verdicts"][1].startswith(hint)
+    assert tuned.facts["verdicts"][2].startswith(hint)
 
 
 def test_where_only_a_slow_warmup_was_not_calm_more_is_possible_too(tuned: Tuned) -> None:
     tuned([Setting(8, 13)])
     hint = "The first start was calm at once, so a larger learning rate or batch may be possible:"
-    assert tuned.facts["verdicts"][1].startswith(hint)
+    assert tuned.facts["verdicts"][2].startswith(hint)
 
 
 def test_where_a_start_was_not_calm_no_larger_rate_is_proposed(tuned: Tuned) -> None:
@@ -117,7 +119,7 @@ def test_a_duration_that_leaves_too_little_of_the_budget_is_not_tried_and_that_i
 ) -> None:
     tuned([Setting(8, 64)], tables={"budget": {"tokens": 20_000}})
     assert tuned.facts["chosen"]["warmups"] == 13
-    assert tuned.facts["verdicts"][1] == (
+    assert tuned.facts["verdicts"][2] == (
         f"{NO_ROOM}at most 75 % of it may be trained before full length is reached, and with this "
         "T 66 % are."
     )
@@ -136,7 +138,7 @@ def test_a_choice_below_the_longest_duration_says_nothing_of_the_budget(tuned: T
 def test_a_budget_that_ends_within_the_smallest_duration_is_said(tuned: Tuned) -> None:
     tuned([Setting(8, 64)], tables={"budget": {"tokens": 3_000}})
     assert tuned.facts["chosen"]["warmups"] == 4
-    assert tuned.facts["verdicts"][1].startswith(NO_ROOM)
+    assert tuned.facts["verdicts"][2].startswith(NO_ROOM)
     assert tuned.facts["verdicts"][-1].startswith(ENDS_EARLY)
 
 
@@ -173,32 +175,72 @@ def test_trials_with_different_numbers_of_threads_are_told(tuned: Tuned) -> None
     )
 
 
-@pytest.mark.parametrize(("falls", "start", "ended"), [(0.0, 32, "148.4"), (0.01, 8, "42.2")])
-def test_a_race_is_told_with_its_perplexities_and_the_longer_start_is_taken_unless_worse(
-    tuned: Tuned, capsys: pytest.CaptureFixture[str], falls: float, start: int, ended: str
-) -> None:
-    question = tuned.asked(starts=(8, 32), **ROOM)
+ENDED = "start {} {}, start {} {}. A longer start wins unless its own is more than 10 % higher."
+TWO: Tables = {"budget": {"tokens": 500_000}}  # with room for a race of 8 and 32
+
+
+def raced_here(tuned: Tuned, calm: Sequence[int], falls: float = 0.0) -> None:
+    """Plant a search of 8 and 32, all calm but for races; those from `calm` are, too."""
 
     def carry(trial: Trial) -> None:
-        plant(tuned.root, trial, calm=True, falls=falls * (trial.setting.start == 8))
+        start, race = trial.setting.start, trial.setting.raced
+        plant(tuned.root, trial, calm=not race or start in calm, falls=falls * (start == 8))
 
-    trials = search_here(question, tuned.root, carry)
+    search_here(tuned.asked(starts=(8, 32), **TWO), tuned.root, carry)
     own(tuned.root)
-    assert tuned.again("--starts", "8", "32") == 0
+    assert tuned.again("--starts", "8", "32", tables=TWO) == 0
+
+
+@pytest.mark.parametrize(("falls", "start", "ended"), [(0.0, 32, "148.4"), (0.01, 8, "35.5")])
+def test_a_race_is_told_with_its_perplexities_and_the_longer_start_wins_unless_it_is_worse(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str], falls: float, start: int, ended: str
+) -> None:
+    raced_here(tuned, (8, 32), falls)
     assert tuned.facts["chosen"]["start"] == start
     choice, race = tuned.facts["verdicts"][:2]
     assert choice.startswith(f"Start {start} and T = 256 steps (64 warm-ups): over its first 3 ")
-    assert race.startswith("The perplexity after a race of 20,000 tokens, 5 % of the budget: start")
-    assert f"8 {ended}" in race
-    assert race.endswith(
-        "start 32 148.4. A longer start is taken unless its own is more than 10 % higher."
+    assert race == (
+        "The perplexity after a race of 25,000 tokens, 5 % of the budget, with T = 256: "
+        + ENDED.format(8, ended, 32, "148.4")
     )
-    raced = [fact["raced"] for fact in tuned.facts["trials"]]
-    assert raced == [False, True, True, *[False] * (start == 32)]
+    tried = [fact["raced"] for fact in tuned.facts["trials"]]
+    assert tried == [False, True, True, *[False] * (start == 32)]
     assert tuned.facts["trials"][2]["loss"] == pytest.approx(5.0)
     row = next(x for x in capsys.readouterr().out.splitlines() if "start 32, T 256, race" in x)
     assert "148.4" in row.split()
     page = (tuned.root / "tune.html").read_text()
     assert "Validation perplexity in the race" in page
     assert "start 32, T 256, race: calm" in page
-    assert tuned.facts["cost"]["tokens"] == sum(t.config.budget.tokens or 0 for t in trials)
+
+
+def test_a_choice_that_was_not_calm_in_its_race_is_no_reason_to_be_bolder(tuned: Tuned) -> None:
+    raced_here(tuned, ())
+    assert tuned.facts["chosen"]["start"] == 8
+    _, race, warning, *others = tuned.facts["verdicts"]
+    assert race.endswith(ENDED.format(8, "not calm", 32, "not calm"))
+    assert warning.startswith(
+        "Start 8 was calm for 3 warm-ups and not in its race: lower optimizer.learning_rate"
+    )
+    assert "larger learning rate" not in " ".join(others)
+
+
+@pytest.mark.parametrize(
+    ("starts", "tables", "why"),
+    [
+        ((8, 16), TWO, "no start that may be tried is 4 times as long"),
+        ((8, 32), {"budget": {"tokens": 100_000}}, "the budget has no room for one"),
+    ],
+)
+def test_where_there_was_no_race_it_says_why_and_that_longer_starts_were_not_compared(
+    tuned: Tuned, starts: tuple[int, ...], tables: Tables, why: str
+) -> None:
+    question = tuned.asked(starts=starts, **tables)
+    search_here(question, tuned.root, lambda trial: plant(tuned.root, trial, calm=True))
+    own(tuned.root)
+    assert tuned.again("--starts", *map(str, starts), tables=tables) == 0
+    expected = f"There was no race, since {why}: longer starts were not compared."
+    assert expected in tuned.facts["verdicts"]
+
+
+def test_a_perplexity_out_of_proportion_is_told_as_a_power() -> None:
+    assert [perplexity(loss) for loss in (5.0, 800.0, inf)] == ["148.4", "e^800", "not calm"]

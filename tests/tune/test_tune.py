@@ -40,7 +40,7 @@ def test_the_page_shows_every_curve_with_its_verdict(tuned: Tuned) -> None:
         "start 8, T 16, beginning: calm",
         "start 8, T 256: not calm",
         "Start 8 and T = 172 steps (43 warm-ups)",
-        "are two standard errors for a spread of 0.40 nats, as measured on a small model, ",
+        "are two standard errors for a spread of 0.40 nats, as measured early on a small model, ",
     ):
         assert said in page
     # One key for each trial, whatever the figure.
