@@ -204,9 +204,9 @@ class Adaptive:
     start: int  # tokens
     end: int
     multiple: int = 8
-    every: int = 2  # steps between two observations
+    every: int = 5  # steps between two observations
     patience: int = 2  # calm observations
-    max_hold: int = 20  # steps
+    max_hold: int = 50  # steps
 
     def __post_init__(self) -> None:
         if self.of != "length":

@@ -139,7 +139,7 @@ def test_a_pass_over_the_corpus_is_over_when_all_of_it_was_read_or_dropped(
 
 
 def test_an_adaptive_pacing_has_two_columns(foreseen: Forecasts) -> None:
-    found = foreseen(mine={"pacing": {"kind": "adaptive", "max_hold": 6}})
+    found = foreseen(mine={"pacing": {"kind": "adaptive", "every": 2, "max_hold": 6}})
     assert [one.name for one in found] == ["mine, quickest", "mine, slowest"]
     assert found[0].plan.steps < found[1].plan.steps
 

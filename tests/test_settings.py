@@ -95,7 +95,7 @@ def test_a_length_that_ends_below_full_length_is_noted() -> None:
 
 
 def test_an_adaptive_pacing_that_is_over_before_the_rate_has_warmed_up_is_noted() -> None:
-    adaptive = {"kind": "adaptive", "start": 8}
+    adaptive = {"kind": "adaptive", "start": 8, "max_hold": 20}
     note = (
         "pacing.max_hold (20) reaches full length by step 2540 at the latest, and the learning "
         "rate warms up until step 3000: it can hold nothing back"
