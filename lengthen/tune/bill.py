@@ -1,9 +1,9 @@
 """What a search has cost, and what share of the whole training that is."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import LinearRegression, linear_regression
 
 from lengthen.clock import spans
 from lengthen.plan import Plan, plan
@@ -30,7 +30,7 @@ class Bill:
     work: Work  # all that was computed, what was computed again included
     beside: Beside
     training: Plan
-    training_seconds: float | None  # at the trials' own speed; None before any step
+    training_seconds: float | None  # as the seconds of the trials' steps say; None before any
 
     @property
     def tokens(self) -> int:
@@ -85,11 +85,11 @@ def bill(
     """Add the trials up, beside the whole training with `setting`."""
     beside = beside or Beside()
     config = whole_training(question, setting)
-    speeds = _speeds(seen)
+    line = _line_through_steps(seen)
     seconds = None
-    if speeds:
+    if line:
         seconds = sum(
-            span.steps * step_flops(config, span.rows, span.length) / _nearest(speeds, span.length)
+            span.steps * (line.slope * step_flops(config, span.rows, span.length) + line.intercept)
             for span in spans(config.schedule())
         )
     return Bill(
@@ -101,20 +101,26 @@ def bill(
     )
 
 
-def _speeds(seen: Iterable[Seen]) -> dict[int, float]:
-    """Return the operations in a second of the steps at each length."""
-    flops: Counter[int] = Counter()
-    seconds: dict[int, float] = {}
+def _line_through_steps(seen: Iterable[Seen]) -> LinearRegression | None:
+    """Fit the seconds of a step to its operations; None before any step.
+
+        seconds = slope * operations + intercept
+
+    A short step takes longer than its operations say, so the speed at a short length is not that at
+    a longer one, which no trial has come to.
+    """
+    flops: list[int] = []
+    seconds: list[float] = []
     for one in seen:
         before = 0.0
         for step in one.metrics.of("step"):
-            length = int(step["length"])
-            flops[length] += step_flops(one.trial.config, step["rows"], length)
-            seconds[length] = seconds.get(length, 0.0) + step["seconds"] - before
+            flops.append(step_flops(one.trial.config, step["rows"], step["length"]))
+            seconds.append(step["seconds"] - before)
             before = step["seconds"]
-    return {length: flops[length] / spent for length, spent in seconds.items() if spent > 0}
-
-
-def _nearest(speeds: dict[int, float], length: int) -> float:
-    """Return the speed at a length, or at the measured one that is nearest to it."""
-    return speeds[min(speeds, key=lambda measured: abs(measured - length))]
+    if not flops:
+        return None
+    if len(set(flops)) > 1:
+        line = linear_regression(flops, seconds)
+        if line.slope >= 0 and line.intercept >= 0:
+            return line
+    return linear_regression([0, *flops], [0.0, *seconds], proportional=True)

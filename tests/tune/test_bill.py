@@ -1,13 +1,14 @@
 """What a search has cost is what its trials did, and what kills and processes took besides."""
 
 import json
-from itertools import islice
+from itertools import accumulate, islice
 
 import pytest
 
 from lengthen import cost
-from lengthen.clock import steps
+from lengthen.clock import Shape, steps
 from lengthen.tune.search import Setting
+from lengthen.tune.trials import place_of
 from tests.tune.conftest import Tuned
 
 
@@ -39,16 +40,24 @@ def test_the_cost_is_what_the_trials_did_beside_the_whole_training(tuned: Tuned)
     assert told["share"]["seconds"] == pytest.approx(expected)
 
 
-def test_the_seconds_of_the_whole_training_come_from_the_speed_at_each_length(
-    tuned: Tuned,
+@pytest.mark.parametrize(("start", "per_flop"), [(0.5, 0.0), (0.02, 1e-9), (0.0, 1e-9)])
+def test_the_seconds_of_the_whole_training_come_from_a_line_through_those_of_the_steps(
+    tuned: Tuned, start: float, per_flop: float
 ) -> None:
-    tuned([Setting(8, 43)])
-    model, seen = tuned.config.model, {8, 16, 24, 32}  # at T = 16 and 8 steps
-    expected = 0.0
-    for _, shape in steps(tuned.config.schedule()):
-        nearest = min(seen, key=lambda length: abs(length - shape.length))
-        speed = cost.flops(model, 8, nearest) / 0.5
-        expected += cost.flops(model, shape.rows, shape.length) / speed
+    trials = tuned([Setting(8, 43)])
+    model = tuned.config.model
+
+    def took(shape: Shape) -> float:
+        return start + per_flop * cost.flops(model, shape.rows, shape.length)
+
+    for trial in trials:
+        log = place_of(tuned.root, trial) / "metrics.jsonl"
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        ends = list(accumulate(took(shape) for _, shape in steps(trial.config.schedule())))
+        moved = [{**one, "seconds": ends[one["step"] - 1]} for one in records]
+        log.write_text("".join(json.dumps(record) + "\n" for record in moved))
+    assert tuned.again() == 0
+    expected = sum(took(shape) for _, shape in steps(tuned.config.schedule()))
     assert tuned.facts["training"]["seconds"] == pytest.approx(expected)
 
 
