@@ -112,6 +112,11 @@ def test_however_an_interrupted_search_goes_on_its_choice_and_cost_are_within_th
     assert bounds.least <= spent <= bounds.most
 
 
+def test_a_longer_start_that_has_raced_already_may_still_lose_to_the_shorter_one() -> None:
+    tried = {Setting(8, 64): 5.0, Setting(32, 64, raced=True): 3.0}
+    assert ways(Space((8, 32)), price, tried.get).keys() == {Setting(8, 64), Setting(32, 64)}
+
+
 def test_many_starts_and_doublings_are_no_explosion(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
