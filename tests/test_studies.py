@@ -8,6 +8,7 @@ import pytest
 
 from lengthen.cli import main
 from lengthen.compare.compare import compare
+from scripts.early_gaps import rows
 from scripts.publish_runs import publish
 from scripts.results_figures import figures
 from scripts.results_tables import filled, repeated
@@ -26,6 +27,14 @@ def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
         assert f"<!-- tables: {path.relative_to(ROOT)} -->" in page
     names = " ".join(str(path.relative_to(ROOT)) for path in JUDGED)
     assert f"<!-- judged: {names} -->" in page
+
+
+def test_that_page_says_how_far_two_starts_lie_apart_as_training_goes_on() -> None:
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    runs = STUDIES / "starts/runs"
+    told = rows(runs / "start-8", runs / "start-32")
+    assert len(told) == 6
+    assert "\n".join(told) in page
 
 
 def test_the_pictures_on_that_page_are_those_of_the_published_runs() -> None:

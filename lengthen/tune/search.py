@@ -22,7 +22,7 @@ speculation) can never change the choice.
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from math import inf, isfinite, log
 
 FIRST = 4  # warm-ups of T while the start is looked for (ours; the paper says "a few")
@@ -74,7 +74,7 @@ class Space:
         """Return the same with the next start to race against; None where there is none."""
         longer = [start for start in self.starts if start >= RIVAL * setting.start]
         rival = replace(setting, start=longer[0]) if longer else None
-        fits = rival is not None and self.fits(rival) and self.fits(replace(rival, raced=True))
+        fits = rival is not None and self.fits(rival) and self.fits(raced(rival))
         return rival if fits else None
 
     def with_more_rows(self, setting: Setting) -> Setting | None:
@@ -145,21 +145,38 @@ def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End
 
 def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
     """Let longer starts take the place of what was chosen, while they are not clearly worse."""
-    winners = [chosen]
-    while rival := space.rival(winners[-1]):
-        for entry in (winners[-1], rival):
-            if raced(entry) not in known:
-                return raced(entry)
-        if not _wins(known, rival, winners[-1]):
-            break
-        winners.append(rival)
-    for winner in reversed(winners[1:]):
+    entries, missing = _entries(space, known, chosen)
+    if missing is not None:
+        return missing
+    for winner in reversed([one for other, one in pairwise(entries) if _wins(known, one, other)]):
         # What was too long for the shorter start need not be for this one.
         ladder = space.ladder(winner.start)
         found = _largest(known, ladder[ladder.index(winner) :], low=0)
         if found != End(None):
             return found
     return End(chosen)
+
+
+def race(space: Space, known: Known) -> list[Setting]:
+    """Return whom the search has let race, each against the one before; none where it has not."""
+    found = _calm(space, known)
+    if isinstance(found, Setting) or found.chosen is None:
+        return []
+    entries, _ = _entries(space, known, found.chosen)
+    return entries if len(entries) > 1 else []
+
+
+def _entries(space: Space, known: Known, first: Setting) -> tuple[list[Setting], Setting | None]:
+    """Return who has raced, up to the first that loses, and the trial that a race still lacks."""
+    entries = [first]
+    while rival := space.rival(entries[-1]):
+        for entry in (entries[-1], rival):
+            if raced(entry) not in known:
+                return entries, raced(entry)
+        entries.append(rival)
+        if not _wins(known, rival, entries[-2]):
+            break
+    return entries, None
 
 
 def raced(setting: Setting) -> Setting:
@@ -170,22 +187,6 @@ def raced(setting: Setting) -> Setting:
 def _wins(known: Known, rival: Setting, other: Setting) -> bool:
     its, mine = known[raced(rival)], known[raced(other)]
     return isfinite(its) and its - mine <= BEHIND
-
-
-def race(space: Space, known: Known) -> list[Setting]:
-    """Return whom the search has let race, each against the one before; none where it has not."""
-    found = _calm(space, known)
-    if isinstance(found, Setting) or found.chosen is None:
-        return []
-    entries = [found.chosen]
-    while (rival := space.rival(entries[-1])) and {
-        raced(entries[-1]),
-        raced(rival),
-    } <= known.keys():
-        entries.append(rival)
-        if not _wins(known, rival, entries[-2]):
-            break
-    return entries if len(entries) > 1 else []
 
 
 def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, expm1, isfinite
+from math import exp, expm1, inf, isfinite
 
 from lengthen.plan import plan
 from lengthen.settings import changed
@@ -28,7 +28,7 @@ from lengthen.tune.search import (
     race,
     raced,
 )
-from lengthen.tune.trials import Seen
+from lengthen.tune.trials import Seen, losses
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,18 @@ def _choice(found: Found, chosen: Setting) -> str:
 
 def _race(found: Found, chosen: Setting) -> list[str]:
     """Say how the race ended, or why there was none."""
-    known = _known(found)
+    known = losses(found.seen)
     entries = race(found.question.space, known)
     if not entries:
         return [_no_race(found.question.space, chosen)]
-    losses = {one.start: known[raced(one)] for one in entries}
-    ended = ", ".join(f"start {start} {perplexity(loss)}" for start, loss in losses.items())
+    ends = {one.start: known[raced(one)] for one in entries}
+    ended = ", ".join(f"start {start} {perplexity(loss)}" for start, loss in ends.items())
     told = [
         f"The perplexity after a race of {found.question.race:,} tokens, {100 * RACE_SHARE:g} % of "
         f"the budget, with T = {entries[0].multiple * found.question.warmup}: {ended}. A longer "
         f"start wins unless its own is more than {100 * expm1(BEHIND):.0f} % higher."
     ]
-    if not isfinite(losses.get(chosen.start, 0.0)):
+    if not isfinite(ends.get(chosen.start, 0.0)):
         told.append(
             f"Start {chosen.start} was calm for {WARMUPS} warm-ups and not in its race: "
             f"{way_out(found.question)}."
@@ -139,38 +139,30 @@ def perplexity(loss: float) -> str:
     return number(exp(loss), 1) if loss < 20 else f"e^{loss:.0f}" if isfinite(loss) else "not calm"
 
 
-def _known(found: Found) -> dict[Setting, float]:
-    return {one.trial.setting: one.loss for one in found.seen if one.is_decided}
-
-
 def _bolder(found: Found, chosen: Setting) -> list[str]:
     if not found.question.space.aggressive:
         return _room_for_more(found, chosen)
     tuned = found.question.training(chosen)
     rate, rows = tuned.optimizer.learning_rate, tuned.batch.rows
     return [
-        f"With it the largest learning rate that stayed calm is {rate:g} ({_times(chosen.rate)}"
-        f"{_limit(reached=chosen.rate == MOST_RATE)}), and with that the most rows are {rows} "
-        f"({_times(chosen.rows)}{_limit_of_rows(found.question.space, chosen)})."
+        f"With it the largest learning rate that stayed calm is {rate:g} ({chosen.rate} x what "
+        f"was given{_limit(reached=chosen.rate == MOST_RATE)}), and with that the most rows are "
+        f"{rows} ({chosen.rows} x what was given{_limit_of_rows(found.question.space, chosen)})."
     ]
 
 
 def _room_for_more(found: Found, chosen: Setting) -> list[str]:
     """Say that more is possible, where nothing was unstable but for a warmup that was too slow."""
-    known = {one.trial.setting: one.is_calm for one in found.seen if one.is_decided}
+    known = losses(found.seen)
     hint = "a larger learning rate or batch may be possible: --aggressive looks for it."
-    if all(known.values()):
+    if all(map(isfinite, known.values())):
         return [f"Every trial was calm, so {hint}"]
     # What is not calm at a large T alone has trained on short text for too long.
     first = Setting(found.question.space.starts[0], chosen.multiple)
-    wild = any(not is_calm for setting, is_calm in known.items() if setting.raced)
-    if known.get(first) and first.multiple >= FIRST and not wild:
+    wild = any(setting.raced and not isfinite(loss) for setting, loss in known.items())
+    if isfinite(known.get(first, inf)) and first.multiple >= FIRST and not wild:
         return [f"The first start was calm at once, so {hint}"]
     return []
-
-
-def _times(factor: int) -> str:
-    return f"{factor} x what was given"
 
 
 def _limit(*, reached: bool) -> str:
@@ -220,7 +212,7 @@ def _warnings(found: Found, chosen: Setting) -> list[str]:
 
 
 def _contradictions(found: Found) -> list[str]:
-    known = _known(found)
+    known = losses(found.seen)
     labels = {one.trial.setting: one.trial.label for one in found.seen}
     return [
         f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "

@@ -8,7 +8,7 @@ what computes it, finds it there, and another configuration lies beside it.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import inf
@@ -155,6 +155,11 @@ class Seen:
     def work(self) -> Work:
         """What it has computed."""
         return work_of(self.trial.config, self.metrics.records)
+
+
+def losses(seen: Iterable[Seen]) -> dict[Setting, float]:
+    """Return what a search knows by these trials (search.Known): those without verdict left out."""
+    return {one.trial.setting: one.loss for one in seen if one.is_decided}
 
 
 def place_of(root: Path, trial: Trial) -> Path:

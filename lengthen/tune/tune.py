@@ -21,7 +21,7 @@ from lengthen.tune.foretold import chosen_or_likely, foretold
 from lengthen.tune.question import Question, ask
 from lengthen.tune.search import FIRST, End, Setting, next_step
 from lengthen.tune.told import Found, no_calm, sentences, trials_of
-from lengthen.tune.trials import TRIALS, Seen, outcomes, place_of
+from lengthen.tune.trials import TRIALS, Seen, losses, outcomes, place_of
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
 EARLIER = "tuned.before.toml"  # there too: what a search with another result has found
@@ -123,10 +123,9 @@ def _machine(question: Question, jobs: int | None, threads: int | None) -> Machi
 
 
 def _found(question: Question, root: Path, seen: dict[Setting, Seen]) -> Found:
-    known = {setting: one.loss for setting, one in seen.items() if one.is_decided}
-    end = next_step(question.space, known)
-    assert isinstance(end, End)
     trials = list(seen.values())
+    end = next_step(question.space, losses(trials))
+    assert isinstance(end, End)
     likely = chosen_or_likely(question.space, end)
     cost = bill(question, trials, likely, read_beside(root, trials))
     return Found(question, end.chosen, trials, cost, _threads(root, trials))
