@@ -17,7 +17,8 @@ from lengthen.evaluate.outcome import Outcome
 
 SIZE_LIMIT = 2**26  # bytes
 MANIFEST_LIMIT = 2**24  # bytes
-PLACES = ("set", "store")  # settings of an outcome that say where something lay
+# Settings of an outcome that say where something lay, and those that say what it was.
+PLACES = {"set": "set SHA-256", "store": "store id"}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lengthen.errors import printable
 from lengthen.evaluate.outcome import Curve, Measure
-from lengthen.evaluate.results import Result
+from lengthen.evaluate.results import PLACES, Result
 from lengthen.picture import Curve as Line
 from lengthen.picture import Panel
 from lengthen.tables import Table
@@ -132,10 +132,19 @@ def _measures(shown: Sequence[_Shown]) -> Table:
 
 
 def _notes(shown: Sequence[_Shown]) -> Iterable[str]:
-    """Return the conventions behind the figures, each once."""
-    return dict.fromkeys(
+    """Return where the named sets and stores lay, and the conventions behind figures, each once."""
+    conventions = [
         f"{one.label}: {printable(note)}." for one in shown for note in one.result.outcome.notes
-    )
+    ]
+    return dict.fromkeys([*(text for one in shown for text in _places(one)), *conventions])
+
+
+def _places(one: _Shown) -> Iterator[str]:
+    settings = dict(one.result.outcome.settings)
+    for place, digest in PLACES.items():
+        name = f"{place} {settings.get(digest, '')[:HASH]}"
+        if place in settings and name in one.label:
+            yield f"{name}: {printable(settings[place])}."
 
 
 def _step(step: int | None) -> str:

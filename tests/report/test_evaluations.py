@@ -147,6 +147,13 @@ def test_a_store_or_a_set_in_another_place_is_the_same_question() -> None:
     )
 
 
+def test_where_stores_lie_is_said_only_where_they_are_told_apart() -> None:
+    one, other = asked(STORE, ("store", "data/one")), asked(OTHER_STORE, ("store", "data/two"))
+    note = f"{NOTE} store 1b3cc00c: data/one. store 77aa0011: data/two."
+    assert first({"a": [one], "b": [other]}).note == note
+    assert first({"a": [one], "b": [one]}).note == NOTE
+
+
 def test_tokenizers_share_the_perplexity_of_words_and_not_that_of_tokens() -> None:
     word, token = Measure("word perplexity", 30.0), Measure("token perplexity", 20.0)
     models = {}
