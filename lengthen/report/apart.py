@@ -4,16 +4,16 @@ A validation loss is of the part of the validation text that `evaluation.tokens`
 sequences of the full length, and a probe's of the first few of those.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lengthen.report.differences import cells
 from lengthen.report.gather import NamedRun
 from lengthen.runlog import Record
 from lengthen.spikes import figure
 
-LENGTH = "model.length"
+LENGTH, PART = "model.length", "evaluation.tokens"
 READ = "tokens read"  # by each evaluation, or each probe
-SETTINGS = {"eval": (LENGTH, "evaluation.tokens"), "probe": (LENGTH,)}  # by kind of record
+SETTINGS = {"eval": (LENGTH, PART), "probe": (LENGTH,)}  # by kind of record
 HASHES = ("tokenizer", "valid")  # of environment.json
 CADENCE = ("evaluation.every_steps", "evaluation.every_tokens")
 SHA256, HASH = 64, 8  # characters of one, and of what is shown of it
@@ -94,7 +94,16 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
             names = f"{members[0].name} and {first[0].name}"
             where = difference(other, known)
             found.append(f"{names}: validation losses of different text, shown apart ({where})")
-    return found
+    return [*found, *_unchecked(runs)]
+
+
+def _unchecked(runs: Sequence[NamedRun]) -> Iterator[str]:
+    evaluated = [run for run in runs if run.metrics.of("eval")]
+    known = {run.name: facts(run, "eval").keys() for run in evaluated}
+    missing = [name for name, names in known.items() if names.isdisjoint((READ, PART))]
+    if missing and len(evaluated) > 1:
+        who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
+        yield f"not checked that evaluations read the same part of the text: no record of {who}"
 
 
 def difference(one: Facts, other: Facts) -> str:
