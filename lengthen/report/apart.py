@@ -5,8 +5,9 @@ sequences of the full length, and a probe's of the first few of those.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
-from lengthen.report.differences import cells
+from lengthen.report.differences import MISSING, cells
 from lengthen.report.gather import NamedRun
 from lengthen.runlog import Record
 from lengthen.spikes import figure
@@ -69,12 +70,17 @@ def named(runs: Sequence[NamedRun], kind: str) -> list[tuple[str, list[NamedRun]
     The tokens read are named where nothing else is different: they follow from the rest.
     """
     apart = groups(runs, kind)
-    names = [name for known, _ in apart for other, _ in apart for name in differences(known, other)]
-    told = [name for name in dict.fromkeys(names) if name != READ] or list(dict.fromkeys(names))
-    return [
-        (", ".join(f"{name} {_short(known[name])}" for name in told if name in known), members)
-        for known, members in apart
-    ]
+    pairs = combinations((known for known, _ in apart), 2)
+    names = dict.fromkeys(name for pair in pairs for name in differences(*pair) if name != READ)
+    for told in (list(names), [*names, READ]):
+        words = [_words(known, told) for known, _ in apart]
+        if len(set(words)) == len(apart):
+            break
+    return [(text, members) for text, (_, members) in zip(words, apart, strict=True)]
+
+
+def _words(known: Facts, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {_short(known[name])}" for name in names if name in known)
 
 
 def notes(runs: Sequence[NamedRun]) -> list[str]:
@@ -119,9 +125,10 @@ def _short(value: str) -> str:
 
 def cadence(runs: Sequence[NamedRun]) -> str:
     """Return a note where runs evaluate differently often: who looks more often finds more."""
-    settings = {run.name: cells(run.config) for run in runs}
+    every = {run.name: cells(run.config) for run in runs}
+    known = {name: own for name, own in every.items() if not own.keys().isdisjoint(CADENCE)}
     for setting in CADENCE:
-        found = {own[setting]: name for name, own in settings.items() if setting in own}
+        found = {own.get(setting, MISSING): name for name, own in known.items()}
         if len(found) > 1:
             (value, run), (other, second) = list(found.items())[:2]
             where = f"{setting} is {value} in {run} and {other} in {second}"

@@ -135,6 +135,16 @@ def test_what_is_not_recorded_joins_one_group_and_makes_no_bridge_between_two() 
     assert together == [["theirs", "b", "c"]]
 
 
+def test_plots_that_the_settings_do_not_tell_apart_name_the_tokens_read() -> None:
+    runs = [run("a", PARTS[0], read=(960,)), run("b", PARTS[0], read=(512,)), run("c", PARTS[1])]
+    part = f"{VALIDATION} (evaluation.tokens"
+    assert charts(VALIDATION, *runs) == {
+        f"{part} 1000, tokens read 960)": ["a"],
+        f"{part} 1000, tokens read 512)": ["b"],
+        f"{part} 7000)": ["c"],
+    }
+
+
 def test_a_run_whose_evaluations_changed_on_the_way_compares_with_none() -> None:
     mixed = [run(name, read=(960, 6976)) for name in ("a", "b")]
     assert first_at(run("c", read=(960,)), *mixed).rows[1:] == (
@@ -142,6 +152,7 @@ def test_a_run_whose_evaluations_changed_on_the_way_compares_with_none() -> None
         ("b", "5.0000", "not compared", "-", "-"),
     )
     assert [row[2] for row in first_at(*mixed).rows] == ["2", "not compared"]
+    assert list(charts(VALIDATION, mixed[0])) == [VALIDATION]
     assert told(mixed[0]) == [
         "note: a: its evaluations read 960 and 6,976 tokens, so its own losses are not of one text"
     ]
@@ -187,6 +198,8 @@ def test_who_looks_more_often_is_named() -> None:
     note = first_at(run("a", often), run("b", seldom)).note
     assert "evaluation.every_steps is 5 in a and 50 in b: whoever looks more often gets" in note
     assert "looks more often" not in first_at(run("a", often), run("b", often)).note
+    tokens = run("b", {"evaluation": {"every_tokens": 900}})
+    assert "evaluation.every_steps is 5 in a and - in b" in first_at(run("a", often), tokens).note
 
 
 def test_text_and_page_of_real_runs_say_the_same(
