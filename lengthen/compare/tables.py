@@ -173,7 +173,7 @@ def verdict_table(judgements: Sequence[tuple[str, Verdict]]) -> Table:
                 number(verdict.smallest_effect),
             )
         )
-    apart = ", ".join(row[0] for row, (_, v) in zip(rows, judgements, strict=True) if v.one_apart)
+    apart = "; ".join(row[0] for row, (_, v) in zip(rows, judgements, strict=True) if v.one_apart)
     columns = ("pair", "verdict", "difference", "95 % interval", "p after Holm", "seeds")
     return Table(
         "Verdicts",
