@@ -135,7 +135,7 @@ def all_against_none(n: int) -> float:
 
         p = max over q of 2 q^n (1 - q)^n = 2 / 4^n,    q: how often each of them diverges
     """
-    return 2 / 4**n
+    return 2 * 0.25**n
 
 
 def stands_apart(values: Sequence[float], alpha: float = 0.01) -> bool:
