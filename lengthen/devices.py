@@ -39,6 +39,9 @@ COMPILERS = {
     "cpu": ["clang++" if sys.platform == "darwin" else "g++"],
     "cuda": ["gcc", "clang"],
 }
+# What an error says that is no torch.OutOfMemoryError: a processor's allocator has no class for it,
+# nor have CUDA and its libraries for what they take beside PyTorch's allocator.
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 MMAP_THRESHOLD, LARGE = -3, 2**16  # M_MMAP_THRESHOLD of the C library's mallopt; bytes
 # Groups that we have left. Their end is put off to that of the process: torch 2.13 joins gloo's
 # threads in it while it holds the interpreter's lock, for which one of them may still be waiting.
@@ -128,7 +131,7 @@ ALONE = Place(torch.device("cpu"))
 def placed(run: Run) -> Iterator[Place]:
     """Join the ranks that the launcher started, if any, and leave them again at the end."""
     device = _device(run.device)
-    if run.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if run.precision == "bf16" and not _computes_in_bf16(device):
         raise SettingError("run.precision", "this GPU has no bfloat16", run.precision)
     if run.compile:
         must_compile(device)
@@ -202,15 +205,19 @@ def _device(setting: str) -> torch.device:
     return device
 
 
+def _computes_in_bf16(device: torch.device) -> bool:
+    # Older GPUs only emulate it, many times slower than float32.
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def wrapped(model: GPT, place: Place) -> nn.Module:
     """Return what the trainer calls: the model itself, or its data-parallel wrapping.
 
     Sharded, the model's parameters become DTensors in place, cut along their first dimension.
     """
-    if place.world == 1:
-        return model
     if not place.sharded:
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        alone = place.world == 1
+        return model if alone else DistributedDataParallel(model, gradient_as_bucket_view=True)
     mesh = init_device_mesh(place.device.type, (place.world,))
     for part in (*model.blocks, model):  # from the leaves up: what is left over is the root's
         fully_shard(part, mesh=mesh)
@@ -296,8 +303,9 @@ def gpu_memory_limit() -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Return whether torch ran out of memory; only a GPU's allocator has a class for it."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(one in text for one in NO_MEMORY)
 
 
 def free_memory(place: Place) -> None:
