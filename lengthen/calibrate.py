@@ -135,7 +135,7 @@ def calibrated(
     if trials is None:
         return Rated(config.model, speed, f"{told}: too slow to be tried", recompute)
     chosen, tried_tokens = trials
-    step_seconds = _real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
+    step_seconds = real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
     found = measured(config.model, tried_tokens, chosen, step_seconds, limit)
     return replace(found, micro_tokens=micro_tokens)
 
@@ -222,7 +222,7 @@ def knot_shapes(
     return list(dict.fromkeys(nearest))
 
 
-def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
     endless = settings.changed(config, {"budget": {"tokens": MOST}})

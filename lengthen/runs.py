@@ -218,10 +218,10 @@ def choose_micro_tokens(config: Config, store: Store, place: Place) -> int:
         return place.least(micro_tokens_within(config, cpu_memory_limit(), place.world))
     length = config.model.length
     whole = -(-config.batch.rows // place.world) * length
-    return fit_check(whole, length, lambda size: _trial_fits(config, store, place, size))
+    return fit_check(whole, length, lambda size: trial_fits(config, store, place, size))
 
 
-def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
+def trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     """Try one full-length pass and update on a throw-away trainer; all ranks give one answer."""
     failed = torch.zeros(1, device=place.device)
     alone = Place(place.device, place.precision)
