@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow faults fuzz soak check bench setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow faults fuzz soak check bench gpu gpu-wheels setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -35,6 +35,24 @@ check: setup-dev  ## format, lint, types
 bench: setup-dev  ## the measured numbers of the README
 	$(PIP) --no-deps litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
 	for name in ledger loss warmup step prepare monitor verdicts report harness plan saving scale; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# For `make gpu`: its time box, the parts to carry out (all), and where its archive goes.
+MINUTES ?= 8
+PARTS ?=
+OUT ?= build
+# For `make gpu-wheels`: the Python of the machine with the GPU, and the text of its store.
+GPU_PYTHON ?= 3.12
+GPU_PLATFORMS := $(foreach n,39 35 34 31 28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64
+TEXT ?=
+
+gpu: $(if $(REHEARSE),setup-dev)  ## on a machine with a GPU and no network: tests and figures
+	$(if $(REHEARSE),$(BIN)/python,$(PYTHON)) -m scripts.gpu --minutes $(MINUTES) --parts "$(PARTS)" --out "$(OUT)" $(if $(REHEARSE),--rehearse)
+
+gpu-wheels: setup  ## what has to travel with the tree for that, beforehand
+	rm -rf .gpu && mkdir .gpu
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON) $(GPU_PLATFORMS) --dest .gpu/wheels --requirement scripts/gpu/wheels.txt
+	$(BIN)/python -m scripts.gpu.store .gpu/store train:8192 $(TEXT)
+	du -sh .gpu
 
 setup: .venv/installed
 setup-dev: .venv/installed-dev

@@ -5,13 +5,15 @@ Only Python's own library is imported here: the packages come with the wheels.
 
 import argparse
 import difflib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,12 +40,11 @@ def chosen(names: str) -> list[Part]:
     return [part for part in PARTS if part.name in wanted or not wanted]
 
 
-def carried_out(part: Part, seconds: float, env: dict[str, str], *, rehearse: bool) -> str:
-    """Carry a part out; return "ok", "failed", or "cut" where it was killed behind its time."""
-    folder = WORK / "results" / part.name
-    folder.mkdir()
-    words = [sys.executable, "-m", f"scripts.gpu.{part.name}", str(folder), f"{seconds:.0f}"]
-    words += ["--rehearse"] * rehearse
+def carried_out(words: Sequence[str], folder: Path, seconds: float, env: Mapping[str, str]) -> str:
+    """Run a part; return "ok", "failed", or "cut" where it was killed at the end of its time.
+
+    What it prints goes into output.log in its folder.
+    """
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
             words, cwd=ROOT, env=env, stdout=output, stderr=output, start_new_session=True
@@ -58,25 +59,26 @@ def carried_out(part: Part, seconds: float, env: dict[str, str], *, rehearse: bo
             process.wait()
 
 
-def queue(
-    parts: Sequence[Part], end: float, env: dict[str, str], out: Path, *, rehearse: bool
-) -> int:
+def queue(parts: Sequence[Part], end: float, env: Mapping[str, str], options: Namespace) -> int:
     """Carry the parts out, each in its share of what is left; return the exit code."""
-    verdicts = {}
+    results, target = WORK / "results", options.out / ARCHIVE
+    verdicts, left_out = {}, []
     for number, part in enumerate(parts):
         left = max(1.0, end - time.monotonic())
-        share = part.share / sum(other.share for other in parts[number:])
-        verdicts[part.name] = carried_out(part, left * share, env, rehearse=rehearse)
-        said = f"{part.name}: {verdicts[part.name]}"
-        print(said, flush=True)
+        seconds = left * part.share / sum(other.share for other in parts[number:])
+        folder = results / part.name
+        folder.mkdir()
+        words = [sys.executable, "-m", f"scripts.gpu.{part.name}", str(folder), f"{seconds:.0f}"]
+        words += ["--rehearse"] * options.rehearse
+        verdicts[part.name] = carried_out(words, folder, seconds, env)
+        print(f"{part.name}: {verdicts[part.name]}", flush=True)
         if verdicts[part.name] == "failed":
-            print(_tail(WORK / "results" / part.name / "output.log"), flush=True)
-        with (WORK / "results" / "verdicts.txt").open("a") as file:
-            file.write(said + "\n")
-        left_out = archive(WORK / "results", out / ARCHIVE)  # now: the machine may be taken away
-    print(f"results  {out / ARCHIVE}, {(out / ARCHIVE).stat().st_size:,} bytes")
+            print(_tail(folder / "output.log"), flush=True)
+        (results / "verdicts.json").write_text(json.dumps(verdicts, indent=1) + "\n")
+        left_out = archive(results, target)  # now: the machine may be taken away
+    print(f"results  {target}, {target.stat().st_size:,} bytes")
     for name in left_out:
-        print(f"left out {name}: too large for the archive")
+        print(f"left out {name}: the archive would be too large")
     return int("failed" in verdicts.values())
 
 
@@ -104,7 +106,7 @@ def main() -> int:
     look = [sys.executable, "-m", "scripts.gpu.machine", str(WORK / "results")]
     if subprocess.run([*look, *["rehearse"] * options.rehearse], cwd=ROOT, env=env).returncode:
         return 2
-    return queue(parts, end, env, options.out, rehearse=options.rehearse)
+    return queue(parts, end, env, options)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from scripts.gpu.store import TEXT_BYTES
 from scripts.gpu.store import main as prepare_library
 
 STORE = ROOT / ".gpu" / "store"
-BESIDE = 18.0  # seconds of a run that are no training: Python, the GPU, evaluations, the last save
+BESIDE = 20.0  # seconds of a run that are no training: Python, the GPU, evaluations, the last save
 GROWN = 0.8  # of the steps, behind which the length is full
 LOOKS = 12  # evaluations of a run
 REHEARSED = 300_000  # bytes of text
@@ -55,8 +55,10 @@ LARGE = Size(12, 768, 12, 64, 4096, 16, 131_072, 100_000)
 DWARF = Size(2, 32, 2, 16, 128, 4, 1024, 24)
 
 
-def configuration(size: Size, store: Path, device: str, count: int, *, grows: bool) -> Config:
-    """Return a run of `count` steps."""
+def configuration(
+    size: Size, store: Path, device: str, count: int, *, grows: bool, passes: int | str = "auto"
+) -> Config:
+    """Return a run of `count` steps, in passes of so many tokens."""
     growth = {"kind": "linear", "start": size.shortest, "duration": max(1, round(GROWN * count))}
     tokens = size.rows * size.longest
     return settings.build(
@@ -69,7 +71,7 @@ def configuration(size: Size, store: Path, device: str, count: int, *, grows: bo
                 "length": size.longest,
             },
             "pacing": growth if grows else {"kind": "constant"},
-            "batch": {"rows": size.rows, "hold": "tokens"},
+            "batch": {"rows": size.rows, "hold": "tokens", "micro_tokens": passes},
             "optimizer": {
                 "learning_rate": 6e-4,
                 "min_learning_rate": 6e-5,
@@ -89,8 +91,8 @@ def configuration(size: Size, store: Path, device: str, count: int, *, grows: bo
     )
 
 
-def seconds_by_length(call: Call, size: Size, config: Config) -> dict[int, float]:
-    """Return the median seconds of a step at each power of two, and write them down."""
+def seconds_by_length(call: Call, size: Size, config: Config) -> tuple[dict[int, float], int]:
+    """Return the median seconds of a step at each power of two, and the tokens of a pass."""
     store = open_store(config)
     config = with_store(config, store)
     with placed(config.run) as place:
@@ -102,7 +104,7 @@ def seconds_by_length(call: Call, size: Size, config: Config) -> dict[int, float
             taken = [step_seconds(tokens // length, length, passes) for _ in range(5)]
             found[length] = median(taken[2:])
             call.write(length=length, step_seconds=taken, tokens=tokens, micro_tokens=passes)
-    return found
+    return found, passes
 
 
 def mean_seconds(by_length: dict[int, float], config: Config) -> float:
@@ -152,13 +154,14 @@ def main(call: Call) -> None:
         name: configuration(size, store, call.device, TRIAL_STEPS, grows=name == "linear")
         for name in ("constant", "linear")
     }
-    by_length = seconds_by_length(call, size, trials["constant"])
+    by_length, passes = seconds_by_length(call, size, trials["constant"])
     left = call.seconds - (time.monotonic() - began)
     each = left / len(trials) - BESIDE
     for name, trial in trials.items():
         count = int(each / mean_seconds(by_length, trial))
         count = max(LOOKS, min(count, size.most_steps))
-        config = configuration(size, store, call.device, count, grows=name == "linear")
+        grows = name == "linear"
+        config = configuration(size, store, call.device, count, grows=grows, passes=passes)
         trained(call, name, config)
 
 

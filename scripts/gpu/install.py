@@ -9,9 +9,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# Other packages of a machine lean on the version of these that it has.
+LEFT_AS_THEY_ARE = {"filelock", "safetensors", "tokenizers"}
 
 
 def environment(wheels: Path, site: Path) -> dict[str, str]:
@@ -38,12 +41,17 @@ def _install(wheels: list[Path], site: Path) -> None:
         return
     if any(path.name.startswith("torch-") for path in wheels):
         raise OSError("a wheel of torch is among them, which would replace this machine's")
+    wheels = [path for path in wheels if not _stays(path.name.split("-")[0])]
     options = ["--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--quiet"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site)]
     done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True)
     if done.returncode:
         raise OSError(done.stderr.strip().splitlines()[-1])
     print(f"gpu: {len(wheels)} wheels installed, torch left as it is")
+
+
+def _stays(name: str) -> bool:
+    return name in LEFT_AS_THEY_ARE and find_spec(name) is not None
 
 
 def _python(wheel: Path) -> str:
