@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from lengthen.corpus.prepare import prepare
 from lengthen.demo import library_files
 
-TEXT_BYTES = 24_000_000  # some 6 million tokens of the Python library; fewer where it has less
+TEXT_BYTES = 16_000_000  # some 4 million tokens of the Python library; fewer where it has less
 
 
 def library(path: Path, limit: int = TEXT_BYTES) -> Path:
