@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from benchmarks import rivals
 from benchmarks.measure import figure, ratio, seconds_in_rounds
 from benchmarks.step import Step, configuration, logged
-from lengthen import settings
+from lengthen import model, settings
 from lengthen.calibrate import random_store
 from lengthen.trainer import Trainer
 from scripts.gpu.lengths import case_of, peak
@@ -21,6 +21,7 @@ from scripts.gpu.parts import Call, called
 LENGTHS = (1024, 64, 256)  # what matters most first
 TOKENS, PASS_TOKENS = 65_536, 16_384
 ROUNDS = 10
+LARGER_CHUNK = 4096  # tokens whose logits exist at a time; ours is what suits a processor's caches
 LEAST_TO_COMPILE = 45.0  # seconds that must be left
 
 Made = Callable[[], Step]
@@ -63,6 +64,26 @@ def table(call: Call, tokens: int, rounds: int) -> None:
             call.write(length=length, contender=name, **figures, peak_bytes_of_all=peak(call))
 
 
+def in_larger_chunks(step: Step) -> Step:
+    """Return the step with its loss in larger chunks."""
+
+    def run() -> None:
+        before, model.CHUNK = model.CHUNK, LARGER_CHUNK
+        step()
+        model.CHUNK = before
+
+    return run
+
+
+def chunked(call: Call, tokens: int, rounds: int) -> None:
+    """Write what larger chunks of the loss come to, beside ours."""
+    steps = {"ours": ours(call, LENGTHS[0], tokens)}
+    steps[f"ours, chunks of {LARGER_CHUNK}"] = in_larger_chunks(steps["ours"])
+    for name, taken in seconds_in_rounds(steps, rounds).items():
+        found = figure([tokens / each for each in taken])
+        call.write(length=LENGTHS[0], contender=name, tokens_per_second=vars(found))
+
+
 def compiled(call: Call, tokens: int, rounds: int) -> None:
     """Write the same of the compiled trainer: last, since compiling takes long."""
     step = ours(call, LENGTHS[0], tokens, compiled=True)
@@ -82,6 +103,7 @@ def main(call: Call) -> None:
     began = time.monotonic()
     tokens, rounds = (2048, 2) if call.rehearse else (TOKENS, ROUNDS)
     table(call, tokens, rounds)
+    chunked(call, tokens, rounds)
     if call.seconds - (time.monotonic() - began) > LEAST_TO_COMPILE and not call.rehearse:
         compiled(call, tokens, rounds)
 
