@@ -28,6 +28,7 @@ from lengthen.order import sub_seed
 from lengthen.runlog import Record
 from lengthen.shards import held, is_cut
 from lengthen.state import Progress, must_fit
+from lengthen.subnormals import flushes_subnormals
 from lengthen.weights import build_model, load_moments, load_weights
 
 T = TypeVar("T")
@@ -148,7 +149,7 @@ class Trainer:
         # All at once: each copy to a GPU waits until what it computes is done.
         batch = Batch(*(tensor.to(self.place.device) for tensor in batch))
         parts = split(batch, passes(shape.rows, self.place.world, shape.length, self.micro_tokens))
-        total = torch.zeros(2, dtype=torch.float64, device=self.place.device)  # loss, stop
+        total = torch.zeros(2, dtype=self.place.of_sums, device=self.place.device)  # loss, stop
         for number, part in enumerate(parts):
             self._seed_dropout(number)
             last = number == len(parts) - 1
@@ -311,6 +312,7 @@ class Trainer:
         return {
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "flush_subnormals": flushes_subnormals(),
             "world": self.place.world,
             "device": self.place.device.type,
             "precision": self.place.precision,

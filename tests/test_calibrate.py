@@ -194,7 +194,7 @@ def test_in_double_precision_a_model_is_too_large_at_half_the_size(
 ) -> None:
     config = tiny(configured, run={"precision": "fp64"})
     limit = int(1.5 * cost.memory(config.model, 256))
-    monkeypatch.setattr(calibrate, "cpu_memory_limit", lambda: limit)
+    monkeypatch.setattr(calibrate, "memory_limit", lambda device: limit)
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: 1e9)
     monkeypatch.setattr(calibrate, "real_steps", lambda *_: Machine().step)
     assert "too large to be tried" in calibrated(config, 256, [(8, 64)], limit=1.0).told

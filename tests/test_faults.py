@@ -68,6 +68,7 @@ def test_memory_runs_out_in_the_words_of_torch(ask_for: AskFor) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
         (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.88 GB"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublas`"), False),
     ],

@@ -21,6 +21,13 @@ def test_every_part_is_a_module_and_the_shares_are_a_whole() -> None:
     assert sum(part.share for part in PARTS) == pytest.approx(1)
 
 
+def test_the_page_has_every_part_with_its_share() -> None:
+    page = (ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    for part in PARTS:
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{part.name}` |")]
+        assert row.endswith(f"| {100 * part.share:.0f} % |")
+
+
 def test_parts_are_chosen_by_name_and_keep_their_order() -> None:
     assert chosen("") == list(PARTS)
     assert [part.name for part in chosen("speed, tests")] == ["tests", "speed"]

@@ -14,13 +14,14 @@ from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
+import torch
 
 from lengthen import settings
 from lengthen.bind import open_store, with_store
 from lengthen.calibrate import real_steps
 from lengthen.clock import steps
 from lengthen.config import Config
-from lengthen.devices import placed
+from lengthen.devices import Place, free_memory, placed
 from lengthen.runlog import RunPaths, read_metrics
 from lengthen.runs import choose_micro_tokens
 from scripts.gpu.install import ROOT
@@ -155,6 +156,7 @@ def main(call: Call) -> None:
         for name in ("constant", "linear")
     }
     by_length, passes = seconds_by_length(call, size, trials["constant"])
+    free_memory(Place(torch.device(call.device)))  # for the processes of the runs
     left = call.seconds - (time.monotonic() - began)
     each = left / len(trials) - BESIDE
     for name, trial in trials.items():

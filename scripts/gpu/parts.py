@@ -21,10 +21,10 @@ class Part:
 
 
 PARTS = (
-    Part("tests", 0.25),  # the tests marked `gpu`
-    Part("lengths", 0.09),  # seconds a token by length
+    Part("tests", 0.22),  # the tests marked `gpu`
+    Part("lengths", 0.07),  # seconds a token by length
     Part("speed", 0.13),  # the speed table at gpt2-117m
-    Part("growth", 0.53),  # constant length against linear growth, two minutes each
+    Part("growth", 0.58),  # constant length against linear growth, two minutes each
 )
 
 
