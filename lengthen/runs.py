@@ -11,7 +11,7 @@ from lengthen import checkpoint, commit, runlog, settings
 from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
-from lengthen.corpus.store import TOKENIZER, Store
+from lengthen.corpus.store import Store
 from lengthen.devices import Place, fit_check, free_memory, is_out_of_memory, placed
 from lengthen.disk import Disk
 from lengthen.errors import BusyError, SettingError
@@ -241,7 +241,8 @@ def _write_run_files(
         "valid": store.manifest.valid.sha256,
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
-    disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
+    for name, data in store.tokenizer_files().items():
+        disk.write_file(paths.root / name, data)
     # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
     disk.replace_file(paths.config, config.to_toml().encode())
 
