@@ -8,7 +8,9 @@ from pathlib import Path
 from lengthen.compare.carry import carry_out
 from lengthen.compare.causes import correlations, peaks
 from lengthen.compare.file import Comparison, read_comparison
+from lengthen.compare.notes import notes
 from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
+from lengthen.compare.standing import on_stores
 from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import (
     instability,
@@ -41,7 +43,7 @@ def compare(
     With `look` nothing is trained: the tables are of what is there. Writes NAME.html and NAME.json
     beside the runs. Raises SettingError, DataError, BusyError, and StoppedError after a signal.
     """
-    comparison = read_comparison(file, overrides)
+    comparison = on_stores(read_comparison(file, overrides))
     page, data = (root / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
     must_be_ours(page)
     _must_be_our_tables(data)
@@ -52,21 +54,21 @@ def compare(
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
     judgements = judged(members, comparison.variants)
-    lines = verdict_lines(judgements)
+    lines, apart = verdict_lines(judgements), notes(outcomes)
     tables = tables_of(comparison, members, judgements)
     # Files first: whoever reads our output may close it at any line.
     write(
         page,
         [outcome.shown for outcome in outcomes if outcome.summary],
         title=comparison.name,
-        verdicts=lines,
+        verdicts=[*lines, *apart],
         tables=tables,
         panels=list(sweep_panels(comparison, members)),
         families={o.run.name: group.name for group in members for o in group.outcomes},
     )
     facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
     Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
-    _print(lines, tables, outcomes, missing)
+    _print([*lines, *apart], tables, outcomes, missing)
     print(f"report  {page}")
 
 
