@@ -57,8 +57,8 @@ class Group:
         return [o.summary for o in self.outcomes if o.summary is not None]
 
     def by_seed(self) -> dict[int, Outcome]:
-        """Return the outcomes by seed."""
-        return {outcome.run.seed: outcome for outcome in self.outcomes}
+        """Return the outcomes by seed, without those that crashed: they have shown nothing."""
+        return {o.run.seed: o for o in self.outcomes if o.fate != "crashed"}
 
     def losses(self) -> dict[int, float | None]:
         """Return the final validation loss of each seed, None where it diverged.
