@@ -7,7 +7,14 @@ from typing import Literal
 
 from lengthen.analysis import Reached, Summary, comparable, summarise, time_to
 from lengthen.compare.file import Comparison, Planned
-from lengthen.compare.standing import UNKNOWN, Attempts, directory, read_attempts, standing
+from lengthen.compare.standing import (
+    UNKNOWN,
+    Attempts,
+    directory,
+    read_attempts,
+    standing,
+    was_started_so,
+)
 from lengthen.compare.verdicts import Losses
 from lengthen.config import Config
 from lengthen.errors import DataError
@@ -103,7 +110,7 @@ def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
     fate: Fate = "crashed"
     if place.state in ("finished", "diverged"):
         fate = "finished" if place.state == "finished" else "diverged"
-    elif not attempts.message:
+    elif not attempts.message or not was_started_so(directory(root, run), run.config):
         return None
     summary = summarise(place.metrics) if place.metrics.of("step") else None
     if summary is not None and summary.diverged and fate == "finished":

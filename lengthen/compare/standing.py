@@ -76,6 +76,16 @@ def standing_of(place: Path, config: Config) -> Standing:
     return Standing(_state(config, metrics), metrics, found)
 
 
+def was_started_so(place: Path, config: Config) -> bool:
+    """Return whether the last process of a run was started with `config`, as far as is known."""
+    file = place.with_name(place.name + ".toml")
+    try:
+        _must_be_the_run(config, settings.load(str(file))[0] if file.is_file() else config, place)
+    except SettingError:
+        return False
+    return True
+
+
 def _state(config: Config, metrics: Metrics) -> State:
     last = metrics.records[-1] if metrics.records else {}
     if last.get("event") == "finished":

@@ -157,6 +157,8 @@ def here(runs: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) ->
 
     def start(place: Path, config: Config, *_: object) -> Job:
         log = place.with_name(place.name + ".log")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.with_name(place.name + ".toml").write_text(config.to_toml(), encoding="utf-8")
         try:
             _carry(place, config, *runs)
             code = 0
@@ -173,7 +175,6 @@ def here(runs: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _carry(place: Path, config: Config, folder: Path, known: dict[str, Path]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists():
         train(config, place, resume_auto=True, shown=False)
         return
@@ -277,6 +278,25 @@ def test_a_run_that_died_before_its_first_step_is_held_to_the_file_too(
     capsys.readouterr()
     assert call(PLAIN.write(file, store), out) == 2
     assert "evaluation.every_tokens: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_crash_under_settings_that_the_file_no_longer_has_is_no_result(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    file, out = tmp_path / "small.toml", tmp_path / "out"
+    assert call(more("run.compile = true\n").write(file, store), out) == 0
+    assert "slw/seed-1 crashed: run.compile: " in capsys.readouterr().out
+    assert call(PLAIN.write(file, store), out, "--look") == 0
+    assert "2 runs have not come to their end" in (printed := capsys.readouterr().out)
+    assert "crashed" not in printed
+    assert call(file, out) == 0
+    assert call(file, tmp_path / "new") == 0
+    assert facts(out) == facts(tmp_path / "new")
 
 
 @pytest.mark.usefixtures("here")
