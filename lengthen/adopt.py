@@ -21,6 +21,7 @@ from lengthen.errors import DataError, SettingError
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.runlog import RunPaths
 from lengthen.runs import choose_micro_tokens
+from lengthen.subnormals import flushes_subnormals
 from lengthen.trainer import Trainer
 
 UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
@@ -100,6 +101,7 @@ def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, by
     tokenizer = model.tokenizer_file if store is None else (store.path / TOKENIZER).read_bytes()
     environment = runlog.environment(sys.argv) | {
         "threads": torch.get_num_threads(),
+        "flush_subnormals": flushes_subnormals(),
         "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
         "valid": None if store is None else store.manifest.valid.sha256,
     }

@@ -12,22 +12,17 @@ from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
 from lengthen.corpus.store import TOKENIZER, Store
-from lengthen.devices import (
-    Place,
-    cpu_memory_limit,
-    fit_check,
-    free_memory,
-    is_out_of_memory,
-    placed,
-)
+from lengthen.devices import Place, fit_check, free_memory, is_out_of_memory, placed
 from lengthen.disk import Disk
 from lengthen.errors import BusyError, SettingError
+from lengthen.hardware import cpu_memory_limit, described
 from lengthen.loop import Session, StopSignal, carry_out
 from lengthen.plan import micro_tokens_within
 from lengthen.progress import line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.saves import saving
 from lengthen.state import log_size
+from lengthen.subnormals import flushes_subnormals
 from lengthen.trainer import Trainer
 
 # What a checkpoint was built on: another value would make it another run.
@@ -74,7 +69,7 @@ def train(
         config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
         if place.is_first:
             runlog.clear(disk, paths)
-            _write_run_files(disk, paths, config, store)
+            _write_run_files(disk, paths, config, store, place)
         trainer, stop = _trainer(stack, config, store, place)
         return carry_out(_session(stack, trainer, paths, disk, stop, shown))
 
@@ -222,10 +217,10 @@ def choose_micro_tokens(config: Config, store: Store, place: Place) -> int:
         return place.least(micro_tokens_within(config, cpu_memory_limit(), place.world))
     length = config.model.length
     whole = -(-config.batch.rows // place.world) * length
-    return fit_check(whole, length, lambda size: _trial_fits(config, store, place, size))
+    return fit_check(whole, length, lambda size: trial_fits(config, store, place, size))
 
 
-def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
+def trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     """Try one full-length pass and update on a throw-away trainer; all ranks give one answer."""
     failed = torch.zeros(1, device=place.device)
     alone = Place(place.device, place.precision)
@@ -239,8 +234,12 @@ def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     return not place.sum(failed).item()
 
 
-def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) -> None:
+def _write_run_files(
+    disk: Disk, paths: RunPaths, config: Config, store: Store, place: Place
+) -> None:
     environment = runlog.environment(sys.argv) | {
+        "device": described(place.device),
+        "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
         "tokenizer": store.manifest.tokenizer.sha256,
         "valid": store.manifest.valid.sha256,
@@ -276,7 +275,10 @@ def _session(
         disk.at("save"), paths.checkpoints, keep, trainer.place, asynchronous=asynchronous
     )
     saves = stack.enter_context(kept)
-    return Session(trainer, paths, log, stop, stack.enter_context(drawn), saves)
+    shown_line = stack.enter_context(drawn)
+    asked, found = trainer.config.run.device, described(trainer.place.device)
+    shown_line.say(f'computing on {found} (run.device = "{asked}")')
+    return Session(trainer, paths, log, stop, shown_line, saves)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

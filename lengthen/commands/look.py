@@ -209,6 +209,7 @@ LOOK = {
         _plan_arguments,
         _plan,
         takes_settings=True,
+        computes=True,
     ),
     "report": Command(
         "Say what runs have shown: as text, or as one page that opens without a network.",
@@ -238,6 +239,7 @@ LOOK = {
 """,
         _sample_arguments,
         _sample,
+        computes=True,
     ),
     "verify": Command(
         "Check every byte of a token store, a run's checkpoints or one checkpoint.",

@@ -199,6 +199,7 @@ WORK = {
 """,
         _demo_arguments,
         _demo,
+        computes=True,
     ),
     "prepare": Command(
         "Turn text into a token store.",
@@ -222,6 +223,7 @@ WORK = {
         _train_arguments,
         _train,
         takes_settings=True,
+        computes=True,
     ),
     "resume": Command(
         "Go on with a run from its newest good checkpoint.",
@@ -233,6 +235,7 @@ WORK = {
         _resume_arguments,
         _resume,
         takes_settings=True,
+        computes=True,
     ),
     "compare": Command(
         "Train variants under equal budgets over several seeds, and say what can be told apart.",

@@ -24,6 +24,7 @@ from lengthen.compare.verdicts import Verdict
 from lengthen.config import Tables
 from lengthen.disk import Disk
 from lengthen.errors import DataError, SettingError
+from lengthen.packed import is_packed, opened
 from lengthen.report.page import must_be_ours, write
 from lengthen.tables import Table, console, printed
 
@@ -40,16 +41,22 @@ def compare(
 ) -> None:
     """Bring every run that `file` asks for to its end below `root`, then print and write tables.
 
-    With `look` nothing is trained: the tables are of what is there. Writes NAME.html and NAME.json
-    beside the runs. Raises SettingError, DataError, BusyError, and StoppedError after a signal.
+    With `look` nothing is trained: the tables are of what is there, and `root` may be a packed
+    study. Writes NAME.html and NAME.json beside the runs, or beside the packed study. Raises
+    SettingError, DataError, BusyError, and StoppedError after a signal.
     """
     comparison = on_stores(read_comparison(file, overrides))
-    page, data = (root / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
+    if is_packed(root) and not look:
+        rule = "is a packed study, which is read and never trained"
+        raise SettingError("--out", rule, str(root), "add --look, or give a directory")
+    beside = root.parent if is_packed(root) else root
+    page, data = (beside / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
     must_be_ours(page)
     _must_be_our_tables(data)
     if not look:
         carry_out(comparison, root, jobs=jobs, threads=threads, shown=shown)
-    outcomes, missing = read_outcomes(comparison, root)
+    with opened(root) as folder:
+        outcomes, missing = read_outcomes(comparison, folder)
     if not any(outcome.summary for outcome in outcomes):
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)

@@ -5,8 +5,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
+from lengthen.config import known_device
 from lengthen.corpus.tokenizer import separator
 from lengthen.devices import DTYPES, Place
 from lengthen.errors import DataError, SettingError, nearest
@@ -16,6 +15,7 @@ from lengthen.evaluate.score import score
 from lengthen.evaluate.subject import Subject
 from lengthen.evaluate.windows import windows
 from lengthen.exchange.pretrained import read
+from lengthen.hardware import device_of
 
 PASS_TOKENS = 8192
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -105,8 +105,7 @@ def _stops(options: dict[str, Any]) -> tuple[str, ...]:
 def _loaded(path: str, device: str = "auto", precision: str = "fp32") -> Subject:
     if precision not in DTYPES:
         raise SettingError("precision", nearest(precision, DTYPES), precision)
-    name = "cpu" if device == "auto" and not torch.cuda.is_available() else device
-    place = Place(torch.device("cuda" if name == "auto" else name), precision)
+    place = Place(device_of(str(known_device(device))), precision)
     pretrained = read(Path(path))
     model = pretrained.gpt().to(place.device, place.dtype)
     return Subject(Path(path).name, model, pretrained.tokenizer, place, PASS_TOKENS)

@@ -15,6 +15,7 @@ from lengthen.devices import DTYPES, Place
 from lengthen.errors import DataError, SettingError
 from lengthen.evaluate.subject import Subject
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
+from lengthen.hardware import device_of
 from lengthen.runlog import RunPaths
 
 PASS_TOKENS = 8192
@@ -103,7 +104,7 @@ def load(model: Named, precision: str | None) -> Loaded:
     pretrained, step, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
-    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    place = Place(device_of("auto"), precision)
     gpt = pretrained.gpt().to(place.device, DTYPES[precision])
     subject = Subject(model.name, gpt, pretrained.tokenizer, place, PASS_TOKENS)
     return Loaded(subject, step, tuple(notes))

@@ -112,6 +112,6 @@ def _compared(hidden: Tensor, weight: Tensor, each: Pass) -> tuple[Floats, Bools
         logits -= logits.gather(1, likeliest)
         of_targets = logits[rows, targets].clone()
         loss = logits.exp_().sum(dim=1).log()[rows] - of_targets
-        losses[here] = loss.double().cpu().numpy()
+        losses[here] = loss.cpu().double().numpy()
         best[here] = (likeliest[rows, 0] == targets).cpu().numpy()
     return losses, best

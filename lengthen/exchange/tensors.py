@@ -22,7 +22,6 @@ from torch import Tensor
 from lengthen.checkpoint import FILE_NAME, Tensors
 from lengthen.config import Model
 from lengthen.corpus.store import one_line, read_limited
-from lengthen.devices import cpu_memory_limit
 from lengthen.errors import CheckpointError, MemoryLimitError, shown
 from lengthen.exchange.layout import (
     CAUSAL_MASK,
@@ -34,6 +33,7 @@ from lengthen.exchange.layout import (
     parameter_shapes,
     their_name,
 )
+from lengthen.hardware import cpu_memory_limit
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
