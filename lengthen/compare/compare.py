@@ -8,7 +8,9 @@ from pathlib import Path
 from lengthen.compare.carry import carry_out
 from lengthen.compare.causes import correlations, peaks
 from lengthen.compare.file import Comparison, read_comparison
+from lengthen.compare.notes import notes
 from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
+from lengthen.compare.standing import on_stores
 from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import (
     instability,
@@ -43,7 +45,7 @@ def compare(
     study. Writes NAME.html and NAME.json beside the runs, or beside the packed study. Raises
     SettingError, DataError, BusyError, and StoppedError after a signal.
     """
-    comparison = read_comparison(file, overrides)
+    comparison = on_stores(read_comparison(file, overrides))
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -59,21 +61,21 @@ def compare(
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
     judgements = judged(members, comparison.variants)
-    lines = verdict_lines(judgements)
+    lines, apart = verdict_lines(judgements), notes(outcomes)
     tables = tables_of(comparison, members, judgements)
     # Files first: whoever reads our output may close it at any line.
     write(
         page,
         [outcome.shown for outcome in outcomes if outcome.summary],
         title=comparison.name,
-        verdicts=lines,
+        verdicts=[*lines, *apart],
         tables=tables,
         panels=list(sweep_panels(comparison, members)),
         families={o.run.name: group.name for group in members for o in group.outcomes},
     )
     facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
     Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
-    _print(lines, tables, outcomes, missing)
+    _print([*lines, *apart], tables, outcomes, missing)
     print(f"report  {page}")
 
 
