@@ -6,6 +6,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 import lengthen
@@ -25,11 +27,14 @@ Any setting can follow as --table.setting VALUE, under the name it has in TOML:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `errors` has the table."""
+def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> int:
+    """Run one command and return its exit code; `errors` has the table.
+
+    `alone` says that this process does nothing else, so that its numbers may get a mode of ours.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = _dispatch(words)
+        code = _dispatch(words, alone=alone)
         if sys.stdout is not None:  # it may be closed from the start
             # Here, and not at Python's end, where a failure has a code of its own.
             sys.stdout.flush()
@@ -46,10 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _end_by_system(error)
     except Exception as error:
-        if package := _missing(error):
-            way_out = "pip install --upgrade lengthen"
+        if missing := _missing(error):
             # As plainly as can be: what says all else may need that package.
-            print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
+            print(f"lengthen: {missing}", file=sys.stderr)
             return SettingError.exit_code
         return _end_by_bug()
 
@@ -79,7 +83,7 @@ def _stop_output() -> None:
 
 def entry() -> NoReturn:
     """Carry out the command of this process, and end it with the code."""
-    code = main()
+    code = main(alone=True)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -93,10 +97,17 @@ def entry() -> NoReturn:
 
 
 def _missing(error: Exception) -> str:
-    """Return the package that an import did not find; empty where it is a part of ours, or none."""
-    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    """Say which package an import did not find, or not as we need it; empty where it is ours."""
+    name = error.name or "" if isinstance(error, ImportError) else ""
     package = name.partition(".")[0]
-    return "" if package == "lengthen" else package
+    if package in ("", "lengthen"):
+        return ""
+    with suppress(PackageNotFoundError):
+        found = version(package)
+        if not (isinstance(error, ModuleNotFoundError) and name == package):
+            lacked = str(error).partition(" (")[0]  # behind it is where the package lies
+            return f"{package} {found} does not fit: {lacked}; pip install --upgrade {package}"
+    return f"the package {package} is not installed; pip install --upgrade lengthen"
 
 
 def _say(text: str) -> None:
@@ -105,7 +116,7 @@ def _say(text: str) -> None:
     note(text)
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], *, alone: bool) -> int:
     faults.asked()  # now, for a mistake in it reads like damage where a file is read
     overrides, words = parse_overrides(words)
     parser, commands = _parser()
@@ -123,6 +134,10 @@ def _dispatch(words: list[str]) -> int:
         table, settings = next(iter(overrides.items()))
         rule = f"{options.command} takes no settings"
         raise SettingError(f"{table}.{next(iter(settings))}", rule)
+    if alone and command.computes:
+        from lengthen.subnormals import flush_subnormals
+
+        flush_subnormals()
     return command.run(options, overrides)
 
 

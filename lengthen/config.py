@@ -4,6 +4,7 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 `settings`.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
@@ -47,6 +48,20 @@ def no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
+
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+CUDA_CARD = re.compile(r"cuda:(0|[1-9][0-9]{0,3})")
+
+
+def known_device(value: object) -> object:
+    """Refuse text that names no device; raises SettingError with a bare name."""
+    if not isinstance(value, str) or value in DEVICES or CUDA_CARD.fullmatch(value):
+        return value
+    rule = 'must be "auto", "cpu", "cuda", "cuda:N" with the number of a GPU, or "mps"'
+    meant = value.lower().replace("gpu", "cuda")
+    close = [meant] if CUDA_CARD.fullmatch(meant) else DEVICES
+    raise SettingError("device", rule, value, nearest(meant, close))
 
 
 KINDS: dict[str, type[Pacing]] = {
@@ -193,7 +208,7 @@ class Run(Table):
     """How this run is carried out."""
 
     seed: Annotated[CountOrOff, Field(lt=2**63)] = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[str, BeforeValidator(known_device)] = "auto"
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     compile: bool = False
     recompute: bool = False  # layers are worked out again for the backward pass: less memory

@@ -9,9 +9,9 @@ from lengthen import calibrate
 from lengthen.bind import open_store, with_store
 from lengthen.calibrate import LIMIT, Speed
 from lengthen.config import Config
-from lengthen.devices import gpus
 from lengthen.disk import Disk
 from lengthen.errors import SettingError
+from lengthen.hardware import gpus
 from lengthen.picture import Curve, Panel, draw
 from lengthen.plan import Moment, Plan, auto_micro_tokens, plan, seconds_along
 from lengthen.report import page
@@ -91,7 +91,7 @@ def forecasts(
 
 
 def _goes_to_a_gpu(config: Config) -> bool:
-    return config.run.device == "cuda" or (config.run.device == "auto" and gpus() > 0)
+    return config.run.device != "cpu" and (config.run.device != "auto" or gpus() > 0)
 
 
 def _planned(name: str, config: Config) -> Iterator[_Planned]:

@@ -14,8 +14,9 @@ import numpy as np
 from lengthen import cost
 from lengthen.clock import Schedule, crossed, steps
 from lengthen.config import Config
-from lengthen.devices import fit_check, gpu_memory_limit, gpus
+from lengthen.devices import fit_check
 from lengthen.errors import MemoryLimitError
+from lengthen.hardware import device_here, memory_limit
 from lengthen.ledger import Ledger, reuse_spacing
 
 CPU_PASS = 4096  # tokens of a pass on a processor: larger ones fall out of its caches
@@ -226,9 +227,10 @@ def auto_micro_tokens(config: Config) -> int:
     one row gives one row, since a plan is also made for a larger machine. So a processor is taken
     to have enough.
     """
-    if config.run.device == "cpu" or not gpus():
+    device = device_here(config.run.device)
+    if device.type == "cpu":
         return micro_tokens_within(config, limit=None)
-    length, limit = config.model.length, gpu_memory_limit()
+    length, limit = config.model.length, memory_limit(device)
     try:
         whole = config.batch.rows * length
         return fit_check(whole, length, lambda size: memory_of(config, size) <= limit)

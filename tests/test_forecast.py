@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lengthen import calibrate
 from lengthen import forecast as forecast_module
@@ -182,8 +182,9 @@ def test_auto_is_foretold_for_a_processor_by_its_caches(configured: Configure) -
 def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (plan_module, forecast_module):
-        monkeypatch.setattr(module, "gpus", lambda: 1)
+    monkeypatch.setattr(forecast_module, "gpus", lambda: 1)
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(plan_module, "device_here", {"auto": card, "cpu": torch.device("cpu")}.get)
     whole, half = 128 * 64, 64 * 64
     config = configured(model={"vocabulary": 257})
     for limit, size in (
@@ -191,7 +192,7 @@ def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
         (memory_of(config, half), half),
         (1, 64),
     ):
-        monkeypatch.setattr(plan_module, "gpu_memory_limit", partial(int, limit))
+        monkeypatch.setattr(plan_module, "memory_limit", {card: limit}.get)
         found = auto(configured)
         assert found.plan.micro_tokens == size
         assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')

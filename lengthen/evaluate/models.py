@@ -18,6 +18,7 @@ from lengthen.errors import DataError, SettingError
 from lengthen.evaluate.results import weights_at
 from lengthen.evaluate.subject import Subject
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
+from lengthen.hardware import device_of
 from lengthen.runlog import RunPaths
 
 PASS_TOKENS = 8192
@@ -107,9 +108,9 @@ def load(model: Named, precision: str | None) -> Loaded:
     pretrained, step, weights, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
-    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    place = Place(device_of("auto"), precision)
     gpt = pretrained.gpt().to(place.device, DTYPES[precision])
-    subject = Subject(model.name, gpt, pretrained.tokenizer, place, PASS_TOKENS)
+    subject = Subject(model.name, gpt, pretrained.text, place, PASS_TOKENS)
     return Loaded(subject, step, weights, tuple(notes))
 
 

@@ -21,6 +21,7 @@ from lengthen.monitor import LowestLoss, finite_or_none
 from lengthen.optim import second_moment_scale
 from lengthen.plug.course import Course, Step
 from lengthen.runlog import MetricsLog, Record, RunPaths, cut_metrics, environment
+from lengthen.subnormals import flushes_subnormals
 
 
 class RunLog:
@@ -145,7 +146,10 @@ def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
     for path in own:
         disk.remove(path)
     paths.root.mkdir(parents=True, exist_ok=True)
-    facts = environment(sys.argv) | {"threads": torch.get_num_threads()}
+    facts = environment(sys.argv) | {
+        "threads": torch.get_num_threads(),
+        "flush_subnormals": flushes_subnormals(),  # as the host has it: its mode is left alone
+    }
     if store is not None:
         facts |= {"tokenizer": store.manifest.tokenizer.sha256}
         facts |= {"valid": store.manifest.valid.sha256}
