@@ -138,7 +138,7 @@ def test_one_that_is_5_percent_better_is_called_better_and_faster(
     assert column(rows, 9) == ["not measured"] * 2
 
 
-def test_f32_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
+def test_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
     written: Written, tmp_path: Path, ask_for: AskFor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     comparison = read_comparison(written(), {"run": {"on_nonfinite": "skip"}})
