@@ -76,6 +76,11 @@ class RunPaths:
         return self.root / "evaluations.json"
 
     @property
+    def discarded_evaluations(self) -> Path:
+        """What it found about weights that a resume went back behind."""
+        return self.root / "evaluations.discarded.json"
+
+    @property
     def checkpoints(self) -> Path:
         """One directory for each checkpoint."""
         return self.root / "checkpoints"
@@ -116,8 +121,9 @@ def clear(disk: Disk, paths: RunPaths) -> None:
 
 
 def _files_of(paths: RunPaths) -> list[Path]:
-    logs = [paths.environment, paths.metrics, paths.discarded, paths.evaluations]
-    files = [*logs, paths.tokenizer, paths.tokenizer_config, paths.checkpoints]
+    logs = [paths.environment, paths.metrics, paths.discarded]
+    results = [paths.evaluations, paths.discarded_evaluations]
+    files = [*logs, *results, paths.tokenizer, paths.tokenizer_config, paths.checkpoints]
     torn = sorted(paths.root.glob(f".tmp-{paths.config.name}-*"))  # by a kill, before its rename
     # The configuration goes last: as long as it is there the directory is known to be a run's.
     return [*torn, *(path for path in [*files, paths.config] if path.exists())]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from lengthen.config import Config, Tables
 from lengthen.corpus.store import Store
 from lengthen.devices import Place, fit_check, free_memory, is_out_of_memory, placed
 from lengthen.disk import Disk
-from lengthen.errors import BusyError, SettingError
+from lengthen.errors import BusyError, DataError, SettingError
+from lengthen.evaluate.results import set_aside
 from lengthen.hardware import cpu_memory_limit, described
 from lengthen.loop import Session, StopSignal, carry_out
 from lengthen.plan import micro_tokens_within
@@ -174,6 +175,8 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     # Checkpoints first: a newer one would not be believed once its lines are cut.
     commit.set_aside(disk, paths.checkpoints, start.step)
     discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
+    with suppress(DataError):  # a file that is not ours is shown by nobody, and stays
+        set_aside(disk, paths.evaluations, lambda result: (result.step or 0) > start.step)
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
 

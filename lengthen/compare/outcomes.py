@@ -112,9 +112,8 @@ def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
         fate = "finished" if place.state == "finished" else "diverged"
     elif not attempts.message or not was_started_so(directory(root, run), run.config):
         return None
-    summary = summarise(place.metrics) if place.metrics.of("step") else None
-    if summary is not None and summary.diverged and fate == "finished":
-        fate = "diverged"  # it spent its budget, and its loss is not finite
+    on_nonfinite = run.config.run.on_nonfinite
+    summary = summarise(place.metrics, on_nonfinite) if place.metrics.of("step") else None
     environment = read_environment(RunPaths(directory(root, run)).environment)
     shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
     return Outcome(run, fate, summary, shown, place.found, attempts)

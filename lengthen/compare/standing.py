@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from lengthen import settings
+from lengthen.analysis import why_diverged
 from lengthen.bind import open_store, with_store
 from lengthen.compare.file import Comparison, Planned
 from lengthen.config import Config
 from lengthen.corpus.store import MANIFEST
 from lengthen.errors import SettingError, printable
-from lengthen.loop import SKIPS_IN_A_ROW
+from lengthen.monitor import SKIPS_IN_A_ROW
 from lengthen.processes import attempted
 from lengthen.runlog import Metrics, RunPaths, read_metrics
 
@@ -89,7 +90,7 @@ def was_started_so(place: Path, config: Config) -> bool:
 def _state(config: Config, metrics: Metrics) -> State:
     last = metrics.records[-1] if metrics.records else {}
     if last.get("event") == "finished":
-        return "finished"
+        return "diverged" if why_diverged(metrics, config.run.on_nonfinite) else "finished"
     most = SKIPS_IN_A_ROW if config.run.on_nonfinite == "skip" else 1
     in_a_row = last.get("in_a_row")
     lost = last.get("event") == "skipped" and isinstance(in_a_row, int) and in_a_row >= most

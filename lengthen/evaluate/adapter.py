@@ -1,5 +1,6 @@
 """What lm-eval asks of a model, without a word of lm-eval's."""
 
+import hashlib
 from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +29,7 @@ class Adapter:
         super().__init__()
         self.subject = subject
         self.tokens = 0  # scored so far
+        self.asked = hashlib.sha256()  # of all requests so far, with the items that they are of
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], _: object = None) -> Self:
@@ -42,12 +44,14 @@ class Adapter:
 
     def loglikelihood(self, requests: Sequence[Any], **_: object) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each continuation, and whether it is the likeliest."""
+        self._take_note(requests)
         pairs = [request.args for request in requests]
         scores = self._score(requests_of(self.subject.text, pairs))
         return [(-loss, greedy) for loss, greedy in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: object) -> list[float]:
         """Return the log-likelihood of each text, in windows of the full length."""
+        self._take_note(requests)
         tokenizer, length = self.subject.tokenizer, self.subject.model.length
         texts = [request.args[0] for request in requests]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -58,6 +62,7 @@ class Adapter:
 
     def generate_until(self, requests: Sequence[Any], **_: object) -> list[str]:
         """Return the greedy text behind each context, up to one of its stops."""
+        self._take_note(requests)
         by_options: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for number, request in enumerate(requests):
             options = _stops(request.args[1]), self._most(request.args[1])
@@ -72,6 +77,11 @@ class Adapter:
             for number, text in zip(numbers, new, strict=True):
                 texts[number] = text
         return texts
+
+    def _take_note(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            item = repr((getattr(request, "doc", None), request.args))
+            self.asked.update(item.encode("utf-8", "surrogatepass"))
 
     def _score(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
         length = self.subject.model.length

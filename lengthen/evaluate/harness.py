@@ -41,8 +41,7 @@ def run(
     or knows no such task, DataError where it fails.
     """
     manager = _manager(names, include)
-    adapter = model_class()(subject)
-    return [_outcome(adapter, manager, name, shots, limit) for name in names]
+    return [_outcome(model_class()(subject), manager, name, shots, limit) for name in names]
 
 
 def model_class() -> Any:
@@ -81,7 +80,7 @@ def _nearest(name: str, manager: Any) -> str:
 def _outcome(adapter: Any, manager: Any, name: str, shots: int, limit: int | None) -> Outcome:
     # In this process: its own pool would copy a process that has threads.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    began, before = time.monotonic(), adapter.tokens
+    began = time.monotonic()
     try:
         told = _library("lm_eval").simple_evaluate(
             model=adapter,
@@ -107,10 +106,14 @@ def _outcome(adapter: Any, manager: Any, name: str, shots: int, limit: int | Non
     return Outcome(
         task=f"lm-eval:{name}",
         items=sum(count["effective"] for count in counts),
-        tokens=adapter.tokens - before,
+        tokens=adapter.tokens,
         seconds=time.monotonic() - began,
         measures=tuple(_measures(told["results"])),
-        settings=(("lm-eval", version), ("shots", str(told["n-shot"].get(name, shots)))),
+        settings=(
+            ("lm-eval", version),
+            ("shots", str(told["n-shot"].get(name, shots))),
+            ("requests SHA-256", adapter.asked.hexdigest()),
+        ),
     )
 
 

@@ -78,8 +78,10 @@ def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
         settings=(
             ("set", str(found.file)),
             ("set SHA-256", found.sha256),
+            ("length", str(length)),
             ("stride", str(stride)),
             ("tokens", str(len(ids))),
+            ("tokens SHA-256", hashlib.sha256(np.array(ids, np.int64).tobytes()).hexdigest()),
             ("words", str(found.words)),
         ),
         notes=tuple(notes),

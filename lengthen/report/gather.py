@@ -10,7 +10,7 @@ from pathlib import Path
 from lengthen import progress
 from lengthen.config import Tables
 from lengthen.errors import DataError, SettingError, printable
-from lengthen.evaluate.results import Result
+from lengthen.evaluate.results import Result, weights_at
 from lengthen.evaluate.results import read as read_results
 from lengthen.foreign import read_foreign
 from lengthen.packed import opened
@@ -147,10 +147,20 @@ def _read(
 
 def _results(paths: RunPaths, note: Callable[[str], None]) -> tuple[Result, ...]:
     try:
-        return read_results(paths.evaluations)
+        results = read_results(paths.evaluations)
     except DataError as error:
         note(f"{error}; the run is shown without it")  # what it trained is as good as before
         return ()
+    shown = tuple(result for result in results if not _is_superseded(paths, result))
+    if left := len(results) - len(shown):
+        note(f"{paths.evaluations}: {left} of weights that the run has no more; left out")
+    return shown
+
+
+def _is_superseded(paths: RunPaths, result: Result) -> bool:
+    """Tell whether the checkpoint has other weights now, as behind a resume from an earlier one."""
+    now = weights_at(paths.checkpoints / f"step-{result.step or 0:08d}")
+    return None not in (now, result.weights) and now != result.weights
 
 
 def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
