@@ -123,8 +123,7 @@ def clear(disk: Disk, paths: RunPaths) -> None:
 def _files_of(paths: RunPaths) -> list[Path]:
     logs = [paths.environment, paths.metrics, paths.discarded]
     results = [paths.evaluations, paths.discarded_evaluations]
-    texts = [paths.tokenizer, paths.tokenizer_config]
-    files = [*logs, *results, *texts, paths.checkpoints]
+    files = [*logs, *results, paths.tokenizer, paths.tokenizer_config, paths.checkpoints]
     torn = sorted(paths.root.glob(f".tmp-{paths.config.name}-*"))  # by a kill, before its rename
     # The configuration goes last: as long as it is there the directory is known to be a run's.
     return [*torn, *(path for path in [*files, paths.config] if path.exists())]
