@@ -99,7 +99,7 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: str | None = None  # a token store; `--data` sets it
+    path: Annotated[str, Field(min_length=1)] | None = None  # a token store; `--data` sets it
     store_id: str | None = None  # written by `train`: the store that this run was started on
 
 

@@ -43,6 +43,7 @@ RULES = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "string_too_short": "must not be empty",
     "literal_error": "must be {expected}",
     "missing": "is missing",
     "tuple_type": "must be a list",
@@ -134,6 +135,8 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
             others.append(argument)
             continue
         table, _, setting = name.removeprefix("--").partition(".")
+        if not (table and setting):
+            raise SettingError(name, "must be --table.setting, such as --pacing.start")
         text = value if equals else next(rest, None)
         if text is None:
             raise SettingError(f"{table}.{setting}", "needs a value behind it")

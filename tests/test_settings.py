@@ -59,6 +59,7 @@ MISTAKES = [
     ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
     ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be true or false, got 'perhaps'"),
+    ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
 
