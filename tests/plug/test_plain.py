@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lengthen.clock import steps
+from lengthen.clock import Hold, steps
 from lengthen.corpus.store import Store
 from lengthen.errors import DataError, SettingError
 from lengthen.pacing import Adaptive, Constant, Linear, Staged
-from lengthen.plug.course import Steps, Walk
+from lengthen.plug.course import Steps, Walk, factors
 from lengthen.plug.plain import Course, Feed, RunLog
 from lengthen.report.gather import gather
 from lengthen.report.text import lines
@@ -118,6 +118,31 @@ def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
     assert found == pytest.approx(wanted)
     assert found[-1] == pytest.approx(0.05)
     assert course.number_of_steps() == len(wanted)
+
+
+@given(
+    pacing=st.sampled_from(
+        [Linear(start=8, end=32, duration=9), Staged(values=(8, 32), boundaries=(5,))]
+    ),
+    hold=st.sampled_from(["rows", "tokens"]),
+    budget=st.integers(200, 9_000),
+    warmup=st.integers(0, 20),
+    step=st.integers(0, 60),
+)
+def test_the_number_and_the_rate_of_a_step_are_known_without_walking(
+    pacing: Linear | Staged, hold: Hold, budget: int, warmup: int, step: int
+) -> None:
+    course = Course(pacing=pacing, hold=hold, rows=6, budget=budget, warmup_steps=warmup)
+    walked = [shape for _, shape in steps(course.schedule)]
+    assert course.number_of_steps() == len(walked)
+    if step < len(walked):
+        assert factors(course.schedule)(step) == walked[step].rate
+
+
+def test_forty_million_steps_are_counted_and_rated_at_once() -> None:
+    course = replace(COURSE, rows=8, budget=10**10)
+    assert course.number_of_steps() == 6 + (10**10 - 768) // 256
+    assert factors(course.schedule)(39_062_502) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_scheduler_that_was_saved_goes_on_and_its_file_is_of_plain_values(tmp_path: Path) -> None:
