@@ -102,6 +102,7 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
         table = merged.get(name)
         if isinstance(change, dict) and isinstance(table, dict):
             notes += _make_room(name, table, change)
+            notes += _lower_minimum(name, table, change)
             table.update(change)
         else:
             merged[name] = change
@@ -118,6 +119,19 @@ def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     for setting in stale:
         del table[setting]
     return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
+
+
+def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
+    """Keep the minimum of the rate its share of the peak, where a new peak falls below it."""
+    if name != "optimizer" or "min_learning_rate" in change:
+        return []
+    rates = (change.get("learning_rate"), table.get("learning_rate"))
+    peak, before = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    minimum = table.get("min_learning_rate")
+    if not isinstance(minimum, float | int) or not 0 < peak < minimum <= before:
+        return []
+    lowered = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
+    return [f"optimizer.min_learning_rate was above the new peak, lowered with it to {lowered:g}"]
 
 
 def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
@@ -184,7 +198,12 @@ def _tables_of(source: str) -> Tables:
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, source, nearest(source, RECIPES))
-    return with_recipe(read_toml(path))
+    tables = read_toml(path)
+    if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
+        rule = "was written by another training loop, which has its model and its checkpoints"
+        hint = f"`lengthen report {path.parent}` reads its log"
+        raise SettingError("RUN", rule, str(path.parent), hint)
+    return with_recipe(tables)
 
 
 def with_recipe(tables: Tables) -> Tables:
