@@ -7,6 +7,7 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
+from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
@@ -252,7 +253,8 @@ class Config(Table):
             return self._schedule_of(self.budget.tokens)
         if sequences is None or self.budget.passes is None:
             raise SettingError("budget.passes", "needs a token store; give --data", None)
-        tokens = int(self.budget.passes * sequences * self.model.length)
+        # As the number was written: 0.29 in binary times 100 is a little less than 29.
+        tokens = int(Fraction(repr(self.budget.passes)) * sequences * self.model.length)
         for _, rule, _ in self._short_budget(tokens):
             raise SettingError("budget.passes", rule.replace("must be", "must give"), tokens)
         return self._schedule_of(tokens)

@@ -180,6 +180,19 @@ def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
 
 
+def as_trained(config: Config) -> Tables:
+    """Return the settings that a checkpoint has with it: all, but where the store lies."""
+    tables = config.tables()
+    tables["data"].pop("path", None)
+    return tables
+
+
+def recorded(state: Mapping[str, Any]) -> Tables:
+    """Return the settings in a checkpoint's state; nothing where it has none."""
+    tables = state.get("settings")
+    return tables if isinstance(tables, dict) else {}
+
+
 def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
     """Return what nested tables hold by dotted name."""
     values: Tables = {}

@@ -12,7 +12,7 @@ from lengthen.config import Config
 from lengthen.errors import SettingError
 from lengthen.pacing import Linear, Root
 from lengthen.recipes import RECIPES, rows_with_the_same_tokens
-from lengthen.settings import build, changed, load, merge, parse_overrides
+from lengthen.settings import build, changed, load, merge, parse_overrides, parse_value
 
 
 def small(**tables: dict[str, Any]) -> dict[str, Any]:
@@ -299,3 +299,16 @@ def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(SettingError, match="pacing: is missing"):
         load(str(tmp_path / "config.toml"))
+
+
+@given(
+    hundredths=st.integers(1, 300),
+    rows=st.integers(1, 50),
+    power=st.sampled_from([100, 1000, 10_000]),
+)
+def test_passes_are_the_number_that_was_written_to_the_last_row(
+    hundredths: int, rows: int, power: int
+) -> None:
+    passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
+    budget = build(small(budget={"passes": passes})).schedule(rows * power).budget
+    assert budget == hundredths * rows * power * 64 // 100
