@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lengthen import commit, runlog, settings
-from lengthen.bind import open_store, with_store
+from lengthen.bind import NO_STORE, open_store, with_store
 from lengthen.checkpoint import State, Tensors
 from lengthen.clock import Clock
 from lengthen.config import Config, Tables
@@ -25,7 +25,6 @@ from lengthen.subnormals import flushes_subnormals
 from lengthen.trainer import Trainer
 
 UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
-NO_STORE = "no store"  # instead of a store's id: then none fits, and a resume says so
 METRICS = "metrics.jsonl"
 OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
 

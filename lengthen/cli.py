@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import NoReturn
 
 import lengthen
@@ -20,6 +21,8 @@ from lengthen.settings import parse_overrides
 
 # What is wrong with a path that a person gave, and not with the disk.
 WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+MAY_BE_EMPTY = ("--prompt",)  # an empty one begins a document
 
 SETTINGS = """
 Any setting can follow as --table.setting VALUE, under the name it has in TOML:
@@ -118,6 +121,7 @@ def _say(text: str) -> None:
 
 def _dispatch(words: list[str], *, alone: bool) -> int:
     faults.asked()  # now, for a mistake in it reads like damage where a file is read
+    _refuse_empty(words)
     overrides, words = parse_overrides(words)
     parser, commands = _parser()
     name = next((word for word in words if not word.startswith("-")), None)
@@ -139,6 +143,17 @@ def _dispatch(words: list[str], *, alone: bool) -> int:
 
         flush_subnormals()
     return command.run(options, overrides)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """Raise SettingError for an empty argument: as a path it would be the working directory."""
+    for before, word in pairwise(["lengthen", *words]):
+        option, equals, value = before, "=", word
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+        if equals and not value and option not in MAY_BE_EMPTY:
+            hint = "a variable of the shell may not be set"
+            raise SettingError(option, "the argument after it is empty", None, hint)
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
+from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
@@ -114,7 +115,7 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: str | None = None  # a token store; `--data` sets it
+    path: Annotated[str, Field(min_length=1)] | None = None  # a token store; `--data` sets it
     store_id: str | None = None  # written by `train`: the store that this run was started on
 
 
@@ -267,7 +268,8 @@ class Config(Table):
             return self._schedule_of(self.budget.tokens)
         if sequences is None or self.budget.passes is None:
             raise SettingError("budget.passes", "needs a token store; give --data", None)
-        tokens = int(self.budget.passes * sequences * self.model.length)
+        # As the number was written: 0.29 in binary times 100 is a little less than 29.
+        tokens = int(Fraction(repr(self.budget.passes)) * sequences * self.model.length)
         for _, rule, _ in self._short_budget(tokens):
             raise SettingError("budget.passes", rule.replace("must be", "must give"), tokens)
         return self._schedule_of(tokens)

@@ -81,6 +81,11 @@ class RunPaths:
         return self.root / "evaluations.discarded.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by whoever writes here."""
+        return self.root / ".lock"
+
+    @property
     def checkpoints(self) -> Path:
         """One directory for each checkpoint."""
         return self.root / "checkpoints"
@@ -104,13 +109,15 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     if not root.is_dir():
         raise SettingError("--out", "must be a directory", str(root))
     paths = RunPaths(root)
-    own = {".lock", *(path.name for path in _files_of(paths))}
+    own = {paths.lock.name, *(path.name for path in _files_of(paths))}
     if not paths.config.is_file():
         if {entry.name for entry in root.iterdir()} <= own:
             return  # nothing, or what a run left that ended before it had begun
         raise SettingError("--out", "holds files that no run wrote, so they stay", str(root))
     if not overwrite:
-        hint = f"`lengthen resume {root}` goes on with this run, --overwrite starts it anew"
+        hint = "--overwrite starts it anew"
+        if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
+            hint = f"`lengthen resume {root}` goes on with this run, {hint}"
         raise SettingError("--out", "must be a new or empty directory", str(root), hint)
 
 
@@ -136,14 +143,14 @@ def owned(root: Path) -> Iterator[int]:
     The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
     there for the message alone, and for other ranks: they find the number there that this gives.
     """
-    path = root / ".lock"
+    path = RunPaths(root).lock
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         with storage_errors(path):
             root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
-        raise BusyError(f"{root} is in use by {_holder(path)}; wait for it, or stop it") from None
+        raise BusyError(f"{root} is in use by {_holder(path)}") from None
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
@@ -157,17 +164,21 @@ def owned(root: Path) -> Iterator[int]:
 def mark_in(root: Path) -> int | None:
     """Return the number that the owner of `root` left there, as this process sees it."""
     try:
-        return int(json.loads((root / ".lock").read_bytes())["mark"])
+        return int(json.loads(RunPaths(root).lock.read_bytes())["mark"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _holder(path: Path) -> str:
+    """Return who has a lock, and what to do about it."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"pid {int(holder['pid'])} on {holder['host']} since {holder['start']}"
+        who = f"pid {int(holder['pid'])} on {holder['host']} since {holder['start']}"
+        if (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname()):
+            return f"{who}, which is this process; close the log that it writes there"
+        return f"{who}; wait for it, or stop it"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
+        return "another process; wait for it, or stop it"
 
 
 @dataclass

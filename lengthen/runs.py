@@ -113,7 +113,8 @@ def resume(
         for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
             session.line.say(note)
             session.event("note", text=note)
-        session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
+        since = _overrides(overrides or {}, config, start)
+        session.event("resumed", discarded_lines=discarded, overrides=since)
         del start  # its files are mapped as long as it lives, and a later rotation deletes them
         return carry_out(session)
 
@@ -146,7 +147,7 @@ def _must_agree(place: Place, verb: str, config: Config) -> None:
 
 def _said(config: Config) -> Tables:
     """Return the settings in which ranks have to agree: all, but where their store lies."""
-    return {k: v for k, v in settings.flat(config.tables()).items() if k != "data.path"}
+    return settings.flat(settings.as_trained(config))
 
 
 def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
@@ -192,6 +193,22 @@ def _own_way(config: Config, paths: RunPaths) -> Tables:
     if asked != "auto" and used != "auto" and asked < used:
         own["batch"] = {"micro_tokens": asked}
     return own
+
+
+def _overrides(asked: Tables, config: Config, start: Checkpoint) -> Tables:
+    """Return what was asked for, and all else that is not as the checkpoint was trained with.
+
+    That is what an earlier resume was asked for which died before its first save: the steps that
+    told of it are set aside, and its settings stay.
+    """
+    before = settings.flat(settings.recorded(start.state))
+    now = settings.flat(settings.as_trained(config))
+    found = {name: dict(values) for name, values in asked.items()}
+    for name in sorted(now.keys() | before.keys()) if before else ():
+        if now.get(name) != before.get(name):
+            table, _, setting = name.partition(".")
+            found.setdefault(table, {})[setting] = now.get(name)
+    return found
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:

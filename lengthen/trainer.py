@@ -26,6 +26,7 @@ from lengthen.monitor import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
+from lengthen.settings import as_trained
 from lengthen.shards import held, is_cut
 from lengthen.state import Progress, must_fit
 from lengthen.subnormals import flushes_subnormals
@@ -304,6 +305,7 @@ class Trainer:
             **self.progress.state(),
             "micro_tokens": self.micro_tokens,
             "store_id": self.store.id,
+            "settings": as_trained(self.config),
             "numerics": self.numerics(),
         }
 

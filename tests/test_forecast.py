@@ -144,6 +144,17 @@ def test_an_adaptive_pacing_has_two_columns(foreseen: Forecasts) -> None:
     assert found[0].plan.steps < found[1].plan.steps
 
 
+def test_a_plan_that_takes_long_says_how_far_it_is(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "SOON", 0.0)
+    heard: list[str] = []
+    config = configured(pacing={"duration": 5000}, budget={"tokens": 10**6})
+    forecasts({"slow": config}, "1M", heard.append)
+    assert [text.partition(":")[0] for text in heard] == ["planning slow"]
+    assert re.fullmatch(r"planning slow: \d+ %", heard[0])
+
+
 def test_alike_models_are_tried_once_and_others_again(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
