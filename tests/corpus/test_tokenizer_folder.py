@@ -45,7 +45,7 @@ def test_tokenizer_json_comes_first_whatever_lies_beside_it(tmp_path: Path) -> N
     assert ids(read_tokenizer(tmp_path).tokenizer, NUMBERS) != ids(own, NUMBERS)
 
 
-SPEAKER = {
+SPEAKER: dict[str, dict[str, Any]] = {
     "added_tokens": {"added_tokens": {"<|speaker|>": 271, "<|im_end|>": 270}},
     "the decoder": {
         "tokenizer_config": {
