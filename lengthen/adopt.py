@@ -17,7 +17,7 @@ from lengthen.corpus.alike import difference
 from lengthen.corpus.store import TOKENIZER, Store
 from lengthen.devices import Place, placed
 from lengthen.disk import Disk
-from lengthen.errors import DataError, SettingError
+from lengthen.errors import DataError, SettingError, shown
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.runlog import RunPaths
 from lengthen.runs import choose_micro_tokens
@@ -112,6 +112,12 @@ def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None
         rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
         way_out = f"prepare it with --tokenizer {folder}"
         raise DataError(f"store {store.path}: {rule}; {way_out}")
+    if store.vocabulary > (rows := model.shape.vocabulary or 0):
+        rule = (
+            f"its tokenizer has {shown(store.tokenizer().id_to_token(rows))} beyond the {rows} rows"
+        )
+        way_out = f"take it out of the tokenizer of {folder}, and prepare again"
+        raise DataError(f"store {store.path}: {rule} of the embedding; {way_out}")
 
 
 def _begun(

@@ -199,6 +199,8 @@ def _special(file: Path, config: Json) -> Iterator[Added]:
             yield _added(file, config[name], special=True)
     for name in LISTED:
         listed = config.get(name) or []
+        if not isinstance(listed, list | dict):
+            raise DataError(f"file {file}: {name} must be a list of tokens")
         for token in listed.values() if isinstance(listed, dict) else listed:
             yield _added(file, token, special=True)
 
@@ -271,6 +273,8 @@ def _separator(
 
 def nearest_token(name: str, names: list[str]) -> str:
     """Return the hint that names the closest token, or the first few."""
+    if not names:
+        return "it has no special token"
     hint = nearest(name, names)
     return hint if hint.startswith("did") else f"one of {', '.join(names[:CANDIDATES])}"
 

@@ -14,7 +14,7 @@ import re
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthen.config import Model
 from lengthen.corpus.store import one_line
@@ -51,6 +51,10 @@ SETTINGS = {
 Shape = tuple[int, ...]
 
 
+def _named(default: int, *names: str) -> Any:
+    return Field(default=default, validation_alias=AliasChoices(*names))
+
+
 class Gpt2(BaseModel):
     """What config.json must say for the model to be ours; absent values are Transformers' own."""
 
@@ -58,10 +62,11 @@ class Gpt2(BaseModel):
 
     model_type: Literal["gpt2"]
     vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
+    # Transformers reads the second names as well.
+    n_positions: int = _named(1024, "n_positions", "max_position_embeddings")
+    n_embd: int = _named(768, "n_embd", "hidden_size")
+    n_layer: int = _named(12, "n_layer", "num_hidden_layers")
+    n_head: int = _named(12, "n_head", "num_attention_heads")
     n_inner: int | None = None
     # Four names for the tanh form; the exact one differs in the fourth digit.
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"] = (

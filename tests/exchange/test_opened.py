@@ -66,6 +66,13 @@ def with_tokenizer_token(folder: Path, **token: Any) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
 
 
+def without(folder: Path, *names: str) -> Path:
+    described = json.loads((folder / "config.json").read_bytes())
+    kept = {name: value for name, value in described.items() if name not in names}
+    (folder / "config.json").write_text(json.dumps(kept), encoding="utf-8")
+    return folder
+
+
 MASK = torch.ones(1, 1, 16, 16).tril().to(torch.uint8)
 HARMLESS: dict[str, Callable[[Path], object]] = {
     "the head alone": head_alone,
@@ -93,6 +100,9 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
     "another order of one sum": lambda f: configured_as(f, reorder_and_upcast_attn=True),
     "another name of the activation": lambda f: configured_as(
         f, activation_function="gelu_accurate"
+    ),
+    "the general names of a shape": lambda f: configured_as(
+        without(f, "n_embd", "n_layer"), hidden_size=8, num_hidden_layers=2
     ),
     "the width of a perceptron said": lambda f: configured_as(f, n_inner=32),
 }

@@ -37,6 +37,31 @@ def test_a_tokenizer_json(folder: Path, data: bytes) -> None:
     held("tokenizer file", lambda: load_tokenizer(file).encode("some text").ids)
 
 
+CONFIG = {
+    "eos_token": {"content": "<|endoftext|>", "lstrip": False},
+    "additional_special_tokens": ["<a>", "<b>"],
+    "added_tokens_decoder": {"300": {"content": "<a>", "special": True}},
+    "tokenizer_class": "GPT2Tokenizer",
+}
+
+
+@given(
+    config=json_near(CONFIG),
+    special=json_near({"eos_token": "<|endoftext|>", "pad_token": None}),
+    added=json_near({"<a>": 301, "<|endoftext|>": 0}),
+)
+def test_the_files_beside_a_tokenizer_json(
+    folder: Path, config: bytes, special: bytes, added: bytes
+) -> None:
+    beside = folder / "beside"
+    beside.mkdir(exist_ok=True)
+    (beside / "tokenizer.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (beside / "tokenizer_config.json").write_bytes(config)
+    (beside / "special_tokens_map.json").write_bytes(special)
+    (beside / "added_tokens.json").write_bytes(added)
+    held("tokenizer file", lambda: use(str(beside)))
+
+
 tokens = st.dictionaries(words | st.sampled_from(["t", "h", "th"]), st.integers(-1, 5), max_size=6)
 
 
