@@ -9,7 +9,10 @@ import pytest
 
 import lengthen.corpus
 
-ORDER = "store tokenizer alike sources readers encode divide write prepare".split()
+ORDER = (
+    "store tokenizer alike sources splits unpack columns readers losses encode divide repeats"
+    " write summary prepare"
+).split()
 PACKAGE = Path(lengthen.corpus.__file__).parent
 
 
