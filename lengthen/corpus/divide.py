@@ -24,6 +24,7 @@ class Division:
     share: float  # of the documents, roughly; of each document's characters where there are few
     lowest: int | None = None  # a document that validates in any case, so that one does
     heads: tuple[int, ...] = ()  # where there are few: characters of each that surely train
+    mark: str = "\n"  # what a document is cut behind; nothing: anywhere
 
     def is_valid(self, number: int) -> bool:
         """Say whether document `number` is for validation."""
@@ -34,32 +35,61 @@ def divide(parts: Iterator[Part], share: float, seed: int) -> Division:
     """Look at as many documents as it takes to know the rule: all, where there are few.
 
     With FEW documents or more each is for validation with probability `share`, and if chance
-    takes none, the one nearest to it is. With fewer, the end of each is.
+    takes none, the one nearest to it is. With fewer, the end of each is, from a line end on; if no
+    end has one, from a space on; if none has that either, to the character.
     """
     if share == 0:
         return Division(seed, share)
-    sizes: list[int] = []
+    few: list[_Shape] = []
+    shape = _Shape()
     lowest: tuple[float, int] = (1.0, 0)
-    number = size = 0
+    number = 0
     for part in parts:
-        size += len(part.text)
+        shape = shape.then(part)
         if not part.ends:
             continue
         if number < FEW:
-            sizes.append(size)
+            few.append(shape)
         lowest = min(lowest, (_chance(seed, "valid", number), number))
-        number, size = number + 1, 0
+        number, shape = number + 1, _Shape()
         if number >= FEW and lowest[0] < share:
             break  # enough are there, and one of them validates by chance already
     if number < FEW:
-        return Division(seed, share, heads=tuple(size - round(size * share) for size in sizes))
+        heads = tuple(one.size - round(one.size * share) for one in few)
+        return Division(seed, share, heads=heads, mark=_mark(few, heads))
     return Division(seed, share, lowest=lowest[1])
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Where a document may be cut: characters in front of the last places inside of it."""
+
+    size: int = 0
+    line: int = 0
+    space: int = 0
+
+    def then(self, part: Part) -> "_Shape":
+        inside = len(part.text) - part.ends  # behind the last character there is nothing to cut
+        line, space = (part.text.rfind(mark, 0, inside) + 1 for mark in "\n ")
+        return _Shape(
+            size=self.size + len(part.text),
+            line=self.size + line if line else self.line,
+            space=self.size + space if space else self.space,
+        )
+
+
+def _mark(few: list[_Shape], heads: tuple[int, ...]) -> str:
+    """Return what some document has behind its head, so that some text validates."""
+    pairs = [(one, max(1, head)) for one, head in zip(few, heads, strict=True)]
+    if any(one.line >= head for one, head in pairs):
+        return "\n"
+    return " " if any(one.space >= head for one, head in pairs) else ""
 
 
 def divided(parts: Iterator[Part], division: Division) -> Iterator[Piece]:
     """Send every part to training or to validation."""
     if division.heads:
-        yield from _ends_cut_off(parts, division.heads)
+        yield from _ends_cut_off(parts, division.heads, division.mark)
         return
     number = 0
     for part in parts:
@@ -93,15 +123,15 @@ def _piece(part: Part, split: str) -> Piece:
     return Piece(split, part.text, part.ends, part.at)
 
 
-def _ends_cut_off(parts: Iterator[Part], heads: tuple[int, ...]) -> Iterator[Piece]:
-    """Cut each document at the first line end that leaves at least its head for training."""
+def _ends_cut_off(parts: Iterator[Part], heads: tuple[int, ...], mark: str) -> Iterator[Piece]:
+    """Cut each document behind the first mark that leaves at least its head for training."""
     remaining = iter(heads)
     left, behind = next(remaining), False  # characters of the head to come; behind the cut?
     for part in parts:
-        cut = part.text.find("\n", max(0, left - 1)) + 1
+        cut = part.text.find(mark, max(0, left - len(mark))) + len(mark)
         if behind:
             yield _piece(part, "valid")
-        elif cut == 0 or (cut == len(part.text) and part.ends):
+        elif cut <= 0 or (cut == len(part.text) and part.ends):
             yield _piece(part, "train")
         else:
             behind = True

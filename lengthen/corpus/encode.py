@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from lengthen.corpus.losses import Losses, Watch
 from lengthen.errors import DataError
 
 PIECE = 32 * 2**10  # characters; measured: larger pieces are slower, smaller ones no faster
@@ -65,6 +66,7 @@ class Encoded:
     documents: int  # that end here
     text_bytes: int  # of UTF-8
     at: int
+    losses: Losses
 
 
 Work = Callable[[list[Piece]], list[Encoded]]
@@ -123,29 +125,32 @@ def _too_long(text: str, cuts: bool) -> str:
     )
 
 
-def encode(tokenizer: Tokenizer, separator: int, pieces: Sequence[Piece]) -> list[Encoded]:
+def encode(
+    tokenizer: Tokenizer, separator: int, pieces: Sequence[Piece], watch: Watch
+) -> list[Encoded]:
     """Encode pieces on this thread, with the separator behind every document."""
     texts = [piece.text for piece in pieces]
     # Without a tokenizer's own special tokens: which border is where is ours to say.
     encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    encoded = [(piece, one.ids) for piece, one in zip(pieces, encodings, strict=True)]
     return [
-        _joined(
-            split,
-            [
-                (piece, encoding.ids + [separator] * piece.ends)
-                for piece, encoding in zip(pieces, encodings, strict=True)
-                if piece.split == split
-            ],
-        )
+        _joined([(piece, ids) for piece, ids in encoded if piece.split == split], separator, watch)
         for split in dict.fromkeys(piece.split for piece in pieces)
     ]
 
 
-def _joined(split: str, encoded: list[tuple[Piece, list[int]]]) -> Encoded:
-    ids = np.concatenate([np.array(ids, np.uint32) for _, ids in encoded])
-    documents = sum(piece.ends for piece, _ in encoded)
-    text_bytes = sum(len(piece.text.encode()) for piece, _ in encoded)
-    return Encoded(split, ids, documents, text_bytes, encoded[-1][0].at)
+def _joined(encoded: list[tuple[Piece, list[int]]], separator: int, watch: Watch) -> Encoded:
+    pieces, ids = zip(*encoded, strict=True)
+    losses = watch([piece.text for piece in pieces], ids)
+    ended = [np.array(own + [separator] * piece.ends, np.uint32) for piece, own in encoded]
+    return Encoded(
+        split=pieces[0].split,
+        ids=np.concatenate(ended),
+        documents=sum(piece.ends for piece in pieces),
+        text_bytes=sum(len(piece.text.encode()) for piece in pieces),
+        at=pieces[-1].at,
+        losses=losses,
+    )
 
 
 def encode_all(
@@ -157,8 +162,10 @@ def encode_all(
     at any time: memory is bounded by the number of threads.
     """
 
+    watch = Watch(tokenizer, known=can_be_cut(tokenizer))
+
     def work(batch: list[Piece]) -> list[Encoded]:
-        return encode(tokenizer, separator, batch)
+        return encode(tokenizer, separator, batch, watch)
 
     # Threads of the library wait for the longest text of a batch; ours go on to the next batch.
     with library_threads(False):

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,11 +14,16 @@ from lengthen import progress as bar
 from lengthen.corpus import tokenizer as library
 from lengthen.corpus.divide import divide, divided, sampled, undivided
 from lengthen.corpus.encode import Piece, can_be_cut, encode_all, library_threads, recut
-from lengthen.corpus.readers import BLOCK, Bad, Item, Part, read
-from lengthen.corpus.sources import Source, find
-from lengthen.corpus.store import Made, Manifest
+from lengthen.corpus.losses import Losses, most_of
+from lengthen.corpus.readers import Bad, Item, Part, read
+from lengthen.corpus.repeats import Repeats
+from lengthen.corpus.sources import Kind, Source, find
+from lengthen.corpus.splits import by_name, must_differ
+from lengthen.corpus.store import Made
+from lengthen.corpus.summary import Summary
 from lengthen.corpus.tokenizer_folder import TextTokenizer
-from lengthen.corpus.write import StoreWriter, check_out, commit, left_out
+from lengthen.corpus.unpack import BLOCK
+from lengthen.corpus.write import StoreWriter, check_out, commit
 from lengthen.disk import Disk, temporary_beside
 from lengthen.errors import DataError, SettingError, StorageError, nearest
 
@@ -57,51 +62,6 @@ class Options:
 def _check_name(setting: str, value: str, names: tuple[str, ...]) -> None:
     if value not in names:
         raise SettingError(setting, f"must be {' or '.join(names)}", value, nearest(value, names))
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was done; prints as a few lines for a person."""
-
-    path: Path
-    manifest: Manifest
-    problems: tuple[str, ...]  # the first few of the things that were skipped, one line each
-    tokenizer_seconds: float
-    encode_seconds: float
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of both parts, separators included."""
-        return self.manifest.train.tokens + self.manifest.valid.tokens
-
-    @property
-    def documents(self) -> int:
-        """Documents of both parts; a document that was divided counts in both."""
-        return self.manifest.train.documents + self.manifest.valid.documents
-
-    @property
-    def text_bytes(self) -> int:
-        """Bytes of UTF-8 of both parts."""
-        return self.manifest.train.text_bytes + self.manifest.valid.text_bytes
-
-    def __str__(self) -> str:
-        manifest = self.manifest
-        rate = self.text_bytes / 1e6 / max(self.encode_seconds, 1e-9)
-        lines = [f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}"]
-        for name, split in (("train", manifest.train), ("valid", manifest.valid)):
-            lines.append(
-                f"  {name}: {split.tokens} tokens of {split.documents} documents, "
-                f"{split.text_bytes} bytes of text"
-            )
-        lines.append(f"  left out: {left_out(manifest.made)}")
-        lines += [f"    {problem}" for problem in self.problems]
-        lines.append(
-            f"  tokenizer ready in {self.tokenizer_seconds:.1f} s, "
-            f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)"
-        )
-        if not manifest.valid.tokens:
-            lines.append("  no validation part: give --valid or --valid-files if you need one")
-        return "\n".join(lines)
 
 
 def prepare(
@@ -199,26 +159,43 @@ class Corpus:
 
     train: list[Source]
     valid: list[Source]
+    held_out: list[Source]
     ignored: int  # files in folders that are no text
     options: Options
 
     @classmethod
     def find(cls, options: Options, standard_input: Source | None) -> "Corpus":
-        """Find all sources; raises SettingError, also for a file that is in both parts."""
-        train, ignored = find(options.sources, standard_input)
+        """Find all sources; raises SettingError, also for what would be read twice.
+
+        Where names tell splits apart, those of the validation split validate, unless `valid_files`
+        do or nothing is to, and those of the test split are left out.
+        """
+        found, ignored = find(options.sources, standard_input)
         valid, ignored_too = find(options.valid_files, standard_input)
-        # Links and other spellings of one file count as that file.
-        training = {source.path.resolve() for source in train}
-        both = [source.name for source in valid if source.path.resolve() in training]
-        if both:
-            rule = "is also a source, and what trains cannot validate"
-            raise SettingError("valid_files", rule, both[0])
-        return cls(train, valid, len(ignored) + len(ignored_too), options)
+        named = by_name(found)
+        held_out = named["test"]
+        if options.valid == 0:
+            held_out = named["validation"] + held_out
+        elif named["validation"]:
+            valid, options = named["validation"], replace(options, valid=0.0)
+        must_differ(named["train"], valid)
+        return cls(named["train"], valid, held_out, len(ignored) + len(ignored_too), options)
 
     @property
     def size(self) -> int:
         """Bytes on the disk."""
         return sum(source.size for source in (*self.train, *self.valid))
+
+    def splits(self) -> tuple[str, ...]:
+        """Return a line for each use that names of splits were put to."""
+        by_name = self.valid if not self.options.valid_files else []
+        uses = (("validate", by_name), ("are left out", self.held_out))
+        return tuple(
+            f"named as held out, so {use}: {', '.join(one.name for one in sources[:SHOWN])}"
+            + f" and {len(sources) - SHOWN} more" * (len(sources) > SHOWN)
+            for use, sources in uses
+            if sources
+        )
 
     def parts(self, tally: Tally) -> Iterator[Part]:
         """Read the documents that are to be trained on, or divided."""
@@ -251,7 +228,7 @@ class Corpus:
 def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool) -> Summary:
     spooled = _spooled(temporary, options, disk)
     corpus = Corpus.find(options, spooled)
-    tally = Tally()
+    tally, repeats = Tally(), Repeats()
     began = time.monotonic()
     tokenizer = _tokenizer(corpus, shown)
     learned = time.monotonic()
@@ -259,12 +236,22 @@ def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool)
         contextlib.closing(StoreWriter(disk, temporary, tokenizer)) as writer,
         bar.line(corpus.size, "prepare", shown=shown) as line,
     ):
-        _encode(corpus.pieces(tally), tokenizer, options.workers, writer, line)
+        pieces = repeats.passing(corpus.pieces(tally))
+        losses = _encode(pieces, tokenizer, options.workers, writer, line)
         encoded = time.monotonic()
         if spooled:  # the folder is about to become the store
             disk.remove(spooled.path)
-        manifest = writer.finish(_made(corpus, tally))
-    return Summary(out, manifest, tuple(tally.problems), learned - began, encoded - learned)
+        manifest = writer.finish(_made(corpus, tally, {**losses.counted(), **repeats.counted()}))
+    return Summary(
+        path=out,
+        manifest=manifest,
+        problems=tuple(tally.problems),
+        splits=corpus.splits(),
+        lost=most_of(losses.lost),
+        spelled=most_of(losses.spelled),
+        tokenizer_seconds=learned - began,
+        encode_seconds=encoded - learned,
+    )
 
 
 def _encode(
@@ -273,7 +260,8 @@ def _encode(
     workers: int,
     writer: StoreWriter,
     line: bar.Line,
-) -> None:
+) -> Losses:
+    losses = Losses()
     cut = recut(pieces, cuts=can_be_cut(found.tokenizer))
     tokens = text_bytes = 0
     began = time.monotonic()
@@ -281,17 +269,19 @@ def _encode(
     with contextlib.closing(encode_all(found.tokenizer, found.separator, cut, workers)) as results:
         for encoded in results:
             writer.add(encoded)
+            losses.add(encoded.losses)
             tokens += len(encoded.ids)
             text_bytes += encoded.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - began)
             line.update(encoded.at, f"{tokens} tokens, {rate:.1f} MB/s of text")
+    return losses
 
 
-def _made(corpus: Corpus, tally: Tally) -> Made:
+def _made(corpus: Corpus, tally: Tally, counts: dict[str, int]) -> Made:
     options = corpus.options
     return Made(
         sources=_base_names(options.sources),
-        valid_sources=_base_names(options.valid_files),
+        valid_sources=_base_names(options.valid_files or [one.name for one in corpus.valid]),
         files=len(corpus.train) + len(corpus.valid),
         ignored=corpus.ignored,
         tokenizer=_base_names([options.tokenizer])[0],
@@ -300,6 +290,8 @@ def _made(corpus: Corpus, tally: Tally) -> Made:
         field=options.field,
         empty=tally.empty,
         skipped=tally.skipped,
+        held_out=len(corpus.held_out),
+        **counts,
     )
 
 
@@ -329,4 +321,5 @@ def _spooled(folder: Path, options: Options, disk: Disk) -> Source | None:
     path = folder / f"stdin.{kind}"
     stream = sys.stdin.buffer
     written = disk.write_file(path, iter(lambda: stream.read(BLOCK), b""))
-    return Source(path, "jsonl" if kind == "jsonl" else "txt", written.size, "standard input")
+    known: Kind = "jsonl" if kind == "jsonl" else "txt"
+    return Source(path, known, written.size, "standard input", piped=True)

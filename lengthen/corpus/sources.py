@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from lengthen.disk import storage_errors
 from lengthen.errors import SettingError, nearest
 
-Kind = Literal["txt", "jsonl", "parquet", "dataset"]
+Kind = Literal["txt", "jsonl", "parquet", "arrow", "dataset"]
 
 SUFFIXES = (
     ".txt",
@@ -22,7 +22,17 @@ SUFFIXES = (
     ".jsonl.gz",
     ".jsonl.zst",
     ".parquet",
+    ".arrow",
 )
+
+# What `datasets` takes for the name of a split.
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLITS = {word: split for split, words in WORDS.items() for word in words}
+WORD = re.compile(f"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Source:
     kind: Kind
     size: int  # bytes on the disk
     name: str  # for messages
+    piped: bool = False  # standard input, which says nothing by its name
 
 
 def find(
@@ -53,8 +64,11 @@ def find(
             inside = _is_folder(path)
             for file in _below(path) if inside else [path]:
                 # A file that somebody named must be readable; one that lies in a folder need not.
-                wanted = not inside or file.is_dir() or _kind(file)
+                wanted = not inside or file.is_dir() or (_kind(file) and not _is_cache(file))
                 sources.append(_source(file)) if wanted else ignored.append(file)
+    if ignored and not sources:
+        rule = "is of no known format, like all files there"
+        raise SettingError("source", rule, str(ignored[0]), _rename(ignored[0]))
     return sources, ignored
 
 
@@ -74,12 +88,14 @@ def _matches(argument: str) -> list[Path]:
 
 
 def _is_dataset(path: Path) -> bool:
-    if (path / "dataset_dict.json").is_file():
-        splits = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
-        # Which split trains is not ours to guess, and all of them would train on the test.
-        hint = f"name one of its splits: {', '.join(str(path / split) for split in splits)}"
-        raise SettingError("source", "a dataset with splits", str(path), hint)
     return (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file's or folder's name says, if it says one."""
+    words = WORD.findall(name.lower())
+    # The last word counts: `train-dev` is a part of the training text that is held out.
+    return SPLITS[words[-1]] if words else None
 
 
 def _is_folder(path: Path) -> bool:
@@ -90,6 +106,8 @@ def _below(folder: Path) -> Iterator[Path]:
     """Yield the files and saved datasets below a folder, by name, without hidden ones."""
     with storage_errors(folder):
         entries = sorted(folder.iterdir())
+    if (folder / "dataset_dict.json").is_file():
+        _must_be_known(folder, [path for path in entries if path.is_dir()])
     for path in entries:
         # A link to a folder above would give its documents again and again.
         if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
@@ -100,12 +118,22 @@ def _below(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _is_cache(path: Path) -> bool:
+    # What `datasets` leaves of `map` and `filter`: rows of other files again, or their numbers.
+    return path.name.startswith("cache-") and path.suffix == ".arrow"
+
+
+def _must_be_known(folder: Path, splits: list[Path]) -> None:
+    if len(splits) > 1 and not all(split_of(path.name) for path in splits):
+        # Which split trains is not ours to guess, and all of them might train on a test.
+        hint = f"name one of its splits: {', '.join(map(str, splits))}"
+        raise SettingError("source", "a dataset with splits of other names", str(folder), hint)
+
+
 def _kind(path: Path) -> Kind | None:
     # One suffix of compression at most: what is packed twice would come out as bytes.
-    match = re.search(r"\.(txt|jsonl)(\.gz|\.zst)?$", path.name.lower())
-    if match:
-        return "txt" if match[1] == "txt" else "jsonl"
-    return "parquet" if path.name.lower().endswith(".parquet") else None
+    match = re.search(r"\.(?:(txt|jsonl)(?:\.gz|\.zst)?|(parquet|arrow))$", path.name.lower())
+    return cast(Kind, match[1] or match[2]) if match else None
 
 
 def _source(path: Path) -> Source:
@@ -118,6 +146,13 @@ def _source(path: Path) -> Source:
     kind = _kind(path)
     if kind is None:
         suffix = "".join(path.suffixes[-2:])
-        hint = nearest(suffix, SUFFIXES)
-        raise SettingError("source", f"unknown format {suffix!r}", str(path), hint)
+        raise SettingError("source", f"unknown format {suffix!r}", str(path), _rename(path))
     return Source(path, kind, path.stat().st_size, str(path))
+
+
+def _rename(path: Path) -> str:
+    suffix = "".join(path.suffixes[-2:])
+    return (
+        f"{nearest(suffix, SUFFIXES)}; rename it by what it holds: "
+        ".txt is plain text, .jsonl has a JSON object a line"
+    )

@@ -83,6 +83,14 @@ class Made(Frozen):
     field: str
     empty: Count  # documents without a character
     skipped: Count  # documents or files that could not be read
+    # Not counted in stores of before: 0 there.
+    held_out: Count = 0  # files of a split that is not trained on
+    repeated: Count = 0  # documents that stand in the store more than once, the first not counted
+    leaked: Count = 0  # validation documents that also stand in the training part
+    compared: Count = 0  # characters whose tokens were decoded again
+    lost: Count = 0  # of them, that did not come back
+    unknown: Count = 0  # tokens
+    spelled: Count = 0  # spellings of special tokens in the text; they stayed ordinary text
 
 
 class Manifest(Frozen):

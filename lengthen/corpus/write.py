@@ -187,5 +187,5 @@ def left_out(made: Made) -> str:
     """Say in a few words what is not in the store."""
     return (
         f"{made.empty} empty documents, {made.skipped} that could not be read, "
-        f"{made.ignored} files of other formats"
+        f"{made.ignored} files of other formats, {made.held_out} of held-out splits"
     )

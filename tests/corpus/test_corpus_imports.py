@@ -10,7 +10,8 @@ import pytest
 import lengthen.corpus
 
 ORDER = """
-store byte_level tokenizer_folder tokenizer alike sources readers encode divide write prepare
+store byte_level tokenizer_folder tokenizer alike sources splits unpack columns readers losses
+encode divide repeats write summary prepare
 """.split()
 PACKAGE = Path(lengthen.corpus.__file__).parent
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -48,11 +49,17 @@ def test_about_the_share_validates_and_another_seed_chooses_others() -> None:
     assert 50 < len(chosen[0] & chosen[1]) < 150
 
 
+def cut_at_a_line(text: str, head: int) -> bool:
+    return 1 <= head <= text[:-1].rfind("\n") + 1 or (head == 0 and "\n" in text[:-1])
+
+
 @given(texts=st.lists(lines, min_size=1, max_size=FEW - 1), share=shares, size=st.integers(1, 40))
 def test_of_few_documents_the_end_validates_from_a_line_end_on(
     texts: list[str], share: float, size: int
 ) -> None:
-    train, valid = halves(texts, divide(parts_of(texts), share, 0), size)
+    division = divide(parts_of(texts), share, 0)
+    train, valid = halves(texts, division, size)
+    assert division.mark == ("\n" if any(map(cut_at_a_line, texts, division.heads)) else "")
     tails = iter(valid)
     for text, head in zip(texts, train, strict=True):
         assert text.startswith(head)
@@ -60,8 +67,8 @@ def test_of_few_documents_the_end_validates_from_a_line_end_on(
         assert len(head) >= wanted
         if head != text:
             assert text == head + next(tails)
-            assert head.endswith("\n")
-            assert "\n" not in head[wanted - 1 if wanted else 0 : -1]
+            assert head.endswith(division.mark)
+            assert len(head) == wanted or division.mark not in head[max(0, wanted - 1) : -1]
     assert not list(tails)
 
 
@@ -72,6 +79,33 @@ def test_the_parts_that_a_document_comes_in_do_not_matter(
     division = divide(parts_of(texts), share, 0)
     assert divide(parts_of(texts, size), share, 0) == division
     assert halves(texts, division, size) == halves(texts, division)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10**9])
+@pytest.mark.parametrize(
+    ("texts", "tails"),
+    [
+        (["one line of words alone"], ["alone"]),
+        (["one line of words alone\n"], ["alone\n"]),
+        (["ACGTACGTACGTACGTACGT"], ["TACGT"]),
+        (["first line\nand a second one that is longer"], ["is longer"]),
+        (["no line end there", "but\none\nmore\nhe\n"], ["he\n"]),
+        (["漢字かな漢字かな"], ["かな"]),
+        (["ab", "x"], []),
+    ],
+)
+def test_without_a_line_end_the_cut_is_at_a_space_or_anywhere(
+    texts: list[str], tails: list[str], size: int
+) -> None:
+    train, valid = halves(texts, divide(parts_of(texts, size), 0.24, 0), size)
+    assert valid == tails
+    assert "".join(sorted("".join(train + valid))) == "".join(sorted("".join(texts)))
+
+
+@given(text=st.text("ab \n", min_size=2, max_size=30))
+def test_a_document_of_two_characters_leaves_a_validation_part_with_half_of_it(text: str) -> None:
+    train, valid = halves([text], divide(parts_of([text]), 0.5, 0))
+    assert train + valid == [*train, text[len(train[0]) :]]
 
 
 def test_no_share_is_no_validation() -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, normalizers
 
-from lengthen.corpus.prepare import Summary, prepare
+from lengthen.corpus.prepare import prepare
 from lengthen.corpus.store import Store, verify
+from lengthen.corpus.summary import Summary
+from lengthen.corpus.tokenizer import resolve
 from lengthen.disk import Disk
 from lengthen.errors import DataError, LengthenError, SettingError, StorageError
 from tests.corpus.files import GPT2, SHARED, as_lines, needs_shared, packed, write
@@ -161,6 +164,124 @@ def test_the_summary_counts_what_is_there_and_what_is_left_out(tmp_path: Path) -
     assert "b.txt line 1, byte 0: invalid UTF-8" in summary.problems[1]
     assert "2 empty documents, 2 that could not be read, 1 files of other formats" in str(summary)
     assert "no validation part" in str(summary)
+
+
+HUB = {"train": MANY[:24], "validation": MANY[24:28], "test": MANY[28:]}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    for name, texts in HUB.items():
+        write(tmp_path / f"hub/data/{name}-00000-of-00001.jsonl", as_lines(texts))
+    return tmp_path / "hub"
+
+
+class TestHeldOut:
+    """Splits that are told apart by their names."""
+
+    def test_the_validation_split_validates_and_the_test_split_is_left_out(
+        self, tmp_path: Path, hub: Path
+    ) -> None:
+        summary = stored([hub], tmp_path / "out")
+        assert texts_of(Store.open(tmp_path / "out")) == (HUB["train"], HUB["validation"])
+        made = summary.manifest.made
+        assert (made.files, made.held_out, made.valid) == (2, 1, 0)
+        assert made.valid_sources == ("validation-00000-of-00001.jsonl",)
+        assert f"so validate: {hub}/data/validation-00000" in str(summary)
+        assert f"so are left out: {hub}/data/test-00000" in str(summary)
+        assert "0 files of other formats, 1 of held-out splits" in str(summary)
+
+    def test_no_held_out_text_trains_where_none_is_to_validate(
+        self, tmp_path: Path, hub: Path
+    ) -> None:
+        summary = stored([hub], tmp_path / "out", valid=0)
+        assert texts_of(Store.open(tmp_path / "out")) == (HUB["train"], [])
+        assert summary.manifest.made.held_out == 2
+
+    def test_given_validation_files_come_first(self, tmp_path: Path, hub: Path) -> None:
+        stored([hub], tmp_path / "out", valid_files=[hub / "data/test-*"])
+        assert texts_of(Store.open(tmp_path / "out")) == (HUB["train"], HUB["test"])
+
+    def test_one_split_alone_is_divided_as_any_text(self, tmp_path: Path, hub: Path) -> None:
+        stored([hub / "data/test-*"], tmp_path / "out", valid=0)
+        assert texts_of(Store.open(tmp_path / "out")) == (HUB["test"], [])
+
+    def test_a_saved_dataset_with_splits_is_used_by_their_names(self, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets")
+        splits = {name: datasets.Dataset.from_dict({"text": HUB[name]}) for name in HUB}
+        datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+        stored([tmp_path / "saved"], tmp_path / "out")
+        assert texts_of(Store.open(tmp_path / "out")) == (HUB["train"], HUB["validation"])
+
+
+class TestTwice:
+    """Text that is reached more than once."""
+
+    def test_the_same_bytes_are_refused(self, tmp_path: Path) -> None:
+        write(tmp_path / "in/a.jsonl", as_lines(MANY))
+        shutil.copy(tmp_path / "in/a.jsonl", tmp_path / "in/b.jsonl")
+        with pytest.raises(SettingError, match=r"b\.jsonl'; name one of them"):
+            stored([tmp_path / "in"], tmp_path / "out")
+
+    @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
+    def test_a_text_beside_its_packed_form_is_refused_by_what_it_holds(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        write(tmp_path / "in/a.jsonl", as_lines(MANY))
+        write(tmp_path / f"in/a{suffix}", as_lines(MANY))
+        with pytest.raises(DataError, match="validation documents also stand in the training part"):
+            stored([tmp_path / "in"], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        summary = stored([tmp_path / "in"], tmp_path / "out", valid=0)
+        assert summary.manifest.made.repeated == len(MANY)
+        assert f"repeated: {len(MANY)} documents; 0 validation documents are" in str(summary)
+
+    def test_a_document_that_validates_and_trains_is_counted(self, tmp_path: Path) -> None:
+        train = write(tmp_path / "train.jsonl", as_lines([*MANY, "short"]))
+        valid = write(tmp_path / "valid.jsonl", as_lines(["one of its own\n" * 9, "short"]))
+        summary = stored([train], tmp_path / "out", valid_files=[valid])
+        assert summary.manifest.made.leaked == 1
+        assert "1 validation documents are also in the training part" in str(summary)
+
+
+def test_one_line_leaves_a_validation_part_and_what_cannot_gets_advice_that_works(
+    tmp_path: Path,
+) -> None:
+    line = write(tmp_path / "line.txt", "one line of words, " * 40)
+    assert stored([line], tmp_path / "line", valid=0.01).manifest.valid.tokens > 1
+    short = write(tmp_path / "short.txt", "abc\n")
+    summary = stored([short], tmp_path / "short", valid=0.01)
+    assert summary.manifest.valid.tokens == 0
+    assert "no validation part: give a larger --valid, such as 0.5, or --valid-f" in str(summary)
+    assert stored([short], tmp_path / "half", valid=0.5).manifest.valid.tokens == 3
+    files = {"valid": 0.01, "valid_files": [line]}
+    assert stored([short], tmp_path / "files", **files).manifest.valid.tokens > 1
+
+
+def test_the_summary_and_the_manifest_say_what_the_tokenizer_lost_and_what_is_spelled(
+    tmp_path: Path,
+) -> None:
+    tokenizer = Tokenizer.from_str(resolve("bytes").tokenizer.to_str())
+    tokenizer.normalizer = normalizers.Replace("é", "e")
+    tokenizer.save(str(tmp_path / "t.json"))
+    source = write(tmp_path / "a.txt", "plain words\n" * 99 + "café </s> <|endoftext|>\n")
+    summary = stored([source], tmp_path / "out", tokenizer=tmp_path / "t.json")
+    made = Store.open(tmp_path / "out").manifest.made
+    assert (made.compared, made.lost, made.unknown, made.spelled) == (1212, 1, 0, 2)
+    assert r"lost by the tokenizer: 1 of 1212 characters compared ('\xe9' 1), 0 unk" in str(summary)
+    assert "spelled in the text: 2, kept as ordinary text ('</s>' 1, '<|endofte" in str(summary)
+    write(source, "é" * 9)
+    with pytest.raises(DataError, match="9 of 9 characters do not survive"):
+        stored([source], tmp_path / "none", tokenizer=tmp_path / "t.json")
+    assert not (tmp_path / "none").exists()
+
+
+def test_f44_what_is_no_damage_is_not_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.txt", "good\n")
+    write(tmp_path / "in/b.txt", "good\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"b\.txt: is UTF-16 text by its first bytes"):
+        stored([tmp_path / "in"], tmp_path / "out", on_bad="skip", valid=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_f43_nothing_of_a_skipped_text_is_in_the_store(

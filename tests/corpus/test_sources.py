@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.corpus.sources import Source, find
+from lengthen.corpus.sources import Source, find, split_of
 from lengthen.errors import SettingError
 from tests.corpus.files import write
 
@@ -81,9 +81,56 @@ def test_what_names_nothing_readable_is_refused(folder: Path, argument: str, mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_dataset_with_splits_is_not_guessed_about(tmp_path: Path) -> None:
-    write(tmp_path / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
-    (tmp_path / "train").mkdir()
-    (tmp_path / "test").mkdir()
-    with pytest.raises(SettingError, match=r"name one of its splits: .*test, .*train"):
+def saved_splits(folder: Path, *names: str) -> Path:
+    write(folder / "dataset_dict.json", json.dumps({"splits": names}))
+    for name in names:
+        for file in ("dataset_info.json", "state.json"):
+            write(folder / name / file, "{}")
+    return folder
+
+
+def test_a_saved_dataset_with_splits_gives_each_of_them(tmp_path: Path) -> None:
+    sources, ignored = find([str(saved_splits(tmp_path, "train", "validation", "test"))])
+    assert names(sources, tmp_path) == ["test", "train", "validation"]
+    assert {source.kind for source in sources} == {"dataset"}
+    assert [path.name for path in ignored] == ["dataset_dict.json"]
+
+
+def test_a_dataset_with_splits_of_unknown_names_is_not_guessed_about(tmp_path: Path) -> None:
+    folder = saved_splits(tmp_path, "train", "holdout")
+    with pytest.raises(SettingError, match=r"name one of its splits: .*holdout, .*train"):
+        find([str(folder)])
+    assert names(find([str(folder / "holdout")])[0], tmp_path) == ["holdout"]
+
+
+@pytest.mark.parametrize("name", ["wiki.train.tokens", "c4.json.gz", "README.md"])
+def test_a_folder_without_a_known_format_says_so_and_what_to_do(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, "{}")
+    with pytest.raises(SettingError, match=rf"no known format.*{name}.*rename it by what it holds"):
         find([str(tmp_path)])
+
+
+def test_what_a_dataset_cached_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "wiki-train.arrow", "x")
+    write(tmp_path / "cache-0123456789abcdef.arrow", "x")
+    assert names(find([str(tmp_path)])[0], tmp_path) == ["wiki-train.arrow"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00001.parquet", "train"),
+        ("wiki.valid.tokens", "validation"),
+        ("Wiki_DEV.txt", "validation"),
+        ("val", "validation"),
+        ("eval2.jsonl", "test"),
+        ("train-test.jsonl", "test"),
+        ("validation_matched.jsonl", "validation"),
+        ("testament.txt", None),
+        ("medieval.txt", None),
+        ("developers.txt", None),
+        ("contest.txt", None),
+    ],
+)
+def test_a_name_says_a_split_by_a_whole_word(name: str, split: str | None) -> None:
+    assert split_of(name) == split

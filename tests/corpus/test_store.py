@@ -212,6 +212,15 @@ def test_f09_an_altered_manifest_is_refused(store: Path, change: dict[str, objec
         Store.open(store)
 
 
+def test_a_manifest_from_before_the_counts_of_losses_is_read(store: Path) -> None:
+    manifest = manifest_of(store)
+    for name in ("held_out", "repeated", "leaked", "compared", "lost", "unknown", "spelled"):
+        del manifest["made"][name]
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    assert Store.open(store).manifest.made.lost == 0
+    assert verify(store) == []
+
+
 def test_f12_a_newer_format_is_named_with_ours(store: Path) -> None:
     (store / "manifest.json").write_text(json.dumps({**manifest_of(store), "format": 2}))
     with pytest.raises(DataError, match="format 2 is not 1, the one this version reads"):

@@ -126,7 +126,12 @@ def test_cutting_padding_and_tokens_around_a_text_are_off(tmp_path: Path) -> Non
     assert [each.ids for each in batch] == [ids(plain.tokenizer, one) for one in (text, "it")]
     write(tmp_path / "text.txt", text * 9)
     stores = [
-        prepare([tmp_path / "text.txt"], tmp_path / f"{name}-store", tokenizer=str(tmp_path / name))
+        prepare(
+            [tmp_path / "text.txt"],
+            tmp_path / f"{name}-store",
+            tokenizer=str(tmp_path / name),
+            valid=0,
+        )
         for name in ("asks", "plain")
     ]
     assert stores[0].manifest.id == stores[1].manifest.id
