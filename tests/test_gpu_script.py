@@ -13,6 +13,7 @@ import pytest
 from scripts.gpu.__main__ import carried_out, chosen
 from scripts.gpu.archive import archive
 from scripts.gpu.install import ROOT, environment
+from scripts.gpu.machine import card
 from scripts.gpu.parts import PARTS
 
 
@@ -137,3 +138,17 @@ def test_a_rehearsal_carries_every_part_out(tmp_path: Path) -> None:
     for name in ("lengths", "speed", "growth"):
         assert f"gpu-results/{name}/figures.jsonl" in names
     assert {"gpu-results/machine.json", "gpu-results/tests/junit.xml"} <= set(names)
+
+
+def test_the_card_is_told_in_the_drivers_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert card() == {}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 580.1, 81559 MiB, 700.00 W, 1980 MHz'\n"
+    )
+    tool.chmod(0o755)
+    assert card()["name"] == "NVIDIA H100 80GB HBM3"
+    assert card()["driver_version"] == "580.1"
