@@ -50,16 +50,49 @@ def adopt(
         rule = "is missing; it says how --data is trained on"
         raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
     runlog.check_new(out, overwrite=overwrite)
-    model = read_folder(folder)
+    model = _read(folder, overrides)
     config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
+        _must_say_dropout(overrides, model)
         _must_share_tokenizer(store, model, folder)
         config = with_store(config, store)
+    elif model.dropouts:
+        taken = f"model.dropout is {config.model.dropout}"
+        notes = [*notes, f"{taken}; the folder has {_several(model)}"]
     with runlog.owned(out), placed(config.run) as place:
         config, tensors, state = _begun(config, model, store, place)
         _write(disk or Disk(), RunPaths(out), config, tensors, state, _files(folder, model, store))
     return notes
+
+
+def _read(folder: Path, overrides: Tables) -> Pretrained:
+    """Return the model of the folder, with the separator of the store that it will be trained on.
+
+    Where there is no store, the separator is the folder's own.
+    """
+    path = overrides.get("data", {}).get("path")
+    if path is None:
+        return read_folder(folder)
+    separator = Store.open(Path(path)).separator_text()
+    try:
+        return read_folder(folder, separator)
+    except SettingError as error:
+        if error.setting != "separator":
+            raise
+        rule = f"its separator {separator} is no token of the folder {folder}"
+        raise DataError(f"store {path}: {rule}; prepare it with --tokenizer {folder}") from None
+
+
+def _must_say_dropout(overrides: Tables, model: Pretrained) -> None:
+    """Raise SettingError for a folder with several dropouts, of which training has one."""
+    if model.dropouts and "dropout" not in overrides.get("model", {}):
+        rule = f"is one for all, and the folder has {_several(model)}"
+        raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
+
+
+def _several(model: Pretrained) -> str:
+    return ", ".join(f"{name} {share}" for name, share in model.dropouts.items())
 
 
 def _with_model(overrides: Tables, model: Pretrained) -> Tables:
@@ -98,18 +131,18 @@ def _begun(
 
 def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:
     """Return the run's small files by name, without the configuration."""
-    tokenizer = model.tokenizer_file if store is None else (store.path / TOKENIZER).read_bytes()
+    tokenizer = model.text.files() if store is None else store.tokenizer_files()
     environment = runlog.environment(sys.argv) | {
         "threads": torch.get_num_threads(),
         "flush_subnormals": flushes_subnormals(),
-        "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
         "valid": None if store is None else store.manifest.valid.sha256,
     }
     moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
     record = {**moment, "source": folder.resolve().name}
     return {
         "environment.json": json.dumps(environment, indent=1).encode(),
-        TOKENIZER: tokenizer,
+        **tokenizer,
         METRICS: json.dumps(record, separators=(",", ":")).encode() + b"\n",
     }
 

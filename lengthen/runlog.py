@@ -66,6 +66,11 @@ class RunPaths:
         return self.root / "tokenizer.json"
 
     @property
+    def tokenizer_config(self) -> Path:
+        """Which token stands between documents, as Transformers names it."""
+        return self.root / "tokenizer_config.json"
+
+    @property
     def evaluations(self) -> Path:
         """What `eval` found."""
         return self.root / "evaluations.json"
@@ -112,7 +117,7 @@ def clear(disk: Disk, paths: RunPaths) -> None:
 
 def _files_of(paths: RunPaths) -> list[Path]:
     logs = [paths.environment, paths.metrics, paths.discarded, paths.evaluations]
-    files = [*logs, paths.tokenizer, paths.checkpoints]
+    files = [*logs, paths.tokenizer, paths.tokenizer_config, paths.checkpoints]
     torn = sorted(paths.root.glob(f".tmp-{paths.config.name}-*"))  # by a kill, before its rename
     # The configuration goes last: as long as it is there the directory is known to be a run's.
     return [*torn, *(path for path in [*files, paths.config] if path.exists())]

@@ -11,7 +11,7 @@ from lengthen import checkpoint, commit, runlog, settings
 from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
-from lengthen.corpus.store import TOKENIZER, Store
+from lengthen.corpus.store import Store
 from lengthen.devices import Place, fit_check, free_memory, is_out_of_memory, placed
 from lengthen.disk import Disk
 from lengthen.errors import BusyError, SettingError
@@ -56,7 +56,7 @@ def train(
     if resume_auto and paths.config.is_file():
         _must_be_the_same(config, paths)
         if checkpoint.listed(paths.checkpoints):
-            return resume(out, overrides=_own_store(config, paths), disk=disk, shown=shown)
+            return resume(out, overrides=_own_way(config, paths), disk=disk, shown=shown)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
     disk = disk or Disk()
@@ -178,20 +178,24 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     return discarded
 
 
-def _own_store(config: Config, paths: RunPaths) -> Tables | None:
-    """Return where this rank's copy of the store lies, if not where the run has it."""
-    there = settings.load(str(paths.config))[0].data.path
-    return None if there == config.data.path else {"data": {"path": config.data.path}}
+def _own_way(config: Config, paths: RunPaths) -> Tables:
+    """Return what of a run that goes on is this process's: where its store lies, smaller passes."""
+    there = settings.load(str(paths.config))[0]
+    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
+    own: Tables = {}
+    if there.data.path != config.data.path:
+        own["data"] = {"path": config.data.path}
+    # A run that ran out of memory goes on in smaller passes than were asked for.
+    if asked != "auto" and used != "auto" and asked < used:
+        own["batch"] = {"micro_tokens": asked}
+    return own
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
-    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
-    # A run that ran out of memory goes on in smaller passes than were asked for.
-    if asked == "auto" or (used != "auto" and used < asked):
-        there = settings.changed(there, {"batch": {"micro_tokens": asked}})
-    moved = {"data": {"path": config.data.path}}
-    there = settings.changed(there, moved)
+    # How a step is cut changes no result beyond rounding.
+    own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
+    there = settings.changed(there, own)
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
@@ -241,7 +245,8 @@ def _write_run_files(
         "valid": store.manifest.valid.sha256,
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
-    disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
+    for name, data in store.tokenizer_files().items():
+        disk.write_file(paths.root / name, data)
     # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
     disk.replace_file(paths.config, config.to_toml().encode())
 

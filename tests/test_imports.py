@@ -10,7 +10,7 @@ import pytest
 import lengthen
 
 ORDER = """
-errors faults disk progress tables evidence pacing order ledger clock config recipes settings
+errors faults disk progress packed tables evidence pacing order ledger clock config recipes settings
 corpus bind loader model cost scale shards optim
 subnormals hardware devices runlog monitor foreign spikes analysis
 checkpoint commit exchange evaluate plan state weights trainer saves calibrate loop runs adopt

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from itertools import chain
 from pathlib import Path
 
 from lengthen.commands.command import Command, Parser, print_lines, print_notes, with_data
@@ -178,10 +179,13 @@ def _sample(options: argparse.Namespace, _: Tables) -> int:
         top_k=options.top_k,
         seed=options.seed,
     )
+    first = next(pieces, "")  # a model that gives no text gives no prompt either
     print(options.prompt, end="")
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in chain([first], pieces):
+            print(piece, end="", flush=True)
+    finally:
+        print()
     return 0
 
 

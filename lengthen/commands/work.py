@@ -30,7 +30,10 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--tokenizer",
         default="train:8192",
-        help="train:N, a tokenizer.json, gpt2, gpt2:FOLDER or bytes (train:8192)",
+        help="train:N, a tokenizer.json, a folder, gpt2, gpt2:FOLDER or bytes (train:8192)",
+    )
+    parser.add_argument(
+        "--separator", metavar="TOKEN", help="between documents (the tokenizer's end of text)"
     )
     parser.add_argument("--valid", type=float, default=0.01, help="validation share (0.01)")
     parser.add_argument(

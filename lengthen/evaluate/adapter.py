@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from lengthen.config import known_device
-from lengthen.corpus.tokenizer import separator
 from lengthen.devices import DTYPES, Place
 from lengthen.errors import DataError, SettingError, nearest
 from lengthen.evaluate.generate import generate
@@ -44,7 +43,7 @@ class Adapter:
     def loglikelihood(self, requests: Sequence[Any], **_: object) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each continuation, and whether it is the likeliest."""
         pairs = [request.args for request in requests]
-        scores = self._score(requests_of(self.subject.tokenizer, pairs))
+        scores = self._score(requests_of(self.subject.text, pairs))
         return [(-loss, greedy) for loss, greedy in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: object) -> list[float]:
@@ -52,7 +51,7 @@ class Adapter:
         tokenizer, length = self.subject.tokenizer, self.subject.model.length
         texts = [request.args[0] for request in requests]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        first = separator(tokenizer)
+        first = self.subject.text.separator
         of_texts = [list(windows((first, *each.ids), length, length)) for each in encodings]
         scores = iter(self._score(list(chain.from_iterable(of_texts))))
         return [-sum(loss for loss, _ in islice(scores, len(each))) for each in of_texts]
@@ -67,7 +66,7 @@ class Adapter:
         for (stops, most), numbers in by_options.items():
             contexts = [requests[number].args[0] for number in numbers]
             encodings = self.subject.tokenizer.encode_batch(contexts, add_special_tokens=False)
-            first = separator(self.subject.tokenizer)
+            first = self.subject.text.separator
             prompts = [tuple(each.ids) or (first,) for each in encodings]
             new = generate(self.subject, prompts, stops=stops, most=most, label="lm-eval")
             for number, text in zip(numbers, new, strict=True):
@@ -108,4 +107,4 @@ def _loaded(path: str, device: str = "auto", precision: str = "fp32") -> Subject
     place = Place(device_of(str(known_device(device))), precision)
     pretrained = read(Path(path))
     model = pretrained.gpt().to(place.device, place.dtype)
-    return Subject(Path(path).name, model, pretrained.tokenizer, place, PASS_TOKENS)
+    return Subject(Path(path).name, model, pretrained.text, place, PASS_TOKENS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.corpus.store import one_line
+from lengthen.devices import is_out_of_memory
 from lengthen.errors import DataError, LengthenError, SettingError, nearest
 from lengthen.evaluate.adapter import Adapter
 from lengthen.evaluate.outcome import Measure, Outcome
@@ -98,6 +99,8 @@ def _outcome(adapter: Any, manager: Any, name: str, shots: int, limit: int | Non
     except LengthenError:
         raise
     except Exception as error:  # it and the libraries below it raise all kinds
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise  # of memory, which `judge` says
         raise DataError(f"lm-eval: task {name} failed ({one_line(error)})") from None
     counts = told["n-samples"].values()
     version = metadata.version("lm_eval")

@@ -100,7 +100,7 @@ def score_items(
     Raises what `requests_of` raises, and DataError where no item fits.
     """
     length = subject.model.length
-    flat = iter(requests_of(subject.tokenizer, list(chain.from_iterable(pairs))))
+    flat = iter(requests_of(subject.text, list(chain.from_iterable(pairs))))
     requests = [list(islice(flat, len(each))) for each in pairs]
     fit = [n for n, each in enumerate(requests) if all(r.fits(length) for r in each)]
     if not fit:

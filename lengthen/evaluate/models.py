@@ -106,7 +106,7 @@ def load(model: Named, precision: str | None) -> Loaded:
     precision = precision or ("fp64" if is_double else "fp32")
     place = Place(device_of("auto"), precision)
     gpt = pretrained.gpt().to(place.device, DTYPES[precision])
-    subject = Subject(model.name, gpt, pretrained.tokenizer, place, PASS_TOKENS)
+    subject = Subject(model.name, gpt, pretrained.text, place, PASS_TOKENS)
     return Loaded(subject, step, tuple(notes))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lengthen.errors import DataError, SettingError, printable
 from lengthen.evaluate.results import Result
 from lengthen.evaluate.results import read as read_results
 from lengthen.foreign import read_foreign
+from lengthen.packed import opened
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.settings import read_toml
 
@@ -51,11 +53,26 @@ def gather(
     """Return the runs of `paths` in their order, each once, under names as short as possible.
 
     A path is a run's directory, a directory that holds runs at any depth (their names are then
-    relative to it), a metrics.jsonl, or another trainer's log, which needs `columns`
-    (foreign.read_foreign). Of several, those without a step or with a damaged file are left out,
-    and `note` is told. Raises SettingError where a path is none of these, DataError where no run is
-    left.
+    relative to it), such a directory as a packed study, a metrics.jsonl, or another trainer's log,
+    which needs `columns` (foreign.read_foreign). Of several, those without a step or with a damaged
+    file are left out, and `note` is told. Raises SettingError where a path is none of these,
+    DataError where no run is left.
     """
+    with ExitStack() as stack:
+        folders = [stack.enter_context(opened(path)) for path in paths]
+        runs, reasons = _gathered(folders, columns, note)
+    if not runs:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
+    for text in reasons:
+        note(f"{text}; left out")
+    return runs
+
+
+def _gathered(
+    paths: Sequence[Path], columns: Mapping[str, str] | None, note: Callable[[str], None]
+) -> tuple[list[NamedRun], list[str]]:
+    """Return the runs, and why others are left out."""
     places = [place for path in paths for place in _places(path)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
@@ -71,12 +88,7 @@ def gather(
             reasons.append(f"{run.name}: {reason}")
         else:
             runs.append(run)
-    if not runs:
-        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
-    for text in reasons:
-        note(f"{text}; left out")
-    return runs
+    return runs, reasons
 
 
 def _places(path: Path) -> list[_Place]:

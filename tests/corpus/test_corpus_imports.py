@@ -9,7 +9,9 @@ import pytest
 
 import lengthen.corpus
 
-ORDER = "store tokenizer alike sources readers encode divide write prepare".split()
+ORDER = """
+store byte_level tokenizer_folder tokenizer alike sources readers encode divide write prepare
+""".split()
 PACKAGE = Path(lengthen.corpus.__file__).parent
 
 

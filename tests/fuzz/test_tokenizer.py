@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from lengthen.corpus.encode import can_be_cut
 from lengthen.corpus.store import load_tokenizer
-from lengthen.corpus.tokenizer import resolve, separator, vocabulary
+from lengthen.corpus.tokenizer import resolve, vocabulary
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_near, words
 
-GOOD = json.loads(resolve("train:300", ["some text to learn from, some more text"] * 9).to_str())
+GOOD = json.loads(resolve("train:300", ["some text to learn from"] * 9).tokenizer.to_str())
 MERGES = b"#version: 0.2\nt h\nth e\n\xc4\xa0 a\n"
 
 
@@ -24,8 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def use(spec: str) -> None:
     """Do what `prepare` does with a tokenizer."""
-    tokenizer = resolve(spec)
-    separator(tokenizer)
+    tokenizer = resolve(spec).tokenizer
     vocabulary(tokenizer)
     can_be_cut(tokenizer)
 

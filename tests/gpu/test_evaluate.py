@@ -35,8 +35,7 @@ def both(device: torch.device, pass_tokens: int) -> tuple[Subject, Subject]:
 @pytest.mark.parametrize("pass_tokens", [64, 512])
 def test_continuations_have_the_same_scores(device: torch.device, pass_tokens: int) -> None:
     here, there = (
-        score(subject, requests_of(subject.tokenizer, PAIRS))
-        for subject in both(device, pass_tokens)
+        score(subject, requests_of(subject.text, PAIRS)) for subject in both(device, pass_tokens)
     )
     for mine, other in zip(here, there, strict=True):
         assert mine.loss == pytest.approx(other.loss, rel=1e-9)
@@ -47,7 +46,7 @@ def test_greedy_answers_are_the_same(device: torch.device) -> None:
     here, there = (
         generate(
             subject,
-            [tuple(request.context) for request in requests_of(subject.tokenizer, PAIRS[:4])],
+            [tuple(request.context) for request in requests_of(subject.text, PAIRS[:4])],
             stops=[],
             most=6,
         )
