@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.clock import steps
+from scripts.gpu import growth, lengths, speed, store
 from scripts.gpu.__main__ import carried_out, chosen
 from scripts.gpu.archive import archive
 from scripts.gpu.install import ROOT, environment
-from scripts.gpu.parts import PARTS
+from scripts.gpu.machine import card
+from scripts.gpu.parts import PARTS, Call
 
 
 def test_every_part_is_a_module_and_the_shares_are_a_whole() -> None:
@@ -115,6 +118,38 @@ def test_wheels_of_another_python_are_not_installed(
     assert "they are for cp39, this is cp3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_both_runs_of_growth_have_equally_many_tokens_in_every_step(grows: bool) -> None:
+    config = growth.configuration(growth.LARGE, Path("store"), "cuda", 600, grows=grows)
+    shapes = [shape for _, shape in steps(config.schedule())]
+    assert (shapes[0].length, shapes[-1].length) == (64 if grows else 4096, 4096)
+    *whole, _ = shapes  # the budget may cut the last one
+    assert all(65_536 - shape.length < shape.rows * shape.length <= 65_536 for shape in whole)
+
+
+def test_a_run_that_grows_is_told_its_own_mean_seconds() -> None:
+    by_length = {64: 1.0, 4096: 3.0}
+    constant, linear = (
+        growth.mean_seconds(
+            by_length, growth.configuration(growth.LARGE, Path("store"), "cuda", 600, grows=grows)
+        )
+        for grows in (False, True)
+    )
+    assert constant == pytest.approx(3.0)
+    assert linear == pytest.approx(0.2 * 3.0 + 0.8 * 2.0, rel=0.01)
+
+
+def test_the_speed_table_has_the_trainer_and_the_bare_loop(tmp_path: Path) -> None:
+    call = Call(tmp_path, 10.0, rehearse=True)
+    assert list(speed.contenders(call, 64, 512))[:2] == ["ours", "bare"]
+    assert list(lengths.lengths(lengths.SHORTEST, lengths.LONGEST)) == [2**n for n in range(6, 16)]
+
+
+def test_the_text_that_travels_has_a_limit(tmp_path: Path) -> None:
+    lines = store.library(tmp_path / "library.jsonl", 100_000).read_text().splitlines()
+    assert 0 < sum(len(json.loads(line)["text"].encode()) for line in lines) <= 100_000
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_rehearsal_carries_every_part_out(tmp_path: Path) -> None:
@@ -137,3 +172,17 @@ def test_a_rehearsal_carries_every_part_out(tmp_path: Path) -> None:
     for name in ("lengths", "speed", "growth"):
         assert f"gpu-results/{name}/figures.jsonl" in names
     assert {"gpu-results/machine.json", "gpu-results/tests/junit.xml"} <= set(names)
+
+
+def test_the_card_is_told_in_the_drivers_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert card() == {}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 580.1, 81559 MiB, 700.00 W, 1980 MHz'\n"
+    )
+    tool.chmod(0o755)
+    assert card()["name"] == "NVIDIA H100 80GB HBM3"
+    assert card()["driver_version"] == "580.1"

@@ -53,6 +53,8 @@ def main(folder: str, rehearse: str = "") -> str | None:
     """Write the facts into a folder; return why no part can be run here, if none can."""
     if absent := missing():
         way_out = "run `make gpu-wheels` where there is a network, and bring .gpu/wheels along"
+        if "torch" in absent:  # never among the wheels
+            way_out = "name the Python that has PyTorch: `make gpu PYTHON=...`"
         return f"gpu: these packages are missing here: {', '.join(absent)}; {way_out}"
     found = facts()
     (Path(folder) / "machine.json").write_text(json.dumps(found, indent=1) + "\n")

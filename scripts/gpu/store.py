@@ -31,7 +31,7 @@ def main(out: str, tokenizer: str, *texts: str, limit: int = TEXT_BYTES) -> None
     with TemporaryDirectory() as folder:
         sources = list(texts) or [str(library(Path(folder) / "library.jsonl", limit))]
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        prepare(sources, Path(out), tokenizer=tokenizer, valid=0.03, overwrite=True)
+        prepare(sources, Path(out), tokenizer=tokenizer, valid=0.05, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ if __name__ == "__main__":
     # What else is installed there need not suit our pytest.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     words = ["tests/gpu", "-m", "gpu", "-v", "--durations", "20", "-p", "pytest_timeout"]
+    if not call.rehearse:
+        words += ["--timeout", "60"]  # a test that hangs there must leave time for the others
     # A warning of a machine that we do not know is for the log, and no failure.
     words += ["-W", "default", "--junitxml", str(call.folder / "junit.xml")]
     sys.exit(pytest.main(words))

@@ -83,6 +83,7 @@ def test_what_is_dropped_is_drawn_from_the_seed_alone(
     assert one != [record["loss"] for record in steps(trainer_on(plain), 4)]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of its own insides
 def test_compiled_training_makes_few_graphs_and_the_same_losses(
     on_device: Configure, trainer_on: TrainerOn
