@@ -81,6 +81,17 @@ def test_memory_grows_with_the_pass_and_with_dropout() -> None:
     assert cost.memory(shape, 256) > 16 * cost.parameters(shape)
 
 
+def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> None:
+    wide = Model(layers=1, width=64, heads=2, length=512, vocabulary=60_000)
+    deeper = wide.model_copy(update={"layers": 3})
+    for recompute, kept in ((False, cost.LAYER_KEEPS), (True, 1)):
+        one, three = (cost.activations(shape, 512, recompute=recompute) for shape in (wide, deeper))
+        # The logits are the peak, so more layers add what they keep, and nothing of their own turn.
+        assert three - one == 2 * kept * 64 * 512
+        logits = cost.CHUNKS * 512 * 60_000 + 2 * 64 * 512
+        assert one == kept * 64 * 512 + logits + 2 * 60_000 * 64
+
+
 MEASURED = [
     ({"layers": 6, "width": 256, "heads": 4, "length": 256, "vocabulary": 8192}, 4096),
     ({"layers": 2, "width": 256, "heads": 4, "length": 256, "vocabulary": 50257}, 2048),
@@ -88,6 +99,10 @@ MEASURED = [
         {"layers": 3, "width": 128, "heads": 8, "length": 512, "vocabulary": 512, "dropout": 0.1},
         4096,
     ),
+    # Thin ones: many layers over long rows, and a vocabulary that outweighs all layers.
+    ({"layers": 12, "width": 32, "heads": 2, "length": 1024, "vocabulary": 512}, 4096),
+    ({"layers": 4, "width": 64, "heads": 4, "length": 2048, "vocabulary": 8192}, 4096),
+    ({"layers": 2, "width": 64, "heads": 4, "length": 1024, "vocabulary": 50257}, 2048),
 ]
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -102,7 +117,7 @@ def test_memory_is_what_a_process_takes(
     code = f"from tests.test_cost import peak; print(peak({shape!r}, {micro_tokens}, {recompute}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     planned = cost.memory(Model(**shape), micro_tokens, recompute=recompute)
-    assert 0.65 * planned <= int(done.stdout) <= 1.1 * planned
+    assert 0.85 * int(done.stdout) <= planned <= 1.2 * int(done.stdout)
 
 
 def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> int:
