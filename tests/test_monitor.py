@@ -201,7 +201,8 @@ def reads(work: Callable[[], object]) -> int:
 
     A CPU's fused update reads its step counts, which are on the host already.
     """
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    # Said only since torch 2.11 warns without it.
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
         work()
     asked = [each for each in seen.events() or () if each.name == "aten::_local_scalar_dense"]
     return sum("aten::_fused_adamw_" not in callers(each) for each in asked)

@@ -1,6 +1,7 @@
 """An export is whole or not there, has its facts, and takes nobody's place."""
 
 import errno
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_an_export_has_six_files_and_a_card_with_the_facts(
         f"| trained tokens | {evaluations[-1]['tokens']:,} |",
         f"| final validation loss | {evaluations[-1]['loss']:.4f} nats per token, at full length",
         "| pacing | kind linear, start 8, end 64, duration 12, multiple 8 |",
-        f"torch {torch.__version__}",
+        f"torch {version('torch')}",
         "learning_rate = 0.01",
         "Licence",
     ):
