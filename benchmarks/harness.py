@@ -65,7 +65,7 @@ def exported(folder: Path) -> Path:
     commit.save(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
     tokenizer = resolve(f"gpt2:{GPT2}" if GPT2.exists() else "gpt2")
-    paths.tokenizer.write_text(tokenizer.to_str(), encoding="utf-8")
+    paths.tokenizer.write_text(tokenizer.tokenizer.to_str(), encoding="utf-8")
     export(folder / "run", folder / "hf")
     return folder / "hf"
 
@@ -84,8 +84,8 @@ def ours(folder: Path, pairs: Sequence[Pair]) -> Run:
     """Return what scores the pairs."""
     pretrained = read(folder)
     place = Place(torch.device("cpu"))
-    subject = Subject("model", pretrained.gpt(), pretrained.tokenizer, place, PASS_TOKENS)
-    return lambda: score(subject, requests_of(subject.tokenizer, pairs))
+    subject = Subject("model", pretrained.gpt(), pretrained.text, place, PASS_TOKENS)
+    return lambda: score(subject, requests_of(subject.text, pairs))
 
 
 def theirs(folder: Path, pairs: Sequence[Pair], batch: int) -> Run:
@@ -108,8 +108,7 @@ def fastest(folder: Path, pairs: Sequence[Pair]) -> Run:
 def compare(folder: Path, name: str, items: int, rounds: int) -> None:
     """Print the ratio on one set."""
     pairs = pairs_of(name, items)
-    tokenizer = read(folder).tokenizer
-    requests = requests_of(tokenizer, pairs)
+    requests = requests_of(read(folder).text, pairs)
     tokens = sum(len(each.context) + len(each.continuation) - 1 for each in requests)
     print(f"{name}: {items} items, {len(pairs)} continuations, {tokens} tokens")
     runs = {"ours": ours(folder, pairs), "lm-eval": fastest(folder, pairs)}

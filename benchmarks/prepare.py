@@ -18,15 +18,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from benchmarks.measure import ratio, report, seconds_in_rounds
 from lengthen.corpus.encode import Piece, can_be_cut, encode_all, library_threads, recut
 from lengthen.corpus.prepare import cores
 from lengthen.corpus.readers import Part, read
 from lengthen.corpus.sources import find
 from lengthen.corpus.store import Store
-from lengthen.corpus.tokenizer import separator
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 
 NOVELS = Path(__file__).parents[1] / "../shared/data/novels/train.jsonl.zst"
 DOCUMENTS = 16  # in one call of the library
@@ -52,9 +50,9 @@ def main() -> None:
     texts = list(documents(options.source, 0 if options.whole else options.megabytes * 1e6))
     with tempfile.TemporaryDirectory() as folder:
         source = options.source if options.whole else as_lines(Path(folder), texts)
-        tokenizer = measure_prepare(str(source), Path(folder) / "store")
+        found = measure_prepare(str(source), Path(folder) / "store")
     if options.rounds:
-        compare(tokenizer, texts, options.workers, options.rounds)
+        compare(found, texts, options.workers, options.rounds)
 
 
 def documents(source: str, limit: float) -> Iterator[str]:
@@ -77,21 +75,24 @@ def as_lines(folder: Path, texts: list[str]) -> Path:
     return path
 
 
-def measure_prepare(source: str, out: Path) -> Tokenizer:
+def measure_prepare(source: str, out: Path) -> TextTokenizer:
     command = [sys.executable, "-c", MEASURED, source, str(out)]
     peak, learned, encoded, size = json.loads(subprocess.check_output(command))
     print(f"prepare of {size / 1e6:.0f} MB of text with train:8192, in a process of its own")
     report("PREPARE_TOKENIZER_SECONDS", learned)
     report("PREPARE_ENCODE_SECONDS", encoded)
     report("PREPARE_PEAK_MB", peak)
-    return Store.open(out).tokenizer()
+    store = Store.open(out)
+    return TextTokenizer(store.tokenizer(), store.separator)
 
 
-def compare(tokenizer: Tokenizer, texts: list[str], workers: int, rounds: int) -> None:
+def compare(found: TextTokenizer, texts: list[str], workers: int, rounds: int) -> None:
+    tokenizer = found.tokenizer
+
     def ours() -> int:
         whole = (Piece("train", text, True, 0) for text in texts)
         pieces = recut(whole, cuts=can_be_cut(tokenizer))
-        encoded = encode_all(tokenizer, separator(tokenizer), pieces, workers)
+        encoded = encode_all(tokenizer, found.separator, pieces, workers)
         return sum(len(part.ids) for part in encoded)
 
     def theirs() -> int:

@@ -24,9 +24,9 @@ import torch
 
 from benchmarks import rivals
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
-from lengthen.bind import open_store, with_store
+from lengthen.config import Config
 from lengthen.corpus.prepare import prepare
-from lengthen.devices import Place
+from lengthen.corpus.store import Store
 from lengthen.disk import Disk
 from lengthen.plan import micro_tokens_within
 from lengthen.runlog import MetricsLog
@@ -44,34 +44,39 @@ CONTENDERS: dict[str, list[rivals.Made]] = {
 }
 
 
-def ours(folder: Path, length: int) -> tuple[Step, int]:
-    """Return one step of the trainer, its record written to a log on disk, and its passes."""
-    config = build(
+def configuration(case: rivals.Case, length: int, tokens: int) -> Config:
+    """Return a training of the case at one length, `tokens` a step."""
+    shape = {"layers": case.layers, "width": case.width, "heads": case.heads, "length": length}
+    return build(
         {
-            "data": {"path": str(folder / "store")},
-            "model": {
-                "layers": rivals.LAYERS,
-                "width": rivals.WIDTH,
-                "heads": rivals.HEADS,
-                "length": length,
-            },
+            "model": {**shape, "vocabulary": case.vocabulary},
             "pacing": {"kind": "constant"},
-            "batch": {"rows": TOKENS // length},
+            "batch": {"rows": tokens // length},
             "optimizer": {"learning_rate": 1e-4},
             "budget": {"tokens": 10**12},
+            "run": {"device": case.place.device.type, "precision": case.place.precision},
         }
     )
-    store = open_store(config)
-    size = micro_tokens_within(with_store(config, store), limit=None)
-    trainer = Trainer(with_store(config, store), store, Place(torch.device("cpu")), size)
-    log = MetricsLog(Disk(), folder / f"metrics-{length}.jsonl")
+
+
+def logged(trainer: Trainer, folder: Path) -> Step:
+    """Return one step of a trainer, its record written to a log on disk."""
+    log = MetricsLog(Disk(), folder / f"metrics-{trainer.config.model.length}.jsonl")
 
     def step() -> None:
         record = trainer.step()
         assert record is not None
         log.write(record)
 
-    return step, size
+    return step
+
+
+def ours(folder: Path, length: int) -> tuple[Step, int]:
+    """Return one step of the trainer on the store in a folder, and the tokens of its passes."""
+    store = Store.open(folder / "store")
+    config = configuration(rivals.SMALL, length, TOKENS)
+    size = micro_tokens_within(config, limit=None)
+    return logged(Trainer(config, store, rivals.SMALL.place, size), folder), size
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lengthen import commit, runlog, settings
-from lengthen.bind import open_store, with_store
+from lengthen.bind import NO_STORE, open_store, with_store
 from lengthen.checkpoint import State, Tensors
 from lengthen.clock import Clock
 from lengthen.config import Config, Tables
@@ -17,14 +17,14 @@ from lengthen.corpus.alike import difference
 from lengthen.corpus.store import TOKENIZER, Store
 from lengthen.devices import Place, placed
 from lengthen.disk import Disk
-from lengthen.errors import DataError, SettingError
+from lengthen.errors import DataError, SettingError, shown
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.runlog import RunPaths
 from lengthen.runs import choose_micro_tokens
+from lengthen.subnormals import flushes_subnormals
 from lengthen.trainer import Trainer
 
 UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
-NO_STORE = "no store"  # instead of a store's id: then none fits, and a resume says so
 METRICS = "metrics.jsonl"
 OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
 
@@ -49,16 +49,49 @@ def adopt(
         rule = "is missing; it says how --data is trained on"
         raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
     runlog.check_new(out, overwrite=overwrite)
-    model = read_folder(folder)
+    model = _read(folder, overrides)
     config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
+        _must_say_dropout(overrides, model)
         _must_share_tokenizer(store, model, folder)
         config = with_store(config, store)
+    elif model.dropouts:
+        taken = f"model.dropout is {config.model.dropout}"
+        notes = [*notes, f"{taken}; the folder has {_several(model)}"]
     with runlog.owned(out), placed(config.run) as place:
         config, tensors, state = _begun(config, model, store, place)
         _write(disk or Disk(), RunPaths(out), config, tensors, state, _files(folder, model, store))
     return notes
+
+
+def _read(folder: Path, overrides: Tables) -> Pretrained:
+    """Return the model of the folder, with the separator of the store that it will be trained on.
+
+    Where there is no store, the separator is the folder's own.
+    """
+    path = overrides.get("data", {}).get("path")
+    if path is None:
+        return read_folder(folder)
+    separator = Store.open(Path(path)).separator_text()
+    try:
+        return read_folder(folder, separator)
+    except SettingError as error:
+        if error.setting != "separator":
+            raise
+        rule = f"its separator {separator} is no token of the folder {folder}"
+        raise DataError(f"store {path}: {rule}; prepare it with --tokenizer {folder}") from None
+
+
+def _must_say_dropout(overrides: Tables, model: Pretrained) -> None:
+    """Raise SettingError for a folder with several dropouts, of which training has one."""
+    if model.dropouts and "dropout" not in overrides.get("model", {}):
+        rule = f"is one for all, and the folder has {_several(model)}"
+        raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
+
+
+def _several(model: Pretrained) -> str:
+    return ", ".join(f"{name} {share}" for name, share in model.dropouts.items())
 
 
 def _with_model(overrides: Tables, model: Pretrained) -> Tables:
@@ -79,6 +112,12 @@ def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None
         rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
         way_out = f"prepare it with --tokenizer {folder}"
         raise DataError(f"store {store.path}: {rule}; {way_out}")
+    if store.vocabulary > (rows := model.shape.vocabulary or 0):
+        rule = (
+            f"its tokenizer has {shown(store.tokenizer().id_to_token(rows))} beyond the {rows} rows"
+        )
+        way_out = f"take it out of the tokenizer of {folder}, and prepare again"
+        raise DataError(f"store {store.path}: {rule} of the embedding; {way_out}")
 
 
 def _begun(
@@ -97,17 +136,18 @@ def _begun(
 
 def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:
     """Return the run's small files by name, without the configuration."""
-    tokenizer = model.tokenizer_file if store is None else (store.path / TOKENIZER).read_bytes()
+    tokenizer = model.text.files() if store is None else store.tokenizer_files()
     environment = runlog.environment(sys.argv) | {
         "threads": torch.get_num_threads(),
-        "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+        "flush_subnormals": flushes_subnormals(),
+        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
         "valid": None if store is None else store.manifest.valid.sha256,
     }
     moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
     record = {**moment, "source": folder.resolve().name}
     return {
         "environment.json": json.dumps(environment, indent=1).encode(),
-        TOKENIZER: tokenizer,
+        **tokenizer,
         METRICS: json.dumps(record, separators=(",", ":")).encode() + b"\n",
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lengthen.errors import DataError
 from lengthen.evidence import Correlation, pearson
-from lengthen.monitor import UNSTABLE
+from lengthen.monitor import SKIPS_IN_A_ROW, UNSTABLE
 from lengthen.runlog import Metrics, Record
 from lengthen.spikes import PAPERS, Ratios, figure, height, numbered, ratios_of
 
@@ -68,7 +68,7 @@ class Summary:
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended not finite."""
+        """Whether the run ended with weights that give no finite loss."""
         return bool(self.why_diverged)
 
 
@@ -113,8 +113,11 @@ def time_to(metrics: Metrics, losses: Iterable[float]) -> list[Reached | None]:
     ]
 
 
-def summarise(metrics: Metrics) -> Summary:
-    """Return what a log says; raises DataError where it has no step."""
+def summarise(metrics: Metrics, on_nonfinite: str = "stop") -> Summary:
+    """Return what a log says; raises DataError where it has no step.
+
+    `on_nonfinite` is the run's setting of that name.
+    """
     steps, probes, evaluations = (numbered(metrics.of(k)) for k in ("step", "probe", "eval"))
     if not steps:
         raise DataError("a run without steps")
@@ -136,7 +139,7 @@ def summarise(metrics: Metrics) -> Summary:
         probe=probe,
         stable=judge.beyond == 0 and ratios.not_finite == 0,
         judged_by="probe" if judges else "steps",
-        why_diverged=_why_diverged(steps[-1], evaluations, best),
+        why_diverged=why_diverged(metrics, on_nonfinite),
         correlations=correlations(steps),
         peaks=tuple(_peak(steps, quantity) for quantity in QUANTITIES),
         probing=_side(probes),
@@ -151,13 +154,21 @@ def _peak(steps: Sequence[Record], quantity: str) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _why_diverged(last: Record, evaluations: Sequence[Record], best: float | None) -> str:
-    if height(last) == math.inf:
-        return f"the last step, {last['step']:,}, is not finite"
-    if not evaluations:
-        return ""
-    loss = figure(evaluations[-1], "loss")
-    if loss is None or best is None:
+def why_diverged(metrics: Metrics, on_nonfinite: str = "stop") -> str:
+    """Return why a run counts as diverged, empty where it does not; every reader asks here.
+
+    A skipped step leaves the weights as they were. So an evaluation after the last step, which is
+    of the weights at the end, decides alone. Without one, the run diverged where its last steps
+    were not finite as often in a row as ends a run with this `on_nonfinite`.
+    """
+    steps, evaluations = (numbered(metrics.of(kind)) for kind in ("step", "eval"))
+    final = evaluations[-1] if evaluations else None
+    is_of_the_end = final is not None and (not steps or final["step"] >= steps[-1]["step"])
+    most = SKIPS_IN_A_ROW if on_nonfinite == "skip" else 1
+    tail = [step for step in steps[-most:] if height(step) == math.inf]
+    if len(tail) == most and not is_of_the_end:
+        return f"the last step, {tail[-1]['step']:,}, is not finite"
+    if final is not None and figure(final, "loss") is None:
         return "the last validation loss is not finite"
     return ""
 

@@ -7,6 +7,7 @@ from lengthen.config import Config
 from lengthen.corpus.store import Store
 from lengthen.errors import DataError, SettingError
 
+NO_STORE = "no store"  # instead of the id, in a run that was imported without one
 WAY_OUT = {
     "train": "prepare a longer text, or choose a shorter model.length",
     "valid": "prepare with a larger --valid, or neither evaluate nor pace adaptively",
@@ -15,6 +16,9 @@ WAY_OUT = {
 
 def open_store(config: Config) -> Store:
     """Open the store that a configuration names, and check that it is the run's own."""
+    if config.data.store_id == NO_STORE:
+        rule = "was imported without a token store, so it cannot be trained on"
+        raise SettingError("RUN", rule, None, "import it again with --data STORE --recipe RECIPE")
     if config.data.path is None:
         raise SettingError("data.path", "is missing", None, "give a token store with --data DIR")
     store = Store.open(Path(config.data.path))

@@ -23,8 +23,9 @@ from lengthen import cost, settings
 from lengthen.clock import Clock
 from lengthen.config import MOST, Config, Model, parse_count
 from lengthen.corpus.store import Manifest, Store
-from lengthen.devices import Place, cpu_memory_limit, gpu_memory_limit, gpus
+from lengthen.devices import Place
 from lengthen.errors import SettingError
+from lengthen.hardware import device_here, memory_limit
 from lengthen.loader import passes
 from lengthen.pacing import Constant
 from lengthen.plan import memory_of
@@ -124,18 +125,17 @@ def calibrated(
     large even for that is not built: its speed is a share of this machine's matrix products. Raises
     SettingError for a missing vocabulary.
     """
-    on_gpu = config.run.device != "cpu" and gpus() > 0
-    place = Place(torch.device("cuda" if on_gpu else "cpu"), config.run.precision)
+    place = Place(device_here(config.run.device), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
     recompute = config.run.recompute
-    if memory_of(config, micro_tokens) > _memory_limit(place):
+    if memory_of(config, micro_tokens) > memory_limit(place.device):
         return Rated(config.model, speed, f"{told}: too large to be tried", recompute)
     trials = _trials(config.model, shapes, micro_tokens, limit * speed)
     if trials is None:
         return Rated(config.model, speed, f"{told}: too slow to be tried", recompute)
     chosen, tried_tokens = trials
-    step_seconds = _real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
+    step_seconds = real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
     found = measured(config.model, tried_tokens, chosen, step_seconds, limit)
     return replace(found, micro_tokens=micro_tokens)
 
@@ -222,7 +222,7 @@ def knot_shapes(
     return list(dict.fromkeys(nearest))
 
 
-def _real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
     endless = settings.changed(config, {"budget": {"tokens": MOST}})
@@ -256,12 +256,6 @@ def random_store(model: Model, rows: int) -> Store:
     # There are no files for a manifest to speak of, and a step asks for none.
     nothing: dict[str, Any] = {}
     return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
-
-
-def _memory_limit(place: Place) -> int:
-    if place.device.type == "cpu":
-        return cpu_memory_limit()
-    return gpu_memory_limit()
 
 
 def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:

@@ -6,6 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import NoReturn
 
 import lengthen
@@ -19,17 +22,22 @@ from lengthen.settings import parse_overrides
 # What is wrong with a path that a person gave, and not with the disk.
 WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
+MAY_BE_EMPTY = ("--prompt",)  # an empty one begins a document
+
 SETTINGS = """
 Any setting can follow as --table.setting VALUE, under the name it has in TOML:
   --pacing.start 8 --batch.rows 64 --budget.tokens 20M --run.precision bf16
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `errors` has the table."""
+def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> int:
+    """Run one command and return its exit code; `errors` has the table.
+
+    `alone` says that this process does nothing else, so that its numbers may get a mode of ours.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = _dispatch(words)
+        code = _dispatch(words, alone=alone)
         if sys.stdout is not None:  # it may be closed from the start
             # Here, and not at Python's end, where a failure has a code of its own.
             sys.stdout.flush()
@@ -46,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _end_by_system(error)
     except Exception as error:
-        if package := _missing(error):
-            way_out = "pip install --upgrade lengthen"
+        if missing := _missing(error):
             # As plainly as can be: what says all else may need that package.
-            print(f"lengthen: the package {package} is not installed; {way_out}", file=sys.stderr)
+            print(f"lengthen: {missing}", file=sys.stderr)
             return SettingError.exit_code
         return _end_by_bug()
 
@@ -79,7 +86,7 @@ def _stop_output() -> None:
 
 def entry() -> NoReturn:
     """Carry out the command of this process, and end it with the code."""
-    code = main()
+    code = main(alone=True)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -93,10 +100,17 @@ def entry() -> NoReturn:
 
 
 def _missing(error: Exception) -> str:
-    """Return the package that an import did not find; empty where it is a part of ours, or none."""
-    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    """Say which package an import did not find, or not as we need it; empty where it is ours."""
+    name = error.name or "" if isinstance(error, ImportError) else ""
     package = name.partition(".")[0]
-    return "" if package == "lengthen" else package
+    if package in ("", "lengthen"):
+        return ""
+    with suppress(PackageNotFoundError):
+        found = version(package)
+        if not (isinstance(error, ModuleNotFoundError) and name == package):
+            lacked = str(error).partition(" (")[0]  # behind it is where the package lies
+            return f"{package} {found} does not fit: {lacked}; pip install --upgrade {package}"
+    return f"the package {package} is not installed; pip install --upgrade lengthen"
 
 
 def _say(text: str) -> None:
@@ -105,8 +119,9 @@ def _say(text: str) -> None:
     note(text)
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], *, alone: bool) -> int:
     faults.asked()  # now, for a mistake in it reads like damage where a file is read
+    _refuse_empty(words)
     overrides, words = parse_overrides(words)
     parser, commands = _parser()
     name = next((word for word in words if not word.startswith("-")), None)
@@ -123,7 +138,22 @@ def _dispatch(words: list[str]) -> int:
         table, settings = next(iter(overrides.items()))
         rule = f"{options.command} takes no settings"
         raise SettingError(f"{table}.{next(iter(settings))}", rule)
+    if alone and command.computes:
+        from lengthen.subnormals import flush_subnormals
+
+        flush_subnormals()
     return command.run(options, overrides)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """Raise SettingError for an empty argument: as a path it would be the working directory."""
+    for before, word in pairwise(["lengthen", *words]):
+        option, equals, value = before, "=", word
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+        if equals and not value and option not in MAY_BE_EMPTY:
+            hint = "a variable of the shell may not be set"
+            raise SettingError(option, "the argument after it is empty", None, hint)
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:

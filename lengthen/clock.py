@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lengthen.pacing import Adaptive, Fixed, Grown, Pacing
+from lengthen.pacing import Adaptive, Grown, Pacing
 
 Hold = Literal["rows", "tokens"]
 
@@ -109,11 +109,12 @@ class Schedule:
         rows = min(self.rows_at(clock), (self.budget - clock.tokens) // length)
         return Shape(rows, length, self.rate(clock)) if rows > 0 else None
 
-    def after(self, clock: Clock, shape: Shape) -> Clock:
-        """Return the clock when the step of `shape` is finished."""
-        step, tokens = clock.step + 1, clock.tokens + shape.tokens
-        origin = tokens if step <= self.warmup_steps else clock.origin
-        return Clock(step, tokens, origin, clock.grown)
+    def after(self, clock: Clock, shape: Shape, steps: int = 1) -> Clock:
+        """Return the clock when so many steps of `shape` are finished."""
+        warming = max(0, min(steps, self.warmup_steps - clock.step))
+        origin = clock.tokens + warming * shape.tokens if warming else clock.origin
+        tokens = clock.tokens + steps * shape.tokens
+        return Clock(clock.step + steps, tokens, origin, clock.grown)
 
 
 def steps(
@@ -136,39 +137,53 @@ def steps(
 class Span:
     """Steps in a row that have the same rows and length."""
 
+    clock: Clock  # before the first of them
+    shape: Shape  # of the first; the rate of the others is their own
     steps: int
-    rows: int
-    length: int  # tokens
+
+    @property
+    def rows(self) -> int:
+        """Rows of each step."""
+        return self.shape.rows
+
+    @property
+    def length(self) -> int:
+        """Length of each step, in tokens."""
+        return self.shape.length
 
     @property
     def tokens(self) -> int:
         """Tokens that they train on, all together."""
-        return self.steps * self.rows * self.length
+        return self.steps * self.shape.tokens
 
 
-def spans(schedule: Schedule, most: int | None = None) -> Iterator[Span]:
+def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> Iterator[Span]:
     """Yield the steps of `steps`, at most the first `most`, those of one shape at once.
 
-    Costs some microseconds for each value of the pacing, not for each step. Not for an adaptive
-    pacing, whose steps depend on what it observes.
+    Costs some microseconds for each value of the pacing, not for each step.
     """
-    assert not isinstance(schedule.pacing, Adaptive)
-    clock = Clock()
+    pacing, clock = schedule.pacing, Clock()
     while clock.step != most and (shape := schedule.shape(clock)) is not None:
+        change = _change(pacing, clock, calm=calm)
         count = (schedule.budget - clock.tokens) // shape.tokens
-        for end in (most, _change(schedule.pacing, clock.step)):
+        for end in (most, change):
             count = count if end is None else min(count, end - clock.step)
-        yield Span(count, shape.rows, shape.length)
-        clock = Clock(clock.step + count, clock.tokens + count * shape.tokens)
+        yield Span(clock, shape, count)
+        clock = schedule.after(clock, shape, count)
+        if isinstance(pacing, Adaptive) and clock.step == change:
+            clock = replace(clock, grown=pacing.grown(clock.grown or pacing.begin(), clock.step))
 
 
-def _change(pacing: Fixed, step: int) -> int | None:
-    """Return the first step behind `step` with another value; None where all have this one."""
-    value = pacing(step)
+def _change(pacing: Pacing, clock: Clock, *, calm: bool) -> int | None:
+    """Return the first step behind `clock` with another value; None where all have this one."""
+    if isinstance(pacing, Adaptive):
+        grown = clock.grown or pacing.begin()
+        return None if grown.value == pacing.end else grown.since + pacing.held(calm=calm)
+    value = pacing(clock.step)
     if value == pacing.end:
         return None
     # A pacing never falls, so its values are in order.
-    return bisect_right(range(pacing.duration), value, lo=step, key=pacing)
+    return bisect_right(range(pacing.duration), value, lo=clock.step, key=pacing)
 
 
 def warmup_steps(tokens: int, start: int, rows: int) -> int:

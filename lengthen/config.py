@@ -4,9 +4,11 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 `settings`.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
+from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
@@ -47,6 +49,20 @@ def no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
+
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+CUDA_CARD = re.compile(r"cuda:(0|[1-9][0-9]{0,3})")
+
+
+def known_device(value: object) -> object:
+    """Refuse text that names no device; raises SettingError with a bare name."""
+    if not isinstance(value, str) or value in DEVICES or CUDA_CARD.fullmatch(value):
+        return value
+    rule = 'must be "auto", "cpu", "cuda", "cuda:N" with the number of a GPU, or "mps"'
+    meant = value.lower().replace("gpu", "cuda")
+    close = [meant] if CUDA_CARD.fullmatch(meant) else DEVICES
+    raise SettingError("device", rule, value, nearest(meant, close))
 
 
 KINDS: dict[str, type[Pacing]] = {
@@ -99,7 +115,7 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: str | None = None  # a token store; `--data` sets it
+    path: Annotated[str, Field(min_length=1)] | None = None  # a token store; `--data` sets it
     store_id: str | None = None  # written by `train`: the store that this run was started on
 
 
@@ -193,7 +209,7 @@ class Run(Table):
     """How this run is carried out."""
 
     seed: Annotated[CountOrOff, Field(lt=2**63)] = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[str, BeforeValidator(known_device)] = "auto"
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     compile: bool = False
     recompute: bool = False  # layers are worked out again for the backward pass: less memory
@@ -252,7 +268,8 @@ class Config(Table):
             return self._schedule_of(self.budget.tokens)
         if sequences is None or self.budget.passes is None:
             raise SettingError("budget.passes", "needs a token store; give --data", None)
-        tokens = int(self.budget.passes * sequences * self.model.length)
+        # As the number was written: 0.29 in binary times 100 is a little less than 29.
+        tokens = int(Fraction(repr(self.budget.passes)) * sequences * self.model.length)
         for _, rule, _ in self._short_budget(tokens):
             raise SettingError("budget.passes", rule.replace("must be", "must give"), tokens)
         return self._schedule_of(tokens)

@@ -140,7 +140,7 @@ def library_text(path: Path) -> Path:
     """Write the first bytes of the Python library, a document for each file; return `path`."""
     total = 0
     with path.open("w", encoding="utf-8") as file:
-        for text in _library_files():
+        for text in library_files():
             file.write(json.dumps({"text": text}) + "\n")
             total += len(text.encode())
             if total >= TEXT_BYTES:
@@ -151,7 +151,8 @@ def library_text(path: Path) -> Path:
     return path
 
 
-def _library_files() -> Iterator[str]:
+def library_files() -> Iterator[str]:
+    """Yield the text of each file of the Python library, in the order of their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         if LEFT_OUT.isdisjoint(path.relative_to(root).parts):

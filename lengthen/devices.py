@@ -1,15 +1,11 @@
-"""Where a run computes: device, precision, ranks, and how much fits into one forward pass."""
+"""Where a process of a run computes: precision, ranks, and how much fits into one forward pass."""
 
 import ctypes
 import gc
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,24 +17,19 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from lengthen.config import Run
-from lengthen.errors import MemoryLimitError, PeerError, SettingError
+from lengthen.errors import MemoryLimitError, PeerError
+from lengthen.hardware import device_of, must_have, variable
 from lengthen.model import GPT
 
-LEAST_TORCH = (2, 13)
-if tuple(map(int, torch.__version__.split(".")[:2])) < LEAST_TORCH:
-    raise SettingError(
-        "torch", "must be at least 2.13", torch.__version__, "pip install --upgrade torch"
-    )
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of the weights
-USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
-CGROUP = Path("/sys/fs/cgroup/memory.max")
-MEMINFO = Path("/proc/meminfo")
-# What PyTorch looks for: C++ for a processor's code, C for what starts a GPU's.
-COMPILERS = {
-    "cpu": ["clang++" if sys.platform == "darwin" else "g++"],
-    "cuda": ["gcc", "clang"],
-}
+# What an error says that is no torch.OutOfMemoryError: a processor's allocator has no class for it,
+# nor have CUDA and its libraries for what they take beside PyTorch's allocator.
+NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
 MMAP_THRESHOLD, LARGE = -3, 2**16  # M_MMAP_THRESHOLD of the C library's mallopt; bytes
 # Groups that we have left. Their end is put off to that of the process: torch 2.13 joins gloo's
 # threads in it while it holds the interpreter's lock, for which one of them may still be waiting.
@@ -66,6 +57,11 @@ class Place:
     def is_first(self) -> bool:
         """Whether this rank writes and speaks for all."""
         return self.rank == 0
+
+    @property
+    def of_sums(self) -> torch.dtype:
+        """Of sums of losses: float64, where the device has it."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context a forward pass runs in."""
@@ -127,18 +123,15 @@ ALONE = Place(torch.device("cpu"))
 @contextmanager
 def placed(run: Run) -> Iterator[Place]:
     """Join the ranks that the launcher started, if any, and leave them again at the end."""
-    device = _device(run.device)
-    if run.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise SettingError("run.precision", "this GPU has no bfloat16", run.precision)
-    if run.compile:
-        must_compile(device)
+    device = device_of(run.device)
+    must_have(device, run)
     if run.recompute and device.type == "cpu":
         free_at_once()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = variable("WORLD_SIZE", 1)
     if world == 1:
         yield Place(device, run.precision)
         return
-    rank = _variable("RANK")
+    rank = variable("RANK")
     try:
         with _met(device, rank, world, timedelta(seconds=run.timeout_seconds)) as side:
             yield Place(device, run.precision, rank, world, run.sharded, side=side)
@@ -183,23 +176,7 @@ def _meeting_place(timeout: timedelta) -> Store:
     who reads one before its owner has written the new one waits for a process that is no more.
     """
     store, _, _ = next(rendezvous("env://", timeout=timeout))
-    return PrefixStore(f"attempt-{_variable('TORCHELASTIC_RESTART_COUNT')}", store)
-
-
-def _variable(name: str) -> int:
-    return int(os.environ.get(name, "0"))
-
-
-def _device(setting: str) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if setting == "cuda" and not has_cuda:
-        rule, way_out = "PyTorch finds no GPU here", 'set "cpu" or "auto"'
-        raise SettingError("run.device", rule, setting, way_out)
-    if setting == "cpu" or not has_cuda:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
+    return PrefixStore(f"attempt-{variable('TORCHELASTIC_RESTART_COUNT')}", store)
 
 
 def wrapped(model: GPT, place: Place) -> nn.Module:
@@ -207,10 +184,9 @@ def wrapped(model: GPT, place: Place) -> nn.Module:
 
     Sharded, the model's parameters become DTensors in place, cut along their first dimension.
     """
-    if place.world == 1:
-        return model
     if not place.sharded:
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        alone = place.world == 1
+        return model if alone else DistributedDataParallel(model, gradient_as_bucket_view=True)
     mesh = init_device_mesh(place.device.type, (place.world,))
     for part in (*model.blocks, model):  # from the leaves up: what is left over is the root's
         fully_shard(part, mesh=mesh)
@@ -247,38 +223,6 @@ def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:
     return rows * full_length
 
 
-def cpu_memory_limit() -> int:
-    """Return the bytes that this process may still take: what is free, or what its group has."""
-    limits = []
-    if MEMINFO.exists():
-        lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    if CGROUP.exists() and (text := CGROUP.read_text().strip()).isdigit():
-        limits.append(int(text))
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this memory
-    return int(min(limits, default=2**33) * USABLE) // beside
-
-
-def must_compile(device: torch.device) -> None:
-    """Raise SettingError where `run.compile` would find no compiler: known before any work."""
-    wanted = os.environ.get("CXX" if device.type == "cpu" else "CC")
-    names = [wanted] if wanted else COMPILERS[device.type]
-    if not any(map(shutil.which, names)):
-        rule = f"needs a compiler, {' or '.join(names)}, and there is none on PATH"
-        raise SettingError("run.compile", rule, True, "install one, or set it to false")
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, others count them all
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def gpus() -> int:
-    """Return the number of GPUs that PyTorch sees."""
-    return torch.cuda.device_count()
-
-
 def is_peer_lost(error: RuntimeError) -> bool:
     """Return whether a collective failed because another rank is gone, or the network is."""
     lost = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting")
@@ -290,14 +234,10 @@ def is_time_out(error: RuntimeError) -> bool:
     return "Timed out waiting" in str(error)
 
 
-def gpu_memory_limit() -> int:
-    """Return the free bytes of the first GPU."""
-    return torch.cuda.mem_get_info(0)[0]
-
-
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch ran out of memory; a CPU's allocator says so in its text alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Return whether torch ran out of memory; only a GPU's allocator has a class for it."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(one in text for one in NO_MEMORY)
 
 
 def free_memory(place: Place) -> None:
@@ -305,3 +245,5 @@ def free_memory(place: Place) -> None:
     gc.collect()
     if place.device.type == "cuda":
         torch.cuda.empty_cache()
+    elif place.device.type == "mps":
+        torch.mps.empty_cache()

@@ -129,6 +129,33 @@ def paired(differences: Sequence[float], confidence: float = 0.95) -> Paired:
     return Paired(mean.mean, mean.low, mean.high, p, mean.n, sd)
 
 
+def all_against_none(n: int) -> float:
+    """Return how likely it is at most that of two alike variants one diverges in all of n seeds
+    and the other in none.
+
+        p = max over q of 2 q^n (1 - q)^n = 2 / 4^n,    q: how often each of them diverges
+    """
+    return 2 * 0.25**n
+
+
+def stands_apart(values: Sequence[float], alpha: float = 0.01) -> bool:
+    """Return whether one value lies too far from the others for normal ones (Grubbs' test).
+
+    The value farthest from the mean of the others, in standard deviations of those, is held
+    against Student's t with n - 2 degrees of freedom, at alpha / n. Never for n < 3.
+    """
+    n = len(values)
+    if n < 3:
+        return False
+    middle = math.fsum(values) / n
+    farthest = max(range(n), key=lambda index: abs(values[index] - middle))
+    others = [value for index, value in enumerate(values) if index != farthest]
+    gap, spread = values[farthest] - math.fsum(others) / (n - 1), _deviation(others)
+    if not spread:
+        return gap != 0
+    return n * student_two_sided(gap / spread / math.sqrt(1 + 1 / (n - 1)), n - 2) <= alpha
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for being several (Holm, 1979), in the order given.
 

@@ -1,6 +1,7 @@
 """Plans with their seconds, side by side: as lines, as a table, as a picture or a page."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from lengthen import calibrate
 from lengthen.bind import open_store, with_store
 from lengthen.calibrate import LIMIT, Speed
 from lengthen.config import Config
-from lengthen.devices import gpus
 from lengthen.disk import Disk
 from lengthen.errors import SettingError
+from lengthen.hardware import gpus
 from lengthen.picture import Curve, Panel, draw
 from lengthen.plan import Moment, Plan, auto_micro_tokens, plan, seconds_along
+from lengthen.progress import PLAIN_SECONDS
 from lengthen.report import page
 from lengthen.tables import Table
 
@@ -21,6 +23,7 @@ NOTE = (
     "FLOP and seconds are of training alone: evaluation, probes and saves come on top. "
     "A factor is that of the first column."
 )
+SOON = 1.0  # seconds of planning without a word
 KINDS = (".svg", ".html")  # of a picture
 TOKENS = "trained tokens"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
@@ -68,7 +71,7 @@ def forecasts(
     configurations whose steps take equally long, and `note` is told before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
-    planned = [one for name, config in named.items() for one in _planned(name, config)]
+    planned = [one for name, config in named.items() for one in _planned(name, config, note)]
     if flops is None:
         tried = _tried(planned, note)
         speeds = [tried[one.machine] for one in planned]
@@ -91,10 +94,10 @@ def forecasts(
 
 
 def _goes_to_a_gpu(config: Config) -> bool:
-    return config.run.device == "cuda" or (config.run.device == "auto" and gpus() > 0)
+    return config.run.device != "cpu" and (config.run.device != "auto" or gpus() > 0)
 
 
-def _planned(name: str, config: Config) -> Iterator[_Planned]:
+def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[_Planned]:
     sequences = None
     if config.data.path is not None:
         store = open_store(config)
@@ -110,7 +113,23 @@ def _planned(name: str, config: Config) -> Iterator[_Planned]:
     if config.pacing.kind == "adaptive":
         bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
     for bound, calm in bounds.items():
-        yield _Planned(bound, config, plan(config, micro_tokens, sequences, calm=calm))
+        budget = config.schedule(sequences).budget
+        heard = _now_and_then(note, bound, budget)
+        found = plan(config, micro_tokens, sequences, calm=calm, heard=heard)
+        yield _Planned(bound, config, found)
+
+
+def _now_and_then(note: Callable[[str], None], name: str, budget: int) -> Callable[[int], None]:
+    """Return what says how far a plan is: after a second, and then every ten."""
+    due = time.monotonic() + SOON
+
+    def heard(tokens: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + PLAIN_SECONDS
+            note(f"planning {name}: {100 * tokens // budget} %")
+
+    return heard
 
 
 def _tried(

@@ -54,9 +54,11 @@ def read_foreign(path: Path, columns: Mapping[str, str]) -> Metrics:
 
 
 def _check_names(columns: Mapping[str, str]) -> None:
-    for name in columns:
+    for name, column in columns.items():
         if name not in NAMES:
             raise SettingError("columns", "no such name on our side", name, nearest(name, NAMES))
+        if not column:
+            raise SettingError(f"columns.{name}", "must be the name of a column", column)
     if "step" not in columns or KINDS.keys().isdisjoint(columns):
         rule = f"must name the columns of step and of one of {', '.join(KINDS)}"
         raise SettingError("columns", rule, ", ".join(columns))
@@ -73,9 +75,8 @@ class _Cells:
 
     def number(self, name: str) -> float | None:
         """Return the number, which may be infinite or not a number; None for an empty cell."""
-        value = self.row.get(self.columns[name]) if name in self.columns else None
         try:
-            number = _number(value)
+            number = _number(self._cell(name))
             return None if number is None else float(number)
         except (ValueError, OverflowError):
             raise self._wrong(name, "must be a number") from None
@@ -85,8 +86,12 @@ class _Cells:
         number = self.number(name)
         if number is not None and not number.is_integer():
             raise self._wrong(name, "must be a whole number")
-        exact = _number(self.row.get(self.columns.get(name, "")))
+        exact = _number(self._cell(name))
         return None if exact is None else int(exact)
+
+    def _cell(self, name: str) -> object:
+        # Not by an empty name where none is mapped: that is the column of an index in a data frame.
+        return self.row.get(self.columns[name]) if name in self.columns else None
 
     def _wrong(self, name: str, rule: str) -> DataError:
         column = self.columns[name]
@@ -193,6 +198,7 @@ def _objects(lines: Iterable[str]) -> Iterator[tuple[int, Row | None]]:
 
 
 def _table(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row | None]]:
+    csv.field_size_limit(LINE_LIMIT)  # of a text that somebody logs beside: we need none of it
     reader = csv.reader(line for line in lines if not _cut(line))
     try:
         header = next(reader, [])

@@ -130,6 +130,28 @@ class Ledger:
             missing -= block.tokens
         return tuple(blocks), replace(ledger, takes=self.takes + 1)
 
+    def after(self, rows: int, length: int, steps: int) -> "Ledger":
+        """Return the ledger after so many equal takes, whole passes skipped.
+
+        For steps at full length, or with "drop", where no sequence waits for another step and only
+        the number of rows matters. All counts are exact; the ages of a queue are those of one take.
+        """
+        assert length == self.full_length or self.leftovers == "drop"
+        total, ledger, skipped = rows * steps, self, 0
+        if total > 2 * self.sequences:
+            # One pass further on, nothing is left of what shorter steps have left.
+            _, ledger = ledger.take(self.sequences, length)
+            skipped, total = divmod(total - self.sequences, self.sequences)
+            dropped = skipped * self.sequences * (self.full_length - length)
+            ledger = replace(
+                ledger,
+                pass_number=ledger.pass_number + skipped,
+                dropped=ledger.dropped + dropped,
+            )
+        if total:
+            _, ledger = ledger.take(total, length)
+        return replace(ledger, takes=self.takes + steps)
+
     def _read(self, missing: int, length: int) -> tuple[Block, "Ledger"]:
         if not self.fresh and not self.queue:
             return self._next_pass()._read(missing, length)

@@ -13,13 +13,12 @@ from lengthen.clock import crossed
 from lengthen.commit import nothing
 from lengthen.devices import is_out_of_memory, is_peer_lost, is_time_out
 from lengthen.errors import MemoryLimitError, PeerError, StoppedError, StorageError, UnstableError
+from lengthen.monitor import SKIPS_IN_A_ROW
 from lengthen.progress import Line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.saves import Saves
 from lengthen.state import Progress
 from lengthen.trainer import Trainer
-
-SKIPS_IN_A_ROW = 3  # not finite so often, a run is lost, whatever on_nonfinite says
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 UNSTABLE = 1.2  # the paper's threshold
 PROBE_SEQUENCES = 8  # K: the first full-length sequences of the validation part
+SKIPS_IN_A_ROW = 3  # not finite so often, a run is lost, whatever on_nonfinite says
 OBSERVED_SEQUENCES = 32  # whose fronts an adaptive pacing looks at
 
 

@@ -57,7 +57,9 @@ def build_optimizer(
     """
     groups = parameter_groups(model, weight_decay, decay_positions=decay_positions)
     try:
-        return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
+        # An Apple GPU's fused kernel is not known to heed `found_inf`.
+        fused = model.tokens.weight.device.type != "mps"
+        return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=fused)
     except RuntimeError:  # torch refuses where the device has no fused kernel
         return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=False)
 

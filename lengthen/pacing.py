@@ -244,11 +244,17 @@ class Adaptive:
         calm = isfinite(loss) and (state.best is None or loss <= state.best)
         in_a_row = state.calm + 1 if calm else 0
         if in_a_row >= self.patience or step - state.since >= self.max_hold:
-            return Grown(self._above(state.value), since=step, seen=step)
+            return self.grown(state, step)
         return replace(state, seen=step, best=loss if calm else state.best, calm=in_a_row)
 
-    def _above(self, value: int) -> int:
-        return min(self.end, (value // self.multiple + 1) * self.multiple)
+    def grown(self, state: Grown, step: int) -> Grown:
+        """Return the state when it grows after `step` finished steps."""
+        value = min(self.end, (state.value // self.multiple + 1) * self.multiple)
+        return Grown(value, since=step, seen=step)
+
+    def held(self, *, calm: bool) -> int:
+        """Return the steps at each value where every observation is calm, or where none is."""
+        return min(self.patience * self.every, self.max_hold) if calm else self.max_hold
 
 
 Fixed: TypeAlias = Constant | Linear | Root | Staged  # what a step alone decides

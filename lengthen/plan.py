@@ -4,22 +4,24 @@ Whoever wants seconds brings those of a step (`calibrate` has them): a plan know
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
 
 from lengthen import cost
-from lengthen.clock import Schedule, crossed, steps
+from lengthen.clock import Schedule, Span, spans
 from lengthen.config import Config
-from lengthen.devices import fit_check, gpu_memory_limit, gpus
+from lengthen.devices import fit_check
 from lengthen.errors import MemoryLimitError
+from lengthen.hardware import device_here, memory_limit
 from lengthen.ledger import Ledger, reuse_spacing
 
 CPU_PASS = 4096  # tokens of a pass on a processor: larger ones fall out of its caches
 POINTS = 200  # of a curve, evenly spread over the budget
+HEARD_EVERY = 1000  # steps that a plan goes through one by one
 
 
 @dataclass(frozen=True)
@@ -106,40 +108,46 @@ class Plan:
 
 
 def plan(
-    config: Config, micro_tokens: int, sequences: int | None = None, *, calm: bool = True
+    config: Config,
+    micro_tokens: int,
+    sequences: int | None = None,
+    *,
+    calm: bool = True,
+    heard: Callable[[int], None] = lambda _: None,
 ) -> Plan:
-    """Work out a run step by step, with the schedule and the ledger that the trainer uses.
+    """Work out a run, with the schedule and the ledger that the trainer uses.
 
     `sequences` is N of the store, which leftovers and passes need. An adaptive pacing is taken to
-    find its loss calm always, the quickest that it can grow, or never, the slowest. Costs some
-    microseconds a step. Raises SettingError for a vocabulary or a budget that only a store gives.
+    find its loss calm always, the quickest that it can grow, or never, the slowest. Steps of one
+    shape are summed at once; only with a store, short steps that requeue are gone through one by
+    one, some microseconds each, and `heard` is told the trained tokens now and then. Raises
+    SettingError for a vocabulary or a budget that only a store gives.
     """
     schedule = config.schedule(sequences)
+    of_step = partial(cost.flops, config.model, recompute=config.run.recompute)
     ledger = None if sequences is None else _first_ledger(config, schedule, sequences)
     shapes: Counter[tuple[int, int]] = Counter()
-    full = lowest = None
-    curve: list[Moment] = []
-    warmup_tokens = most_leftover = 0
-    for moment, behind in _walk(config, schedule, ledger, calm=calm):
-        ledger = behind
-        shapes[moment.rows, moment.length] += 1
-        warmup_tokens = moment.tokens if moment.step <= schedule.warmup_steps else warmup_tokens
-        most_leftover = max(most_leftover, moment.leftover or 0)
-        if full is None and moment.length == schedule.full_length:
-            full = moment
-        if lowest is None and _has_decayed(schedule, moment):
-            lowest = moment
-        if moment is full or moment is lowest or _is_point(schedule, moment):
-            curve.append(moment)
-    if curve[-1] != moment:
-        curve.append(moment)
+    marks = _Marks()
+    flops = most_leftover = 0
+    for span in spans(schedule, calm=calm):
+        each, done = of_step(span.rows, span.length), 0
+        points = _points(schedule, span, marks)
+        for count in sorted({*points, span.steps}):
+            if ledger is not None:
+                ledger, most_leftover = _read(ledger, span, count - done, most_leftover, heard)
+            done, flops = count, flops + (count - done) * each
+            moment = _moment(schedule, span, count, flops, ledger)
+            marks.take(schedule, moment, is_point=count in points)
+        shapes[span.rows, span.length] += span.steps
+    if marks.curve[-1] != moment:
+        marks.curve.append(moment)
     return Plan(
         schedule=schedule,
         shapes=dict(shapes),
-        curve=tuple(curve),
-        full=full,
-        lowest=lowest,
-        warmup_tokens=warmup_tokens,
+        curve=tuple(marks.curve),
+        full=marks.full,
+        lowest=marks.lowest,
+        warmup_tokens=marks.warmup_tokens,
         parameters=cost.parameters(config.model),
         memory=memory_of(config, micro_tokens),
         micro_tokens=micro_tokens,
@@ -147,26 +155,71 @@ def plan(
     )
 
 
-def _walk(
-    config: Config, schedule: Schedule, ledger: Ledger | None, *, calm: bool
-) -> Iterator[tuple[Moment, Ledger | None]]:
-    """Yield every step with the ledger behind it, which is None where N is unknown."""
-    of_step = cache(partial(cost.flops, config.model, recompute=config.run.recompute))
-    flops = 0
-    for clock, shape in steps(schedule, calm=calm):
-        if ledger is not None:
-            _, ledger = ledger.take(shape.rows, shape.length)
-        flops += of_step(shape.rows, shape.length)
-        moment = Moment(
-            step=clock.step + 1,
-            tokens=clock.tokens + shape.tokens,
-            length=shape.length,
-            rows=shape.rows,
-            rate=shape.rate,
-            flops=flops,
-            leftover=None if ledger is None else ledger.leftover,
-        )
-        yield moment, ledger
+@dataclass
+class _Marks:
+    """What a plan keeps of the steps that it comes by."""
+
+    curve: list[Moment] = field(default_factory=list)
+    full: Moment | None = None
+    lowest: Moment | None = None
+    warmup_tokens: int = 0
+
+    def take(self, schedule: Schedule, moment: Moment, *, is_point: bool) -> None:
+        if moment.step <= schedule.warmup_steps:
+            self.warmup_tokens = moment.tokens
+        if is_point:
+            self.curve.append(moment)
+        if self.full is None and moment.length == schedule.full_length:
+            self.full = moment
+        # The rate of a step looks at the tokens before it.
+        warm = moment.step > schedule.warmup_steps
+        if self.lowest is None and warm and moment.tokens_before >= schedule.decay_tokens:
+            self.lowest = moment
+
+
+def _points(schedule: Schedule, span: Span, marks: _Marks) -> set[int]:
+    """Return which steps of a span, counted from 1, a plan keeps."""
+    clock, each = span.clock, span.shape.tokens
+    warm = schedule.warmup_steps - clock.step
+    points = {1 - clock.step, warm}  # where a curve begins, and where it turns
+    every = max(1, schedule.budget // POINTS)
+    first, last = clock.tokens // every + 1, (clock.tokens + span.tokens) // every
+    points |= {-(-(number * every - clock.tokens) // each) for number in range(first, last + 1)}
+    if marks.full is None and span.length == schedule.full_length:
+        points.add(1)
+    if marks.lowest is None:
+        points.add(max(warm, 0, -(-(schedule.decay_tokens - clock.tokens) // each)) + 1)
+    return {point for point in points if 1 <= point <= span.steps}
+
+
+def _moment(
+    schedule: Schedule, span: Span, count: int, flops: int, ledger: Ledger | None
+) -> Moment:
+    """Return a span's step number `count`, with the operations and the ledger behind it."""
+    before = schedule.after(span.clock, span.shape, count - 1)
+    return Moment(
+        step=before.step + 1,
+        tokens=before.tokens + span.shape.tokens,
+        length=span.length,
+        rows=span.rows,
+        rate=schedule.rate(before),
+        flops=flops,
+        leftover=None if ledger is None else ledger.leftover,
+    )
+
+
+def _read(
+    ledger: Ledger, span: Span, steps: int, most: int, heard: Callable[[int], None]
+) -> tuple[Ledger, int]:
+    """Return the ledger after some steps of a span, and the most leftover behind any so far."""
+    if span.length == ledger.full_length or ledger.leftovers == "drop":
+        return ledger.after(span.rows, span.length, steps), most  # none of them leaves more
+    for _ in range(steps):
+        _, ledger = ledger.take(span.rows, span.length)
+        most = max(most, ledger.leftover)
+        if ledger.takes % HEARD_EVERY == 0:
+            heard(ledger.read)
+    return ledger, most
 
 
 def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
@@ -176,18 +229,6 @@ def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
         reuse_after=reuse_spacing(config.batch.reuse_after, schedule.most_rows, sequences),
         leftovers=config.batch.leftovers,
     )
-
-
-def _has_decayed(schedule: Schedule, moment: Moment) -> bool:
-    # The rate of a step looks at the tokens before it.
-    warm = moment.step > schedule.warmup_steps
-    return warm and moment.tokens_before >= schedule.decay_tokens
-
-
-def _is_point(schedule: Schedule, moment: Moment) -> bool:
-    if moment.step in (1, schedule.warmup_steps):  # where a curve begins, and where it turns
-        return True
-    return crossed(max(1, schedule.budget // POINTS), moment.tokens_before, moment.tokens)
 
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:
@@ -226,9 +267,10 @@ def auto_micro_tokens(config: Config) -> int:
     one row gives one row, since a plan is also made for a larger machine. So a processor is taken
     to have enough.
     """
-    if config.run.device == "cpu" or not gpus():
+    device = device_here(config.run.device)
+    if device.type == "cpu":
         return micro_tokens_within(config, limit=None)
-    length, limit = config.model.length, gpu_memory_limit()
+    length, limit = config.model.length, memory_limit(device)
     try:
         whole = config.batch.rows * length
         return fit_check(whole, length, lambda size: memory_of(config, size) <= limit)

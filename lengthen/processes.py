@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.config import Config
-from lengthen.devices import cpu_memory_limit, gpus, usable_cores
 from lengthen.disk import Disk
 from lengthen.errors import SettingError, UnstableError, printable
+from lengthen.hardware import SHARED_OUT, cards, cpu_memory_limit, usable_cores
 from lengthen.plan import memory_of, micro_tokens_within
 from lengthen.runlog import Record
 
@@ -33,7 +33,7 @@ class Machine:
 
     jobs: int  # runs side by side
     threads: int  # of each
-    gpus: int = 0
+    gpus: int = 0  # to be shared out, one to each
 
 
 def machine_for(
@@ -47,10 +47,12 @@ def machine_for(
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
             raise SettingError(name, "must be at least 1", value)
-    devices = 0 if configs[0].run.device == "cpu" else gpus()
+    device = configs[0].run.device
+    devices = cards(device)
     cores = usable_cores()
     count = min(jobs or devices or min(cores, _fit_into_memory(configs)), most)
-    return Machine(count, threads or max(1, cores // count), devices)
+    shared = devices if device in SHARED_OUT else 0
+    return Machine(count, threads or max(1, cores // count), shared)
 
 
 def _fit_into_memory(configs: Sequence[Config]) -> int:

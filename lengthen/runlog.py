@@ -66,9 +66,24 @@ class RunPaths:
         return self.root / "tokenizer.json"
 
     @property
+    def tokenizer_config(self) -> Path:
+        """Which token stands between documents, as Transformers names it."""
+        return self.root / "tokenizer_config.json"
+
+    @property
     def evaluations(self) -> Path:
         """What `eval` found."""
         return self.root / "evaluations.json"
+
+    @property
+    def discarded_evaluations(self) -> Path:
+        """What it found about weights that a resume went back behind."""
+        return self.root / "evaluations.discarded.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever writes here."""
+        return self.root / ".lock"
 
     @property
     def checkpoints(self) -> Path:
@@ -94,13 +109,15 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     if not root.is_dir():
         raise SettingError("--out", "must be a directory", str(root))
     paths = RunPaths(root)
-    own = {".lock", *(path.name for path in _files_of(paths))}
+    own = {paths.lock.name, *(path.name for path in _files_of(paths))}
     if not paths.config.is_file():
         if {entry.name for entry in root.iterdir()} <= own:
             return  # nothing, or what a run left that ended before it had begun
         raise SettingError("--out", "holds files that no run wrote, so they stay", str(root))
     if not overwrite:
-        hint = f"`lengthen resume {root}` goes on with this run, --overwrite starts it anew"
+        hint = "--overwrite starts it anew"
+        if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
+            hint = f"`lengthen resume {root}` goes on with this run, {hint}"
         raise SettingError("--out", "must be a new or empty directory", str(root), hint)
 
 
@@ -111,8 +128,9 @@ def clear(disk: Disk, paths: RunPaths) -> None:
 
 
 def _files_of(paths: RunPaths) -> list[Path]:
-    logs = [paths.environment, paths.metrics, paths.discarded, paths.evaluations]
-    files = [*logs, paths.tokenizer, paths.checkpoints]
+    logs = [paths.environment, paths.metrics, paths.discarded]
+    results = [paths.evaluations, paths.discarded_evaluations]
+    files = [*logs, *results, paths.tokenizer, paths.tokenizer_config, paths.checkpoints]
     torn = sorted(paths.root.glob(f".tmp-{paths.config.name}-*"))  # by a kill, before its rename
     # The configuration goes last: as long as it is there the directory is known to be a run's.
     return [*torn, *(path for path in [*files, paths.config] if path.exists())]
@@ -125,14 +143,14 @@ def owned(root: Path) -> Iterator[int]:
     The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
     there for the message alone, and for other ranks: they find the number there that this gives.
     """
-    path = root / ".lock"
+    path = RunPaths(root).lock
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         with storage_errors(path):
             root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
-        raise BusyError(f"{root} is in use by {_holder(path)}; wait for it, or stop it") from None
+        raise BusyError(f"{root} is in use by {_holder(path)}") from None
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
@@ -146,17 +164,21 @@ def owned(root: Path) -> Iterator[int]:
 def mark_in(root: Path) -> int | None:
     """Return the number that the owner of `root` left there, as this process sees it."""
     try:
-        return int(json.loads((root / ".lock").read_bytes())["mark"])
+        return int(json.loads(RunPaths(root).lock.read_bytes())["mark"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _holder(path: Path) -> str:
+    """Return who has a lock, and what to do about it."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"pid {int(holder['pid'])} on {holder['host']} since {holder['start']}"
+        who = f"pid {int(holder['pid'])} on {holder['host']} since {holder['start']}"
+        if (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname()):
+            return f"{who}, which is this process; close the log that it writes there"
+        return f"{who}; wait for it, or stop it"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
+        return "another process; wait for it, or stop it"
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import torch
@@ -11,23 +11,19 @@ from lengthen import checkpoint, commit, runlog, settings
 from lengthen.bind import open_store, with_store
 from lengthen.checkpoint import Checkpoint
 from lengthen.config import Config, Tables
-from lengthen.corpus.store import TOKENIZER, Store
-from lengthen.devices import (
-    Place,
-    cpu_memory_limit,
-    fit_check,
-    free_memory,
-    is_out_of_memory,
-    placed,
-)
+from lengthen.corpus.store import Store
+from lengthen.devices import Place, fit_check, free_memory, is_out_of_memory, placed
 from lengthen.disk import Disk
-from lengthen.errors import BusyError, SettingError
+from lengthen.errors import BusyError, DataError, SettingError
+from lengthen.evaluate.results import set_aside
+from lengthen.hardware import cpu_memory_limit, described
 from lengthen.loop import Session, StopSignal, carry_out
 from lengthen.plan import micro_tokens_within
 from lengthen.progress import line
 from lengthen.runlog import MetricsLog, Record, RunPaths
 from lengthen.saves import saving
 from lengthen.state import log_size
+from lengthen.subnormals import flushes_subnormals
 from lengthen.trainer import Trainer
 
 # What a checkpoint was built on: another value would make it another run.
@@ -61,7 +57,7 @@ def train(
     if resume_auto and paths.config.is_file():
         _must_be_the_same(config, paths)
         if checkpoint.listed(paths.checkpoints):
-            return resume(out, overrides=_own_store(config, paths), disk=disk, shown=shown)
+            return resume(out, overrides=_own_way(config, paths), disk=disk, shown=shown)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
     disk = disk or Disk()
@@ -74,7 +70,7 @@ def train(
         config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
         if place.is_first:
             runlog.clear(disk, paths)
-            _write_run_files(disk, paths, config, store)
+            _write_run_files(disk, paths, config, store, place)
         trainer, stop = _trainer(stack, config, store, place)
         return carry_out(_session(stack, trainer, paths, disk, stop, shown))
 
@@ -117,7 +113,8 @@ def resume(
         for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
             session.line.say(note)
             session.event("note", text=note)
-        session.event("resumed", discarded_lines=discarded, overrides=overrides or {})
+        since = _overrides(overrides or {}, config, start)
+        session.event("resumed", discarded_lines=discarded, overrides=since)
         del start  # its files are mapped as long as it lives, and a later rotation deletes them
         return carry_out(session)
 
@@ -150,7 +147,7 @@ def _must_agree(place: Place, verb: str, config: Config) -> None:
 
 def _said(config: Config) -> Tables:
     """Return the settings in which ranks have to agree: all, but where their store lies."""
-    return {k: v for k, v in settings.flat(config.tables()).items() if k != "data.path"}
+    return settings.flat(settings.as_trained(config))
 
 
 def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
@@ -179,24 +176,46 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     # Checkpoints first: a newer one would not be believed once its lines are cut.
     commit.set_aside(disk, paths.checkpoints, start.step)
     discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
+    with suppress(DataError):  # a file that is not ours is shown by nobody, and stays
+        set_aside(disk, paths.evaluations, lambda result: (result.step or 0) > start.step)
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
 
 
-def _own_store(config: Config, paths: RunPaths) -> Tables | None:
-    """Return where this rank's copy of the store lies, if not where the run has it."""
-    there = settings.load(str(paths.config))[0].data.path
-    return None if there == config.data.path else {"data": {"path": config.data.path}}
+def _own_way(config: Config, paths: RunPaths) -> Tables:
+    """Return what of a run that goes on is this process's: where its store lies, smaller passes."""
+    there = settings.load(str(paths.config))[0]
+    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
+    own: Tables = {}
+    if there.data.path != config.data.path:
+        own["data"] = {"path": config.data.path}
+    # A run that ran out of memory goes on in smaller passes than were asked for.
+    if asked != "auto" and used != "auto" and asked < used:
+        own["batch"] = {"micro_tokens": asked}
+    return own
+
+
+def _overrides(asked: Tables, config: Config, start: Checkpoint) -> Tables:
+    """Return what was asked for, and all else that is not as the checkpoint was trained with.
+
+    That is what an earlier resume was asked for which died before its first save: the steps that
+    told of it are set aside, and its settings stay.
+    """
+    before = settings.flat(settings.recorded(start.state))
+    now = settings.flat(settings.as_trained(config))
+    found = {name: dict(values) for name, values in asked.items()}
+    for name in sorted(now.keys() | before.keys()) if before else ():
+        if now.get(name) != before.get(name):
+            table, _, setting = name.partition(".")
+            found.setdefault(table, {})[setting] = now.get(name)
+    return found
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
-    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
-    # A run that ran out of memory goes on in smaller passes than were asked for.
-    if asked == "auto" or (used != "auto" and used < asked):
-        there = settings.changed(there, {"batch": {"micro_tokens": asked}})
-    moved = {"data": {"path": config.data.path}}
-    there = settings.changed(there, moved)
+    # How a step is cut changes no result beyond rounding.
+    own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
+    there = settings.changed(there, own)
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
@@ -218,10 +237,10 @@ def choose_micro_tokens(config: Config, store: Store, place: Place) -> int:
         return place.least(micro_tokens_within(config, cpu_memory_limit(), place.world))
     length = config.model.length
     whole = -(-config.batch.rows // place.world) * length
-    return fit_check(whole, length, lambda size: _trial_fits(config, store, place, size))
+    return fit_check(whole, length, lambda size: trial_fits(config, store, place, size))
 
 
-def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
+def trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     """Try one full-length pass and update on a throw-away trainer; all ranks give one answer."""
     failed = torch.zeros(1, device=place.device)
     alone = Place(place.device, place.precision)
@@ -235,14 +254,19 @@ def _trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
     return not place.sum(failed).item()
 
 
-def _write_run_files(disk: Disk, paths: RunPaths, config: Config, store: Store) -> None:
+def _write_run_files(
+    disk: Disk, paths: RunPaths, config: Config, store: Store, place: Place
+) -> None:
     environment = runlog.environment(sys.argv) | {
+        "device": described(place.device),
+        "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
         "tokenizer": store.manifest.tokenizer.sha256,
         "valid": store.manifest.valid.sha256,
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
-    disk.write_file(paths.tokenizer, (store.path / TOKENIZER).read_bytes())
+    for name, data in store.tokenizer_files().items():
+        disk.write_file(paths.root / name, data)
     # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
     disk.replace_file(paths.config, config.to_toml().encode())
 
@@ -272,7 +296,10 @@ def _session(
         disk.at("save"), paths.checkpoints, keep, trainer.place, asynchronous=asynchronous
     )
     saves = stack.enter_context(kept)
-    return Session(trainer, paths, log, stop, stack.enter_context(drawn), saves)
+    shown_line = stack.enter_context(drawn)
+    asked, found = trainer.config.run.device, described(trainer.place.device)
+    shown_line.say(f'computing on {found} (run.device = "{asked}")')
+    return Session(trainer, paths, log, stop, shown_line, saves)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

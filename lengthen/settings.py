@@ -43,6 +43,7 @@ RULES = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "string_too_short": "must not be empty",
     "literal_error": "must be {expected}",
     "missing": "is missing",
     "tuple_type": "must be a list",
@@ -101,6 +102,7 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
         table = merged.get(name)
         if isinstance(change, dict) and isinstance(table, dict):
             notes += _make_room(name, table, change)
+            notes += _lower_minimum(name, table, change)
             table.update(change)
         else:
             merged[name] = change
@@ -119,6 +121,19 @@ def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
 
 
+def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
+    """Keep the minimum of the rate its share of the peak, where a new peak falls below it."""
+    if name != "optimizer" or "min_learning_rate" in change:
+        return []
+    rates = (change.get("learning_rate"), table.get("learning_rate"))
+    peak, before = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    minimum = table.get("min_learning_rate")
+    if not isinstance(minimum, float | int) or not 0 < peak < minimum <= before:
+        return []
+    lowered = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
+    return [f"optimizer.min_learning_rate was above the new peak, lowered with it to {lowered:g}"]
+
+
 def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
     """Take `--table.setting VALUE` and `--table.setting=VALUE` out of a command line.
 
@@ -134,6 +149,8 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
             others.append(argument)
             continue
         table, _, setting = name.removeprefix("--").partition(".")
+        if not (table and setting):
+            raise SettingError(name, "must be --table.setting, such as --pacing.start")
         text = value if equals else next(rest, None)
         if text is None:
             raise SettingError(f"{table}.{setting}", "needs a value behind it")
@@ -163,6 +180,19 @@ def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
 
 
+def as_trained(config: Config) -> Tables:
+    """Return the settings that a checkpoint has with it: all, but where the store lies."""
+    tables = config.tables()
+    tables["data"].pop("path", None)
+    return tables
+
+
+def recorded(state: Mapping[str, Any]) -> Tables:
+    """Return the settings in a checkpoint's state; nothing where it has none."""
+    tables = state.get("settings")
+    return tables if isinstance(tables, dict) else {}
+
+
 def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
     """Return what nested tables hold by dotted name."""
     values: Tables = {}
@@ -181,7 +211,12 @@ def _tables_of(source: str) -> Tables:
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, source, nearest(source, RECIPES))
-    return with_recipe(read_toml(path))
+    tables = read_toml(path)
+    if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
+        rule = "was written by another training loop, which has its model and its checkpoints"
+        hint = f"`lengthen report {path.parent}` reads its log"
+        raise SettingError("RUN", rule, str(path.parent), hint)
+    return with_recipe(tables)
 
 
 def with_recipe(tables: Tables) -> Tables:

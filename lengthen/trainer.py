@@ -26,8 +26,10 @@ from lengthen.monitor import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.order import sub_seed
 from lengthen.runlog import Record
+from lengthen.settings import as_trained
 from lengthen.shards import held, is_cut
 from lengthen.state import Progress, must_fit
+from lengthen.subnormals import flushes_subnormals
 from lengthen.weights import build_model, load_moments, load_weights
 
 T = TypeVar("T")
@@ -145,8 +147,10 @@ class Trainer:
         the step's tokens a mean that no split into micro-batches or ranks can change.
         """
         scale = self.place.world / shape.tokens
+        # All at once: each copy to a GPU waits until what it computes is done.
+        batch = Batch(*(tensor.to(self.place.device) for tensor in batch))
         parts = split(batch, passes(shape.rows, self.place.world, shape.length, self.micro_tokens))
-        total = torch.zeros(2, dtype=torch.float64, device=self.place.device)  # loss, stop
+        total = torch.zeros(2, dtype=self.place.of_sums, device=self.place.device)  # loss, stop
         for number, part in enumerate(parts):
             self._seed_dropout(number)
             last = number == len(parts) - 1
@@ -164,10 +168,10 @@ class Trainer:
         weight = math.nan if spoilt else 1.0
         if not len(inputs):
             # A rank without rows must still meet its peers in the collectives of this pass.
-            inputs = targets = torch.zeros((1, inputs.shape[1]), dtype=torch.int64)
+            inputs = targets = inputs.new_zeros((1, inputs.shape[1]))
             weight = 0.0
         with self.place.autocast():
-            loss: Tensor = self.module(inputs.to(self.place.device), targets.to(self.place.device))
+            loss: Tensor = self.module(inputs, targets)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
@@ -282,7 +286,8 @@ class Trainer:
         It spoils the weights.
         """
         length = self.config.model.length
-        tokens = torch.zeros((micro_tokens // length, length), dtype=torch.int64)
+        shape = (micro_tokens // length, length)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.place.device)
         total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
         update(self.optimizer, torch.isfinite(total))
         # Once more over the gradients that are there, as in a step of several passes.
@@ -300,6 +305,7 @@ class Trainer:
             **self.progress.state(),
             "micro_tokens": self.micro_tokens,
             "store_id": self.store.id,
+            "settings": as_trained(self.config),
             "numerics": self.numerics(),
         }
 
@@ -308,6 +314,7 @@ class Trainer:
         return {
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "flush_subnormals": flushes_subnormals(),
             "world": self.place.world,
             "device": self.place.device.type,
             "precision": self.place.precision,

@@ -223,7 +223,7 @@ def _views(paths: RunPaths, every: float) -> Iterator[View]:
     name, follower = printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
-        held, holder = _holder(paths.root / ".lock")
+        held, holder = _holder(paths.lock)
         follower.catch_up()  # after the lock: of an owner that is gone every line is there
         # A resume may change the budget; one that is writing the file leaves the old one for now.
         with suppress(LengthenError, OSError):
@@ -236,9 +236,10 @@ def _views(paths: RunPaths, every: float) -> Iterator[View]:
 
 
 def _budget(paths: RunPaths) -> int | None:
+    tokens = settings.read_toml(paths.config).get("budget", {}).get("tokens")
+    if isinstance(tokens, int):  # another training loop's run has this much of a configuration
+        return tokens
     config, _ = settings.load(str(paths.config))
-    if config.budget.tokens is not None:
-        return config.budget.tokens
     try:
         store = open_store(config)
     except DataError:

@@ -1,24 +1,25 @@
 """Print when the runs of adaptive pacings reached full length, and after how many observations.
 
-python scripts/adaptive_lengths.py studies/pacings/runs/adaptive-*/seed-*
+python scripts/adaptive_lengths.py studies/pacings.tar.xz
 """
 
 import sys
 from pathlib import Path
 
-from lengthen.runlog import RunPaths, read_metrics
+from lengthen.report.gather import gather
+from lengthen.runlog import Metrics
 
 
-def told(run: Path) -> str:
+def line(name: str, metrics: Metrics) -> str:
     """Return the line of a run."""
-    metrics = read_metrics(RunPaths(run).metrics)
     steps = metrics.of("step")
     full = max(step["length"] for step in steps)
     first = next(step for step in steps if step["length"] == full)
     share = first["tokens"] / steps[-1]["tokens"]
     looks, before = len(metrics.of("observation")), first["step"] - 1
-    return f"{run}: {looks} observations, full after {before} steps, {100 * share:.0f} % of tokens"
+    return f"{name}: {looks} observations, full after {before} steps, {100 * share:.0f} % of tokens"
 
 
 if __name__ == "__main__":
-    print(*map(told, map(Path, sys.argv[1:])), sep="\n")
+    runs = (run for run in gather([Path(sys.argv[1])]) if run.metrics.of("observation"))
+    print(*(line(run.name, run.metrics) for run in runs), sep="\n")

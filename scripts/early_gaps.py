@@ -1,6 +1,6 @@
 """Print how far one variant's validation loss lies above another's, by seed, as training goes on.
 
-    python scripts/early_gaps.py studies/starts/runs/start-8 studies/starts/runs/start-32
+    python scripts/early_gaps.py studies/starts.tar.xz start-8 start-32
 
 Nats at the first, third, tenth and last evaluation, of runs that were evaluated after equal tokens.
 """
@@ -8,25 +8,29 @@ Nats at the first, third, tenth and last evaluation, of runs that were evaluated
 import sys
 from pathlib import Path
 
+from lengthen.compare.standing import RUNS
+from lengthen.packed import opened
 from lengthen.runlog import RunPaths, read_metrics
 
 LOOKS = (0, 2, 9, -1)
 
 
-def rows(variant: Path, other: Path) -> list[str]:
-    """Return a row of a table for each seed that both have."""
-    seeds = sorted(path.name for path in variant.iterdir() if (other / path.name).is_dir())
-    told = []
-    for seed in seeds:
-        above, below = (_losses(place / seed) for place in (variant, other))
-        gaps = (f"{above[look] - below[look]:.3f}" for look in LOOKS)
-        told.append(f"| {seed.removeprefix('seed-')} | {' | '.join(gaps)} |")
-    return told
+def rows(study: Path, variant: str, other: str) -> list[str]:
+    """Return a row of a table for each seed that both variants of a packed study have."""
+    with opened(study) as folder:
+        above, below = (_losses(folder / RUNS / name) for name in (variant, other))
+    lines = []
+    for seed in sorted(above.keys() & below.keys()):
+        gaps = (f"{above[seed][look] - below[seed][look]:.3f}" for look in LOOKS)
+        lines.append(f"| {seed.removeprefix('seed-')} | {' | '.join(gaps)} |")
+    return lines
 
 
-def _losses(run: Path) -> list[float]:
-    return [look["loss"] for look in read_metrics(RunPaths(run).metrics).of("eval")]
+def _losses(variant: Path) -> dict[str, list[float]]:
+    """Return the validation losses of each seed."""
+    metrics = {run.name: read_metrics(RunPaths(run).metrics) for run in variant.iterdir()}
+    return {seed: [look["loss"] for look in log.of("eval")] for seed, log in metrics.items()}
 
 
 if __name__ == "__main__":
-    print(*rows(*map(Path, sys.argv[1:])), sep="\n")
+    print(*rows(Path(sys.argv[1]), *sys.argv[2:]), sep="\n")

@@ -1,25 +1,58 @@
-"""Copy the finished runs of a comparison as small files, without what belongs to one machine.
+"""Add the finished runs of a comparison to a packed study, without what belongs to one machine.
 
-    python scripts/publish_runs.py COMPARISON studies/large-batch
+    python scripts/publish_runs.py COMPARISON studies/large-batch.tar.xz
 
-Kept are settings, environment, measurements and what `eval` found; left out are checkpoints, the
-tokenizer, the command line and the paths of the token store and of sets (ids and SHA-256 stay).
+Runs that are in it already stay as they are. Kept are settings, environment, measurements and what
+`eval` found; left out are checkpoints, the tokenizer, the command line and the paths of the token
+store and of sets (ids and SHA-256 stay).
 """
 
 import json
+import os
 import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from lengthen.compare.standing import RUNS
 from lengthen.disk import Disk
 from lengthen.evaluate.results import Result, read, write
+from lengthen.packed import opened
 from lengthen.processes import ATTEMPTS
 from lengthen.runlog import RunPaths, last_record
 
 
-def publish(comparison: Path, out: Path) -> int:
-    """Copy every finished run that is not there yet; return how many those were."""
+def publish(comparison: Path, study: Path) -> int:
+    """Add every finished run that `study` does not hold yet; return how many those were."""
+    with opened(study) if study.exists() else _new_folder() as folder:
+        copied = copy(comparison, folder)
+        pack(folder, study)
+    return copied
+
+
+@contextmanager
+def _new_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def pack(folder: Path, study: Path) -> None:
+    """Write the files of `folder` as `study`; equal files give equal bytes."""
+    part = study.with_name(f".tmp-{study.name}")
+    with tarfile.open(part, "w:xz", preset=9) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            member.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(member, file)
+    os.replace(part, study)
+
+
+def copy(comparison: Path, out: Path) -> int:
+    """Copy every finished run that `out` does not hold yet; return how many those were."""
     copied = 0
     for metrics in sorted((comparison / RUNS).rglob("metrics.jsonl")):
         here, there = (

@@ -1,17 +1,16 @@
 """Draw the pictures of docs/results.md from the published runs.
 
-    python scripts/results_figures.py
-
-A study that is not published yet has no picture.
+python scripts/results_figures.py
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lengthen.compare.file import read_comparison
+from lengthen.compare.file import Comparison, read_comparison
 from lengthen.compare.outcomes import Group, groups, read_outcomes
 from lengthen.compare.sweep import sweep_panels
 from lengthen.monitor import UNSTABLE
+from lengthen.packed import opened
 from lengthen.picture import Curve, Panel, draw
 
 ROOT = Path(__file__).parents[1]
@@ -21,16 +20,19 @@ FROM_TOKENS = 1_000_000  # before it all curves fall so steeply that they lie on
 
 def swept(name: str, root: Path) -> Iterator[Panel]:
     """Yield the panels of one study's sweeps."""
-    comparison = read_comparison(root / "studies" / f"{name}.toml")
-    outcomes, _ = read_outcomes(comparison, root / "studies" / name)
-    yield from sweep_panels(comparison, groups(comparison, outcomes))
+    yield from sweep_panels(*_study(root, name, name))
+
+
+def _study(root: Path, name: str, packed: str) -> tuple[Comparison, list[Group]]:
+    comparison = read_comparison(root / f"studies/{name}.toml")
+    with opened(root / f"studies/{packed}.tar.xz") as folder:
+        outcomes, _ = read_outcomes(comparison, folder)
+    return comparison, groups(comparison, outcomes)
 
 
 def variants_over_tokens(root: Path) -> list[Panel]:
     """Return the eight seeds' mean loss by token, and every seed's loss ratio by step."""
-    comparison = read_comparison(root / "studies" / "eight-seeds.toml")
-    outcomes, _ = read_outcomes(comparison, root / "studies" / "large-batch")
-    members = groups(comparison, outcomes)
+    _, members = _study(root, "eight-seeds", "large-batch")
     return [
         Panel(
             "Validation loss, mean of 8 seeds",
@@ -82,12 +84,9 @@ def _every_seed(members: Sequence[Group], field: str) -> list[Curve]:
 
 def figures(root: Path) -> Iterator[tuple[Path, str]]:
     """Yield each picture's place and its SVG."""
-    if (root / "studies/large-batch/eight-seeds.json").is_file():
-        yield root / "docs/results-batch.svg", draw(variants_over_tokens(root))
+    yield root / "docs/results-batch.svg", draw(variants_over_tokens(root))
     for name in SWEEPS:
-        panels = list(swept(name, root)) if (root / "studies" / name).is_dir() else []
-        if panels:
-            yield root / "docs" / f"results-{name}.svg", draw(panels)
+        yield root / f"docs/results-{name}.svg", draw(list(swept(name, root)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python scripts/results_tables.py
 
-A block begins with `<!-- tables: studies/DIR/NAME.json -->` and ends with `<!-- end -->`. Instead
-of `tables` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the
-same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes runs' `evaluations.json`.
+A block begins with `<!-- tables: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
+`tables` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the same
+pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study, NAME.tar.xz.
 """
 
 import json
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lengthen.evaluate.results import read
 from lengthen.report.evaluations import tables
+from lengthen.report.gather import gather
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
@@ -88,9 +88,9 @@ def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def judged(files: Sequence[Path]) -> Iterator[str]:
+def judged(study: Path) -> Iterator[str]:
     """Yield the lines of the tables of what tasks say about runs, with the conventions below."""
-    variants = {path.parents[1].name: read(path) for path in files}
+    variants = {run.name.split("/")[1]: run.results for run in gather([study])}
     for table in tables(variants):
         yield f"**{table.title}**\n"
         yield _row(table.columns)
@@ -117,7 +117,7 @@ def filled(page: str, root: Path) -> str:
         kind, names = match[1], match[2].split()
         paths = [root / name for name in names]
         if kind == "judged":
-            lines = judged(paths)
+            lines = judged(*paths)
         else:
             lines = BLOCKS[kind](*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
         return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"

@@ -7,13 +7,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from playwright.sync_api import Browser, sync_playwright
 
 from lengthen import faults
 from lengthen.bind import open_store, with_store
@@ -23,6 +22,9 @@ from lengthen.devices import Place
 from lengthen.errors import LengthenError
 from lengthen.settings import build, merge
 from lengthen.trainer import Trainer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
@@ -52,11 +54,14 @@ def hears_hangups() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
     """A real browser; what asks for it is skipped on a machine without one."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium on this machine")
+    # Only here: a machine that runs the other tests may lack the package.
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened

@@ -22,6 +22,7 @@ from lengthen.analysis import (
     summarise,
     time_to,
     verdict_line,
+    why_diverged,
 )
 from lengthen.errors import DataError
 from lengthen.runlog import Record, read_metrics
@@ -207,6 +208,40 @@ def test_a_verdict_agrees_with_the_summary(line: str, records: list[Record]) -> 
 
 def test_a_validation_loss_that_rises_again_is_overfitting_and_no_divergence() -> None:
     assert not summarise(metrics(*CALM, evaluation(2, 5.0), evaluation(3, 9.0))).diverged
+
+
+SKIPPED_LAST = [*CALM, bad(4)]
+LAST_STEP = "the last step, 4, is not finite"
+LAST_LOSS = "the last validation loss is not finite"
+
+
+@pytest.mark.parametrize(
+    ("records", "on_nonfinite", "why"),
+    [
+        # An evaluation after the last step is of the weights at the end: it alone decides.
+        ([*SKIPPED_LAST, evaluation(4, 4.9)], "skip", ""),
+        ([*SKIPPED_LAST, evaluation(4, 4.9)], "stop", ""),
+        ([evaluation(4, 4.9), *reversed(SKIPPED_LAST)], "skip", ""),
+        ([*CALM[:2], bad(3), bad(4), evaluation(4, 4.9)], "skip", ""),
+        ([*SKIPPED_LAST, evaluation(4, None)], "skip", LAST_LOSS),
+        ([*CALM, step(4), evaluation(3, 5.0), evaluation(4, None)], "skip", LAST_LOSS),
+        # Without one the steps decide, by the rule that stops a run.
+        ([*SKIPPED_LAST, evaluation(3, 4.9)], "stop", LAST_STEP),
+        ([*SKIPPED_LAST, evaluation(3, 4.9)], "skip", ""),
+        ([step(1), bad(2), bad(3), bad(4), evaluation(1, 4.9)], "skip", LAST_STEP),
+        ([bad(1), bad(2), step(3), bad(4)], "skip", ""),
+        ([bad(1)], "skip", ""),
+        ([step(1, grad_norm=None, finite=False)], "stop", "the last step, 1, is not finite"),
+        # An older evaluation that was not finite is no better for the steps behind it.
+        ([*CALM, evaluation(2, None)], "skip", LAST_LOSS),
+    ],
+)
+def test_a_run_diverged_where_its_weights_at_the_end_give_no_finite_loss(
+    records: list[Record], on_nonfinite: str, why: str
+) -> None:
+    log = metrics(*records)
+    assert why_diverged(log, on_nonfinite) == why
+    assert summarise(log, on_nonfinite).why_diverged == why
 
 
 SHA = {"tokenizer": "a1", "valid": "b1"}

@@ -181,7 +181,7 @@ def test_a_slow_machine_tries_fewer_shapes_then_smaller_passes_then_none(
     configured: Configure, monkeypatch: pytest.MonkeyPatch, peak: float, shapes: int, told: str
 ) -> None:
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: peak)
-    monkeypatch.setattr(calibrate, "_real_steps", lambda *_: Machine().step)
+    monkeypatch.setattr(calibrate, "real_steps", lambda *_: Machine().step)
     speed = calibrated(tiny(configured), 256, [(8, n) for n in (8, 16, 32, 64)], limit=1.0)
     assert speed.told == told
     if isinstance(speed, Measured):
@@ -194,9 +194,9 @@ def test_in_double_precision_a_model_is_too_large_at_half_the_size(
 ) -> None:
     config = tiny(configured, run={"precision": "fp64"})
     limit = int(1.5 * cost.memory(config.model, 256))
-    monkeypatch.setattr(calibrate, "cpu_memory_limit", lambda: limit)
+    monkeypatch.setattr(calibrate, "memory_limit", lambda device: limit)
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: 1e9)
-    monkeypatch.setattr(calibrate, "_real_steps", lambda *_: Machine().step)
+    monkeypatch.setattr(calibrate, "real_steps", lambda *_: Machine().step)
     assert "too large to be tried" in calibrated(config, 256, [(8, 64)], limit=1.0).told
     single = tiny(configured)
     assert "tried here" in calibrated(single, 256, [(8, 64)], limit=1.0).told

@@ -101,6 +101,27 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
     "no such recipe": (2, "did you mean 'gpt2-117m'?", lambda _: ["plan", "gpt2-117"]),
     "no such setting": (2, "did you mean 'start'?", lambda w: [*w.train, "--pacing.stat", "9"]),
     "no such table": (2, "did you mean 'pacing'?", lambda w: [*w.train, "--pacin.start", "9"]),
+    "empty store": (
+        2,
+        "--data: the argument after it is empty; a variable of the shell may not be set",
+        lambda w: ["train", str(w.toml), "--data", "", "--out", str(w.folder / "out")],
+    ),
+    "empty output": (2, "--out: the argument after it", lambda w: [*w.train[:-1], ""]),
+    "empty output in one word": (2, "--out: the argument", lambda w: [*w.train[:-2], "--out="]),
+    "empty source": (2, "prepare: the argument after it is empty", lambda w: w.prepare("")),
+    "empty run": (2, "report: the argument after it is empty", lambda _: ["report", ""]),
+    "empty checkpoint": (
+        2,
+        "--checkpoint: the argument after it is empty",
+        lambda w: ["resume", str(w.run), "--checkpoint", ""],
+    ),
+    "empty setting": (2, "--data.path: the argument", lambda w: [*w.train, "--data.path", ""]),
+    "setting without a table": (
+        2,
+        "--.start: must be --table.setting, such as --pacing.start",
+        lambda w: [*w.train, "--.start", "8"],
+    ),
+    "table without a setting": (2, "--pacing.: must be", lambda w: [*w.train, "--pacing.", "8"]),
     "length over the model's": (
         2,
         "must be at most model.length (64), got 128",

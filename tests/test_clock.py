@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby, islice
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.clock import Clock, Schedule, crossed, spans, steps, warmup_steps
-from lengthen.pacing import Constant, Linear, Pacing, Root, Staged
+from lengthen.pacing import Adaptive, Constant, Linear, Pacing, Root, Staged
 
 
 def schedule(
@@ -65,6 +65,15 @@ PACINGS = st.one_of(
     st.just(Linear(of="rows", start=1, end=8, duration=50, multiple=1)),
     st.just(Staged(values=(8, 8, 32, 64, 64), boundaries=(3, 9, 20, 30))),
     st.just(Constant(end=64)),
+    st.builds(
+        Adaptive,
+        start=st.sampled_from([1, 8, 13, 64]),
+        end=st.just(64),
+        multiple=st.sampled_from([5, 8]),
+        every=st.integers(1, 6),
+        patience=st.integers(1, 4),
+        max_hold=st.integers(6, 15),
+    ),
 )
 
 
@@ -73,14 +82,29 @@ PACINGS = st.one_of(
     hold=st.sampled_from(["rows", "tokens"]),
     budget=st.integers(64, 60_000),
     most=st.none() | st.integers(0, 120),
+    warmup=st.integers(0, 90),
+    calm=st.booleans(),
 )
 def test_spans_are_the_steps_with_those_of_one_shape_at_once(
-    pacing: Pacing, hold: str, budget: int, most: int | None
+    pacing: Pacing, hold: str, budget: int, most: int | None, warmup: int, calm: bool
 ) -> None:
-    plan = schedule(pacing, hold="rows" if pacing.of == "rows" else hold, budget=budget)
-    shapes = ((shape.rows, shape.length) for _, shape in islice(steps(plan), most))
+    hold = "rows" if pacing.of == "rows" else hold
+    plan = schedule(pacing, hold=hold, budget=budget, warmup=warmup)
+    walked = list(islice(steps(plan, calm=calm), most))
+    shapes = ((shape.rows, shape.length) for _, shape in walked)
     expected = [(len(list(same)), *shape) for shape, same in groupby(shapes)]
-    assert [(span.steps, span.rows, span.length) for span in spans(plan, most)] == expected
+    found = list(spans(plan, most, calm=calm))
+    # Growing rows can be cut by the budget to those of the step before.
+    alike = groupby(found, key=lambda span: (span.rows, span.length))
+    assert [(sum(one.steps for one in same), *shape) for shape, same in alike] == expected
+    assert len(expected) <= len(found) <= len(expected) + 1
+    clocks = [
+        plan.after(span.clock, span.shape, number) for span in found for number in range(span.steps)
+    ]
+    # What an adaptive pacing has observed by then is no part of a span.
+    plain = [replace(clock, grown=None) for clock, _ in walked]
+    assert [replace(clock, grown=None) for clock in clocks] == plain
+    assert [plan.rate(clock) for clock in clocks] == [shape.rate for _, shape in walked]
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:

@@ -11,12 +11,14 @@ from scipy import stats
 
 from lengthen.errors import SettingError
 from lengthen.evidence import (
+    all_against_none,
     holm,
     interval,
     paired,
     pearson,
     power,
     smallest_effect,
+    stands_apart,
     student_cdf,
     student_quantile,
     student_two_sided,
@@ -152,6 +154,29 @@ def test_a_smaller_p_value_makes_no_adjusted_one_larger(
     which = data.draw(st.integers(0, len(p_values) - 1))
     smaller = [p * factor if index == which else p for index, p in enumerate(p_values)]
     assert all(new <= old for new, old in zip(holm(smaller), holm(p_values), strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_all_against_none_is_as_likely_as_the_worst_chance_of_diverging_makes_it(n: int) -> None:
+    q = np.linspace(0, 1, 1001)
+    assert all_against_none(n) == pytest.approx((2 * q**n * (1 - q) ** n).max())
+
+
+@given(values=st.lists(st.floats(-9, 9), min_size=3, max_size=12))
+def test_a_value_stands_apart_where_grubbs_test_of_the_textbooks_says_so(
+    values: list[float],
+) -> None:
+    n, gap = len(values), max(abs(np.array(values) - np.mean(values)))
+    t = stats.t.isf(0.01 / (2 * n), n - 2)
+    critical = (n - 1) / np.sqrt(n) * np.sqrt(t**2 / (n - 2 + t**2))
+    statistic = gap / np.std(values, ddof=1) if np.std(values) > 1e-6 else 0.0
+    assume(abs(statistic - critical) > 1e-6 and np.std(values) > 1e-6)
+    assert stands_apart(values) == (statistic > critical)
+
+
+def test_among_normal_values_one_stands_apart_as_seldom_as_alpha_says() -> None:
+    rows = np.random.default_rng(6).standard_normal((2_000, 6)).tolist()
+    assert 0 < sum(map(stands_apart, rows)) / len(rows) < 0.02
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 6, 0.05 / 45, 1e-4])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lengthen import faults
 from lengthen.devices import is_out_of_memory
@@ -59,6 +60,23 @@ def test_memory_runs_out_in_the_words_of_torch(ask_for: AskFor) -> None:
     with pytest.raises(RuntimeError) as caught:
         faults.reach("step")
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
+        (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.88 GB"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublas`"), False),
+    ],
+)
+def test_what_a_gpu_lacks_memory_for_beside_the_allocator_counts_too(
+    error: RuntimeError, is_memory: bool
+) -> None:
+    assert is_out_of_memory(error) is is_memory
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lengthen import calibrate
 from lengthen import forecast as forecast_module
@@ -144,6 +144,17 @@ def test_an_adaptive_pacing_has_two_columns(foreseen: Forecasts) -> None:
     assert found[0].plan.steps < found[1].plan.steps
 
 
+def test_a_plan_that_takes_long_says_how_far_it_is(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "SOON", 0.0)
+    heard: list[str] = []
+    config = configured(pacing={"duration": 5000}, budget={"tokens": 10**6})
+    forecasts({"slow": config}, "1M", heard.append)
+    assert [text.partition(":")[0] for text in heard] == ["planning slow"]
+    assert re.fullmatch(r"planning slow: \d+ %", heard[0])
+
+
 def test_alike_models_are_tried_once_and_others_again(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,8 +193,9 @@ def test_auto_is_foretold_for_a_processor_by_its_caches(configured: Configure) -
 def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (plan_module, forecast_module):
-        monkeypatch.setattr(module, "gpus", lambda: 1)
+    monkeypatch.setattr(forecast_module, "gpus", lambda: 1)
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(plan_module, "device_here", {"auto": card, "cpu": torch.device("cpu")}.get)
     whole, half = 128 * 64, 64 * 64
     config = configured(model={"vocabulary": 257})
     for limit, size in (
@@ -191,7 +203,7 @@ def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
         (memory_of(config, half), half),
         (1, 64),
     ):
-        monkeypatch.setattr(plan_module, "gpu_memory_limit", partial(int, limit))
+        monkeypatch.setattr(plan_module, "memory_limit", {card: limit}.get)
         found = auto(configured)
         assert found.plan.micro_tokens == size
         assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')

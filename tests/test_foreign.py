@@ -119,6 +119,31 @@ def test_of_two_rows_for_one_step_the_later_counts_and_steps_are_put_in_order(
     ]
 
 
+INDEXED = {
+    "numbers before": ",s,l\n0,1,4.0\n1,2,3.0\n",
+    "text before": ",s,l\n2026-11-01 00:00:00,1,4.0\n2026-11-01 00:00:01,2,3.0\n",
+    "text behind": "s,l,\n1,4.0,restart\n2,3.0,\n",
+    "two of them": ",s,,l\n7,1,9,4.0\n8,2,x,3.0\n",
+    "objects": '{"": 7, "s": 1, "l": 4.0}\n{"": "restart", "s": 2, "l": 3.0}\n',
+    "text in another column": f's,l,sample\n1,4.0,{"x" * 200_000}\n2,3.0,"a\nb"\n',
+}
+
+
+@pytest.mark.parametrize("text", INDEXED.values(), ids=INDEXED.keys())
+def test_a_column_that_is_not_mapped_is_not_read_whatever_its_name(
+    tmp_path: Path, text: str
+) -> None:
+    first, second = read(tmp_path, text, {"step": "s", "loss": "l"})
+    assert first == {"kind": "step", "step": 1, "loss": 4.0, "loss_ratio": None}
+    assert second == {"kind": "step", "step": 2, "loss": 3.0, "loss_ratio": 0.75}
+
+
+@pytest.mark.parametrize("text", [INDEXED["numbers before"], INDEXED["objects"]])
+def test_a_column_without_a_name_cannot_be_mapped(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingError, match=r"columns.tokens: must be the name of a column, got ''"):
+        read(tmp_path, text, {"step": "s", "loss": "l", "tokens": ""})
+
+
 @pytest.mark.parametrize("text", [CSV, JSONL])
 def test_a_log_cut_at_any_byte_is_read_up_to_there(tmp_path: Path, text: str) -> None:
     full = read(tmp_path, text)
@@ -172,8 +197,8 @@ MISTAKES = {
     "LOG: has no rows; 2 lines cannot be read": ('{"no\n{"no"\n', COLUMNS),
     "LOG: no row has a step and a value in 'train/loss' or 'val/loss'": (
         "iteration,train/loss,val/loss,rate\n1,,,0.1\n", COLUMNS),
-    "LOG line 65542: is no CSV (field larger than field limit (131072))": (
-        CSV + '9,"' + "x\n" * 140_000, COLUMNS),
+    "LOG line 524294: is no CSV (field larger than field limit (1048576))": (
+        CSV + '9,"' + "x\n" * 600_000, COLUMNS),
 }  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import pytest
 import lengthen
 
 ORDER = """
-errors faults disk progress tables evidence pacing order ledger clock config recipes settings
-corpus bind loader model cost scale shards optim devices runlog monitor foreign spikes analysis
+errors faults disk progress packed tables evidence pacing order ledger clock config recipes settings
+corpus bind loader model cost scale shards optim
+subnormals hardware devices runlog monitor foreign spikes analysis
 checkpoint commit exchange evaluate plan state weights trainer saves calibrate loop runs adopt
 verify sample legend picture report forecast processes compare tune watch plug demo commands cli
 __main__

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.errors import CheckpointError, SettingError
-from lengthen.ledger import Block, Ledger, Piece, Stretch, joined_tokens, reuse_spacing
+from lengthen.ledger import Block, Ledger, Leftovers, Piece, Stretch, joined_tokens, reuse_spacing
 from tests.naive_ledger import NaiveLedger, Token, tokens_of
 
 Shape = tuple[int, int]  # rows, length
@@ -360,3 +360,34 @@ def test_a_state_that_no_ledger_gives_is_refused(changes: dict[str, Any]) -> Non
 def test_it_loads_no_torch(module: str) -> None:
     code = f"import sys, lengthen.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+COUNTS = ("pass_number", "opened", "dropped", "leftover", "unread", "read", "takes", "fresh")
+
+
+@given(
+    sequences=st.integers(1, 40),
+    leftovers=st.sampled_from(["requeue", "drop"]),
+    before=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 8)), max_size=12),
+    rows=st.integers(1, 50),
+    length=st.integers(1, 8),
+    steps=st.integers(0, 60),
+)
+def test_equal_steps_of_whole_rows_can_be_taken_at_once(
+    sequences: int,
+    leftovers: Leftovers,
+    before: list[tuple[int, int]],
+    rows: int,
+    length: int,
+    steps: int,
+) -> None:
+    ledger = Ledger.start(sequences=sequences, full_length=8, reuse_after=3, leftovers=leftovers)
+    for shape in before:
+        _, ledger = ledger.take(*shape)
+    length = 8 if leftovers == "requeue" else length
+    at_once = one_by_one = ledger
+    at_once = at_once.after(rows, length, steps)
+    for _ in range(steps):
+        _, one_by_one = one_by_one.take(rows, length)
+    for name in COUNTS:
+        assert getattr(at_once, name) == getattr(one_by_one, name), name

@@ -142,6 +142,21 @@ def test_f35_a_restart_goes_on_in_the_smaller_passes(
     assert notes == []
 
 
+def test_f35_a_restart_that_asks_for_smaller_passes_than_the_run_has_gets_them(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    run, small = tmp_path / "run", {"rows": 8, "micro_tokens": 64, "reuse_after": 3}
+    ask_for("step:7:enospc")
+    with pytest.raises(OSError, match="No space left"):
+        train(configured(budget={"tokens": 2000}), run, shown=False)
+    ask_for("")
+    smaller = configured(budget={"tokens": 2000}, batch=small)
+    train(smaller, run, resume_auto=True, shown=False)
+    assert load(str(run / "config.toml"))[0].batch.micro_tokens == 64
+    (resumed,) = [e for e in metrics_of(run).of("event") if e["event"] == "resumed"]
+    assert resumed["overrides"] == {"batch": {"micro_tokens": 64}}
+
+
 def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
     configured: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from lengthen.bind import open_store, with_store
 from lengthen.devices import Place, fit_check
-from lengthen.runs import _trial_fits
+from lengthen.runs import trial_fits
 from lengthen.settings import load
 from lengthen.trainer import Trainer
 
@@ -29,7 +29,7 @@ pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 120 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
-FIT = "print(fit_check(whole, 64, lambda size: _trial_fits(config, store, place, size)))"
+FIT = "print(fit_check(whole, 64, lambda size: trial_fits(config, store, place, size)))"
 STEP = 'print(trainer.micro_tokens if trainer.step().get("finite", True) else 0)'
 
 

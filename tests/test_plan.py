@@ -1,20 +1,27 @@
 """The plan, held to real runs: every recipe and every pacing, step by step, and torch's count."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lengthen import cost, settings
 from lengthen.bind import open_store, with_store
+from lengthen.clock import steps
 from lengthen.config import Config
 from lengthen.corpus.store import Store
 from lengthen.devices import Place
-from lengthen.plan import Plan, plan, seconds_along
+from lengthen.ledger import Ledger, reuse_spacing
+from lengthen.plan import Corpus, Moment, Plan, plan, seconds_along
 from lengthen.recipes import RECIPES
 from lengthen.runlog import Record, RunPaths, read_metrics
 from lengthen.runs import train
@@ -32,11 +39,11 @@ def bound(config: Config) -> tuple[Config, Store, int]:
     return with_store(config, store), store, (len(store.train) - 1) // config.model.length
 
 
-def planned(config: Config, **how: bool) -> Plan:
+def planned(config: Config, *, calm: bool = True) -> Plan:
     config, _, sequences = bound(config)
     micro_tokens = config.batch.micro_tokens
     assert micro_tokens != "auto"
-    return plan(config, micro_tokens, sequences, **how)
+    return plan(config, micro_tokens, sequences, calm=calm)
 
 
 def trained(config: Config) -> tuple[list[Record], list[int], Trainer]:
@@ -222,3 +229,142 @@ def test_without_a_store_nothing_is_said_of_the_corpus(configured: Configure) ->
     found = plan(config, 256)
     assert found.corpus is None
     assert {moment.leftover for moment in found.curve} == {None}
+
+
+def walked(config: Config, sequences: int | None, *, calm: bool) -> Record:
+    """Every figure of a plan, by going through all steps one by one."""
+    schedule = config.schedule(sequences)
+    ledger = None
+    if sequences is not None:
+        batch = config.batch
+        spacing = reuse_spacing(batch.reuse_after, schedule.most_rows, sequences)
+        ledger = Ledger.start(
+            sequences=sequences,
+            full_length=config.model.length,
+            reuse_after=spacing,
+            leftovers=batch.leftovers,
+        )
+    moments: list[Moment] = []
+    flops = 0
+    for clock, shape in steps(schedule, calm=calm):
+        if ledger is not None:
+            _, ledger = ledger.take(shape.rows, shape.length)
+        flops += cost.flops(config.model, shape.rows, shape.length)
+        leftover = None if ledger is None else ledger.leftover
+        after = schedule.after(clock, shape)
+        moment = Moment(after.step, after.tokens, shape.length, shape.rows, shape.rate, flops)
+        moments.append(replace(moment, leftover=leftover))
+    late = [one for one in moments if one.step > schedule.warmup_steps]
+    lowest = [one for one in late if one.tokens_before >= schedule.decay_tokens]
+    full = [one for one in moments if one.length == schedule.full_length]
+    kept = [one for one in moments if one in (*full[:1], *lowest[:1], moments[-1])]
+    every = max(1, schedule.budget // 200)
+    kept += [one for one in moments if one.step in (1, schedule.warmup_steps)]
+    kept += [one for one in moments if one.tokens_before // every < one.tokens // every]
+    shapes = Counter((one.rows, one.length) for one in moments)
+    warm = [one.tokens for one in moments if one.step <= schedule.warmup_steps]
+    figures: Record = {
+        "curve": tuple(sorted(set(kept), key=lambda one: one.step)),
+        "shapes": list(shapes.items()),
+        "full": next(iter(full), None),
+        "lowest": next(iter(lowest), None),
+        "warmup_tokens": max(warm, default=0),
+        "corpus": None,
+    }
+    if ledger is not None:
+        passes = (moments[-1].tokens + ledger.dropped) / (ledger.sequences * ledger.full_length)
+        most = max(one.leftover or 0 for one in moments)
+        figures["corpus"] = Corpus(passes, ledger.unread, ledger.leftover, most, ledger.dropped)
+    return figures
+
+
+pacings = st.one_of(
+    st.just({"kind": "constant"}),
+    st.fixed_dictionaries(
+        {"kind": st.just("linear"), "start": st.integers(1, 64), "duration": st.integers(0, 40)}
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just("root"), "start": st.just(7), "duration": st.integers(0, 40)}
+    ),
+    st.just({"kind": "staged", "values": [16, 40, 64], "boundaries": [7, 20]}),
+    st.just({"kind": "staged", "values": [8, 48], "boundaries": [9]}),
+    st.just({"kind": "linear", "of": "rows", "start": 1, "duration": 20}),
+    st.fixed_dictionaries(
+        {"kind": st.just("adaptive"), "start": st.just(8), "every": st.integers(1, 5)}
+    ),
+)
+
+
+@given(
+    pacing=pacings,
+    hold=st.sampled_from(["rows", "tokens"]),
+    leftovers=st.sampled_from(["requeue", "drop"]),
+    rows=st.integers(1, 9),
+    budget=st.integers(576, 60_000),
+    warmup=st.sampled_from([0, 1, 12, 10_000]),
+    decay=st.none() | st.integers(1, 70_000),
+    sequences=st.none() | st.integers(1, 60) | st.just(5000),
+    calm=st.booleans(),
+)
+def test_a_plan_is_what_a_walk_through_every_step_finds(
+    configured: Configure,
+    pacing: dict[str, Any],
+    hold: str,
+    leftovers: str,
+    rows: int,
+    budget: int,
+    warmup: int,
+    decay: int | None,
+    sequences: int | None,
+    calm: bool,
+) -> None:
+    by_rows = pacing.get("of") == "rows"
+    config = configured(
+        data={"path": None},
+        model={"vocabulary": 257},
+        pacing=pacing,
+        batch={"rows": rows, "hold": "rows" if by_rows else hold, "leftovers": leftovers},
+        budget={"tokens": budget},
+        optimizer={"warmup_steps": warmup, **({} if decay is None else {"decay_tokens": decay})},
+    )
+    found = plan(config, 256, sequences, calm=calm)
+    expected = walked(config, sequences, calm=calm)
+    figures = {**vars(found), "shapes": list(found.shapes.items())}
+    assert {name: figures[name] for name in expected} == expected
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "dropped": {"pacing": {"duration": 10**6}, "batch": {"leftovers": "drop"}},
+    "rows paced": {"pacing": {"of": "rows", "start": 1, "end": 4, "duration": 10**7}},
+    "adaptive": {"pacing": {"kind": "adaptive"}},
+    "passes": {"budget": {"passes": 2e5}},
+}
+
+
+@pytest.mark.parametrize("changes", LONG.values(), ids=LONG.keys())
+def test_ten_billion_tokens_of_small_steps_cost_few_takes(
+    configured: Configure, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes: list[int] = []
+    take = Ledger.take
+
+    def counted_take(ledger: Ledger, rows: int, length: int) -> Any:
+        takes.append(rows)
+        return take(ledger, rows, length)
+
+    monkeypatch.setattr(Ledger, "take", counted_take)
+    base = {"batch": {"rows": 4}, "budget": {"tokens": 10**10}}
+    config = settings.changed(configured(**base), changes)
+    found = planned(config)
+    assert found.steps > 10**7
+    assert len(takes) < 2000
+
+
+def test_a_plan_that_goes_through_many_short_steps_says_where_it_is(configured: Configure) -> None:
+    heard: list[int] = []
+    config = configured(pacing={"duration": 9000}, budget={"tokens": 2 * 10**6})
+    config, _, sequences = bound(config)
+    plan(config, 256, sequences, heard=heard.append)
+    assert len(heard) >= 4
+    assert heard == sorted(heard)

@@ -105,7 +105,14 @@ def lengthen(*words: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("when", ["first step", "mid-warmup", "full length"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("first step", marks=pytest.mark.slow),
+        "mid-warmup",
+        pytest.param("full length", marks=pytest.mark.slow),
+    ],
+)
 def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
     configured: Configure, tmp_path: Path, when: str
 ) -> None:

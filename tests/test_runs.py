@@ -337,3 +337,28 @@ def test_f29_a_run_has_no_worker_processes_and_forks_none(
     assert files_with(r"os\.fork|multiprocessing|ProcessPool") == set()
     # The plug for another's trainer, who has the say about workers.
     assert files_with("DataLoader") <= {"transformers.py"}
+
+
+def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_save(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    config = configured(budget={"tokens": 3_000}, saving={"every_steps": 4, "keep": 9})
+    run = tmp_path / "run"
+    ask_for("step:6:kill")
+    assert in_a_child(partial(train, config, run, shown=False)) == -signal.SIGKILL
+    asked = {"optimizer": {"learning_rate": 5e-3}, "run": {"on_nonfinite": "skip"}}
+    ask_for("step:2:kill")
+    for overrides in (asked, {"optimizer": {"clip": 0.5}}):
+        work = partial(resume, run, overrides=overrides, shown=False)
+        assert in_a_child(work) == -signal.SIGKILL
+    ask_for("")
+    resume(run, shown=False)
+    rates = {record["step"]: record["lr"] for record in lines_of(run, "step")}
+    assert max(rate for step, rate in rates.items() if step > 4) == 5e-3
+    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert [(one["step"], one["overrides"]) for one in told] == [
+        (4, {"optimizer": {"learning_rate": 5e-3, "clip": 0.5}, "run": {"on_nonfinite": "skip"}})
+    ]
+    resume(run, overrides={"budget": {"tokens": 4_000}}, shown=False)
+    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert told[1]["overrides"] == {"budget": {"tokens": 4_000}}

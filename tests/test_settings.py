@@ -12,7 +12,7 @@ from lengthen.config import Config
 from lengthen.errors import SettingError
 from lengthen.pacing import Linear, Root
 from lengthen.recipes import RECIPES, rows_with_the_same_tokens
-from lengthen.settings import build, changed, load, merge, parse_overrides
+from lengthen.settings import build, changed, load, merge, parse_overrides, parse_value
 
 
 def small(**tables: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +59,7 @@ MISTAKES = [
     ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
     ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be true or false, got 'perhaps'"),
+    ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
 
@@ -269,3 +270,45 @@ def test_any_tables_either_pass_or_fail_with_one_line(changes: dict[str, Any]) -
     except SettingError as error:
         mistake = str(error)
     assert "\n" not in mistake
+
+
+def test_a_lower_peak_takes_a_minimum_above_it_down_in_proportion() -> None:
+    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
+    tables, notes = merge(base, {"optimizer": {"learning_rate": 1e-4}})
+    assert build(tables).optimizer.min_learning_rate == 1e-5
+    assert notes == ["optimizer.min_learning_rate was above the new peak, lowered with it to 1e-05"]
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 3e-4}, {"min_learning_rate": 2e-4}])
+def test_a_minimum_that_is_given_or_low_enough_stays(change: dict[str, float]) -> None:
+    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
+    tables, notes = merge(base, {"optimizer": change})
+    assert tables["optimizer"] == {**base["optimizer"], **change}
+    assert notes == []
+    too_high = {"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 2e-4}}
+    with pytest.raises(SettingError, match="min_learning_rate: must be at most"):
+        build(merge(base, too_high)[0])
+
+
+def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[model]\nlength = 64\n")
+    (tmp_path / "metrics.jsonl").write_text("")
+    cause = f"RUN: was written by another training loop.*`lengthen report {tmp_path}` reads its log"
+    with pytest.raises(SettingError, match=cause):
+        load(str(tmp_path / "config.toml"))
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(SettingError, match="pacing: is missing"):
+        load(str(tmp_path / "config.toml"))
+
+
+@given(
+    hundredths=st.integers(1, 300),
+    rows=st.integers(1, 50),
+    power=st.sampled_from([100, 1000, 10_000]),
+)
+def test_passes_are_the_number_that_was_written_to_the_last_row(
+    hundredths: int, rows: int, power: int
+) -> None:
+    passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
+    budget = build(small(budget={"passes": passes})).schedule(rows * power).budget
+    assert budget == hundredths * rows * power * 64 // 100

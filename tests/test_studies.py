@@ -8,6 +8,7 @@ import pytest
 
 from lengthen.cli import main
 from lengthen.compare.compare import compare
+from lengthen.packed import opened
 from scripts.early_gaps import rows
 from scripts.publish_runs import publish
 from scripts.results_figures import figures
@@ -16,8 +17,8 @@ from tests.compare.conftest import FILE
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "studies"
-PUBLISHED = sorted(STUDIES.glob("*/*.json"))
-JUDGED = sorted(STUDIES.glob("*/runs/**/evaluations.json"))
+PUBLISHED = sorted(STUDIES.glob("*.json"))
+PACKED = {"repeat": "large-batch", "eight-seeds": "large-batch"}  # files that share another's runs
 
 
 def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
@@ -25,14 +26,12 @@ def test_the_page_on_results_has_the_tables_of_the_published_runs() -> None:
     assert filled(page, ROOT) == page
     for path in PUBLISHED:
         assert f"<!-- tables: {path.relative_to(ROOT)} -->" in page
-    names = " ".join(str(path.relative_to(ROOT)) for path in JUDGED)
-    assert f"<!-- judged: {names} -->" in page
+    assert "<!-- judged: studies/timed.tar.xz -->" in page
 
 
 def test_that_page_says_how_far_two_starts_lie_apart_as_training_goes_on() -> None:
     page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    runs = STUDIES / "starts/runs"
-    told = rows(runs / "start-8", runs / "start-32")
+    told = rows(STUDIES / "starts.tar.xz", "start-8", "start-32")
     assert len(told) == 6
     assert "\n".join(told) in page
 
@@ -77,24 +76,39 @@ def test_only_what_was_seen_twice_and_leaves_out_zero_may_be_claimed(
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_runs_give_the_published_tables(path: Path, tmp_path: Path) -> None:
-    shutil.copytree(path.parent, tmp_path / "study")
-    compare(STUDIES / f"{path.stem}.toml", tmp_path / "study", look=True, shown=False)
-    assert (tmp_path / "study" / path.name).read_bytes() == path.read_bytes()
+    packed = f"{PACKED.get(path.stem, path.stem)}.tar.xz"
+    shutil.copy(STUDIES / packed, tmp_path)
+    compare(STUDIES / f"{path.stem}.toml", tmp_path / packed, look=True, shown=False)
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_every_packed_study_is_small_and_has_its_tables_published() -> None:
+    packed = sorted(STUDIES.glob("*.tar.xz"))
+    assert {PACKED.get(path.stem, path.stem) for path in PUBLISHED} == {
+        path.name.removesuffix(".tar.xz") for path in packed
+    }
+    assert sum(path.stat().st_size for path in packed) < 20e6
+    assert not [path for path in STUDIES.iterdir() if path.is_dir()]
 
 
 def test_publishing_leaves_out_what_belongs_to_one_machine(store: Path, tmp_path: Path) -> None:
-    file, out = tmp_path / "small.toml", tmp_path / "out"
+    file, study = tmp_path / "small.toml", tmp_path / "published/small.tar.xz"
+    study.parent.mkdir()
     text = FILE.format(store=store).replace("[0, 1, 2]", "[0]")
     file.write_text(text.partition("[variants.slw]")[0], encoding="utf-8")
     compare(file, tmp_path / "small", shown=False)
-    assert publish(tmp_path / "small", out) == 1
+    assert publish(tmp_path / "small", study) == 1
     (run,) = (path.parent for path in (tmp_path / "small/runs").rglob("metrics.jsonl"))
     assert main(["eval", str(run), "--tasks", "valid", "--limit", "2"]) == 0
-    assert publish(tmp_path / "small", out) == 0
-    texts = [path.read_text(encoding="utf-8") for path in out.rglob("*") if path.is_file()]
+    assert publish(tmp_path / "small", study) == 0
+    data = study.read_bytes()
+    assert publish(tmp_path / "small", study) == 0
+    assert study.read_bytes() == data
+    with opened(study) as folder:
+        texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()]
     assert len(texts) == 5
     assert not any(str(tmp_path) in text or str(store) in text for text in texts)
     compare(file, tmp_path / "small", look=True, shown=False)
     told = json.loads((tmp_path / "small/small.json").read_text())
-    compare(file, out, look=True, shown=False)
-    assert json.loads((out / "small.json").read_text()) == told
+    compare(file, study, look=True, shown=False)
+    assert json.loads((study.parent / "small.json").read_text()) == told

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.conftest import Configure
 from tests.exchange.made import TINY, saved_run
 
+ROOT = Path(__file__).parents[1]
 # Any connection ends the process at once: training and judging need none.
 ALONE = """
 import sys
@@ -33,9 +36,10 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 OLD_TORCH = """
-import torch
+import torch.distributed.fsdp
 torch.__version__ = "2.5.1+cpu"
 """
+LACKING_TORCH = "import torch.distributed.fsdp; del torch.distributed.fsdp.FSDPModule\n"
 MAIN = "from lengthen.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
@@ -97,15 +101,45 @@ def test_f53_a_compiler_that_the_environment_names_must_be_there(
     assert "needs a compiler, no-such-compiler, and" in done.stderr
 
 
-def test_f53_a_pytorch_that_is_too_old_is_refused_with_the_way_out(
+def test_f53_no_pytorch_is_refused_for_its_version(configured: Configure, tmp_path: Path) -> None:
+    done = lengthen(OLD_TORCH, *train_words(configured, tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_f53_what_a_pytorch_lacks_is_named_with_the_way_out(
     configured: Configure, tmp_path: Path
 ) -> None:
-    done = lengthen(OLD_TORCH, *train_words(configured, tmp_path))
+    done = lengthen(LACKING_TORCH, *train_words(configured, tmp_path))
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line == (
-        "lengthen: torch: must be at least 2.13, got '2.5.1+cpu'; pip install --upgrade torch"
+    assert done.stderr == (
+        f"lengthen: torch {version('torch')} does not fit: cannot import name 'FSDPModule' from "
+        "'torch.distributed.fsdp'; pip install --upgrade torch\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("installed", "stays"),
+    [("2.11.0", True), ("2.11.0+cu130", True), ("2.11.0a0+7f3c.nv26.2", True), ("2.10.0", False)],
+)
+def test_an_installation_leaves_a_pytorch_of_2_11_or_newer_as_it_is(
+    tmp_path: Path, installed: str, stays: bool
+) -> None:
+    facts = tmp_path / f"torch-{installed}.dist-info"
+    facts.mkdir()
+    text = f"Metadata-Version: 2.1\nName: torch\nVersion: {installed}\n"
+    (facts / "METADATA").write_text(text, encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (wanted,) = (one for one in project["dependencies"] if one.startswith("torch"))
+    words = ["--isolated", "install", "--dry-run", "--no-index", wanted]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *words],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PIP_CONFIG_FILE": os.devnull},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (f"Requirement already satisfied: {wanted}" in done.stdout) == stays, done.stderr
+    assert (done.returncode == 0) == stays
 
 
 @pytest.mark.parametrize("name", ["torch", "safetensors", "tokenizers", "filelock", "rich"])

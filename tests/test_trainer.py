@@ -67,7 +67,7 @@ def test_no_split_into_micro_batches_changes_the_gradient(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     configured: Configure, tmp_path: Path, world: int
 ) -> None:
@@ -188,7 +188,7 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", [pytest.param("loss", marks=pytest.mark.slow), "gradient"])
 def test_f33_what_is_not_finite_on_one_rank_alone_is_skipped_by_all(
     configured: Configure, tmp_path: Path, what: str
 ) -> None:

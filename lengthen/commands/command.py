@@ -33,6 +33,7 @@ class Command:
     arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace, Tables], int]
     takes_settings: bool = False
+    computes: bool = False  # with torch, in this process
 
 
 def with_data(overrides: Tables, path: str | None) -> Tables:

@@ -72,5 +72,6 @@ EXCHANGE = {
         _import_arguments,
         _import,
         takes_settings=True,
+        computes=True,
     ),
 }

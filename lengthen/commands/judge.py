@@ -70,5 +70,6 @@ JUDGE = {
 """,
         _eval_arguments,
         _eval,
+        computes=True,
     ),
 }

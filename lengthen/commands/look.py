@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from itertools import chain
 from pathlib import Path
 
 from lengthen.commands.command import Command, Parser, print_lines, print_notes, with_data
@@ -178,10 +179,13 @@ def _sample(options: argparse.Namespace, _: Tables) -> int:
         top_k=options.top_k,
         seed=options.seed,
     )
+    first = next(pieces, "")  # a model that gives no text gives no prompt either
     print(options.prompt, end="")
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in chain([first], pieces):
+            print(piece, end="", flush=True)
+    finally:
+        print()
     return 0
 
 
@@ -209,6 +213,7 @@ LOOK = {
         _plan_arguments,
         _plan,
         takes_settings=True,
+        computes=True,
     ),
     "report": Command(
         "Say what runs have shown: as text, or as one page that opens without a network.",
@@ -238,6 +243,7 @@ LOOK = {
 """,
         _sample_arguments,
         _sample,
+        computes=True,
     ),
     "verify": Command(
         "Check every byte of a token store, a run's checkpoints or one checkpoint.",

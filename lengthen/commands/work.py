@@ -30,7 +30,10 @@ def _prepare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--tokenizer",
         default="train:8192",
-        help="train:N, a tokenizer.json, gpt2, gpt2:FOLDER or bytes (train:8192)",
+        help="train:N, a tokenizer.json, a folder, gpt2, gpt2:FOLDER or bytes (train:8192)",
+    )
+    parser.add_argument(
+        "--separator", metavar="TOKEN", help="between documents (the tokenizer's end of text)"
     )
     parser.add_argument("--valid", type=float, default=0.01, help="validation share (0.01)")
     parser.add_argument(
@@ -199,6 +202,7 @@ WORK = {
 """,
         _demo_arguments,
         _demo,
+        computes=True,
     ),
     "prepare": Command(
         "Turn text into a token store.",
@@ -222,6 +226,7 @@ WORK = {
         _train_arguments,
         _train,
         takes_settings=True,
+        computes=True,
     ),
     "resume": Command(
         "Go on with a run from its newest good checkpoint.",
@@ -233,6 +238,7 @@ WORK = {
         _resume_arguments,
         _resume,
         takes_settings=True,
+        computes=True,
     ),
     "compare": Command(
         "Train variants under equal budgets over several seeds, and say what can be told apart.",

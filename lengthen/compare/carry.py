@@ -7,7 +7,7 @@ this process may die at any moment.
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from lengthen import processes, runlog
 from lengthen.bind import open_store, with_store
 from lengthen.compare.board import Board, board
 from lengthen.compare.file import Comparison, Planned
-from lengthen.compare.standing import Standing, directory, standing
+from lengthen.compare.standing import directory, standing
 from lengthen.config import Config
 from lengthen.disk import Disk
-from lengthen.errors import BusyError, DataError, SettingError, StoppedError
+from lengthen.errors import BusyError, DataError, StoppedError
 from lengthen.loop import StopSignal
 from lengthen.processes import ATTEMPTS, LOOK_SECONDS, Held, Job, Machine, last_line, machine_for
 from lengthen.runlog import MetricsLog
@@ -39,11 +39,10 @@ def carry_out(
     Raises BusyError where another process does so, SettingError and DataError for what no run
     could start with, and StoppedError after a signal, when the runs have saved.
     """
-    stand = {run.name: standing(root, run) for run in comparison.runs}
-    left = [run for run in comparison.runs if stand[run.name].state in OPEN]
+    left = [run for run in comparison.runs if standing(root, run).state in OPEN]
     if not left:
         return
-    configs = _bound(comparison, stand, left)
+    configs = _bound(left)
     machine = machine_for(configs, len(configs), jobs, threads)
     with runlog.owned(root), board(comparison, root, shown=shown) as shown_board:
         # Whoever had the directory until now may have finished some of them.
@@ -55,16 +54,9 @@ def carry_out(
             attempts.close()
 
 
-def _bound(
-    comparison: Comparison, stand: Mapping[str, Standing], left: Sequence[Planned]
-) -> list[Config]:
+def _bound(left: Sequence[Planned]) -> list[Config]:
     """Return the configurations of `left` on their stores; refuse what no verdict could be on."""
     stores = {run.config.data.path: open_store(run.config) for run in left}
-    for run in comparison.runs:
-        store, found = stores.get(run.config.data.path), stand[run.name].store_id
-        if store is not None and found not in (None, store.id):
-            rule = f"run {run.name} was trained on store {found}, this one is {store.id}"
-            raise SettingError("data.path", rule, None, "choose another --out")
     for run in left:
         store, length = stores[run.config.data.path], run.config.model.length
         if len(store.valid) <= length:

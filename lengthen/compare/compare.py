@@ -8,7 +8,9 @@ from pathlib import Path
 from lengthen.compare.carry import carry_out
 from lengthen.compare.causes import correlations, peaks
 from lengthen.compare.file import Comparison, read_comparison
+from lengthen.compare.notes import notes
 from lengthen.compare.outcomes import Group, Outcome, groups, read_outcomes
+from lengthen.compare.standing import on_stores
 from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import (
     instability,
@@ -22,6 +24,7 @@ from lengthen.compare.verdicts import Verdict
 from lengthen.config import Tables
 from lengthen.disk import Disk
 from lengthen.errors import DataError, SettingError
+from lengthen.packed import is_packed, opened
 from lengthen.report.page import must_be_ours, write
 from lengthen.tables import Table, console, printed
 
@@ -38,35 +41,41 @@ def compare(
 ) -> None:
     """Bring every run that `file` asks for to its end below `root`, then print and write tables.
 
-    With `look` nothing is trained: the tables are of what is there. Writes NAME.html and NAME.json
-    beside the runs. Raises SettingError, DataError, BusyError, and StoppedError after a signal.
+    With `look` nothing is trained: the tables are of what is there, and `root` may be a packed
+    study. Writes NAME.html and NAME.json beside the runs, or beside the packed study. Raises
+    SettingError, DataError, BusyError, and StoppedError after a signal.
     """
-    comparison = read_comparison(file, overrides)
-    page, data = (root / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
+    comparison = on_stores(read_comparison(file, overrides))
+    if is_packed(root) and not look:
+        rule = "is a packed study, which is read and never trained"
+        raise SettingError("--out", rule, str(root), "add --look, or give a directory")
+    beside = root.parent if is_packed(root) else root
+    page, data = (beside / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
     must_be_ours(page)
     _must_be_our_tables(data)
     if not look:
         carry_out(comparison, root, jobs=jobs, threads=threads, shown=shown)
-    outcomes, missing = read_outcomes(comparison, root)
+    with opened(root) as folder:
+        outcomes, missing = read_outcomes(comparison, folder)
     if not any(outcome.summary for outcome in outcomes):
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
     judgements = judged(members, comparison.variants)
-    lines = verdict_lines(judgements)
+    lines, apart = verdict_lines(judgements), notes(outcomes)
     tables = tables_of(comparison, members, judgements)
     # Files first: whoever reads our output may close it at any line.
     write(
         page,
         [outcome.shown for outcome in outcomes if outcome.summary],
         title=comparison.name,
-        verdicts=lines,
+        verdicts=[*lines, *apart],
         tables=tables,
         panels=list(sweep_panels(comparison, members)),
         families={o.run.name: group.name for group in members for o in group.outcomes},
     )
     facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
     Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
-    _print(lines, tables, outcomes, missing)
+    _print([*lines, *apart], tables, outcomes, missing)
     print(f"report  {page}")
 
 

@@ -7,10 +7,15 @@ from lengthen import cost
 from lengthen.clock import steps
 from lengthen.config import MOST, Config, Tables, parse_count
 from lengthen.errors import SettingError
-from lengthen.pacing import Linear
+from lengthen.pacing import Adaptive, Linear
 from lengthen.settings import changed, flat
 
 WALKED = 10**6  # steps that are gone through one by one: some seconds
+UNKNOWN_LENGTHS = "must say its lengths beforehand for a budget in flops"
+STATED_LENGTHS = (
+    "give an equal budget.tokens instead of flops, or the lengths that it took in a run "
+    'as pacing.kind = "staged"'
+)
 # What every variant of a cell must share, or their validation losses say different things: who
 # looks more often finds a lower best loss, and finds it earlier.
 SHARED = (
@@ -25,7 +30,13 @@ SHARED = (
 
 
 def with_flops(config: Config, given: object) -> Config:
-    """Return the configuration with as many whole steps as `given` operations pay for."""
+    """Return the configuration with as many whole steps as `given` operations pay for.
+
+    Raises SettingError for a pacing whose lengths are known only as it runs: no number of tokens
+    costs these operations whatever it observes.
+    """
+    if isinstance(config.pacing, Adaptive):
+        raise SettingError("pacing.kind", UNKNOWN_LENGTHS, config.pacing.kind, STATED_LENGTHS)
     try:
         most = parse_count(given)
     except ValueError as error:

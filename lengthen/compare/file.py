@@ -255,10 +255,10 @@ def _config(
         if other is not None:
             cell = rows_with_the_same_tokens(target.tables())
         config = build(merge(merge(cell, changes)[0], overrides)[0])
+        return config if flops is None else with_flops(config, flops)
     except SettingError as error:
         # A mistake of the base is not this variant's.
         own = {*flat(_tables_in(changes)), *changes, *(["pacing"] if other else [])}
         if own.isdisjoint({error.setting, error.setting.split(".")[0]}):
             raise
         raise error.within(f"variants.{name}") from None
-    return config if flops is None else with_flops(config, flops)

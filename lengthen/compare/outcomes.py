@@ -7,8 +7,16 @@ from typing import Literal
 
 from lengthen.analysis import Reached, Summary, comparable, summarise, time_to
 from lengthen.compare.file import Comparison, Planned
-from lengthen.compare.standing import UNKNOWN, Attempts, directory, read_attempts, standing
+from lengthen.compare.standing import (
+    UNKNOWN,
+    Attempts,
+    directory,
+    read_attempts,
+    standing,
+    was_started_so,
+)
 from lengthen.compare.verdicts import Losses
+from lengthen.config import Config
 from lengthen.errors import DataError
 from lengthen.report.gather import NamedRun, read_environment
 from lengthen.runlog import RunPaths
@@ -24,7 +32,7 @@ class Outcome:
     fate: Fate
     summary: Summary | None  # None: it crashed before its first step
     shown: NamedRun
-    store_id: str | None  # of the store that it was trained on
+    found: Config | None  # that it was trained with
     attempts: Attempts
 
     @property
@@ -56,8 +64,8 @@ class Group:
         return [o.summary for o in self.outcomes if o.summary is not None]
 
     def by_seed(self) -> dict[int, Outcome]:
-        """Return the outcomes by seed."""
-        return {outcome.run.seed: outcome for outcome in self.outcomes}
+        """Return the outcomes by seed, without those that crashed: they have shown nothing."""
+        return {o.run.seed: o for o in self.outcomes if o.fate != "crashed"}
 
     def losses(self) -> dict[int, float | None]:
         """Return the final validation loss of each seed, None where it diverged.
@@ -90,7 +98,8 @@ def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], in
 def _must_share_a_store(outcomes: Sequence[Outcome]) -> None:
     for cell in dict.fromkeys(outcome.run.cell for outcome in outcomes):
         inside = [outcome for outcome in outcomes if outcome.run.cell == cell]
-        ids = {o.store_id: o.run.name for o in inside if o.store_id is not None}
+        known = [(o.run.name, o.found.data.store_id) for o in inside if o.found is not None]
+        ids = {store_id: name for name, store_id in known if store_id is not None}
         if len(ids) > 1:
             one, other = list(ids.values())[:2]
             raise DataError(f"not comparable: {one} and {other} were trained on different stores")
@@ -101,14 +110,13 @@ def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
     fate: Fate = "crashed"
     if place.state in ("finished", "diverged"):
         fate = "finished" if place.state == "finished" else "diverged"
-    elif not attempts.message:
+    elif not attempts.message or not was_started_so(directory(root, run), run.config):
         return None
-    summary = summarise(place.metrics) if place.metrics.of("step") else None
-    if summary is not None and summary.diverged and fate == "finished":
-        fate = "diverged"  # it spent its budget, and its loss is not finite
+    on_nonfinite = run.config.run.on_nonfinite
+    summary = summarise(place.metrics, on_nonfinite) if place.metrics.of("step") else None
     environment = read_environment(RunPaths(directory(root, run)).environment)
     shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
-    return Outcome(run, fate, summary, shown, place.store_id, attempts)
+    return Outcome(run, fate, summary, shown, place.found, attempts)
 
 
 def groups(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Group]:

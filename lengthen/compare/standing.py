@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from lengthen import settings
-from lengthen.compare.file import Planned
+from lengthen.analysis import why_diverged
+from lengthen.bind import open_store, with_store
+from lengthen.compare.file import Comparison, Planned
 from lengthen.config import Config
+from lengthen.corpus.store import MANIFEST
 from lengthen.errors import SettingError, printable
-from lengthen.loop import SKIPS_IN_A_ROW
+from lengthen.monitor import SKIPS_IN_A_ROW
 from lengthen.processes import attempted
 from lengthen.runlog import Metrics, RunPaths, read_metrics
 
 State = Literal["missing", "begun", "finished", "diverged"]
 RUNS = "runs"  # in a comparison's directory
+# Settings that change no result beyond rounding: where a store lies, and what memory allows.
+NO_RESULT = ("data.path", "batch.micro_tokens")
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,29 @@ class Standing:
 
     state: State
     metrics: Metrics
-    store_id: str | None = None  # of the store that it was trained on, once it has begun
+    found: Config | None = None  # that it is trained with, once it has begun
 
 
 def directory(root: Path, run: Planned) -> Path:
     """Return where a run lies in a comparison's directory."""
     return root / RUNS / run.name
+
+
+def on_stores(comparison: Comparison) -> Comparison:
+    """Return the comparison with what its stores decide, as far as these are there.
+
+    What is finished needs no store. Raises DataError and SettingError where one does not fit.
+    """
+    paths = {run.config.data.path: run.config for run in comparison.runs}
+    there = {p: c for p, c in paths.items() if p is not None and (Path(p) / MANIFEST).is_file()}
+    stores = {path: open_store(config) for path, config in there.items()}
+    runs = [
+        replace(run, config=with_store(run.config, stores[run.config.data.path]))
+        if run.config.data.path in stores
+        else run
+        for run in comparison.runs
+    ]
+    return replace(comparison, runs=tuple(runs))
 
 
 def standing(root: Path, run: Planned) -> Standing:
@@ -37,41 +59,82 @@ def standing(root: Path, run: Planned) -> Standing:
 
 
 def standing_of(place: Path, config: Config) -> Standing:
-    """Read where the run of `config` in the directory `place` stands; raises SettingError."""
+    """Read where the run of `config` in the directory `place` stands.
+
+    Raises SettingError where its configuration is another one than `config` comes to now, and
+    DataError where only a store could tell that is not there.
+    """
     paths = RunPaths(place)
-    if not paths.metrics.is_file():
+    begun = paths.metrics.is_file()
+    if not begun and not paths.config.is_file():
         return Standing("missing", Metrics((), 0))
-    there = settings.load(str(paths.config))[0]
-    _must_be_the_run(config, there, paths)
+    found = settings.load(str(paths.config))[0]
+    _must_be_the_run(config, found, place)
+    if not begun:
+        return Standing("missing", Metrics((), 0), found)
     metrics = read_metrics(paths.metrics)
-    return Standing(_state(config, metrics), metrics, there.data.store_id)
+    _must_have_been_all_along(metrics, place)
+    return Standing(_state(config, metrics), metrics, found)
+
+
+def was_started_so(place: Path, config: Config) -> bool:
+    """Return whether the last process of a run was started with `config`, as far as is known."""
+    file = place.with_name(place.name + ".toml")
+    try:
+        _must_be_the_run(config, settings.load(str(file))[0] if file.is_file() else config, place)
+    except SettingError:
+        return False
+    return True
 
 
 def _state(config: Config, metrics: Metrics) -> State:
     last = metrics.records[-1] if metrics.records else {}
     if last.get("event") == "finished":
-        return "finished"
+        return "diverged" if why_diverged(metrics, config.run.on_nonfinite) else "finished"
     most = SKIPS_IN_A_ROW if config.run.on_nonfinite == "skip" else 1
     in_a_row = last.get("in_a_row")
     lost = last.get("event") == "skipped" and isinstance(in_a_row, int) and in_a_row >= most
     return "diverged" if lost else "begun"
 
 
-def _must_be_the_run(config: Config, there: Config, paths: RunPaths) -> None:
-    differences = settings.differences(_with_decay(config), _with_decay(there))
-    for name, (asked, found) in differences.items():
-        # What the file leaves open the run has filled in; a store may have moved, its id not.
-        if name == "data.path" or asked in (None, "auto"):
+def _must_be_the_run(config: Config, found: Config, place: Path) -> None:
+    differences = settings.differences(_decided(config, found), _decided(found, found))
+    # A decay that the file leaves open follows from what differs besides.
+    for name in sorted(differences, key=lambda name: name == "optimizer.decay_tokens"):
+        asked, used = differences[name]
+        if name in NO_RESULT or (name, asked) == ("run.device", "auto"):
             continue
-        rule = f"{paths.root} holds a run with {found!r}"
+        if name == "data.store_id":
+            rule = f"run {place} was trained on store {used}, this one is {asked}"
+            raise SettingError("data.path", rule, None, "choose another --out")
+        holds = f"{place} holds a run with {used!r}" if used is not None else f"{place} has none"
+        rule = holds if asked is not None else f"{holds}, the file sets none"
         raise SettingError(name, rule, asked, "choose another --out, or remove that run")
 
 
-def _with_decay(config: Config) -> Config:
-    """Return what a run makes of a decay that is left open: it ends with the budget."""
-    if config.optimizer.decay_tokens is not None or config.budget.tokens is None:
-        return config
-    return settings.changed(config, {"optimizer": {"decay_tokens": config.budget.tokens}})
+def _decided(config: Config, found: Config) -> Config:
+    """Return a configuration with what its store decides: the run's, if that was not there."""
+    decay = config.optimizer.decay_tokens or config.budget.tokens
+    if decay is None:
+        data = {"data": found.data.model_dump()}
+        return with_store(settings.changed(config, data), open_store(found))
+    decided = {
+        "data": {"store_id": config.data.store_id or found.data.store_id},
+        "model": {"vocabulary": config.model.vocabulary or found.model.vocabulary},
+        "optimizer": {"decay_tokens": decay},
+    }
+    return settings.changed(config, decided)
+
+
+def _must_have_been_all_along(metrics: Metrics, place: Path) -> None:
+    """Raise SettingError where a run was resumed with other settings than it ends with or began."""
+    for event in metrics.of("event"):
+        overrides = event.get("overrides")
+        for name, value in settings.flat(overrides if isinstance(overrides, dict) else {}).items():
+            if name not in (*NO_RESULT, "run.device"):
+                rule = f"{place} holds a run that was resumed with {value!r} on the way"
+                hint = "choose another --out, or remove that run"
+                raise SettingError(name, rule, None, hint)
 
 
 @dataclass(frozen=True)

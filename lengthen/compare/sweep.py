@@ -29,21 +29,27 @@ class Series:
         return f"{self.variant}, {self.held}" if self.held else self.variant
 
     def best_stable(self) -> tuple[float, Group] | None:
-        """Return the point of the lowest loss among those where every seed was stable."""
-        stable = [point for point in self.points if _is_stable(point[1])]
+        """Return the point of the lowest loss among those where no seed was unstable."""
+        stable = [point for point in self.points if not _breaks(point[1])]
         losses = [(loss, *point) for point in stable if (loss := _loss(point[1])) is not None]
         best = min(losses, key=lambda one: one[0], default=None)
         return None if best is None else best[1:]
 
     def breaks_at(self) -> float | None:
-        """Return the lowest value at which a seed was not stable, or did not finish."""
-        return next((value for value, group in self.points if not _is_stable(group)), None)
+        """Return the lowest value at which a seed diverged or was unstable."""
+        return next((value for value, group in self.points if _breaks(group)), None)
+
+    def crashed(self) -> list[str]:
+        """Say at which values how many seeds crashed."""
+        counted = [(group.fates("crashed"), len(group.outcomes), x) for x, group in self.points]
+        return [
+            f"{crashed} of {seeds} crashed at {x:g}" for crashed, seeds, x in counted if crashed
+        ]
 
 
-def _is_stable(group: Group) -> bool:
-    return group.fates("finished") == len(group.outcomes) and all(
-        summary.stable for summary in group.summaries
-    )
+def _breaks(group: Group) -> bool:
+    # A crash, such as of a full disk, says nothing about a value; what came before it does.
+    return bool(group.fates("diverged")) or not all(summary.stable for summary in group.summaries)
 
 
 def _loss(group: Group) -> float | None:
@@ -98,7 +104,7 @@ def _sweep_table(setting: str, along: Sequence[Series], baseline: str) -> Table:
                 one.name,
                 "none" if best is None else f"{best[0]:g}",
                 number(None if best is None else _loss(best[1])),
-                "not in this range" if one.breaks_at() is None else f"{one.breaks_at():g}",
+                "; ".join([_breaking(one), *one.crashed()]),
                 said(faster),
             )
         )
@@ -108,8 +114,23 @@ def _sweep_table(setting: str, along: Sequence[Series], baseline: str) -> Table:
         tuple(rows),
         f"Stable: every seed finished, and its probe's ratio never rose above {UNSTABLE}. Breaks "
         "at: the lowest value where a seed did not. Times fewer: until the best loss of the best "
-        f"stable {baseline} is reached, which is the fair rival.",
+        f"stable {baseline} is reached, which is the fair rival.{_crashes(along)}",
     )
+
+
+def _breaking(one: Series) -> str:
+    value = one.breaks_at()
+    return "not in this range" if value is None else f"{value:g}"
+
+
+def _crashes(along: Sequence[Series]) -> str:
+    """Return what is to be said of the runs that crashed; nothing where none did."""
+    groups = [group for one in along for _, group in one.points]
+    crashed = [o for group in groups for o in group.outcomes if o.fate == "crashed"]
+    if not crashed:
+        return ""
+    named = ", ".join(f"{o.run.name} ({o.attempts.message})" for o in crashed)
+    return f" A seed that crashed is missing, and neither stable nor broken: {named}."
 
 
 def sweep_panels(comparison: Comparison, members: Sequence[Group]) -> Iterator[Panel]:

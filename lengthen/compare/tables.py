@@ -11,6 +11,11 @@ from lengthen.spikes import THRESHOLDS
 from lengthen.tables import Table, number
 
 UNTIMED = "not measured"
+SPIKED = (
+    " One seed's difference stands apart from the others' in: {pairs}. Where differences have rare "
+    "spikes to one side, an interval from few seeds leaves out the true mean more often than in "
+    "5 %: see docs/comparing.md."
+)
 Goals = dict[int, float]  # seed -> the validation loss to reach
 
 
@@ -168,6 +173,7 @@ def verdict_table(judgements: Sequence[tuple[str, Verdict]]) -> Table:
                 number(verdict.smallest_effect),
             )
         )
+    apart = "; ".join(row[0] for row, (_, v) in zip(rows, judgements, strict=True) if v.one_apart)
     columns = ("pair", "verdict", "difference", "95 % interval", "p after Holm", "seeds")
     return Table(
         "Verdicts",
@@ -176,7 +182,8 @@ def verdict_table(judgements: Sequence[tuple[str, Verdict]]) -> Table:
         "Difference of the final validation losses in nats, the first less the second, paired by "
         "seed. Paired t-test; Holm over the pairs of one cell, so that the chance of any false "
         "verdict in a cell is 5 % at most. Seen at 80 %: the smallest true difference that these "
-        "seeds would find four times in five, at Holm's hardest step.",
+        "seeds would find four times in five, at Holm's hardest step."
+        + (SPIKED.format(pairs=apart) if apart else ""),
     )
 
 

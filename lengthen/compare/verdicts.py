@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, TypeAlias
 
-from lengthen.evidence import Paired, check_share, holm, interval, paired, smallest_effect
+from lengthen.evidence import (
+    Paired,
+    all_against_none,
+    check_share,
+    holm,
+    interval,
+    paired,
+    smallest_effect,
+    stands_apart,
+)
 
 # variant -> seed -> final validation loss in nats per token; None: diverged or crashed
 Losses: TypeAlias = Mapping[str, Mapping[int, float | None]]
@@ -24,10 +33,11 @@ class Verdict:
     b: str
     word: Word
     difference: Paired | None  # a - b in nats; None: no seed finished in both
-    p_adjusted: float | None  # by Holm over all pairs; None: no test, too few seeds
+    p_adjusted: float | None  # by Holm over all pairs; None: no test
     seeds: int  # finished in both
     diverged: tuple[int, int]  # seeds without a loss, of a and of b
     smallest_effect: float | None  # nats, seen at 80 %; None: no test, or no spread to judge by
+    one_apart: bool  # whether one seed's difference lies too far from the others' for normal ones
 
     def sentence(self) -> str:
         """Return the verdict as one plain line, with what it rests on."""
@@ -41,6 +51,10 @@ class Verdict:
         return finding + self._divergence()
 
     def _too_few(self) -> str:
+        if self.p_adjusted is not None:
+            lost, kept = (self.a, self.b) if self.diverged[0] else (self.b, self.a)
+            why = f"{lost} never finished, {kept} always: p {self.p_adjusted:.2g} after Holm"
+            return f"{self.a} and {self.b}: too few seeds ({why})"
         seeds = f"{self.seeds} finished in both, {FEWEST_SEEDS} are needed"
         return f"{self.a} and {self.b}: too few seeds ({seeds})"
 
@@ -58,7 +72,8 @@ class Verdict:
     def _distinguished(self) -> str:
         claim = f"{self.a} is {self.word} than {self.b}"
         if self.difference is None:
-            return f"{claim}: {self.b if self.word == 'better' else self.a} never finished"
+            lost = self.b if self.word == "better" else self.a
+            return f"{claim}: {lost} never finished (p {self.p_adjusted:.2g} after Holm)"
         gap = _nats(self.difference, -1 if self.word == "better" else 1)
         return f"{claim} by {gap} over {self.seeds} seeds (p {self.p_adjusted:.2g} after Holm)"
 
@@ -86,15 +101,17 @@ class Speedup:
 def verdicts(losses: Losses, alpha: float = 0.05) -> list[Verdict]:
     """Return a verdict for every pair of variants, in the order named.
 
-    Runs of one seed are paired, and a difference counts if the paired t-test's p, after Holm over
-    exactly these pairs, is at most `alpha`: the chance of any false one in the whole table is
-    `alpha` at most. Intervals are each pair's own, at 1 - alpha.
+    Runs of one seed are paired, and a difference counts if its p, after Holm over exactly these
+    pairs, is at most `alpha`: the chance of any false one in the whole table is `alpha` at most.
+    Intervals are each pair's own, at 1 - alpha.
 
-    - Fewer than 3 seeds finished in both: 'too few seeds'; in the family its p is 1.
+    - At least 3 seeds finished in both: p is that of the paired t-test.
+    - One diverged in every seed and the other in none, over at least 3 that both were given: p is
+      how likely chance does that at most (evidence.all_against_none).
+    - Anything else, and a p of the second kind above `alpha`, is 'too few seeds'. Pairs without a
+      p are in Holm's family with 1.
     - A variant with a diverged seed is never better: where the test is in its favour the word is
       'not distinguishable', since the seeds that it lost are missing from the mean.
-    - Where, over at least 3 seeds that both were given, one diverged in every seed and the other
-      in none, the one is 'worse' and the other 'better' without a test.
 
     A loss that is not finite counts as none.
 
@@ -103,8 +120,10 @@ def verdicts(losses: Losses, alpha: float = 0.05) -> list[Verdict]:
     """
     check_share("alpha", alpha)
     pairs = list(combinations(losses, 2))
-    differences = [_difference(losses[a], losses[b], alpha) for a, b in pairs]
-    adjusted = holm([d.p if d and d.n >= FEWEST_SEEDS else 1.0 for d in differences])
+    gaps = [_gaps(losses[a], losses[b]) for a, b in pairs]
+    differences = [paired(found, 1 - alpha) if found else None for found in gaps]
+    tests = [_p(losses[a], losses[b], d) for (a, b), d in zip(pairs, differences, strict=True)]
+    adjusted = holm([1.0 if p is None else p for p in tests])
     hardest = alpha / max(1, len(pairs))  # Holm's first step; the later ones see a little more
     return [
         Verdict(
@@ -112,12 +131,15 @@ def verdicts(losses: Losses, alpha: float = 0.05) -> list[Verdict]:
             b=b,
             word=_word(losses[a], losses[b], difference, significant=p <= alpha),
             difference=difference,
-            p_adjusted=p if difference and difference.n >= FEWEST_SEEDS else None,
+            p_adjusted=None if test is None else p,
             seeds=difference.n if difference else 0,
             diverged=(_diverged(losses[a]), _diverged(losses[b])),
             smallest_effect=_smallest_effect(difference, hardest),
+            one_apart=stands_apart(found),
         )
-        for (a, b), difference, p in zip(pairs, differences, adjusted, strict=True)
+        for (a, b), found, difference, test, p in zip(
+            pairs, gaps, differences, tests, adjusted, strict=True
+        )
     ]
 
 
@@ -139,12 +161,19 @@ def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -
     return Speedup(math.exp(mean.mean), low, high, mean.n, len(tokens))
 
 
-def _difference(
-    a: Mapping[int, float | None], b: Mapping[int, float | None], alpha: float
-) -> Paired | None:
+def _gaps(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> list[float]:
+    """Return a - b of each seed that finished in both."""
     theirs = _finished(b)
-    gaps = [loss - theirs[seed] for seed, loss in _finished(a).items() if seed in theirs]
-    return paired(gaps, 1 - alpha) if gaps else None
+    return [loss - theirs[seed] for seed, loss in _finished(a).items() if seed in theirs]
+
+
+def _p(
+    a: Mapping[int, float | None], b: Mapping[int, float | None], difference: Paired | None
+) -> float | None:
+    """Return the p of 'a and b are alike', before Holm; None where nothing can be tested."""
+    if _lost_to(a, b) or _lost_to(b, a):
+        return all_against_none(len(a.keys() & b.keys()))
+    return difference.p if difference and difference.n >= FEWEST_SEEDS else None
 
 
 def _word(
@@ -154,9 +183,9 @@ def _word(
     *,
     significant: bool,
 ) -> Word:
-    if _lost_to(a, b):
+    if _lost_to(a, b) and significant:
         return "worse"
-    if _lost_to(b, a):
+    if _lost_to(b, a) and significant:
         return "better"
     if difference is None or difference.n < FEWEST_SEEDS:
         return "too few seeds"

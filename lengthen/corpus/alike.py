@@ -8,18 +8,22 @@ from tokenizers import Tokenizer
 
 def difference(left: Tokenizer, right: Tokenizer) -> str | None:
     """Return which part of two tokenizers differs, by a name for a message; None: they agree."""
-    ours, theirs = _meaning(left.to_str()), _meaning(right.to_str())
+    ours, theirs = _meaning(left), _meaning(right)
     return next((part for part in ours if ours[part] != theirs[part]), None)
 
 
-def _meaning(text: str) -> dict[str, Any]:
+def _meaning(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what of a tokenizer.json decides the ids, in parts with names for a message."""
-    spelled = json.loads(text)
+    spelled = json.loads(tokenizer.to_str())
     model = spelled["model"]
     return {
-        "tokens": model.pop("vocab", None),
+        "tokens": tokenizer.get_vocab(with_added_tokens=True),
+        "scores": [score for _, score in own]
+        if isinstance(own := model.pop("vocab"), list)
+        else [],
         "merges": model.pop("merges", None),
-        "added tokens": {one["id"]: one["content"] for one in spelled["added_tokens"]},
+        # No text gives a special token, so which ones are special decides nothing.
+        "added tokens": [one["content"] for one in spelled["added_tokens"] if not one["special"]],
         "normalizers": spelled["normalizer"],
         "ways to split": _spelled_out(spelled["pre_tokenizer"] or {}),
         "options": _spelled_out(model),

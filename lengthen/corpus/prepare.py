@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from lengthen import progress as bar
 from lengthen.corpus import tokenizer as library
 from lengthen.corpus.divide import divide, divided, sampled, undivided
@@ -23,6 +21,7 @@ from lengthen.corpus.sources import Kind, Source, find
 from lengthen.corpus.splits import by_name, must_differ
 from lengthen.corpus.store import Made
 from lengthen.corpus.summary import Summary
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 from lengthen.corpus.unpack import BLOCK
 from lengthen.corpus.write import StoreWriter, check_out, commit
 from lengthen.disk import Disk, temporary_beside
@@ -39,6 +38,7 @@ class Options:
     sources: tuple[str, ...]
     valid_files: tuple[str, ...]
     tokenizer: str
+    separator: str | None
     valid: float
     field: str
     stdin_format: str
@@ -69,6 +69,7 @@ def prepare(
     out: str | Path,
     *,
     tokenizer: str,
+    separator: str | None = None,
     valid: float = 0.01,
     valid_files: Sequence[str | Path] = (),
     field: str = "text",
@@ -83,15 +84,17 @@ def prepare(
     """Turn text into a token store at `out`, with bounded memory, on `workers` threads (all cores).
 
     `sources` and `valid_files` are files, folders, globs or `-`; with `valid_files`, `valid` is
-    not used. The store depends on the documents, `tokenizer`, `valid` and `seed` alone. It
-    appears under its name when it is complete; whatever happens before leaves nothing there.
-    Raises SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot
-    be used, StorageError where the disk fails.
+    not used. `separator` names the token between documents; None takes the tokenizer's own. The
+    store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It appears
+    under its name when it is complete; whatever happens before leaves nothing there. Raises
+    SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot be used,
+    StorageError where the disk fails.
     """
     options = Options(
         sources=tuple(map(str, sources)),
         valid_files=tuple(map(str, valid_files)),
         tokenizer=str(tokenizer),
+        separator=separator,
         valid=0.0 if valid_files else valid,
         field=field,
         stdin_format=stdin_format,
@@ -252,16 +255,18 @@ def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool)
 
 
 def _encode(
-    pieces: Iterator[Piece], tokenizer: Tokenizer, workers: int, writer: StoreWriter, line: bar.Line
+    pieces: Iterator[Piece],
+    found: TextTokenizer,
+    workers: int,
+    writer: StoreWriter,
+    line: bar.Line,
 ) -> Losses:
     losses = Losses()
-    cut = recut(pieces, cuts=can_be_cut(tokenizer))
+    cut = recut(pieces, cuts=can_be_cut(found.tokenizer))
     tokens = text_bytes = 0
     began = time.monotonic()
     # Closed, not left to the collector: threads that still encode must end before the files do.
-    with contextlib.closing(
-        encode_all(tokenizer, library.separator(tokenizer), cut, workers)
-    ) as results:
+    with contextlib.closing(encode_all(found.tokenizer, found.separator, cut, workers)) as results:
         for encoded in results:
             writer.add(encoded)
             losses.add(encoded.losses)
@@ -296,16 +301,16 @@ def _base_names(arguments: Iterable[str]) -> tuple[str, ...]:
     return tuple(os.fsencode(name).decode("utf-8", "replace") for name in names[:NAMED])
 
 
-def _tokenizer(corpus: Corpus, shown: bool) -> Tokenizer:
-    spec = corpus.options.tokenizer
-    if not library.needs_sample(spec):
-        return library.resolve(spec)
+def _tokenizer(corpus: Corpus, shown: bool) -> TextTokenizer:
+    spec, separator = corpus.options.tokenizer, corpus.options.separator
+    if not library.needs_sample(spec, separator):
+        return library.resolve(spec, separator=separator)
     with bar.line(corpus.size, "tokenizer", shown=shown) as line:
         line.say(f"reading a sample for {spec}")
         sample = corpus.sample()
         line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
         with library_threads(True):
-            return library.resolve(spec, sample)
+            return library.resolve(spec, sample, separator)
 
 
 def _spooled(folder: Path, options: Options, disk: Disk) -> Source | None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
+from tokenizers import __version__ as tokenizers_version
 
 from lengthen.errors import NAME, DataError, cut
 
@@ -28,10 +29,12 @@ FORMAT = 1
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
 MANIFEST_LIMIT = 16 * 2**20  # bytes
 TOKENIZER_LIMIT = 64 * 2**20  # bytes
+LFS_POINTER = b"version https://git-lfs"
 MOST_IDS = 2**24  # tokens of a vocabulary
 BLOCK = 2**20  # bytes read at once while hashing
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 NAMES = (MANIFEST, "train.bin", "valid.bin", TOKENIZER)
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
@@ -181,23 +184,65 @@ class Store:
             )
         return load_tokenizer(path)
 
+    def separator_text(self) -> str:
+        """Return how the separator is spelled; raises DataError as `tokenizer` does."""
+        name = self.tokenizer().id_to_token(self.separator)
+        if name is None:
+            rule = f"its tokenizer has no token {self.separator}, the separator"
+            raise DataError(f"store {self.path}: {rule}; prepare it again")
+        return name
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """Return by name the files of a folder with the store's tokenizer and separator."""
+        return tokenizer_files((self.path / TOKENIZER).read_bytes(), self.separator_text())
+
+
+def tokenizer_files(tokenizer: bytes, separator: str) -> dict[str, bytes]:
+    """Return by name the files of a folder with a tokenizer and its separator, as it is spelled."""
+    named = json.dumps({"eos_token": separator}).encode()
+    return {TOKENIZER: tokenizer, TOKENIZER_CONFIG: named}
+
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load a tokenizer.json for encoding documents whole and as they are.
 
     Raises DataError where it is no regular file of at most 64 MiB, or no tokenizer.
     """
-    data = read_limited(path, TOKENIZER_LIMIT)
+    return parse_tokenizer(read_limited(path, TOKENIZER_LIMIT), path)
+
+
+def parse_tokenizer(data: bytes, path: Path) -> Tokenizer:
+    """Return the tokenizer in the bytes of a tokenizer.json; raises DataError, which names `path`.
+
+    What a file may ask for beside the ids of a text is off: cutting, padding, tokens around it.
+    """
     try:
         tokenizer: Tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises bare Exceptions
-        raise DataError(f"tokenizer {path}: not a {TOKENIZER} ({one_line(error)})") from None
+        raise DataError(f"tokenizer {path}: {_no_tokenizer(data, error)}") from None
     must_be_bounded(path, tokenizer.get_vocab(with_added_tokens=True).values())
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.post_processor = None
     # Not kept in the file: without it a text that spells a separator would forge one.
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _no_tokenizer(data: bytes, error: Exception) -> str:
+    if pointer := lfs_pointer(data):
+        return pointer
+    if "did not match any variant" in str(error) and b'"model"' in data:
+        version = f"tokenizers {tokenizers_version}"
+        return f"{version} cannot read it ({one_line(error)}); a newer one may: upgrade tokenizers"
+    return f"not a {TOKENIZER} ({one_line(error)})"
+
+
+def lfs_pointer(start: bytes) -> str | None:
+    """Return what is wrong where a file begins as Git LFS's stand-in for one; else None."""
+    if start.startswith(LFS_POINTER):
+        return "is a Git LFS pointer and not the file itself; `git lfs pull` fetches it"
+    return None
 
 
 def must_be_bounded(path: Path, ids: Iterable[int]) -> None:

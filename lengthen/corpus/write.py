@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from lengthen.corpus.encode import Encoded
 from lengthen.corpus.store import (
@@ -22,7 +21,8 @@ from lengthen.corpus.store import (
     content_id,
     strangers,
 )
-from lengthen.corpus.tokenizer import separator, vocabulary
+from lengthen.corpus.tokenizer import vocabulary
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 from lengthen.disk import Disk, storage_errors, temporary_beside
 from lengthen.errors import DataError, SettingError
 
@@ -125,9 +125,9 @@ class SplitWriter:
 class StoreWriter:
     """Writes the files of a store into a folder that nobody takes for a store yet."""
 
-    def __init__(self, disk: Disk, folder: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, disk: Disk, folder: Path, tokenizer: TextTokenizer) -> None:
         self._disk, self._folder, self._tokenizer = disk, folder, tokenizer
-        self._vocabulary = vocabulary(tokenizer)
+        self._vocabulary = vocabulary(tokenizer.tokenizer)
         self._splits: dict[str, SplitWriter] = {}
         try:
             for name in ("train", "valid"):
@@ -152,7 +152,7 @@ class StoreWriter:
         if train.tokens < 2:
             raise DataError(f"corpus: has {train.tokens} tokens to train on, needs at least 2")
         # Written by us, not copied: two files of one tokenizer may differ in spaces and order.
-        text = self._tokenizer.to_str().encode()
+        text = self._tokenizer.tokenizer.to_str().encode()
         if len(text) > TOKENIZER_LIMIT:
             raise DataError(f"tokenizer: its file must be at most {TOKENIZER_LIMIT} bytes")
         written = self._disk.write_file(self._folder / TOKENIZER, text)
@@ -161,7 +161,7 @@ class StoreWriter:
             "format": FORMAT,
             "dtype": dtype_for(self._vocabulary),
             "vocabulary": self._vocabulary,
-            "separator": separator(self._tokenizer),
+            "separator": self._tokenizer.separator,
             "train": train.model_dump(mode="json"),
             "valid": valid.model_dump(mode="json"),
             "tokenizer": file.model_dump(mode="json"),

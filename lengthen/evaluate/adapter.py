@@ -1,13 +1,12 @@
 """What lm-eval asks of a model, without a word of lm-eval's."""
 
+import hashlib
 from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
-from lengthen.corpus.tokenizer import separator
+from lengthen.config import known_device
 from lengthen.devices import DTYPES, Place
 from lengthen.errors import DataError, SettingError, nearest
 from lengthen.evaluate.generate import generate
@@ -16,6 +15,7 @@ from lengthen.evaluate.score import score
 from lengthen.evaluate.subject import Subject
 from lengthen.evaluate.windows import windows
 from lengthen.exchange.pretrained import read
+from lengthen.hardware import device_of
 
 PASS_TOKENS = 8192
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -29,6 +29,7 @@ class Adapter:
         super().__init__()
         self.subject = subject
         self.tokens = 0  # scored so far
+        self.asked = hashlib.sha256()  # of all requests so far, with the items that they are of
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], _: object = None) -> Self:
@@ -43,22 +44,25 @@ class Adapter:
 
     def loglikelihood(self, requests: Sequence[Any], **_: object) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each continuation, and whether it is the likeliest."""
+        self._take_note(requests)
         pairs = [request.args for request in requests]
-        scores = self._score(requests_of(self.subject.tokenizer, pairs))
+        scores = self._score(requests_of(self.subject.text, pairs))
         return [(-loss, greedy) for loss, greedy in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: object) -> list[float]:
         """Return the log-likelihood of each text, in windows of the full length."""
+        self._take_note(requests)
         tokenizer, length = self.subject.tokenizer, self.subject.model.length
         texts = [request.args[0] for request in requests]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        first = separator(tokenizer)
+        first = self.subject.text.separator
         of_texts = [list(windows((first, *each.ids), length, length)) for each in encodings]
         scores = iter(self._score(list(chain.from_iterable(of_texts))))
         return [-sum(loss for loss, _ in islice(scores, len(each))) for each in of_texts]
 
     def generate_until(self, requests: Sequence[Any], **_: object) -> list[str]:
         """Return the greedy text behind each context, up to one of its stops."""
+        self._take_note(requests)
         by_options: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for number, request in enumerate(requests):
             options = _stops(request.args[1]), self._most(request.args[1])
@@ -67,12 +71,17 @@ class Adapter:
         for (stops, most), numbers in by_options.items():
             contexts = [requests[number].args[0] for number in numbers]
             encodings = self.subject.tokenizer.encode_batch(contexts, add_special_tokens=False)
-            first = separator(self.subject.tokenizer)
+            first = self.subject.text.separator
             prompts = [tuple(each.ids) or (first,) for each in encodings]
             new = generate(self.subject, prompts, stops=stops, most=most, label="lm-eval")
             for number, text in zip(numbers, new, strict=True):
                 texts[number] = text
         return texts
+
+    def _take_note(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            item = repr((getattr(request, "doc", None), request.args))
+            self.asked.update(item.encode("utf-8", "surrogatepass"))
 
     def _score(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
         length = self.subject.model.length
@@ -105,8 +114,7 @@ def _stops(options: dict[str, Any]) -> tuple[str, ...]:
 def _loaded(path: str, device: str = "auto", precision: str = "fp32") -> Subject:
     if precision not in DTYPES:
         raise SettingError("precision", nearest(precision, DTYPES), precision)
-    name = "cpu" if device == "auto" and not torch.cuda.is_available() else device
-    place = Place(torch.device("cuda" if name == "auto" else name), precision)
+    place = Place(device_of(str(known_device(device))), precision)
     pretrained = read(Path(path))
     model = pretrained.gpt().to(place.device, place.dtype)
-    return Subject(Path(path).name, model, pretrained.tokenizer, place, PASS_TOKENS)
+    return Subject(Path(path).name, model, pretrained.text, place, PASS_TOKENS)

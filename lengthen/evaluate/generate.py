@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lengthen.corpus.tokenizer import SEPARATOR, separator
 from lengthen.evaluate.subject import Subject
 from lengthen.model import KeysAndValues
 from lengthen.progress import line as progress_line
@@ -23,11 +22,11 @@ def generate(
     """Return the likeliest text behind each prompt, up to a stop, the separator or `most` tokens.
 
     A prompt loses its left end where it would leave no room for `most` tokens, which must be below
-    the full length. Raises DataError for a tokenizer that has no separator.
+    the full length.
     """
     assert 0 < most < subject.model.length
-    stops = [*stops, SEPARATOR]
-    end, decode = separator(subject.tokenizer), subject.tokenizer.decode
+    stops = [*stops, subject.text.separator_text]
+    end, decode = subject.text.separator, subject.tokenizer.decode
 
     def has_ended(answer: list[int]) -> bool:
         return answer[-1] == end or (text := decode(answer)) != _stopped(text, stops)

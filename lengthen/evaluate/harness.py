@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.corpus.store import one_line
+from lengthen.devices import is_out_of_memory
 from lengthen.errors import DataError, LengthenError, SettingError, nearest
 from lengthen.evaluate.adapter import Adapter
 from lengthen.evaluate.outcome import Measure, Outcome
@@ -40,8 +41,7 @@ def run(
     or knows no such task, DataError where it fails.
     """
     manager = _manager(names, include)
-    adapter = model_class()(subject)
-    return [_outcome(adapter, manager, name, shots, limit) for name in names]
+    return [_outcome(model_class()(subject), manager, name, shots, limit) for name in names]
 
 
 def model_class() -> Any:
@@ -80,7 +80,7 @@ def _nearest(name: str, manager: Any) -> str:
 def _outcome(adapter: Any, manager: Any, name: str, shots: int, limit: int | None) -> Outcome:
     # In this process: its own pool would copy a process that has threads.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    began, before = time.monotonic(), adapter.tokens
+    began = time.monotonic()
     try:
         told = _library("lm_eval").simple_evaluate(
             model=adapter,
@@ -98,16 +98,22 @@ def _outcome(adapter: Any, manager: Any, name: str, shots: int, limit: int | Non
     except LengthenError:
         raise
     except Exception as error:  # it and the libraries below it raise all kinds
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise  # of memory, which `judge` says
         raise DataError(f"lm-eval: task {name} failed ({one_line(error)})") from None
     counts = told["n-samples"].values()
     version = metadata.version("lm_eval")
     return Outcome(
         task=f"lm-eval:{name}",
         items=sum(count["effective"] for count in counts),
-        tokens=adapter.tokens - before,
+        tokens=adapter.tokens,
         seconds=time.monotonic() - began,
         measures=tuple(_measures(told["results"])),
-        settings=(("lm-eval", version), ("shots", str(told["n-shot"].get(name, shots)))),
+        settings=(
+            ("lm-eval", version),
+            ("shots", str(told["n-shot"].get(name, shots))),
+            ("requests SHA-256", adapter.asked.hexdigest()),
+        ),
     )
 
 

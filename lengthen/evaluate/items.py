@@ -1,5 +1,6 @@
 """The items of a set: which are asked, what stands ahead of them, and their scores."""
 
+import hashlib
 import math
 import random
 import statistics
@@ -58,10 +59,12 @@ def asked(place: Place, item: Callable[[Row], Item], wanted: Wanted) -> Asked[It
     drawn = random.Random(sub_seed(wanted.seed, "shots")).sample(range(len(pool)), wanted.shots)
     left = items if train else [each for n, each in enumerate(items) if n not in set(drawn)]
     settings = found.settings()
+    header = "".join(pool[number].solved + BETWEEN_SHOTS for number in drawn)
     if wanted.shots:
         origin = train.part if train else f"{found.part}, and not scored"
         settings += ("shots", f"{wanted.shots} from {origin}"), ("seed", str(wanted.seed))
-    header = "".join(pool[number].solved + BETWEEN_SHOTS for number in drawn)
+        digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+        settings += (("shots SHA-256", digest.hexdigest()),)
     return Asked(tuple(left[: wanted.limit]), header, settings)
 
 
@@ -100,7 +103,7 @@ def score_items(
     Raises what `requests_of` raises, and DataError where no item fits.
     """
     length = subject.model.length
-    flat = iter(requests_of(subject.tokenizer, list(chain.from_iterable(pairs))))
+    flat = iter(requests_of(subject.text, list(chain.from_iterable(pairs))))
     requests = [list(islice(flat, len(each))) for each in pairs]
     fit = [n for n, each in enumerate(requests) if all(r.fits(length) for r in each)]
     if not fit:

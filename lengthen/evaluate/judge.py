@@ -90,8 +90,8 @@ def judge(
         for task in tasks:
             outcome = _outcome(task, model, loaded, wanted, data)
             place = loaded.subject.place
-            options = options_of(task, wanted)
-            result = Result(model.label, loaded.step, place.precision, options, outcome)
+            of = (model.label, loaded.step, place.precision, options_of(task, wanted))
+            result = Result(*of, outcome, loaded.weights)
             results.kept(disk or Disk(), model.results, result)
             yield model, result
 

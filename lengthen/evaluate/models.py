@@ -1,5 +1,6 @@
 """The models that a command names: runs, checkpoints of runs, Transformers folders."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +9,16 @@ from pathlib import Path
 import torch
 
 from lengthen import bind, checkpoint, settings
+from lengthen.checkpoint import Tensors
 from lengthen.config import Config
 from lengthen.corpus.alike import difference
 from lengthen.corpus.store import Store
 from lengthen.devices import DTYPES, Place
 from lengthen.errors import DataError, SettingError
+from lengthen.evaluate.results import weights_at
 from lengthen.evaluate.subject import Subject
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
+from lengthen.hardware import device_of
 from lengthen.runlog import RunPaths
 
 PASS_TOKENS = 8192
@@ -43,6 +47,7 @@ class Loaded:
 
     subject: Subject
     step: int | None  # of its checkpoint; None for a Transformers folder
+    weights: str | None  # SHA-256: of a folder, of names and numbers (digest)
     notes: tuple[str, ...]  # of damaged checkpoints that were passed over
 
 
@@ -100,25 +105,35 @@ def load(model: Named, precision: str | None) -> Loaded:
     Float64 weights stay so where no precision is named; all others are float32. Raises what
     `checkpoint.load_newest`, `checkpoint.load_step`, `of_run` and `read_folder` raise.
     """
-    pretrained, step, notes = _read(model)
+    pretrained, step, weights, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
-    place = Place(torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision)
+    place = Place(device_of("auto"), precision)
     gpt = pretrained.gpt().to(place.device, DTYPES[precision])
-    subject = Subject(model.name, gpt, pretrained.tokenizer, place, PASS_TOKENS)
-    return Loaded(subject, step, tuple(notes))
+    subject = Subject(model.name, gpt, pretrained.text, place, PASS_TOKENS)
+    return Loaded(subject, step, weights, tuple(notes))
 
 
-def _read(model: Named) -> tuple[Pretrained, int | None, list[str]]:
+def _read(model: Named) -> tuple[Pretrained, int | None, str | None, list[str]]:
     config, run = model.config, model.run
     if run is None or config is None:
-        return read_folder(model.path), None, []
+        pretrained = read_folder(model.path)
+        return pretrained, None, digest(pretrained.weights), []
     notes: list[str] = []
     if model.checkpoint:
         saved = checkpoint.load_step(run.checkpoints, model.checkpoint)
     else:
         saved, notes = checkpoint.load_newest(run.checkpoints)
-    return of_run(run, config, saved), saved.step, notes
+    return of_run(run, config, saved), saved.step, weights_at(saved.path), notes
+
+
+def digest(weights: Tensors) -> str:
+    """Return the SHA-256 of tensors on the CPU: in the order of names, each behind its name."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].numpy().data.cast("B"))
+    return found.hexdigest()
 
 
 def store_of(model: Named, data: Path | None) -> Store:

@@ -38,7 +38,7 @@ def validation_loss(
     """
     length = length or full_length
     mine = range(sequences * place.rank // place.world, sequences * (place.rank + 1) // place.world)
-    total = torch.zeros((), dtype=torch.float64, device=place.device)
+    total = torch.zeros((), dtype=place.of_sums, device=place.device)
     stopped = False
     was_training = module.training
     module.eval()

@@ -88,7 +88,7 @@ def losses(
             watch()
             share = range(first, min(first + rows, sequences))
             tokens = fronts(store.valid, share, length, length).to(subject.place.device)
-            found = _token_losses(subject.model, tokens).double().cpu().numpy()
+            found = _token_losses(subject.model, tokens).cpu().double().numpy()
             by_sequence[share.start : share.stop] = found.mean(axis=1)
             by_position += found.sum(axis=0) / sequences
     return by_sequence, by_position

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from lengthen.corpus.tokenizer import separator
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 from lengthen.errors import DataError, shown
 
 Pair = tuple[str, str]  # context, continuation
@@ -31,18 +31,18 @@ class Request:
         return len(self.context) + len(self.continuation) > full_length + 1
 
 
-def requests_of(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Request]:
+def requests_of(text: TextTokenizer, pairs: Sequence[Pair]) -> list[Request]:
     """Return the requests for pairs of texts, divided as lm-eval's causal models divide them.
 
     Spaces that end a context belong to the continuation, since a token begins with its space. The
     whole is encoded at once, and what exceeds the number of the context's own tokens is the
-    continuation. An empty context is the separator. Raises DataError for a tokenizer that has none
-    where one is needed, and where a continuation has no token.
+    continuation. An empty context is the separator. Raises DataError where a continuation has no
+    token.
     """
     moved = [_without_end_space(*pair) for pair in pairs]
     texts = {context for context, _ in moved} | {context + rest for context, rest in moved}
-    tokens = _encoded(tokenizer, texts)
-    return [_request(tokenizer, tokens, *pair) for pair in moved]
+    tokens = _encoded(text.tokenizer, texts)
+    return [_request(text.separator, tokens, *pair) for pair in moved]
 
 
 def _without_end_space(context: str, continuation: str) -> Pair:
@@ -58,11 +58,11 @@ def _encoded(tokenizer: Tokenizer, texts: set[str]) -> dict[str, tuple[int, ...]
 
 
 def _request(
-    tokenizer: Tokenizer, tokens: dict[str, tuple[int, ...]], context: str, continuation: str
+    separator: int, tokens: dict[str, tuple[int, ...]], context: str, continuation: str
 ) -> Request:
     before, whole = tokens[context], tokens[context + continuation]
     after = whole[len(before) :]
     if not after:
         rule = "has no token of its own behind its context"
         raise DataError(f"tokenizer: the continuation {shown(continuation)} {rule}")
-    return Request(before or (separator(tokenizer),), after)
+    return Request(before or (separator,), after)

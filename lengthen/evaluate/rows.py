@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lengthen.corpus.store import one_line, read_limited
+from lengthen.corpus.store import lfs_pointer, one_line, read_limited
 from lengthen.errors import DataError, SettingError
 
 Row = dict[str, Any]
 
 TABLES = (".parquet", ".arrow")
+ARROW_FILE = b"ARROW1"
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", *TABLES)
 SIZE_LIMIT = 2**30  # bytes of a file, packed and unpacked
 
@@ -36,6 +37,8 @@ def rows_of(files: Sequence[Path]) -> tuple[tuple[Row, ...], str]:
 
 
 def _lines(file: Path, data: bytes) -> Iterator[Row]:
+    if pointer := lfs_pointer(data):
+        raise DataError(f"set {file}: {pointer}")
     for number, line in enumerate(_unpacked(file, data).splitlines(), start=1):
         if line.isspace() or not line:
             continue
@@ -44,33 +47,42 @@ def _lines(file: Path, data: bytes) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"set {file} line {number}: not JSON ({one_line(error)})") from None
         if not isinstance(row, dict):
-            raise DataError(f"set {file} line {number}: not an object")
+            rule = "not an object; a set has one JSON object a line, and no list around them"
+            raise DataError(f"set {file} line {number}: {rule}")
         yield row
 
 
 def _unpacked(file: Path, data: bytes) -> bytes:
     if file.suffix != ".gz":
         return data
-    unpack = zlib.decompressobj(wbits=31)
-    try:
-        text = unpack.decompress(data, SIZE_LIMIT)
-    except zlib.error as error:
-        raise DataError(f"set {file}: damaged ({one_line(error)})") from None
-    if not unpack.eof:
-        raise DataError(f"set {file}: cut off, or more than {SIZE_LIMIT} bytes")
+    text = b""
+    while data:  # packed in one piece, or in several behind each other
+        unpack = zlib.decompressobj(wbits=31)
+        try:
+            text += unpack.decompress(data, SIZE_LIMIT - len(text) + 1)
+        except zlib.error as error:
+            raise DataError(f"set {file}: cannot be unpacked ({one_line(error)})") from None
+        if len(text) > SIZE_LIMIT:
+            raise DataError(f"set {file}: must unpack to at most {SIZE_LIMIT} bytes")
+        if not unpack.eof:
+            raise DataError(f"set {file}: is cut off; fetch it again")
+        data = unpack.unused_data.lstrip(b"\0")
     return text
 
 
 def _table(file: Path, data: bytes) -> Sequence[Row]:
+    if pointer := lfs_pointer(data):
+        raise DataError(f"set {file}: {pointer}")
     arrow = _library("pyarrow")
     try:
         if file.suffix == ".parquet":
             table = _library("pyarrow.parquet").read_table(arrow.BufferReader(data))
-        else:
-            table = arrow.ipc.open_stream(data).read_all()
+        else:  # `datasets` writes a stream, others the same with an index
+            is_file = data.startswith(ARROW_FILE)
+            table = (arrow.ipc.open_file if is_file else arrow.ipc.open_stream)(data).read_all()
         rows: list[Row] = table.to_pylist()
-    except Exception as error:  # the library raises all kinds for a damaged file
-        raise DataError(f"set {file}: damaged ({one_line(error)})") from None
+    except Exception as error:  # the library raises all kinds
+        raise DataError(f"set {file}: cannot be read ({one_line(error)})") from None
     return rows
 
 

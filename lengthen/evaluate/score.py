@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lengthen.errors import CheckpointError
 from lengthen.evaluate.packing import Line, Pass, header_of, lines_of, passes
 from lengthen.evaluate.requests import Request
 from lengthen.evaluate.subject import Subject
@@ -34,7 +35,7 @@ def score(subject: Subject, requests: Sequence[Request], label: str = "") -> lis
     A context that is too long loses its left end, so that it fills the full length together with
     the continuation but for its last token, as lm-eval has it; `Request.is_cut` tells. Every
     request must fit. Batching, order and sharing change results by rounding alone. With a `label`
-    progress is shown under it.
+    progress is shown under it. Raises CheckpointError where the logits are not finite.
     """
     losses = np.zeros(len(requests))
     greedy = np.ones(len(requests), dtype=bool)
@@ -47,6 +48,9 @@ def score(subject: Subject, requests: Sequence[Request], label: str = "") -> lis
                 np.logical_and.at(greedy, read.numbers, best)
                 done += read.lines
                 progress.update(done, f"{done:,} of {len(requests):,} continuations")
+    if np.isnan(losses).any():  # an answer would be chosen by what cannot be compared
+        rule = "its logits are not finite; its weights are spoiled or too large"
+        raise CheckpointError(f"model {subject.name}: {rule}")
     return [
         Score(float(loss), bool(best), len(request.continuation))
         for loss, best, request in zip(losses, greedy, requests, strict=True)
@@ -112,6 +116,6 @@ def _compared(hidden: Tensor, weight: Tensor, each: Pass) -> tuple[Floats, Bools
         logits -= logits.gather(1, likeliest)
         of_targets = logits[rows, targets].clone()
         loss = logits.exp_().sum(dim=1).log()[rows] - of_targets
-        losses[here] = loss.double().cpu().numpy()
+        losses[here] = loss.cpu().double().numpy()
         best[here] = (likeliest[rows, 0] == targets).cpu().numpy()
     return losses, best

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 from lengthen.devices import Place
 from lengthen.model import GPT
 
@@ -14,6 +15,11 @@ class Subject:
 
     name: str
     model: GPT  # dropout off, on `place.device`, without a padded vocabulary
-    tokenizer: Tokenizer
+    text: TextTokenizer
     place: Place
     pass_tokens: int  # about how many tokens go through the model at once
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without its separator."""
+        return self.text.tokenizer

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from lengthen.corpus.store import read_limited
-from lengthen.corpus.tokenizer import separator
 from lengthen.errors import DataError, SettingError
 from lengthen.evaluate import sets
 from lengthen.evaluate.detokenise import detokenise
@@ -57,8 +56,7 @@ def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
 
     For a word it is exp(loss / token x tokens / words), both of the whole text, so that `limit`
     windows estimate the same figure. Errors are over windows. Raises SettingError where the text is
-    not found or the stride exceeds the full length, DataError where the text cannot be used or the
-    tokenizer has no separator.
+    not found or the stride exceeds the full length, DataError where the text cannot be used.
     """
     began = time.monotonic()
     length = subject.model.length
@@ -67,7 +65,7 @@ def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
         raise SettingError("--stride", f"must be at most the full length ({length})", stride)
     found = read(wanted.sets)
     ids = subject.tokenizer.encode(detokenise(found.text), add_special_tokens=False).ids
-    stream = (separator(subject.tokenizer), *ids)
+    stream = (subject.text.separator, *ids)
     scores = scores_of(subject, stream, stride, wanted.limit, "wikitext103")
     notes = [STREAM.format(stride=stride, length=length), f"{WORDS} ({found.words:,})"]
     notes += [] if found.sha256 == PUBLISHED else [ANOTHER]
@@ -80,8 +78,10 @@ def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
         settings=(
             ("set", str(found.file)),
             ("set SHA-256", found.sha256),
+            ("length", str(length)),
             ("stride", str(stride)),
             ("tokens", str(len(ids))),
+            ("tokens SHA-256", hashlib.sha256(np.array(ids, np.int64).tobytes()).hexdigest()),
             ("words", str(found.words)),
         ),
         notes=tuple(notes),

@@ -12,6 +12,7 @@ from lengthen.config import Config, Model
 from lengthen.corpus.store import read_limited
 from lengthen.errors import DataError
 from lengthen.runlog import Record, RunPaths, read_metrics
+from lengthen.settings import as_trained, build, recorded
 
 ENVIRONMENT_LIMIT = 2**20  # bytes
 
@@ -50,10 +51,12 @@ None is given here. Whoever publishes this model adds one, and says what text it
 def card(paths: RunPaths, config: Config, saved: Checkpoint, shape: Model) -> str:
     """Return the README.md for a checkpoint of a run whose exported model has `shape`.
 
-    It names no path: where somebody's store lies is nobody else's business.
+    The settings are those that the checkpoint was trained with; `config` where it has none. It
+    names no path: where somebody's store lies is nobody else's business. Raises SettingError.
     """
-    tables = config.tables()
-    tables["data"].pop("path", None)
+    if recorded(saved.state):
+        config = build(recorded(saved.state))
+    tables = as_trained(config)
     if not saved.step:  # imported and not trained on: the others have had no effect
         tables = {"model": tables["model"]}
     return TEXT.format(

@@ -8,8 +8,7 @@ from pathlib import Path
 from safetensors.torch import save as dump_tensors
 
 from lengthen import checkpoint, settings
-from lengthen.corpus.store import TOKENIZER
-from lengthen.corpus.tokenizer import SEPARATOR, separator
+from lengthen.corpus.store import TOKENIZER, TOKENIZER_CONFIG
 from lengthen.corpus.write import commit
 from lengthen.disk import Disk, storage_errors, temporary_beside
 from lengthen.errors import SettingError
@@ -20,7 +19,6 @@ from lengthen.exchange.tensors import WEIGHTS
 from lengthen.runlog import open_run
 
 GENERATION = "generation_config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 CARD = "README.md"
 NAMES = {CONFIG, WEIGHTS, GENERATION, TOKENIZER, TOKENIZER_CONFIG, CARD}
 
@@ -71,7 +69,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 
 
 def _files(model: Pretrained) -> dict[str, bytes]:
-    end = separator(model.tokenizer)
+    end = model.text.separator
     ends = {"bos_token_id": end, "eos_token_id": end}
     dtype = str(model.weights["tokens.weight"].dtype).removeprefix("torch.")
     described = {
@@ -84,8 +82,8 @@ def _files(model: Pretrained) -> dict[str, bytes]:
         # The class that takes tokenizer.json as it is; GPT-2's own would build it anew.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.shape.length,
-        "bos_token": SEPARATOR,
-        "eos_token": SEPARATOR,
+        "bos_token": model.text.separator_text,
+        "eos_token": model.text.separator_text,
         "clean_up_tokenization_spaces": False,
     }
     tensors = {
@@ -95,7 +93,7 @@ def _files(model: Pretrained) -> dict[str, bytes]:
     return {
         CONFIG: _json(described),
         GENERATION: _json({**ends, "pad_token_id": end}),
-        TOKENIZER: model.tokenizer_file,
+        TOKENIZER: model.text.files()[TOKENIZER],
         TOKENIZER_CONFIG: _json(tokens),
         WEIGHTS: dump_tensors(tensors, metadata={"format": "pt"}),
     }

@@ -6,14 +6,15 @@
     blocks.I.perceptron.up      h.I.mlp.c_fc                and so on, see PARTS
 
 Matrices of a layer are (in, out) there and (out, in) here. The head is the embedding, and not
-stored. In a folder all names may have `transformer.` in front.
+stored. In a folder all names may have `transformer.` in front, and what a wrapper such as
+torch.compile has put into them.
 """
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthen.config import Model
 from lengthen.corpus.store import one_line
@@ -24,6 +25,10 @@ from lengthen.settings import RULES
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
 CAUSAL_MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # old folders store it; no weight
+# What DDP, torch.compile, FSDP and checkpointing of activations put into names.
+WRAPPERS = re.compile(
+    r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 TOP = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
 PARTS = {
     "attention_norm": "ln_1",
@@ -46,6 +51,10 @@ SETTINGS = {
 Shape = tuple[int, ...]
 
 
+def _named(default: int, *names: str) -> Any:
+    return Field(default=default, validation_alias=AliasChoices(*names))
+
+
 class Gpt2(BaseModel):
     """What config.json must say for the model to be ours; absent values are Transformers' own."""
 
@@ -53,22 +62,26 @@ class Gpt2(BaseModel):
 
     model_type: Literal["gpt2"]
     vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
+    # Transformers reads the second names as well.
+    n_positions: int = _named(1024, "n_positions", "max_position_embeddings")
+    n_embd: int = _named(768, "n_embd", "hidden_size")
+    n_layer: int = _named(12, "n_layer", "num_hidden_layers")
+    n_head: int = _named(12, "n_head", "num_attention_heads")
     n_inner: int | None = None
-    # Three names for the tanh form; the exact one differs in the fourth digit.
-    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu_fast"] = "gelu_new"
+    # Four names for the tanh form; the exact one differs in the fourth digit.
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"] = (
+        "gelu_new"
+    )
     resid_pdrop: float = 0.1
     embd_pdrop: float = 0.1
     attn_pdrop: float = 0.1
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
     scale_attn_weights: Literal[True] = True
-    scale_attn_by_inverse_layer_idx: Literal[False] = False
+    scale_attn_by_inverse_layer_idx: bool = False
     add_cross_attention: Literal[False] = False
-    tie_word_embeddings: Literal[True] = True
+    tie_word_embeddings: bool = True  # not tied: the values will tell
+    quantization_config: Any = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _is_our_architecture(self) -> "Gpt2":
@@ -76,9 +89,11 @@ class Gpt2(BaseModel):
             raise SettingError("n_inner", "must be 4 times n_embd, or null", self.n_inner)
         if self.layer_norm_epsilon != 1e-5:
             raise SettingError("layer_norm_epsilon", "must be 1e-05", self.layer_norm_epsilon)
-        if not self.resid_pdrop == self.embd_pdrop == self.attn_pdrop:
-            rule = "must equal embd_pdrop and attn_pdrop"
-            raise SettingError("resid_pdrop", rule, self.resid_pdrop)
+        if self.scale_attn_by_inverse_layer_idx and self.n_layer > 1:  # the first is divided by 1
+            raise SettingError("scale_attn_by_inverse_layer_idx", "must be False", True)
+        if self.quantization_config:
+            rule = "the weights are quantised; save the model dequantised first"
+            raise SettingError("quantization_config", rule, self.quantization_config)
         return self
 
     @classmethod
@@ -89,18 +104,24 @@ class Gpt2(BaseModel):
         same = dict.fromkeys(("embd_pdrop", "attn_pdrop"), model.dropout)
         return cls.model_validate({"model_type": "gpt2", **values, **same})
 
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """The three shares that a model of ours has one for."""
+        return {name: getattr(self, name) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+
     def model(self) -> Model:
         """Return the shape in our words; raises ValidationError outside of our bounds."""
         return Model(**{ours: getattr(self, theirs) for ours, theirs in SETTINGS.items()})
 
 
-def parse_config(data: bytes, place: str) -> Model:
-    """Return the shape that a config.json describes, with the vocabulary as it is stored.
+def parse_config(data: bytes, place: str) -> tuple[Gpt2, Model]:
+    """Return what a config.json says, and its shape, with the vocabulary as it is stored.
 
     Raises CheckpointError, with `place` in front, for what is no GPT-2 that we can compute.
     """
     try:
-        return Gpt2.model_validate_json(data).model()
+        config = Gpt2.model_validate_json(data)
+        return config, config.model()
     except ValidationError as error:
         raise CheckpointError(f"{place}: {_mistake(error)}") from None
 
@@ -117,6 +138,11 @@ def _mistake(error: ValidationError) -> str:
     rule = RULES.get(first["type"], one_line(first["msg"])).format(**first.get("ctx", {}))
     got = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
     return f"{SETTINGS.get(ours, ours)}: {rule}{got}"
+
+
+def plain_name(stored: str) -> str:
+    """Return the name of a stored tensor without prefix and wrappers."""
+    return WRAPPERS.sub("", stored).removeprefix(PREFIX)
 
 
 def their_name(ours: str) -> str:

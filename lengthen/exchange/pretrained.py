@@ -1,6 +1,7 @@
 """A trained model in memory, from a run's checkpoint or from a Transformers folder."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,10 +10,11 @@ from tokenizers import Tokenizer
 from lengthen import checkpoint, settings
 from lengthen.checkpoint import Checkpoint, Tensors
 from lengthen.config import Config, Model
-from lengthen.corpus.store import TOKENIZER, TOKENIZER_LIMIT, load_tokenizer, read_limited
-from lengthen.corpus.tokenizer import resolve, separator, vocabulary
-from lengthen.errors import DataError, SettingError
-from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config
+from lengthen.corpus.store import read_limited
+from lengthen.corpus.tokenizer import vocabulary
+from lengthen.corpus.tokenizer_folder import TextTokenizer, read_tokenizer
+from lengthen.errors import CheckpointError, DataError, SettingError
+from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_name
 from lengthen.exchange.tensors import read_weights
 from lengthen.model import GPT
 from lengthen.runlog import RunPaths
@@ -27,9 +29,14 @@ class Pretrained:
     """Weights, the shape of the model that they are for, and the tokenizer that they know."""
 
     shape: Model  # its vocabulary is the tokenizer's
-    weights: Tensors  # by our names, contiguous, on the CPU: float32 or float64
-    tokenizer: Tokenizer
-    tokenizer_file: bytes  # the tokenizer.json
+    weights: Tensors  # by our names, contiguous, on the CPU: float32 or float64, finite
+    text: TextTokenizer
+    dropouts: dict[str, float]  # of a folder, where they differ; `shape` has the first
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without its separator."""
+        return self.text.tokenizer
 
     def gpt(self) -> GPT:
         """Return the model, dropout off; it shares its weights with this value."""
@@ -66,43 +73,61 @@ def of_run(paths: RunPaths, config: Config, saved: Checkpoint) -> Pretrained:
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if problem := first_difference(found, parameter_shapes(config.model)):
         raise SettingError("model", f"{saved.path.name} {problem}")
-    data = read_limited(paths.tokenizer, TOKENIZER_LIMIT)
-    tokenizer = load_tokenizer(paths.tokenizer)
-    return _without_padding(config.model, weights, tokenizer, data, f"run {paths.root}")
+    text = read_tokenizer(paths.tokenizer)
+    return _usable(config.model, weights, text, f"run {paths.root}", str)
 
 
-def read_folder(folder: Path) -> Pretrained:
+def read_folder(folder: Path, separator: str | None = None) -> Pretrained:
     """Return the model of a Transformers folder with a GPT-2 in it.
 
-    Links are followed: the hub's cache is made of them. Raises CheckpointError for a config.json or
-    weights that cannot be used, DataError or SettingError for such a tokenizer, MemoryLimitError.
+    `separator` is the token between documents, by default the one that the folder names. Links are
+    followed: the hub's cache is made of them. Raises CheckpointError for a config.json or weights
+    that cannot be used, DataError or SettingError for such a tokenizer, MemoryLimitError.
     """
     place = f"folder {folder}"
     data = read_limited((folder / CONFIG).resolve(), CONFIG_LIMIT)
-    model = parse_config(data, f"{place}: {CONFIG}")
-    tokenizer, tokenizer_file = _tokenizer(folder)
-    weights = read_weights(folder, model)
-    return _without_padding(model, weights, tokenizer, tokenizer_file, place)
+    config, model = parse_config(data, f"{place}: {CONFIG}")
+    # The whole path, since a message should name it.
+    found = read_tokenizer(folder.resolve(), separator)
+    weights = read_weights(folder, model, tied=config.tie_word_embeddings)
+    usable = _usable(model, weights, found, place, their_name)
+    differ = len(set(config.dropouts.values())) > 1
+    return replace(usable, dropouts=config.dropouts if differ else {})
 
 
-def _tokenizer(folder: Path) -> tuple[Tokenizer, bytes]:
-    file = (folder / TOKENIZER).resolve()
-    if file.exists():
-        tokenizer = load_tokenizer(file)
-        separator(tokenizer)  # raises where there is none, as `resolve` does
-        return tokenizer, read_limited(file, TOKENIZER_LIMIT)
-    # The whole path, since a folder that is called "bytes" is still a folder.
-    tokenizer = resolve(str(folder.resolve()))
-    return tokenizer, tokenizer.to_str().encode()
-
-
-def _without_padding(
-    stored: Model, weights: Tensors, tokenizer: Tokenizer, data: bytes, place: str
+def _usable(
+    stored: Model,
+    weights: Tensors,
+    found: TextTokenizer,
+    place: str,
+    called: Callable[[str], str],
 ) -> Pretrained:
-    """Cut the rows of the embedding that no token has: they are storage, and no part of a loss."""
-    rows, known = len(weights["tokens.weight"]), vocabulary(tokenizer)
-    if not 0 <= rows - known < PADDING:
+    """Cut the rows of the embedding that no token has: they are storage, and no part of a loss.
+
+    `called` turns our names of tensors into those of the place. Raises DataError for a tokenizer
+    that does not fit, CheckpointError for weights that are not finite.
+    """
+    rows, known = len(weights["tokens.weight"]), vocabulary(found.tokenizer)
+    kept = min(rows, known)
+    if rows - known >= PADDING or not _is_spare(found, rows):
         sizes = f"the embedding has {rows} rows, the tokenizer {known} tokens"
         raise DataError(f"{place}: {sizes}; give it the tokenizer that it was trained with")
-    cut = {**weights, "tokens.weight": weights["tokens.weight"][:known]}
-    return Pretrained(stored.model_copy(update={"vocabulary": known}), cut, tokenizer, data)
+    cut = {**weights, "tokens.weight": weights["tokens.weight"][:kept]}
+    for name, tensor in cut.items():
+        if not tensor.isfinite().all():
+            rule = f"{called(name)} holds values that are not finite, NaN or infinite"
+            raise CheckpointError(f"{place}: {rule}; take an earlier copy of the model")
+    shape = stored.model_copy(update={"vocabulary": kept})
+    return Pretrained(shape, cut, found, {})
+
+
+def _is_spare(found: TextTokenizer, rows: int) -> bool:
+    """Say whether no text gives a token without a row: a padding token is often added so."""
+    added = found.tokenizer.get_added_tokens_decoder()
+    own = found.tokenizer.get_vocab(with_added_tokens=False).values()
+    without = [number for number in added if number >= rows]
+    return (
+        found.separator < rows
+        and max(own, default=0) < rows
+        and all(added[number].special for number in without)
+    )

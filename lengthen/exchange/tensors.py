@@ -21,24 +21,26 @@ from torch import Tensor
 
 from lengthen.checkpoint import FILE_NAME, Tensors
 from lengthen.config import Model
-from lengthen.corpus.store import one_line, read_limited
-from lengthen.devices import cpu_memory_limit
+from lengthen.corpus.store import lfs_pointer, one_line, read_limited
 from lengthen.errors import CheckpointError, MemoryLimitError, shown
 from lengthen.exchange.layout import (
     CAUSAL_MASK,
     HEAD,
-    PREFIX,
     Shape,
     first_difference,
     is_transposed,
     parameter_shapes,
+    plain_name,
     their_name,
 )
+from lengthen.hardware import cpu_memory_limit
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+EMBEDDING = "wte.weight"
 INDEX_LIMIT = 2**24  # bytes
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+OTHERS = ("*.safetensors", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
 # Half precision is widened, which loses nothing.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float32, "BF16": torch.float32}
 
@@ -60,13 +62,19 @@ class Stored:
         return tensor.to(DTYPES[self.dtype])
 
 
-def read_weights(folder: Path, model: Model) -> Tensors:
+def read_weights(folder: Path, model: Model, *, tied: bool = True) -> Tensors:
     """Return the weights of `folder` by our names, contiguous, all that `model` has and no others.
 
-    Raises CheckpointError for what does not fit `model`, MemoryLimitError for more than fits here.
+    Where the head is `tied` by config.json, the embedding may be stored as the head alone. Raises
+    CheckpointError for what does not fit `model`, MemoryLimitError for more than fits here.
     """
     expected = {their_name(ours): ours for ours in parameter_shapes(model)}
     with _stored(folder) as stored:
+        if HEAD in stored and EMBEDDING not in stored and tied:
+            stored[EMBEDDING] = stored.pop(HEAD)  # of tensors that share memory, one is saved
+        if HEAD not in stored and not tied:
+            rule = f"has no {HEAD}, which config.json says is another than {EMBEDDING}"
+            raise CheckpointError(f"folder {folder}: {rule}")
         _check(folder, stored, model)
         # Before the rest: an embedding that is tied by name only should not cost a minute.
         _check_head(folder, stored)
@@ -84,7 +92,7 @@ def _stored(folder: Path) -> Iterator[dict[str, Stored]]:
     with ExitStack() as stack:
         everything = (s for path in _files(folder) for s in _header(folder, path, stack))
         for stored in everything:
-            plain = stored.name.removeprefix(PREFIX)
+            plain = plain_name(stored.name)
             if plain in found:
                 raise CheckpointError(f"folder {folder}: holds {shown(plain)} twice")
             if not CAUSAL_MASK.fullmatch(plain):
@@ -101,8 +109,19 @@ def _header(folder: Path, path: Path, stack: ExitStack) -> list[Stored]:
         slices = [(name, file.get_slice(name)) for name in _names(file)]
         return [Stored(file, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices]
     except (SafetensorError, OSError, ValueError) as error:
-        reason = one_line(error)
-        raise CheckpointError(f"folder {folder}: {path.name} cannot be read ({reason})") from None
+        reason = _reason(path, error)
+        raise CheckpointError(f"folder {folder}: {path.name} {reason}") from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            pointer = lfs_pointer(file.read(64))
+    except OSError:
+        pointer = None
+    if pointer is None and "not fully covered" in str(error):
+        return f"is cut off, or longer than its header says ({one_line(error)}); copy it again"
+    return pointer or f"cannot be read ({one_line(error)})"
 
 
 def _names(file: Any) -> list[str]:
@@ -113,12 +132,19 @@ def _files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        return [folder / name for name in _shards(folder)]
+        names = _shards(folder)
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            rule = f"{len(missing)} of {len(names)} files that {INDEX} names are missing"
+            raise CheckpointError(f"folder {folder}: {rule}: {missing[0]}; copy it again")
+        return [folder / name for name in names]
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         rule = f"has weights only as pickle ({shown(pickles[0])}), which can run any code"
         raise CheckpointError(f"folder {folder}: {rule}; save it as safetensors first")
-    raise CheckpointError(f"folder {folder}: has no {WEIGHTS}")
+    others = sorted(path.name for pattern in OTHERS for path in folder.glob(pattern))
+    only = f", only {shown(others[0])}" if others else ""
+    raise CheckpointError(f"folder {folder}: has neither {WEIGHTS} nor {INDEX}{only}")
 
 
 def _shards(folder: Path) -> list[str]:
@@ -142,10 +168,10 @@ def _check(folder: Path, stored: dict[str, Stored], model: Model) -> None:
         for ours, shape in parameter_shapes(model).items()
     }
     if HEAD in stored:  # stored once more, or not tied: the values will tell
-        expected[HEAD] = expected["wte.weight"]
+        expected[HEAD] = expected[EMBEDDING]
     found = {name: one.shape for name, one in stored.items()}
     if problem := first_difference(found, expected):
-        raise CheckpointError(f"folder {folder}: {problem}; config.json says otherwise")
+        raise CheckpointError(f"folder {folder}: {problem}, by its config.json")
     for name, one in stored.items():
         if one.dtype not in DTYPES:
             rule = f"has {name} as {one.dtype}, must be {', '.join(DTYPES)}"
@@ -156,6 +182,10 @@ def _check(folder: Path, stored: dict[str, Stored], model: Model) -> None:
 
 
 def _check_head(folder: Path, stored: dict[str, Stored]) -> None:
-    if HEAD in stored and not torch.equal(stored[HEAD].load(), stored["wte.weight"].load()):
-        rule = f"{HEAD} is not tied to wte.weight, as ours always is"
+    if HEAD not in stored:
+        return
+    # What is not finite is another fault, and equals nothing, not even itself.
+    head, embedding = (stored[name].load().nan_to_num() for name in (HEAD, EMBEDDING))
+    if not torch.equal(head, embedding):
+        rule = f"{HEAD} is not tied to {EMBEDDING}, as ours always is"
         raise CheckpointError(f"folder {folder}: {rule}")

@@ -5,6 +5,7 @@ on every rank and in every worker, and a resume needs no more than its number.
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lengthen.clock import Clock, Hold, Schedule, Shape, steps
+from lengthen.clock import Clock, Hold, Schedule, Shape, spans
 from lengthen.config import Tables
 from lengthen.errors import SettingError
 from lengthen.ledger import Block, Ledger, Leftovers, State, joined_tokens, reuse_spacing
@@ -98,7 +99,7 @@ class Course:
 
     def number_of_steps(self) -> int:
         """Return how many steps the budget has."""
-        return sum(1 for _ in steps(self.schedule))
+        return sum(span.steps for span in spans(self.schedule))
 
     def rates(self, optimizer: Optimizer) -> LambdaLR:
         """Return a scheduler that follows the token clock: warm-up in steps, cosine in tokens.
@@ -111,18 +112,15 @@ class Course:
 def factors(schedule: Schedule) -> Callable[[int], float]:
     """Return step -> rate as a share of the peak, steps counted from 0; beyond the budget, its end.
 
-    Asked in order, each answer costs one step. A function, as LambdaLR would save an object's state
-    into checkpoints that torch then refuses to load.
+    A function, as LambdaLR would save an object's state into checkpoints that torch then refuses to
+    load.
     """
-    clock = Clock()
+    parts = list(spans(schedule))
 
     def factor(step: int) -> float:
-        nonlocal clock
-        if step < clock.step:
-            clock = Clock()
-        while clock.step < step and (shape := schedule.shape(clock)):
-            clock = schedule.after(clock, shape)
-        return schedule.rate(clock)
+        part = parts[bisect_right(parts, step, key=lambda part: part.clock.step) - 1]
+        done = min(step - part.clock.step, part.steps)
+        return schedule.rate(schedule.after(part.clock, part.shape, done))
 
     return factor
 

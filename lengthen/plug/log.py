@@ -5,11 +5,14 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lengthen.corpus.store import Store
@@ -20,7 +23,10 @@ from lengthen.ledger import State
 from lengthen.monitor import LowestLoss, finite_or_none
 from lengthen.optim import second_moment_scale
 from lengthen.plug.course import Course, Step
-from lengthen.runlog import MetricsLog, Record, RunPaths, cut_metrics, environment
+from lengthen.runlog import MetricsLog, Record, RunPaths, cut_metrics, environment, owned
+from lengthen.subnormals import flushes_subnormals
+
+Number = float | Tensor | np.generic  # one of them: a tensor's only element, whatever its shape
 
 
 class RunLog:
@@ -36,16 +42,24 @@ class RunLog:
     ) -> None:
         """Begin a run in `out`, or go on with the one there from the state `saved`.
 
-        Lines behind that state go to metrics.discarded.jsonl. Raises SettingError where `out`
-        holds a run that is not to go on, or not the one that goes on; StorageError.
+        The directory is this log's until it is closed, or the process ends. Lines behind that state
+        go to metrics.discarded.jsonl. Raises SettingError where `out` holds a run that is not to go
+        on, or not the one that goes on; BusyError where somebody else writes it; StorageError.
         """
         self._paths, self._disk = RunPaths(Path(out)), Disk()
-        if saved is None:
-            _begin(self._disk, self._paths, store)
-        else:
-            _go_back(self._disk, self._paths, saved["metrics_bytes"])
-        self._disk.replace_file(self._paths.config, _config(course, store))
-        self._log = MetricsLog(self._disk, self._paths.metrics)
+        with ExitStack() as stack:
+            if not self._paths.lock.exists():
+                _check(self._paths, saved)  # ahead of the lock, which would be a file in there
+            stack.enter_context(owned(self._paths.root))
+            _check(self._paths, saved)
+            if saved is None:
+                _begin(self._disk, self._paths, store)
+            else:
+                cut_metrics(self._disk, self._paths, saved["metrics_bytes"])
+            self._disk.replace_file(self._paths.config, _config(course, store))
+            self._log = MetricsLog(self._disk, self._paths.metrics)
+            stack.callback(self._log.close)
+            self._stack = stack.pop_all()
         self._lowest = LowestLoss(saved["lowest"] if saved else None)
         self._probe_lowest = LowestLoss(saved["probe_lowest"] if saved else None)
         self._seconds: float = saved["seconds"] if saved else 0.0
@@ -56,17 +70,19 @@ class RunLog:
         self,
         step: Step,
         *,
-        loss: float,
-        grad_norm: float,
+        loss: Number,
+        grad_norm: Number,
         optimizer: Optimizer,
-        rate: float | None = None,
+        rate: Number | None = None,
     ) -> Record:
         """Write a step after its update; return its line.
 
         `loss` is the step's mean over all its tokens, in nats, as it came, finite or not;
         `grad_norm` the global norm before clipping; `rate` that of the update, by default the one
-        that the optimizer has now.
+        that the optimizer has now. Raises SettingError for what is no number.
         """
+        loss, grad_norm = _number("loss", loss), _number("grad_norm", grad_norm)
+        rate = _number("rate", optimizer.param_groups[0]["lr"] if rate is None else rate)
         self._seconds += time.monotonic() - self._mark
         self._at = {"step": step.number, "tokens": step.tokens}
         norm, largest = _variance(optimizer)
@@ -80,7 +96,7 @@ class RunLog:
             "grad_norm": finite_or_none(grad_norm),
             "variance_norm": norm,
             "variance_max": largest,
-            "lr": float(optimizer.param_groups[0]["lr"]) if rate is None else rate,
+            "lr": finite_or_none(rate),
             "joined": step.joined,
             "seconds": self._seconds,
         }
@@ -89,14 +105,16 @@ class RunLog:
         self._lowest = self._lowest.after(loss)
         return self._write(record)
 
-    def evaluation(self, loss: float, *, side_seconds: float | None = None) -> Record:
+    def evaluation(self, loss: Number, *, side_seconds: Number | None = None) -> Record:
         """Write a validation loss at full length, in nats per token, and the time that it took."""
+        loss = _number("loss", loss)
         figures: Record = {"split": "valid", "loss": finite_or_none(loss)}
         figures |= {"perplexity": finite_or_none(perplexity(loss))}
         return self._aside("eval", figures, side_seconds)
 
-    def probe(self, loss: float, *, side_seconds: float | None = None) -> Record:
+    def probe(self, loss: Number, *, side_seconds: Number | None = None) -> Record:
         """Write the loss of some full-length sequences, always the same, and its own loss ratio."""
+        loss = _number("loss", loss)
         figures = {"loss": finite_or_none(loss), "loss_ratio": self._probe_lowest.ratio(loss)}
         self._probe_lowest = self._probe_lowest.after(loss)
         return self._aside("probe", figures, side_seconds)
@@ -107,8 +125,8 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Close the log, whose run may go on another time."""
-        self._log.close()
+        """Close the log and leave its directory; the run may go on another time."""
+        self._stack.close()
 
     def mark(self) -> None:
         """Leave the time since the last line out of the training time: it went into a save."""
@@ -125,8 +143,9 @@ class RunLog:
             "at": dict(self._at),
         }
 
-    def _aside(self, kind: str, figures: Record, side_seconds: float | None) -> Record:
-        cost = {} if side_seconds is None else {"side_seconds": side_seconds}
+    def _aside(self, kind: str, figures: Record, side_seconds: Number | None) -> Record:
+        known = side_seconds is not None
+        cost = {"side_seconds": _number("side_seconds", side_seconds)} if known else {}
         return self._write({"kind": kind, **self._at, "seconds": self._seconds, **figures, **cost})
 
     def _write(self, record: Record) -> Record:
@@ -135,17 +154,45 @@ class RunLog:
         return record
 
 
-def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
-    own = [path for path in (paths.metrics, paths.environment, paths.config) if path.exists()]
+def _number(name: str, value: object) -> float:
+    """Return the number in a tensor, an array or Python's own; raises SettingError for none."""
+    size = value.numel() if isinstance(value, Tensor) else getattr(value, "size", 1)
+    if isinstance(value, Tensor | np.ndarray | np.generic) and size == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        hint = "take the mean of a tensor with more" if size != 1 else ""
+        raise SettingError(name, "must be one number", value, hint)
+    return float(value)
+
+
+def _check(paths: RunPaths, saved: Mapping[str, Any] | None) -> None:
+    """Raise SettingError where a log can neither begin nor, from `saved`, go on."""
+    found = paths.metrics.stat().st_size if paths.metrics.is_file() else 0
+    if saved is not None:
+        if found < saved["metrics_bytes"]:
+            has = f"{saved['metrics_bytes']} bytes or more"
+            rule = f"must be the run of the checkpoint, whose metrics.jsonl has {has}"
+            raise SettingError("out", rule, str(paths.root))
+        return
+    own = _own(paths)
     # An empty log is what a run leaves that ended before its first step.
-    if own and not (paths.metrics in own and paths.metrics.stat().st_size == 0):
+    if own and (found or paths.metrics not in own):
         rule = f"must be a new directory, this one has a {own[0].name}"
         hint = "remove that run, choose another, or resume its checkpoint"
         raise SettingError("out", rule, str(paths.root), hint)
-    for path in own:
+
+
+def _own(paths: RunPaths) -> list[Path]:
+    return [path for path in (paths.metrics, paths.environment, paths.config) if path.exists()]
+
+
+def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
+    for path in _own(paths):
         disk.remove(path)
-    paths.root.mkdir(parents=True, exist_ok=True)
-    facts = environment(sys.argv) | {"threads": torch.get_num_threads()}
+    facts = environment(sys.argv) | {
+        "threads": torch.get_num_threads(),
+        "flush_subnormals": flushes_subnormals(),  # as the host has it: its mode is left alone
+    }
     if store is not None:
         facts |= {"tokenizer": store.manifest.tokenizer.sha256}
         facts |= {"valid": store.manifest.valid.sha256}
@@ -157,14 +204,6 @@ def _config(course: Course, store: Store | None) -> bytes:
     if store is not None:
         tables["data"] = {"path": str(store.path.resolve()), "store_id": store.id}
     return tomli_w.dumps(tables).encode()
-
-
-def _go_back(disk: Disk, paths: RunPaths, size: int) -> None:
-    found = paths.metrics.stat().st_size if paths.metrics.is_file() else 0
-    if found < size:
-        rule = f"must be the run of the checkpoint, whose metrics.jsonl has {size} bytes or more"
-        raise SettingError("out", rule, str(paths.root))
-    cut_metrics(disk, paths, size)
 
 
 def _variance(optimizer: Optimizer) -> tuple[float | None, float | None]:

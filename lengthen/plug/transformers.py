@@ -88,6 +88,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if saved is not None:
             moment = self._dataset.steps.restored(saved)
         self._begin(moment)
+        if self._log is not None:  # a training that failed has left it open
+            self._log.close()
         if state.is_world_process_zero:
             store, log = self._dataset.store, saved["log"] if saved else None
             self._log = RunLog(self._out, self._dataset.course, store=store, saved=log)

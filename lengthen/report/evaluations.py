@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from lengthen.errors import printable
 from lengthen.evaluate.outcome import Curve, Measure
-from lengthen.evaluate.results import Result
+from lengthen.evaluate.results import PLACES, Result
 from lengthen.picture import Curve as Line
 from lengthen.picture import Panel
 from lengthen.tables import Table
@@ -20,63 +21,134 @@ NOTE = (
     "± is one standard error, over items (sequences, windows); chance is what guessing gives. Of "
     "each model the newest checkpoint that a task was run on."
 )
+HASH = 8  # characters of an id or a SHA-256 that name it
+# Of the tokenizer's tokens, of which a text has as many as it has; all others are of the text.
+PER_TOKEN = ("token perplexity",)
+TOKENIZED = ("tokens", "tokens SHA-256")  # of a question: the tokens that its text became
+COUNTS = ("words", "tokens", "items")  # that follow from the rest, as far as that is recorded
 
 Results = Mapping[str, Sequence[Result]]  # by the name of the model
-Labelled = Mapping[str, Result]  # by the name of the question
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A result and where it stands: figures of equal questions stand side by side, no others."""
+
+    model: str
+    name: str  # the model, with its checkpoint where several of it are shown
+    label: str  # the question, with all in which it differs from others of the same task
+    token_label: str  # the same, for what is counted by the tokenizer's tokens
+    result: Result
+
+    @property
+    def column(self) -> tuple[str, int | None]:
+        """The model, and the checkpoint that it was."""
+        return self.model, self.result.step
+
+    def row(self, name: str) -> str:
+        """Return the name of a measure's row."""
+        label = self.token_label if name in PER_TOKEN else self.label
+        return f"{label} {printable(name)}"
 
 
 def tables(models: Results) -> list[Table]:
     """Return the measures of all models, and the losses by position; empty without a result."""
-    newest = {name: _newest(results) for name, results in models.items() if results}
-    return [_measures(newest), *_positions(newest)] if newest else []
+    shown = _shown(models)
+    return [_measures(shown), *_positions(shown)] if shown else []
 
 
-def _newest(results: Sequence[Result]) -> dict[str, Result]:
+def _shown(models: Results) -> list[_Shown]:
+    newest = [
+        (name, result) for name, results in models.items() for result in _newest(results).values()
+    ]
+    by_task: dict[str, list[Result]] = {}
+    for _, result in newest:
+        by_task.setdefault(result.outcome.task, []).append(result)
+    apart = {task: _differing(results) for task, results in by_task.items()}
+    steps: dict[str, set[int | None]] = {}
+    for name, result in newest:
+        steps.setdefault(name, set()).add(result.step)
+    shown = []
+    for name, result in newest:
+        whole = name if len(steps[name]) == 1 else f"{name}, checkpoint {_step(result.step)}"
+        names = apart[result.outcome.task]
+        text = _label(result, [each for each in names if each not in TOKENIZED])
+        shown.append(_Shown(name, whole, text, _label(result, names), result))
+    return sorted(shown, key=lambda one: (list(models).index(one.model), one.result.step or 0))
+
+
+def _newest(results: Sequence[Result]) -> dict[tuple[tuple[str, str], ...], Result]:
     """Return the result of the newest checkpoint for each question, the later of equal ones."""
-    found: dict[str, Result] = {}
+    found: dict[tuple[tuple[str, str], ...], Result] = {}
     for result in results:
-        label = _label(result)
-        if label not in found or (found[label].step or 0) <= (result.step or 0):
-            found[label] = result
+        question = tuple(sorted(result.question.items()))
+        if question not in found or (found[question].step or 0) <= (result.step or 0):
+            found[question] = result
     return found
 
 
-def _label(result: Result) -> str:
-    options = ", ".join(f"{name} {value}" for name, value in result.options.items())
-    return printable(result.outcome.task + (f" ({options})" if options else ""))
+def _differing(results: Sequence[Result]) -> list[str]:
+    """Return in what the questions of one task differ; in a count where in nothing else."""
+    questions = [result.question for result in results]
+    names = dict.fromkeys(name for question in questions for name in question)
+
+    def kinds(names: Sequence[str]) -> int:
+        return len({tuple(question.get(name) for name in names) for question in questions})
+
+    found = [name for name in names if name not in COUNTS and kinds([name]) > 1]
+    for name in COUNTS:
+        found += [name] if kinds([*found, name]) > kinds(found) else []
+    return found
 
 
-def _measures(models: Mapping[str, Labelled]) -> Table:
-    rows: dict[str, dict[str, Measure]] = {}  # by question and measure, then by model
-    for name, results in models.items():
-        for label, result in results.items():
-            for measure in result.outcome.measures:
-                rows.setdefault(f"{label} {printable(measure.name)}", {})[name] = measure
-    head = ("", *models, "chance")
-    steps = ("checkpoint", *(_steps(results) for results in models.values()), "")
+def _label(result: Result, differing: Sequence[str]) -> str:
+    question = result.question
+    names = [name for name in question if name in result.options or name in differing]
+    parts = ", ".join(_part(name, question[name]) for name in names)
+    return printable(result.outcome.task + (f" ({parts})" if parts else ""))
+
+
+def _part(name: str, value: str) -> str:
+    short = name.removesuffix(" SHA-256").removesuffix(" id")
+    return f"{short} {value if short == name else value[:HASH]}"
+
+
+def _measures(shown: Sequence[_Shown]) -> Table:
+    columns = list(dict.fromkeys(one.column for one in shown))
+    rows: dict[str, dict[tuple[str, int | None], Measure]] = {}  # by question and measure
+    for one in shown:
+        for measure in one.result.outcome.measures:
+            rows.setdefault(one.row(measure.name), {})[one.column] = measure
+    head = ("", *(name for name, _ in columns), "chance")
+    steps = ("checkpoint", *(_step(step) for _, step in columns), "")
     body = [
-        (row, *(_value(found.get(name)) for name in models), _chance(found.values()))
+        (row, *(_value(found.get(column)) for column in columns), _chance(found.values()))
         for row, found in rows.items()
     ]
     lines = [head, steps, *body]
-    if len(models) > WIDE:
+    if len(columns) > WIDE:
         lines = [tuple(column) for column in zip(*lines, strict=True)]
-    return Table(TITLE, lines[0], tuple(lines[1:]), " ".join([NOTE, *_notes(models)]))
+    return Table(TITLE, lines[0], tuple(lines[1:]), " ".join([NOTE, *_notes(shown)]))
 
 
-def _notes(models: Mapping[str, Labelled]) -> Iterable[str]:
-    """Return the conventions behind the figures, each once."""
-    return dict.fromkeys(
-        f"{label}: {printable(note)}."
-        for results in models.values()
-        for label, result in results.items()
-        for note in result.outcome.notes
-    )
+def _notes(shown: Sequence[_Shown]) -> Iterable[str]:
+    """Return where the named sets and stores lay, and the conventions behind figures, each once."""
+    conventions = [
+        f"{one.label}: {printable(note)}." for one in shown for note in one.result.outcome.notes
+    ]
+    return dict.fromkeys([*(text for one in shown for text in _places(one)), *conventions])
 
 
-def _steps(results: Labelled) -> str:
-    steps = sorted({result.step for result in results.values() if result.step is not None})
-    return " and ".join(f"{step:,}" for step in steps) or MISSING
+def _places(one: _Shown) -> Iterator[str]:
+    settings = dict(one.result.outcome.settings)
+    for place, digest in PLACES.items():
+        name = f"{place} {settings.get(digest, '')[:HASH]}"
+        if place in settings and name in one.label:
+            yield f"{name}: {printable(settings[place])}."
+
+
+def _step(step: int | None) -> str:
+    return MISSING if step is None else f"{step:,}"
 
 
 def _value(measure: Measure | None) -> str:
@@ -118,13 +190,13 @@ def _behind(value: float, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def _positions(models: Mapping[str, Labelled]) -> Iterator[Table]:
+def _positions(shown: Sequence[_Shown]) -> Iterator[Table]:
     """Yield a table for each curve, with some of its bands."""
-    for title, curves in _curves(models).items():
-        longest = max(curves.values(), key=lambda curve: len(curve.at))
-        shown = list(longest.at[::-NEIGHBOURS])[::-1]
-        rows = [(name, *_at(curve, shown)) for name, curve in curves.items()]
-        columns = ("model", *(f"{at:,.0f}" for at in shown))
+    for title, curves in _curves(shown).items():
+        longest = max((curve for _, curve in curves), key=lambda curve: len(curve.at))
+        places = list(longest.at[::-NEIGHBOURS])[::-1]
+        rows = [(one.name, *_at(curve, places)) for one, curve in curves]
+        columns = ("model", *(f"{at:,.0f}" for at in places))
         note = f"By {printable(longest.axis)}: means over bands around these."
         yield Table(title, columns, tuple(rows), note)
 
@@ -134,33 +206,31 @@ def _at(curve: Curve, places: Sequence[float]) -> Iterator[str]:
     return (figure(values[place]) if place in values else MISSING for place in places)
 
 
-def _curves(models: Mapping[str, Labelled]) -> dict[str, dict[str, Curve]]:
+def _curves(shown: Sequence[_Shown]) -> dict[str, list[tuple[_Shown, Curve]]]:
     """Return the curves of all models by the name of question and curve."""
-    found: dict[str, dict[str, Curve]] = {}
-    for name, results in models.items():
-        for label, result in results.items():
-            for curve in result.outcome.curves:
-                found.setdefault(f"{label}: {printable(curve.name)}", {})[name] = curve
+    found: dict[str, list[tuple[_Shown, Curve]]] = {}
+    for one in shown:
+        for curve in one.result.outcome.curves:
+            found.setdefault(f"{one.label}: {printable(curve.name)}", []).append((one, curve))
     return found
 
 
 def panels(models: Results) -> list[Panel]:
     """Return a plot of each curve, all models in it, along a logarithmic axis at first."""
-    newest = {name: _newest(results) for name, results in models.items() if results}
     return [
         Panel(
             title,
-            printable(next(iter(curves.values())).axis),
+            printable(curves[0][1].axis),
             "nats",
-            [_line(name, curve) for name, curve in curves.items()],
+            [_line(one, curve) for one, curve in curves],
             log_x=True,
         )
-        for title, curves in _curves(newest).items()
+        for title, curves in _curves(_shown(models)).items()
     ]
 
 
-def _line(name: str, curve: Curve) -> Line:
+def _line(one: _Shown, curve: Curve) -> Line:
     places = [place for place in zip(curve.at, curve.values, strict=True) if place[0] > 0]
     points = [(x, y) for x, y in places if math.isfinite(y)]
     breaks = [x for x, y in places if not math.isfinite(y)]
-    return Line(name, points, breaks=breaks)
+    return Line(one.name, points, one.model, breaks=breaks)

@@ -3,15 +3,17 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen import progress
 from lengthen.config import Tables
 from lengthen.errors import DataError, SettingError, printable
-from lengthen.evaluate.results import Result
+from lengthen.evaluate.results import Result, weights_at
 from lengthen.evaluate.results import read as read_results
 from lengthen.foreign import read_foreign
+from lengthen.packed import opened
 from lengthen.runlog import Metrics, Record, RunPaths, read_metrics
 from lengthen.settings import read_toml
 
@@ -51,11 +53,26 @@ def gather(
     """Return the runs of `paths` in their order, each once, under names as short as possible.
 
     A path is a run's directory, a directory that holds runs at any depth (their names are then
-    relative to it), a metrics.jsonl, or another trainer's log, which needs `columns`
-    (foreign.read_foreign). Of several, those without a step or with a damaged file are left out,
-    and `note` is told. Raises SettingError where a path is none of these, DataError where no run is
-    left.
+    relative to it), such a directory as a packed study, a metrics.jsonl, or another trainer's log,
+    which needs `columns` (foreign.read_foreign). Of several, those without a step or with a damaged
+    file are left out, and `note` is told. Raises SettingError where a path is none of these,
+    DataError where no run is left.
     """
+    with ExitStack() as stack:
+        folders = [stack.enter_context(opened(path)) for path in paths]
+        runs, reasons = _gathered(folders, columns, note)
+    if not runs:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
+    for text in reasons:
+        note(f"{text}; left out")
+    return runs
+
+
+def _gathered(
+    paths: Sequence[Path], columns: Mapping[str, str] | None, note: Callable[[str], None]
+) -> tuple[list[NamedRun], list[str]]:
+    """Return the runs, and why others are left out."""
     places = [place for path in paths for place in _places(path)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
@@ -71,12 +88,7 @@ def gather(
             reasons.append(f"{run.name}: {reason}")
         else:
             runs.append(run)
-    if not runs:
-        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
-    for text in reasons:
-        note(f"{text}; left out")
-    return runs
+    return runs, reasons
 
 
 def _places(path: Path) -> list[_Place]:
@@ -135,10 +147,20 @@ def _read(
 
 def _results(paths: RunPaths, note: Callable[[str], None]) -> tuple[Result, ...]:
     try:
-        return read_results(paths.evaluations)
+        results = read_results(paths.evaluations)
     except DataError as error:
         note(f"{error}; the run is shown without it")  # what it trained is as good as before
         return ()
+    shown = tuple(result for result in results if not _is_superseded(paths, result))
+    if left := len(results) - len(shown):
+        note(f"{paths.evaluations}: {left} of weights that the run has no more; left out")
+    return shown
+
+
+def _is_superseded(paths: RunPaths, result: Result) -> bool:
+    """Tell whether the checkpoint has other weights now, as behind a resume from an earlier one."""
+    now = weights_at(paths.checkpoints / f"step-{result.step or 0:08d}")
+    return None not in (now, result.weights) and now != result.weights
 
 
 def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:

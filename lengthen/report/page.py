@@ -17,7 +17,7 @@ from pathlib import Path
 from lengthen.disk import Disk
 from lengthen.errors import DataError, SettingError
 from lengthen.picture import Panel, families, stroke
-from lengthen.report import decisions
+from lengthen.report import apart, decisions
 from lengthen.report.differences import environment_tables, full_lengths, settings_table
 from lengthen.report.figures import DIGITS, extents, figure, thinned
 from lengthen.report.gather import NamedRun
@@ -277,7 +277,7 @@ def _notes(content: _Content) -> str:
     ]
     if any(curve.marks for panel in content.panels for curve in panel.curves):
         notes.append(decisions.NOTE)
-    notes += full_lengths(content.runs)
+    notes += [*full_lengths(content.runs), *apart.notes(content.runs)]
     notes += [
         f"{run.name}: {_count(run.metrics.unreadable, 'line')} of its log could not be read."
         for run in content.runs

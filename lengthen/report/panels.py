@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from lengthen.monitor import UNSTABLE
 from lengthen.picture import Curve, Mark, Panel
+from lengthen.report import apart
 from lengthen.report.decisions import decided, fewer, observed
 from lengthen.report.gather import NamedRun
 from lengthen.report.thin import points_per_curve, thin
@@ -73,22 +74,25 @@ PLOTS = (
 def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = None) -> list[Panel]:
     """Return the standard panels, also those without a point; curves are thinned already.
 
-    `families` maps a run's name to its family (picture.Curve); a run that is not in it is its own.
+    Validation losses of different text have panels of their own, and so have probes. `families`
+    maps a run's name to its family (picture.Curve); a run that is not in it is its own.
     """
     most = points_per_curve(len(runs))
     # Run by run, since all points of 30 long runs at once would take more memory than their logs.
-    curves = [_curves(run, (families or {}).get(run.name, ""), most) for run in runs]
+    curves = {run.name: _curves(run, (families or {}).get(run.name, ""), most) for run in runs}
+    together = {kind: apart.named(runs, kind) for kind in apart.SETTINGS}
     return [
         Panel(
-            plot.title,
+            f"{plot.title} ({told})" if told else plot.title,
             CLOCKS[plot.clock],
             plot.unit,
-            [of_run[number] for of_run in curves],
+            [curves[run.name][number] for run in members],
             mark=UNSTABLE if plot.thresholds else None,
             lesser=LESSER if plot.thresholds else (),
             log_y=plot.log,
         )
         for number, plot in enumerate(PLOTS)
+        for told, members in together.get(plot.kind, [("", runs)])
     ]
 
 

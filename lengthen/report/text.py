@@ -13,7 +13,7 @@ from lengthen.analysis import (
     verdict_line,
 )
 from lengthen.monitor import UNSTABLE
-from lengthen.report import decisions, evaluations
+from lengthen.report import apart, decisions, evaluations
 from lengthen.report.differences import full_lengths
 from lengthen.report.gather import NamedRun
 from lengthen.spikes import MOST_SPIKES, PAPERS, THRESHOLDS, Ratios, Spike
@@ -31,19 +31,24 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     the first run. Raises DataError where runs cannot be compared: different tokenizers or
     validation sets.
     """
-    notes = full_lengths(runs)
+    notes = [*full_lengths(runs), *apart.notes(runs)]
     notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
-    summaries = {run.name: summarise(run.metrics) for run in runs}
+    summaries = {run.name: summarise(run.metrics, _on_nonfinite(run)) for run in runs}
     for name, summary in summaries.items():
         yield from block(name, summary)
     yield from (f"note: {text}" for text in notes)
-    yield instability(summaries)
+    yield instability(summaries, _unlike_probes(runs))
     yield worst_spikes(summaries) or CALM
     yield correlated(summaries)
     yield times(runs, losses) or NO_GOAL
     if (decided := decisions.table(runs)) is not None:
         yield decided
     yield from evaluations.tables({run.name: run.results for run in runs})
+
+
+def _on_nonfinite(run: NamedRun) -> str:
+    table = run.config.get("run")
+    return str(table.get("on_nonfinite", "stop")) if isinstance(table, dict) else "stop"
 
 
 def block(name: str, summary: Summary) -> Iterator[str]:
@@ -72,7 +77,15 @@ def _apart(what: str, side: Side) -> str:
     return f"{side.count:,} {what} ({_clock(side.tokens, side.seconds)})"
 
 
-def instability(summaries: Mapping[str, Summary]) -> Table:
+def _unlike_probes(runs: Sequence[NamedRun]) -> str:
+    found = [(told, members[0].name) for told, members in apart.named(runs, "probe")]
+    if len(found) < 2:
+        return ""
+    where = ", ".join(f"{told} in {name}" for told, name in found)
+    return f" Probes are not alike ({where}): each ratio is to the run's own lowest, and no other."
+
+
+def instability(summaries: Mapping[str, Summary], note: str = "") -> Table:
     """Return the unstable counts and largest ratios of steps and probe, side by side."""
     above = tuple(f"> {threshold}" for threshold in THRESHOLDS)
     return Table(
@@ -82,7 +95,7 @@ def instability(summaries: Mapping[str, Summary]) -> Table:
         f"Unstable is above {UNSTABLE} (the paper's threshold) or not finite; share: of all steps. "
         "Marked: unstable steps with a changed length or joined rows, whose ratio is not fair. "
         f"Stable: the full-length probe never rose above {UNSTABLE}, and every step was finite; "
-        "* by the steps, for want of a probe's ratio.",
+        f"* by the steps, for want of a probe's ratio.{note}",
     )
 
 
@@ -161,11 +174,18 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
     goals = list(losses) or ([] if baseline is None else [baseline])
     if not goals:
         return None
-    rows = []
+    known, members = apart.groups(runs, "eval")[0]
+    compared = {run.name for run in members}
+    rows, refused = [], []
     for run in runs:
+        if run.name not in compared:
+            where = apart.difference(apart.facts(run, "eval"), known)
+            refused.append(f"{run.name} is not compared with {runs[0].name}: {where}. ")
         for loss, at in zip(goals, time_to(run.metrics, goals), strict=True):
             figures = ("not reached", "-", "-")
-            if at is not None:
+            if run.name not in compared:
+                figures = ("not compared", "-", "-")
+            elif at is not None:
                 figures = (f"{at.step:,}", number(at.tokens, 0), number(at.seconds, 1))
             rows.append((run.name, number(loss, 4), *figures))
     source = "" if losses else f"The loss is the best of {runs[0].name}, the first run. "
@@ -173,5 +193,6 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
         "First evaluation at or below a validation loss",
         ("run", "loss", "step", "tokens", "seconds"),
         tuple(rows),
-        f"{source}Seconds are of training alone, and compare only runs that had the machine alike.",
+        f"{source}{''.join(refused)}{apart.cadence(members)}"
+        "Seconds are of training alone, and compare only runs that had the machine alike.",
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lengthen.bind import open_store
 from lengthen.config import Config
-from lengthen.devices import gpus, usable_cores
 from lengthen.disk import Disk
 from lengthen.errors import SettingError, UnstableError
+from lengthen.hardware import cards, usable_cores
 from lengthen.processes import ATTEMPTS, Machine, machine_for
 from lengthen.report.gather import NamedRun, read_environment
 from lengthen.report.page import must_be_ours, write
@@ -117,8 +117,7 @@ def _say_what_it_costs(question: Question, root: Path, machine: Machine) -> None
 
 def _machine(question: Question, jobs: int | None, threads: int | None) -> Machine:
     first = question.training(Setting(question.space.starts[0], FIRST))
-    devices = 0 if first.run.device == "cpu" else gpus()
-    most = devices or max(1, usable_cores() // CORES)
+    most = cards(first.run.device) or max(1, usable_cores() // CORES)
     return machine_for([first], most if jobs is None else max(1, jobs), jobs, threads)
 
 

@@ -1,6 +1,7 @@
 """`lengthen eval`: models side by side, results that are kept, mistakes in one line."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,17 @@ import pytest
 
 from lengthen.cli import main
 from lengthen.corpus.prepare import prepare
+from lengthen.corpus.store import Store
 from lengthen.disk import Disk
 from lengthen.evaluate import tasks
 from lengthen.evaluate.outcome import Measure, Outcome
-from lengthen.evaluate.results import read
+from lengthen.evaluate.results import kept, read
 from lengthen.evaluate.subject import Subject
 from lengthen.evaluate.wanted import Wanted
 from lengthen.exchange.export import export
-from lengthen.runs import train
+from lengthen.report.evaluations import figure
+from lengthen.runs import resume, train
+from lengthen.settings import load
 from tests.conftest import Configure
 
 WORDS = ["seven", "wizards", "box", "a", "lazy", "dog"]
@@ -162,6 +166,128 @@ def test_a_new_run_in_the_place_of_an_old_one_has_no_results(
     assert asked(made, str(made / "run"), "--tasks", "valid") == 0
     train(configured(budget={"tokens": 600}), made / "run", overwrite=True, shown=False)
     assert not (made / "run/evaluations.json").exists()
+
+
+@pytest.fixture
+def other_store(made: Path) -> Path:
+    """A store of the same tokenizer, with another text."""
+    (made / "text.txt").write_text("two wizards box over the lazy dog\n" * 900, encoding="utf-8")
+    prepare([str(made / "text.txt")], made / "other", tokenizer="bytes", valid=0.2, progress=False)
+    return made / "other"
+
+
+def rows(out: str, task: str) -> dict[str, list[str]]:
+    """The figures of a task in a printed table, by the name of the row."""
+    found = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    return {cells[0]: cells[1:] for cells in found if cells[0].startswith(task)}
+
+
+def test_models_on_different_texts_never_share_a_row(
+    made: Path, other_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = made / "run", Path(shutil.copytree(made / "run", made / "second"))
+    assert main(["eval", str(first), "--tasks", "valid", "--data", str(other_store)]) == 0
+    assert main(["eval", str(second), "--tasks", "valid"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(first), str(second)]) == 0
+    shown = rows(capsys.readouterr().out, "valid")
+    losses = {name: row for name, row in shown.items() if name.endswith(") loss")}
+    assert len(losses) == 2
+    (one, other) = losses.values()
+    assert (one[1], other[0]) == ("-", "-")
+    assert one[0] != other[1]
+    ids = [Store.open(path).id[:8] for path in (other_store, bound_store(first))]
+    assert list(losses) == [f"valid (store {name}) loss" for name in ids]
+    # One model on both texts keeps both figures, in rows of their own.
+    assert main(["eval", str(first), "--tasks", "valid"]) == 0
+    found = {one.question["store id"]: one for one in read(first / "evaluations.json")}
+    assert sorted(name[:8] for name in found) == sorted(ids)
+
+
+def bound_store(run: Path) -> Path:
+    path = load(str(run / "config.toml"))[0].data.path
+    assert path is not None
+    return Path(path)
+
+
+def test_models_whose_own_stores_differ_are_shown_apart_by_eval(
+    made: Path, other_store: Path, configured: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(
+        configured(data={"path": str(other_store)}, budget={"tokens": 600}), made / "b", shown=False
+    )
+    capsys.readouterr()
+    assert main(["eval", str(made / "run"), str(made / "b"), "--tasks", "valid"]) == 0
+    losses = [n for n in rows(capsys.readouterr().out, "valid") if n.endswith(") loss")]
+    assert len(losses) == 2
+
+
+def test_a_set_of_other_rows_is_another_question(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(made / "run")
+    assert asked(made, run, "--tasks", "lambada,wikitext103") == 0
+    text = (made / "sets/lambada.jsonl").read_text(encoding="utf-8")
+    (made / "sets/lambada.jsonl").write_text(text.replace("lazy", "busy"), encoding="utf-8")
+    (made / "sets/wiki.test.raw").write_text("A busy dog . \n" * 20, encoding="utf-8")
+    assert asked(made, run, "--tasks", "lambada,wikitext103") == 0
+    capsys.readouterr()
+    assert main(["report", run]) == 0
+    out = capsys.readouterr().out
+    for measure in ("lambada (set", "wikitext103 (set"):
+        assert (
+            len([name for name in rows(out, measure) if "accuracy" in name or "word" in name]) == 2
+        )
+
+
+def test_a_resume_from_an_earlier_checkpoint_drops_what_is_known_of_later_ones(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made / "run"
+    for model in (*sorted(run.glob("checkpoints/*"))[1:3], run):
+        assert main(["eval", str(model), "--tasks", "valid"]) == 0
+    old = {one.step: one for one in read(run / "evaluations.json")}
+    assert set(old) == {4, 8, 9}
+    assert len({one.weights for one in old.values()}) == 3
+    resume(
+        run,
+        name="step-00000004",
+        overrides={"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 1e-5}},
+        shown=False,
+    )
+    assert [one.step for one in read(run / "evaluations.json")] == [4]
+    assert [one.step for one in read(run / "evaluations.discarded.json")] == [8, 9]
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    (row,) = [
+        row for name, row in rows(capsys.readouterr().out, "valid").items() if name == "valid loss"
+    ]
+    assert row[0].startswith(figure(old[4].outcome.measures[0].value)[:4])
+    # An evaluation that was under way meanwhile: its weights are not those of the checkpoint.
+    kept(Disk(), run / "evaluations.json", old[9])
+    assert main(["report", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert err.endswith("evaluations.json: 1 of weights that the run has no more; left out\n")
+    assert {row[0] for row in rows(out, "checkpoint").values()} == {"4"}
+    # And one of the new weights takes its place.
+    assert main(["eval", str(run), "--tasks", "valid"]) == 0
+    assert [one.step for one in read(run / "evaluations.json")] == [4, 9]
+    assert read(run / "evaluations.discarded.json")[2:] == (old[9],)
+
+
+def test_a_resume_leaves_a_results_file_alone_that_is_not_ours(made: Path) -> None:
+    (made / "run/evaluations.json").write_text("my notes", encoding="utf-8")
+    resume(made / "run", name="step-00000004", shown=False)
+    assert (made / "run/evaluations.json").read_text(encoding="utf-8") == "my notes"
+
+
+def test_an_export_written_anew_has_no_results_of_its_old_weights(made: Path) -> None:
+    hf, run = made / "hf", made / "run"
+    assert asked(made, str(hf), "--tasks", "lambada") == 0
+    shutil.rmtree(hf)
+    export(run, hf, name="step-00000004")
+    assert asked(made, str(hf), "--tasks", "wikitext103") == 0
+    assert [one.outcome.task for one in read(made / "hf.evaluations.json")] == ["wikitext103"]
 
 
 def damaged(made: Path) -> list[str]:

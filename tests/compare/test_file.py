@@ -88,6 +88,38 @@ def test_a_budget_in_flops_gives_each_variant_the_tokens_that_it_pays_for(
     assert len(spent) == 2
 
 
+ADAPTIVE = '{ kind = "adaptive", start = 8, every = 2, patience = 1, max_hold = 4 }'
+LINEAR = '{ kind = "linear", start = 8, duration = 8 }'
+
+
+@pytest.mark.parametrize(
+    ("replaced", "more", "name"),
+    [
+        ({LINEAR: ADAPTIVE}, "", "variants.slw.pacing.kind"),
+        ({}, f"[variants.grown]\npacing = {ADAPTIVE}\n", "variants.grown.pacing.kind"),
+        (
+            {'pacing.kind = "constant"': "", "seeds =": f"pacing = {ADAPTIVE}\nseeds ="},
+            "",
+            "pacing.kind",
+        ),
+    ],
+    ids=["a variant", "one more variant", "the base"],
+)
+def test_a_budget_in_flops_is_refused_where_only_the_run_itself_decides_its_lengths(
+    written: Written, replaced: dict[str, str], more: str, name: str
+) -> None:
+    flops = {'baseline = "baseline"': 'baseline = "baseline"\nflops = "1B"'}
+    given = {**replaced, **flops, "heads = 2": "heads = 2, vocabulary = 257"}
+    with pytest.raises(SettingError) as caught:
+        read_comparison(written(more=more, **given))
+    assert str(caught.value).startswith(
+        f"{name}: must say its lengths beforehand for a budget in flops, got 'adaptive'; give an "
+        "equal budget.tokens instead of flops, or the lengths that it took"
+    )
+    tokens = {old: new for old, new in given.items() if old != 'baseline = "baseline"'}
+    assert read_comparison(written(more=more, **tokens)).runs
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("studies/*.toml")), ids=lambda path: path.stem)
 def test_the_published_studies_can_be_read(path: Path) -> None:
     assert read_comparison(path).runs

@@ -12,6 +12,7 @@ from lengthen.errors import SettingError
 from lengthen.processes import ATTEMPTS
 from lengthen.runlog import RunPaths
 from tests.compare.conftest import Written
+from tests.logs import bad, evaluation, step
 
 
 @pytest.fixture
@@ -51,6 +52,22 @@ def test_a_run_that_ended_not_finite_is_not_redone(
     paths.config.write_text(run.config.to_toml())
     event = {"kind": "event", "event": "skipped", "step": 1, "tokens": 512, "in_a_row": in_a_row}
     paths.metrics.write_text(json.dumps(event) + "\n")
+    assert standing(tmp_path, run).state == state
+
+
+@pytest.mark.parametrize(
+    ("loss", "state"), [(4.9, "finished"), (None, "diverged")], ids=["finite", "not finite"]
+)
+def test_the_loss_at_the_end_decides_about_a_run_whose_last_step_was_skipped(
+    written: Written, tmp_path: Path, loss: float | None, state: str
+) -> None:
+    run = read_comparison(written(), {"run": {"on_nonfinite": "skip"}}).runs[0]
+    paths = RunPaths(directory(tmp_path, run))
+    paths.root.mkdir(parents=True)
+    paths.config.write_text(run.config.to_toml())
+    end = {"kind": "event", "event": "finished", "step": 4}
+    lines = [step(3), bad(4), evaluation(4, loss), end]
+    paths.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert standing(tmp_path, run).state == state
 
 

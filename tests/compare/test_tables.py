@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.cli import main
 from lengthen.compare.file import Comparison, Planned, read_comparison
 from lengthen.compare.outcomes import Group, groups, read_outcomes
-from lengthen.compare.standing import directory
+from lengthen.compare.standing import directory, standing
 from lengthen.compare.sweep import sweep_panels, sweep_tables
 from lengthen.compare.tables import (
     instability,
@@ -20,9 +21,11 @@ from lengthen.compare.tables import (
 )
 from lengthen.errors import DataError
 from lengthen.processes import ATTEMPTS
-from lengthen.runlog import RunPaths
+from lengthen.runlog import RunPaths, read_metrics
+from lengthen.runs import train
 from lengthen.settings import changed
 from tests.compare.conftest import Written
+from tests.conftest import AskFor
 
 SWEEP = """
 [[grid]]
@@ -135,6 +138,23 @@ def test_one_that_is_5_percent_better_is_called_better_and_faster(
     assert column(rows, 9) == ["not measured"] * 2
 
 
+def test_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
+    written: Written, tmp_path: Path, ask_for: AskFor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = read_comparison(written(), {"run": {"on_nonfinite": "skip"}})
+    run = comparison.runs[0]
+    place = directory(tmp_path, run)
+    ask_for(f"step:{6000 // 512 + 1}:nan")  # the last of them
+    train(run.config, place, shown=False)
+    metrics = read_metrics(RunPaths(place).metrics)
+    assert metrics.of("step")[-1]["finite"] is False
+    assert standing(tmp_path, run).state == "finished"
+    (outcome,), _ = read_outcomes(comparison, tmp_path)
+    assert (outcome.fate, outcome.loss) == ("finished", metrics.of("eval")[-1]["loss"])
+    assert main(["report", str(place)]) == 0
+    assert "diverged" not in capsys.readouterr().out
+
+
 def test_seconds_count_only_for_runs_that_had_the_machine_alone(
     written: Written, tmp_path: Path
 ) -> None:
@@ -229,7 +249,7 @@ def test_a_crash_decides_nothing(written: Written, tmp_path: Path) -> None:
     assert line == "baseline and slw: too few seeds (0 finished in both, 3 are needed)"
     assert found[1].outcomes[0].attempts.message == "\\x1b[31mdisk full"
     rows = results(found, "baseline").rows
-    assert (rows[1][1], rows[1][7], rows[1][8]) == ("0 of 3, 3 crashed", "0 of 3", "not reached")
+    assert (rows[1][1], rows[1][7], rows[1][8]) == ("0 of 3, 3 crashed", "0 of 3", "-")
 
 
 def test_a_crashed_baseline_sets_no_goal(written: Written, tmp_path: Path) -> None:

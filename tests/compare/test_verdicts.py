@@ -111,6 +111,48 @@ def test_divergence_in_every_seed_decides_nothing_else(
     assert one_verdict(a, b).word == one_verdict(b, a).word == "too few seeds"
 
 
+@pytest.mark.parametrize(("variants", "seeds"), [(2, 3), (3, 4), (4, 4), (6, 5), (7, 5)])
+def test_divergence_is_a_test_in_holms_family_like_any_other(variants: int, seeds: int) -> None:
+    """One of several variants diverges: as many seeds as Holm's hardest step needs decide it."""
+    for n, word in ((seeds, "worse"), (seeds - 1, "too few seeds")):
+        table = {f"v{row}": around(5.0, NOISE[row:] + NOISE[:row], n) for row in range(1, variants)}
+        found = verdicts({"lost": by_seed([None] * n), **table})[: variants - 1]
+        pairs = variants * (variants - 1) / 2
+        assert {verdict.word for verdict in found} == {word}
+        assert found[0].p_adjusted == (None if n < 3 else min(1, pairs * 2 / 4**n))
+
+
+def test_fewer_seeds_than_a_test_can_decide_are_too_few_for_divergence_too() -> None:
+    table = {"lost": by_seed([None] * 3), "b": around(5.0, NOISE), "c": around(5.0, OTHER_NOISE)}
+    first, second, _ = verdicts(table)
+    assert first.sentence() == (
+        "lost and b: too few seeds (lost never finished, b always: p 0.094 after Holm); "
+        "lost diverged in 3 seeds"
+    )
+    assert second.word == "too few seeds"
+
+
+def test_no_verdict_is_false_more_often_than_alpha_where_variants_diverge_by_a_coin() -> None:
+    rng, tables, alarms = np.random.default_rng(5), 1_000, 0
+    for _ in range(tables):
+        losses = 5 + 0.03 * rng.standard_normal((6, 3))
+        losses[rng.random((6, 3)) < 0.5] = np.nan
+        table = {f"variant {row}": by_seed(losses[row].tolist()) for row in range(6)}
+        alarms += any(verdict.word in ("better", "worse") for verdict in verdicts(table))
+    assert alarms / tables <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("gaps", "apart"),
+    [([0.01, -0.02, 0.0, 0.9], True), ([0.01, -0.02, 0.0, 0.04], False), ([0.0, 0.9], False)],
+)
+def test_a_seed_whose_difference_stands_apart_from_the_others_is_marked(
+    gaps: list[float], apart: bool
+) -> None:
+    baseline = by_seed([5.0] * len(gaps))
+    assert one_verdict(by_seed([5 + gap for gap in gaps]), baseline).one_apart is apart
+
+
 def test_every_pair_is_judged_once_in_the_order_named() -> None:
     table = {name: around(5.0, NOISE) for name in ("slw", "baseline", "rows")}
     pairs = [(verdict.a, verdict.b) for verdict in verdicts(table)]
@@ -223,7 +265,8 @@ def test_null_tables_are_called_different_no_more_often_than_alpha_allows() -> N
         (
             by_seed([4.8, 4.9, 4.7]),
             by_seed([None, None, None]),
-            "slw is better than baseline: baseline never finished; baseline diverged in 3 seeds",
+            "slw is better than baseline: baseline never finished (p 0.031 after Holm); "
+            "baseline diverged in 3 seeds",
         ),
     ],
 )

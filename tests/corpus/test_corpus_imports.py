@@ -9,10 +9,10 @@ import pytest
 
 import lengthen.corpus
 
-ORDER = (
-    "store tokenizer alike sources splits unpack columns readers losses encode divide repeats"
-    " write summary prepare"
-).split()
+ORDER = """
+store byte_level tokenizer_folder tokenizer alike sources splits unpack columns readers losses
+encode divide repeats write summary prepare
+""".split()
 PACKAGE = Path(lengthen.corpus.__file__).parent
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from lengthen.corpus import encode as module
+from lengthen.corpus.byte_level import SEPARATOR
 from lengthen.corpus.encode import SAFE, Piece, can_be_cut, encode_all, recut
-from lengthen.corpus.tokenizer import SEPARATOR, resolve, separator
+from lengthen.corpus.tokenizer import resolve
 from lengthen.errors import DataError
 from tests.corpus.files import GPT2, needs_shared
 
@@ -48,7 +49,7 @@ texts = st.lists(st.sampled_from(SCRAPS) | st.characters(exclude_categories=["Cs
 
 @cache
 def tokenizer_of(spec: str) -> Tokenizer:
-    return resolve(spec, SAMPLE)
+    return resolve(spec, SAMPLE).tokenizer
 
 
 def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -176,7 +177,7 @@ def test_the_order_is_kept_on_any_number_of_threads(
     monkeypatch.setattr(module, "BATCH", 3000)
     monkeypatch.setattr(module, "PIECE", 50)
     tokenizer = tokenizer_of("train:400")
-    end = separator(tokenizer)
+    end = resolve("train:400", SAMPLE).separator
     pieces = recut(iter(documents(60)), cuts=True)
     encoded = list(encode_all(tokenizer, end, pieces, workers))
     for split in ("train", "valid"):

@@ -266,7 +266,7 @@ def test_one_line_leaves_a_validation_part_and_what_cannot_gets_advice_that_work
 def test_the_summary_and_the_manifest_say_what_the_tokenizer_lost_and_what_is_spelled(
     tmp_path: Path,
 ) -> None:
-    tokenizer = Tokenizer.from_str(resolve("bytes").to_str())
+    tokenizer = Tokenizer.from_str(resolve("bytes").tokenizer.to_str())
     tokenizer.normalizer = normalizers.Replace("é", "e")
     tokenizer.save(str(tmp_path / "t.json"))
     source = write(tmp_path / "a.txt", "plain words\n" * 99 + "café </s> <|endoftext|>\n")

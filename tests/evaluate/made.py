@@ -35,7 +35,7 @@ def tiny_subject(pass_tokens: int = 512, *, length: int = 48) -> Subject:
 def exported(folder: Path) -> Path:
     """A Transformers folder with random weights and GPT-2's tokenizer."""
     run = saved_run(folder / "run", WORDS)
-    RunPaths(run).tokenizer.write_text(resolve("gpt2").to_str(), encoding="utf-8")
+    RunPaths(run).tokenizer.write_text(resolve("gpt2").tokenizer.to_str(), encoding="utf-8")
     export(run, folder / "hf")
     return folder / "hf"
 
@@ -45,4 +45,4 @@ def subject_of(folder: Path, precision: str = "fp64") -> Subject:
     pretrained = read(folder)
     place = Place(torch.device("cpu"), precision)
     model = pretrained.gpt().to(DTYPES[precision])
-    return Subject(folder.name, model, pretrained.tokenizer, place, 4096)
+    return Subject(folder.name, model, pretrained.text, place, 4096)

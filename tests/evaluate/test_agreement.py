@@ -66,7 +66,7 @@ def by_transformers(folder: Path, pairs: list[Pair]) -> Iterator[Score]:
 def test_scores_are_those_of_transformers_on_every_set(folder: Path) -> None:
     pairs = [pair for name in CHOICES for item in first_items(name, 2) for pair in item.pairs]
     subject = subject_of(folder)
-    ours = score(subject, requests_of(subject.tokenizer, pairs))
+    ours = score(subject, requests_of(subject.text, pairs))
     for found, wanted in zip(ours, by_transformers(folder, pairs), strict=True):
         assert found.loss == pytest.approx(wanted.loss, rel=1e-9)
         assert (found.greedy, found.tokens) == (wanted.greedy, wanted.tokens)
@@ -115,7 +115,7 @@ def test_choices_are_those_of_lm_eval(folder: Path, tmp_path: Path, name: str) -
     for sample in told["samples"][f"local_{name}"]:
         item = items[sample["doc_id"]]
         assert [tuple(each) for each in sample["arguments"]] == list(item.pairs)
-        ours = score(subject, requests_of(subject.tokenizer, item.pairs))
+        ours = score(subject, requests_of(subject.text, item.pairs))
         theirs = [each[0] for each in sample["filtered_resps"]]
         assert [-each.loss for each in ours] == pytest.approx(theirs, rel=1e-9)
 
@@ -131,7 +131,7 @@ def test_in_single_precision_only_near_ties_are_decided_otherwise(
     items, others = first_items(name, ITEMS), 0
     for sample in told["samples"][f"local_{name}"]:
         pairs = items[sample["doc_id"]].pairs
-        ours = [-each.loss for each in score(subject, requests_of(subject.tokenizer, pairs))]
+        ours = [-each.loss for each in score(subject, requests_of(subject.text, pairs))]
         theirs = [each[0] for each in sample["filtered_resps"]]
         best, second = sorted(theirs)[-1:-3:-1]
         differs = ours.index(max(ours)) != theirs.index(best)

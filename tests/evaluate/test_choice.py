@@ -41,7 +41,7 @@ def piqa(folder: Path, **wanted: Any) -> Outcome:
 def losses(row: dict[str, Any], header: str = "") -> list[float]:
     context = f"{header}Question: {row['goal']}\nAnswer:"
     pairs = [(context, f" {row[answer]}") for answer in ("sol1", "sol2")]
-    return [each.loss for each in score(SUBJECT, requests_of(SUBJECT.tokenizer, pairs))]
+    return [each.loss for each in score(SUBJECT, requests_of(SUBJECT.text, pairs))]
 
 
 def test_accuracy_is_how_often_the_likeliest_answer_is_right(tmp_path: Path) -> None:

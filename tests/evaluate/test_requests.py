@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lengthen.corpus.tokenizer import resolve
+from lengthen.corpus.tokenizer_folder import TextTokenizer
 from lengthen.errors import DataError
 from lengthen.evaluate.requests import Request, requests_of
 
@@ -26,19 +27,11 @@ def test_an_empty_context_is_the_separator() -> None:
     assert found[1].continuation == tuple(b"  c")
 
 
-def test_a_tokenizer_without_a_separator_cannot_stand_for_an_empty_context() -> None:
-    plain = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    plain.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert requests_of(plain, [("a", " b")]) == [Request((0,), (1,))]
-    with pytest.raises(DataError, match="has no <|endoftext|> token"):
-        requests_of(plain, [("", "b")])
-
-
 def test_a_continuation_without_a_token_is_one_line() -> None:
     plain = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     with pytest.raises(DataError, match="'b' has no token of its own behind its context"):
-        requests_of(plain, [("a", "b")])
+        requests_of(TextTokenizer(plain, 0), [("a", "b")])
 
 
 def test_no_texts_are_no_requests() -> None:

@@ -1,5 +1,6 @@
 """The file of results: what is written comes back, whole or not at all."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from lengthen.disk import Disk
 from lengthen.errors import DataError, StorageError
 from lengthen.evaluate.outcome import Curve, Measure, Outcome
-from lengthen.evaluate.results import Result, kept, read, write
+from lengthen.evaluate.results import Result, kept, read, weights_at, write
 
 OUTCOME = Outcome(
     task="valid",
@@ -71,13 +72,64 @@ def test_a_later_answer_replaces_an_earlier_one_to_the_same_question(file: Path)
         changed(precision="fp64"),
         changed(options={}),
         changed(outcome={"task": "lambada"}),
+        changed(outcome={"settings": (("store", "store"), ("store id", "other"))}),
+        changed(outcome={"items": 4}),
+        changed(model="run", weights="w2"),
     ],
-    ids=["model", "step", "precision", "options", "task"],
+    ids=["model", "step", "precision", "options", "task", "store", "items", "weights"],
 )
 def test_an_answer_to_another_question_stands_beside(file: Path, other: Result) -> None:
     kept(Disk(), file, RESULT)
     kept(Disk(), file, other)
     assert read(file) == (RESULT, other)
+
+
+def test_a_store_that_moved_is_the_same_question(file: Path) -> None:
+    kept(Disk(), file, RESULT)
+    moved = changed(outcome={"settings": (("store", "elsewhere"),)})
+    kept(Disk(), file, moved)
+    assert read(file) == (moved,)
+
+
+def test_other_weights_under_a_checkpoints_name_set_its_results_aside(file: Path) -> None:
+    old = [changed(weights="w1"), changed(weights="w1", outcome={"task": "lambada"})]
+    others = [changed(step=60, weights="w0"), changed(weights=None, outcome={"task": "piqa"})]
+    write(Disk(), file, [*old, *others])
+    new = changed(weights="w2", outcome={"task": "copa"})
+    kept(Disk(), file, new)
+    assert read(file) == (*others, new)
+    assert read(file.with_name("evaluations.discarded.json")) == tuple(old)
+    kept(Disk(), file, changed(weights="w3"))
+    assert read(file.with_name("evaluations.discarded.json")) == (*old, new)
+
+
+def test_in_a_file_of_several_models_one_name_may_be_two_models(file: Path) -> None:
+    both = [changed(model="run", weights=weights) for weights in ("w1", "w2")]
+    for one in both:
+        kept(Disk(), file, one)
+    assert read(file) == tuple(both)
+
+
+@pytest.mark.parametrize(
+    "names", [["model.safetensors"], [f"model-r{n}.safetensors" for n in "01"]]
+)
+def test_the_weights_of_a_checkpoint_are_named_by_its_manifest(
+    tmp_path: Path, names: list[str]
+) -> None:
+    files = {name: {"size": 1, "sha256": 64 * str(n)} for n, name in enumerate(names)}
+    manifest = {"files": {"optimizer.safetensors": {"size": 1, "sha256": "o"}, **files}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    joined = hashlib.sha256((64 * "0" + 64 * "1").encode()).hexdigest()
+    assert weights_at(tmp_path) == (64 * "0" if len(names) == 1 else joined)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"files": 1}', '{"files": {"model.x": 1}}', "[" * 9999]
+)
+def test_without_a_good_manifest_no_weights_are_named(tmp_path: Path, text: str) -> None:
+    assert weights_at(tmp_path) is None
+    (tmp_path / "manifest.json").write_text(text)
+    assert weights_at(tmp_path) is None
 
 
 def test_a_disk_that_fails_at_any_moment_leaves_the_earlier_results(file: Path) -> None:

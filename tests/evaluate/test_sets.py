@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lengthen.errors import DataError, SettingError
-from lengthen.evaluate import sets
+from lengthen.evaluate import rows, sets
 from lengthen.evaluate.sets import Place, is_found, load, load_train
 
 arrow = import_module("pyarrow")
@@ -120,7 +120,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         (b"", "is empty; fetch it again"),
         (b"\n\n", "is empty; fetch it again"),
         (b'{"a": 1}\n{"a": \n', r"line 2: not JSON"),
-        (b'{"a": 1}\n[1]\n', "line 2: not an object"),
+        (b'{"a": 1}\n[1]\n', "line 2: not an object; a set has one JSON object a line"),
         (b"\xff\n", "line 1: not JSON"),
         (b"[" * 100_000, "line 1: not JSON"),
     ],
@@ -137,9 +137,40 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, message: str)
 def test_a_damaged_file_is_one_line(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name)
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(DataError, match="damaged|cut off") as raised:
+    with pytest.raises(DataError, match="cannot be read|cut off") as raised:
         load(PLACE, tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_a_set_that_was_packed_in_pieces_is_read_to_its_end(tmp_path: Path) -> None:
+    pieces = [gzip.compress(json.dumps(row).encode() + b"\n") for row in ROWS]
+    (tmp_path / "thing.jsonl.gz").write_bytes(b"".join(pieces) + bytes(512))
+    assert load(PLACE, tmp_path).rows == tuple(ROWS)
+
+
+def test_an_arrow_file_with_an_index_is_read_like_a_stream(tmp_path: Path) -> None:
+    table = arrow.Table.from_pylist(ROWS)
+    with arrow.OSFile(str(tmp_path / "thing.arrow"), "wb") as file:
+        written = arrow.ipc.new_file(file, table.schema)
+        written.write_table(table)
+        written.close()
+    assert load(PLACE, tmp_path).rows == tuple(ROWS)
+
+
+@pytest.mark.parametrize("name", ["thing.parquet", "thing.arrow", "thing.jsonl"])
+def test_a_stand_in_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match="is a Git LFS pointer and not the file itself"):
+        load(PLACE, tmp_path)
+
+
+def test_a_set_that_unpacks_to_too_much_is_not_called_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "SIZE_LIMIT", 1000)
+    (tmp_path / "thing.jsonl.gz").write_bytes(gzip.compress(b" " * 1001))
+    with pytest.raises(DataError, match="must unpack to at most 1000 bytes"):
+        load(PLACE, tmp_path)
 
 
 def test_f53_without_pyarrow_the_extra_is_named(

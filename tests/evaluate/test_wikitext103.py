@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Transformers folder of short windows, with random weights and GPT-2's tokenizer."""
     place = tmp_path_factory.mktemp("judged")
     run = saved_run(place / "run", {**WORDS, "length": LENGTH})
-    RunPaths(run).tokenizer.write_text(resolve("gpt2").to_str(), encoding="utf-8")
+    RunPaths(run).tokenizer.write_text(resolve("gpt2").tokenizer.to_str(), encoding="utf-8")
     export(run, place / "hf")
     return place / "hf"
 
@@ -84,7 +84,7 @@ def test_perplexities_are_those_of_transformers(
 ) -> None:
     outcome = wikitext103(subject_of(folder), Wanted(sets=part, stride=stride))
     text = part.read_bytes().decode()
-    tokens = resolve("gpt2").encode(detokenise(text)).ids
+    tokens = resolve("gpt2").tokenizer.encode(detokenise(text)).ids
     loss = loss_by_transformers(folder, [50256, *tokens], stride or LENGTH)
     found = measures(outcome)
     assert outcome.tokens == len(tokens) > 3 * LENGTH

@@ -53,13 +53,13 @@ def saved_run(
     groups = {"model": weights or random_weights(model, seed), "optimizer": {}}
     commit.save(Disk(), paths.checkpoints, 3, groups, state)
     paths.config.write_text(build(tables(model)).to_toml(), encoding="utf-8")
-    paths.tokenizer.write_text(resolve("bytes").to_str(), encoding="utf-8")
+    paths.tokenizer.write_text(resolve("bytes").tokenizer.to_str(), encoding="utf-8")
     return folder
 
 
 def assert_same(before: Pretrained, after: Pretrained) -> None:
     assert after.shape == before.shape
-    assert after.tokenizer_file == before.tokenizer_file
+    assert after.text.files() == before.text.files()
     assert after.weights.keys() == before.weights.keys()
     for name, tensor in before.weights.items():
         assert torch.equal(after.weights[name], tensor), name

@@ -16,7 +16,7 @@ from lengthen.errors import (
 from lengthen.exchange.export import NAMES, export
 from lengthen.exchange.pretrained import read
 from lengthen.runlog import read_metrics
-from lengthen.runs import train
+from lengthen.runs import resume, train
 from tests.conftest import Configure
 from tests.exchange.made import (
     TINY,
@@ -63,6 +63,22 @@ def test_an_older_checkpoint_is_exported_with_its_own_loss(
     with pytest.raises(CheckpointError, match="not in"):
         export(tmp_path / "run", tmp_path / "other", name="step-00000999")
     assert not (tmp_path / "other").exists()
+
+
+def test_an_older_checkpoint_is_exported_with_the_settings_that_it_was_trained_with(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 1500}), run, shown=False)
+    older = checkpoint.listed(run / "checkpoints")[0].name
+    overrides = {"budget": {"tokens": 2500}, "optimizer": {"learning_rate": 5e-3}}
+    resume(run, overrides=overrides, shown=False)
+    for name, rate in ((older, "0.01"), (None, "0.005")):
+        export(run, tmp_path / f"hf{name}", name=name)
+        text = (tmp_path / f"hf{name}/README.md").read_text(encoding="utf-8")
+        assert f"| peak learning rate | {rate} |" in text
+        assert f"learning_rate = {rate}\n" in text
+        assert f"tokens = {1500 if name else 2500}\n" in text
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(

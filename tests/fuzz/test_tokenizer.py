@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from lengthen.corpus.encode import can_be_cut
 from lengthen.corpus.store import load_tokenizer
-from lengthen.corpus.tokenizer import resolve, separator, vocabulary
+from lengthen.corpus.tokenizer import resolve, vocabulary
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_near, words
 
-GOOD = json.loads(resolve("train:300", ["some text to learn from, some more text"] * 9).to_str())
+GOOD = json.loads(resolve("train:300", ["some text to learn from"] * 9).tokenizer.to_str())
 MERGES = b"#version: 0.2\nt h\nth e\n\xc4\xa0 a\n"
 
 
@@ -24,8 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def use(spec: str) -> None:
     """Do what `prepare` does with a tokenizer."""
-    tokenizer = resolve(spec)
-    separator(tokenizer)
+    tokenizer = resolve(spec).tokenizer
     vocabulary(tokenizer)
     can_be_cut(tokenizer)
 
@@ -36,6 +35,31 @@ def test_a_tokenizer_json(folder: Path, data: bytes) -> None:
     file.write_bytes(data)
     held("tokenizer file", lambda: use(str(file)))
     held("tokenizer file", lambda: load_tokenizer(file).encode("some text").ids)
+
+
+CONFIG = {
+    "eos_token": {"content": "<|endoftext|>", "lstrip": False},
+    "additional_special_tokens": ["<a>", "<b>"],
+    "added_tokens_decoder": {"300": {"content": "<a>", "special": True}},
+    "tokenizer_class": "GPT2Tokenizer",
+}
+
+
+@given(
+    config=json_near(CONFIG),
+    special=json_near({"eos_token": "<|endoftext|>", "pad_token": None}),
+    added=json_near({"<a>": 301, "<|endoftext|>": 0}),
+)
+def test_the_files_beside_a_tokenizer_json(
+    folder: Path, config: bytes, special: bytes, added: bytes
+) -> None:
+    beside = folder / "beside"
+    beside.mkdir(exist_ok=True)
+    (beside / "tokenizer.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (beside / "tokenizer_config.json").write_bytes(config)
+    (beside / "special_tokens_map.json").write_bytes(special)
+    (beside / "added_tokens.json").write_bytes(added)
+    held("tokenizer file", lambda: use(str(beside)))
 
 
 tokens = st.dictionaries(words | st.sampled_from(["t", "h", "th"]), st.integers(-1, 5), max_size=6)

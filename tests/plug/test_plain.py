@@ -1,6 +1,7 @@
 """In a plain loop: every token once whatever the split, exact restarts, a run that reports read."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,15 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lengthen.clock import steps
+from lengthen.clock import Hold, steps
 from lengthen.corpus.store import Store
-from lengthen.errors import DataError, SettingError
+from lengthen.errors import BusyError, DataError, SettingError
+from lengthen.evaluate.models import named
+from lengthen.exchange.export import export
 from lengthen.pacing import Adaptive, Constant, Linear, Staged
-from lengthen.plug.course import Steps, Walk
-from lengthen.plug.plain import Course, Feed, RunLog
+from lengthen.plug.course import Steps, Walk, factors
+from lengthen.plug.plain import Course, Feed, RunLog, Step
 from lengthen.report.gather import gather
 from lengthen.report.text import lines
-from lengthen.runlog import Record, RunPaths, read_metrics
+from lengthen.runlog import Record, RunPaths, owned, read_metrics
+from lengthen.runs import resume
+from lengthen.sample import sample
+from lengthen.watch import watch
 from tests.conftest import Configure, trainer_of
 
 TOKENS = np.arange(3001, dtype=np.uint16)
@@ -118,6 +124,31 @@ def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
     assert found == pytest.approx(wanted)
     assert found[-1] == pytest.approx(0.05)
     assert course.number_of_steps() == len(wanted)
+
+
+@given(
+    pacing=st.sampled_from(
+        [Linear(start=8, end=32, duration=9), Staged(values=(8, 32), boundaries=(5,))]
+    ),
+    hold=st.sampled_from(["rows", "tokens"]),
+    budget=st.integers(200, 9_000),
+    warmup=st.integers(0, 20),
+    step=st.integers(0, 60),
+)
+def test_the_number_and_the_rate_of_a_step_are_known_without_walking(
+    pacing: Linear | Staged, hold: Hold, budget: int, warmup: int, step: int
+) -> None:
+    course = Course(pacing=pacing, hold=hold, rows=6, budget=budget, warmup_steps=warmup)
+    walked = [shape for _, shape in steps(course.schedule)]
+    assert course.number_of_steps() == len(walked)
+    if step < len(walked):
+        assert factors(course.schedule)(step) == walked[step].rate
+
+
+def test_forty_million_steps_are_counted_and_rated_at_once() -> None:
+    course = replace(COURSE, rows=8, budget=10**10)
+    assert course.number_of_steps() == 6 + (10**10 - 768) // 256
+    assert factors(course.schedule)(39_062_502) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_scheduler_that_was_saved_goes_on_and_its_file_is_of_plain_values(tmp_path: Path) -> None:
@@ -324,6 +355,122 @@ def test_what_is_not_finite_is_recorded_as_it_is(tmp_path: Path, loss: float, no
     assert third["loss_ratio"] == (1.5 if loss != 1.0 else 3.0)
     # Such an optimizer has no second moment: that is unknown, and not zero.
     assert first["variance_norm"] is first["variance_max"] is None
+
+
+NUMBERS = [2, 2.0, np.float32(2), np.float64(2), np.int64(2), np.array([2.0])]
+NUMBERS += [torch.tensor(2.0), torch.tensor([2.0]), torch.tensor(2, dtype=torch.bfloat16)]
+NUMBERS += [torch.tensor(2.0, requires_grad=True)]
+
+
+def begun(out: Path) -> tuple[RunLog, Step, torch.optim.Optimizer]:
+    (step, _), *_ = Feed(TOKENS, COURSE)
+    return RunLog(out, COURSE), step, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+
+
+@pytest.mark.parametrize("two", NUMBERS, ids=lambda two: f"{type(two).__module__} {two!r}")
+def test_a_number_is_taken_in_whatever_form_it_comes(tmp_path: Path, two: Any) -> None:
+    log, step, optimizer = begun(tmp_path)
+    log.step(step, loss=two, grad_norm=two, optimizer=optimizer, rate=two)
+    log.evaluation(two, side_seconds=two)
+    log.probe(two, side_seconds=two)
+    log.close()
+    metrics = read_metrics(RunPaths(tmp_path).metrics)
+    (line,), (evaluation,), (probe,) = (metrics.of(kind) for kind in ("step", "eval", "probe"))
+    assert [line[name] for name in ("loss", "grad_norm", "lr")] == [2.0, 2.0, 2.0]
+    assert (evaluation["loss"], evaluation["side_seconds"]) == (2.0, 2.0)
+    assert (probe["loss"], probe["side_seconds"]) == (2.0, 2.0)
+
+
+OTHERS = [None, "2.0", True, [2.0], 2j, torch.ones(2), np.ones(2), torch.tensor(True)]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=repr)
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_what_is_no_number_is_one_line_and_leaves_no_line(
+    tmp_path: Path, name: str, other: Any
+) -> None:
+    log, step, optimizer = begun(tmp_path)
+    given_: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, name: other}
+    with pytest.raises(SettingError, match=f"^{name}: must be one number") as error:
+        log.step(step, optimizer=optimizer, **given_)
+    assert "\n" not in str(error.value)
+    log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
+    log.close()
+    assert len(read_metrics(RunPaths(tmp_path).metrics).records) == 1
+
+
+# Its directory
+
+
+def test_a_directory_has_one_log_in_a_process(tmp_path: Path) -> None:
+    log, step, optimizer = begun(tmp_path)
+    message = f"{tmp_path} is in use by pid {os.getpid()} on .*, which is this process; close the"
+    with pytest.raises(BusyError, match=message):
+        RunLog(tmp_path, COURSE)
+    log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
+    state = log.state_dict()
+    for saved in (None, state):
+        with pytest.raises(BusyError, match=message):
+            RunLog(tmp_path, COURSE, saved=saved)
+    log.close()
+    RunLog(tmp_path, COURSE, saved=state).close()
+
+
+def test_a_directory_has_one_log_among_processes_until_its_process_dies(tmp_path: Path) -> None:
+    log, step, optimizer = begun(tmp_path)
+    log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
+    state = log.state_dict()
+    script = f"""
+import signal, sys
+from lengthen.errors import LengthenError
+from tests.plug.test_plain import COURSE, RunLog
+try:
+    log = RunLog({str(tmp_path)!r}, COURSE, saved={state!r})
+    print("mine", flush=True)
+    signal.pause()
+except LengthenError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert f"{tmp_path} is in use by pid {os.getpid()} on " in done.stdout
+    assert done.stdout.count("\n") == 1
+    log.close()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(BusyError, match=f"pid {other.pid} on .*; wait for it, or stop it"):
+            RunLog(tmp_path, COURSE, saved=state)
+        other.kill()
+    RunLog(tmp_path, COURSE, saved=state).close()
+
+
+def test_our_own_trainer_and_a_log_keep_out_of_each_others_directory(
+    tmp_path: Path, configured: Configure
+) -> None:
+    log, *_ = begun(tmp_path)
+    with pytest.raises(BusyError, match="is in use by"), owned(tmp_path):
+        pass
+    log.close()
+    with owned(tmp_path), pytest.raises(BusyError, match="is in use by"):
+        RunLog(tmp_path, COURSE)
+
+
+def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    train(root, 3)
+    cause = "RUN: was written by another training loop, which has its model and its checkpoints"
+    for use in (
+        lambda: resume(root, shown=False),
+        lambda: export(root, tmp_path / "hf"),
+        lambda: list(sample(root)),
+        lambda: named([root], None)[0].config,
+    ):
+        with pytest.raises(SettingError, match=cause):
+            use()
+    assert watch(root, once=True) == 0
 
 
 # What it needs

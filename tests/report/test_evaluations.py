@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,9 +61,14 @@ def test_the_newest_checkpoint_of_each_question_is_shown_and_of_equal_ones_the_l
     assert shown.rows == (("checkpoint", "20", ""), ("lambada loss", "1.000", "5.549"))
 
 
-def test_checkpoints_of_several_tasks_are_all_named() -> None:
+def test_every_checkpoint_of_a_model_has_a_column() -> None:
     shown = first({"run": [result(LOSS, step=1000), result(LOSS, step=20, task="valid")]})
-    assert shown.rows[0] == ("checkpoint", "20 and 1,000", "")
+    assert shown.columns == ("", "run", "run", "chance")
+    assert shown.rows == (
+        ("checkpoint", "20", "1,000", ""),
+        ("valid loss", "2.346", "-", "5.549"),
+        ("lambada loss", "-", "2.346", "5.549"),
+    )
     assert first({"hf": [result(LOSS, step=None)]}).rows[0] == ("checkpoint", "-", "")
 
 
@@ -70,6 +76,108 @@ def test_options_tell_questions_apart() -> None:
     shown = first({"run": [result(LOSS), result(LOSS, shots=5, seed=0)]})
     names = [row[0] for row in shown.rows]
     assert names == ["checkpoint", "lambada loss", "lambada (shots 5, seed 0) loss"]
+
+
+STORE = ("store id", "1b3cc00c" + 24 * "0")
+OTHER_STORE = ("store id", "77aa0011" + 24 * "0")
+
+
+def asked(*settings: tuple[str, str], items: int = 10, task: str = "valid", **more: Any) -> Result:
+    """A result whose loss is 2.346, to a question with these settings."""
+    found = result(LOSS, task=task, curves=(CURVE,), **more)
+    return replace(found, outcome=replace(found.outcome, settings=settings, items=items))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "names"),
+    [
+        (asked(STORE), asked(OTHER_STORE), ("valid (store 1b3cc00c)", "valid (store 77aa0011)")),
+        (asked(STORE), asked(STORE, limit=3), ("valid", "valid (limit 3)")),
+        (
+            asked(STORE, ("length", "64")),
+            asked(STORE, ("length", "128")),
+            ("valid (length 64)", "valid (length 128)"),
+        ),
+        (
+            asked(("set SHA-256", 40 * "a"), task="piqa"),
+            asked(("set SHA-256", 40 * "b"), task="piqa"),
+            ("piqa (set aaaaaaaa)", "piqa (set bbbbbbbb)"),
+        ),
+        (
+            asked(("shots", "5 from train"), task="piqa", shots=5, seed=0),
+            asked(("shots", "5 from validation, and not scored"), task="piqa", shots=5, seed=0),
+            (
+                "piqa (shots 5 from train, seed 0)",
+                "piqa (shots 5 from validation, and not scored, seed 0)",
+            ),
+        ),
+        # An answer that is too long for one model's length makes it other items.
+        (asked(items=1832), asked(items=1838), ("valid (items 1832)", "valid (items 1838)")),
+        (
+            asked(STORE),
+            replace(asked(STORE), precision="bf16"),
+            ("valid (precision fp32)", "valid (precision bf16)"),
+        ),
+        (
+            asked(("lm-eval", "0.4.9"), task="lm-eval:blimp"),
+            asked(("lm-eval", "0.4.13"), task="lm-eval:blimp"),
+            ("lm-eval:blimp (lm-eval 0.4.9)", "lm-eval:blimp (lm-eval 0.4.13)"),
+        ),
+    ],
+    ids=["store", "limit", "length", "set", "shots", "items", "precision", "library"],
+)
+@pytest.mark.parametrize("together", [False, True], ids=["two models", "one model"])
+def test_answers_to_different_questions_never_share_a_row_or_a_plot(
+    one: Result, other: Result, names: tuple[str, str], together: bool
+) -> None:
+    models = {"a": [one, other]} if together else {"a": [one], "b": [other]}
+    measures, *positions = tables(models)
+    rows = {row[0]: list(row[1:-1]) for row in measures.rows[1:]}
+    mine, theirs = (["2.346"], ["2.346"]) if together else (["2.346", "-"], ["-", "2.346"])
+    assert rows == {f"{names[0]} loss": mine, f"{names[1]} loss": theirs}
+    titles = [f"{name}: loss by position" for name in names]
+    assert [table.title for table in positions] == titles
+    assert [(p.title, len(p.curves)) for p in panels(models)] == [(t, 1) for t in titles]
+
+
+def test_a_store_or_a_set_in_another_place_is_the_same_question() -> None:
+    here, there = (asked(STORE, ("store", path)) for path in ("here", "there"))
+    assert first({"a": [here], "b": [there]}).rows[1:] == (
+        ("valid loss", "2.346", "2.346", "5.549"),
+    )
+
+
+def test_where_stores_lie_is_said_only_where_they_are_told_apart() -> None:
+    one, other = asked(STORE, ("store", "data/one")), asked(OTHER_STORE, ("store", "data/two"))
+    note = f"{NOTE} store 1b3cc00c: data/one. store 77aa0011: data/two."
+    assert first({"a": [one], "b": [other]}).note == note
+    assert first({"a": [one], "b": [one]}).note == NOTE
+
+
+def test_tokenizers_share_the_perplexity_of_words_and_not_that_of_tokens() -> None:
+    word, token = Measure("word perplexity", 30.0), Measure("token perplexity", 20.0)
+    models = {}
+    for name in ("a", "b"):
+        own = result(word, token, task="wikitext103")
+        settings = (("tokens", "9"), ("tokens SHA-256", 64 * name))
+        models[name] = [replace(own, outcome=replace(own.outcome, settings=settings))]
+    assert first(models).rows[1:] == (
+        ("wikitext103 word perplexity", "30.00", "30.00", "-"),
+        ("wikitext103 (tokens aaaaaaaa) token perplexity", "20.00", "-", "-"),
+        ("wikitext103 (tokens bbbbbbbb) token perplexity", "-", "20.00", "-"),
+    )
+
+
+def test_curves_of_several_checkpoints_of_a_model_name_them() -> None:
+    models = {"a": [asked(STORE, step=60), asked(STORE, step=30, limit=3)], "b": [asked(STORE)]}
+    assert [[row[0] for row in table.rows] for table in tables(models)[1:]] == [
+        ["a, checkpoint 30"],
+        ["a, checkpoint 60", "b"],
+    ]
+    assert [[(c.name, c.key) for c in panel.curves] for panel in panels(models)] == [
+        [("a, checkpoint 30", "a")],
+        [("a, checkpoint 60", "a"), ("b", "b")],
+    ]
 
 
 def test_chance_is_a_range_where_models_differ_in_it() -> None:

@@ -16,8 +16,9 @@ from lengthen import processes
 from lengthen.cli import main
 from lengthen.config import Config, Tables
 from lengthen.processes import ATTEMPTS, Job, Machine
-from lengthen.runlog import last_record, owned
+from lengthen.runlog import RunPaths, last_record, owned
 from lengthen.runs import train
+from lengthen.settings import changed
 from lengthen.tune.question import Question
 from lengthen.tune.search import End, Setting, next_step
 from lengthen.tune.trials import Trial, place_of, read, trial_of
@@ -170,6 +171,19 @@ def test_what_is_known_is_not_redone_and_comes_to_the_same_choice(tuned: Tuned) 
     assert tuned.again() == 0
     assert (tuned.config, tuned.facts) == (before, tables)
     assert [log.stat().st_mtime_ns for log in logs] == times
+
+
+def test_trials_whose_memory_ran_out_are_known_in_the_passes_that_they_went_on_in(
+    tuned: Tuned,
+) -> None:
+    trials = tuned([Setting(16, 29)])
+    chosen, told = tuned.config, tuned.facts
+    for trial in trials[1:]:
+        half = {"batch": {"micro_tokens": 128}}
+        config = RunPaths(place_of(tuned.root, trial)).config
+        config.write_text(changed(trial.config, half).to_toml(), encoding="utf-8")
+    assert tuned.again() == 0
+    assert (tuned.config, tuned.facts) == (chosen, told)
 
 
 def test_another_configuration_in_the_same_place_has_trials_of_its_own(tuned: Tuned) -> None:

@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthen import processes
@@ -80,6 +80,7 @@ def one_by_one(
         yield from one_by_one(space, outcome, {**known, step: loss}, spent + cost)
 
 
+@settings(max_examples=30)
 @given(space=SPACES, tried=TRIED)
 def test_the_bounds_are_those_of_all_ways_gone_one_by_one(
     space: Space, tried: Mapping[Setting, float]

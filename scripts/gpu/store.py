@@ -1,0 +1,38 @@
+"""Prepare the token store that travels to a machine with a GPU, of texts or the Python library.
+
+python -m scripts.gpu.store DIR TOKENIZER [TEXT ...]
+"""
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lengthen.corpus.prepare import prepare
+from lengthen.demo import library_files
+
+TEXT_BYTES = 16_000_000  # some 4 million tokens of the Python library; fewer where it has less
+
+
+def library(path: Path, limit: int = TEXT_BYTES) -> Path:
+    """Write the Python library's files as documents of JSON lines; return `path`."""
+    total = 0
+    with path.open("w", encoding="utf-8") as file:
+        for text in library_files():
+            total += len(text.encode())
+            if total > limit:
+                break
+            file.write(json.dumps({"text": text}) + "\n")
+    return path
+
+
+def main(out: str, tokenizer: str, *texts: str, limit: int = TEXT_BYTES) -> None:
+    """Prepare the store in `out`; without texts, of so many bytes of the Python library."""
+    with TemporaryDirectory() as folder:
+        sources = list(texts) or [str(library(Path(folder) / "library.jsonl", limit))]
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        prepare(sources, Path(out), tokenizer=tokenizer, valid=0.03, overwrite=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,28 @@
+"""Seconds that are tried on a GPU, and passes that are foretold for it."""
+
+import pytest
+import torch
+
+from lengthen.bind import open_store, with_store
+from lengthen.calibrate import Measured, calibrated
+from lengthen.plan import auto_micro_tokens
+from tests.conftest import Configure
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_are_tried_there(on_device: Configure, precision: str) -> None:
+    config = on_device(run={"precision": precision})
+    config = with_store(config, open_store(config))
+    speed = calibrated(config, 512, [(8, 8), (8, 64)], limit=4.0)
+    assert isinstance(speed, Measured)
+    assert 0 < speed.seconds(8, 64) < 4.0
+
+
+def test_a_plan_of_a_tiny_model_takes_the_whole_step_as_one_pass(
+    on_device: Configure, device: torch.device
+) -> None:
+    config = on_device(batch={"micro_tokens": "auto", "rows": 128})
+    config = with_store(config, open_store(config))
+    assert auto_micro_tokens(config) == (128 * 64 if device.type == "cuda" else 4096)
