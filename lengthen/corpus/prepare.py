@@ -189,9 +189,9 @@ class Corpus:
     def splits(self) -> tuple[str, ...]:
         """Return a line for each use that names of splits were put to."""
         by_name = self.valid if not self.options.valid_files else []
-        uses = (("validate", by_name), ("are left out", self.held_out))
+        uses = (("validation part", by_name), ("left out", self.held_out))
         return tuple(
-            f"named as held out, so {use}: {', '.join(one.name for one in sources[:SHOWN])}"
+            f"{use}, by name of its split: {', '.join(one.name for one in sources[:SHOWN])}"
             + f" and {len(sources) - SHOWN} more" * (len(sources) > SHOWN)
             for use, sources in uses
             if sources

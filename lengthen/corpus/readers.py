@@ -121,6 +121,8 @@ def _lines(source: Source, before: int, field: str) -> Iterator[Item]:
                 raise UnreadableError(f" line {number}: is over {LINE_LIMIT} bytes")
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip() in (b"[", b"{") or line.startswith(b"[{"):
+                    raise RefusedError(": is JSON, not an object a line; `jq -c '.[]'` makes that")
             if line.isspace():  # many writers leave a blank line at the end
                 continue
             try:

@@ -145,14 +145,16 @@ def _source(path: Path) -> Source:
         raise SettingError("source", rule, str(path), "pipe it to `-` instead")
     kind = _kind(path)
     if kind is None:
-        suffix = "".join(path.suffixes[-2:])
-        raise SettingError("source", f"unknown format {suffix!r}", str(path), _rename(path))
+        raise SettingError("source", f"unknown format {_suffix(path)!r}", str(path), _rename(path))
     return Source(path, kind, path.stat().st_size, str(path))
 
 
+def _suffix(path: Path) -> str:
+    return "".join(path.suffixes[-2:] if path.suffix in (".gz", ".zst") else path.suffixes[-1:])
+
+
 def _rename(path: Path) -> str:
-    suffix = "".join(path.suffixes[-2:])
     return (
-        f"{nearest(suffix, SUFFIXES)}; rename it by what it holds: "
-        ".txt is plain text, .jsonl has a JSON object a line"
+        "rename it by what it holds (.txt is plain text, .jsonl has a JSON object a line): "
+        f"{nearest(_suffix(path), SUFFIXES)}"
     )

@@ -47,7 +47,7 @@ def _splits(sources: Sequence[Source]) -> Iterator[str | None]:
 
 def _unclear(named: Sequence[Named]) -> SettingError:
     split, held = next((own, source) for own, source in named if own in ("validation", "test"))
-    other = next(source for own, source in named if own != split)
+    other = next(source for own, source in named if own not in ("train", split))
     rule = f"is a {split} split by its name, and beside it {other.name!r} is not named as training"
     hint = "name the files to train on; --valid-files takes others"
     return SettingError("source", rule, held.name, hint)

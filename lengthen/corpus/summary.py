@@ -58,12 +58,21 @@ class Summary:
             f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)",
         ]
         if not manifest.valid.tokens:
-            lines.append(
-                "no validation part: give a larger --valid, such as 0.5, or --valid-files with text"
-            )
+            lines.append(f"no validation part: {_way_to_validate(manifest)}")
         store = f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}"
         return "\n  ".join([store, *lines])
 
 
 def _in_brackets(text: str) -> str:
     return f" ({text})" if text else ""
+
+
+def _way_to_validate(manifest: Manifest) -> str:
+    if manifest.made.valid_sources:
+        return "the files for it have no text"
+    if not manifest.made.valid:
+        return "give --valid or --valid-files if you need one"
+    # Half of a document of two characters or more is a character.
+    larger = "a larger --valid, such as 0.5, or "
+    divisible = manifest.train.text_bytes > manifest.train.documents
+    return f"the text is too short for it; give {larger * divisible}--valid-files"

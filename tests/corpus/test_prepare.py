@@ -187,8 +187,8 @@ class TestHeldOut:
         made = summary.manifest.made
         assert (made.files, made.held_out, made.valid) == (2, 1, 0)
         assert made.valid_sources == ("validation-00000-of-00001.jsonl",)
-        assert f"so validate: {hub}/data/validation-00000" in str(summary)
-        assert f"so are left out: {hub}/data/test-00000" in str(summary)
+        assert f"validation part, by name of its split: {hub}/data/validation-00000" in str(summary)
+        assert f"left out, by name of its split: {hub}/data/test-00000" in str(summary)
         assert "0 files of other formats, 1 of held-out splits" in str(summary)
 
     def test_no_held_out_text_trains_where_none_is_to_validate(
@@ -252,10 +252,15 @@ def test_one_line_leaves_a_validation_part_and_what_cannot_gets_advice_that_work
     short = write(tmp_path / "short.txt", "abc\n")
     summary = stored([short], tmp_path / "short", valid=0.01)
     assert summary.manifest.valid.tokens == 0
-    assert "no validation part: give a larger --valid, such as 0.5, or --valid-f" in str(summary)
+    assert "the text is too short for it; give a larger --valid, such as 0.5, or --va" in str(
+        summary
+    )
     assert stored([short], tmp_path / "half", valid=0.5).manifest.valid.tokens == 3
-    files = {"valid": 0.01, "valid_files": [line]}
-    assert stored([short], tmp_path / "files", **files).manifest.valid.tokens > 1
+    assert stored([short], tmp_path / "files", valid_files=[line]).manifest.valid.tokens > 1
+    least = stored([write(tmp_path / "least.txt", "a")], tmp_path / "least", valid=0.01)
+    assert "no validation part: the text is too short for it; give --valid-files" in str(least)
+    empty = stored([line], tmp_path / "empty", valid_files=[write(tmp_path / "empty.txt", "")])
+    assert "no validation part: the files for it have no text" in str(empty)
 
 
 def test_the_summary_and_the_manifest_say_what_the_tokenizer_lost_and_what_is_spelled(

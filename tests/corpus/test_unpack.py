@@ -81,6 +81,16 @@ OTHERS: dict[str, tuple[str, bytes, str]] = {
     "bzip2": ("a.txt", bz2.compress(UTF8), "is bzip2 by its first bytes"),
     "zip": ("a.txt", b"PK\x03\x04\x14\0", "is zip by its first bytes"),
     "a dictionary": ("a.txt.zst", with_a_dictionary(), "packed with a dictionary of its own"),
+    "array": (
+        "a.jsonl",
+        b'[{"text": "a"}, {"text": "b"}]',
+        "is JSON, not an object a line; `jq -c",
+    ),
+    "indented": (
+        "a.jsonl.gz",
+        packed(b'[\n {"text": "a"}\n]\n', ".gz"),
+        "is JSON, not an object a",
+    ),
     "parquet": ("a.txt", b"PAR1\x15\x04\x15", "is parquet by its first bytes.*name it .parquet"),
 }
 
