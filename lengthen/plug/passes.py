@@ -5,8 +5,9 @@ backward pass sends into the outputs of the model. The first step is judged by t
 update: it has to be the gradient of the cross entropy, as we compute it from the same logits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import isclose, isfinite
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from lengthen.errors import SettingError
 
 IGNORED = -100  # a target that counts in no loss
 NUMBER = "num_items_in_batch"  # the number of targets in a step, as a Trainer hands it on
+UNCOMPILED: Callable[..., Any] = torch.compiler.disable
 NAMES = ("input_ids", "labels", "shift_labels")  # of the tensors of a row
 
 # Of a gradient by the logits, summed over absolute values: rounding is below 1e-6 of it, the
@@ -68,7 +70,14 @@ class Forward:
         """Keep the gradients of the backward pass that is to come."""
         for output, kept in ((self.loss, self.to_loss), (self.logits, self.to_logits)):
             if output is not None and output.requires_grad:
-                register_multi_grad_hook([output], kept.append, mode="any")
+                # Of a node with many outputs, one that nothing was computed from gets None.
+                keep = partial(_append, kept)
+                register_multi_grad_hook([output], keep, mode="any")
+
+
+def _append(kept: list[Tensor], gradient: Tensor | None) -> None:
+    if gradient is not None:
+        kept.append(gradient)
 
 
 class Passes:
@@ -83,7 +92,8 @@ class Passes:
         self._losses: list[Tensor] = []  # of this step's passes, shares of its mean, 0-d
         self._own = self._judged = self._tried = False
         self.call = Call((), {}, numbered=False)  # of the last pass
-        self._hook = model.register_forward_hook(self._watch, with_kwargs=True)
+        watch = UNCOMPILED(self._watch)  # a compiled model is watched from outside
+        self._hook = model.register_forward_hook(watch, with_kwargs=True)
 
     def close(self) -> None:
         """Leave the model alone."""
