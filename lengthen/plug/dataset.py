@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from lengthen.corpus.store import Store
 from lengthen.errors import SettingError
 from lengthen.evaluate.perplexity import sequences_in
+from lengthen.plug.calls import IGNORED, Batch
 from lengthen.plug.course import Course, Moment, Step, Steps, Walk
-from lengthen.plug.passes import IGNORED, Batch
 
 Row = dict[str, Tensor]  # input_ids, labels, shift_labels: (length,) int64
 

@@ -24,10 +24,12 @@ from lengthen.clock import crossed
 from lengthen.errors import CheckpointError, SettingError
 from lengthen.evaluate.perplexity import sequences_in
 from lengthen.monitor import PROBE_SEQUENCES
+from lengthen.plug.calls import Call, must_have, outputs_of
 from lengthen.plug.course import Moment, Walk
 from lengthen.plug.dataset import LengthenDataset, Row
+from lengthen.plug.judge import must_be_all, summed
 from lengthen.plug.log import RunLog
-from lengthen.plug.passes import Call, Passes, must_be_all, must_have, outputs_of, summed
+from lengthen.plug.passes import Passes
 from lengthen.plug.refusals import check, must_fit
 
 __all__ = ["LengthenCallback", "LengthenDataset"]

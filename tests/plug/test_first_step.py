@@ -13,7 +13,8 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lengthen.errors import SettingError
-from lengthen.plug.passes import Batch, Passes
+from lengthen.plug.calls import Batch
+from lengthen.plug.passes import Passes
 from lengthen.plug.transformers import LengthenCallback
 from lengthen.runlog import Record, RunPaths, read_metrics
 from tests.plug.hosted import COURSE, hosted, llama
