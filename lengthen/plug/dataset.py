@@ -18,9 +18,8 @@ from torch.utils.data import Dataset
 from lengthen.corpus.store import Store
 from lengthen.errors import SettingError
 from lengthen.evaluate.perplexity import sequences_in
+from lengthen.plug.calls import IGNORED, Batch
 from lengthen.plug.course import Course, Moment, Step, Steps, Walk
-
-IGNORED = -100  # a label that counts in no loss
 
 Row = dict[str, Tensor]  # input_ids, labels, shift_labels: (length,) int64
 
@@ -61,15 +60,17 @@ class LengthenDataset(Dataset[Row]):
         step, number = divmod(item, self._passes * self._world)
         # The Trainer deals items out in turns: to all ranks for one pass, then for the next one.
         which, rank = divmod(number, self._world)
-        return self._rows(self._walk.at(step + 1), rank * self._passes + which)
+        batch = self.batch(self._walk.at(step + 1), which, rank)
+        return rows_of(batch.inputs, batch.targets)
 
-    def _rows(self, step: Step, number: int) -> list[Row]:
-        inputs, targets, _, share = self.steps.part(step, number, self._passes * self._world)
-        if share:
-            return rows_of(inputs, targets)
-        # A blank row stands in where a rank has none: it must meet its peers, and weigh nothing.
-        ignored = torch.full_like(targets, IGNORED)
-        return [{"input_ids": inputs[0], "labels": ignored[0], "shift_labels": ignored[0]}]
+    def batch(self, step: Step, which: int, rank: int) -> Batch:
+        """Return what pass `which` of a rank trains on in a step; both are counted from 0."""
+        number, parts = rank * self._passes + which, self._passes * self._world
+        inputs, targets, _, share = self.steps.part(step, number, parts)
+        if not share:
+            # A blank row stands in where a rank has none: it must meet its peers, weigh nothing.
+            targets = torch.full_like(targets, IGNORED)
+        return Batch(inputs, targets, step.shape.tokens)
 
     def first_row(self) -> Row:
         """Return the first row of the first step."""
@@ -107,8 +108,8 @@ def _opened(store: Path, course: Course, passes: int, world: int, start: Moment)
 def rows_of(inputs: Tensor, targets: Tensor) -> list[Row]:
     """Return (rows, length) inputs and targets as rows for a causal model of Transformers.
 
-    Its own shift would give one target less than tokens; `shift_labels` are taken as they are, and
-    without `labels` no loss would be computed.
+    Its own shift would give one target less than tokens; `shift_labels` are taken as they are.
+    Without `labels` no loss would be computed; they are the same, for a loss that knows them alone.
     """
     pairs = zip(inputs, targets, strict=True)
-    return [{"input_ids": row, "labels": row, "shift_labels": after} for row, after in pairs]
+    return [{"input_ids": row, "labels": after, "shift_labels": after} for row, after in pairs]

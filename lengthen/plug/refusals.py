@@ -1,14 +1,13 @@
-"""The arguments and models with which a Trainer would train on something else than it was given.
+"""The arguments and sizes with which a Trainer would train on something else than it was given.
 
 Each is refused with one line that names it and the value to give, before the first step.
 """
 
-import inspect
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lengthen.errors import SettingError
 
@@ -22,7 +21,7 @@ REQUIRED: tuple[tuple[str, object, str], ...] = (
     ("ignore_data_skip", False, "a resumed run would begin with the first step's tokens"),
     ("restore_callback_states_from_checkpoint", False, "the callback restores its own state"),
     ("average_tokens_across_devices", True, "ranks may have different numbers of tokens"),
-    ("label_smoothing_factor", 0, "it looks at labels, not at shift_labels"),
+    ("label_smoothing_factor", 0, "it is another loss"),
     ("auto_find_batch_size", False, "set gradient_accumulation_steps so that a pass fits"),
 )
 ABSENT = {
@@ -58,7 +57,16 @@ def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, st
             rule = "must be False, as batches have different shapes"
             hint = f"give accelerator_config={{{name!r}: False}}"
             yield f"accelerator_config.{name}", rule, True, hint
+    yield from _alone(arguments)
     yield from _wrong_end(arguments, steps)
+
+
+def _alone(arguments: Any) -> Iterator[tuple[str, str, object, str]]:
+    """Yield that a launcher's processes do not know of each other: each would write the run."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started != "1" and arguments.world_size == 1:
+        rule = f"must be the {started} processes that were started (WORLD_SIZE)"
+        yield "world_size", rule, 1, f"on a processor, {_give('use_cpu', True)}"
 
 
 def _wrong_end(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
@@ -93,34 +101,3 @@ def must_fit(model: nn.Module, full_length: int, vocabulary: int) -> None:
             raise SettingError(
                 f"model.config.{name}", f"must be at least {needed}, the {what}", limit
             )
-
-
-def must_take_targets(model: nn.Module, row: Mapping[str, Tensor]) -> None:
-    """Try a model's loss on one row: the targets as given, over the number that it is told.
-
-    Where it shifts them again, or takes a mean over its own pass, a step would be another one.
-    Raises SettingError.
-    """
-    if not (_takes_number(model) and _is_cross_entropy(model, row)):
-        rule = "must compute the cross entropy of shift_labels over num_items_in_batch"
-        raise SettingError("model", rule, type(model).__name__, "take a causal one of Transformers")
-
-
-def _takes_number(model: nn.Module) -> bool:
-    """Say whether a Trainer tells this model the number of targets in a step, by its own rule."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    more = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    return bool(getattr(model, "accepts_loss_kwargs", more))
-
-
-def _is_cross_entropy(model: nn.Module, row: Mapping[str, Tensor]) -> bool:
-    device = next(model.parameters()).device
-    batch = {name: value[None].to(device) for name, value in row.items()}
-    targets = batch["shift_labels"].flatten()
-    was_training = model.training
-    with torch.no_grad():
-        # Twice their number: half of what a mean would be.
-        found = model.eval()(**batch, num_items_in_batch=torch.tensor(2 * len(targets)))
-    model.train(was_training)
-    expected = nn.functional.cross_entropy(found.logits.float().flatten(0, 1), targets) / 2
-    return bool(torch.isclose(found.loss.float(), expected, rtol=1e-2))  # of bfloat16

@@ -9,15 +9,14 @@ that were trained, and what workers read ahead changes nothing.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
-from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -25,10 +24,13 @@ from lengthen.clock import crossed
 from lengthen.errors import CheckpointError, SettingError
 from lengthen.evaluate.perplexity import sequences_in
 from lengthen.monitor import PROBE_SEQUENCES
+from lengthen.plug.calls import Call, must_have, outputs_of
 from lengthen.plug.course import Moment, Walk
 from lengthen.plug.dataset import LengthenDataset, Row
+from lengthen.plug.judge import must_be_all, summed
 from lengthen.plug.log import RunLog
-from lengthen.plug.refusals import check, must_fit, must_take_targets
+from lengthen.plug.passes import Passes
+from lengthen.plug.refusals import check, must_fit
 
 __all__ = ["LengthenCallback", "LengthenDataset"]
 
@@ -50,8 +52,10 @@ class LengthenCallback(TrainerCallback, ExportableState):
         """
         self._dataset, self._out, self._probe_every = dataset, out, probe_every_steps
         self._log: RunLog | None = None  # the first rank's, while it trains
-        self._heard: list[Tensor] = []  # the losses of this step's passes, 0-d
-        self._hook: RemovableHandle | None = None
+        self._passes: Passes | None = None  # every rank's, while it trains
+        self._which = 0  # of the step's passes, from 0
+        self._unlogged: float | None = None  # the mean loss of a step that is to be recorded
+        self._compared = False  # with the loss that the Trainer says it trained on
         self._begin(dataset.steps.start)
 
     def _begin(self, moment: Moment) -> None:
@@ -81,8 +85,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         """Refuse a model or collator that do not do; begin a run, or go on with one."""
         check(args, self._dataset.number_of_steps)
         _must_read(self._dataset, met["train_dataloader"])
-        must_fit(met["model"], self._dataset.course.length, self._dataset.store.vocabulary)
-        must_take_targets(met["model"], self._dataset.first_row())
+        course, store = self._dataset.course, self._dataset.store
+        must_fit(met["model"], course.length, store.vocabulary)
         saved = self._saved(state) if state.global_step else None
         moment = self._dataset.steps.start
         if saved is not None:
@@ -91,23 +95,61 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if self._log is not None:  # a training that failed has left it open
             self._log.close()
         if state.is_world_process_zero:
-            store, log = self._dataset.store, saved["log"] if saved else None
-            self._log = RunLog(self._out, self._dataset.course, store=store, saved=log)
-        # Out of the model itself: once it was not finite, the Trainer's own sum is so for ever.
-        self._heard = []
-        self._hook = met["model"].register_forward_hook(self._hear)
+            log = saved["log"] if saved else None
+            self._log = RunLog(self._out, course, store=store, saved=log)
+        parts = args.gradient_accumulation_steps * args.world_size
+        self._passes = Passes(met["model"], store.vocabulary, course.length, parts)
+        self._unlogged, self._compared = None, False
 
-    def _hear(self, model: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        if model.training:
-            self._heard.append(output.loss.detach())
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say to the watch which pass comes first."""
+        self._must_be_logged()
+        self._which = 0
+        self._expect(args, state)
 
-    def _loss(self, world: int) -> float:
-        """Return the mean loss of the step that was just trained, over passes and ranks."""
-        total = torch.stack(self._heard).sum()
-        self._heard = []
-        if world > 1:
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **met: Any
+    ) -> None:
+        """Take the pass, and go on to the next one of the step."""
+        self._take(args, met["optimizer"])
+        self._which += 1
+        self._expect(args, state)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **met: Any
+    ) -> None:
+        """Take the last pass, and the loss of the whole step, over passes and ranks."""
+        self._take(args, met["optimizer"])
+        total = self._watch.take()
+        if args.world_size > 1:
             dist.all_reduce(total)
-        return float(total)
+        self._unlogged = float(total)
+
+    @property
+    def _watch(self) -> Passes:
+        assert self._passes is not None  # between the begin and the end of a training
+        return self._passes
+
+    def _expect(self, args: TrainingArguments, state: TrainerState) -> None:
+        step = self._walk.at(state.global_step + 1)
+        self._watch.expect(self._dataset.batch(step, self._which, args.process_index))
+
+    def _take(self, args: TrainingArguments, optimizer: Any) -> None:
+        scaler = getattr(optimizer, "scaler", None)  # of float16, by Accelerate
+        try:
+            self._watch.end(args.world_size * (scaler.get_scale() if scaler else 1.0))
+        except SettingError:
+            self._close()
+            raise
+
+    def _must_be_logged(self) -> None:
+        """Raise SettingError where the last step was trained, and its line never came."""
+        if self._unlogged is not None:
+            self._close()
+            rule = "must call Trainer.log after every step, with its loss and grad_norm"
+            raise SettingError("log", rule, None, "leave control.should_log and logs as they are")
 
     def _saved(self, state: TrainerState) -> dict[str, Any]:
         kept: Any = state.stateful_callbacks  # by name, once it is read from a checkpoint
@@ -141,10 +183,13 @@ class LengthenCallback(TrainerCallback, ExportableState):
         **met: Any,
     ) -> None:
         """Record the step that was just trained."""
-        logs = logs or {}
-        if "loss" not in logs:
-            return  # an evaluation's, or the summary at the end
-        step, loss = self._walk.at(state.global_step), self._loss(args.world_size)
+        loss, logs = self._unlogged, logs or {}
+        if loss is None or not {"loss", "grad_norm", "learning_rate"} <= logs.keys():
+            return  # an evaluation's, the summary at the end, or a line of somebody else's
+        if not self._compared:
+            self._compare(loss, logs["loss"])
+        self._unlogged = None
+        step = self._walk.at(state.global_step)
         self._trained = step.after
         if self._log is not None:
             self._log.step(
@@ -157,11 +202,20 @@ class LengthenCallback(TrainerCallback, ExportableState):
             if crossed(self._probe_every, state.global_step - 1, state.global_step):
                 self._probe(met["model"], self._log)
 
+    def _compare(self, loss: float, trained: float) -> None:
+        """Hold the loss of the first finite step to what the Trainer sent into its backward."""
+        try:
+            self._compared = must_be_all(loss, trained)
+        except SettingError:
+            self._close()
+            raise
+
     def _probe(self, model: nn.Module, log: RunLog) -> None:
         length, part = self._dataset.course.length, self._dataset.store.valid
         if sequences_in(part, length, length):
             began = time.monotonic()
-            loss = mean_loss(model, self._dataset.validation(PROBE_SEQUENCES * length))
+            rows = self._dataset.validation(PROBE_SEQUENCES * length)
+            loss = sum(losses(model, self._watch.call, rows)) / len(rows)
             log.probe(loss, side_seconds=time.monotonic() - began)
 
     def on_evaluate(
@@ -170,13 +224,24 @@ class LengthenCallback(TrainerCallback, ExportableState):
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
-        **_: Any,
+        **met: Any,
     ) -> None:
         """Record a validation loss."""
         metrics = metrics or {}
-        if self._log is not None and "eval_loss" in metrics:
-            seconds = metrics.get("eval_runtime")
-            self._log.evaluation(metrics["eval_loss"], side_seconds=seconds)
+        if self._passes is None or "eval_loss" not in metrics:
+            return
+        loss, seconds = metrics["eval_loss"], metrics.get("eval_runtime")
+        rows = met["eval_dataloader"].dataset
+        # The Trainer fills the last round of its processes with rows that it has had.
+        if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
+            began = time.monotonic()
+            loss = _mean_over_ranks(
+                losses(met["model"], self._watch.call, rows[args.process_index :: args.world_size]),
+                len(rows),
+            )
+            seconds = (seconds or 0.0) + time.monotonic() - began
+        if self._log is not None:
+            self._log.evaluation(loss, side_seconds=seconds)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -189,23 +254,37 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Close the record; a run that was stopped early may go on another time."""
-        if self._hook is not None:
-            self._hook.remove()
-        if self._log is not None:
-            end = state.global_step >= state.max_steps
-            (self._log.finish if end else self._log.close)()
+        end = state.global_step >= state.max_steps
+        if self._log is not None and end and self._unlogged is None:
+            self._log.finish()
             self._log = None
+        self._close()
+
+    def _close(self) -> None:
+        if self._passes is not None:
+            self._passes.close()
+        if self._log is not None:
+            self._log.close()
+        self._passes = self._log = self._unlogged = None
 
 
-def mean_loss(model: nn.Module, rows: Sequence[Row]) -> float:
-    """Return the mean loss of a causal model over rows of one length, dropout off, in nats."""
-    device = next(model.parameters()).device
-    was_training = model.training
+def losses(model: nn.Module, call: Call, rows: Sequence[Row]) -> Iterator[float]:
+    """Yield the mean loss of each row, in nats per token, dropout off; one row at a time."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
     with torch.no_grad():
-        batch = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
-        loss = float(model.eval()(**batch).loss)
+        for row in rows:
+            batch = {name: value[None].to(device) for name, value in row.items()}
+            targets = batch["shift_labels"]
+            _, logits = outputs_of(call.on(model, batch, targets.numel()), targets)
+            yield float(summed(must_have(logits, model), targets)) / targets.numel()
     model.train(was_training)
-    return loss
+
+
+def _mean_over_ranks(mine: Iterable[float], count: int) -> float:
+    total = torch.tensor(sum(mine), dtype=torch.float64)
+    dist.all_reduce(total)
+    return float(total) / count
 
 
 def _must_read(dataset: LengthenDataset, loader: DataLoader[Any]) -> None:

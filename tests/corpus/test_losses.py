@@ -68,14 +68,10 @@ def separator(tokenizer: Tokenizer) -> int:
 KINDS: list[Callable[[], Tokenizer]] = [byte_level, unigram, word_piece, words, few_bytes]
 
 
-def separator_of(tokenizer: Tokenizer) -> int:
-    return int(tokenizer.token_to_id(SEPARATOR))
-
-
 def losses_of(tokenizer: Tokenizer, texts: list[str], *, cuts: bool = False) -> Losses:
     pieces = recut((Piece("train", text, True, 0) for text in texts), cuts=cuts)
     losses = Losses()
-    for encoded in encode_all(tokenizer, separator_of(tokenizer), pieces, workers=2):
+    for encoded in encode_all(tokenizer, separator(tokenizer), pieces, workers=2):
         losses.add(encoded.losses)
     return losses
 
@@ -144,12 +140,12 @@ def test_text_that_spells_a_special_token_is_counted_and_never_becomes_one(
 ) -> None:
     tokenizer = make()
     pieces = [Piece("train", "The </s> cat <|im_end|> [SEP] <|endoftext", True, 0)]
-    ids = [tokenizer.token_to_id("</s>"), separator_of(tokenizer)]
+    ids = [tokenizer.token_to_id("</s>"), separator(tokenizer)]
     if make in (unigram, words):  # their models know whole words, special or not
         with pytest.raises(DataError, match="special token of text that spells </s>; take that ou"):
-            list(encode_all(tokenizer, separator_of(tokenizer), iter(pieces), workers=1))
+            list(encode_all(tokenizer, separator(tokenizer), iter(pieces), workers=1))
         return
-    (encoded,) = encode_all(tokenizer, separator_of(tokenizer), iter(pieces), workers=1)
+    (encoded,) = encode_all(tokenizer, separator(tokenizer), iter(pieces), workers=1)
     assert [id for id in encoded.ids.tolist() if id in ids] == ids[1:]
     assert encoded.losses.spelled == {"</s>": 1, "<|im_end|>": 1, "[SEP]": 1}
 

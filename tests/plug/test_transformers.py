@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from lengthen.compare.verdicts import verdicts
 from lengthen.errors import CheckpointError, SettingError
 from lengthen.pacing import Constant, Fixed, Linear
 from lengthen.plug.plain import Feed
-from lengthen.plug.refusals import REQUIRED, check, must_take_targets
+from lengthen.plug.refusals import REQUIRED, check
 from lengthen.plug.transformers import LengthenDataset
 from lengthen.report.gather import gather
 from lengthen.report.text import lines
@@ -397,40 +397,6 @@ def test_several_devices_in_one_process_are_refused(tmp_path: Path) -> None:
         check(given, 10)
 
 
-class Doubtful(nn.Module):
-    """A Llama with a loss of another kind."""
-
-    def __init__(self, change: Callable[[dict[str, Any]], object]) -> None:
-        super().__init__()
-        self.inner, self.change = llama(), change
-
-    def forward(self, **batch: Any) -> Any:
-        self.change(batch)
-        return self.inner(**batch)
-
-
-class Unasked(Doubtful):
-    """A model that a Trainer does not tell how many targets a step has."""
-
-    accepts_loss_kwargs = False
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        Doubtful(lambda batch: batch.pop("shift_labels")),  # shifts labels itself
-        Doubtful(lambda batch: batch.pop("num_items_in_batch")),  # takes a mean over its own pass
-        Unasked(dict),
-    ],
-    ids=["shifts", "averages", "unasked"],
-)
-def test_a_model_with_another_loss_is_refused(store: Path, model: nn.Module) -> None:
-    row = LengthenDataset(store, COURSE).first_row()
-    must_take_targets(Doubtful(dict), row)
-    with pytest.raises(SettingError, match="model: must compute the cross entropy of shift_labels"):
-        must_take_targets(model, row)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -482,27 +448,59 @@ def test_a_worker_gets_positions_and_opens_the_store_itself(store: Path) -> None
     assert all(torch.equal(mine[name], its[name]) for name in mine)
 
 
-@pytest.mark.ranks
-def test_two_ranks_train_the_tokens_of_one_process(store: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    one_rank(str(store), str(tmp_path / "one"))
+@pytest.fixture(scope="module")
+def one_and_two(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same run in one process and in two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    one_rank(str(store), str(one))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*launcher, "--nproc-per-node", "2", "-m", "tests.plug.hosted"]
     done = subprocess.run(
-        [*command, store, tmp_path / "two"],
+        [*command, store, two],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    alone = list(by_step(json.loads((tmp_path / "one" / "seen-0.json").read_text()), 4))
-    each = [json.loads((tmp_path / "two" / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
-    first, second = (by_step(seen, 4) for seen in each)
+    return one, two
+
+
+def left_by(out: Path, rank: int = 0) -> dict[str, Any]:
+    left: dict[str, Any] = json.loads((out / f"rank-{rank}.json").read_text())
+    return left
+
+
+@pytest.mark.ranks
+def test_two_ranks_train_the_tokens_of_one_process(one_and_two: tuple[Path, Path]) -> None:
+    alone_in, both_in = one_and_two
+    alone = list(by_step(left_by(alone_in)["seen"], 4))
+    first, second = (by_step(left_by(both_in, rank)["seen"], 4) for rank in (0, 1))
     joined = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(first, second, strict=True)]
     assert joined == alone
-    for one, two in zip(steps(tmp_path / "one"), steps(tmp_path / "two"), strict=True):
+    for one, two in zip(steps(alone_in), steps(both_in), strict=True):
         assert [one[name] for name in SAME] == [two[name] for name in SAME]
         for name in MEASURED:
             assert (two[name] or 0) == pytest.approx(one[name] or 0, rel=1e-4)
+
+
+@pytest.mark.ranks
+def test_an_evaluation_is_the_mean_over_its_rows_in_any_number_of_processes(
+    one_and_two: tuple[Path, Path],
+) -> None:
+    for out in one_and_two:
+        *_, last = read_metrics(RunPaths(out / "run").metrics).of("eval")
+        assert last["loss"] == pytest.approx(left_by(out)["exact"], rel=1e-6)
+    # The Trainer's own figure is another one, or this would show nothing.
+    theirs, exact = left_by(one_and_two[1])["theirs"][-1], left_by(one_and_two[1])["exact"]
+    assert theirs != pytest.approx(exact, rel=1e-5)
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = arguments(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rule = r"world_size: must be the 2 processes that were started \(WORLD_SIZE\), got 1; .*use_cpu"
+    with pytest.raises(SettingError, match=rule):
+        check(given, 10)
