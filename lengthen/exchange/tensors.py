@@ -56,10 +56,10 @@ class Stored:
     shape: Shape
     dtype: str
 
-    def load(self) -> Tensor:
-        """Return it on the CPU, as float32 or float64."""
+    def load(self, dtype: torch.dtype) -> Tensor:
+        """Return it on the CPU."""
         tensor: Tensor = self.file.get_tensor(self.name)
-        return tensor.to(DTYPES[self.dtype])
+        return tensor.to(dtype)
 
 
 def read_weights(folder: Path, model: Model, *, tied: bool = True) -> Tensors:
@@ -75,10 +75,10 @@ def read_weights(folder: Path, model: Model, *, tied: bool = True) -> Tensors:
         if HEAD not in stored and not tied:
             rule = f"has no {HEAD}, which config.json says is another than {EMBEDDING}"
             raise CheckpointError(f"folder {folder}: {rule}")
-        _check(folder, stored, model)
+        dtype = _check(folder, stored, model)
         # Before the rest: an embedding that is tied by name only should not cost a minute.
         _check_head(folder, stored)
-        return {ours: _ours(ours, stored[theirs].load()) for theirs, ours in expected.items()}
+        return {ours: _ours(ours, stored[theirs].load(dtype)) for theirs, ours in expected.items()}
 
 
 def _ours(name: str, tensor: Tensor) -> Tensor:
@@ -162,7 +162,8 @@ def _shards(folder: Path) -> list[str]:
     return names
 
 
-def _check(folder: Path, stored: dict[str, Stored], model: Model) -> None:
+def _check(folder: Path, stored: dict[str, Stored], model: Model) -> torch.dtype:
+    """Return the one type that loses nothing of any of them."""
     expected = {
         their_name(ours): shape[::-1] if is_transposed(ours) else shape
         for ours, shape in parameter_shapes(model).items()
@@ -176,16 +177,18 @@ def _check(folder: Path, stored: dict[str, Stored], model: Model) -> None:
         if one.dtype not in DTYPES:
             rule = f"has {name} as {one.dtype}, must be {', '.join(DTYPES)}"
             raise CheckpointError(f"folder {folder}: {rule}")
-    needed = sum(math.prod(one.shape) * DTYPES[one.dtype].itemsize for one in stored.values())
+    dtype = max((DTYPES[one.dtype] for one in stored.values()), key=lambda one: one.itemsize)
+    needed = sum(math.prod(one.shape) for one in stored.values()) * dtype.itemsize
     if needed > (free := cpu_memory_limit()):
         raise MemoryLimitError(f"folder {folder}: its weights take {needed} bytes, {free} are free")
+    return dtype
 
 
 def _check_head(folder: Path, stored: dict[str, Stored]) -> None:
     if HEAD not in stored:
         return
     # What is not finite is another fault, and equals nothing, not even itself.
-    head, embedding = (stored[name].load().nan_to_num() for name in (HEAD, EMBEDDING))
+    head, embedding = (stored[name].load(torch.float64).nan_to_num() for name in (HEAD, EMBEDDING))
     if not torch.equal(head, embedding):
         rule = f"{HEAD} is not tied to {EMBEDDING}, as ours always is"
         raise CheckpointError(f"folder {folder}: {rule}")

@@ -59,6 +59,10 @@ def in_two_widths(folder: Path) -> None:
     rewritten(folder, half)
 
 
+def in_double(folder: Path, name: str) -> None:
+    rewritten(folder, lambda weights: {**weights, name: weights[name].double()})
+
+
 def with_tokenizer_token(folder: Path, **token: Any) -> None:
     spelled = json.loads((folder / "tokenizer.json").read_bytes())
     plain = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
@@ -118,6 +122,13 @@ def test_what_is_harmless_is_opened_as_the_same_model(folder: Path, name: str) -
 def test_weights_of_two_widths_are_one_model(folder: Path) -> None:
     in_two_widths(folder)
     assert {tensor.dtype for tensor in read(folder).weights.values()} == {torch.float32}
+
+
+def test_one_tensor_in_double_precision_makes_a_model_of_one_width(folder: Path) -> None:
+    in_double(folder, "transformer.h.0.ln_1.weight")
+    found = read(folder)
+    assert {tensor.dtype for tensor in found.weights.values()} == {torch.float64}
+    assert found.gpt().logits(torch.tensor([[1]])).dtype == torch.float64
 
 
 def test_a_scale_by_layer_is_none_for_one_layer(tmp_path: Path) -> None:
