@@ -24,8 +24,8 @@ def rows(source: Source, field: str) -> Iterator[tuple[object, float]]:
     such text, or that the library cannot read.
     """
     try:
-        if source.kind == "parquet":
-            must_be("parquet", head_of(source.path))
+        if source.kind != "dataset":
+            must_be(FORMAT[source.kind], head_of(source.path))
         total, batches = OPENERS[source.kind](source.path, field)
         for number, text in enumerate(chain.from_iterable(batches), start=1):
             yield text, number / total
@@ -60,7 +60,7 @@ def _parquet(path: Path, field: str) -> Rows:
     _find_column(field, file.schema_arrow)
     total = file.metadata.num_rows
     batches = file.iter_batches(_rows_at_once(path.stat().st_size, total), columns=[field])
-    return total, (batch.column(0).to_pylist() for batch in batches)
+    return total, (_texts(batch.column(0)) for batch in batches)
 
 
 def _arrow(path: Path, field: str) -> Rows:
@@ -73,7 +73,23 @@ def _arrow(path: Path, field: str) -> Rows:
     _find_column(field, table.schema)
     count = _rows_at_once(table.nbytes, table.num_rows)
     batches = table.select([field]).to_batches(max_chunksize=count)
-    return table.num_rows, (batch.column(0).to_pylist() for batch in batches)
+    return table.num_rows, (_texts(batch.column(0)) for batch in batches)
+
+
+def _texts(column: Any) -> list[object]:
+    """Return the texts of a column; bytes for one that is no Unicode."""
+    try:
+        texts: list[object] = column.to_pylist()
+        return texts
+    except UnicodeDecodeError:
+        return [_text(value) for value in column]
+
+
+def _text(value: Any) -> object:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return bytes(value.as_buffer())
 
 
 def _dataset(path: Path, field: str) -> Rows:
@@ -81,14 +97,16 @@ def _dataset(path: Path, field: str) -> Rows:
     if not json.loads((path / "state.json").read_text())["_data_files"]:
         return 0, ()  # no rows at all, for which the library fails
     # Through the library, not its Arrow files: a dataset may be a selection of their rows.
-    data = library.load_from_disk(str(path), keep_in_memory=False)
+    data = library.load_from_disk(str(path), keep_in_memory=False).with_format("arrow")
     _find_column(field, data.data.schema)
     total = len(data)
     column = data.select_columns([field])
     count = _rows_at_once(data.data.nbytes, total)
-    return total, (column[start : start + count][field] for start in range(0, total, count))
+    starts = range(0, total, count)
+    return total, (_texts(column[start : start + count].column(0)) for start in starts)
 
 
+FORMAT = {"parquet": "parquet", "arrow": "Arrow"}
 OPENERS = {"parquet": _parquet, "arrow": _arrow, "dataset": _dataset}
 
 
@@ -96,6 +114,8 @@ def _find_column(field: str, schema: Any) -> None:
     if field not in schema.names:
         near = one_line(nearest(field, schema.names))
         raise RefusedError(f": has no column {field!r}; {near} (--field)")
+    if (number := schema.names.count(field)) > 1:
+        raise RefusedError(f": has {number} columns {field!r}; rename one of them")
     kind = schema.field(field).type
     if not _is_text(kind):
         texts = [repr(one.name) for one in schema if _is_text(one.type)]

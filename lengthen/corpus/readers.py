@@ -181,4 +181,5 @@ def _table(source: Source, before: int, field: str) -> Iterator[Item]:
         if isinstance(text, str):
             yield Part(text, True, at)
         else:
-            yield Bad(f"{source.name} row {number}: field {field!r} is not text", at)
+            cause = "invalid UTF-8" if isinstance(text, bytes) else "not text"
+            yield Bad(f"{source.name} row {number}: field {field!r} is {cause}", at)

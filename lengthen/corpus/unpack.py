@@ -68,9 +68,11 @@ def must_be(expected: str, head: bytes) -> None:
             if name != expected:
                 raise RefusedError(f": is {name} by its first bytes, not {expected}; {what_to_do}")
             return
-    if expected in PACKINGS.values():
-        if _is_text(head):
-            raise RefusedError(f": is plain text, not {expected}; take .gz or .zst off its name")
+    packed = expected in PACKINGS.values()
+    if head and expected != "UTF-8 text" and _is_text(head):
+        what_to_do = "take .gz or .zst off its name" if packed else "name it by what it holds"
+        raise RefusedError(f": is plain text, not {expected}; {what_to_do}")
+    if packed:
         raise UnreadableError(f": damaged, or no {expected}: its first bytes are others")
 
 

@@ -76,6 +76,35 @@ def test_the_columns_of_text_are_named(tmp_path: Path) -> None:
         texts_of(path)
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "file.arrow", "stream.arrow"])
+def test_a_row_that_is_no_unicode_is_bad_by_itself(tmp_path: Path, name: str) -> None:
+    buffers = [None, arrow.py_buffer(bytes([0, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0, 6, 0, 0, 0]))]
+    spoiled = arrow.Array.from_buffers(
+        arrow.string(), 3, [*buffers, arrow.py_buffer(b"ab\xff\xfecd")]
+    )
+    path = written(tmp_path / name, arrow.string(), spoiled)
+    first, bad, last = read(find([str(path)])[0], "text", whole_texts=True)
+    assert isinstance(first, Part)
+    assert isinstance(last, Part)
+    assert (first.text, last.text) == ("ab", "cd")
+    assert isinstance(bad, Bad)
+    assert bad.reason == f"{path} row 2: field 'text' is invalid UTF-8"
+
+
+def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
+    table = arrow.Table.from_arrays([arrow.array(TEXTS)] * 2, names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: has 2 columns 'text'; rename one"):
+        texts_of(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_text_that_is_named_as_a_table_is_no_damage(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("text,number\none,1\n" * 9)
+    with pytest.raises(DataError, match=r"is plain text, not (parquet|Arrow); name it by what it"):
+        texts_of(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["file.arrow", "stream.arrow"])
 @pytest.mark.parametrize("share", [0, 0.1, 0.5])
 def test_f44_a_damaged_arrow_file_is_bad(tmp_path: Path, name: str, share: float) -> None:
@@ -120,6 +149,16 @@ class TestSaved:
         assert texts_of(next(saved.glob("*.arrow"))) == TEXTS
         (saved / "state.json").unlink()
         assert texts_of(saved) == TEXTS
+
+    @pytest.mark.parametrize("form", ["arrow", "pandas", "numpy"])
+    @pytest.mark.parametrize("columns", [None, ["number"]])
+    def test_the_form_that_it_gives_its_rows_in_is_no_matter(
+        self, tmp_path: Path, form: str, columns: list[str] | None
+    ) -> None:
+        library = pytest.importorskip("datasets")
+        data = library.Dataset.from_dict({"text": TEXTS, "number": [1, 2, 3]})
+        data.with_format(form, columns=columns).select([2, 1, 0]).save_to_disk(str(tmp_path / "d"))
+        assert texts_of(tmp_path / "d") == TEXTS[::-1]
 
     def test_an_empty_one_has_no_text(self, tmp_path: Path) -> None:
         data = pytest.importorskip("datasets").Dataset.from_dict({"text": []})
