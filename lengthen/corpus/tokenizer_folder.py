@@ -101,16 +101,29 @@ def read_tokenizer(path: Path, separator: str | None = None) -> TextTokenizer:
 
 def checked(found: TextTokenizer, place: str) -> TextTokenizer:
     """Refuse what would make a store that lies: a separator that text can forge, or chance."""
-    tokenizer, number = found.tokenizer, found.separator
-    name = found.separator_text
-    # The second is how an ordinary token reads, such as a line end that is spelled otherwise.
-    for text in (f"a{name} {name}", tokenizer.decode([number], skip_special_tokens=False)):
-        if number in tokenizer.encode(text, add_special_tokens=False).ids:
-            rule = f"text that spells {shown(name)} becomes the separator"
-            raise DataError(f"tokenizer {place}: {rule}; name a special token: --separator TOKEN")
+    tokenizer = found.tokenizer
+    if _can_be_spelled(tokenizer, found.separator):
+        rule = f"text that spells {shown(found.separator_text)} becomes the separator"
+        special = {
+            id: one for id, one in tokenizer.get_added_tokens_decoder().items() if one.special
+        }
+        safe = [one.content for id, one in special.items() if not _can_be_spelled(tokenizer, id)]
+        way_out = (
+            f"name one that it keeps apart, {nearest_token('', safe)}: --separator TOKEN"
+            if safe
+            else "and it has no special token that it keeps apart; use another, such as train:8192"
+        )
+        raise DataError(f"tokenizer {place}: {rule}; {way_out}")
     if json.loads(tokenizer.to_str())["model"].get("dropout"):
         raise DataError(f"tokenizer {place}: has dropout, so no text is encoded twice alike; set 0")
     return found
+
+
+def _can_be_spelled(tokenizer: Tokenizer, number: int) -> bool:
+    name = tokenizer.id_to_token(number)
+    # The second is how an ordinary token reads, such as a line end that is spelled otherwise.
+    texts = (f"a{name} {name}", tokenizer.decode([number], skip_special_tokens=False))
+    return any(number in tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
 
 
 def _alone(path: Path, config: Json) -> tuple[Tokenizer, Json]:
@@ -140,7 +153,10 @@ def _no_tokenizer(folder: Path) -> SettingError:
 
 
 def _way_out(folder: Path) -> str:
-    return f"Transformers writes one: AutoTokenizer.from_pretrained({shown(folder.name)})"
+    place = shown(str(folder))
+    return (
+        f"Transformers writes one: AutoTokenizer.from_pretrained({place}).save_pretrained({place})"
+    )
 
 
 def _json(file: Path) -> Json:

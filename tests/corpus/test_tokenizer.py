@@ -169,7 +169,10 @@ BAD_FILES = {
         "has none of .*prepare --separator TOKEN",
     ),
     "dropout": (with_dropout(), "has dropout"),
-    "forged separator": (with_forged_separator(), "becomes the separator"),
+    "forged separator": (
+        with_forged_separator(),
+        "becomes the separator; and it has no special token that it .*; use another, .* train:8192",
+    ),
     "a huge id": (with_a_huge_id(), "has a token with id 268435456, the most is 16777215"),
 }
 

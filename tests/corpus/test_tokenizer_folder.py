@@ -225,12 +225,12 @@ def test_what_we_make_ourselves_has_our_separator_which_is_said_before_any_work(
 def test_an_ordinary_token_is_no_separator_however_it_is_spelled(
     tmp_path: Path, asked: str
 ) -> None:
-    vocab = {**qwen().get_vocab(), "the": 270}
+    vocab = {**qwen().get_vocab(), "the": 271}
     merges = [tuple(pair) for pair in json.loads(qwen().to_str())["model"]["merges"]]
-    own = qwen()
+    own = qwen("<|end|>")
     own.model = models.BPE(vocab=vocab, merges=[*merges, ("t", "he")])
     as_folder(tmp_path, own)
-    with pytest.raises(DataError, match=r"becomes the separator; name a special token: --sep"):
+    with pytest.raises(DataError, match=r"separator; name one that .* one of <.end.>: --separator"):
         resolve(str(tmp_path), separator=asked)
 
 
@@ -264,7 +264,11 @@ REFUSED: dict[str, tuple[type[LengthenError], str, Any]] = {
         "the folder has only tokenizer.model, and must hold tokenizer.json",
         lambda f: write(f / "tokenizer.model", b"\n\x0e"),
     ),
-    "WordPiece": (SettingError, "has only vocab.txt", lambda f: write(f / "vocab.txt", "[PAD]\n")),
+    "WordPiece": (
+        SettingError,
+        ").save_pretrained('/",
+        lambda f: write(f / "vocab.txt", "[PAD]\n"),
+    ),
     "two files of another family": (
         DataError,
         "is a 'Qwen2Tokenizer' without tokenizer.json, and its other files do not say how it split",
