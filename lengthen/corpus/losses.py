@@ -20,7 +20,8 @@ SHOWN = 5  # kinds of characters or spellings
 # How special tokens are spelled, whatever the tokenizer: where they stand in a text, it may be one
 # that somebody joined or decoded for another tokenizer.
 SPELLINGS = (
-    r"<\|[a-z0-9_]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|mask|sep|cls)>|\[(?:CLS|SEP|PAD|UNK|MASK)\]"
+    r"<\|[A-Za-z0-9_]{1,40}\|>|<\uff5c[^\uff5c]{1,40}\uff5c>|</?s>|\[(?:CLS|SEP|PAD|UNK|MASK|/?INST)\]"
+    r"|<(?:bos|eos|pad|unk|mask|sep|cls|(?:start|end)_of_turn|extra_id_[0-9]{1,3})>"
 )
 
 

@@ -178,7 +178,7 @@ class Corpus:
             held_out = named["validation"] + held_out
         elif named["validation"]:
             valid, options = named["validation"], replace(options, valid=0.0)
-        must_differ(named["train"], valid)
+        must_differ(named["train"], valid, by_name=not options.valid_files)
         return cls(named["train"], valid, held_out, len(ignored) + len(ignored_too), options)
 
     @property

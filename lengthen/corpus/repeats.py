@@ -71,7 +71,8 @@ class Repeats:
             raise DataError(
                 f"corpus: {leaked} of {every * len(valid)} validation documents also stand in the "
                 "training part, word for word; is a text there twice, packed and unpacked perhaps? "
-                "Name each once, or take repeated documents out, or give --valid 0"
+                "Name each once, or take repeated documents out, or give --valid 0 and no "
+                "--valid-files"
             )
         different = len(np.unique(np.concatenate([train, valid])))
         repeated = every * (len(train) + len(valid) - different)

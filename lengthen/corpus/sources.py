@@ -32,7 +32,10 @@ WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 SPLITS = {word: split for split, words in WORDS.items() for word in words}
-WORD = re.compile(f"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
+# Not in titles, such as "The Test of Time", whose files are no splits.
+WORD = re.compile(
+    rf"(?<![a-z])(?<!\bthe[^a-z])({'|'.join(SPLITS)})(?:set)?(?![a-z])(?![^a-z\d.]+of[^a-z\d]+[a-z])"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Source:
     kind: Kind
     size: int  # bytes on the disk
     name: str  # for messages
+    above: str = "/"  # a folder; neither its name nor those above it were asked for
     piped: bool = False  # standard input, which says nothing by its name
 
 
@@ -60,12 +64,13 @@ def find(
         if argument == "-" and standard_input:
             sources.append(standard_input)
             continue
+        above = _above(argument)
         for path in _matches(argument):
             inside = _is_folder(path)
             for file in _below(path) if inside else [path]:
                 # A file that somebody named must be readable; one that lies in a folder need not.
                 wanted = not inside or file.is_dir() or (_kind(file) and not _is_cache(file))
-                sources.append(_source(file)) if wanted else ignored.append(file)
+                sources.append(_source(file, above)) if wanted else ignored.append(file)
     if ignored and not sources:
         rule = "is of no known format, like all files there"
         raise SettingError("source", rule, str(ignored[0]), _rename(ignored[0]))
@@ -87,6 +92,16 @@ def _matches(argument: str) -> list[Path]:
     raise SettingError("source", "no such file or folder", argument, hint)
 
 
+def _above(argument: str) -> str:
+    """Return what is above the folder that an argument names; of a file, nothing is known."""
+    folder = os.path.abspath(argument)
+    if os.path.isfile(folder):
+        return "/"
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.dirname(folder)
+
+
 def _is_dataset(path: Path) -> bool:
     return (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
 
@@ -96,6 +111,11 @@ def split_of(name: str) -> str | None:
     words = WORD.findall(name.lower())
     # The last word counts: `train-dev` is a part of the training text that is held out.
     return SPLITS[words[-1]] if words else None
+
+
+def is_split_alone(name: str) -> bool:
+    """Say whether a name has no other word than that of a split."""
+    return bool(WORD.search(name.lower())) and not re.search("[a-z]", WORD.sub("", name.lower()))
 
 
 def _is_folder(path: Path) -> bool:
@@ -136,17 +156,17 @@ def _kind(path: Path) -> Kind | None:
     return cast(Kind, match[1] or match[2]) if match else None
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path, above: str) -> Source:
     if path.is_dir():
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Source(path, "dataset", size, str(path))
+        return Source(path, "dataset", size, str(path), above)
     if not path.is_file():
         rule = "must be a regular file, for it is read twice"
         raise SettingError("source", rule, str(path), "pipe it to `-` instead")
     kind = _kind(path)
     if kind is None:
         raise SettingError("source", f"unknown format {_suffix(path)!r}", str(path), _rename(path))
-    return Source(path, kind, path.stat().st_size, str(path))
+    return Source(path, kind, path.stat().st_size, str(path), above)
 
 
 def _suffix(path: Path) -> str:

@@ -150,6 +150,13 @@ def test_text_that_spells_a_special_token_is_counted_and_never_becomes_one(
     assert encoded.losses.spelled == {"</s>": 1, "<|im_end|>": 1, "[SEP]": 1}
 
 
+def test_the_spellings_of_other_families_are_counted() -> None:
+    spellings = ["[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>", "<|EOT|>", "<extra_id_0>"]
+    spellings.append("<\uff5cend\u2581of\u2581sentence\uff5c>")
+    found = losses_of(byte_level(), ["It is " + " here ".join(spellings)]).spelled
+    assert found == dict.fromkeys(spellings, 1)
+
+
 def test_ordinary_text_spells_nothing() -> None:
     text = "if a<b and c>d: x[1] = <html> [sic] <|> <s t>"
     assert losses_of(byte_level(), [text]).spelled == {}

@@ -224,11 +224,11 @@ class TestTwice:
             stored([tmp_path / "in"], tmp_path / "out")
 
     @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
-    def test_a_text_beside_its_packed_form_is_refused_by_what_it_holds(
+    def test_documents_that_stand_in_two_files_are_refused_where_they_validate(
         self, tmp_path: Path, suffix: str
     ) -> None:
         write(tmp_path / "in/a.jsonl", as_lines(MANY))
-        write(tmp_path / f"in/a{suffix}", as_lines(MANY))
+        write(tmp_path / f"in/a{suffix}", as_lines(MANY) + b"\n")
         with pytest.raises(DataError, match="validation documents also stand in the training part"):
             stored([tmp_path / "in"], tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import pytest
 from lengthen.corpus.sources import Source, find
 from lengthen.corpus.splits import by_name, must_differ
 from lengthen.errors import SettingError
-from tests.corpus.files import write
+from tests.corpus.files import as_lines, write
 
 
 def split(*arguments: Path) -> dict[str, list[str]]:
@@ -30,6 +30,8 @@ LAYOUTS = {
     "names": ["train.jsonl", "x.train.txt", "valid.jsonl", "test.jsonl"],
     "folders": ["train/a.txt", "train/b.txt", "dev/c.txt", "eval/d.txt"],
     "words": ["wiki-training-1.txt", "wiki-training-2.txt", "wiki_val.txt.gz", "wiki testing.txt"],
+    "sets": ["trainset.txt", "trainset2.txt", "valset.txt", "testset.txt"],
+    "named folders": ["train/a.txt", "train/test-drive.txt", "dev/train-wreck.txt", "test/c.txt"],
     "below": ["en/train/a.txt", "fr/train/a2.txt", "en/val/b.txt", "fr/test/c.txt"],
 }
 
@@ -48,7 +50,15 @@ def test_names_of_splits_are_used_as_such_however_they_are_reached(
 
 
 @pytest.mark.parametrize(
-    "files", [["a.txt", "b.txt"], ["train.txt", "a.txt"], ["test/a.txt", "test/b.txt"], ["dev.txt"]]
+    "files",
+    [
+        ["a.txt", "b.txt"],
+        ["train.txt", "a.txt"],
+        ["test/a.txt", "test/b.txt"],
+        ["dev.txt"],
+        ["emma.txt", "the-test-of-time.txt", "Evaluation of Risk.txt", "the dev.txt"],
+        ["contest.txt", "devil.txt", "values.txt", "sunset.txt"],
+    ],
 )
 def test_where_names_hold_nothing_out_all_is_trained_on(tmp_path: Path, files: list[str]) -> None:
     paths = [write(tmp_path / name, name) for name in files]
@@ -65,6 +75,22 @@ def test_a_folder_that_all_are_in_says_nothing(tmp_path: Path) -> None:
     assert split(tmp_path / "test/run/a.txt", tmp_path / "test/run/train.txt")["test"] == []
 
 
+@pytest.mark.parametrize("second", ["more", "more/*.txt", "more/b.txt"])
+def test_a_folder_above_what_was_named_says_nothing(tmp_path: Path, second: str) -> None:
+    write(tmp_path / "dev/books/a.txt", "a")
+    write(tmp_path / "more/b.txt", "b")
+    found = split(tmp_path / "dev/books", tmp_path / second)
+    assert found == {"train": ["a.txt", "b.txt"], "validation": [], "test": []}
+
+
+@pytest.mark.parametrize("shape", ["{}", "{}/*.txt", "{}/a.txt"])
+def test_a_folder_that_was_named_is_a_split(tmp_path: Path, shape: str) -> None:
+    write(tmp_path / "one/train/a.txt", "a")
+    write(tmp_path / "two/test/a.txt", "b")
+    names = [tmp_path / shape.format(name) for name in ("one/train", "two/test")]
+    assert split(*names) == {"train": ["a.txt"], "validation": [], "test": ["a.txt"]}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -79,7 +105,7 @@ def test_a_folder_that_all_are_in_says_nothing(tmp_path: Path) -> None:
 def test_what_names_leave_open_is_refused(tmp_path: Path, files: list[str], message: str) -> None:
     for name in files:
         write(tmp_path / name, name)
-    with pytest.raises(SettingError, match=message + r".*name the files to train on"):
+    with pytest.raises(SettingError, match=message + r".*on alone, or rename what is no split"):
         split(tmp_path)
 
 
@@ -113,6 +139,29 @@ def test_one_text_under_two_names_is_refused_and_both_are_named(
     must_differ(train, [])
 
 
+@pytest.mark.parametrize("names", [("a.txt", "b.txt.gz"), ("a.jsonl.zst", "b.jsonl.gz")])
+def test_one_text_in_two_packings_is_refused_and_both_are_named(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    text = as_lines(["a text"] * 20_000)  # larger than what is compared at first
+    old, new = (write(tmp_path / name, text) for name in names)
+    write(tmp_path / names[1].replace("b.", "c."), text[:-1] + b" ")
+    with pytest.raises(SettingError, match=rf"is the same text as '.*{old.name}'.*{new.name}'"):
+        must_differ(find([str(tmp_path)])[0], [])
+
+
+@pytest.mark.parametrize("name", ["b.txt.gz", "b.jsonl"])
+def test_what_cannot_be_unpacked_or_is_read_otherwise_is_another_text(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path / "a.txt", '{"text": "a"}')
+    write(tmp_path / "c.txt.gz", "other")
+    (tmp_path / name).write_bytes(b'{"text": "a"} '[: 14 if name == "b.txt.gz" else 13])
+    if name == "b.jsonl":
+        (tmp_path / "a.txt").write_text('{"text": "a"}\n')
+    must_differ(find([str(tmp_path)])[0], [])
+
+
 @pytest.mark.parametrize("again", ["a.txt", ".", "*.txt", "../{0}/a.txt"])
 def test_one_file_by_two_arguments_is_refused(tmp_path: Path, again: str) -> None:
     write(tmp_path / "a.txt", "text")
@@ -127,6 +176,16 @@ def test_the_pair_that_validates_is_named_first_and_the_others_are_counted(tmp_p
     train, valid = find([str(tmp_path / "in"), f"{tmp_path}/*.txt"])[0], find([f"{tmp_path}/valid"])
     with pytest.raises(SettingError, match=r"also a source .*c\.txt', and there are 2 more"):
         must_differ(train, valid[0])
+
+
+def test_a_validation_split_that_also_trains_is_refused_as_what_it_was_taken_for(
+    tmp_path: Path,
+) -> None:
+    train = find([str(write(tmp_path / "train.txt", "text"))])[0]
+    valid = find([str(write(tmp_path / "valid.txt", "text"))])[0]
+    message = r"source: validates by the name of its split, and is the same bytes .*--valid 0 none"
+    with pytest.raises(SettingError, match=message):
+        must_differ(train, valid, by_name=True)
 
 
 def test_files_of_one_size_are_compared_to_their_end(
