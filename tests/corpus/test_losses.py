@@ -63,7 +63,9 @@ KINDS: list[Callable[[], Tokenizer]] = [byte_level, unigram, word_piece, words, 
 
 
 def separator_of(tokenizer: Tokenizer) -> int:
-    return int(tokenizer.token_to_id(SEPARATOR))
+    number = tokenizer.token_to_id(SEPARATOR)
+    assert number is not None
+    return number
 
 
 def losses_of(tokenizer: Tokenizer, texts: list[str], *, cuts: bool = False) -> Losses:
