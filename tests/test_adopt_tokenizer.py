@@ -86,7 +86,9 @@ def test_a_tokenizer_that_names_no_end_of_text_needs_a_separator(
     spelled = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(spelled.replace("<|im_end|>", "<|other|>"), "utf-8")
     assert main(["import", str(folder), "--out", str(tmp_path / "alone")]) == 3
-    words = ["prepare", str(tmp_path), "--tokenizer", str(folder), "--out", str(tmp_path / "s")]
+    text = tmp_path / "a.txt"
+    text.write_text("Some words. " * 99, "utf-8")
+    words = ["prepare", str(text), "--tokenizer", str(folder), "--out", str(tmp_path / "s")]
     assert main(words) == 3
     errors = capsys.readouterr().err
     assert errors.count("prepare --separator TOKEN") == errors.count("lengthen: ") == 2

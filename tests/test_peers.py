@@ -74,8 +74,15 @@ def wait_behind(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("dead", [0, 1])
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize(
+    ("sharded", "dead"),
+    [
+        (False, 0),
+        (True, 1),
+        pytest.param(False, 1, marks=pytest.mark.slow),
+        pytest.param(True, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_f22_who_is_left_says_so_and_saves_nothing(
     configured: Configure, tmp_path: Path, dead: int, sharded: bool
 ) -> None:
@@ -120,7 +127,7 @@ def loaded(how: str, *folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
     return [json.loads(rank.communicate(timeout=120)[0]) for rank in every]
 
 
-@pytest.mark.parametrize("how", ["replicated", "sharded"])
+@pytest.mark.parametrize("how", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"])
 def test_f06_ranks_hash_a_checkpoint_together_and_what_one_finds_counts_for_all(
     tmp_path: Path, how: str
 ) -> None:

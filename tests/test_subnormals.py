@@ -73,7 +73,14 @@ def planning(configured: Configure, folder: Path) -> list[str]:
     return ["plan", str(folder / "a.toml")]
 
 
-@pytest.mark.parametrize("words", [training, evaluating, sampling, planning])
+@pytest.mark.parametrize(
+    "words",
+    [
+        training,
+        evaluating,
+        *(pytest.param(w, marks=pytest.mark.slow) for w in (sampling, planning)),
+    ],
+)
 def test_every_thread_of_a_command_that_computes_flushes(
     configured: Configure, tmp_path: Path, words: Callable[[Configure, Path], list[str]]
 ) -> None:

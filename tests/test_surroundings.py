@@ -142,7 +142,17 @@ def test_an_installation_leaves_a_pytorch_of_2_11_or_newer_as_it_is(
     assert (done.returncode == 0) == stays
 
 
-@pytest.mark.parametrize("name", ["torch", "safetensors", "tokenizers", "filelock", "rich"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch",
+        "tokenizers",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("safetensors", "filelock", "rich")
+        ),
+    ],
+)
 def test_f53_a_required_package_that_is_missing_is_one_line(
     configured: Configure, tmp_path: Path, name: str
 ) -> None:

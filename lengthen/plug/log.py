@@ -105,19 +105,31 @@ class RunLog:
         self._lowest = self._lowest.after(loss)
         return self._write(record)
 
-    def evaluation(self, loss: Number, *, side_seconds: Number | None = None) -> Record:
-        """Write a validation loss at full length, in nats per token, and the time that it took."""
+    def evaluation(
+        self,
+        loss: Number,
+        *,
+        side_tokens: Number | None = None,
+        side_seconds: Number | None = None,
+    ) -> Record:
+        """Write a validation loss at full length, in nats per token, and what it read and took."""
         loss = _number("loss", loss)
         figures: Record = {"split": "valid", "loss": finite_or_none(loss)}
         figures |= {"perplexity": finite_or_none(perplexity(loss))}
-        return self._aside("eval", figures, side_seconds)
+        return self._aside("eval", figures, side_tokens, side_seconds)
 
-    def probe(self, loss: Number, *, side_seconds: Number | None = None) -> Record:
+    def probe(
+        self,
+        loss: Number,
+        *,
+        side_tokens: Number | None = None,
+        side_seconds: Number | None = None,
+    ) -> Record:
         """Write the loss of some full-length sequences, always the same, and its own loss ratio."""
         loss = _number("loss", loss)
         figures = {"loss": finite_or_none(loss), "loss_ratio": self._probe_lowest.ratio(loss)}
         self._probe_lowest = self._probe_lowest.after(loss)
-        return self._aside("probe", figures, side_seconds)
+        return self._aside("probe", figures, side_tokens, side_seconds)
 
     def finish(self) -> None:
         """Say that the run has come to its end, and close the log."""
@@ -143,9 +155,14 @@ class RunLog:
             "at": dict(self._at),
         }
 
-    def _aside(self, kind: str, figures: Record, side_seconds: Number | None) -> Record:
-        known = side_seconds is not None
-        cost = {"side_seconds": _number("side_seconds", side_seconds)} if known else {}
+    def _aside(
+        self, kind: str, figures: Record, tokens: Number | None, seconds: Number | None
+    ) -> Record:
+        cost: Record = {}
+        if tokens is not None:
+            cost["side_tokens"] = int(_number("side_tokens", tokens))
+        if seconds is not None:
+            cost["side_seconds"] = _number("side_seconds", seconds)
         return self._write({"kind": kind, **self._at, "seconds": self._seconds, **figures, **cost})
 
     def _write(self, record: Record) -> Record:

@@ -216,7 +216,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
             began = time.monotonic()
             rows = self._dataset.validation(PROBE_SEQUENCES * length)
             loss = sum(losses(model, self._watch.call, rows)) / len(rows)
-            log.probe(loss, side_seconds=time.monotonic() - began)
+            seconds = time.monotonic() - began
+            log.probe(loss, side_tokens=len(rows) * length, side_seconds=seconds)
 
     def on_evaluate(
         self,
@@ -241,7 +242,9 @@ class LengthenCallback(TrainerCallback, ExportableState):
             )
             seconds = (seconds or 0.0) + time.monotonic() - began
         if self._log is not None:
-            self._log.evaluation(loss, side_seconds=seconds)
+            # A dataset of the user's own may be long to go through once more.
+            tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None
+            self._log.evaluation(loss, side_tokens=tokens, side_seconds=seconds)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
