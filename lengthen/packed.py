@@ -52,6 +52,9 @@ def _unpack(path: Path, root: Path) -> None:
                 raise DataError(f"{path}: holds a link or a device, {member.name!r}")
             if total > MOST_BYTES:
                 raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes")
-            archive.extract(member, root, filter="data")
+            try:
+                archive.extract(member, root, filter="data")
+            except tarfile.FilterError:
+                raise DataError(f"{path}: holds a file outside of it, {member.name!r}") from None
         while stream.read(2**20):
             pass  # to the end of the file, where its checksums are
