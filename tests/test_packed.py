@@ -87,7 +87,7 @@ def test_a_study_without_runs_is_named_as_it_was_given(
     (tmp_path / "folder/runs").mkdir(parents=True)
     pack(tmp_path / "folder", tmp_path / "none.tar.xz")
     assert main(["report", str(tmp_path / "none.tar.xz")]) == 2
-    assert f"got '{tmp_path / 'none.tar.xz'}'" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("none.tar.xz'\n")  # a long path loses its middle
 
 
 def test_a_run_of_another_comparison_is_named_by_the_study(
