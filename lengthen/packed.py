@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lengthen.errors import DataError
+from lengthen.errors import DataError, LengthenError
 
 SUFFIX = ".tar.xz"
 MOST_BYTES = 2**31  # of all files together; a file of a few bytes can unpack to any number
@@ -22,20 +22,25 @@ def is_packed(path: Path) -> bool:
 def opened(path: Path) -> Iterator[Path]:
     """Give the directory that `path` is, or one with a packed study's files until the block ends.
 
-    Its name is the study's. Raises DataError for a damaged archive, and for one that holds
-    anything but files and directories of its own.
+    Its name is the study's, and what is raised within the block names the study, not this
+    directory. Raises DataError for a damaged archive, and for one that holds anything but files and
+    directories of its own.
     """
     if not is_packed(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="lengthen-") as folder:
-        root = Path(folder) / path.name.removesuffix(SUFFIX)
+        root = Path(folder).resolve() / path.name.removesuffix(SUFFIX)
         root.mkdir()
         try:
             _unpack(path, root)
         except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
             raise DataError(f"{path}: not a whole {SUFFIX} archive: {error}") from None
-        yield root
+        try:
+            yield root
+        except LengthenError as error:
+            error.args = (str(error).replace(str(root), str(path)),)
+            raise
 
 
 def _unpack(path: Path, root: Path) -> None:
@@ -47,6 +52,9 @@ def _unpack(path: Path, root: Path) -> None:
                 raise DataError(f"{path}: holds a link or a device, {member.name!r}")
             if total > MOST_BYTES:
                 raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes")
-            archive.extract(member, root, filter="data")
+            try:
+                archive.extract(member, root, filter="data")
+            except tarfile.FilterError:
+                raise DataError(f"{path}: holds a file outside of it, {member.name!r}") from None
         while stream.read(2**20):
             pass  # to the end of the file, where its checksums are

@@ -196,19 +196,23 @@ def _own_way(config: Config, paths: RunPaths) -> Tables:
 
 
 def _overrides(asked: Tables, config: Config, start: Checkpoint) -> Tables:
-    """Return what was asked for, and all else that is not as the checkpoint was trained with.
+    """Return every setting that is not as the checkpoint was trained with, and a store's new place.
 
-    That is what an earlier resume was asked for which died before its first save: the steps that
-    told of it are set aside, and its settings stay.
+    More than what was asked for: an earlier resume may have died before its first save. The steps
+    that told of it are set aside, and its settings stay. And less: what was so before is no change.
     """
     before = settings.flat(settings.recorded(start.state))
+    if not before:
+        return asked
     now = settings.flat(settings.as_trained(config))
-    found = {name: dict(values) for name, values in asked.items()}
-    for name in sorted(now.keys() | before.keys()) if before else ():
-        if now.get(name) != before.get(name):
-            table, _, setting = name.partition(".")
-            found.setdefault(table, {})[setting] = now.get(name)
-    return found
+    found = {n: v for n, v in settings.flat(asked).items() if n not in now and n not in before}
+    names = sorted(now.keys() | before.keys())
+    found |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
+    tables: dict[str, Tables] = {}
+    for name, value in found.items():
+        table, _, setting = name.partition(".")
+        tables.setdefault(table, {})[setting] = value
+    return tables
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:

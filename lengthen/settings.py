@@ -211,12 +211,12 @@ def _tables_of(source: str) -> Tables:
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, source, nearest(source, RECIPES))
-    tables = read_toml(path)
+    tables = with_recipe(read_toml(path))
     if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
         rule = "was written by another training loop, which has its model and its checkpoints"
         hint = f"`lengthen report {path.parent}` reads its log"
         raise SettingError("RUN", rule, str(path.parent), hint)
-    return with_recipe(tables)
+    return tables
 
 
 def with_recipe(tables: Tables) -> Tables:

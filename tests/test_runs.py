@@ -362,3 +362,16 @@ def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_sav
     resume(run, overrides={"budget": {"tokens": 4_000}}, shown=False)
     told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
     assert told[1]["overrides"] == {"budget": {"tokens": 4_000}}
+
+
+def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 4, "keep": 9})
+    train(config, run, shown=False)
+    clip = config.optimizer.clip
+    asked = {"optimizer": {"clip": clip}, "run": {"on_nonfinite": "skip"}}
+    resume(run, name="step-00000004", overrides=asked, shown=False)
+    (resumed,) = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert resumed["overrides"] == {"run": {"on_nonfinite": "skip"}}

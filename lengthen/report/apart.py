@@ -40,10 +40,15 @@ def _read(records: Sequence[Record]) -> str:
 
 
 def differences(one: Facts, other: Facts) -> list[str]:
-    """Return the names of what is known of both and not the same."""
+    """Return the names of what is known of both and not the same.
+
+    Where both read equally much, all of it each time, what they asked for is no difference: a
+    validation part can be too small for either.
+    """
     names = [name for name in one if name in other and one[name] != other[name]]
-    mixed = SEVERAL in one.get(READ, "") and READ in other
-    return [*names, READ] if mixed and READ not in names else names
+    if READ not in one or READ not in other or READ in names:
+        return names
+    return [*names, READ] if SEVERAL in one[READ] else [name for name in names if name != PART]
 
 
 def groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[Facts, list[NamedRun]]]:

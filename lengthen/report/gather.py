@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lengthen import progress
@@ -33,14 +33,15 @@ class NamedRun:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run lies, and how many of the last parts of its path are its name."""
+    """Where a run lies, and how many of the last parts of its known path are its name."""
 
     path: Path  # resolved
+    known: Path  # the same, but in a packed study by the path of that
     parts: int
 
     @property
     def name(self) -> str:
-        text = "/".join(self.path.parts[-self.parts :])
+        text = "/".join(self.known.parts[-self.parts :])
         # A directory's name can hold anything: control characters, or bytes that are no text.
         return printable(text)
 
@@ -59,8 +60,16 @@ def gather(
     DataError where no run is left.
     """
     with ExitStack() as stack:
-        folders = [stack.enter_context(opened(path)) for path in paths]
-        runs, reasons = _gathered(folders, columns, note)
+        once = {path.resolve(): path for path in paths}.values()
+        folders = {path: stack.enter_context(opened(path)) for path in once}
+
+        def said(text: str) -> str:
+            for path, folder in folders.items():
+                text = text.replace(str(folder), str(path))
+            return text
+
+        runs, reasons = _gathered(folders, columns, lambda text: note(said(text)))
+        reasons = [said(text) for text in reasons]
     if not runs:
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
@@ -70,10 +79,10 @@ def gather(
 
 
 def _gathered(
-    paths: Sequence[Path], columns: Mapping[str, str] | None, note: Callable[[str], None]
+    folders: Mapping[Path, Path], columns: Mapping[str, str] | None, note: Callable[[str], None]
 ) -> tuple[list[NamedRun], list[str]]:
-    """Return the runs, and why others are left out."""
-    places = [place for path in paths for place in _places(path)]
+    """Return the runs below folders, by the path that each stands for, and why others are out."""
+    places = [place for path, folder in folders.items() for place in _places(path, folder)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
     for place in named:
@@ -91,13 +100,14 @@ def _gathered(
     return runs, reasons
 
 
-def _places(path: Path) -> list[_Place]:
-    whole = path.resolve()
+def _places(path: Path, folder: Path) -> list[_Place]:
+    whole, known = folder.resolve(), path.resolve()
     if whole.is_file() or _is_run(whole):
-        return [_Place(whole, 1)]
+        return [_Place(whole, known, 1)]
     if not whole.is_dir():
         raise SettingError("RUN", "no such run, directory or log", str(path))
-    found = [_Place(run, len(run.relative_to(whole).parts)) for run in _runs_below(whole)]
+    below = [(run, run.relative_to(whole)) for run in _runs_below(whole)]
+    found = [_Place(run, known / inside, len(inside.parts)) for run, inside in below]
     if not found:
         rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
         raise SettingError("RUN", rule, str(path))
@@ -123,8 +133,8 @@ def _with_unique_names(places: list[_Place]) -> list[_Place]:
     while True:
         names = [place.name for place in places]
         longer = [
-            _Place(place.path, place.parts + 1)
-            if names.count(place.name) > 1 and place.parts < len(place.path.parts)
+            replace(place, parts=place.parts + 1)
+            if names.count(place.name) > 1 and place.parts < len(place.known.parts)
             else place
             for place in places
         ]

@@ -115,10 +115,16 @@ def test_validation_losses_of_different_text_are_compared_nowhere(
     ("one", "other"),
     [
         (run("a", PARTS[0], read=(960,)), run("b", PARTS[0], read=(960,))),
+        (run("a", PARTS[0], read=(384,)), run("b", PARTS[1], read=(384,))),
         (run("a", PARTS[0], read=(960,)), run("theirs")),
         (run("a"), run("b", LENGTHS[0], read=(960,))),
     ],
-    ids=["alike", "a log that does not say", "a first run that does not say"],
+    ids=[
+        "alike",
+        "all of a small text",
+        "a log that does not say",
+        "a first run that does not say",
+    ],
 )
 def test_those_of_one_text_stand_side_by_side(one: NamedRun, other: NamedRun) -> None:
     table = first_at(one, other)
