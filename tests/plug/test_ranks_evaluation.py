@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lengthen.errors import SettingError
@@ -19,7 +20,7 @@ def test_the_sum_over_ranks_is_on_their_device(monkeypatch: pytest.MonkeyPatch) 
     def reduce(total: Tensor) -> None:
         raise Reduced(total.device.type)
 
-    monkeypatch.setattr(transformers.dist, "all_reduce", reduce)
+    monkeypatch.setattr(dist, "all_reduce", reduce)
     with pytest.raises(Reduced, match="meta"):
         transformers._mean_over_ranks([1.0], 1, torch.device("meta"))
 
