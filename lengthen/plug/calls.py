@@ -21,17 +21,29 @@ class Batch(NamedTuple):
     number: int  # targets of the whole step, over all passes and ranks
 
 
-class Call(NamedTuple):
-    """How a loop calls its model: names of a row's tensors, by place and by keyword."""
+class Named(NamedTuple):
+    """An argument that is a tensor of the batch."""
 
-    places: tuple[str | None, ...]
-    words: Mapping[str, str]
+    name: str
+
+
+class Even(NamedTuple):
+    """An argument that is as large as the batch, and the same everywhere: a mask."""
+
+    value: Tensor  # 0-d
+
+
+class Call(NamedTuple):
+    """How a loop calls its model; an argument that is not of the batch is as it was, or None."""
+
+    places: tuple[object, ...]
+    words: Mapping[str, object]
     numbered: bool  # is it told the number of targets?
 
     def on(self, model: nn.Module, batch: Mapping[str, Tensor], number: int) -> Any:
         """Call a model so; each of `batch` is (rows, length) int64."""
-        places = [None if name is None else batch[name] for name in self.places]
-        words = {word: batch[name] for word, name in self.words.items()}
+        places = [_of_batch(one, batch) for one in self.places]
+        words = {word: _of_batch(one, batch) for word, one in self.words.items()}
         if self.numbered:
             words[NUMBER] = torch.tensor(number)
         return model(*places, **words)
@@ -39,23 +51,40 @@ class Call(NamedTuple):
 
 def call_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: Batch) -> Call | None:
     """Return how a model was called with the expected batch; None for any other call."""
-    places = tuple(_name_of(value, batch) for value in args)
+    places = tuple(_kept(value, batch) for value in args)
     words = {
-        word: word if word in TARGETS else _name_of(value, batch) for word, value in kwargs.items()
+        word: Named(word) if word in TARGETS else _kept(value, batch)
+        for word, value in kwargs.items()
+        if word != NUMBER
     }
-    if "input_ids" not in (*places, *words.values()):
+    named = {one.name for one in (*places, *words.values()) if isinstance(one, Named)}
+    if "input_ids" not in named:
         return None
-    named = {word: name for word, name in words.items() if name}
-    return Call(places, named, kwargs.get(NUMBER) is not None)
+    known = {word: one for word, one in words.items() if one is not None}
+    return Call(places, known, kwargs.get(NUMBER) is not None)
 
 
-def _name_of(value: object, batch: Batch) -> str | None:
-    if not isinstance(value, Tensor) or value.shape != batch.inputs.shape:
+def _kept(value: object, batch: Batch) -> object:
+    """Return what makes an argument again for another batch; None where nothing does."""
+    if not isinstance(value, Tensor):
+        # A number may be one of the batch, such as its length.
+        return value if isinstance(value, bool | float | str) else None
+    if value.shape != batch.inputs.shape:
         return None
     value = value.detach().cpu()
     if torch.equal(value, batch.inputs):
-        return "input_ids"
-    return "shift_labels" if torch.equal(value, batch.targets) else None
+        return Named("input_ids")
+    if torch.equal(value, batch.targets):
+        return Named("shift_labels")
+    first = value[0, 0]
+    return Even(first) if bool((value == first).all()) else None
+
+
+def _of_batch(kept: object, batch: Mapping[str, Tensor]) -> object:
+    inputs = batch["input_ids"]
+    if isinstance(kept, Even):
+        return kept.value.to(inputs.device).expand(inputs.shape)
+    return batch[kept.name] if isinstance(kept, Named) else kept
 
 
 def outputs_of(output: Any, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -3,7 +3,7 @@
 Not by its value alone, for an untrained model has much the same loss whatever its targets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isclose, isfinite
 
 import torch
@@ -47,23 +47,22 @@ def near(loss: Tensor, ours: Tensor) -> bool:
 
 
 def other_loss(factor: float = 1.0) -> SettingError:
-    """Return the error for a first step whose loss was another one, or so many times the right."""
+    """Return the error for a step whose loss was another one, or so many times the right."""
     if abs(factor - 1) < 0.1:
-        return SettingError("loss", f"{RULE}; the first step trained on another one", None, LONE)
-    return SettingError("loss", f"{RULE}; the first step had {factor:.4g} times it", None, WHOLE)
+        return SettingError("loss", f"{RULE}; this step trained on another one", None, LONE)
+    return SettingError("loss", f"{RULE}; this step had {factor:.4g} times it", None, WHOLE)
 
 
-def must_be_all(loss: float, trained: float) -> bool:
-    """Say whether a step shows that no more was trained on than `loss`, which is recorded.
+def must_be_all(loss: float, trained: float, step: int) -> None:
+    """Raise SettingError where more was trained on in a step than `loss`, which is recorded.
 
-    A step that is not finite shows nothing. Raises SettingError for another term.
+    A step that is not finite shows nothing.
     """
     if not (isfinite(loss) and isfinite(trained)):
-        return False
-    if isclose(loss, trained, rel_tol=2e-5, abs_tol=1e-4):
-        return True
-    rule = f"{RULE}, which was {loss:.6g} in the first step; the Trainer trained on"
-    raise SettingError("loss", rule, trained, LONE)
+        return
+    if not isclose(loss, trained, rel_tol=2e-5, abs_tol=1e-4):
+        rule = f"{RULE}, which was {loss:.6g} in step {step}; the Trainer trained on"
+        raise SettingError("loss", rule, trained, LONE)
 
 
 def must_be_slope(slope: Tensor, logits: Tensor, targets: Tensor, weight: float) -> None:
@@ -111,26 +110,45 @@ def must_take_targets(model: nn.Module, call: Call, row: Mapping[str, Tensor]) -
     """
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in row.items()}
-    targets, was_training = batch["shift_labels"], model.training
-    number = targets.numel() * (2 if call.numbered else 1)  # twice: half of what a mean would be
+    was_training = model.training
+    model.eval()
     with torch.enable_grad():
-        loss, logits = outputs_of(call.on(model.eval(), batch, number), targets)
-        model.train(was_training)
-        logits = must_have(logits, model)
-        ours = summed(logits, targets) / number
-        if loss is not None and near(loss.detach().reshape(()), ours.detach()):
-            more = loss.float().reshape(()) - ours
-            if _adds_nothing(model, ours, more, exact=logits.dtype == torch.float32):
-                return
+        # Two passes: a compiled model goes backward once through each.
+        _, ours, exact = _tried(model, call, batch)
+        right = _gradients(model, ours)
+        loss, ours, _ = _tried(model, call, batch)
+        same = loss is not None and near(loss.detach().reshape(()), ours.detach())
+        extra = _gradients(model, loss.float().reshape(()) - ours) if loss is not None else []
+    model.train(was_training)
+    if same and _adds_nothing(right, extra, exact=exact):
+        return
     rule = f"must compute the cross entropy of shift_labels over {NUMBER}, and nothing else"
     raise SettingError("model", rule, type(model).__name__, LONE)
 
 
-def _adds_nothing(model: nn.Module, ours: Tensor, more: Tensor, *, exact: bool) -> bool:
-    """Say whether the gradient of `more` is nothing beside that of `ours`, by each parameter."""
+def _tried(
+    model: nn.Module, call: Call, batch: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Tensor, bool]:
+    """Return a model's loss and our own, 0-d, and whether it computes in float32."""
+    targets = batch["shift_labels"]
+    number = targets.numel() * (2 if call.numbered else 1)  # twice: half of what a mean would be
+    loss, logits = outputs_of(call.on(model, batch, number), targets)
+    logits = must_have(logits, model)
+    if not logits.requires_grad:
+        rule = "must return the logits that its loss comes from, with their gradient"
+        raise SettingError("model", rule, type(model).__name__, "return them without detach()")
+    return loss, summed(logits, targets) / number, logits.dtype == torch.float32
+
+
+def _gradients(model: nn.Module, loss: Tensor) -> list[Tensor | None]:
     parameters = [one for one in model.parameters() if one.requires_grad]
-    right = torch.autograd.grad(ours, parameters, retain_graph=True, allow_unused=True)
-    extra = torch.autograd.grad(more, parameters, allow_unused=True)
+    return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+
+
+def _adds_nothing(
+    right: Sequence[Tensor | None], extra: Sequence[Tensor | None], *, exact: bool
+) -> bool:
+    """Say whether gradients are nothing beside the right ones, by each parameter."""
     sizes = [0.0 if one is None else float(one.float().norm()) for one in right]
     share, floor = (1e-3, 1e-6) if exact else (2e-2, 1e-4)
     least = floor * float(torch.tensor(sizes).norm())

@@ -63,8 +63,10 @@ class Passes:
         self._row = row_of_chance(vocabulary, min(length, 64))
         self._batch: Batch | None = None
         self._forward: Forward | None = None
+        self._equal = True  # are the passes of this step?
         self._losses: list[Tensor] = []  # of this step's passes, shares of its mean, 0-d
-        self._own = self._judged = self._tried = False
+        self._judged: set[bool] = set()  # of steps of equal passes, and of those of unequal ones
+        self._own = self._tried = False
         self.call = Call((), {}, numbered=False)  # of the last pass
         watch = UNCOMPILED(self._watch)  # a compiled model is watched from outside
         self._hook = model.register_forward_hook(watch, with_kwargs=True)
@@ -76,6 +78,8 @@ class Passes:
     def expect(self, batch: Batch) -> None:
         """Say which pass comes next; calls of the model that are not it are nobody's."""
         self._batch, self._forward = batch, None
+        # Means over passes are right while these are equal: the first unequal ones are judged too.
+        self._equal = batch.inputs.numel() * self._parts == batch.number
 
     def _watch(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -86,7 +90,7 @@ class Passes:
         if call is None:
             return
         self._forward = Forward(call, *outputs_of(output, self._batch.inputs))
-        if self._judged:
+        if self._equal in self._judged:
             # All that is left to do is to record: the logits need not be kept until the end.
             self._forward = Forward(call, self._share(self._batch, self._forward), None)
         else:
@@ -104,7 +108,7 @@ class Passes:
             hint = "leave input_ids as they are in compute_loss"
             raise SettingError("model", rule, type(self._model).__name__, hint)
         self.call, share = forward.call, forward.loss
-        if not self._judged:
+        if self._equal not in self._judged:
             self._own = bool(forward.to_loss)
             self._judge(batch, forward, scale)
             share = self._share(batch, forward)
@@ -123,7 +127,8 @@ class Passes:
         total = torch.stack(self._losses).sum()
         self._losses = []
         # A step that is not finite shows nothing: the next one is looked at in its place.
-        self._judged = self._judged or bool(total.isfinite())
+        if self._equal not in self._judged and total.isfinite():
+            self._judged.add(self._equal)
         return total
 
     @torch.no_grad()
@@ -135,10 +140,12 @@ class Passes:
         if not (forward.to_logits or forward.to_loss):
             rule = f"{RULE}; the first step trained on nothing that the model returned"
             raise SettingError("loss", rule, None, "compute it from the logits or take its own")
+        # Sums: a loss may go through more than one backward pass.
         if forward.to_logits:
-            must_be_slope(forward.to_logits[0], logits, batch.targets, weight)
+            must_be_slope(torch.stack(forward.to_logits).sum(0), logits, batch.targets, weight)
         if forward.loss is not None and forward.to_loss:
-            self._judge_own(forward, forward.loss * forward.to_loss[0], expected)
+            trained = forward.loss * torch.stack(forward.to_loss).sum(0)
+            self._judge_own(forward, trained, expected)
 
     def _judge_own(self, forward: Forward, trained: Tensor, expected: Tensor) -> None:
         if self._parts > 1 and not forward.call.numbered:

@@ -54,8 +54,9 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self._log: RunLog | None = None  # the first rank's, while it trains
         self._passes: Passes | None = None  # every rank's, while it trains
         self._which = 0  # of the step's passes, from 0
+        # Unrecorded losses, with the tokens and seconds that they took.
+        self._evaluations: list[tuple[float, int | None, float | None]] = []
         self._unlogged: float | None = None  # the mean loss of a step that is to be recorded
-        self._compared = False  # with the loss that the Trainer says it trained on
         self._begin(dataset.steps.start)
 
     def _begin(self, moment: Moment) -> None:
@@ -99,7 +100,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
             self._log = RunLog(self._out, course, store=store, saved=log)
         parts = args.gradient_accumulation_steps * args.world_size
         self._passes = Passes(met["model"], store.vocabulary, course.length, parts)
-        self._unlogged, self._compared = None, False
+        self._unlogged = None
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -185,9 +186,11 @@ class LengthenCallback(TrainerCallback, ExportableState):
         """Record the step that was just trained."""
         loss, logs = self._unlogged, logs or {}
         if loss is None or not {"loss", "grad_norm", "learning_rate"} <= logs.keys():
-            return  # an evaluation's, the summary at the end, or a line of somebody else's
-        if not self._compared:
-            self._compare(loss, logs["loss"])
+            # An evaluation's, the summary at the end, or a line of somebody else's: the Trainer
+            # takes any for the line of the step, which is still to come.
+            control.should_log |= loss is not None
+            return
+        self._compare(loss, logs["loss"], state.global_step)
         self._unlogged = None
         step = self._walk.at(state.global_step)
         self._trained = step.after
@@ -199,13 +202,14 @@ class LengthenCallback(TrainerCallback, ExportableState):
                 optimizer=met["optimizer"],
                 rate=logs["learning_rate"],
             )
+            self._record_evaluations()
             if crossed(self._probe_every, state.global_step - 1, state.global_step):
                 self._probe(met["model"], self._log)
 
-    def _compare(self, loss: float, trained: float) -> None:
-        """Hold the loss of the first finite step to what the Trainer sent into its backward."""
+    def _compare(self, loss: float, trained: float, step: int) -> None:
+        """Hold the loss of a step to what the Trainer sent into its backward."""
         try:
-            self._compared = must_be_all(loss, trained)
+            must_be_all(loss, trained, step)
         except SettingError:
             self._close()
             raise
@@ -236,15 +240,23 @@ class LengthenCallback(TrainerCallback, ExportableState):
         # The Trainer fills the last round of its processes with rows that it has had.
         if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
             began = time.monotonic()
+            mine = _rows_of_rank(rows, args)
             loss = _mean_over_ranks(
-                losses(met["model"], self._watch.call, rows[args.process_index :: args.world_size]),
-                len(rows),
+                losses(met["model"], self._watch.call, mine), len(rows), args.device
             )
             seconds = (seconds or 0.0) + time.monotonic() - began
-        if self._log is not None:
-            # A dataset of the user's own may be long to go through once more.
-            tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None
-            self._log.evaluation(loss, side_tokens=tokens, side_seconds=seconds)
+        # A dataset of the user's own may be long to go through once more.
+        tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None
+        self._evaluations.append((loss, tokens, seconds))
+        if self._unlogged is None:
+            self._record_evaluations()
+
+    def _record_evaluations(self) -> None:
+        """Record what was evaluated since the last step, behind whose line it belongs."""
+        for loss, tokens, seconds in self._evaluations:
+            if self._log is not None:
+                self._log.evaluation(loss, side_tokens=tokens, side_seconds=seconds)
+        self._evaluations.clear()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -284,8 +296,20 @@ def losses(model: nn.Module, call: Call, rows: Sequence[Row]) -> Iterator[float]
     model.train(was_training)
 
 
-def _mean_over_ranks(mine: Iterable[float], count: int) -> float:
-    total = torch.tensor(sum(mine), dtype=torch.float64)
+def _rows_of_rank(rows: Any, args: TrainingArguments) -> list[Row]:
+    """Return this rank's share of the rows of `validation`; SettingError for those of others."""
+    mine = [rows[number] for number in range(args.process_index, len(rows), args.world_size)]
+    if not all({"input_ids", "shift_labels"} <= row.keys() for row in mine):
+        each = args.world_size * args.eval_batch_size
+        rule = f"must have a number of rows that {each} divides (processes times their batch)"
+        hint = "leave some out, or give eval_dataset=dataset.validation()"
+        raise SettingError("eval_dataset", rule, len(rows), hint)
+    return mine
+
+
+def _mean_over_ranks(mine: Iterable[float], count: int, device: torch.device) -> float:
+    # On the device: a backend for GPUs takes no other tensors.
+    total = torch.tensor(sum(mine), dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return float(total) / count
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lengthen.errors import SettingError
+from lengthen.pacing import Linear
 from lengthen.plug.calls import Batch
 from lengthen.plug.passes import Passes
 from lengthen.plug.transformers import LengthenCallback
@@ -185,6 +186,15 @@ class Prefixed(Models):
         return {**inputs, "input_ids": torch.zeros_like(inputs["input_ids"])}
 
 
+class BackwardByHand(Models):
+    """Sends its loss back itself, and then the Trainer does so once more."""
+
+    def after(self, loss: Tensor, model: nn.Module) -> Tensor:
+        if model.training:
+            torch.autograd.backward(loss, retain_graph=True)
+        return loss
+
+
 WRONG: dict[str, tuple[type[Trainer], Callable[..., Tensor] | None, str]] = {
     "half": (Half, None, r"loss: must be the cross entropy .* had 0\.5 times it; hand num_items"),
     "z-loss": (
@@ -202,6 +212,7 @@ WRONG: dict[str, tuple[type[Trainer], Callable[..., Tensor] | None, str]] = {
     "other inputs": (Prefixed, None, "model: must be called once with each batch of the dataset"),
     "shifts again": (Trainer, shifts_again, "loss: must be .* trained on another one"),
     "averages": (Trainer, averages, "loss: must be .* had 5 times it"),
+    "by hand": (BackwardByHand, None, "loss: must be .* had 2 times it"),
     "smoothed": (Trainer, smoothed, "loss: must be .* leave out label smoothing"),
 }
 
@@ -245,6 +256,45 @@ def test_a_term_that_no_output_shows_is_refused_by_what_the_trainer_logs(
     with pytest.raises(SettingError, match="loss: must be .* the Trainer trained on, got 5"):
         trainer.train()
     assert steps(tmp_path) == []
+
+
+class LaterRegularised(Models):
+    """Adds its term from the third step on."""
+
+    def after(self, loss: Tensor, model: nn.Module) -> Tensor:
+        return loss + (0.01 if self.state.global_step >= 2 else 0.0)
+
+
+def test_a_term_of_a_later_step_is_refused_before_the_step_is_recorded(
+    store: Path, tmp_path: Path
+) -> None:
+    trainer = hosted(store, tmp_path, SHORT, kind=LaterRegularised).trainer
+    with pytest.raises(SettingError, match=r"loss: must be .* in step 3; the Trainer trained on"):
+        trainer.train()
+    assert len(steps(tmp_path)) == 2
+
+
+class OwnMeans(Own):
+    """A mean over each pass, which the Trainer divides by their number."""
+
+    def loss_of(self, output: Any, targets: Tensor, number: Any) -> Any:
+        self.loss_is_scaled_for_ga = False
+        return super().loss_of(output, targets, targets.numel())
+
+
+def test_a_mean_of_means_is_refused_at_the_first_step_of_unequal_passes(
+    store: Path, tmp_path: Path
+) -> None:
+    # Eight rows in four passes of two; a longer step of as many tokens has seven or fewer.
+    course = replace(SHORT, rows=1, hold="tokens", pacing=Linear(start=8, end=64, duration=12))
+    host = hosted(store, tmp_path, course, kind=OwnMeans)
+    before = [one.clone() for one in host.model.parameters()]
+    with pytest.raises(SettingError, match="loss: must be .* this step had .* times it"):
+        host.trainer.train()
+    done = steps(tmp_path)
+    assert [step["rows"] % 4 for step in done] == [0] * len(done)
+    assert len(done) > 0
+    assert not all(map(torch.equal, before, host.model.parameters()))
 
 
 class Silent(Trainer):
@@ -305,6 +355,31 @@ def test_other_calls_of_the_model_are_not_recorded(
     host.trainer.train()
     assert looks.calls == len(plain) * 6
     must_be_plain(tmp_path, plain)
+
+
+class Evaluates(TrainerCallback):
+    """Has a whole evaluation made at the end of the second step, ahead of that step's line."""
+
+    def __init__(self) -> None:
+        self.trainer: Trainer | None = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.global_step == 2 and self.trainer:
+            self.trainer.evaluate()
+
+
+def test_an_evaluation_between_a_step_and_its_line_belongs_to_that_step(
+    store: Path, tmp_path: Path, plain: list[Record]
+) -> None:
+    host, evaluates = hosted(store, tmp_path, SHORT), Evaluates()
+    evaluates.trainer = host.trainer
+    host.trainer.add_callback(evaluates)
+    host.trainer.train()
+    must_be_plain(tmp_path, plain)
+    (evaluation,) = read_metrics(RunPaths(tmp_path / "run").metrics).of("eval")
+    assert evaluation["step"] == 2
 
 
 # Models that return something else
@@ -393,6 +468,47 @@ def test_a_model_that_keeps_its_logits_is_refused(store: Path, tmp_path: Path) -
         hosted(store, tmp_path, SHORT, model=model).trainer.train()
 
 
+def test_a_model_that_detaches_its_logits_is_refused(store: Path, tmp_path: Path) -> None:
+    model = Returns(lambda output: {"loss": output.loss, "logits": output.logits.detach()})
+    with pytest.raises(SettingError, match="model: must return the logits .* without detach"):
+        hosted(store, tmp_path, SHORT, model=model).trainer.train()
+
+
+class Demanding(nn.Module):
+    """Cannot do without a mask and a flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = llama()
+
+    def forward(self, tokens: Tensor, mask: Tensor, *, scale: float, **batch: Any) -> Any:
+        assert mask.all()
+        assert (mask.shape, scale) == (tokens.shape, 1.0)
+        return self.inner(input_ids=tokens, attention_mask=mask, **batch)
+
+
+class Gives(Models):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        tokens, number = inputs.pop("input_ids"), num_items_in_batch
+        mask = torch.ones_like(tokens)
+        output = model(tokens, mask, scale=1.0, **inputs, num_items_in_batch=number)
+        return (output.loss, output) if return_outputs else output.loss
+
+
+def test_a_model_gets_its_masks_and_flags_wherever_it_is_called(
+    store: Path, tmp_path: Path, plain: list[Record]
+) -> None:
+    host = hosted(store, tmp_path, SHORT, model=Demanding(), kind=Gives)
+    host.trainer.train()
+    must_be_plain(tmp_path, plain)
+
+
 # Kinds of models, good and bad, judged by one pass
 
 
@@ -443,6 +559,12 @@ def of_kind(name: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("name", GOOD)
 def test_the_causal_models_of_transformers_are_accepted(name: str, dtype: torch.dtype) -> None:
     judge(of_kind(name).to(dtype))
+
+
+def test_a_compiled_model_is_accepted() -> None:
+    """Its backward may use up what its forward has kept: no graph of it is gone through twice."""
+    compiled: Any = torch.compile(llama(), backend="aot_eager", dynamic=False)
+    judge(compiled)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 50.0])
