@@ -35,7 +35,13 @@ def opened(path: Path) -> Iterator[Path]:
         root.mkdir()
         try:
             _unpack(path, root)
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        except (
+            tarfile.TarError,
+            lzma.LZMAError,
+            EOFError,
+            FileExistsError,
+            NotADirectoryError,
+        ) as error:
             raise DataError(f"{path}: not a whole {SUFFIX} archive: {error}") from None
         try:
             yield root

@@ -128,3 +128,11 @@ def test_a_study_given_twice_is_shown_once_and_two_of_one_name_by_theirs(
     assert len(names) == 4
     assert "other/mine.tar.xz/runs/b/seed-0" in names
     assert "lengthen-" not in "".join(names)
+
+
+def test_a_file_that_is_a_directory_too_is_no_study(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bad.tar.xz", "w:xz") as archive:
+        archive.addfile(tarfile.TarInfo("runs"))
+        archive.addfile(tarfile.TarInfo("runs/a"))
+    with pytest.raises(DataError, match="not a whole .tar.xz"), opened(tmp_path / "bad.tar.xz"):
+        pass
