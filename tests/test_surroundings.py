@@ -169,7 +169,7 @@ def test_f53_a_module_of_ours_that_is_missing_is_a_bug_and_says_so(
     hidden = (
         WITHOUT.format(name="lengthen")
         .replace('name.partition(".")[0]', "name")
-        .replace("'lengthen'", "'lengthen.runs'", 1)
+        .replace("'lengthen'", "'lengthen.training.start'", 1)
     )
     done = lengthen(hidden, *train_words(configured, tmp_path))
     assert done.returncode == 1

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lengthen.config.recipes import RECIPES
+from lengthen.evaluation.sample import sample
 from lengthen.exchange import tensors as exchange_tensors
 from lengthen.exchange.export import export
 from lengthen.exchange.layout import is_transposed, parameter_shapes, their_name
 from lengthen.exchange.pretrained import read
-from lengthen.model import GPT
-from lengthen.recipes import RECIPES
-from lengthen.runs import train
-from lengthen.sample import sample
+from lengthen.model.gpt import GPT
+from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.exchange.made import TINY, model_of, random_weights, saved_run
 
