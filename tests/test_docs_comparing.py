@@ -13,7 +13,7 @@ from lengthen.experiments.compare.file import OWN, read_comparison
 from lengthen.experiments.compare.verdicts import Word
 from lengthen.util.stats import power, smallest_effect
 from lengthen.util.tables import Table
-from tests.experiments.compare.conftest import FILE
+from tests.experiments.conftest import FILE
 from tests.test_docs import (
     DOCS,
     FENCE,

@@ -13,7 +13,7 @@ from scripts.early_gaps import rows
 from scripts.publish_runs import publish
 from scripts.results_figures import figures
 from scripts.results_tables import filled, repeated
-from tests.experiments.compare.conftest import FILE
+from tests.experiments.conftest import FILE
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "studies"

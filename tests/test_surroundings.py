@@ -40,7 +40,7 @@ import torch.distributed.fsdp
 torch.__version__ = "2.5.1+cpu"
 """
 LACKING_TORCH = "import torch.distributed.fsdp; del torch.distributed.fsdp.FSDPModule\n"
-MAIN = "from lengthen.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+MAIN = "from lengthen.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
 def lengthen(

@@ -287,8 +287,8 @@ def test_f18_a_run_in_use_by_another_process_is_left_alone(world: World) -> None
     run = world.copy("run")
     before = (run / "metrics.jsonl").read_bytes()
     with owned(run):
-        code = "import sys; from lengthen.cli import main; sys.exit(main(['resume', sys.argv[1]]))"
-        command = [sys.executable, "-c", code, str(run)]
+        code = "import sys; from lengthen.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, "resume", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert f"in use by pid {os.getpid()}" in done.stderr
@@ -299,7 +299,7 @@ def test_f18_a_run_in_use_by_another_process_is_left_alone(world: World) -> None
 def test_f04_a_full_disk_is_one_line_and_the_older_checkpoint_stays(world: World) -> None:
     run = world.copy("run")
     code = (
-        "import resource, signal, sys; from lengthen.cli import main\n"
+        "import resource, signal, sys; from lengthen.cli.main import main\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "sys.exit(main(['resume', sys.argv[1], '--budget.tokens', '4K', '--quiet']))"

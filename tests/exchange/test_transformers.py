@@ -96,7 +96,7 @@ def test_only_the_plug_for_its_trainer_imports_transformers() -> None:
         for path in package.rglob("*.py")
         if re.search(r"^\s*(import|from) transformers", path.read_text(encoding="utf-8"), re.M)
     }
-    assert importing == {"plug/transformers.py"}
+    assert importing == {"integrations/transformers.py"}
 
 
 def test_every_parameter_has_a_shape_and_a_name_of_its_own() -> None:

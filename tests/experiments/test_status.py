@@ -11,7 +11,7 @@ from lengthen.experiments.runner import ATTEMPTS
 from lengthen.experiments.status import directory, read_attempts, standing
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import SettingError
-from tests.experiments.compare.conftest import Written
+from tests.experiments.conftest import Written
 from tests.logs import bad, evaluation, step
 
 

@@ -10,7 +10,7 @@ from lengthen.cli.main import main
 from lengthen.config.load import load
 from lengthen.run.directory import RunPaths, read_metrics
 from tests.conftest import Configure
-from tests.experiments.compare.conftest import FILE
+from tests.experiments.conftest import FILE
 
 pytestmark = pytest.mark.gpu
 

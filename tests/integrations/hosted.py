@@ -1,6 +1,6 @@
 """A Trainer of Transformers around a tiny Llama, as a user's script has it; or one rank of it.
 
-torchrun --standalone --nproc-per-node 2 -m tests.plug.hosted STORE OUT
+torchrun --standalone --nproc-per-node 2 -m tests.integrations.hosted STORE OUT
 """
 
 import json

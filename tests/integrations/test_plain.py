@@ -423,7 +423,7 @@ def test_a_directory_has_one_log_among_processes_until_its_process_dies(tmp_path
     script = f"""
 import signal, sys
 from lengthen.util.errors import LengthenError
-from tests.plug.test_plain import COURSE, RunLog
+from tests.integrations.test_plain import COURSE, RunLog
 try:
     log = RunLog({str(tmp_path)!r}, COURSE, saved={state!r})
     print("mine", flush=True)

@@ -464,7 +464,7 @@ def one_and_two(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     one_rank(str(store), str(one))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", "2", "-m", "tests.plug.hosted"]
+    command = [*launcher, "--nproc-per-node", "2", "-m", "tests.integrations.hosted"]
     done = subprocess.run(
         [*command, store, two],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -115,7 +115,8 @@ STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def test_memory_is_what_a_process_takes(
     shape: dict[str, Any], micro_tokens: int, recompute: bool
 ) -> None:
-    code = f"from tests.test_cost import peak; print(peak({shape!r}, {micro_tokens}, {recompute}))"
+    call = f"peak({shape!r}, {micro_tokens}, {recompute})"
+    code = f"from tests.model.test_cost import peak; print({call})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     planned = cost.memory(Model(**shape), micro_tokens, recompute=recompute)
     assert 0.85 * int(done.stdout) <= planned <= 1.2 * int(done.stdout)

@@ -13,8 +13,8 @@ from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
 from lengthen.experiments.status import directory
 from lengthen.run.directory import RunPaths
-from tests.experiments.compare.conftest import Written
 from tests.experiments.compare.test_tables import plant
+from tests.experiments.conftest import Written
 
 
 def members(comparison: Comparison, root: Path) -> list[Group]:

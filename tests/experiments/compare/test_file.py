@@ -9,7 +9,7 @@ from lengthen.experiments.compare import fairness as fair
 from lengthen.experiments.compare.file import read_comparison
 from lengthen.model import cost
 from lengthen.util.errors import SettingError
-from tests.experiments.compare.conftest import Written
+from tests.experiments.conftest import Written
 
 ROOT = Path(__file__).parents[3]
 GRID = """

@@ -17,7 +17,7 @@ from lengthen.cli.main import main
 from lengthen.data.prepare import prepare
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.status import directory, read_attempts, standing
-from tests.experiments.compare.conftest import Written
+from tests.experiments.conftest import Written
 
 LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 60_000", "every_steps = 0": "every_steps = 10"}
 ON_THE_CLOCK = ("seconds", "probe seconds", "evaluation seconds", "seconds: times fewer")

@@ -13,8 +13,8 @@ from lengthen.experiments.compare.outcomes import groups, read_outcomes
 from lengthen.experiments.compare.sweep import sweep_tables
 from lengthen.experiments.runner import ATTEMPTS
 from lengthen.util.tables import Table
-from tests.experiments.compare.conftest import Written
 from tests.experiments.compare.test_tables import SWEEP, plant
+from tests.experiments.conftest import Written
 
 FULL = "no space left on the disk"
 LOSS = {0.001: 5.6, 0.003: 5.3, 0.01: 5.2, 0.03: 5.1}

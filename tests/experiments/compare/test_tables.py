@@ -25,7 +25,7 @@ from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import train
 from lengthen.util.errors import DataError
 from tests.conftest import AskFor
-from tests.experiments.compare.conftest import Written
+from tests.experiments.conftest import Written
 
 SWEEP = """
 [[grid]]
