@@ -28,7 +28,7 @@ from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
 from lengthen.core.schedule import Shape
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
 from lengthen.model.optim import AdamW, second_moment_scale
@@ -87,7 +87,7 @@ def configured(folder: Path) -> tuple[Config, Store]:
 def built(kind: type[Trainer], config: Config, store: Store) -> Trainer:
     """Return a trainer of one kind at the passes that it would choose itself."""
     size = micro_tokens_within(config, limit=None)
-    return kind(config, store, Place(torch.device("cpu")), size)
+    return kind(config, store, DistributedContext(torch.device("cpu")), size)
 
 
 def logged(trainer: Trainer, path: Path) -> Callable[[], object]:

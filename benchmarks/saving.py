@@ -18,7 +18,7 @@ import torch
 from benchmarks.measure import ROUNDS, figure, report
 from lengthen.checkpoint.manager import Saves, saving
 from lengthen.checkpoint.read import Tensors
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.util.disk import Disk
 
@@ -68,10 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     tensors = state_of(options.layers)
     report("PARAMETERS", sum(weight.numel() for weight in tensors["model"].values()))
-    place = Place(torch.device("cpu"))
+    context = DistributedContext(torch.device("cpu"))
     with (
         tempfile.TemporaryDirectory(dir=".") as folder,
-        saving(Disk(), Path(folder) / "c", 1, place, asynchronous=True) as saves,
+        saving(Disk(), Path(folder) / "c", 1, context, asynchronous=True) as saves,
     ):
         measured = Measured(saves, tensors)
         report("SAVING_FIRST_COPY_SECONDS", measured.in_the_background())

@@ -21,7 +21,7 @@ from lengthen.config.load import build
 from lengthen.core.pacing import Staged
 from lengthen.core.schedule import Clock
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.training.trainer import Trainer
 
@@ -52,7 +52,7 @@ def trainer_of(folder: Path) -> Trainer:
     )
     store = open_store(config)
     size = micro_tokens_within(with_store(config, store), limit=None)
-    return Trainer(with_store(config, store), store, Place(torch.device("cpu")), size)
+    return Trainer(with_store(config, store), store, DistributedContext(torch.device("cpu")), size)
 
 
 def step_at(trainer: Trainer, length: int) -> Step:

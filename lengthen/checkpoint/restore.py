@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from lengthen.checkpoint.read import OTHER, Checkpoint
 from lengthen.config.schema import Config
 from lengthen.core.shuffle import sub_seed
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW
 from lengthen.model.shards import like
 from lengthen.util.errors import CheckpointError, SettingError
 
 
-def build_model(config: Config, place: Place) -> GPT:
+def build_model(config: Config, context: DistributedContext) -> GPT:
     """Return the model of a configuration with its seeded initial weights, on its device."""
     shape = config.model
     if shape.vocabulary is None:
@@ -29,7 +29,7 @@ def build_model(config: Config, place: Place) -> GPT:
     )
     model.recompute = config.run.recompute
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
-    return model.to(device=place.device, dtype=place.dtype)
+    return model.to(device=context.device, dtype=context.dtype)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

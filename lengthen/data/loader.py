@@ -46,14 +46,14 @@ class Loader:
         self._tokens = np.asarray(tokens)  # of a memory map, the same memory without its overhead
 
     def load(
-        self, blocks: tuple[Block, ...], rows: int, length: int, rank: int = 0, world: int = 1
+        self, blocks: tuple[Block, ...], rows: int, length: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
         """Return the rows of `rank` from a step of `rows` rows in all; there may be none.
 
         Rank r of W has the rows from r * rows // W to (r + 1) * rows // W, so their numbers differ
         by one at most, and laid end to end they are the batch of a single process.
         """
-        first, last = (rows * r // world for r in (rank, rank + 1))
+        first, last = (rows * r // world_size for r in (rank, rank + 1))
         parts = list(self._parts(blocks, first * length, last * length))
         inputs, targets = (_rows([part[side] for part in parts], length) for side in (0, 1))
         return Batch(inputs, targets)
@@ -87,13 +87,13 @@ def _rows(parts: list[Tokens], length: int) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, length))
 
 
-def passes(rows: int, world: int, length: int, micro_tokens: int) -> int:
+def passes(rows: int, world_size: int, length: int, micro_tokens: int) -> int:
     """Return in how many passes every rank trains its share of a step.
 
     No pass is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
     passes of many rows, not many of few.
     """
-    most_rows = -(-rows // world)  # of a rank
+    most_rows = -(-rows // world_size)  # of a rank
     return -(-most_rows // (micro_tokens // length))
 
 

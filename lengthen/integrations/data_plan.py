@@ -207,7 +207,7 @@ class Steps:
     def part(self, step: Step, number: int, parts: int) -> Part:
         """Return part `number` of a step that is cut into `parts` of nearly equal rows."""
         rows, length = step.shape.rows, step.shape.length
-        batch = self.loader.load(step.blocks, rows, length, rank=number, world=parts)
+        batch = self.loader.load(step.blocks, rows, length, rank=number, world_size=parts)
         if not len(batch.inputs):
             # Every rank needs as many passes as its peers, or they wait for it for ever.
             blank = torch.zeros((1, length), dtype=torch.int64)

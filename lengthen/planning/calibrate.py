@@ -25,7 +25,7 @@ from lengthen.core.pacing import Constant
 from lengthen.core.schedule import Clock
 from lengthen.data.loader import passes
 from lengthen.data.store import Manifest, Store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.hardware import device_here, memory_limit
 from lengthen.distributed.memory import memory_of
 from lengthen.model import cost
@@ -126,7 +126,7 @@ def calibrated(
     large even for that is not built: its speed is a share of this machine's matrix products. Raises
     SettingError for a missing vocabulary.
     """
-    place = Place(device_here(config.run.device), config.run.precision)
+    place = DistributedContext(device_here(config.run.device), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
     recompute = config.run.recompute
@@ -223,7 +223,9 @@ def knot_shapes(
     return list(dict.fromkeys(nearest))
 
 
-def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+def real_steps(
+    config: Config, micro_tokens: int, rows: int, place: DistributedContext
+) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
     endless = settings.changed(config, {"budget": {"tokens": MOST}})
@@ -259,7 +261,9 @@ def random_store(model: Model, rows: int) -> Store:
     return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
 
 
-def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:
+def _matrix_product_peak(
+    place: DistributedContext, size: int = 1024, seconds: float = 0.5
+) -> float:
     """Return the FLOP/s of matrix products on a device, in the precision that a pass has there."""
     matrix = torch.randn(size, size, device=place.device, dtype=place.dtype)
     with place.autocast():

@@ -81,7 +81,7 @@ class Session:
         except StorageError:
             # The weights are more than the line that tells of them, and may still find room. The
             # other ranks know nothing of it, and a save is a meeting of all.
-            if self.trainer.place.world == 1:
+            if self.trainer.context.world_size == 1:
                 now = self.trainer.progress.clock.step
                 with suppress(StorageError):
                     self.saves.write(now, self.trainer.tensors(), _state(self))
@@ -164,7 +164,7 @@ def _out_of_memory(session: Session) -> MemoryLimitError:
 
 def _peer_lost(session: Session, error: RuntimeError) -> PeerError:
     """Say it, and save nothing: a save is a meeting of all ranks."""
-    step, rank = session.trainer.progress.clock.step, session.trainer.place.rank
+    step, rank = session.trainer.progress.clock.step, session.trainer.context.rank
     at = f"rank {rank} lost another rank behind step {step}; if that one could, it said why"
     if is_time_out(error):
         waited = f"{session.trainer.config.run.timeout_seconds} s (run.timeout_seconds)"
@@ -222,13 +222,13 @@ def _act_on_nonfinite(session: Session, record: Record) -> None:
     if trainer.config.run.on_nonfinite == "skip" and in_a_row < SKIPS_IN_A_ROW:
         session.line.say(f"step {record['step']} is not finite; skipped, weights untouched")
         return
-    place = f"step {record['step']} (length {record['length']}, {record['tokens']} tokens)"
+    context = f"step {record['step']} (length {record['length']}, {record['tokens']} tokens)"
     saved = checkpoint.name_of(session.saves.step) if session.saves.step is not None else "none"
     way_on = "lower optimizer.learning_rate"
     if session.saves.step is not None:
         way_on += ", or resume with --run.on_nonfinite skip"
     raise UnstableError(
-        f"loss or gradient of {place} is not finite; weights are untouched, last checkpoint "
+        f"loss or gradient of {context} is not finite; weights are untouched, last checkpoint "
         f"{saved}; {way_on}"
     )
 
@@ -240,7 +240,7 @@ def _save_when_due(session: Session, *, done: bool) -> None:
     # Step 0 counts as a multiple: a disk too small for a checkpoint shows before any training.
     due = last or crossed(trainer.config.saving.every_steps, step - 1, step)
     # All ranks take note of a save at the same step: when the next one is due.
-    if due or trainer.place.world == 1:
+    if due or trainer.context.world_size == 1:
         _settle(session, wait=due)
     if not due or session.saves.step == step:
         return

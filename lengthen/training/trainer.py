@@ -23,7 +23,13 @@ from lengthen.core.schedule import Clock, Shape
 from lengthen.core.shuffle import sub_seed
 from lengthen.data.loader import Batch, Loader, passes, split
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place, free_memory, is_out_of_memory, without_sync, wrapped
+from lengthen.distributed.context import (
+    DistributedContext,
+    free_memory,
+    is_out_of_memory,
+    without_sync,
+    wrapped,
+)
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
 from lengthen.model.gpt import compile_blocks
@@ -54,16 +60,21 @@ class Trainer:
         self,
         config: Config,
         store: Store,
-        place: Place,
+        context: DistributedContext,
         micro_tokens: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.config, self.store, self.place, self.micro_tokens = config, store, place, micro_tokens
+        self.config, self.store, self.context, self.micro_tokens = (
+            config,
+            store,
+            context,
+            micro_tokens,
+        )
         self._stop = stop
-        self.model = build_model(config, place)
+        self.model = build_model(config, context)
         if config.run.compile:
             compile_blocks(self.model)
-        self.module = wrapped(self.model, place)
+        self.module = wrapped(self.model, context)
         self.optimizer = build_optimizer(
             self.model,
             betas=config.optimizer.betas,
@@ -99,7 +110,7 @@ class Trainer:
             return None
         blocks, ledger = now.ledger.take(shape.rows, shape.length)
         batch = self.loader.load(
-            blocks, shape.rows, shape.length, self.place.rank, self.place.world
+            blocks, shape.rows, shape.length, self.context.rank, self.context.world_size
         )
         loss, grad_norm = self._fitting(lambda: self._gradient(batch, shape))
         health = self._update(loss, grad_norm, shape.rate)
@@ -127,13 +138,13 @@ class Trainer:
                 return work()
             except RuntimeError as error:
                 smallest = self.config.model.length
-                alone, halves = self.place.world == 1, self.micro_tokens > smallest
+                alone, halves = self.context.world_size == 1, self.micro_tokens > smallest
                 if not (is_out_of_memory(error) and alone and halves):
                     raise
             # Behind the handler: the error's traceback still holds what the pass had computed.
             self.micro_tokens = max(smallest, self.micro_tokens // 2)
             self.optimizer.zero_grad(set_to_none=True)
-            free_memory(self.place)
+            free_memory(self.context)
 
     def _gradient(self, batch: Batch, shape: Shape) -> tuple[Tensor, Tensor]:
         """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
@@ -146,20 +157,24 @@ class Trainer:
         Data parallel averages gradients over ranks: times the world's size that is a sum, and over
         the step's tokens a mean that no split into micro-batches or ranks can change.
         """
-        scale = self.place.world / shape.tokens
+        scale = self.context.world_size / shape.tokens
         # All at once: each copy to a GPU waits until what it computes is done.
-        batch = Batch(*(tensor.to(self.place.device) for tensor in batch))
-        parts = split(batch, passes(shape.rows, self.place.world, shape.length, self.micro_tokens))
-        total = torch.zeros(2, dtype=self.place.of_sums, device=self.place.device)  # loss, stop
+        batch = Batch(*(tensor.to(self.context.device) for tensor in batch))
+        parts = split(
+            batch, passes(shape.rows, self.context.world_size, shape.length, self.micro_tokens)
+        )
+        total = torch.zeros(
+            2, dtype=self.context.sum_dtype, device=self.context.device
+        )  # loss, stop
         for number, part in enumerate(parts):
             self._seed_dropout(number)
             last = number == len(parts) - 1
             spoilt = last and faults.reach("step")
             with without_sync(self.module, last=last):
                 total[0] += self._pass(part, scale, spoilt=spoilt)
-        if self.place.world > 1:
+        if self.context.world_size > 1:
             total[1] = float(self._stop())
-            self.place.sum(total)
+            self.context.all_reduce_sum(total)
         total[0] /= shape.tokens
         return total
 
@@ -170,14 +185,14 @@ class Trainer:
             # A rank without rows must still meet its peers in the collectives of this pass.
             inputs = targets = inputs.new_zeros((1, inputs.shape[1]))
             weight = 0.0
-        with self.place.autocast():
+        with self.context.autocast():
             loss: Tensor = self.module(inputs, targets)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
     def _seed_dropout(self, part: int) -> None:
         if self.config.model.dropout > 0:
-            now = (self.progress.clock.step, self.place.rank, part)
+            now = (self.progress.clock.step, self.context.rank, part)
             torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
 
     def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
@@ -186,11 +201,11 @@ class Trainer:
         set_rate(self.optimizer, rate)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
-        self.optimizer.zero_grad(set_to_none=self.place.world == 1 or self.place.sharded)
+        self.optimizer.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
         variance = second_moment_scale(self.optimizer)
         values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
         loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
-        asked = stop > 0 or (self.place.world == 1 and self._stop())
+        asked = stop > 0 or (self.context.world_size == 1 and self._stop())
         return Health(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
 
     def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
@@ -270,7 +285,7 @@ class Trainer:
                 full_length=full_length,
                 length=length,
                 rows=max(1, self.micro_tokens // full_length),
-                place=self.place,
+                context=self.context,
                 stop=self._stop,
             )
         )
@@ -287,7 +302,7 @@ class Trainer:
         """
         length = self.config.model.length
         shape = (micro_tokens // length, length)
-        tokens = torch.zeros(shape, dtype=torch.int64, device=self.place.device)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
         total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
         update(self.optimizer, torch.isfinite(total))
         # Once more over the gradients that are there, as in a step of several passes.
@@ -315,11 +330,11 @@ class Trainer:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "flush_subnormals": flushes_subnormals(),
-            "world": self.place.world,
-            "device": self.place.device.type,
-            "precision": self.place.precision,
+            "world": self.context.world_size,
+            "device": self.context.device.type,
+            "precision": self.context.precision,
             "compile": self.config.run.compile,
-            "sharded": self.place.sharded,
+            "sharded": self.context.sharded,
             "fused": bool(self.optimizer.defaults["fused"]),
             "micro_tokens": self.micro_tokens,
         }
@@ -340,7 +355,7 @@ class Trainer:
 
     def _held(self, tensors: Tensors) -> Tensors:
         # What is not cut, such as Adam's count of steps, every rank has: the first one gives it.
-        mine = {name: t for name, t in tensors.items() if self.place.is_first or is_cut(t)}
+        mine = {name: t for name, t in tensors.items() if self.context.is_rank_zero or is_cut(t)}
         return {name: held(tensor) for name, tensor in mine.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:

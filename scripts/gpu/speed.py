@@ -35,7 +35,7 @@ def ours(call: Call, length: int, tokens: int, *, compiled: bool = False) -> Ste
     config = settings.changed(config, {"run": {"compile": compiled}})
     store = random_store(config.model, config.batch.rows)
     size = max(length, tokens * PASS_TOKENS // TOKENS)
-    return logged(Trainer(config, store, case.place, size), call.folder)
+    return logged(Trainer(config, store, case.context, size), call.folder)
 
 
 def contenders(call: Call, length: int, tokens: int) -> dict[str, Made]:

@@ -10,14 +10,14 @@ import torch
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.manager import saving
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import StorageError
 from tests.conftest import Configure
 
-PLACE = Place(torch.device("cpu"))
+PLACE = DistributedContext(torch.device("cpu"))
 
 
 def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from lengthen.checkpoint.restore import build_model
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss, finite_or_none
 from lengthen.data.loader import Batch
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW, second_moment_scale
 from lengthen.run.directory import Record
@@ -42,7 +42,7 @@ class Oracle:
 
     trainer: Trainer
     model: GPT  # takes the trainer's weights before each step
-    place: Place  # float64; of bfloat16 products only another bfloat16 can tell the gradient
+    context: DistributedContext  # float64; of bfloat16 products only another bfloat16 can tell the gradient
     lowest: float | None = None
     lowest_probe: float | None = None
 
@@ -50,7 +50,7 @@ class Oracle:
         """Loss, ratio and gradient norm of a step that has not been trained yet."""
         self.model.load_state_dict(self.trainer.model.state_dict())
         self.model.zero_grad()
-        with self.place.autocast():
+        with self.context.autocast():
             loss = mean_loss(self.model, *batch)
         torch.autograd.backward(loss)
         squares = [
@@ -78,7 +78,7 @@ class Oracle:
             self.trainer.store.valid[: PROBE_SEQUENCES * length + 1].astype("int64")
         )
         self.model.load_state_dict(self.trainer.model.state_dict())
-        with torch.no_grad(), self.place.autocast():
+        with torch.no_grad(), self.context.autocast():
             rows = tokens[:-1].reshape(-1, length), tokens[1:].reshape(-1, length)
             loss = mean_loss(self.model, *rows).item()
         ratio = None if self.lowest_probe is None else loss / self.lowest_probe
@@ -88,8 +88,8 @@ class Oracle:
 
 def oracle_of(trainer: Trainer) -> Oracle:
     low = trainer.config.run.precision == "bf16"
-    place = Place(torch.device("cpu"), "bf16" if low else "fp64")
-    return Oracle(trainer, build_model(trainer.config, place), place)
+    context = DistributedContext(torch.device("cpu"), "bf16" if low else "fp64")
+    return Oracle(trainer, build_model(trainer.config, context), context)
 
 
 def next_batch(trainer: Trainer) -> Batch:

@@ -15,23 +15,23 @@ from lengthen.model.gpt import GPT
 P = cost.parameters(configuration("DEEP").model)
 
 
-def loads(config: Config, world: int, micro_tokens: int = 128) -> tuple[Load, Load]:
+def loads(config: Config, world_size: int, micro_tokens: int = 128) -> tuple[Load, Load]:
     """Replicated and sharded."""
-    one, two = (load(config, micro_tokens, world, sharded=how) for how in (False, True))
+    one, two = (load(config, micro_tokens, world_size, sharded=how) for how in (False, True))
     return one, two
 
 
 def test_replicated_ranks_keep_everything_and_send_a_rings_all_reduce() -> None:
-    for world in (2, 8, 64):
-        replicated, _ = loads(configuration("DEEP"), world)
+    for world_size in (2, 8, 64):
+        replicated, _ = loads(configuration("DEEP"), world_size)
         assert replicated.kept + replicated.carried == 16 * P
-        assert replicated.sent == pytest.approx(8 * P * (world - 1) / world, rel=1e-6)
+        assert replicated.sent == pytest.approx(8 * P * (world_size - 1) / world_size, rel=1e-6)
 
 
 def test_sharded_ranks_keep_their_part() -> None:
     # Widths, vocabulary and length are multiples of 64: nothing is padded.
-    for world in (2, 8, 64):
-        assert loads(configuration("DEEP"), world)[1].kept == 12 * P // world
+    for world_size in (2, 8, 64):
+        assert loads(configuration("DEEP"), world_size)[1].kept == 12 * P // world_size
 
 
 def test_each_pass_gathers_again_and_gradients_travel_once() -> None:

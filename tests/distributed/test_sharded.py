@@ -28,10 +28,10 @@ EXACT = ("step", "tokens", "length", "rows", "lr", "joined")
 
 
 def torchrun(
-    world: int, *words: str, before: tuple[str, ...] = (), **options: Any
+    world_size: int, *words: str, before: tuple[str, ...] = (), **options: Any
 ) -> "subprocess.Popen[str]":
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *before]
-    command = [*launcher, "--nproc-per-node", str(world), "-m", "lengthen", *words]
+    command = [*launcher, "--nproc-per-node", str(world_size), "-m", "lengthen", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=env, **{**pipes, **options})
@@ -78,7 +78,7 @@ def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) 
 def test_the_same_run_on_several_processes(
     configured: Configure,
     tmp_path: Path,
-    world: int,
+    world_size: int,
     sharded: bool,
     recompute: bool,
     tokens: int,
@@ -88,7 +88,7 @@ def test_the_same_run_on_several_processes(
     )
     train(config, tmp_path / "one", shown=False)
     file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
-    finished(torchrun(world, "train", file, "--quiet", "--out", str(tmp_path / "many")))
+    finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
     assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
@@ -116,12 +116,12 @@ def test_recomputed_layers_drop_what_they_dropped_before(
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "sharded"), [(2, False), (2, True), (4, True)])
 def test_twenty_steps_of_single_precision(
-    configured: Configure, tmp_path: Path, world: int, sharded: bool
+    configured: Configure, tmp_path: Path, world_size: int, sharded: bool
 ) -> None:
     config = configured(budget={"tokens": 8_000}, saving={"every_steps": 0})
     train(config, tmp_path / "one", shown=False)
     file = written(config, tmp_path / "config.toml", sharded=sharded)
-    finished(torchrun(world, "train", file, "--quiet", "--out", str(tmp_path / "many")))
+    finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     one, many = steps(tmp_path / "one")[:20], steps(tmp_path / "many")[:20]
     assert len(one) == 20
     same(many, one, 1e-5, 1e-4)

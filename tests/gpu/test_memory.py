@@ -13,7 +13,7 @@ import torch
 from lengthen.config.load import changed, load
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place, fit_check
+from lengthen.distributed.context import DistributedContext, fit_check
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import choose_micro_tokens, train, trial_fits
 from tests.conftest import Configure
@@ -64,21 +64,21 @@ def large(on_device: Configure) -> Config:
     return on_device(**LARGE)
 
 
-def ready(config: Config, device: torch.device) -> tuple[Config, Any, Place]:
+def ready(config: Config, device: torch.device) -> tuple[Config, Any, DistributedContext]:
     store = open_store(config)
-    return with_store(config, store), store, Place(device, config.run.precision)
+    return with_store(config, store), store, DistributedContext(device, config.run.precision)
 
 
 @pytest.mark.usefixtures("little")
 def test_f34_the_fit_check_finds_passes_in_which_a_step_fits(
     large: Config, device: torch.device, trainer_on: TrainerOn
 ) -> None:
-    config, store, place = ready(large, device)
-    found = fit_check(WHOLE, 64, partial(trial_fits, config, store, place))
+    config, store, context = ready(large, device)
+    found = fit_check(WHOLE, 64, partial(trial_fits, config, store, context))
     assert 64 <= found < WHOLE
     if device.type == "cuda":  # a processor's passes come from a formula
         auto = changed(config, {"batch": {"micro_tokens": "auto"}})
-        assert choose_micro_tokens(auto, store, place) == found
+        assert choose_micro_tokens(auto, store, context) == found
     trainer = trainer_on(changed(large, {"batch": {"micro_tokens": found}}))
     for _ in range(2):
         assert trainer.step() is not None

@@ -60,8 +60,8 @@ def test_bfloat16_learns(on_device: Configure, trainer_on: TrainerOn) -> None:
 
 def save(trainer: Trainer, folder: Path) -> checkpoint.Checkpoint:
     step = trainer.progress.clock.step
-    commit.save(Disk(), folder, step, trainer.tensors(), trainer.state(), trainer.place)
-    return checkpoint.load_step(folder, checkpoint.name_of(step), trainer.place)
+    commit.save(Disk(), folder, step, trainer.tensors(), trainer.state(), trainer.context)
+    return checkpoint.load_step(folder, checkpoint.name_of(step), trainer.context)
 
 
 def test_a_checkpoint_of_shards_goes_on_whole_and_back(

@@ -76,7 +76,7 @@ def test_what_is_dropped_is_drawn_from_the_seed_alone(
 ) -> None:
     config = on_device(model={"dropout": 0.2}, run={"recompute": recompute})
     one = [record["loss"] for record in steps(trainer_on(config), 4)]
-    torch.rand(7, device=trainer_on(config).place.device)  # chance that is none of the run's
+    torch.rand(7, device=trainer_on(config).context.device)  # chance that is none of the run's
     again = [record["loss"] for record in steps(trainer_on(config), 4)]
     assert again == one
     plain = on_device(run={"recompute": recompute})
@@ -119,7 +119,7 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
 
 def waits(trainer: Trainer) -> int:
     """Train a step; return how often the processor waited for the GPU meanwhile."""
-    on_gpu = trainer.place.device.type == "cuda"
+    on_gpu = trainer.context.device.type == "cuda"
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         if on_gpu:

@@ -47,14 +47,19 @@ def flat(feed: Feed) -> list[list[int]]:
 # Batches
 
 
-@given(passes=st.integers(1, 4), world=st.integers(1, 4), rows=st.integers(1, 9))
-def test_ranks_and_passes_laid_end_to_end_are_the_step(passes: int, world: int, rows: int) -> None:
+@given(passes=st.integers(1, 4), world_size=st.integers(1, 4), rows=st.integers(1, 9))
+def test_ranks_and_passes_laid_end_to_end_are_the_step(
+    passes: int, world_size: int, rows: int
+) -> None:
     course = replace(COURSE, rows=rows)
     whole = list(Feed(TOKENS, course))
-    split = [Feed(TOKENS, course, passes=passes, rank=rank, world=world) for rank in range(world)]
+    split = [
+        Feed(TOKENS, course, passes=passes, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
     for (step, (alone,)), *ranks in zip(whole, *split, strict=True):
         parts = [part for _, own in ranks for part in own]
-        assert [len(own) for _, own in ranks] == [passes] * world
+        assert [len(own) for _, own in ranks] == [passes] * world_size
         for name in ("inputs", "targets"):
             kept = torch.cat([getattr(part, name) for part in parts if part.share])
             assert torch.equal(kept, getattr(alone, name))

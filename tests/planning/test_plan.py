@@ -23,7 +23,7 @@ from lengthen.core.ledger import Ledger, reuse_spacing
 from lengthen.core.schedule import steps
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model import cost
 from lengthen.planning.plan import Corpus, Moment, Plan, plan, seconds_along
 from lengthen.run.directory import Record, RunPaths, read_metrics
@@ -31,7 +31,7 @@ from lengthen.training.start import train
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def bound(config: Config) -> tuple[Config, Store, int]:

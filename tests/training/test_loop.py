@@ -12,7 +12,7 @@ import torch
 from lengthen.checkpoint import read as checkpoint
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place, fit_check
+from lengthen.distributed.context import DistributedContext, fit_check
 from lengthen.run.directory import Metrics, read_metrics
 from lengthen.training import trainer as trainer_module
 from lengthen.training.loop import StopSignal
@@ -226,7 +226,9 @@ def test_f21_a_signal_that_is_ignored_stays_ignored() -> None:
 def test_the_fit_check_trial_allocates_gradients_and_moments(configured: Configure) -> None:
     config = configured()
     store = open_store(config)
-    trainer = Trainer(with_store(config, store), store, Place(torch.device("cpu")), 256)
+    trainer = Trainer(
+        with_store(config, store), store, DistributedContext(torch.device("cpu")), 256
+    )
     trainer.trial(256)
     assert len(trainer.optimizer.state) == len(list(trainer.model.parameters()))
 

@@ -70,7 +70,7 @@ def test_no_split_into_micro_batches_changes_the_gradient(
 @pytest.mark.ranks
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
-    configured: Configure, tmp_path: Path, world: int
+    configured: Configure, tmp_path: Path, world_size: int
 ) -> None:
     # Rows 7 on 2 and 3 ranks are uneven; from one row on, a rank has none at all.
     tables = {
@@ -81,7 +81,7 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     config = configured(**tables)
     (tmp_path / "config.toml").write_text(config.to_toml())
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", str(world), "-m", "tests.ranks"]
+    command = [*launcher, "--nproc-per-node", str(world_size), "-m", "tests.ranks"]
     words = [str(tmp_path / "config.toml"), "4", str(tmp_path / "out")]
     subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[2], timeout=120)
     alone = trainer_of(config)
