@@ -25,7 +25,7 @@ from benchmarks.step import real_store
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
-from lengthen.core.schedule import Shape
+from lengthen.core.schedule import StepPlan
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
@@ -64,7 +64,9 @@ class Unwatched(Trainer):
     def _nothing(self, optimizer: AdamW) -> Tensor:
         return torch.zeros(2)
 
-    def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
+    def _record(
+        self, shape: StepPlan, health: Health, ratio: float | None, joined: float
+    ) -> Record:
         return {}
 
 
@@ -123,7 +125,7 @@ def measure(folder: Path, rounds: int) -> None:
     config, store = configured(folder)
     assert (len(store.valid) - 1) // LENGTH >= PROBE_SEQUENCES
     watched, bare = built(Trainer, config, store), built(Unwatched, config, store)
-    bare.progress = replace(bare.progress, lowest=NoRatio())
+    bare.train_state = replace(bare.train_state, lowest=NoRatio())
     print(
         f"{parameters(config.model):,} parameters (vocabulary {store.vocabulary}), "
         f"{TOKENS} tokens a step, {torch.get_num_threads()} threads, {rounds} rounds"

@@ -114,7 +114,7 @@ def plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def step_of(
-    model: nn.Module, loss: Loss, pass_tokens: int, context: DistributedContext = SMALL.place
+    model: nn.Module, loss: Loss, pass_tokens: int, context: DistributedContext = SMALL.context
 ) -> Step:
     """Return one training step over (rows, length), in passes of at most `pass_tokens`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import report
-from lengthen.config.load import build, changed
+from lengthen.config.load import build, with_overrides
 from lengthen.config.load import load as load_settings
 from lengthen.config.schema import Config
 from lengthen.distributed.context import free_at_once, join_process_group
@@ -85,7 +85,7 @@ def worker(config: Config, out: Path) -> None:
     assert size != "auto"
     assert config.model.vocabulary is not None
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
-    small = changed(config, {"model": tiny, "pacing": {"end": 8}, "batch": {"rows": 2}})
+    small = with_overrides(config, {"model": tiny, "pacing": {"end": 8}, "batch": {"rows": 2}})
     torch.set_num_threads(1)
     free_at_once()
     with join_process_group(config.run) as context:

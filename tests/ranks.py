@@ -39,7 +39,7 @@ def main(file: str, steps: str, out: str) -> None:
             folder.mkdir()
             save_file(dict(trainer.tensors()["optimizer"]), folder / "moments.safetensors")
             (folder / "records.json").write_text(json.dumps(records))
-            (folder / "state.json").write_text(json.dumps(trainer.state()["ledger"]))
+            (folder / "state.json").write_text(json.dumps(trainer.state_dict()["ledger"]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from lengthen.util.disk import Disk
 
 
 @dataclass
-class Saves:
+class CheckpointManager:
     """What has been saved of one run, and what is on its way."""
 
     disk: Disk
@@ -90,12 +90,12 @@ class Saves:
 
 
 @contextmanager
-def saving(
+def checkpoint_manager(
     disk: Disk, folder: Path, keep: int, context: DistributedContext, *, asynchronous: bool
-) -> Iterator[Saves]:
+) -> Iterator[CheckpointManager]:
     """Give the saves of a run; on the way out wait for what is still being written."""
     if not asynchronous:
-        yield Saves(disk, folder, keep, context, None)
+        yield CheckpointManager(disk, folder, keep, context, None)
         return
     with ThreadPoolExecutor(1, "save") as pool:
-        yield Saves(disk, folder, keep, context, pool)
+        yield CheckpointManager(disk, folder, keep, context, pool)

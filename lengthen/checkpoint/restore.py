@@ -9,7 +9,7 @@ from lengthen.core.shuffle import sub_seed
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW
-from lengthen.model.shards import like
+from lengthen.model.shards import shard_like
 from lengthen.util.errors import CheckpointError, SettingError
 
 
@@ -41,7 +41,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             rule = f"{checkpoint.path.name} has {name} of shape {shapes[0]}, the model {shapes[1]}"
             raise SettingError("model", rule)
         with torch.no_grad():
-            own[name].copy_(like(saved[name], own[name]))
+            own[name].copy_(shard_like(saved[name], own[name]))
 
 
 def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -56,7 +56,7 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
             if moment.shape != target.shape:
                 found = f"{name}.{key} of shape {tuple(moment.shape)}"
                 raise CheckpointError(f"{checkpoint.path.name}: has {found}; {OTHER}")
-            state[key] = like(moment, target)
+            state[key] = shard_like(moment, target)
         if state:
             optimizer.state[parameter] = state
 

@@ -64,10 +64,10 @@ def load(source: str, overrides: Tables | None = None) -> tuple[Config, list[str
     """
     tables, notes = merge(_tables_of(source), overrides or {})
     config = build(tables)
-    return config, notes + _doubts(config)
+    return config, notes + _warnings(config)
 
 
-def _doubts(config: Config) -> list[str]:
+def _warnings(config: Config) -> list[str]:
     """Return notes on what is legal and hardly meant."""
     pacing, length = config.pacing, config.model.length
     if pacing.of == "length" and pacing.end < length:
@@ -89,7 +89,7 @@ def build(tables: Tables) -> Config:
         raise _first_mistake(error.errors(include_url=False)) from None
 
 
-def changed(config: Config, overrides: Tables) -> Config:
+def with_overrides(config: Config, overrides: Tables) -> Config:
     """Return `config` with some settings changed, checked again."""
     return build(merge(config.tables(), overrides)[0])
 

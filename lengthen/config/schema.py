@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Clock, Hold, Schedule
+from lengthen.core.schedule import Counters, Hold, Schedule
 from lengthen.util.errors import SettingError, nearest
 
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
@@ -255,7 +255,7 @@ class Config(Table):
 
     def _short_budget(self, tokens: int) -> Iterator[tuple[str, str, object]]:
         first = self._schedule_of(tokens)
-        needed = first.rows_at(Clock()) * first.length(Clock())
+        needed = first.rows_at(Counters()) * first.length(Counters())
         if tokens < needed:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", tokens
 
@@ -281,8 +281,8 @@ class Config(Table):
             rows=self.batch.rows,
             hold=self.batch.hold,
             budget=budget,
-            peak=self.optimizer.learning_rate,
-            minimum=self.optimizer.min_learning_rate,
+            learning_rate=self.optimizer.learning_rate,
+            min_learning_rate=self.optimizer.min_learning_rate,
             warmup_steps=self.optimizer.warmup_steps,
             decay_tokens=self.optimizer.decay_tokens or budget,
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthen.core.ledger import Block, Piece
-from lengthen.core.shuffle import Order, sub_seed
+from lengthen.core.shuffle import KeyedPermutation, sub_seed
 from lengthen.util.errors import DataError, SettingError
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
@@ -76,7 +76,7 @@ class Loader:
 
     def _windows(self, piece: Piece, numbers: NDArray[np.int64]) -> Tokens:
         """Return a piece and the token behind it: (numbers, piece.tokens + 1)."""
-        order = Order(self.sequences, sub_seed(self.seed, "order", piece.pass_number))
+        order = KeyedPermutation(self.sequences, sub_seed(self.seed, "order", piece.epoch))
         starts = order(piece.first + numbers) * self.full_length + piece.offset
         windows: Tokens = sliding_window_view(self._tokens, piece.tokens + 1)[starts]
         return windows

@@ -50,7 +50,7 @@ def with_store(config: Config, store: Store) -> Config:
         "model": {"vocabulary": store.vocabulary},
         "optimizer": {"decay_tokens": schedule.decay_tokens},
     }
-    return settings.changed(config, changes)
+    return settings.with_overrides(config, changes)
 
 
 def _validates(config: Config) -> bool:

@@ -48,7 +48,7 @@ def validation_loss(
     with torch.no_grad(), context.autocast():
         # As many passes on every rank: sharded, each of them is a meeting.
         for number in range(-(-_most(sequences, context.world_size) // rows)):
-            faults.reach("eval")
+            faults.inject("eval")
             stopped = context.any_rank(stop())
             if stopped:
                 break

@@ -70,7 +70,7 @@ class LengthenDataset(Dataset[Row]):
         if not share:
             # A blank row stands in where a rank has none: it must meet its peers, weigh nothing.
             targets = torch.full_like(targets, IGNORED)
-        return Batch(inputs, targets, step.shape.tokens)
+        return Batch(inputs, targets, step.plan.tokens)
 
     def first_row(self) -> Row:
         """Return the first row of the first step."""

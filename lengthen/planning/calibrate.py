@@ -22,7 +22,7 @@ import torch
 from lengthen.config import load as settings
 from lengthen.config.schema import MOST, Config, Model, parse_count
 from lengthen.core.pacing import Constant
-from lengthen.core.schedule import Clock
+from lengthen.core.schedule import Counters
 from lengthen.data.loader import passes
 from lengthen.data.store import Manifest, Store
 from lengthen.distributed.context import DistributedContext
@@ -228,7 +228,7 @@ def real_steps(
 ) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
-    endless = settings.changed(config, {"budget": {"tokens": MOST}})
+    endless = settings.with_overrides(config, {"budget": {"tokens": MOST}})
     trainer = Trainer(endless, store, place, micro_tokens)
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
@@ -239,10 +239,10 @@ def real_steps(
             rows=rows,
             hold="rows",
             # Without a rate the weights stay as they are drawn, and no number runs away.
-            peak=0.0,
-            minimum=0.0,
+            learning_rate=0.0,
+            min_learning_rate=0.0,
         )
-        trainer.progress = replace(trainer.progress, clock=Clock())
+        trainer.train_state = replace(trainer.train_state, counters=Counters())
         began = time.perf_counter()
         trainer.step()
         return time.perf_counter() - began

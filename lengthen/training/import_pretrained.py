@@ -12,7 +12,7 @@ from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import State, Tensors
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
-from lengthen.core.schedule import Clock
+from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
 from lengthen.data.open_store import NO_STORE, open_store, with_store
 from lengthen.data.store import TOKENIZER, Store
@@ -127,13 +127,13 @@ def _begun(
 ) -> tuple[Config, dict[str, Tensors], State]:
     """Return the run before its first step: its settings, its weights and all else."""
     if store is None:
-        config = settings.changed(config, {"data": {"store_id": NO_STORE}})
-        return config, {"model": model.weights, "optimizer": {}}, {"clock": asdict(Clock())}
+        config = settings.with_overrides(config, {"data": {"store_id": NO_STORE}})
+        return config, {"model": model.weights, "optimizer": {}}, {"clock": asdict(Counters())}
     micro_tokens = choose_micro_tokens(config, store, context)
-    config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
+    config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
     trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)
-    return config, trainer.tensors(), trainer.state()
+    return config, trainer.tensors(), trainer.state_dict()
 
 
 def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import torch
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint import write as commit
-from lengthen.checkpoint.manager import saving
+from lengthen.checkpoint.manager import checkpoint_manager
 from lengthen.checkpoint.read import Checkpoint
 from lengthen.checkpoint.train_state import log_size
 from lengthen.config import load as settings
@@ -29,7 +29,7 @@ from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
 from lengthen.run.directory import MetricsLog, Record, RunPaths
-from lengthen.training.loop import Session, StopSignal, carry_out
+from lengthen.training.loop import RunContext, StopSignal, carry_out
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import line
 from lengthen.util.disk import Disk
@@ -76,12 +76,12 @@ def train(
         if context.is_rank_zero:
             _must_not_have_begun(paths, resume_auto=resume_auto)
         micro_tokens = choose_micro_tokens(config, store, context)
-        config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
+        config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             _write_run_files(disk, paths, config, store, context)
         trainer, stop = _trainer(stack, config, store, context)
-        return carry_out(_session(stack, trainer, paths, disk, stop, shown))
+        return carry_out(_run_context(stack, trainer, paths, disk, stop, shown))
 
 
 def resume(
@@ -101,7 +101,7 @@ def resume(
     _refuse_fixed(overrides or {})
     config, notes = settings.load(str(paths.config), overrides)
     store = open_store(config)
-    config = settings.changed(config, {"data": {"path": str(store.path.resolve())}})
+    config = settings.with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
@@ -110,22 +110,22 @@ def resume(
             commit.sweep(disk, paths.checkpoints)
         start, passed_over = _start(paths, name, context)
         size = choose_micro_tokens(config, store, context)
-        config = settings.changed(config, {"batch": {"micro_tokens": size}})
+        config = settings.with_overrides(config, {"batch": {"micro_tokens": size}})
         trainer, stop = _trainer(stack, config, store, context)
         trainer.restore(start)
         _check_budget(trainer)
         # Only now, with everything in hand that could be refused, do the run's files change.
         discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
-        session = _session(stack, trainer, paths, disk, stop, shown)
-        session.saves.step = start.step
-        session.saves.verified.add(start.path.name)
+        run = _run_context(stack, trainer, paths, disk, stop, shown)
+        run.saves.step = start.step
+        run.saves.verified.add(start.path.name)
         for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
-            session.line.say(note)
-            session.event("note", text=note)
+            run.line.say(note)
+            run.event("note", text=note)
         since = _overrides(overrides or {}, config, start)
-        session.event("resumed", discarded_lines=discarded, overrides=since)
+        run.event("resumed", discarded_lines=discarded, overrides=since)
         del start  # its files are mapped as long as it lives, and a later rotation deletes them
-        return carry_out(session)
+        return carry_out(run)
 
 
 def _take(
@@ -179,7 +179,7 @@ def _start(
 
 
 def _check_budget(trainer: Trainer) -> None:
-    trained, budget = trainer.progress.clock.tokens, trainer.schedule.budget
+    trained, budget = trainer.train_state.counters.tokens, trainer.schedule.budget
     if budget < trained:
         setting = "tokens" if trainer.config.budget.passes is None else "passes"
         rule = f"must be at least the {trained} tokens that are trained already"
@@ -234,7 +234,7 @@ def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
-    there = settings.changed(there, own)
+    there = settings.with_overrides(there, own)
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
@@ -301,26 +301,26 @@ def _trainer(
     return Trainer(config, store, context, micro_tokens, stop), stop
 
 
-def _session(
+def _run_context(
     stack: ExitStack,
     trainer: Trainer,
     paths: RunPaths,
     disk: Disk,
     stop: StopSignal,
     shown: bool,
-) -> Session:
+) -> RunContext:
     first = trainer.context.is_rank_zero
     log = stack.enter_context(closing(MetricsLog(disk.at("log"), paths.metrics))) if first else None
     drawn = line(trainer.schedule.budget, paths.root.name, shown=shown and first)
     keep, asynchronous = trainer.config.saving.keep, trainer.config.saving.asynchronous
-    kept = saving(
+    kept = checkpoint_manager(
         disk.at("save"), paths.checkpoints, keep, trainer.context, asynchronous=asynchronous
     )
     saves = stack.enter_context(kept)
     shown_line = stack.enter_context(drawn)
     asked, found = trainer.config.run.device, described(trainer.context.device)
     shown_line.say(f'computing on {found} (run.device = "{asked}")')
-    return Session(trainer, paths, log, stop, shown_line, saves)
+    return RunContext(trainer, paths, log, stop, shown_line, saves)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lengthen.config.load import build, changed, load, merge, parse_overrides, parse_value
+from lengthen.config.load import build, load, merge, parse_overrides, parse_value, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear, Root
@@ -234,9 +234,9 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 def test_a_change_is_checked_like_everything_else() -> None:
     config = build(small())
-    assert changed(config, {"run": {"seed": 5}}).run.seed == 5
+    assert with_overrides(config, {"run": {"seed": 5}}).run.seed == 5
     with pytest.raises(SettingError, match=r"run\.seed"):
-        changed(config, {"run": {"seed": -1}})
+        with_overrides(config, {"run": {"seed": -1}})
 
 
 scalars = st.one_of(

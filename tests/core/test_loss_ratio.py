@@ -42,7 +42,8 @@ class Oracle:
 
     trainer: Trainer
     model: GPT  # takes the trainer's weights before each step
-    context: DistributedContext  # float64; of bfloat16 products only another bfloat16 can tell the gradient
+    # Float64; of bfloat16 products only another bfloat16 can tell the gradient
+    context: DistributedContext
     lowest: float | None = None
     lowest_probe: float | None = None
 
@@ -94,8 +95,8 @@ def oracle_of(trainer: Trainer) -> Oracle:
 
 def next_batch(trainer: Trainer) -> Batch:
     """The tokens of the step that comes next, on one process."""
-    now = trainer.progress
-    shape = trainer.schedule.shape(now.clock)
+    now = trainer.train_state
+    shape = trainer.schedule.step_plan(now.counters)
     assert shape is not None
     blocks, _ = now.ledger.take(shape.rows, shape.length)
     return trainer.loader.load(blocks, shape.rows, shape.length)
@@ -126,7 +127,7 @@ def test_every_value_of_every_step_is_that_of_an_independent_computation(
     lengths, clipped, joined, rose = set(), 0, 0, 0
     for _ in range(STEPS):
         expected = oracle.before(next_batch(trainer))
-        rate = trainer.schedule.rate(trainer.progress.clock)
+        rate = trainer.schedule.learning_rate_at(trainer.train_state.counters)
         record = trainer.step()
         assert record is not None
         same(record, expected, gradient)
@@ -183,7 +184,7 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
     oracle = oracle_of(trainer)
     for _ in range(3):
         trainer.step()
-    sound, lowest = oracle.after(), trainer.progress.lowest
+    sound, lowest = oracle.after(), trainer.train_state.lowest
     with torch.no_grad():
         trainer.model.norm.bias[0] = poison
     record, probed = trainer.step(), trainer.probe()
@@ -192,7 +193,7 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
     assert (record["finite"], record["loss"], record["loss_ratio"]) == (False, None, None)
     same(record, sound, CLOSE)
     assert (probed["loss"], probed["loss_ratio"]) == (None, None)
-    assert trainer.progress.lowest == lowest
+    assert trainer.train_state.lowest == lowest
     json.dumps([record, probed], allow_nan=False)  # as the log takes it
 
 

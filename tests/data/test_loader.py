@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthen.core.ledger import Block, Ledger, reuse_spacing
 from lengthen.core.pacing import Linear
-from lengthen.core.shuffle import Order, sub_seed
+from lengthen.core.shuffle import KeyedPermutation, sub_seed
 from lengthen.data.loader import Loader, Tokens, passes, split
 from lengthen.util.errors import DataError, SettingError
 from tests.naive_ledger import tokens_of
@@ -53,8 +53,8 @@ def test_every_row_holds_what_its_blocks_say_in_the_order_of_the_pass(case: Case
     loader, blocks, rows, length = case
     batch = loader.load(blocks, rows, length)
     orders: dict[int, list[int]] = {}
-    for number in {piece.pass_number for block in blocks for piece in block.pieces}:
-        order = Order(loader.sequences, sub_seed(SEED, "order", number))
+    for number in {piece.epoch for block in blocks for piece in block.pieces}:
+        order = KeyedPermutation(loader.sequences, sub_seed(SEED, "order", number))
         orders[number] = order(np.arange(loader.sequences)).tolist()
     expected = [
         orders[number][position] * loader.full_length + place

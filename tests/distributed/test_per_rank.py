@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.scale import PEAK, SHAPES, configuration, foretold, measured
 from lengthen.cli.main import main
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.distributed.per_rank import Load, load
 from lengthen.model import cost
@@ -45,8 +45,8 @@ def test_each_pass_gathers_again_and_gradients_travel_once() -> None:
 
 
 def test_what_shards_pad_is_held_and_sent() -> None:
-    config = changed(configuration("DEEP"), {"model": {"width": 36, "heads": 4}})
-    config = changed(config, {"batch": {"rows": 32}})
+    config = with_overrides(configuration("DEEP"), {"model": {"width": 36, "heads": 4}})
+    config = with_overrides(config, {"batch": {"rows": 32}})
     few, many = loads(config, 4)[1], loads(config, 32)[1]
     assert few.kept == 12 * cost.parameters(config.model) // 4  # 36, 1024, 128: all multiples of 4
     assert many.kept > 1.1 * 12 * cost.parameters(config.model) / 32

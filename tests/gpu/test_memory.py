@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lengthen.config.load import changed, load
+from lengthen.config.load import load, with_overrides
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext, fit_check
@@ -77,9 +77,9 @@ def test_f34_the_fit_check_finds_passes_in_which_a_step_fits(
     found = fit_check(WHOLE, 64, partial(trial_fits, config, store, context))
     assert 64 <= found < WHOLE
     if device.type == "cuda":  # a processor's passes come from a formula
-        auto = changed(config, {"batch": {"micro_tokens": "auto"}})
+        auto = with_overrides(config, {"batch": {"micro_tokens": "auto"}})
         assert choose_micro_tokens(auto, store, context) == found
-    trainer = trainer_on(changed(large, {"batch": {"micro_tokens": found}}))
+    trainer = trainer_on(with_overrides(large, {"batch": {"micro_tokens": found}}))
     for _ in range(2):
         assert trainer.step() is not None
     # The C library's heap has gaps, where the allocator of a GPU joins its pages.
@@ -94,7 +94,7 @@ def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
     record = trainer.step()
     assert record is not None
     assert 64 <= trainer.micro_tokens < WHOLE
-    small = trainer_on(changed(large, {"batch": {"micro_tokens": 512}}))
+    small = trainer_on(with_overrides(large, {"batch": {"micro_tokens": 512}}))
     expected = small.step()
     assert expected is not None
     for name in ("loss", "grad_norm", "variance_norm"):

@@ -56,7 +56,7 @@ def trained(config: Config) -> tuple[list[Record], list[int], Trainer]:
     records, leftovers = [], []
     while (record := trainer.step()) is not None:
         records.append(record)
-        leftovers.append(trainer.progress.ledger.leftover)
+        leftovers.append(trainer.train_state.ledger.leftover)
     return records, leftovers, trainer
 
 
@@ -103,7 +103,7 @@ def test_every_recipe_is_planned_as_it_trains(name: str, store: Path) -> None:
     expect_the_run(found, records, leftovers)
     assert found.full is not None
     assert found.corpus is not None
-    ledger = trainer.progress.ledger
+    ledger = trainer.train_state.ledger
     assert (found.corpus.unread, found.corpus.dropped) == (ledger.unread, ledger.dropped)
     assert found.corpus.most_leftover == max(leftovers)
 
@@ -247,13 +247,15 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> Record:
         )
     moments: list[Moment] = []
     flops = 0
-    for clock, shape in steps(schedule, calm=calm):
+    for counters, shape in steps(schedule, calm=calm):
         if ledger is not None:
             _, ledger = ledger.take(shape.rows, shape.length)
         flops += cost.flops(config.model, shape.rows, shape.length)
         leftover = None if ledger is None else ledger.leftover
-        after = schedule.after(clock, shape)
-        moment = Moment(after.step, after.tokens, shape.length, shape.rows, shape.rate, flops)
+        after = schedule.after(counters, shape)
+        moment = Moment(
+            after.step, after.tokens, shape.length, shape.rows, shape.learning_rate, flops
+        )
         moments.append(replace(moment, leftover=leftover))
     late = [one for one in moments if one.step > schedule.warmup_steps]
     lowest = [one for one in late if one.tokens_before >= schedule.decay_tokens]
@@ -356,7 +358,7 @@ def test_ten_billion_tokens_of_small_steps_cost_few_takes(
 
     monkeypatch.setattr(Ledger, "take", counted_take)
     base = {"batch": {"rows": 4}, "budget": {"tokens": 10**10}}
-    config = settings.changed(configured(**base), changes)
+    config = settings.with_overrides(configured(**base), changes)
     found = planned(config)
     assert found.steps > 10**7
     assert len(takes) < 2000

@@ -99,7 +99,7 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
         assert ours["loss"] == pytest.approx(other["loss"], rel=1e-12)
         assert ours["variance_norm"] == pytest.approx(other["variance_norm"], rel=1e-10)
     ledger = json.loads((tmp_path / "out" / "state.json").read_text())
-    assert ledger == json.loads(json.dumps(alone.state()["ledger"]))
+    assert ledger == json.loads(json.dumps(alone.state_dict()["ledger"]))
 
 
 def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
@@ -175,14 +175,14 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
     for _ in range(3):
         trainer.step()
     before = kept(trainer)
-    clock = trainer.progress.clock
+    counters = trainer.train_state.counters
     record = poisoned_step(trainer, gradient=gradient)
     assert record["finite"] is False
     assert (record["loss"] is None) is (not gradient)
     after = kept(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert trainer.progress.clock.step == clock.step + 1
-    assert trainer.progress.skipped_tokens == record["rows"] * record["length"]
+    assert trainer.train_state.counters.step == counters.step + 1
+    assert trainer.train_state.skipped_tokens == record["rows"] * record["length"]
     again = trainer.step()
     assert again is not None
     assert again.get("finite", True)
@@ -211,7 +211,7 @@ def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
     step = Trainer.step
 
     def sometimes(self: Trainer) -> Any:
-        if self.progress.clock.step in at:
+        if self.train_state.counters.step in at:
             handle = self.model.register_forward_hook(lambda _m, _i, loss: loss * torch.nan)
             try:
                 return step(self)

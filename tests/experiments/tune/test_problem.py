@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.config.load import build, changed
+from lengthen.config.load import build, with_overrides
 from lengthen.config.schema import Tables
 from lengthen.core.pacing import Linear, Root
 from lengthen.core.schedule import crossed, steps
@@ -52,7 +52,7 @@ def question_about(**tables: Tables) -> Question:
     }
     config = build({**base, **tables})
     decay = {"optimizer": {"decay_tokens": config.schedule().decay_tokens}}
-    return Question(changed(config, decay), 100_000, 512, Space((8,)))
+    return Question(with_overrides(config, decay), 100_000, 512, Space((8,)))
 
 
 @given(
@@ -134,7 +134,7 @@ def test_wherever_the_budget_has_room_a_race_is_evaluated_as_often_as_is_billed(
         return
     race = question.beginning(setting)
     when, looks, last = race.evaluation.every_tokens or 0, 0, 0
-    moments = [clock.tokens + shape.tokens for clock, shape in steps(race.schedule())]
+    moments = [counters.tokens + shape.tokens for counters, shape in steps(race.schedule())]
     for tokens in moments:
         if crossed(when, last, tokens) or tokens == moments[-1]:
             looks, last = looks + 1, tokens
