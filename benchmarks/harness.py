@@ -60,7 +60,7 @@ def exported(folder: Path) -> Path:
     model.initialise(torch.Generator().manual_seed(0))
     paths = RunPaths(folder / "run")
     groups = {"model": model.state_dict(), "optimizer": {}}
-    state = {"clock": {"step": 1, "tokens": 1}}
+    state = {"counters": {"step": 1, "tokens": 1}}
     paths.root.mkdir()
     commit.save(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")

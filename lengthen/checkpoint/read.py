@@ -25,7 +25,7 @@ from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.util.disk import patiently
 from lengthen.util.errors import CheckpointError, shown
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_LIMIT = 2**24  # bytes
 NAME = re.compile(r"step-(\d{8,18})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")

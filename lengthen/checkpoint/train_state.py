@@ -32,7 +32,7 @@ class TrainState:
     def state(self) -> dict[str, Any]:
         """Return it as JSON has it; a wish to stop is not part of a run."""
         return {
-            "clock": asdict(self.counters),
+            "counters": asdict(self.counters),
             "ledger": self.ledger.state(),
             "lowest": self.lowest.value,
             "probe_lowest": self.probe_lowest.value,
@@ -51,7 +51,7 @@ class TrainState:
         """
         try:
             train_state = cls(
-                counters=_counters(state["clock"]),
+                counters=_counters(state["counters"]),
                 ledger=Ledger.from_state(state["ledger"]),
                 lowest=LowestLoss(state["lowest"]),
                 probe_lowest=LowestLoss(state["probe_lowest"]),

@@ -134,12 +134,12 @@ class Moment:
 
     def state(self) -> State:
         """Return it as JSON has it."""
-        return {"clock": asdict(self.counters), "ledger": self.ledger.state()}
+        return {"counters": asdict(self.counters), "ledger": self.ledger.state()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Moment":
         """Return what `state` was made of; raises CheckpointError for a damaged ledger."""
-        return cls(Counters(**state["clock"]), Ledger.from_state(state["ledger"]))
+        return cls(Counters(**state["counters"]), Ledger.from_state(state["ledger"]))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Feed:
         Where ranks average gradients, as DistributedDataParallel does, scale by `world` too.
         Raises DataError where not one sequence fits, SettingError.
         """
-        for name, value in (("passes", passes), ("world", world_size)):
+        for name, value in (("passes", passes), ("world_size", world_size)):
             if value < 1:
                 raise SettingError(name, "must be at least 1", value)
         if not 0 <= rank < world_size:

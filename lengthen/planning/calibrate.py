@@ -126,6 +126,7 @@ def calibrated(
     large even for that is not built: its speed is a share of this machine's matrix products. Raises
     SettingError for a missing vocabulary.
     """
+    config = settings.with_auto_decided(config)
     place = DistributedContext(device_here(config.run.device), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"

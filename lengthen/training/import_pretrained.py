@@ -128,7 +128,7 @@ def _begun(
     """Return the run before its first step: its settings, its weights and all else."""
     if store is None:
         config = settings.with_overrides(config, {"data": {"store_id": NO_STORE}})
-        return config, {"model": model.weights, "optimizer": {}}, {"clock": asdict(Counters())}
+        return config, {"model": model.weights, "optimizer": {}}, {"counters": asdict(Counters())}
     micro_tokens = choose_micro_tokens(config, store, context)
     config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
     trainer = Trainer(config, store, context, micro_tokens)

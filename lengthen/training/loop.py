@@ -118,7 +118,7 @@ def _advance(run: RunContext, began: TrainState) -> bool:
     # Only now: at a greater length not one more row may fit the budget.
     done = trainer.schedule.step_plan(trainer.train_state.counters) is None
     _measure(run, done=done)
-    _note_smaller_passes(run)
+    _note_lower_micro_tokens(run)
     _save_when_due(run, done=done)
     if trainer.train_state.stop:
         step = trainer.train_state.counters.step
@@ -130,7 +130,7 @@ def _advance(run: RunContext, began: TrainState) -> bool:
     before = trainer.train_state.ledger.epoch
     record = trainer.step()
     assert record is not None
-    _note_smaller_passes(run)
+    _note_lower_micro_tokens(run)
     run.write(record)
     _act_on_nonfinite(run, record)
     if trainer.train_state.ledger.epoch > before:
@@ -139,7 +139,7 @@ def _advance(run: RunContext, began: TrainState) -> bool:
     return False
 
 
-def _note_smaller_passes(run: RunContext) -> None:
+def _note_lower_micro_tokens(run: RunContext) -> None:
     """Say that memory ran out and what fits; config.toml has it at once, for a resume."""
     trainer = run.trainer
     found, before = trainer.micro_tokens, trainer.config.batch.micro_tokens
@@ -147,7 +147,7 @@ def _note_smaller_passes(run: RunContext) -> None:
         return
     trainer.config = settings.with_overrides(trainer.config, {"batch": {"micro_tokens": found}})
     run.saves.disk.replace_file(run.paths.config, trainer.config.to_toml().encode())
-    run.event("smaller_passes", micro_tokens=found, before=before)
+    run.event("micro_tokens_lowered", micro_tokens=found, before=before)
     run.line.say(f"out of memory: batch.micro_tokens is {found} from here on, was {before}")
 
 

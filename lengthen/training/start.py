@@ -100,6 +100,7 @@ def resume(
     paths = runlog.open_run(out)
     _refuse_fixed(overrides or {})
     config, notes = settings.load(str(paths.config), overrides)
+    config = settings.with_auto_decided(config)
     store = open_store(config)
     config = settings.with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
@@ -181,7 +182,7 @@ def _start(
 def _check_budget(trainer: Trainer) -> None:
     trained, budget = trainer.train_state.counters.tokens, trainer.schedule.budget
     if budget < trained:
-        setting = "tokens" if trainer.config.budget.passes is None else "passes"
+        setting = "tokens" if trainer.config.budget.epochs is None else "epochs"
         rule = f"must be at least the {trained} tokens that are trained already"
         raise SettingError(f"budget.{setting}", rule, budget)
 

@@ -72,7 +72,7 @@ class Trainer:
         )
         self._stop = stop
         self.model = build_model(config, context)
-        if config.run.compile:
+        if config.run.compile == "on":
             compile_blocks(self.model)
         self.module = wrapped(self.model, context)
         self.optimizer = build_optimizer(
@@ -330,7 +330,7 @@ class Trainer:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "flush_subnormals": flushes_subnormals(),
-            "world": self.context.world_size,
+            "world_size": self.context.world_size,
             "device": self.context.device.type,
             "precision": self.context.precision,
             "compile": self.config.run.compile,

@@ -316,9 +316,9 @@ def test_f11_one_asked_for_by_name_has_no_stand_in(tmp_path: Path) -> None:
 
 def test_f12_a_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(commit, "FORMAT", 2)
+        patch.setattr(commit, "FORMAT", 3)
         save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match="has format 2, this version reads 1"):
+    with pytest.raises(CheckpointError, match="has format 3, this version reads 2"):
         checkpoint.load_newest(tmp_path)
 
 

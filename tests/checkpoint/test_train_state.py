@@ -32,10 +32,10 @@ def test_a_state_comes_back_as_it_was(state: dict[str, Any]) -> None:
 
 ODD: list[Any] = [None, "7", -1, 1.5, True, [], {}, 10**30, float("nan"), float("inf")]
 PLACES = [
-    ("clock",),
-    ("clock", "step"),
-    ("clock", "tokens"),
-    ("clock", "grown"),
+    ("counters",),
+    ("counters", "step"),
+    ("counters", "tokens"),
+    ("counters", "grown"),
     ("evaluated", "origin"),
     ("ledger",),
     ("ledger", "queue"),

@@ -13,7 +13,7 @@ from lengthen.core.pacing import Adaptive, Constant, Linear, Pacing, Root, Stage
 from lengthen.core.schedule import Counters, Schedule, crossed, spans, steps, warmup_steps
 
 
-def schedule(
+def schedule_of(
     pacing: Pacing,
     *,
     budget: int = 100_000,
@@ -49,7 +49,7 @@ def test_a_budget_is_never_exceeded_and_missed_by_less_than_a_row(
     start: int, duration: int, rows: int, hold: str, budget: int
 ) -> None:
     pacing = Linear(start=start, end=64, duration=duration, multiple=8)
-    schedule = schedule(pacing, rows=rows, hold=hold, budget=budget)
+    schedule = schedule_of(pacing, rows=rows, hold=hold, budget=budget)
     end, length = Counters(), 0
     for counters, plan in steps(schedule):
         assert 1 <= plan.rows <= schedule.most_rows
@@ -89,7 +89,7 @@ def test_spans_are_the_steps_with_those_of_one_shape_at_once(
     pacing: Pacing, hold: str, budget: int, most: int | None, warmup: int, calm: bool
 ) -> None:
     hold = "rows" if pacing.of == "rows" else hold
-    schedule = schedule(pacing, hold=hold, budget=budget, warmup=warmup)
+    schedule = schedule_of(pacing, hold=hold, budget=budget, warmup=warmup)
     walked = list(islice(steps(schedule, calm=calm), most))
     shapes = ((plan.rows, plan.length) for _, plan in walked)
     expected = [(len(list(same)), *plan) for plan, same in groupby(shapes)]
@@ -112,32 +112,32 @@ def test_spans_are_the_steps_with_those_of_one_shape_at_once(
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:
-    assert schedule(SLW).rows_at(Counters()) * 8 == 64
-    assert schedule(SLW, hold="tokens").rows_at(Counters()) * 8 == 8 * 64
-    assert schedule(SLW, hold="tokens").most_rows == 64
+    assert schedule_of(SLW).rows_at(Counters()) * 8 == 64
+    assert schedule_of(SLW, hold="tokens").rows_at(Counters()) * 8 == 8 * 64
+    assert schedule_of(SLW, hold="tokens").most_rows == 64
 
 
 def test_paced_rows_keep_the_full_length() -> None:
-    paced = schedule(Linear(of="rows", start=1, end=8, duration=7, multiple=1))
+    paced = schedule_of(Linear(of="rows", start=1, end=8, duration=7, multiple=1))
     shapes = [(plan.rows, plan.length) for _, plan in steps(paced)][:9]
     assert shapes == [(min(8, 1 + t), 64) for t in range(9)]
 
 
 def test_a_matching_rows_warmup_has_the_same_tokens_at_every_step() -> None:
     rows = Linear(of="rows", start=1, end=8, duration=50, multiple=1)
-    by_length = [plan.tokens for _, plan in steps(schedule(SLW))]
-    by_rows = [plan.tokens for _, plan in steps(schedule(rows))]
+    by_length = [plan.tokens for _, plan in steps(schedule_of(SLW))]
+    by_rows = [plan.tokens for _, plan in steps(schedule_of(rows))]
     assert by_length == by_rows
 
 
 def test_the_rate_warms_up_in_steps_and_reaches_its_peak_at_the_last() -> None:
-    schedule = schedule(SLW, warmup=10)
+    schedule = schedule_of(SLW, warmup=10)
     rates = [plan.learning_rate for _, plan in steps(schedule)][:10]
     assert rates == pytest.approx([(t + 1) / 10 for t in range(10)])
 
 
 def test_the_decay_begins_at_the_tokens_trained_before_step_w() -> None:
-    schedule = schedule(SLW, warmup=10)
+    schedule = schedule_of(SLW, warmup=10)
     before = sum(schedule.length(Counters(t)) * 8 for t in range(10))
     counters = next(counters for counters, _ in steps(schedule) if counters.step == 10)
     later = next(counters for counters, _ in steps(schedule) if counters.step == 30)
@@ -146,7 +146,7 @@ def test_the_decay_begins_at_the_tokens_trained_before_step_w() -> None:
 
 
 def test_the_rate_is_a_cosine_of_tokens_not_of_steps() -> None:
-    schedule = schedule(Constant(end=64), warmup=2, budget=8 * 64 * 102)
+    schedule = schedule_of(Constant(end=64), warmup=2, budget=8 * 64 * 102)
     halfway = Counters(step=52, tokens=8 * 64 * 52, origin=8 * 64 * 2)
     assert schedule.learning_rate_at(halfway) == pytest.approx(0.1 + 0.9 / 2)
     # The same tokens after twice the steps: the same rate.
@@ -156,12 +156,12 @@ def test_the_rate_is_a_cosine_of_tokens_not_of_steps() -> None:
 
 
 def test_the_rate_stays_at_its_minimum_behind_decay_tokens() -> None:
-    schedule = schedule(Constant(end=64), decay=1000)
+    schedule = schedule_of(Constant(end=64), decay=1000)
     assert schedule.learning_rate_at(Counters(5, 5000, 0)) == pytest.approx(0.1)
 
 
 def test_without_a_warmup_the_decay_begins_at_once() -> None:
-    schedule = schedule(SLW, warmup=0)
+    schedule = schedule_of(SLW, warmup=0)
     assert schedule.learning_rate_at(Counters()) == schedule.learning_rate
     second = schedule.after(Counters(), next(steps(schedule))[1])
     assert second.origin == 0
@@ -189,7 +189,7 @@ def test_nothing_is_due_where_it_is_switched_off() -> None:
 
 def test_f37_counters_stay_exact_above_what_a_float_holds() -> None:
     counters = Counters(step=1, tokens=2**60 + 1)
-    schedule = schedule(Constant(end=64), budget=2**62)
+    schedule = schedule_of(Constant(end=64), budget=2**62)
     plan = schedule.step_plan(counters)
     assert plan is not None
     assert schedule.after(counters, plan).tokens == 2**60 + 1 + 8 * 64

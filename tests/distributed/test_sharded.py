@@ -66,7 +66,7 @@ def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) 
 
 
 @pytest.mark.parametrize(
-    ("world", "sharded", "recompute", "tokens"),
+    ("world_size", "sharded", "recompute", "tokens"),
     [
         (2, True, True, 14_000),
         pytest.param(2, False, False, LONG, marks=pytest.mark.slow),
@@ -114,7 +114,7 @@ def test_recomputed_layers_drop_what_they_dropped_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "sharded"), [(2, False), (2, True), (4, True)])
+@pytest.mark.parametrize(("world_size", "sharded"), [(2, False), (2, True), (4, True)])
 def test_twenty_steps_of_single_precision(
     configured: Configure, tmp_path: Path, world_size: int, sharded: bool
 ) -> None:
@@ -188,8 +188,8 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
-    assert any("world was 1, is 2" in json.dumps(line) for line in worlds)
-    assert any("world was 2, is 1" in json.dumps(line) for line in worlds)
+    assert any("world_size was 1, is 2" in json.dumps(line) for line in worlds)
+    assert any("world_size was 2, is 1" in json.dumps(line) for line in worlds)
 
 
 def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(

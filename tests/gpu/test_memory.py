@@ -106,6 +106,6 @@ def test_f35_a_run_says_what_fits_and_goes_on(large: Config, tmp_path: Path) -> 
     train(large, tmp_path / "run", shown=False)
     paths = RunPaths(tmp_path / "run")
     events = read_metrics(paths.metrics).of("event")
-    (smaller,) = [event for event in events if event["event"] == "smaller_passes"]
+    (smaller,) = [event for event in events if event["event"] == "micro_tokens_lowered"]
     assert smaller["before"] == WHOLE
     assert load(str(paths.config))[0].batch.micro_tokens == smaller["micro_tokens"] < WHOLE

@@ -90,7 +90,7 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
 ) -> None:
     plain = trainer_on(on_device())
     counters.clear()
-    compiled = trainer_on(on_device(run={"compile": True}))
+    compiled = trainer_on(on_device(run={"compile": "on"}))
     expected, found = steps(plain, 14), steps(compiled, 14)
     assert len({record["length"] for record in found}) == 8
     for mine, other in zip(found, expected, strict=True):

@@ -247,7 +247,7 @@ def test_a_mistake_is_one_line_that_names_the_setting(
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("where", [{"rank": 2, "world": 2}, {"rank": -1}, {"passes": 0}])
+@pytest.mark.parametrize("where", [{"rank": 2, "world_size": 2}, {"rank": -1}, {"passes": 0}])
 def test_a_place_that_does_not_exist_is_refused(where: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="must be"):
         Feed(TOKENS, COURSE, **where)

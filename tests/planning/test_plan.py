@@ -117,7 +117,7 @@ PACINGS: dict[str, dict[str, Any]] = {
     "tokens held": {"batch": {"hold": "tokens"}},
     "dropped": {"batch": {"leftovers": "drop"}},
     "longer than the run": {"pacing": {"duration": 500}},
-    "passes": {"budget": {"passes": 0.2}},
+    "passes": {"budget": {"epochs": 0.2}},
 }
 
 
@@ -341,7 +341,7 @@ LONG: dict[str, dict[str, Any]] = {
     "dropped": {"pacing": {"duration": 10**6}, "batch": {"leftovers": "drop"}},
     "rows paced": {"pacing": {"of": "rows", "start": 1, "end": 4, "duration": 10**7}},
     "adaptive": {"pacing": {"kind": "adaptive"}},
-    "passes": {"budget": {"passes": 2e5}},
+    "passes": {"budget": {"epochs": 2e5}},
 }
 
 

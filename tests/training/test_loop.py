@@ -121,7 +121,7 @@ def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_th
         assert ledger_at(tmp_path / "short", number) == ledger_at(tmp_path / "enough", number)
     events = [e for e in metrics_of(tmp_path / "short").of("event") if e["event"] != "saved"]
     assert [(e["event"], e["step"], e.get("micro_tokens")) for e in events] == [
-        ("smaller_passes", step, found),
+        ("micro_tokens_lowered", step, found),
         ("finished", len(metrics_of(tmp_path / "short").of("step")), None),
     ]
     saved = checkpoint.load_newest(tmp_path / "short" / "checkpoints")[0].state

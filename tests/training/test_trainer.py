@@ -68,7 +68,7 @@ def test_no_split_into_micro_batches_changes_the_gradient(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     configured: Configure, tmp_path: Path, world_size: int
 ) -> None:
@@ -339,12 +339,12 @@ def test_evaluation_by_tokens_crosses_each_multiple_once(
 def test_a_pass_trains_on_every_token_of_the_corpus_once(
     configured: Configure, tmp_path: Path
 ) -> None:
-    config = configured(budget={"passes": 1}, batch={"rows": 32, "micro_tokens": 2048})
+    config = configured(budget={"epochs": 1}, batch={"rows": 32, "micro_tokens": 2048})
     summary = train(config, tmp_path / "run", shown=False)
     sequences = (len(open_store(config).train) - 1) // 64
     assert summary["tokens"] + summary["short_of_budget"] == sequences * 64
     state = checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].state
-    assert state["ledger"]["pass_number"] == 0
+    assert state["ledger"]["epoch"] == 0
     joined = [
         line["joined"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
     ]
@@ -389,7 +389,7 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
 ) -> None:
     plain = trainer_of(configured())
     counters.clear()
-    compiled = trainer_of(configured(run={"compile": True, "recompute": recompute}))
+    compiled = trainer_of(configured(run={"compile": "on", "recompute": recompute}))
     lengths = set()
     for _ in range(14):
         record, expected = compiled.step(), plain.step()

@@ -71,7 +71,7 @@ def _must_be_walkable(config: Config, number: int, what: str) -> None:
 def must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets: bool) -> None:
     """Raise SettingError where two variants of a cell differ in what all must share."""
     expected = flat(configs[baseline].tables())
-    budgets = ("budget.tokens", "budget.passes") if equal_budgets else ()
+    budgets = ("budget.tokens", "budget.epochs") if equal_budgets else ()
     for name, config in configs.items():
         found = flat(config.tables())
         if not config.evaluation.probe_every_steps:

@@ -295,7 +295,7 @@ def _must_fit_the_budget(question: Question) -> None:
     needed = trial_tokens(question.training(largest), question.steps(largest))
     if needed > question.budget:
         name, verb = (
-            ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
+            ("tokens", "be") if question.config.budget.epochs is None else ("epochs", "give")
         )
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
         smallest = question.space.starts[-1] <= _least_start(question.config)

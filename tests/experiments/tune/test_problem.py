@@ -173,10 +173,10 @@ def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree
 
 
 def test_a_budget_in_passes_stays_one_and_trials_are_cut_in_tokens(asked: Asked) -> None:
-    question = asked(budget={"passes": 1})
+    question = asked(budget={"epochs": 1})
     setting = question.space.starts[0], 4
-    assert question.training(Setting(*setting)).budget.passes == 1
-    assert question.beginning(Setting(*setting)).budget.passes is None
+    assert question.training(Setting(*setting)).budget.epochs == 1
+    assert question.beginning(Setting(*setting)).budget.epochs is None
 
 
 def test_starts_double_from_8_to_a_quarter_of_full_length(asked: Asked) -> None:
@@ -271,8 +271,8 @@ MISTAKES: dict[str, tuple[Tables, str]] = {
         "optimizer.warmup_steps or batch.rows, or give smaller --starts",
     ),
     "passes below a trial": (
-        {"budget": {"passes": 0.05}},
-        "budget.passes: must give at least one trial, 3 warm-ups (2816 tokens), got 2412; lower",
+        {"budget": {"epochs": 0.05}},
+        "budget.epochs: must give at least one trial, 3 warm-ups (2816 tokens), got 2412; lower",
     ),
 }
 
