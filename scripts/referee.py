@@ -414,8 +414,7 @@ class Side:
             fault = command.fault if self.is_old else FAULTS.get(command.fault, command.fault)
             done = self._run(self._argv(command), folder, fault)
             if done.returncode != command.code:
-                said = done.stderr.strip()[-3000:]
-                raise FailedError(f"{self.name}: exit code {done.returncode}: {said}")
+                raise FailedError(f"{self.name}: exit code {done.returncode}: {why(done.stderr)}")
             if command.printed:
                 (folder / command.printed).write_text(done.stdout, encoding="utf-8")
 
@@ -456,6 +455,13 @@ class Side:
             new = name if self.is_old else in_new_words(name, SETTINGS)
             if new is not None:
                 yield new, value if self.is_old else new_value(name, value)
+
+
+def why(errors: str) -> str:
+    """Return the lines that say why a command ended, of all that it wrote to its standard error."""
+    lines = errors.strip().splitlines()
+    telling = [line for line in lines if re.search(r"^lengthen: |\w(Error|Exception): ", line)]
+    return " | ".join((telling or lines)[-3:])
 
 
 def write_texts(folder: Path) -> None:
@@ -707,10 +713,11 @@ def same_case(old: Path, new: Path, tally: Tally) -> None:
     one = {in_new_path(name, FILES): path for name, path in files_of(old).items()}
     other = files_of(new)
     cut = cut_trials(old, new)
-    for name in [*one, *other]:
-        if (name in one) != (name in other) and not name.startswith(cut or "\n"):
+    for name in {**one, **other}:  # records first: what differs there explains the rest
+        if name not in one or name not in other:
+            if name.startswith(cut or "\n"):
+                continue
             raise DiffersError(f"{name}: only {'old' if name in one else 'new'}")
-    for name in [name for name in one if name in other]:
         same_files(name, one[name], other[name], tally, cut)
         tally.files += 1
         tally.runs += name.endswith("metrics.jsonl")
