@@ -22,20 +22,20 @@ from typing import Any
 import torch
 
 from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
-from lengthen import commit
-from lengthen.corpus.tokenizer import resolve
-from lengthen.devices import Place
-from lengthen.disk import Disk
-from lengthen.evaluate import lambada, sets
-from lengthen.evaluate.prompts import QUESTIONS
-from lengthen.evaluate.requests import Pair, requests_of
-from lengthen.evaluate.score import score
-from lengthen.evaluate.subject import Subject
+from lengthen.checkpoint import write as commit
+from lengthen.config.load import build
+from lengthen.data.tokenizer import resolve
+from lengthen.distributed.context import Place
+from lengthen.evaluation import lambada, sets
+from lengthen.evaluation.model import Subject
+from lengthen.evaluation.prompts import QUESTIONS
+from lengthen.evaluation.requests import Pair, requests_of
+from lengthen.evaluation.scoring import score
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
-from lengthen.model import GPT
-from lengthen.runlog import RunPaths
-from lengthen.settings import build
+from lengthen.model.gpt import GPT
+from lengthen.run.directory import RunPaths
+from lengthen.util.disk import Disk
 
 SHAPE = {"layers": 12, "width": 80, "heads": 5, "length": 1024, "vocabulary": 50257}
 BATCHES = (1, 8, 32, 64)

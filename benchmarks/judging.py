@@ -16,12 +16,12 @@ import torch
 from torch.nn import functional
 
 from benchmarks.measure import report
-from lengthen.bind import open_store, with_store
-from lengthen.config import Config
-from lengthen.demo import library_text, prepare_store
-from lengthen.devices import Place
-from lengthen.settings import load
-from lengthen.trainer import Trainer
+from lengthen.config.load import load
+from lengthen.config.schema import Config
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import Place
+from lengthen.experiments.demo import library_text, prepare_store
+from lengthen.training.trainer import Trainer
 
 TOKENS = 16_384  # of the validation part
 STEPS = (20, 40, 60)  # one, two and three warm-ups

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.measure import report
-from lengthen.ledger import Ledger, reuse_spacing
-from lengthen.loader import Loader
-from lengthen.pacing import Linear
+from lengthen.core.ledger import Ledger, reuse_spacing
+from lengthen.core.pacing import Linear
+from lengthen.data.loader import Loader
 
 FULL_LENGTH, ROWS, SEQUENCES = 1024, 4096, 10**9
 

@@ -22,20 +22,20 @@ from torch import Tensor
 
 from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
 from benchmarks.step import real_store
-from lengthen import trainer as step_of
-from lengthen.bind import open_store, with_store
-from lengthen.clock import Shape
-from lengthen.config import Config
-from lengthen.corpus.store import Store
-from lengthen.cost import parameters
-from lengthen.devices import Place
-from lengthen.disk import Disk
-from lengthen.monitor import PROBE_SEQUENCES, LowestLoss
-from lengthen.optim import AdamW, second_moment_scale
-from lengthen.plan import micro_tokens_within
-from lengthen.runlog import MetricsLog, Record
-from lengthen.settings import build
-from lengthen.trainer import Health, Trainer
+from lengthen.config.load import build
+from lengthen.config.schema import Config
+from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
+from lengthen.core.schedule import Shape
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store import Store
+from lengthen.distributed.context import Place
+from lengthen.distributed.memory import micro_tokens_within
+from lengthen.model.cost import parameters
+from lengthen.model.optim import AdamW, second_moment_scale
+from lengthen.run.directory import MetricsLog, Record
+from lengthen.training import trainer as step_of
+from lengthen.training.trainer import Health, Trainer
+from lengthen.util.disk import Disk
 
 TOKENS, LENGTH = 4096, 256  # of a step, of a row
 LAYERS, WIDTH, HEADS = 10, 256, 4

@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.measure import report
 from benchmarks.step import real_store
-from lengthen.config import Config
-from lengthen.forecast import forecasts
-from lengthen.runs import train
-from lengthen.settings import build
+from lengthen.config.load import build
+from lengthen.config.schema import Config
+from lengthen.planning.forecast import forecasts
+from lengthen.training.start import train
 
 RATES: dict[str, Any] = {"learning_rate": 1e-3, "warmup_steps": 10}
 TRAININGS: dict[str, dict[str, Any]] = {

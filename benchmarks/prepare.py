@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import ratio, report, seconds_in_rounds
-from lengthen.corpus.encode import Piece, can_be_cut, encode_all, library_threads, recut
-from lengthen.corpus.prepare import cores
-from lengthen.corpus.readers import Part, read
-from lengthen.corpus.sources import find
-from lengthen.corpus.store import Store
-from lengthen.corpus.tokenizer_folder import TextTokenizer
+from lengthen.data.encode import Piece, can_be_cut, encode_all, library_threads, recut
+from lengthen.data.prepare import cores
+from lengthen.data.readers import Part, read
+from lengthen.data.sources import find
+from lengthen.data.store import Store
+from lengthen.data.tokenizer_folder import TextTokenizer
 
 NOVELS = Path(__file__).parents[1] / "../shared/data/novels/train.jsonl.zst"
 DOCUMENTS = 16  # in one call of the library
@@ -32,7 +32,7 @@ DOCUMENTS = 16  # in one call of the library
 MEASURED = """
 import json, re, sys
 from pathlib import Path
-from lengthen.corpus.prepare import prepare
+from lengthen.data.prepare import prepare
 summary = prepare([sys.argv[1]], sys.argv[2], tokenizer="train:8192")
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 print(json.dumps([peak, summary.tokenizer_seconds, summary.encode_seconds, summary.text_bytes]))

@@ -24,9 +24,9 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from benchmarks.measure import report
-from lengthen.report.gather import gather
-from lengthen.report.page import write
-from lengthen.runlog import Record
+from lengthen.reporting.gather import gather
+from lengthen.reporting.html import write
+from lengthen.run.directory import Record
 
 FIRST_PLOT = """() => new Promise(done => {
     const look = () => document.querySelector(".js-plotly-plot .scatterlayer path")

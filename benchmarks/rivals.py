@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthen.devices import ALONE, Place
-from lengthen.model import GPT
+from lengthen.distributed.context import ALONE, Place
+from lengthen.model.gpt import GPT
 
 LAYERS, WIDTH, HEADS, VOCABULARY, POSITIONS = 6, 384, 6, 8192, 1024
 Loss = Callable[[Tensor, Tensor], Tensor]  # inputs, targets (rows, length) -> sum of the losses

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import ROUNDS, figure, report
-from lengthen.checkpoint import Tensors
-from lengthen.devices import Place
-from lengthen.disk import Disk
-from lengthen.model import GPT
-from lengthen.saves import Saves, saving
+from lengthen.checkpoint.manager import Saves, saving
+from lengthen.checkpoint.read import Tensors
+from lengthen.distributed.context import Place
+from lengthen.model.gpt import GPT
+from lengthen.util.disk import Disk
 
 
 def state_of(layers: int) -> dict[str, Tensors]:

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 
 from benchmarks.measure import report
-from lengthen.calibrate import random_store
-from lengthen.config import Config
-from lengthen.devices import free_at_once, placed
-from lengthen.scale import load
-from lengthen.settings import build, changed
-from lengthen.settings import load as load_settings
-from lengthen.trainer import Trainer
+from lengthen.config.load import build, changed
+from lengthen.config.load import load as load_settings
+from lengthen.config.schema import Config
+from lengthen.distributed.context import free_at_once, placed
+from lengthen.distributed.per_rank import load
+from lengthen.planning.calibrate import random_store
+from lengthen.training.trainer import Trainer
 
 WORLD = 2
 SHAPES: dict[str, dict[str, Any]] = {

@@ -24,14 +24,14 @@ import torch
 
 from benchmarks import rivals
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
-from lengthen.config import Config
-from lengthen.corpus.prepare import prepare
-from lengthen.corpus.store import Store
-from lengthen.disk import Disk
-from lengthen.plan import micro_tokens_within
-from lengthen.runlog import MetricsLog
-from lengthen.settings import build
-from lengthen.trainer import Trainer
+from lengthen.config.load import build
+from lengthen.config.schema import Config
+from lengthen.data.prepare import prepare
+from lengthen.data.store import Store
+from lengthen.distributed.memory import micro_tokens_within
+from lengthen.run.directory import MetricsLog
+from lengthen.training.trainer import Trainer
+from lengthen.util.disk import Disk
 
 TOKENS = 8192  # a step
 LENGTHS = (64, 256, 1024)

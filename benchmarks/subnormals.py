@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import ROUNDS, Figure, ratio, report, seconds_in_rounds
-from lengthen.model import GPT
-from lengthen.subnormals import flush_subnormals
+from lengthen.distributed.subnormals import flush_subnormals
+from lengthen.model.gpt import GPT
 
 LAYERS, WIDTH, HEADS, LENGTH, VOCABULARY = 4, 64, 4, 2048, 512
 SPREAD = 18.0  # standard deviation of the planted logits

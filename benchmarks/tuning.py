@@ -15,11 +15,11 @@ from functools import cache
 from math import inf, isfinite
 
 from benchmarks.measure import report
-from lengthen.config import Tables
-from lengthen.settings import load
-from lengthen.tune.foretold import Range, foretold, training_flops, trial_flops
-from lengthen.tune.question import JUDGE_TOKENS, Question, within_budget
-from lengthen.tune.search import FIRST, MULTIPLES, End, Setting, Space, next_step, tries
+from lengthen.config.load import load
+from lengthen.config.schema import Tables
+from lengthen.experiments.tune.estimate import Range, foretold, training_flops, trial_flops
+from lengthen.experiments.tune.problem import JUDGE_TOKENS, Question, within_budget
+from lengthen.experiments.tune.search import FIRST, MULTIPLES, End, Setting, Space, next_step, tries
 
 STARTS, LONGEST = (8, 16, 32, 64), (64, 29, 19, 9, 4)  # of the calm trials: tokens, warm-ups
 RECIPES = ("laptop-2min", "laptop-10min", "laptop-60min")

@@ -22,8 +22,8 @@ import argparse
 import numpy as np
 
 from benchmarks.measure import report
-from lengthen.compare.verdicts import verdicts
-from lengthen.evidence import interval, power, smallest_effect
+from lengthen.experiments.compare.verdicts import verdicts
+from lengthen.util.stats import interval, power, smallest_effect
 
 VARIANTS, ALPHA, PAIRS = 4, 0.05, 6
 SEEDS, EFFECTS = (3, 5, 8, 12), (1, 2, 3)

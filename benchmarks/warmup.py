@@ -17,13 +17,13 @@ import torch
 from benchmarks import rivals
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
 from benchmarks.step import Step, real_store
-from lengthen.bind import open_store, with_store
-from lengthen.clock import Clock
-from lengthen.devices import Place
-from lengthen.pacing import Staged
-from lengthen.plan import micro_tokens_within
-from lengthen.settings import build
-from lengthen.trainer import Trainer
+from lengthen.config.load import build
+from lengthen.core.pacing import Staged
+from lengthen.core.schedule import Clock
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import Place
+from lengthen.distributed.memory import micro_tokens_within
+from lengthen.training.trainer import Trainer
 
 TOKENS = 4096  # a step: one pass
 LENGTHS = (8, 16, 32, 64, 256, 1024)

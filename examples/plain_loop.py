@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthen.pacing import Linear
-from lengthen.plug.plain import Course, Feed, RunLog
+from lengthen.core.pacing import Linear
+from lengthen.integrations.plain import Course, Feed, RunLog
 
 rows, full_length, width, vocabulary = 16, 64, 32, 256
 tokens, positions = nn.Embedding(vocabulary, width), nn.Embedding(full_length, width)

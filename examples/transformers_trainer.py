@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from lengthen.pacing import Linear
-from lengthen.plug.plain import Course
-from lengthen.plug.transformers import LengthenCallback, LengthenDataset
+from lengthen.core.pacing import Linear
+from lengthen.integrations.plain import Course
+from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
 
 store, out, *more = sys.argv[1:]
 pacing = Linear(start=8, end=128, duration=100)

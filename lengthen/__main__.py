@@ -1,5 +1,5 @@
 """`python -m lengthen`, which launchers of many processes need."""
 
-from lengthen.cli import entry
+from lengthen.cli.main import entry
 
 entry()

@@ -6,8 +6,8 @@ python scripts/adaptive_lengths.py studies/pacings.tar.xz
 import sys
 from pathlib import Path
 
-from lengthen.report.gather import gather
-from lengthen.runlog import Metrics
+from lengthen.reporting.gather import gather
+from lengthen.run.directory import Metrics
 
 
 def line(name: str, metrics: Metrics) -> str:

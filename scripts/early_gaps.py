@@ -8,9 +8,9 @@ Nats at the first, third, tenth and last evaluation, of runs that were evaluated
 import sys
 from pathlib import Path
 
-from lengthen.compare.standing import RUNS
-from lengthen.packed import opened
-from lengthen.runlog import RunPaths, read_metrics
+from lengthen.experiments.status import RUNS
+from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.packed import opened
 
 LOOKS = (0, 2, 9, -1)
 

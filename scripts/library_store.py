@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from lengthen.demo import library_text, prepare_store
+from lengthen.experiments.demo import library_text, prepare_store
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])

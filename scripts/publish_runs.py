@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lengthen.compare.standing import RUNS
-from lengthen.disk import Disk
-from lengthen.evaluate.results import Result, read, write
-from lengthen.packed import opened
-from lengthen.processes import ATTEMPTS
-from lengthen.runlog import RunPaths, last_record
+from lengthen.evaluation.results import Result, read, write
+from lengthen.experiments.runner import ATTEMPTS
+from lengthen.experiments.status import RUNS
+from lengthen.run.directory import RunPaths, last_record
+from lengthen.run.packed import opened
+from lengthen.util.disk import Disk
 
 
 def publish(comparison: Path, study: Path) -> int:

@@ -6,12 +6,12 @@ python scripts/results_figures.py
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lengthen.compare.file import Comparison, read_comparison
-from lengthen.compare.outcomes import Group, groups, read_outcomes
-from lengthen.compare.sweep import sweep_panels
-from lengthen.monitor import UNSTABLE
-from lengthen.packed import opened
-from lengthen.picture import Curve, Panel, draw
+from lengthen.core.loss_ratio import UNSTABLE
+from lengthen.experiments.compare.file import Comparison, read_comparison
+from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
+from lengthen.experiments.compare.sweep import sweep_panels
+from lengthen.reporting.figures import Curve, Panel, draw
+from lengthen.run.packed import opened
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = ("rates", "lengths")

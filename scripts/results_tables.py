@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lengthen.report.evaluations import tables
-from lengthen.report.gather import gather
+from lengthen.reporting.evaluations import tables
+from lengthen.reporting.gather import gather
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(

@@ -11,9 +11,9 @@ from statistics import fmean
 
 from tokenizers import Tokenizer
 
-from lengthen.evaluate import sets
-from lengthen.evaluate.prompts import QUESTIONS, Item
-from lengthen.runlog import RunPaths
+from lengthen.evaluation import sets
+from lengthen.evaluation.prompts import QUESTIONS, Item
+from lengthen.run.directory import RunPaths
 
 
 def share(item: Item, tokenizer: Tokenizer) -> float:

@@ -25,12 +25,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lengthen import checkpoint
-from lengthen.config import Config
-from lengthen.corpus.prepare import prepare
-from lengthen.pacing import Linear
-from lengthen.runlog import Record, RunPaths, last_record, read_metrics
-from lengthen.settings import build
+from lengthen.checkpoint import read as checkpoint
+from lengthen.config.load import build
+from lengthen.config.schema import Config
+from lengthen.core.pacing import Linear
+from lengthen.data.prepare import prepare
+from lengthen.run.directory import Record, RunPaths, last_record, read_metrics
 
 LOSS = 1e-9  # largest relative difference of a loss
 MEMORY = 0.01  # largest growth

@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from tests.core.test_adaptive import states
 from tests.ranks import trainer_of
-from tests.test_adaptive import states
 
 
 def main(file: str, folder: str) -> None:

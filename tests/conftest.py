@@ -14,14 +14,14 @@ import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from lengthen import faults
-from lengthen.bind import open_store, with_store
-from lengthen.config import Config
-from lengthen.corpus.prepare import prepare
-from lengthen.devices import Place
-from lengthen.errors import LengthenError
-from lengthen.settings import build, merge
-from lengthen.trainer import Trainer
+from lengthen.config.load import build, merge
+from lengthen.config.schema import Config
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.prepare import prepare
+from lengthen.distributed.context import Place
+from lengthen.training.trainer import Trainer
+from lengthen.util import faults
+from lengthen.util.errors import LengthenError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

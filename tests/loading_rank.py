@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from lengthen import checkpoint
-from lengthen.config import Run
-from lengthen.devices import placed
-from lengthen.errors import CheckpointError
+from lengthen.checkpoint import read as checkpoint
+from lengthen.config.schema import Run
+from lengthen.distributed.context import placed
+from lengthen.util.errors import CheckpointError
 
 
 def newest(folder: str) -> tuple[int, list[str]]:

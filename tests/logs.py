@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lengthen.runlog import Metrics, Record, read_metrics
+from lengthen.run.directory import Metrics, Record, read_metrics
 
 
 def evaluation(step: int, loss: float | None) -> Record:

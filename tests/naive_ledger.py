@@ -6,7 +6,7 @@ Slow and plain: it keeps every open sequence by itself, and gives every token by
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lengthen.ledger import Block
+from lengthen.core.ledger import Block
 
 Token = tuple[int, int, int]  # pass, position in its order, place in the sequence
 

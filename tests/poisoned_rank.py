@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tests.ranks import trainer_of
-from tests.test_trainer import kept, poisoned_step
+from tests.training.test_trainer import kept, poisoned_step
 
 
 def main(file: str, what: str, folder: str) -> None:

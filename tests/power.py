@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lengthen.disk import Disk, DiskFile
+from lengthen.util.disk import Disk, DiskFile
 
 KEPT, LOST = 0, 1  # what is neither is mangled
 Choose = Callable[[int], int]  # how many ways there are -> the way it went

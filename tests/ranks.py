@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lengthen.bind import open_store, with_store
-from lengthen.devices import placed
-from lengthen.settings import load
-from lengthen.trainer import Trainer
+from lengthen.config.load import load
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import placed
+from lengthen.training.trainer import Trainer
 
 
 @contextmanager

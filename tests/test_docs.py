@@ -14,16 +14,16 @@ from typing import Any, get_args
 
 import pytest
 
-from lengthen import errors
-from lengthen.commands import COMMANDS
-from lengthen.commands.command import Parser
-from lengthen.config import KINDS, Config, Table
+from lengthen.cli.command import Parser
+from lengthen.cli.commands import COMMANDS
+from lengthen.config.recipes import RECIPES
+from lengthen.config.schema import KINDS, Config, Table
+from lengthen.core.ledger import Ledger
+from lengthen.core.pacing import Pacing
 from lengthen.exchange.export import NAMES
-from lengthen.ledger import Ledger
-from lengthen.pacing import Pacing
-from lengthen.recipes import RECIPES
-from lengthen.runlog import VARIABLES, RunPaths, read_metrics
-from lengthen.runs import train
+from lengthen.run.directory import VARIABLES, RunPaths, read_metrics
+from lengthen.training.start import train
+from lengthen.util import errors
 from tests.conftest import Configure
 from tests.naive_ledger import tokens_of
 from tests.test_imports import ORDER
@@ -327,5 +327,5 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 def test_the_layout_is_listed_in_the_order_of_imports() -> None:
     text = read(ROOT / "CONTRIBUTING.md")
-    blocks = [body for _, body in FENCE.findall(text) if body.startswith("errors ")]
+    blocks = [body for _, body in FENCE.findall(text) if body.startswith("util ")]
     assert [line.split()[0] for line in blocks[0].splitlines()] == ORDER

@@ -7,13 +7,13 @@ from typing import get_args
 
 import pytest
 
-from lengthen.compare.compare import compare
-from lengthen.compare.file import OWN, read_comparison
-from lengthen.compare.verdicts import Word
-from lengthen.evidence import power, smallest_effect
-from lengthen.foreign import NAMES
-from lengthen.tables import Table
-from tests.compare.conftest import FILE
+from lengthen.analysis.external_logs import NAMES
+from lengthen.experiments.compare.compare import compare
+from lengthen.experiments.compare.file import OWN, read_comparison
+from lengthen.experiments.compare.verdicts import Word
+from lengthen.util.stats import power, smallest_effect
+from lengthen.util.tables import Table
+from tests.experiments.conftest import FILE
 from tests.test_docs import (
     DOCS,
     FENCE,

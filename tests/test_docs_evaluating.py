@@ -5,14 +5,14 @@ from dataclasses import fields
 
 import pytest
 
-from lengthen.evaluate import answers, sets, wikitext103
-from lengthen.evaluate.judge import ALL, HARNESS, VALID
-from lengthen.evaluate.outcome import Curve, Measure, Outcome
-from lengthen.evaluate.prompts import QUESTIONS
-from lengthen.evaluate.results import Result
-from lengthen.evaluate.rows import Row
-from lengthen.evaluate.tasks import PLACES, TASKS
-from tests.evaluate.made import needs_sets
+from lengthen.evaluation import answers, sets, wikitext103
+from lengthen.evaluation.evaluate import ALL, HARNESS, VALID
+from lengthen.evaluation.outcome import Curve, Measure, Outcome
+from lengthen.evaluation.prompts import QUESTIONS
+from lengthen.evaluation.results import Result
+from lengthen.evaluation.rows import Row
+from lengthen.evaluation.tasks import PLACES, TASKS
+from tests.evaluation.made import needs_sets
 from tests.test_docs import DOCS, names_in, options_of, read, rows_of, section
 
 PAGE = read(DOCS / "evaluating.md")

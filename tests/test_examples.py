@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.corpus.prepare import prepare
-from lengthen.report.gather import gather
+from lengthen.data.prepare import prepare
+from lengthen.reporting.gather import gather
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

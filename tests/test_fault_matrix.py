@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from lengthen.faults import Action, Site
+from lengthen.util.faults import Action, Site
 from tests.fault_matrix import NUMBERS, PAGE, Tally, files_by_fault, numbers_in
 from tests.test_docs import names_in, rows_of, section
 

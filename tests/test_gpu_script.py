@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.clock import steps
+from lengthen.core.schedule import steps
 from scripts.gpu import growth, lengths, speed, store
 from scripts.gpu.__main__ import carried_out, chosen
 from scripts.gpu.archive import archive

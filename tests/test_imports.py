@@ -3,62 +3,70 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import lengthen
 
+# From the bottom up: a folder imports from itself and from those above it in this list.
 ORDER = """
-errors faults disk progress packed tables evidence pacing order ledger clock config recipes settings
-corpus bind loader model cost scale shards optim
-subnormals hardware devices runlog monitor foreign spikes analysis
-checkpoint commit exchange evaluate plan state weights trainer saves calibrate loop runs adopt
-verify sample legend picture report forecast processes compare tune watch plug demo commands cli
-__main__
+util core run analysis config model data distributed checkpoint exchange evaluation reporting
+integrations training planning experiments cli
 """.split()
 PACKAGE = Path(lengthen.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def imported_rooms(path: Path) -> set[str]:
-    rooms = set()
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, as dotted names below it."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "lengthen":
-            rooms |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lengthen."):
-            rooms.add((node.module or "").split(".")[1])
-        elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-            rooms |= {parts[1] for parts in names if parts[0] == "lengthen" and len(parts) > 1}
-    return rooms
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lengthen"):
+            base = (node.module or "").removeprefix("lengthen").removeprefix(".")
+            below = {f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
+            modules |= {base} & MODULES.keys() or below & MODULES.keys()
+    return modules
 
 
-FILES = sorted(
-    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__"
-)
+def test_every_folder_has_its_place_in_the_order() -> None:
+    assert {name.split(".")[0] for name in MODULES} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
-    here = ORDER.index(room(path))
-    later = {name for name in imported_rooms(path) if ORDER.index(name) > here}
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_imports_only_what_stands_above_it(name: str) -> None:
+    here = ORDER.index(name.split(".")[0])
+    later = {other for other in imported(MODULES[name]) if ORDER.index(other.split(".")[0]) > here}
     assert not later
 
 
-@pytest.mark.parametrize("name", ["pacing", "order", "ledger"])
+def test_no_files_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({name: imported(path) for name, path in MODULES.items()}).prepare()
+
+
+def test_the_root_of_the_package_holds_folders_alone() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize("name", ["pacing", "shuffle", "ledger", "schedule", "loss_ratio"])
 def test_the_core_needs_numpy_alone(name: str) -> None:
-    assert imported_rooms(PACKAGE / f"{name}.py") <= {"errors", "pacing", "order", "ledger"}
+    assert {other.split(".")[0] for other in imported(MODULES[f"core.{name}"])} <= {"core", "util"}
     heavy = "[m for m in ('torch', 'pydantic') if m in sys.modules]"
-    code = f"import sys, lengthen.{name}; print({heavy})"
+    code = f"import sys, lengthen.core.{name}; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_help_is_quick_because_it_loads_no_torch() -> None:
-    code = "import sys, lengthen.cli; print('torch' in sys.modules)"
+@pytest.mark.parametrize("name", ["cli.main", "data.prepare"])
+def test_what_computes_nothing_loads_no_torch(name: str) -> None:
+    code = f"import sys, lengthen.{name}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

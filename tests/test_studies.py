@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.cli import main
-from lengthen.compare.compare import compare
-from lengthen.packed import opened
+from lengthen.cli.main import main
+from lengthen.experiments.compare.compare import compare
+from lengthen.run.packed import opened
 from scripts.early_gaps import rows
 from scripts.publish_runs import publish
 from scripts.results_figures import figures
 from scripts.results_tables import filled, repeated
-from tests.compare.conftest import FILE
+from tests.experiments.conftest import FILE
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "studies"

@@ -40,7 +40,7 @@ import torch.distributed.fsdp
 torch.__version__ = "2.5.1+cpu"
 """
 LACKING_TORCH = "import torch.distributed.fsdp; del torch.distributed.fsdp.FSDPModule\n"
-MAIN = "from lengthen.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+MAIN = "from lengthen.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
 def lengthen(
@@ -169,7 +169,7 @@ def test_f53_a_module_of_ours_that_is_missing_is_a_bug_and_says_so(
     hidden = (
         WITHOUT.format(name="lengthen")
         .replace('name.partition(".")[0]', "name")
-        .replace("'lengthen'", "'lengthen.runs'", 1)
+        .replace("'lengthen'", "'lengthen.training.start'", 1)
     )
     done = lengthen(hidden, *train_words(configured, tmp_path))
     assert done.returncode == 1

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import tomli_w
 
-from lengthen import cost
-from lengthen.checkpoint import Checkpoint
-from lengthen.config import Config, Model
-from lengthen.corpus.store import read_limited
-from lengthen.errors import DataError
-from lengthen.runlog import Record, RunPaths, read_metrics
-from lengthen.settings import as_trained, build, recorded
+from lengthen.checkpoint.read import Checkpoint
+from lengthen.config.load import as_trained, build, recorded
+from lengthen.config.schema import Config, Model
+from lengthen.data.store import read_limited
+from lengthen.model import cost
+from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.util.errors import DataError
 
 ENVIRONMENT_LIMIT = 2**20  # bytes
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from safetensors.torch import save as dump_tensors
 
-from lengthen import checkpoint, settings
-from lengthen.corpus.store import TOKENIZER, TOKENIZER_CONFIG
-from lengthen.corpus.write import commit
-from lengthen.disk import Disk, storage_errors, temporary_beside
-from lengthen.errors import SettingError
+from lengthen.checkpoint import read as checkpoint
+from lengthen.config import load as settings
+from lengthen.data.store import TOKENIZER, TOKENIZER_CONFIG
+from lengthen.data.store_writer import commit
 from lengthen.exchange.card import card
 from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run
 from lengthen.exchange.tensors import WEIGHTS
-from lengthen.runlog import open_run
+from lengthen.run.directory import open_run
+from lengthen.util.disk import Disk, storage_errors, temporary_beside
+from lengthen.util.errors import SettingError
 
 GENERATION = "generation_config.json"
 CARD = "README.md"

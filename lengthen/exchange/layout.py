@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lengthen.config import Model
-from lengthen.corpus.store import one_line
-from lengthen.errors import CheckpointError, SettingError, shown
-from lengthen.model import GPT
-from lengthen.settings import RULES
+from lengthen.config.load import RULES
+from lengthen.config.schema import Model
+from lengthen.data.store import one_line
+from lengthen.model.gpt import GPT
+from lengthen.util.errors import CheckpointError, SettingError, shown
 
 PREFIX = "transformer."
 HEAD = "lm_head.weight"

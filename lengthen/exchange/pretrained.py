@@ -7,17 +7,18 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lengthen import checkpoint, settings
-from lengthen.checkpoint import Checkpoint, Tensors
-from lengthen.config import Config, Model
-from lengthen.corpus.store import read_limited
-from lengthen.corpus.tokenizer import vocabulary
-from lengthen.corpus.tokenizer_folder import TextTokenizer, read_tokenizer
-from lengthen.errors import CheckpointError, DataError, SettingError
+from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.read import Checkpoint, Tensors
+from lengthen.config import load as settings
+from lengthen.config.schema import Config, Model
+from lengthen.data.store import read_limited
+from lengthen.data.tokenizer import vocabulary
+from lengthen.data.tokenizer_folder import TextTokenizer, read_tokenizer
 from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_name
 from lengthen.exchange.tensors import read_weights
-from lengthen.model import GPT
-from lengthen.runlog import RunPaths
+from lengthen.model.gpt import GPT
+from lengthen.run.directory import RunPaths
+from lengthen.util.errors import CheckpointError, DataError, SettingError
 
 CONFIG = "config.json"
 CONFIG_LIMIT = 2**20  # bytes

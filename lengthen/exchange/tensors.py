@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lengthen.checkpoint import FILE_NAME, Tensors
-from lengthen.config import Model
-from lengthen.corpus.store import lfs_pointer, one_line, read_limited
-from lengthen.errors import CheckpointError, MemoryLimitError, shown
+from lengthen.checkpoint.read import FILE_NAME, Tensors
+from lengthen.config.schema import Model
+from lengthen.data.store import lfs_pointer, one_line, read_limited
+from lengthen.distributed.hardware import cpu_memory_limit
 from lengthen.exchange.layout import (
     CAUSAL_MASK,
     HEAD,
@@ -33,7 +33,7 @@ from lengthen.exchange.layout import (
     plain_name,
     their_name,
 )
-from lengthen.hardware import cpu_memory_limit
+from lengthen.util.errors import CheckpointError, MemoryLimitError, shown
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -16,14 +16,14 @@ from statistics import fmean, median
 import numpy as np
 import torch
 
-from lengthen import settings
-from lengthen.bind import open_store, with_store
-from lengthen.calibrate import real_steps
-from lengthen.clock import steps
-from lengthen.config import Config
-from lengthen.devices import Place, free_memory, placed
-from lengthen.runlog import RunPaths, read_metrics
-from lengthen.runs import choose_micro_tokens
+from lengthen.config import load as settings
+from lengthen.config.schema import Config
+from lengthen.core.schedule import steps
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import Place, free_memory, placed
+from lengthen.planning.calibrate import real_steps
+from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.training.start import choose_micro_tokens
 from scripts.gpu.install import ROOT
 from scripts.gpu.lengths import lengths
 from scripts.gpu.parts import Call, called

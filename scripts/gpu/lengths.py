@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.rivals import Case
 from benchmarks.step import configuration
-from lengthen import cost
-from lengthen.calibrate import StepSeconds, real_steps
-from lengthen.devices import Place, is_out_of_memory
+from lengthen.distributed.context import Place, is_out_of_memory
+from lengthen.model import cost
+from lengthen.planning.calibrate import StepSeconds, real_steps
 from scripts.gpu.parts import Call, called
 
 LONGEST, SHORTEST = 32_768, 64

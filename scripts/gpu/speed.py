@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from benchmarks import rivals
 from benchmarks.measure import figure, ratio, seconds_in_rounds
 from benchmarks.step import Step, configuration, logged
-from lengthen import model, settings
-from lengthen.calibrate import random_store
-from lengthen.trainer import Trainer
+from lengthen.config import load as settings
+from lengthen.model import gpt as model
+from lengthen.planning.calibrate import random_store
+from lengthen.training.trainer import Trainer
 from scripts.gpu.lengths import case_of, peak
 from scripts.gpu.parts import Call, called
 

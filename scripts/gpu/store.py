@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lengthen.corpus.prepare import prepare
-from lengthen.demo import library_files
+from lengthen.data.prepare import prepare
+from lengthen.experiments.demo import library_files
 
 TEXT_BYTES = 16_000_000  # some 4 million tokens of the Python library; fewer where it has less
 

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lengthen import commit
-from lengthen.checkpoint import Tensors
-from lengthen.corpus.tokenizer import resolve
-from lengthen.disk import Disk
+from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.read import Tensors
+from lengthen.config.load import build
+from lengthen.core.shuffle import sub_seed
+from lengthen.data.tokenizer import resolve
 from lengthen.exchange.layout import parameter_shapes
 from lengthen.exchange.pretrained import Pretrained
-from lengthen.order import sub_seed
-from lengthen.runlog import RunPaths
-from lengthen.settings import build
+from lengthen.run.directory import RunPaths
+from lengthen.util.disk import Disk
 
 TINY = {"layers": 2, "width": 8, "heads": 2, "length": 16, "vocabulary": 257}
 

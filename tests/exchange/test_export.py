@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen import checkpoint
-from lengthen.disk import Disk
-from lengthen.errors import (
+from lengthen.checkpoint import read as checkpoint
+from lengthen.exchange.export import NAMES, export
+from lengthen.exchange.pretrained import read
+from lengthen.run.directory import read_metrics
+from lengthen.training.start import resume, train
+from lengthen.util.disk import Disk
+from lengthen.util.errors import (
     CheckpointError,
     SettingError,
     StorageError,
 )
-from lengthen.exchange.export import NAMES, export
-from lengthen.exchange.pretrained import read
-from lengthen.runlog import read_metrics
-from lengthen.runs import resume, train
 from tests.conftest import Configure
 from tests.exchange.made import (
     TINY,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.errors import MemoryLimitError
 from lengthen.exchange import tensors as exchange_tensors
 from lengthen.exchange.pretrained import read
+from lengthen.util.errors import MemoryLimitError
 
 
 def test_f48_more_weights_than_memory_are_refused_before_they_are_loaded(

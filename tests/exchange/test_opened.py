@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lengthen.errors import CheckpointError, DataError, LengthenError
 from lengthen.exchange.export import export
 from lengthen.exchange.layout import plain_name
 from lengthen.exchange.pretrained import read, read_folder
+from lengthen.util.errors import CheckpointError, DataError, LengthenError
 from tests.exchange.made import (
     TINY,
     assert_same,

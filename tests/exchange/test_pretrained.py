@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from lengthen.errors import (
+from lengthen.evaluation.sample import sample
+from lengthen.exchange.export import export
+from lengthen.exchange.pretrained import read, read_folder
+from lengthen.util.errors import (
     CheckpointError,
     DataError,
     LengthenError,
     SettingError,
 )
-from lengthen.exchange.export import export
-from lengthen.exchange.pretrained import read, read_folder
-from lengthen.sample import sample
 from tests.conftest import SHARED
 from tests.exchange.made import assert_same, configured_as, rewritten, saved_run, sharded
 

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lengthen.config.recipes import RECIPES
+from lengthen.evaluation.sample import sample
 from lengthen.exchange import tensors as exchange_tensors
 from lengthen.exchange.export import export
 from lengthen.exchange.layout import is_transposed, parameter_shapes, their_name
 from lengthen.exchange.pretrained import read
-from lengthen.model import GPT
-from lengthen.recipes import RECIPES
-from lengthen.runs import train
-from lengthen.sample import sample
+from lengthen.model.gpt import GPT
+from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.exchange.made import TINY, model_of, random_weights, saved_run
 
@@ -96,7 +96,7 @@ def test_only_the_plug_for_its_trainer_imports_transformers() -> None:
         for path in package.rglob("*.py")
         if re.search(r"^\s*(import|from) transformers", path.read_text(encoding="utf-8"), re.M)
     }
-    assert importing == {"plug/transformers.py"}
+    assert importing == {"integrations/transformers.py"}
 
 
 def test_every_parameter_has_a_shape_and_a_name_of_its_own() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.runs import train
+from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.fuzz.law import TRIED
 

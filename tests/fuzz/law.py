@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lengthen.errors import MESSAGE, LengthenError
+from lengthen.util.errors import MESSAGE, LengthenError
 
 TRIED: Counter[str] = Counter()  # inputs of each format
 SECONDS = 20.0  # of the processor's time, that one input may take

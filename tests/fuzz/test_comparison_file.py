@@ -8,7 +8,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.compare.file import read_comparison
+from lengthen.experiments.compare.file import read_comparison
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, tables_near
 from tests.fuzz.test_settings_file import GOOD as SETTINGS

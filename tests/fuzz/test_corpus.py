@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.corpus.prepare import prepare
-from lengthen.corpus.readers import read
-from lengthen.corpus.sources import find
+from lengthen.data.prepare import prepare
+from lengthen.data.readers import read
+from lengthen.data.sources import find
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_values, words
 

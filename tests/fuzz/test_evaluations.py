@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.disk import Disk
-from lengthen.evaluate.outcome import Curve, Measure, Outcome
-from lengthen.evaluate.results import Result, read, write
-from lengthen.evaluate.rows import rows_of
-from lengthen.report import evaluations
-from lengthen.tables import printed
+from lengthen.evaluation.outcome import Curve, Measure, Outcome
+from lengthen.evaluation.results import Result, read, write
+from lengthen.evaluation.rows import rows_of
+from lengthen.reporting import evaluations
+from lengthen.util.disk import Disk
+from lengthen.util.tables import printed
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_near, json_values
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.report.gather import gather
-from lengthen.report.panels import panels_of
-from lengthen.report.text import lines
+from lengthen.reporting.gather import gather
+from lengthen.reporting.panels import panels_of
+from lengthen.reporting.text import lines
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_values, scalars
 

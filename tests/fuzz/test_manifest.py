@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen import checkpoint, commit
-from lengthen.corpus import store as stores
-from lengthen.corpus.store import Store, content_id
-from lengthen.disk import Disk
+from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint import write as commit
+from lengthen.data import store as stores
+from lengthen.data.store import Store, content_id
+from lengthen.util.disk import Disk
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import json_near, tables_near
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lengthen.compare.standing import standing_of
-from lengthen.report.differences import environment_tables, settings_table
-from lengthen.report.gather import gather
-from lengthen.report.panels import panels_of
-from lengthen.report.text import lines
-from lengthen.runlog import RunPaths, last_record
-from lengthen.settings import load
-from lengthen.watch import Follower, View, drawn, plain
+from lengthen.config.load import load
+from lengthen.experiments.status import standing_of
+from lengthen.reporting.differences import environment_tables, settings_table
+from lengthen.reporting.gather import gather
+from lengthen.reporting.panels import panels_of
+from lengthen.reporting.text import lines
+from lengthen.reporting.watch import Follower, View, drawn, plain
+from lengthen.run.directory import RunPaths, last_record
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import HOSTILE, bytes_near, json_near, json_values, scalars
 

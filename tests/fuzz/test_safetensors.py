@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen import checkpoint
+from lengthen.checkpoint import read as checkpoint
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from tests.exchange.made import TINY, saved_run

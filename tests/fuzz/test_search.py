@@ -9,11 +9,11 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.bind import open_store
-from lengthen.compare.standing import read_attempts
-from lengthen.settings import load
-from lengthen.tune.carry import begun
-from lengthen.tune.question import Question, ask
+from lengthen.config.load import load
+from lengthen.data.open_store import open_store
+from lengthen.experiments.status import read_attempts
+from lengthen.experiments.tune.problem import Question, ask
+from lengthen.experiments.tune.run import begun
 from tests.conftest import Configure
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import HUGE, bytes_near, json_values, scalars, tables_near

@@ -8,8 +8,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.recipes import RECIPES
-from lengthen.settings import load
+from lengthen.config.load import load
+from lengthen.config.recipes import RECIPES
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, numbers, tables_near, words
 

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen import checkpoint, runlog
-from lengthen.disk import Disk
+from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.train_state import log_size
+from lengthen.config.load import load
 from lengthen.exchange.card import card
 from lengthen.exchange.pretrained import of_run
-from lengthen.runlog import RunPaths
-from lengthen.settings import load
-from lengthen.state import log_size
-from lengthen.trainer import Trainer
+from lengthen.run import directory as runlog
+from lengthen.run.directory import RunPaths
+from lengthen.training.trainer import Trainer
+from lengthen.util.disk import Disk
 from tests.conftest import trainer_of
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import json_near

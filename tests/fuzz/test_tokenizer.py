@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.corpus.encode import can_be_cut
-from lengthen.corpus.store import load_tokenizer
-from lengthen.corpus.tokenizer import resolve, vocabulary
+from lengthen.data.encode import can_be_cut
+from lengthen.data.store import load_tokenizer
+from lengthen.data.tokenizer import resolve, vocabulary
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_near, words
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from lengthen.bind import open_store, with_store
-from lengthen.config import Config
-from lengthen.devices import Place
-from lengthen.settings import merge
-from lengthen.trainer import Trainer
+from lengthen.config.load import merge
+from lengthen.config.schema import Config
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import Place
+from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
 
 # Read at the first matrix product of the process: equal bits on a GPU need it.

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lengthen.bind import open_store, with_store
-from lengthen.calibrate import Measured, calibrated
-from lengthen.plan import auto_micro_tokens
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.memory import auto_micro_tokens
+from lengthen.planning.calibrate import Measured, calibrated
 from tests.conftest import Configure
 
 pytestmark = pytest.mark.gpu

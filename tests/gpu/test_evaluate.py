@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.cli import main
-from lengthen.devices import Place
-from lengthen.evaluate.generate import generate
-from lengthen.evaluate.requests import requests_of
-from lengthen.evaluate.score import score
-from lengthen.evaluate.subject import Subject
-from lengthen.runs import train
+from lengthen.cli.main import main
+from lengthen.distributed.context import Place
+from lengthen.evaluation.generate import generate
+from lengthen.evaluation.model import Subject
+from lengthen.evaluation.requests import requests_of
+from lengthen.evaluation.scoring import score
+from lengthen.training.start import train
 from tests.conftest import Configure
-from tests.evaluate.made import tiny_subject
+from tests.evaluation.made import tiny_subject
 
 pytestmark = pytest.mark.gpu
 

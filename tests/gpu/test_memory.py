@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from lengthen.bind import open_store, with_store
-from lengthen.config import Config
-from lengthen.devices import Place, fit_check
-from lengthen.runlog import RunPaths, read_metrics
-from lengthen.runs import choose_micro_tokens, train, trial_fits
-from lengthen.settings import changed, load
+from lengthen.config.load import changed, load
+from lengthen.config.schema import Config
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import Place, fit_check
+from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.training.start import choose_micro_tokens, train, trial_fits
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
 

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from lengthen import checkpoint
-from lengthen.cli import main
-from lengthen.config import Config
-from lengthen.errors import UnstableError
+from lengthen.checkpoint import read as checkpoint
+from lengthen.cli.main import main
+from lengthen.config.schema import Config
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
-from lengthen.runlog import RunPaths, read_metrics
-from lengthen.runs import resume, train
-from lengthen.trainer import Trainer
+from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.training.start import resume, train
+from lengthen.training.trainer import Trainer
+from lengthen.util.errors import UnstableError
 from tests.conftest import AskFor, Configure
 from tests.gpu.conftest import TrainerOn
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lengthen import checkpoint, commit
-from lengthen.disk import Disk
-from lengthen.shards import is_cut
-from lengthen.trainer import Trainer
+from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint import write as commit
+from lengthen.model.shards import is_cut
+from lengthen.training.trainer import Trainer
+from lengthen.util.disk import Disk
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
-from tests.test_trainer import kept, poisoned_step
+from tests.training.test_trainer import kept, poisoned_step
 
 pytestmark = pytest.mark.gpu
 

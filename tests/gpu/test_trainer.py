@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lengthen.runlog import Record
-from lengthen.trainer import Trainer
+from lengthen.run.directory import Record
+from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
-from tests.test_trainer import GRADIENTS, gradients, kept, poisoned_step
+from tests.training.test_trainer import GRADIENTS, gradients, kept, poisoned_step
 
 pytestmark = pytest.mark.gpu
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.cli import main
-from lengthen.runlog import RunPaths, read_metrics
-from lengthen.settings import load
-from tests.compare.conftest import FILE
+from lengthen.cli.main import main
+from lengthen.config.load import load
+from lengthen.run.directory import RunPaths, read_metrics
 from tests.conftest import Configure
+from tests.experiments.conftest import FILE
 
 pytestmark = pytest.mark.gpu
 

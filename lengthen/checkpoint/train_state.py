@@ -1,0 +1,115 @@
+"""All of a run's state that is no tensor: it goes to JSON and comes back equal."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from lengthen.checkpoint.read import OTHER
+from lengthen.config.schema import MOST
+from lengthen.core.ledger import Ledger
+from lengthen.core.loss_ratio import LowestLoss
+from lengthen.core.pacing import Grown
+from lengthen.core.schedule import Clock
+from lengthen.util.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; a step makes a new one."""
+
+    clock: Clock
+    ledger: Ledger
+    lowest: LowestLoss = field(default_factory=LowestLoss)  # of the training loss
+    probe_lowest: LowestLoss = field(default_factory=LowestLoss)
+    seconds: float = 0.0  # of training, without evaluation and saving
+    skipped_tokens: int = 0  # in steps that were not finite
+    skipped_in_a_row: int = 0
+    evaluated: Clock = field(default_factory=Clock)  # at the last evaluation
+    probed: int = 0  # step of the last probe
+    stop: bool = False  # a signal asked for the end; all ranks agree
+
+    def state(self) -> dict[str, Any]:
+        """Return it as JSON has it; a wish to stop is not part of a run."""
+        return {
+            "clock": asdict(self.clock),
+            "ledger": self.ledger.state(),
+            "lowest": self.lowest.value,
+            "probe_lowest": self.probe_lowest.value,
+            "seconds": self.seconds,
+            "skipped_tokens": self.skipped_tokens,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "evaluated": asdict(self.evaluated),
+            "probed": self.probed,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """Return what `state` was made of; it may hold more.
+
+        Raises CheckpointError for what no run has written.
+        """
+        try:
+            progress = cls(
+                clock=_clock(state["clock"]),
+                ledger=Ledger.from_state(state["ledger"]),
+                lowest=LowestLoss(state["lowest"]),
+                probe_lowest=LowestLoss(state["probe_lowest"]),
+                seconds=state["seconds"],
+                skipped_tokens=state["skipped_tokens"],
+                skipped_in_a_row=state["skipped_in_a_row"],
+                evaluated=_clock(state["evaluated"]),
+                probed=state["probed"],
+            )
+        except (KeyError, TypeError, AttributeError):
+            progress = None
+        if progress is None or not _is_sound(progress):
+            raise CheckpointError(f"state.json: is not the state of a run; {OTHER}")
+        return progress
+
+
+def _clock(state: dict[str, Any]) -> Clock:
+    grown = state["grown"]
+    told = None if grown is None else Grown(**_every(Grown, grown))
+    return Clock(**{**_every(Clock, state), "grown": told})
+
+
+def _every(kind: type[Clock | Grown], state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state, where it leaves nothing of its kind to a default."""
+    return {one.name: state[one.name] for one in fields(kind)}
+
+
+def _is_sound(progress: Progress) -> bool:
+    counts = all(type(count) is int and 0 <= count <= MOST for count in _counts(progress))
+    figures = (progress.seconds, *(loss for loss in _losses(progress) if loss is not None))
+    return counts and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
+
+
+def _counts(progress: Progress) -> Iterator[object]:
+    yield from (progress.skipped_tokens, progress.skipped_in_a_row, progress.probed)
+    for clock in (progress.clock, progress.evaluated):
+        yield from (clock.step, clock.tokens, clock.origin)
+        if (grown := clock.grown) is not None:
+            yield from (grown.value, grown.since, grown.seen, grown.calm)
+
+
+def _losses(progress: Progress) -> Iterator[float | None]:
+    yield from (progress.lowest.value, progress.probe_lowest.value)
+    yield from (c.grown.best for c in (progress.clock, progress.evaluated) if c.grown is not None)
+
+
+def must_fit(progress: Progress, first: Ledger) -> None:
+    """Raise CheckpointError for a state, though sound, of another run than began with `first`."""
+    ledger, grown = progress.ledger, progress.clock.grown
+    names = ("sequences", "full_length", "leftovers")
+    other = any(getattr(ledger, name) != getattr(first, name) for name in names)
+    if other or (grown is not None and not 1 <= grown.value <= first.full_length):
+        raise CheckpointError(f"state.json: is of another run; {OTHER}")
+
+
+def log_size(state: dict[str, Any]) -> int:
+    """Return the bytes that metrics.jsonl had at a save; raises CheckpointError for none."""
+    size = state.get("metrics_bytes")
+    if type(size) is not int or size < 0:
+        raise CheckpointError(f"state.json: has no size of metrics.jsonl; {OTHER}")
+    return size

@@ -1,0 +1,11 @@
+"""What each subcommand is called with, and what it calls.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from lengthen.cli.exchange import EXCHANGE
+from lengthen.cli.judge import JUDGE
+from lengthen.cli.look import LOOK
+from lengthen.cli.work import WORK
+
+COMMANDS = {**WORK, **JUDGE, **EXCHANGE, **LOOK}

@@ -1,0 +1,75 @@
+"""The command that judges trained models: eval."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, print_notes
+from lengthen.config.schema import Tables
+
+
+def _eval_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "models", nargs="+", type=Path, metavar="RUN|CHECKPOINT|HF_FOLDER", help="any number"
+    )
+    parser.add_argument(
+        "--tasks", required=True, metavar="NAME,...", help="valid,lambada,...; all; lm-eval:NAME"
+    )
+    parser.add_argument("--sets", type=Path, metavar="DIR", help="where the published sets are")
+    parser.add_argument("--data", type=Path, metavar="STORE", help="for valid (the run's own)")
+    parser.add_argument("--shots", type=int, default=0, help="solved questions ahead (0)")
+    parser.add_argument("--stride", type=int, help="tokens a window scores (the full length)")
+    parser.add_argument("--limit", type=int, help="only the first so many items")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of shots (0)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp64"), help="fp64 where weights are, else fp32"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="results (beside each model)")
+
+
+def _eval(options: argparse.Namespace, _: Tables) -> int:
+    from lengthen.evaluation.evaluate import chosen, judge
+    from lengthen.evaluation.models import named
+    from lengthen.evaluation.options import Wanted
+    from lengthen.evaluation.results import Result
+    from lengthen.reporting.evaluations import tables
+    from lengthen.util.tables import console, printed
+
+    wanted = Wanted(options.sets, options.shots, options.limit, options.stride, options.seed)
+    models = named(options.models, options.out)
+    tasks = chosen(options.tasks, models, options.data, wanted)
+    found: dict[str, list[Result]] = {model.name: [] for model in models}
+    judged = judge(
+        models,
+        tasks,
+        wanted,
+        data=options.data,
+        precision=options.precision,
+        note=lambda text: print_notes([text]),
+    )
+    try:
+        for model, result in judged:
+            found[model.name].append(result)
+    finally:  # what was found before Ctrl-C, or before a model that cannot be used, is shown too
+        out = console()
+        for table in tables(found):
+            out.print(printed(table))
+        for path in dict.fromkeys(model.results for model in models if found[model.name]):
+            print(path)
+    return 0
+
+
+JUDGE = {
+    "eval": Command(
+        "Judge trained models: validation loss by position, WikiText-103, LAMBADA, choices.",
+        """
+  lengthen eval runs/first --tasks valid
+  lengthen eval runs/baseline runs/first --tasks valid,lambada,hellaswag,wikitext103 --sets sets
+  lengthen eval runs/first/checkpoints/step-00001000 --tasks piqa,arc_easy --shots 5
+  lengthen eval gpt2 --tasks wikitext103 --sets sets --stride 32 --out gpt2.json
+  lengthen eval runs/first --tasks lm-eval:blimp
+""",
+        _eval_arguments,
+        _eval,
+        computes=True,
+    ),
+}

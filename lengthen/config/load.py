@@ -1,0 +1,289 @@
+"""Where settings come from: recipe <- TOML file <- `--table.setting VALUE`, checked once.
+
+Every source is merged as plain tables and validated together, so that a mistake reads the same
+wherever it was made: one line with the setting, the rule, the value and the nearest valid name.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lengthen.config.recipes import RECIPES
+from lengthen.config.schema import KINDS, Config, Tables
+from lengthen.core.pacing import Adaptive
+from lengthen.util.errors import SettingError, nearest
+
+FILE_LIMIT = 2**20  # bytes
+# Of two settings that say one thing in two ways, the one set later wins.
+EXCLUSIVE = {
+    ("budget", "tokens"): "passes",
+    ("budget", "passes"): "tokens",
+    ("evaluation", "every_steps"): "every_tokens",
+    ("evaluation", "every_tokens"): "every_steps",
+}
+
+# pydantic's words for a broken rule -> ours, filled from the error's own context.
+RULES = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "literal_error": "must be {expected}",
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "too_long": "must have {max_length} values",
+    "too_short": "must have {min_length} values",
+    "model_type": "must be a table",
+    "dataclass_exact_type": "must be a table",
+    "value_error": "{error}",
+}
+
+
+def load(source: str, overrides: Tables | None = None) -> tuple[Config, list[str]]:
+    """Return the checked configuration of a recipe's name or a TOML file, and notes on it.
+
+    They say which settings were dropped, and what is legal and hardly meant.
+
+    Raises SettingError for the first mistake.
+    """
+    tables, notes = merge(_tables_of(source), overrides or {})
+    config = build(tables)
+    return config, notes + _doubts(config)
+
+
+def _doubts(config: Config) -> list[str]:
+    """Return notes on what is legal and hardly meant."""
+    pacing, length = config.pacing, config.model.length
+    if pacing.of == "length" and pacing.end < length:
+        beyond = f"positions from {pacing.end} on are never trained"
+        return [f"pacing.end ({pacing.end}) is below model.length ({length}): {beyond}"]
+    warmup = config.optimizer.warmup_steps
+    if isinstance(pacing, Adaptive) and pacing.latest < warmup:
+        soon = f"reaches full length by step {pacing.latest} at the latest"
+        late = f"the learning rate warms up until step {warmup}: it can hold nothing back"
+        return [f"pacing.max_hold ({pacing.max_hold}) {soon}, and {late}"]
+    return []
+
+
+def build(tables: Tables) -> Config:
+    """Check plain tables; raises SettingError for the first mistake."""
+    try:
+        return Config.model_validate(_with_pacing_defaults(tables))
+    except ValidationError as error:
+        raise _first_mistake(error.errors(include_url=False)) from None
+
+
+def changed(config: Config, overrides: Tables) -> Config:
+    """Return `config` with some settings changed, checked again."""
+    return build(merge(config.tables(), overrides)[0])
+
+
+def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
+    """Lay `changes` over `base`, neither of which is touched; also say what had to go."""
+    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
+    notes: list[str] = []
+    for name, change in changes.items():
+        table = merged.get(name)
+        if isinstance(change, dict) and isinstance(table, dict):
+            notes += _make_room(name, table, change)
+            notes += _lower_minimum(name, table, change)
+            table.update(change)
+        else:
+            merged[name] = change
+    return merged, notes
+
+
+def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
+    for setting in change:
+        table.pop(EXCLUSIVE.get((name, setting), ""), None)
+    kind = KINDS.get(str(change.get("kind", "")))
+    if name != "pacing" or kind is None or kind.kind == table.get("kind"):
+        return []
+    stale = sorted(table.keys() - {field.name for field in fields(kind)})
+    for setting in stale:
+        del table[setting]
+    return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
+
+
+def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
+    """Keep the minimum of the rate its share of the peak, where a new peak falls below it."""
+    if name != "optimizer" or "min_learning_rate" in change:
+        return []
+    rates = (change.get("learning_rate"), table.get("learning_rate"))
+    peak, before = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    minimum = table.get("min_learning_rate")
+    if not isinstance(minimum, float | int) or not 0 < peak < minimum <= before:
+        return []
+    lowered = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
+    return [f"optimizer.min_learning_rate was above the new peak, lowered with it to {lowered:g}"]
+
+
+def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
+    """Take `--table.setting VALUE` and `--table.setting=VALUE` out of a command line.
+
+    Returns the settings as tables, and the other arguments in their order. A value is read as a
+    TOML value, else as text. Raises SettingError for a setting without a value.
+    """
+    tables: Tables = {}
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not _is_dotted(name):
+            others.append(argument)
+            continue
+        table, _, setting = name.removeprefix("--").partition(".")
+        if not (table and setting):
+            raise SettingError(name, "must be --table.setting, such as --pacing.start")
+        text = value if equals else next(rest, None)
+        if text is None:
+            raise SettingError(f"{table}.{setting}", "needs a value behind it")
+        tables.setdefault(table, {})[setting.replace("-", "_")] = parse_value(text)
+    return tables, others
+
+
+def _is_dotted(name: str) -> bool:
+    return name.startswith("--") and "." in name and "/" not in name
+
+
+def parse_value(text: str) -> Any:
+    """Read a TOML value; what is none is text, so that nobody has to quote a word for a shell."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two configurations differ, by dotted name, with both values.
+
+    What only one of them has got stands as None beside it.
+    """
+    one, two = flat(config.tables()), flat(other.tables())
+    names = [*one, *(name for name in two if name not in one)]
+    return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
+
+
+def as_trained(config: Config) -> Tables:
+    """Return the settings that a checkpoint has with it: all, but where the store lies."""
+    tables = config.tables()
+    tables["data"].pop("path", None)
+    return tables
+
+
+def recorded(state: Mapping[str, Any]) -> Tables:
+    """Return the settings in a checkpoint's state; nothing where it has none."""
+    tables = state.get("settings")
+    return tables if isinstance(tables, dict) else {}
+
+
+def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
+    """Return what nested tables hold by dotted name."""
+    values: Tables = {}
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+def _tables_of(source: str) -> Tables:
+    if source in RECIPES:
+        return RECIPES[source]()
+    path = Path(source)
+    if path.suffix != ".toml" and not os.path.exists(path):
+        rule = "no such recipe, and no such file"
+        raise SettingError("recipe", rule, source, nearest(source, RECIPES))
+    tables = with_recipe(read_toml(path))
+    if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
+        rule = "was written by another training loop, which has its model and its checkpoints"
+        hint = f"`lengthen report {path.parent}` reads its log"
+        raise SettingError("RUN", rule, str(path.parent), hint)
+    return tables
+
+
+def with_recipe(tables: Tables) -> Tables:
+    """Lay what a file says over the recipe that it names, if it names one."""
+    if "recipe" not in tables:
+        return tables
+    name = str(tables["recipe"])
+    if name not in RECIPES:
+        raise SettingError("recipe", "no such recipe", name, nearest(name, RECIPES))
+    changes = {table: value for table, value in tables.items() if table != "recipe"}
+    return merge(RECIPES[name](), changes)[0]
+
+
+def read_toml(path: Path) -> Tables:
+    """Read a settings file of at most 1 MiB; raises SettingError for one that is none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise SettingError(str(path), f"cannot be read ({error.strerror})") from None
+    if len(data) > FILE_LIMIT:
+        raise SettingError(str(path), f"must be at most {FILE_LIMIT} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SettingError(str(path), f"is not TOML in UTF-8 ({error})") from None
+
+
+def _with_pacing_defaults(tables: Tables) -> Tables:
+    """Fill in what a pacing takes from other tables: its end, and a multiple of 1 for rows."""
+    pacing, model, batch = (tables.get(name) for name in ("pacing", "model", "batch"))
+    if not (isinstance(pacing, dict) and isinstance(model, dict) and isinstance(batch, dict)):
+        return tables
+    kind = KINDS.get(str(pacing.get("kind")))
+    names = {field.name for field in fields(kind)} if kind else set()
+    of_rows = pacing.get("of") == "rows"
+    defaults = {"end": batch.get("rows") if of_rows else model.get("length")}
+    if of_rows:
+        defaults["multiple"] = 1
+    wanted = {name: defaults[name] for name in defaults if name in names and defaults[name]}
+    return {**tables, "pacing": {**wanted, **pacing}}
+
+
+def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
+    # A table that is missing explains whatever else is wrong because of it.
+    error = min(errors, key=lambda e: e["type"] != "missing" or len(e["loc"]) > 1)
+    cause = error.get("ctx", {}).get("error")
+    place = [str(part) for part in error["loc"]]
+    if isinstance(cause, SettingError):
+        return cause if "." in cause.setting or not place else cause.within(place[0])
+    name = ".".join(place[:2])  # what is deeper names a member of a union or of a list
+    if error["type"] == "extra_forbidden":
+        siblings = _names_in(place[:-1])
+        return SettingError(name, "no such setting", error["input"], nearest(place[-1], siblings))
+    if error["type"] == "missing" and len(place) > 2:
+        return SettingError(name, "has too few values")
+    words = [
+        RULES.get(other["type"], other["msg"]).format(**other.get("ctx", {}))
+        for other in errors
+        if other["loc"][:2] == error["loc"][:2]  # each member of a union has its own rule
+    ]
+    rule = ", or ".join(dict.fromkeys(words))
+    return SettingError(name, rule, None if error["type"] == "missing" else error["input"])
+
+
+def _names_in(place: list[str]) -> list[str]:
+    if not place:
+        return list(Config.model_fields)
+    table = Config.model_fields[place[0]].annotation
+    return list(getattr(table, "model_fields", {}))

@@ -1,0 +1,296 @@
+"""A complete configuration: frozen tables with their defaults, units and checks.
+
+The pacing tables are pacing's own values. Where settings come from, and how a mistake reads, is
+`settings`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from decimal import Decimal, DecimalException
+from fractions import Fraction
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lengthen.core.ledger import Leftovers
+from lengthen.core.pacing import Pacing
+from lengthen.core.schedule import Clock, Hold, Schedule
+from lengthen.util.errors import SettingError, nearest
+
+Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
+
+SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
+
+
+def parse_count(value: object) -> object:
+    """Turn "375M" or "1.5B" into a whole number; leave anything else to the next check."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    text = value.replace("_", "").strip()
+    scale = SUFFIXES.get(text[-1:].upper(), 1)
+    try:
+        number = Decimal(text[:-1] if scale > 1 else text) * scale
+    except DecimalException:
+        number = Decimal("NaN")
+    if not number.is_finite() or number != number.to_integral_value():
+        raise ValueError("must be a whole number, with K, M, B or T behind it if you like")
+    return int(number)
+
+
+def no_bool(value: object) -> object:
+    """Refuse true and false where a number is meant."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+CUDA_CARD = re.compile(r"cuda:(0|[1-9][0-9]{0,3})")
+
+
+def known_device(value: object) -> object:
+    """Refuse text that names no device; raises SettingError with a bare name."""
+    if not isinstance(value, str) or value in DEVICES or CUDA_CARD.fullmatch(value):
+        return value
+    rule = 'must be "auto", "cpu", "cuda", "cuda:N" with the number of a GPU, or "mps"'
+    meant = value.lower().replace("gpu", "cuda")
+    close = [meant] if CUDA_CARD.fullmatch(meant) else DEVICES
+    raise SettingError("device", rule, value, nearest(meant, close))
+
+
+KINDS: dict[str, type[Pacing]] = {
+    kind.kind: kind for kind in get_args(Pacing)
+}  # the tag of a pacing table -> its value
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
+CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
+Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
+
+
+def read_pacing(table: object) -> object:
+    """Turn a pacing table into pacing's own value; raises SettingError with a bare name."""
+    if not isinstance(table, dict):
+        return table
+    kind = KINDS.get(str(table.get("kind")))
+    if kind is None:
+        hint = nearest(str(table.get("kind", "")), KINDS)
+        raise SettingError("kind", "no such pacing", table.get("kind"), hint)
+    allowed = {field.name: field for field in fields(kind)}
+    for name in table:
+        if name not in allowed:
+            raise SettingError(name, "no such setting", table[name], nearest(name, allowed))
+    for name, field in allowed.items():
+        if name not in table and field.default is MISSING:
+            raise SettingError(name, f"is missing; pacing.kind = {kind.kind!r} needs it")
+    return kind(**{name: _pacing_value(name, value) for name, value in table.items()})
+
+
+def _pacing_value(name: str, value: object) -> Any:
+    if name in ("kind", "of"):
+        return value
+    try:
+        if isinstance(value, list | tuple):
+            return tuple(parse_count(item) for item in value)
+        return parse_count(value)
+    except ValueError as error:
+        raise SettingError(name, str(error), value) from None
+
+
+class Table(BaseModel):
+    """The strictness that every table shares."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+
+class Data(Table):
+    """Where the tokens come from."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None  # a token store; `--data` sets it
+    store_id: str | None = None  # written by `train`: the store that this run was started on
+
+
+class Model(Table):
+    """The GPT."""
+
+    layers: Annotated[Count, Field(le=1024)]
+    width: Annotated[Count, Field(le=2**17)]
+    heads: Annotated[Count, Field(le=2**10)]
+    length: Annotated[Count, Field(le=2**20)]  # full length L, tokens
+    vocabulary: Annotated[Count, Field(le=2**22)] | None = None  # the store's where absent
+    dropout: Share = 0.0
+    init_std: Number = 0.02
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "Model":
+        if self.width % self.heads:
+            raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
+        return self
+
+
+class Batch(Table):
+    """What one step reads, and how it is cut for the device."""
+
+    rows: Annotated[Count, Field(le=2**24)]  # B, at full length
+    micro_tokens: Count | Literal["auto"] = "auto"  # most tokens in one forward pass, per rank
+    hold: Hold = "rows"  # what stays constant while the length is paced
+    leftovers: Leftovers = "requeue"
+    reuse_after: Annotated[Count, Field(le=10**6)] = 64  # R, steps
+
+
+class Optimizer(Table):
+    """AdamW and its learning rate."""
+
+    learning_rate: Annotated[Number, Field(gt=0, le=1e3)]  # peak
+    min_learning_rate: Number = 0.0
+    warmup_steps: CountOrOff = 0  # W
+    decay_tokens: Count | None = None  # trained tokens; the budget where absent
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
+    weight_decay: Number = 0.1
+    decay_positions: bool = False  # weight decay on the position table too, as the paper's runs did
+    clip: Number = 1.0  # largest global gradient norm; 0: no clipping
+
+    @model_validator(mode="after")
+    def _minimum_below_peak(self) -> "Optimizer":
+        if self.min_learning_rate > self.learning_rate:
+            rule = f"must be at most optimizer.learning_rate ({self.learning_rate})"
+            raise SettingError("min_learning_rate", rule, self.min_learning_rate)
+        return self
+
+
+class Budget(Table):
+    """When training ends; one of the two."""
+
+    tokens: Count | None = None  # trained tokens
+    passes: Annotated[Number, Field(gt=0, le=1e6)] | None = None  # times every token of the corpus
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Budget":
+        if (self.tokens is None) == (self.passes is None):
+            raise SettingError("tokens", "give budget.tokens or budget.passes, one of the two")
+        return self
+
+
+class Evaluation(Table):
+    """Validation at full length, and the probe. 0 switches each off."""
+
+    every_steps: CountOrOff | None = None
+    every_tokens: CountOrOff | None = None
+    tokens: Count = 100_000  # how much of the validation part is read; less where it has less
+    probe_every_steps: CountOrOff = 10
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Evaluation":
+        if self.every_steps and self.every_tokens:
+            rule = "give evaluation.every_steps or evaluation.every_tokens, not both"
+            raise SettingError("every_steps", rule, self.every_steps)
+        return self
+
+
+class Saving(Table):
+    """Checkpoints."""
+
+    every_steps: CountOrOff = 1000  # 0: only at the end and when stopped
+    keep: Annotated[Count, Field(le=10**6)] = 2  # newest ones
+    asynchronous: bool = False  # write from a copy while training goes on
+
+
+class Run(Table):
+    """How this run is carried out."""
+
+    seed: Annotated[CountOrOff, Field(lt=2**63)] = 0
+    device: Annotated[str, BeforeValidator(known_device)] = "auto"
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    compile: bool = False
+    recompute: bool = False  # layers are worked out again for the backward pass: less memory
+    sharded: bool = False  # over several processes: each keeps a part of weights and moments
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    timeout_seconds: Annotated[Count, Field(le=10**6)] = 600  # that a rank waits for another
+
+
+class Config(Table):
+    """A complete configuration."""
+
+    data: Data = Data()
+    model: Model
+    pacing: Annotated[Pacing, BeforeValidator(read_pacing)]
+    batch: Batch
+    optimizer: Optimizer
+    budget: Budget
+    evaluation: Evaluation = Evaluation()
+    saving: Saving = Saving()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _tables_agree(self) -> "Config":
+        for setting, rule, value in self._contradictions():
+            raise SettingError(setting, rule, value)
+        return self
+
+    def _contradictions(self) -> Iterator[tuple[str, str, object]]:
+        end, length, rows = self.pacing.end, self.model.length, self.batch.rows
+        if self.pacing.of == "length" and end > length:
+            yield "pacing.end", f"must be at most model.length ({length})", end
+        if self.pacing.of == "rows" and end != rows:
+            yield "pacing.end", f"must be batch.rows ({rows}) where rows are paced", end
+        if self.pacing.of == "rows" and self.batch.hold == "tokens":
+            yield "batch.hold", 'must be "rows" where pacing.of is "rows"', self.batch.hold
+        if self.batch.micro_tokens != "auto" and self.batch.micro_tokens < length:
+            rule = f"must be at least model.length ({length})"
+            yield "batch.micro_tokens", rule, self.batch.micro_tokens
+        if self.budget.passes is not None and self.batch.leftovers == "drop":
+            yield "budget.passes", 'needs batch.leftovers = "requeue"', self.budget.passes
+        if self.budget.tokens is not None:
+            yield from self._short_budget(self.budget.tokens)
+
+    def _short_budget(self, tokens: int) -> Iterator[tuple[str, str, object]]:
+        first = self._schedule_of(tokens)
+        needed = first.rows_at(Clock()) * first.length(Clock())
+        if tokens < needed:
+            yield "budget.tokens", f"must be at least one step ({needed} tokens)", tokens
+
+    def schedule(self, sequences: int | None = None) -> Schedule:
+        """Return what decides every step; `sequences` is N, which `budget.passes` needs.
+
+        Raises SettingError where the budget is shorter than one step.
+        """
+        if self.budget.tokens is not None:
+            return self._schedule_of(self.budget.tokens)
+        if sequences is None or self.budget.passes is None:
+            raise SettingError("budget.passes", "needs a token store; give --data", None)
+        # As the number was written: 0.29 in binary times 100 is a little less than 29.
+        tokens = int(Fraction(repr(self.budget.passes)) * sequences * self.model.length)
+        for _, rule, _ in self._short_budget(tokens):
+            raise SettingError("budget.passes", rule.replace("must be", "must give"), tokens)
+        return self._schedule_of(tokens)
+
+    def _schedule_of(self, budget: int) -> Schedule:
+        return Schedule(
+            pacing=self.pacing,
+            full_length=self.model.length,
+            rows=self.batch.rows,
+            hold=self.batch.hold,
+            budget=budget,
+            peak=self.optimizer.learning_rate,
+            minimum=self.optimizer.min_learning_rate,
+            warmup_steps=self.optimizer.warmup_steps,
+            decay_tokens=self.optimizer.decay_tokens or budget,
+        )
+
+    def tables(self) -> Tables:
+        """Return the settings as plain tables, without those that are absent."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the file that gives this very configuration again."""
+        return tomli_w.dumps(self.tables())

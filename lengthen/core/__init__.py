@@ -1,0 +1,1 @@
+"""The method: pacing, ledger, shuffle, schedule, loss ratio. It needs numpy alone."""

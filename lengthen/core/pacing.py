@@ -1,0 +1,292 @@
+"""Pacings: a value, a sequence length or a number of rows, for every step (paper, section 2.2).
+
+Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
+of `multiple`, but for a start or an end that is none; where start < end and duration > 0 it is
+`start` at step 0, below `end` before step `duration`, and exactly `end` from then on. The adaptive
+one has no duration: what it observes decides, within `max_hold` steps at each value.
+
+Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
+step of a run it takes f(k), and we take f(k - 1).
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import isfinite
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+from lengthen.util.errors import SettingError, nearest
+
+Of = Literal["length", "rows"]
+
+MOST = 2**40  # of a value or a duration: above any run, and the arithmetic stays quick
+MOST_STAGES = 1000
+
+# For whoever reads pacings from a file with pydantic, which this module does without.
+NO_OTHER_SETTINGS: dict[str, object] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """`end` at every step."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["constant"] = "constant"
+    of: Of = "length"
+    end: int  # tokens or rows
+
+    def __post_init__(self) -> None:
+        _check_of(self.of)
+        _check("end", self.end)
+
+    @property
+    def start(self) -> int:
+        """The value at step 0."""
+        return self.end
+
+    @property
+    def duration(self) -> int:
+        """The first step with the value `end`."""
+        return 0
+
+    def __call__(self, _step: int) -> int:
+        """Return the value at every step."""
+        return self.end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Growth in proportion to the step, the paper's pacing.
+
+        value(t) = start + (end - start) * t / duration,    t < duration
+
+    rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Raises
+    SettingError for a setting out of its range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["linear"] = "linear"
+    of: Of = "length"
+    start: int  # tokens or rows
+    end: int
+    duration: int  # steps; 0: `end` from the first step on
+    multiple: int = 8  # of the tensor cores
+
+    def __post_init__(self) -> None:
+        _check_growth(self)
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        if step >= self.duration:
+            return self.end
+        value = self.start + (self.end - self.start) * step // self.duration
+        return max(self.start, value // self.multiple * self.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """Growth along a root of the step: quick at first, then slower.
+
+        value(t) = start + (end - start) * (t / duration) ** (1 / degree),    t < duration
+
+    rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Degree
+    1 is linear. Raises SettingError for a setting out of its range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["root"] = "root"
+    of: Of = "length"
+    start: int  # tokens or rows
+    end: int
+    duration: int  # steps; 0: `end` from the first step on
+    degree: int = 2
+    multiple: int = 8
+
+    def __post_init__(self) -> None:
+        _check_growth(self)
+        _check("degree", self.degree, most=16)
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        if step >= self.duration:
+            return self.end
+        span = self.end - self.start
+        # The largest gain with (gain / span) ** degree <= step / duration, in whole numbers: a
+        # float can land just below one (49 * (1 / 49) < 1), and rounding down loses a multiple.
+        gain = floor_root(span**self.degree * step // self.duration, self.degree)
+        return max(self.start, (self.start + gain) // self.multiple * self.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A list of values, each held for a while; two of them are Shortformer's two stages.
+
+        value(t) = values[i],    i = how many boundaries are <= t
+
+    so boundaries[i] is the first step with values[i + 1]. Raises SettingError for lists that are
+    not in order or do not fit each other.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["staged"] = "staged"
+    of: Of = "length"
+    values: tuple[int, ...]  # tokens or rows
+    boundaries: tuple[int, ...]  # steps
+
+    def __post_init__(self) -> None:
+        _check_of(self.of)
+        for name, numbers in (("values", self.values), ("boundaries", self.boundaries)):
+            if not isinstance(numbers, tuple):
+                raise SettingError(name, "must be a tuple of whole numbers", numbers)
+            for number in numbers:
+                _check(name, number)
+        if not 1 <= len(self.values) <= MOST_STAGES:
+            raise SettingError("values", f"must have from 1 to {MOST_STAGES} numbers", self.values)
+        if any(one > next_one for one, next_one in pairwise(self.values)):
+            raise SettingError("values", "must not decrease", self.values)
+        if len(self.boundaries) != len(self.values) - 1:
+            rule = f"must be one fewer than values ({len(self.values)})"
+            raise SettingError("boundaries", rule, self.boundaries)
+        if any(one >= next_one for one, next_one in pairwise(self.boundaries)):
+            raise SettingError("boundaries", "must increase", self.boundaries)
+
+    @property
+    def start(self) -> int:
+        """The value at step 0."""
+        return self.values[0]
+
+    @property
+    def end(self) -> int:
+        """The last value."""
+        return self.values[-1]
+
+    @property
+    def duration(self) -> int:
+        """The first step with the value `end`."""
+        first = self.values.index(self.end)  # the last value may stand there more than once
+        return self.boundaries[first - 1] if first else 0
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        return self.values[bisect_right(self.boundaries, step)]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Where an adaptive pacing stands; together with it this decides what comes next."""
+
+    value: int  # the length now, tokens
+    since: int = 0  # step at which it was reached
+    seen: int = 0  # step of the last observation, or `since`
+    best: float | None = None  # lowest loss observed at this length, nats
+    calm: int = 0  # observations in a row that were not above it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """Growth by what the model says: the length rises while the loss at that length is calm.
+
+    Every `every` steps somebody observes the validation loss *at the current length*, on tokens
+    that stay the same, since losses at different lengths are not comparable. After `patience`
+    observations in a row that are not above the best at this length it grows by `multiple`; else it
+    holds, but never longer than `max_hold` steps, so that the end is always reached (paper, section
+    2.2, names such a pacing; its exact rule is not published, this one is ours).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["adaptive"] = "adaptive"
+    of: Literal["length"] = "length"
+    start: int  # tokens
+    end: int
+    multiple: int = 8
+    every: int = 5  # steps between two observations
+    patience: int = 2  # calm observations
+    max_hold: int = 50  # steps
+
+    def __post_init__(self) -> None:
+        if self.of != "length":
+            raise SettingError("of", 'must be "length" for an adaptive pacing', self.of)
+        _check("end", self.end)
+        _check("start", self.start)
+        if self.start > self.end:
+            raise SettingError("start", f"must be at most end ({self.end})", self.start)
+        for name in ("multiple", "every", "patience"):
+            _check(name, getattr(self, name))
+        _check("max_hold", self.max_hold, least=self.every)
+
+    @property
+    def latest(self) -> int:
+        """The step by which `end` is reached whatever is observed."""
+        if self.start == self.end:
+            return 0
+        growths = -(-self.end // self.multiple) - self.start // self.multiple
+        return growths * self.max_hold
+
+    def begin(self) -> Grown:
+        """Return the state before the first step."""
+        return Grown(self.start)
+
+    def observes(self, state: Grown, step: int) -> bool:
+        """Return whether an observation is due after `step` finished steps."""
+        due = step - state.seen >= self.every or step - state.since >= self.max_hold
+        return state.value < self.end and due
+
+    def next(self, state: Grown, step: int, loss: float) -> Grown:
+        """Return the state after an observation; its value counts from the next step on.
+
+        A loss that is not finite is not calm.
+        """
+        calm = isfinite(loss) and (state.best is None or loss <= state.best)
+        in_a_row = state.calm + 1 if calm else 0
+        if in_a_row >= self.patience or step - state.since >= self.max_hold:
+            return self.grown(state, step)
+        return replace(state, seen=step, best=loss if calm else state.best, calm=in_a_row)
+
+    def grown(self, state: Grown, step: int) -> Grown:
+        """Return the state when it grows after `step` finished steps."""
+        value = min(self.end, (state.value // self.multiple + 1) * self.multiple)
+        return Grown(value, since=step, seen=step)
+
+    def held(self, *, calm: bool) -> int:
+        """Return the steps at each value where every observation is calm, or where none is."""
+        return min(self.patience * self.every, self.max_hold) if calm else self.max_hold
+
+
+Fixed: TypeAlias = Constant | Linear | Root | Staged  # what a step alone decides
+Pacing: TypeAlias = Fixed | Adaptive
+
+
+def floor_root(value: int, degree: int) -> int:
+    """Return the largest whole number whose `degree`-th power is at most `value` >= 0."""
+    low, high = 0, 1 << (value.bit_length() // degree + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**degree <= value else (low, middle)
+    return low
+
+
+def _check_growth(pacing: Linear | Root) -> None:
+    _check_of(pacing.of)
+    _check("end", pacing.end)
+    _check("start", pacing.start)
+    if pacing.start > pacing.end:
+        raise SettingError("start", f"must be at most end ({pacing.end})", pacing.start)
+    _check("duration", pacing.duration, least=0)
+    _check("multiple", pacing.multiple)
+
+
+def _check_of(of: str) -> None:
+    if of not in get_args(Of):
+        raise SettingError("of", "no such value to pace", of, nearest(str(of), get_args(Of)))
+
+
+def _check(setting: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingError(setting, "must be a whole number", value)
+    if not least <= value <= most:
+        raise SettingError(setting, f"must be from {least} to {most}", value)

@@ -1,0 +1,106 @@
+"""From blocks to a batch: this rank's rows, read out of the token store.
+
+Only here do positions become sequences and tokens, and only for the rows that this rank trains on.
+Every input keeps its own true successor as its target: a short row loses none, and a row of several
+pieces has no false one where they meet.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lengthen.core.ledger import Block, Piece
+from lengthen.core.shuffle import Order, sub_seed
+from lengthen.util.errors import DataError, SettingError
+
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+
+class Batch(NamedTuple):
+    """Rows to train on; both tensors are int64 of (rows, length), on the CPU."""
+
+    inputs: Tensor
+    targets: Tensor  # the token that follows each input in the store
+
+
+class Loader:
+    """Reads the batches of a run from its tokens; it has no state, the ledger has it all."""
+
+    def __init__(self, tokens: Tokens, full_length: int, seed: int) -> None:
+        """Read from `tokens` (1-D); raises DataError where not one sequence fits, SettingError."""
+        if full_length < 1:
+            raise SettingError("full_length", "must be at least 1", full_length)
+        if len(tokens) <= full_length:
+            raise DataError(
+                f"corpus: has {len(tokens)} tokens, one sequence of length {full_length} needs "
+                f"{full_length + 1}; give more text or a smaller length"
+            )
+        self.full_length, self.seed = full_length, seed
+        self.sequences = (len(tokens) - 1) // full_length  # N; the last one has its last target
+        self._tokens = np.asarray(tokens)  # of a memory map, the same memory without its overhead
+
+    def load(
+        self, blocks: tuple[Block, ...], rows: int, length: int, rank: int = 0, world: int = 1
+    ) -> Batch:
+        """Return the rows of `rank` from a step of `rows` rows in all; there may be none.
+
+        Rank r of W has the rows from r * rows // W to (r + 1) * rows // W, so their numbers differ
+        by one at most, and laid end to end they are the batch of a single process.
+        """
+        first, last = (rows * r // world for r in (rank, rank + 1))
+        parts = list(self._parts(blocks, first * length, last * length))
+        inputs, targets = (_rows([part[side] for part in parts], length) for side in (0, 1))
+        return Batch(inputs, targets)
+
+    def _parts(
+        self, blocks: tuple[Block, ...], begin: int, end: int
+    ) -> Iterator[tuple[Tokens, Tokens]]:
+        """Yield inputs and targets, flat, of the tokens [begin, end) of a step."""
+        for block in blocks:
+            size = block.tokens // block.count
+            low, high = max(begin, 0), min(end, block.tokens)
+            if low < high:
+                numbers = np.arange(low // size, -(-high // size))
+                windows = [self._windows(piece, numbers) for piece in block.pieces]
+                cut = slice(low - numbers[0] * size, high - numbers[0] * size)
+                inputs = np.concatenate([window[:, :-1] for window in windows], axis=1)
+                targets = np.concatenate([window[:, 1:] for window in windows], axis=1)
+                yield inputs.ravel()[cut], targets.ravel()[cut]
+            begin, end = begin - block.tokens, end - block.tokens
+
+    def _windows(self, piece: Piece, numbers: NDArray[np.int64]) -> Tokens:
+        """Return a piece and the token behind it: (numbers, piece.tokens + 1)."""
+        order = Order(self.sequences, sub_seed(self.seed, "order", piece.pass_number))
+        starts = order(piece.first + numbers) * self.full_length + piece.offset
+        windows: Tokens = sliding_window_view(self._tokens, piece.tokens + 1)[starts]
+        return windows
+
+
+def _rows(parts: list[Tokens], length: int) -> Tensor:
+    flat = np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64)
+    return torch.from_numpy(flat.reshape(-1, length))
+
+
+def passes(rows: int, world: int, length: int, micro_tokens: int) -> int:
+    """Return in how many passes every rank trains its share of a step.
+
+    No pass is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
+    passes of many rows, not many of few.
+    """
+    most_rows = -(-rows // world)  # of a rank
+    return -(-most_rows // (micro_tokens // length))
+
+
+def split(batch: Batch, passes: int) -> list[Batch]:
+    """Cut a batch into parts whose rows differ by one at most, in order; some may have none."""
+    rows = len(batch.inputs)
+    ends = [rows * part // passes for part in range(passes + 1)]
+    return [
+        Batch(batch.inputs[first:last], batch.targets[first:last]) for first, last in pairwise(ends)
+    ]

@@ -1,0 +1,58 @@
+"""A configuration and the token store it is to be trained on, made to agree."""
+
+from pathlib import Path
+
+from lengthen.config import load as settings
+from lengthen.config.schema import Config
+from lengthen.data.store import Store
+from lengthen.util.errors import DataError, SettingError
+
+NO_STORE = "no store"  # instead of the id, in a run that was imported without one
+WAY_OUT = {
+    "train": "prepare a longer text, or choose a shorter model.length",
+    "valid": "prepare with a larger --valid, or neither evaluate nor pace adaptively",
+}
+
+
+def open_store(config: Config) -> Store:
+    """Open the store that a configuration names, and check that it is the run's own."""
+    if config.data.store_id == NO_STORE:
+        rule = "was imported without a token store, so it cannot be trained on"
+        raise SettingError("RUN", rule, None, "import it again with --data STORE --recipe RECIPE")
+    if config.data.path is None:
+        raise SettingError("data.path", "is missing", None, "give a token store with --data DIR")
+    store = Store.open(Path(config.data.path))
+    expected = config.data.store_id
+    if expected is not None and expected != store.id:
+        raise DataError(
+            f"store {config.data.path} has id {store.id}, the run was trained on {expected}; "
+            "give the run its own store back"
+        )
+    return store
+
+
+def with_store(config: Config, store: Store) -> Config:
+    """Return the configuration with what the store decides.
+
+    Raises DataError where the two do not fit together.
+    """
+    length, wanted = config.model.length, config.model.vocabulary
+    if wanted not in (None, store.vocabulary):
+        sizes = f"has a vocabulary of {store.vocabulary}, model.vocabulary is {wanted}"
+        raise DataError(f"store {config.data.path} {sizes}; prepare it with the model's tokenizer")
+    for part, tokens in (("train", store.train), ("valid", store.valid)):
+        if (part == "train" or _validates(config)) and len(tokens) <= length:
+            has = f"the {part} part has {len(tokens)} tokens, needs at least {length + 1}"
+            raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
+    schedule = config.schedule((len(store.train) - 1) // length)
+    changes = {
+        "data": {"path": str(store.path.resolve()), "store_id": store.id},
+        "model": {"vocabulary": store.vocabulary},
+        "optimizer": {"decay_tokens": schedule.decay_tokens},
+    }
+    return settings.changed(config, changes)
+
+
+def _validates(config: Config) -> bool:
+    watched = config.pacing.kind == "adaptive"
+    return bool(watched or config.evaluation.every_steps or config.evaluation.every_tokens)

@@ -1,0 +1,1 @@
+"""Device, ranks and memory of the processes of a run."""

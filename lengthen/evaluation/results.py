@@ -1,0 +1,143 @@
+"""What evaluations found, as JSON: one file for a run, written whole whenever a task has ended."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from lengthen.data.store import read_limited
+from lengthen.evaluation.outcome import Outcome
+from lengthen.util.disk import Disk
+from lengthen.util.errors import NAME, DataError, cut
+
+SIZE_LIMIT = 2**26  # bytes
+MANIFEST_LIMIT = 2**24  # bytes
+# Settings of an outcome that say where something lay, and those that say what it was.
+PLACES = {"set": "set SHA-256", "store": "store id"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one task found about one model."""
+
+    model: str | None  # its name, in a file of several; None beside the model, which may move
+    step: int | None  # of the checkpoint; None: the model is no run
+    precision: str
+    options: dict[str, int]  # those that decide what was asked: shots, limit, stride, seed
+    outcome: Outcome
+    weights: str | None = None  # their SHA-256 (weights_at); None: not recorded
+
+    @property
+    def question(self) -> dict[str, str]:
+        """What was asked, by name: figures compare only where all of it is the same.
+
+        That is the task, its options, the hashes of its sets or the id of its store, limits and
+        precision; where a set or a store lay is no part of it.
+        """
+        options = {name: str(value) for name, value in self.options.items()}
+        known = {name: value for name, value in self.outcome.settings if name not in PLACES}
+        counted = {"precision": self.precision, "items": str(self.outcome.items)}
+        return {"task": self.outcome.task, **options, **known, **counted}
+
+    def replaces(self, other: "Result") -> bool:
+        """Say whether `other` is the same question to the same weights of the same checkpoint."""
+        same = (self.model, self.step, self.question) == (other.model, other.step, other.question)
+        return same and other.weights in (None, self.weights)
+
+    def supersedes(self, other: "Result") -> bool:
+        """Say whether `other` is of weights that this checkpoint had before, beside its model."""
+        same = self.model is None and other.model is None and self.step == other.step
+        return same and None not in (self.weights, other.weights) and self.weights != other.weights
+
+
+@dataclass(frozen=True)
+class File:
+    """The content of a file."""
+
+    format: Literal[1]
+    results: tuple[Result, ...]
+
+
+FILE = TypeAdapter(File)
+
+
+def read(path: Path) -> tuple[Result, ...]:
+    """Return the results in a file, none where it is not there; raises DataError."""
+    if not path.exists():
+        return ()
+    data = read_limited(path, SIZE_LIMIT)
+    try:
+        content = json.loads(data, object_hook=_with_nan)
+        results = FILE.validate_python(content).results
+        if all(map(_is_drawable, results)):
+            return results
+        cause = "a curve whose places and values are no pairs of finite places"
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = cut(".".join(map(str, first["loc"])), NAME)
+        cause = ": ".join(filter(None, [where, first["msg"]]))
+    except (ValueError, RecursionError):
+        cause = "not JSON"
+    raise DataError(f"file {path}: holds no evaluations of this version ({cause}); move it away")
+
+
+def write(disk: Disk, path: Path, results: Sequence[Result]) -> None:
+    """Write results, whole or not at all; raises StorageError."""
+    # What is not finite becomes null: JSON has no other word for it.
+    disk.replace_file(path, FILE.dump_json(File(1, tuple(results)), indent=1) + b"\n")
+
+
+def kept(disk: Disk, path: Path, result: Result) -> None:
+    """Put a result into a file, in the place of an earlier one to the same question.
+
+    What is known of other weights under the checkpoint's name is set aside first.
+    """
+    set_aside(disk, path, result.supersedes)
+    # Read again each time: another evaluation may write beside this one.
+    others = [other for other in read(path) if not result.replaces(other)]
+    write(disk, path, [*others, result])
+
+
+def set_aside(disk: Disk, path: Path, is_superseded: Callable[[Result], bool]) -> None:
+    """Move results from a file to the one beside it that is called `*.discarded.json`."""
+    results = read(path)
+    if old := [result for result in results if is_superseded(result)]:
+        beside = path.with_suffix(".discarded.json")
+        write(disk, beside, [*read(beside), *old])
+        write(disk, path, [result for result in results if not is_superseded(result)])
+
+
+def weights_at(checkpoint: Path) -> str | None:
+    """Return the SHA-256 of the weights of a checkpoint, by its manifest; None without a good one.
+
+    It is that of model.safetensors; of a sharded one, of the SHA-256 of its parts in their order.
+    """
+    try:
+        files = json.loads(read_limited(checkpoint / "manifest.json", MANIFEST_LIMIT))["files"]
+        parts = [str(files[name]["sha256"]) for name in sorted(files) if name.startswith("model")]
+    except (DataError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if len(parts) < 2:
+        return next(iter(parts), None)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _is_drawable(result: Result) -> bool:
+    return all(
+        len(curve.at) == len(curve.values) and all(map(math.isfinite, curve.at))
+        for curve in result.outcome.curves
+    )
+
+
+def _with_nan(fields: dict[str, Any]) -> dict[str, Any]:
+    """Give figures their "not a number" back."""
+    if "value" in fields and fields["value"] is None:
+        fields["value"] = math.nan
+    if isinstance(values := fields.get("values"), list):
+        fields["values"] = [math.nan if value is None else value for value in values]
+    return fields

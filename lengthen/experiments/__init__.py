@@ -1,0 +1,1 @@
+"""Many runs: comparisons, tuning, the demo, over one runner of processes."""

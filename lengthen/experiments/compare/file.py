@@ -1,0 +1,268 @@
+"""A comparison file -> the runs that it asks for.
+
+    recipe = "laptop-2min"            # and any settings, as in every settings file: the base
+    baseline = "baseline"             # the variant that speed-ups are counted against
+    seeds = [0, 1, 2, 3, 4]           # every variant of a cell gets the same ones
+
+    [variants.baseline]
+    pacing.kind = "constant"
+    [variants.slw]
+    pacing = { kind = "linear", start = 8, duration = 100 }
+    [variants.rows]
+    same_tokens_as = "slw"            # rows warmup with that variant's tokens at every step
+
+    [[grid]]                          # optional: each is one axis, whose settings move together
+    optimizer.learning_rate = [3e-3, 1e-2]
+    optimizer.min_learning_rate = [3e-4, 1e-3]
+
+A cell is one point of the grid. The budget is equal within a cell: in tokens by the base's
+`budget`, or in arithmetic with `flops`, which becomes tokens for each variant.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lengthen.config.load import build, changed, flat, merge, read_toml, with_recipe
+from lengthen.config.recipes import rows_with_the_same_tokens
+from lengthen.config.schema import Config, Tables
+from lengthen.core.pacing import Linear
+from lengthen.experiments.compare.fairness import (
+    must_be_fair,
+    must_have_the_same_tokens,
+    with_flops,
+)
+from lengthen.util.errors import SettingError, nearest
+
+OWN = ("baseline", "seeds", "variants", "grid", "flops")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
+MOST_RUNS = 10_000
+LINEAR = "must name a variant whose length is paced linearly"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison."""
+
+    variant: str
+    cell: str  # what its axes are set to, "" without a grid
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Where it lies below the comparison's runs."""
+        parts = (self.variant.replace(" ", "-"), self.cell, f"seed-{self.seed}")
+        return "/".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one file asks for."""
+
+    name: str  # the file's, without its suffix
+    baseline: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    axes: tuple[str, ...]  # the first setting of each axis
+    cells: Mapping[str, tuple[Any, ...]]  # label -> the value on each axis
+    runs: tuple[Planned, ...]  # seed by seed, so that an early look finds whole pairs
+
+
+def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
+    """Read a comparison file; raises SettingError for the first mistake in it.
+
+    `overrides` lie over the base and over every variant.
+    """
+    tables = read_toml(path)
+    own = {name: tables.pop(name) for name in OWN if name in tables}
+    _must_be_known(tables)
+    base = merge(with_recipe(tables), overrides or {})[0]
+    variants = _variants(own.get("variants"))
+    baseline = own.get("baseline", next(iter(variants)))
+    _known("baseline", baseline, variants)
+    seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
+    axes = _axes(own.get("grid", []))
+    _must_not_hide(overrides or {}, variants, axes)
+    if "flops" in own and "budget" in (overrides or {}):
+        raise SettingError("budget", "stands in the file as flops; change it there")
+    points = list(itertools.product(*map(_points, axes)))
+    cells = {_label(axes, point): point for point in points}
+    if len(cells) < len(points):
+        raise SettingError("grid", "has two values that look alike as a directory's name")
+    if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
+        raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
+    configs: dict[str, dict[str, Config]] = {}
+    for label, point in cells.items():
+        cell = merge(base, _laid_over(axes, point))[0]
+        configs[label] = {
+            name: _config(name, variants, cell, overrides or {}, own.get("flops"))
+            for name in variants
+        }
+        must_be_fair(configs[label], baseline, equal_budgets="flops" not in own)
+        must_have_the_same_tokens(configs[label], variants)
+    runs = [
+        Planned(variant, label, seed, changed(config, {"run": {"seed": seed}}))
+        for seed, label in itertools.product(seeds, cells)
+        for variant, config in configs[label].items()
+    ]
+    values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
+    names = tuple(next(iter(axis)) for axis in axes)
+    return Comparison(path.stem, baseline, tuple(variants), seeds, names, values, tuple(runs))
+
+
+def _variants(given: object) -> dict[str, Tables]:
+    if not isinstance(given, dict) or not given:
+        raise SettingError("variants", "is missing; a comparison needs [variants.NAME] tables")
+    for name, changes in given.items():
+        if not NAME.fullmatch(name):
+            rule = "a variant's name has letters, digits, spaces and _ . + - only, at most 40"
+            raise SettingError("variants", rule, name)
+        if not isinstance(changes, dict):
+            raise SettingError(f"variants.{name}", "must be a table", changes)
+    if len({name.replace(" ", "-") for name in given}) < len(given):
+        raise SettingError("variants", "two names differ only in a space and a -", list(given))
+    for name, changes in given.items():
+        if "recipe" in changes:
+            raise SettingError(f"variants.{name}.recipe", "belongs to the base, above the variants")
+        if "seed" in (changes.get("run") if isinstance(changes.get("run"), dict) else {}):
+            raise SettingError(f"variants.{name}.run.seed", "is what `seeds` sets")
+        if (other := changes.get("same_tokens_as")) is not None:
+            setting = f"variants.{name}.same_tokens_as"
+            _known(setting, other, given)
+            if "same_tokens_as" in given[other]:
+                raise SettingError(
+                    setting, "must name a variant whose length is paced linearly", other
+                )
+    return dict(given)
+
+
+def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
+    if not isinstance(name, str) or name not in variants:
+        raise SettingError(setting, "no such variant", name, nearest(str(name), variants))
+
+
+def _tables_in(changes: Tables) -> Tables:
+    return {name: value for name, value in changes.items() if isinstance(value, dict)}
+
+
+def _must_be_known(tables: Tables) -> None:
+    known = [*OWN, "recipe", *Config.model_fields]
+    for name in tables:
+        if name not in known:
+            raise SettingError(name, "no such setting", None, nearest(name, known))
+    if "seed" in _tables_in(tables).get("run", {}):
+        raise SettingError("run.seed", "is what `seeds` sets")
+
+
+def _must_not_hide(
+    overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Mapping[str, object]]
+) -> None:
+    """Refuse an override of what the file varies: it would make all of it equal."""
+    varied = {name for axis in axes for name in axis}
+    for changes in variants.values():
+        tables = _tables_in(changes)
+        varied |= flat(tables).keys()
+        varied |= {"pacing.*"} if "same_tokens_as" in changes or "pacing" in tables else set()
+    for name, value in flat(overrides).items():
+        if name == "run.seed":
+            raise SettingError(name, "is what `seeds` in the file sets", value)
+        if name in varied or f"{name.split('.')[0]}.*" in varied:
+            raise SettingError(name, "is what the file varies; change it there", value)
+
+
+def _seeds(given: object) -> tuple[int, ...]:
+    if not isinstance(given, list) or not given:
+        raise SettingError("seeds", "must be a list of whole numbers, such as [0, 1, 2]", given)
+    for seed in given:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise SettingError("seeds", "must be whole numbers of at least 0", seed)
+        if given.count(seed) > 1:
+            raise SettingError("seeds", "has a seed twice", seed)
+    return tuple(given)
+
+
+Axis = Mapping[str, Sequence[Any]]  # dotted setting -> its values, one for each point
+
+
+def _axes(given: object) -> list[Axis]:
+    if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
+        raise SettingError("grid", "must be [[grid]] tables, each one axis")
+    axes: list[Axis] = []
+    for tables in given:
+        for table, settings in tables.items():
+            if not isinstance(settings, dict):
+                raise SettingError(f"grid.{table}", "must be a setting such as model.length")
+        axis = flat(tables)
+        for name, values in axis.items():
+            if not isinstance(values, list) or not values:
+                raise SettingError(f"grid.{name}", "must be a list of values", values)
+            if len(values) != len(next(iter(axis.values()))):
+                rule = "settings of one [[grid]] move together, so their lists are equally long"
+                raise SettingError(f"grid.{name}", rule, values)
+        if not axis:
+            raise SettingError("grid", "has an axis without a setting")
+        axes.append(axis)
+    settings = [name for axis in axes for name in axis]
+    for name in settings:
+        if settings.count(name) > 1 or name == "run.seed":
+            rule = "stands on two axes" if name != "run.seed" else "is what `seeds` sets"
+            raise SettingError(f"grid.{name}", rule)
+    return axes
+
+
+def _points(axis: Axis) -> list[tuple[Any, ...]]:
+    points = list(zip(*axis.values(), strict=True))
+    for point in points:
+        if points.count(point) > 1:
+            raise SettingError(f"grid.{next(iter(axis))}", "has a value twice", point[0])
+    return points
+
+
+def _label(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> str:
+    """Name a cell by the first setting of each axis, such as `learning_rate=0.01,length=256`."""
+    firsts = [next(iter(axis)) for axis in axes]
+    shorts = [name.split(".")[1] for name in firsts]
+    parts = []
+    for name, short, values in zip(firsts, shorts, point, strict=True):
+        word = name if shorts.count(short) > 1 else short
+        parts.append(f"{word}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(values[0]))}")
+    return ",".join(parts)
+
+
+def _laid_over(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> Tables:
+    changes: Tables = {}
+    for axis, values in zip(axes, point, strict=True):
+        for name, value in zip(axis, values, strict=True):
+            table, _, setting = name.partition(".")
+            changes.setdefault(table, {})[setting] = value
+    return changes
+
+
+def _config(
+    name: str,
+    variants: Mapping[str, Tables],
+    cell: Tables,
+    overrides: Tables,
+    flops: object,
+) -> Config:
+    changes = dict(variants[name])
+    other = changes.pop("same_tokens_as", None)
+    if other is not None:
+        target = _config(other, variants, cell, overrides, None)
+        if not isinstance(target.pacing, Linear) or target.pacing.of != "length":
+            raise SettingError(f"variants.{name}.same_tokens_as", LINEAR, other)
+    try:
+        if other is not None:
+            cell = rows_with_the_same_tokens(target.tables())
+        config = build(merge(merge(cell, changes)[0], overrides)[0])
+        return config if flops is None else with_flops(config, flops)
+    except SettingError as error:
+        # A mistake of the base is not this variant's.
+        own = {*flat(_tables_in(changes)), *changes, *(["pacing"] if other else [])}
+        if own.isdisjoint({error.setting, error.setting.split(".")[0]}):
+            raise
+        raise error.within(f"variants.{name}") from None

@@ -1,0 +1,304 @@
+"""What the tuner is asked, checked before any trial: a training, a search space, a judge."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from lengthen.config.load import changed
+from lengthen.config.schema import MOST as MOST_TOKENS
+from lengthen.config.schema import Config, Tables
+from lengthen.core.pacing import Constant, Linear, Root
+from lengthen.core.schedule import Schedule, spans
+from lengthen.data.open_store import with_store
+from lengthen.data.store import Store
+from lengthen.experiments.tune.search import FIRST, Setting, Space
+from lengthen.model import cost
+from lengthen.util.errors import DataError, SettingError
+
+WARMUPS = 3  # of the learning rate, that a trial lasts (ours; the paper: the first few multiples)
+# The same where the start is looked for (ours; the paper: the very beginning): one to arrive at the
+# rate, one at it. The third would cost as much as these two, whose rows are shorter.
+OPENING_WARMUPS = 2
+LEAST_START = 8  # tokens; the paper's first start for models of millions of parameters
+LEAST_START_OF_BILLIONS = 64  # likewise
+BILLIONS = 10**9  # parameters from which a model is one of billions (ours)
+WARMUP_SHARE = 0.75  # of the budget, that the warmup may take at most (ours)
+RACE_SHARE = 0.05  # of the budget, that each start of a race is trained for (ours)
+RACE_LOOKS = 10  # evaluations of a race, the same tokens apart
+RACE_STEPS = 40  # of full length, that a race must have the tokens of (ours)
+MOST_WARMUP = 10**5  # steps
+MULTIPLE = 8  # where the recipe has no pacing that names one
+
+# Of the difference, token by token, between the losses of two trials at their third warm-up:
+# measured by `python -m benchmarks.judging`.
+PAIRED_SD = 0.40  # nats
+SPREAD = f"for a spread of {PAIRED_SD:.2f} nats, as measured early on a small model"
+# Of an evaluation in a race: the fewest that see 1 %, in whole sequences of 256.
+JUDGE_TOKENS = 6_656
+# Whether a trial is calm takes a share of them: it sees 2 %, and a rise of 30 % is looked for.
+CALM_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """A training whose start and duration are asked for."""
+
+    config: Config  # of the training, as it was given, bound to its store
+    budget: int  # trained tokens of it
+    judged: int  # tokens of the validation part that each evaluation of a race reads
+    space: Space
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate warms up, W."""
+        return self.config.optimizer.warmup_steps
+
+    def steps(self, setting: Setting) -> int:
+        """Return the steps of a setting's trial."""
+        if setting.raced:
+            return trial_steps(self.training(setting), self.race)
+        return (OPENING_WARMUPS if setting.opening else WARMUPS) * self.warmup
+
+    @property
+    def race(self) -> int:
+        """Tokens that a race may train."""
+        return int(RACE_SHARE * self.budget)
+
+    def looks(self, setting: Setting) -> int:
+        """Return how many evaluations a setting's trial has."""
+        if setting.raced:
+            return RACE_LOOKS
+        return -(-self.steps(setting) // looks_every(self.warmup))
+
+    def read(self, setting: Setting) -> int:
+        """Return the validation tokens that each of them reads: in whole sequences."""
+        if setting.raced:
+            return self.judged
+        length = self.config.model.length
+        return -(-self.judged // (CALM_SHARE * length)) * length
+
+    def training(self, setting: Setting) -> Config:
+        """Return the whole training with a setting."""
+        given = self.config.optimizer
+        rates = {
+            "learning_rate": setting.rate * given.learning_rate,
+            "min_learning_rate": setting.rate * given.min_learning_rate,
+        }
+        changes = {
+            "pacing": _pacing(self.config, setting, self.warmup),
+            "batch": {"rows": setting.rows * self.config.batch.rows},
+            "optimizer": rates,
+        }
+        return changed(self.config, changes)
+
+    def beginning(self, setting: Setting) -> Config:
+        """Return the first steps of that training, evaluated for judging.
+
+        Steps and learning rates are those of the whole training, to the last digit: only the budget
+        is cut, and the rate decays over the tokens that it would have decayed over.
+        """
+        trial = {
+            "budget": {"tokens": trial_tokens(self.training(setting), self.steps(setting))},
+            "evaluation": {
+                **self._when(setting),
+                "tokens": self.read(setting),
+                "probe_every_steps": 0,
+            },
+            # Three warm-ups are done again sooner than saved; a race may be hours.
+            "saving": {"keep": 1} if setting.raced else {"every_steps": 0, "keep": 1},
+            # Not finite is not calm, so there is nothing to go on for.
+            "run": {"on_nonfinite": "stop"},
+        }
+        return changed(self.training(setting), trial)
+
+    def _when(self, setting: Setting) -> dict[str, int]:
+        if setting.raced:
+            return {"every_tokens": -(-self.race // RACE_LOOKS)}
+        return {"every_steps": looks_every(self.warmup)}
+
+    def fits(self, setting: Setting) -> bool:
+        """Return whether the budget has room for a trial, and for enough behind the warmup.
+
+        A race must be longer than what shows that its start is calm, and have steps of full length
+        between two evaluations: the beginning of a shorter one says nothing about the end.
+        """
+        training = self.training(setting)
+        trial = trial_tokens(training, WARMUPS * self.warmup)
+        if setting.raced:
+            held = training.batch.hold == "tokens"
+            full = training.model.length if held else training.pacing.end
+            return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race
+        return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
+
+    def warmup_share(self, setting: Setting) -> float:
+        """Return the share of the budget that the first T steps take; above 1 they do not fit."""
+        training, duration = self.training(setting), setting.multiple * self.warmup
+        return trial_tokens(training, duration) / self.budget
+
+
+def looks_every(warmup: int) -> int:
+    """Return the steps between two evaluations of a trial: a tenth of the warm-up (ours)."""
+    return max(1, warmup // 10)
+
+
+def trial_tokens(config: Config, count: int) -> int:
+    """Return the tokens of the first `count` steps of a training, whatever its budget is."""
+    return sum(span.tokens for span in spans(_endless(config), count))
+
+
+def trial_steps(config: Config, tokens: int) -> int:
+    """Return how many steps of a training have at most so many tokens: the inverse."""
+    count = 0
+    for span in spans(_endless(config)):
+        fitting = min(span.steps, tokens // (span.rows * span.length))
+        count, tokens = count + fitting, tokens - fitting * span.rows * span.length
+        if fitting < span.steps:
+            break
+    return count
+
+
+def _endless(config: Config) -> Schedule:
+    # A budget that ends makes the rows of a last step fewer.
+    return changed(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
+
+
+def resolution(tokens: int) -> float:
+    """Return the difference in perplexity, as a share, that two standard errors are.
+
+        exp(2 d / sqrt(n)) - 1
+
+    d is the spread of the paired difference: all trials are evaluated on the same n tokens.
+    """
+    return math.expm1(2 * PAIRED_SD / math.sqrt(tokens))
+
+
+def tokens_for(share: float) -> int:
+    """Return the tokens at which two standard errors are a difference of `share`: the inverse."""
+    return math.ceil((2 * PAIRED_SD / math.log1p(share)) ** 2)
+
+
+def ask(
+    config: Config,
+    store: Store,
+    *,
+    starts: Sequence[int] = (),
+    judge_tokens: int | None = None,
+    aggressive: bool = False,
+) -> Question:
+    """Check what is asked for `config` on `store`.
+
+    Raises SettingError for a configuration without anything to tune or a space without anything to
+    try, DataError for a store that does not fit or a validation part too small to judge by.
+    """
+    _must_be_tunable(config)
+    judged = _judged(config, store, judge_tokens)
+    config = with_store(config, store)
+    budget = config.schedule((len(store.train) - 1) // config.model.length).budget
+    space = Space(_starts(config, starts), aggressive)
+    question = Question(config, budget, judged, space)
+    _must_fit_the_budget(question)
+    return within_budget(question)
+
+
+def within_budget(question: Question) -> Question:
+    """Return a question whose search tries only what its budget has room for."""
+    # The search is replayed again and again, and each answer is worked out from a configuration.
+    return replace(question, space=replace(question.space, fits=cache(question.fits)))
+
+
+def _must_be_tunable(config: Config) -> None:
+    if config.optimizer.warmup_steps == 0:
+        rule = "must be above 0: trials and durations are counted in warm-ups of the learning rate"
+        raise SettingError("optimizer.warmup_steps", rule, 0)
+    if (warmup := config.optimizer.warmup_steps) > MOST_WARMUP:
+        raise SettingError("optimizer.warmup_steps", f"must be at most {MOST_WARMUP}", warmup)
+    if config.pacing.of == "rows":
+        raise SettingError("pacing.of", 'must be "length" to be tuned', config.pacing.of)
+    if not isinstance(config.pacing, Constant | Linear | Root):
+        hint = "--pacing.kind linear --pacing.start 8 --pacing.duration 100 will do"
+        rule = "must be linear, root or constant to be tuned: others have no start and duration"
+        raise SettingError("pacing.kind", rule, config.pacing.kind, hint)
+
+
+def _judged(config: Config, store: Store, wanted: int | None) -> int:
+    if wanted is not None and wanted < 1:
+        raise SettingError("--judge-tokens", "must be at least 1", wanted)
+    length = config.model.length
+    judged = -(-(wanted or JUDGE_TOKENS) // length) * length
+    there = max(0, len(store.valid) - 1) // length * length
+    if there >= judged:
+        return judged
+    coarser = f"prepare with a larger --valid, or judge more coarsely with --judge-tokens {there}"
+    way_out = coarser if there else "prepare with a larger --valid"
+    if wanted is None:
+        why = (
+            f"differences of 1 % in perplexity need {tokens_for(0.01)}, where two standard errors "
+            f"of the paired mean loss, 2 x {PAIRED_SD:.2f} / sqrt(n) nats, are ln 1.01 {SPREAD}"
+        )
+    else:
+        why = f"--judge-tokens {wanted} asks for more"
+    has = f"the valid part has {len(store.valid)} tokens, {judged + 1} are needed"
+    raise DataError(f"store {store.path}: {has}: {why}; {way_out}")
+
+
+def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
+    end, multiple = config.pacing.end, _multiple(config)
+    if given:
+        for start in given:
+            if not 1 <= start < end:
+                raise SettingError(
+                    "--starts", f"must be from 1 to below full length ({end})", start
+                )
+            if start % multiple:
+                rule = f"must be multiples of pacing.multiple ({multiple})"
+                raise SettingError("--starts", rule, start)
+        return tuple(sorted(set(given)))
+    starts = []
+    start = _least_start(config)
+    while 4 * start <= end:
+        starts.append(start)
+        start *= 2
+    if not starts:
+        rule = f"is missing: no default lies at or below a quarter of full length ({end})"
+        raise SettingError("--starts", f"{rule} and is a multiple of {multiple}")
+    return tuple(starts)
+
+
+def _least_start(config: Config) -> int:
+    """Return the first start that is tried, in tokens: the paper's, made a multiple."""
+    large, multiple = cost.parameters(config.model) >= BILLIONS, _multiple(config)
+    return -(-(LEAST_START_OF_BILLIONS if large else LEAST_START) // multiple) * multiple
+
+
+def _multiple(config: Config) -> int:
+    pacing = config.pacing
+    return pacing.multiple if isinstance(pacing, Linear | Root) else MULTIPLE
+
+
+def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:
+    """Return the pacing of a candidate: the recipe's own kind, linear where it has no warmup."""
+    pacing: Tables = {
+        "kind": "linear",
+        "start": setting.start,
+        "duration": setting.multiple * warmup,
+        "multiple": _multiple(config),
+    }
+    if isinstance(config.pacing, Root):
+        pacing |= {"kind": "root", "degree": config.pacing.degree}
+    return pacing
+
+
+def _must_fit_the_budget(question: Question) -> None:
+    # The shortest duration at the longest start has the most tokens of all.
+    largest = Setting(question.space.starts[-1], FIRST)
+    needed = trial_tokens(question.training(largest), question.steps(largest))
+    if needed > question.budget:
+        name, verb = (
+            ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
+        )
+        rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
+        smallest = question.space.starts[-1] <= _least_start(question.config)
+        hint = "lower optimizer.warmup_steps or batch.rows"
+        hint += "" if smallest else ", or give smaller --starts"
+        raise SettingError(f"budget.{name}", rule, question.budget, hint)

@@ -1,0 +1,103 @@
+"""The arguments and sizes with which a Trainer would train on something else than it was given.
+
+Each is refused with one line that names it and the value to give, before the first step.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from lengthen.util.errors import SettingError
+
+# Argument, the value that it must have, and why.
+REQUIRED: tuple[tuple[str, object, str], ...] = (
+    ("per_device_train_batch_size", 1, "an item of the dataset is a ready batch of many rows"),
+    ("train_sampling_strategy", "sequential", "the ledger has the order"),
+    ("remove_unused_columns", False, "shift_labels would be taken out of the batches"),
+    ("logging_strategy", "steps", "every step is recorded, with its gradient norm"),
+    ("logging_steps", 1, "every step is recorded, with its gradient norm"),
+    ("ignore_data_skip", False, "a resumed run would begin with the first step's tokens"),
+    ("restore_callback_states_from_checkpoint", False, "the callback restores its own state"),
+    ("average_tokens_across_devices", True, "ranks may have different numbers of tokens"),
+    ("label_smoothing_factor", 0, "it is another loss"),
+    ("auto_find_batch_size", False, "set gradient_accumulation_steps so that a pass fits"),
+)
+ABSENT = {
+    "deepspeed": "DeepSpeed is not supported yet",
+    "fsdp": "sharded training is not supported yet",
+    "parallelism_config": "tensor, context and sequence parallelism are not supported yet",
+}
+HINT = "give TrainingArguments({argument})"
+
+
+def check(arguments: Any, number_of_steps: int) -> None:
+    """Raise SettingError for the first of a Trainer's `arguments` that does not do.
+
+    `number_of_steps` is how many the dataset has.
+    """
+    for name, rule, value, hint in _mistakes(arguments, number_of_steps):
+        raise SettingError(name, rule, value, hint)
+
+
+def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
+    for name, wanted, why in REQUIRED:
+        value = getattr(arguments, name)
+        if value != wanted:
+            yield name, f"must be {wanted!r}, as {why}", _plain(value), _give(name, wanted)
+    for name, why in ABSENT.items():
+        if value := getattr(arguments, name):
+            yield name, f"must be absent: {why}", _plain(value), "start it with torchrun alone"
+    if arguments.n_gpu > 1:
+        rule = "must be at most 1 in a process, since rows are cut for processes"
+        yield "n_gpu", rule, arguments.n_gpu, "start with torchrun, or set CUDA_VISIBLE_DEVICES"
+    for name in ("dispatch_batches", "split_batches"):
+        if getattr(arguments.accelerator_config, name):
+            rule = "must be False, as batches have different shapes"
+            hint = f"give accelerator_config={{{name!r}: False}}"
+            yield f"accelerator_config.{name}", rule, True, hint
+    yield from _alone(arguments)
+    yield from _wrong_end(arguments, steps)
+
+
+def _alone(arguments: Any) -> Iterator[tuple[str, str, object, str]]:
+    """Yield that a launcher's processes do not know of each other: each would write the run."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started != "1" and arguments.world_size == 1:
+        rule = f"must be the {started} processes that were started (WORLD_SIZE)"
+        yield "world_size", rule, 1, f"on a processor, {_give('use_cpu', True)}"
+
+
+def _wrong_end(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
+    """Yield what would make the Trainer begin the dataset anew; it holds the whole budget."""
+    if arguments.max_steps > steps:
+        rule = f"must be at most the {steps} steps of the course's budget"
+        yield "max_steps", rule, arguments.max_steps, "give the course a larger budget"
+    if arguments.max_steps <= 0 and arguments.num_train_epochs != 1:
+        rule = "must be 1, as the dataset holds every step of the budget"
+        value = arguments.num_train_epochs
+        yield "num_train_epochs", rule, value, _give("num_train_epochs", 1)
+
+
+def _give(name: str, wanted: object) -> str:
+    return HINT.format(argument=f"{name}={wanted!r}")
+
+
+def _plain(value: object) -> object:
+    """Return the text of an enumeration's member, any other value as it is."""
+    return getattr(value, "value", value)
+
+
+def must_fit(model: nn.Module, full_length: int, vocabulary: int) -> None:
+    """Raise SettingError for a model whose config says that it cannot take the longest step."""
+    limits = (
+        ("max_position_embeddings", full_length, "full length of the course"),
+        ("vocab_size", vocabulary, "vocabulary of the store"),
+    )
+    for name, needed, what in limits:
+        limit = getattr(getattr(model, "config", None), name, needed)
+        if limit < needed:
+            raise SettingError(
+                f"model.config.{name}", f"must be at least {needed}, the {what}", limit
+            )

@@ -1,0 +1,73 @@
+"""Length warmup in a plain PyTorch loop: ready batches, a token clock, and a log of the run.
+
+course = Course(pacing=Linear(start=8, end=256, duration=1000), rows=64, budget=100_000_000)
+feed, log = Feed(store.train, course), RunLog("runs/mine", course)
+rates = course.rates(optimizer)
+for step, parts in feed:
+    losses = []
+    for inputs, targets, length, share in parts:
+        loss = share * mean_loss(inputs, targets)
+        loss.backward()
+        losses.append(loss.detach())
+    grad_norm = clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    log.step(step, loss=float(sum(losses)), grad_norm=float(grad_norm), optimizer=optimizer)
+    rates.step()
+    optimizer.zero_grad()
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lengthen.core.ledger import State
+from lengthen.data.loader import Tokens
+from lengthen.integrations.data_plan import Course, Part, Step, Steps
+from lengthen.integrations.run_log import RunLog
+from lengthen.util.errors import SettingError
+
+__all__ = ["Course", "Feed", "Part", "RunLog", "Step"]
+
+
+class Feed:
+    """An iterable of steps with their ready batches; it can be saved and restored between them."""
+
+    def __init__(
+        self, tokens: Tokens, course: Course, *, passes: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
+        """Read from `tokens` (1-D uint16 or uint32), this rank's rows, cut into `passes` a step.
+
+        The gradient of a step is the sum over passes and ranks of those of share * mean loss.
+        Where ranks average gradients, as DistributedDataParallel does, scale by `world` too.
+        Raises DataError where not one sequence fits, SettingError.
+        """
+        for name, value in (("passes", passes), ("world", world)):
+            if value < 1:
+                raise SettingError(name, "must be at least 1", value)
+        if not 0 <= rank < world:
+            raise SettingError("rank", f"must be from 0 to world - 1 ({world - 1})", rank)
+        self.steps = Steps(tokens, course)
+        self._passes, self._rank, self._world = passes, rank, world
+        self._moment = self.steps.start
+
+    def __iter__(self) -> Iterator[tuple[Step, tuple[Part, ...]]]:
+        """Yield the steps that are left of the budget.
+
+        A step counts as trained once it was yielded: save after its update, not before.
+        """
+        while step := self.steps.following(self._moment):
+            self._moment = step.after
+            yield step, tuple(self._part(step, number) for number in range(self._passes))
+
+    def _part(self, step: Step, number: int) -> Part:
+        # Numbered rank by rank, so that a rank's rows are neighbours, as in our own trainer.
+        number += self._rank * self._passes
+        return self.steps.part(step, number, self._world * self._passes)
+
+    def state_dict(self) -> State:
+        """Return where it stands, for JSON; the same on every rank, whatever the passes."""
+        return {"course": self.steps.course.state(), **self._moment.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; raises SettingError for another course or corpus."""
+        self.steps.course.must_be(state["course"])
+        self._moment = self.steps.restored(state)

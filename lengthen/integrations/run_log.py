@@ -1,0 +1,231 @@
+"""A run directory written from somebody else's loop, which `report` and `compare` read as ours."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lengthen.core.ledger import State
+from lengthen.core.loss_ratio import LowestLoss, finite_or_none
+from lengthen.data.store import Store
+from lengthen.distributed.subnormals import flushes_subnormals
+from lengthen.evaluation.loss import perplexity
+from lengthen.integrations.data_plan import Course, Step
+from lengthen.model.optim import second_moment_scale
+from lengthen.run.directory import MetricsLog, Record, RunPaths, cut_metrics, environment, owned
+from lengthen.util.disk import Disk
+from lengthen.util.errors import SettingError
+
+Number = float | Tensor | np.generic  # one of them: a tensor's only element, whatever its shape
+
+
+class RunLog:
+    """Writes config.toml, environment.json and metrics.jsonl; one process of a run has it."""
+
+    def __init__(
+        self,
+        out: str | Path,
+        course: Course,
+        *,
+        store: Store | None = None,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin a run in `out`, or go on with the one there from the state `saved`.
+
+        The directory is this log's until it is closed, or the process ends. Lines behind that state
+        go to metrics.discarded.jsonl. Raises SettingError where `out` holds a run that is not to go
+        on, or not the one that goes on; BusyError where somebody else writes it; StorageError.
+        """
+        self._paths, self._disk = RunPaths(Path(out)), Disk()
+        with ExitStack() as stack:
+            if not self._paths.lock.exists():
+                _check(self._paths, saved)  # ahead of the lock, which would be a file in there
+            stack.enter_context(owned(self._paths.root))
+            _check(self._paths, saved)
+            if saved is None:
+                _begin(self._disk, self._paths, store)
+            else:
+                cut_metrics(self._disk, self._paths, saved["metrics_bytes"])
+            self._disk.replace_file(self._paths.config, _config(course, store))
+            self._log = MetricsLog(self._disk, self._paths.metrics)
+            stack.callback(self._log.close)
+            self._stack = stack.pop_all()
+        self._lowest = LowestLoss(saved["lowest"] if saved else None)
+        self._probe_lowest = LowestLoss(saved["probe_lowest"] if saved else None)
+        self._seconds: float = saved["seconds"] if saved else 0.0
+        self._at: Record = {"step": 0, "tokens": 0} if saved is None else dict(saved["at"])
+        self._mark = time.monotonic()
+
+    def step(
+        self,
+        step: Step,
+        *,
+        loss: Number,
+        grad_norm: Number,
+        optimizer: Optimizer,
+        rate: Number | None = None,
+    ) -> Record:
+        """Write a step after its update; return its line.
+
+        `loss` is the step's mean over all its tokens, in nats, as it came, finite or not;
+        `grad_norm` the global norm before clipping; `rate` that of the update, by default the one
+        that the optimizer has now. Raises SettingError for what is no number.
+        """
+        loss, grad_norm = _number("loss", loss), _number("grad_norm", grad_norm)
+        rate = _number("rate", optimizer.param_groups[0]["lr"] if rate is None else rate)
+        self._seconds += time.monotonic() - self._mark
+        self._at = {"step": step.number, "tokens": step.tokens}
+        norm, largest = _variance(optimizer)
+        record: Record = {
+            "kind": "step",
+            **self._at,
+            "length": step.shape.length,
+            "rows": step.shape.rows,
+            "loss": finite_or_none(loss),
+            "loss_ratio": self._lowest.ratio(loss),
+            "grad_norm": finite_or_none(grad_norm),
+            "variance_norm": norm,
+            "variance_max": largest,
+            "lr": finite_or_none(rate),
+            "joined": step.joined,
+            "seconds": self._seconds,
+        }
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            record["finite"] = False
+        self._lowest = self._lowest.after(loss)
+        return self._write(record)
+
+    def evaluation(
+        self,
+        loss: Number,
+        *,
+        side_tokens: Number | None = None,
+        side_seconds: Number | None = None,
+    ) -> Record:
+        """Write a validation loss at full length, in nats per token, and what it read and took."""
+        loss = _number("loss", loss)
+        figures: Record = {"split": "valid", "loss": finite_or_none(loss)}
+        figures |= {"perplexity": finite_or_none(perplexity(loss))}
+        return self._aside("eval", figures, side_tokens, side_seconds)
+
+    def probe(
+        self,
+        loss: Number,
+        *,
+        side_tokens: Number | None = None,
+        side_seconds: Number | None = None,
+    ) -> Record:
+        """Write the loss of some full-length sequences, always the same, and its own loss ratio."""
+        loss = _number("loss", loss)
+        figures = {"loss": finite_or_none(loss), "loss_ratio": self._probe_lowest.ratio(loss)}
+        self._probe_lowest = self._probe_lowest.after(loss)
+        return self._aside("probe", figures, side_tokens, side_seconds)
+
+    def finish(self) -> None:
+        """Say that the run has come to its end, and close the log."""
+        self._write({"kind": "event", "event": "finished", **self._at})
+        self.close()
+
+    def close(self) -> None:
+        """Close the log and leave its directory; the run may go on another time."""
+        self._stack.close()
+
+    def mark(self) -> None:
+        """Leave the time since the last line out of the training time: it went into a save."""
+        self._mark = time.monotonic()
+
+    def state_dict(self) -> State:
+        """Return where the log stands, for JSON; what it counts on is on the disk."""
+        self._log.sync()
+        return {
+            "metrics_bytes": self._log.size,
+            "lowest": self._lowest.value,
+            "probe_lowest": self._probe_lowest.value,
+            "seconds": self._seconds,
+            "at": dict(self._at),
+        }
+
+    def _aside(
+        self, kind: str, figures: Record, tokens: Number | None, seconds: Number | None
+    ) -> Record:
+        cost: Record = {}
+        if tokens is not None:
+            cost["side_tokens"] = int(_number("side_tokens", tokens))
+        if seconds is not None:
+            cost["side_seconds"] = _number("side_seconds", seconds)
+        return self._write({"kind": kind, **self._at, "seconds": self._seconds, **figures, **cost})
+
+    def _write(self, record: Record) -> Record:
+        self._log.write(record)
+        self.mark()
+        return record
+
+
+def _number(name: str, value: object) -> float:
+    """Return the number in a tensor, an array or Python's own; raises SettingError for none."""
+    size = value.numel() if isinstance(value, Tensor) else getattr(value, "size", 1)
+    if isinstance(value, Tensor | np.ndarray | np.generic) and size == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        hint = "take the mean of a tensor with more" if size != 1 else ""
+        raise SettingError(name, "must be one number", value, hint)
+    return float(value)
+
+
+def _check(paths: RunPaths, saved: Mapping[str, Any] | None) -> None:
+    """Raise SettingError where a log can neither begin nor, from `saved`, go on."""
+    found = paths.metrics.stat().st_size if paths.metrics.is_file() else 0
+    if saved is not None:
+        if found < saved["metrics_bytes"]:
+            has = f"{saved['metrics_bytes']} bytes or more"
+            rule = f"must be the run of the checkpoint, whose metrics.jsonl has {has}"
+            raise SettingError("out", rule, str(paths.root))
+        return
+    own = _own(paths)
+    # An empty log is what a run leaves that ended before its first step.
+    if own and (found or paths.metrics not in own):
+        rule = f"must be a new directory, this one has a {own[0].name}"
+        hint = "remove that run, choose another, or resume its checkpoint"
+        raise SettingError("out", rule, str(paths.root), hint)
+
+
+def _own(paths: RunPaths) -> list[Path]:
+    return [path for path in (paths.metrics, paths.environment, paths.config) if path.exists()]
+
+
+def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
+    for path in _own(paths):
+        disk.remove(path)
+    facts = environment(sys.argv) | {
+        "threads": torch.get_num_threads(),
+        "flush_subnormals": flushes_subnormals(),  # as the host has it: its mode is left alone
+    }
+    if store is not None:
+        facts |= {"tokenizer": store.manifest.tokenizer.sha256}
+        facts |= {"valid": store.manifest.valid.sha256}
+    disk.write_file(paths.environment, json.dumps(facts, indent=1).encode())
+
+
+def _config(course: Course, store: Store | None) -> bytes:
+    tables = course.tables()
+    if store is not None:
+        tables["data"] = {"path": str(store.path.resolve()), "store_id": store.id}
+    return tomli_w.dumps(tables).encode()
+
+
+def _variance(optimizer: Optimizer) -> tuple[float | None, float | None]:
+    """Return variance norm and max; None for an optimizer without a second moment as Adam's."""
+    if not any("exp_avg_sq" in state for state in optimizer.state.values()):
+        return None, None
+    norm, largest = second_moment_scale(optimizer).tolist()
+    return finite_or_none(norm), finite_or_none(largest)

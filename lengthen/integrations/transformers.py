@@ -1,0 +1,327 @@
+"""Length warmup in a `transformers.Trainer`: one dataset and one callback, the model unedited.
+
+    dataset = LengthenDataset("store", Course(pacing=..., rows=64, budget=100_000_000))
+    trainer = Trainer(model, TrainingArguments(...), train_dataset=dataset,
+                      callbacks=[LengthenCallback(dataset, "runs/mine")])
+
+The Trainer's own sampler deals the dataset's items out to the ranks, its own resume skips those
+that were trained, and what workers read ahead changes nothing.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from lengthen.core.loss_ratio import PROBE_SEQUENCES
+from lengthen.core.schedule import crossed
+from lengthen.evaluation.loss import sequences_in
+from lengthen.integrations.arguments import check, must_fit
+from lengthen.integrations.calls import Call, must_have, outputs_of
+from lengthen.integrations.data_plan import Moment, Walk
+from lengthen.integrations.dataset import LengthenDataset, Row
+from lengthen.integrations.micro_batches import Passes
+from lengthen.integrations.run_log import RunLog
+from lengthen.integrations.validate import must_be_all, summed
+from lengthen.util.errors import CheckpointError, SettingError
+
+__all__ = ["LengthenCallback", "LengthenDataset"]
+
+
+class LengthenCallback(TrainerCallback, ExportableState):
+    """Tells the dataset how the Trainer divides a step, records the run, and lets it resume.
+
+    Its state goes into the Trainer's own checkpoint, as `trainer_state.json` has it, and is that
+    of the last step that was trained.
+    """
+
+    def __init__(
+        self, dataset: LengthenDataset, out: str | Path, *, probe_every_steps: int = 10
+    ) -> None:
+        """Record into the run directory `out`, which `lengthen report` reads.
+
+        Every so many steps (0: never) the first rank evaluates a few full-length sequences on the
+        side, dropout off: the one loss that is comparable over the whole warmup.
+        """
+        self._dataset, self._out, self._probe_every = dataset, out, probe_every_steps
+        self._log: RunLog | None = None  # the first rank's, while it trains
+        self._passes: Passes | None = None  # every rank's, while it trains
+        self._which = 0  # of the step's passes, from 0
+        # Unrecorded losses, with the tokens and seconds that they took.
+        self._evaluations: list[tuple[float, int | None, float | None]] = []
+        self._unlogged: float | None = None  # the mean loss of a step that is to be recorded
+        self._begin(dataset.steps.start)
+
+    def _begin(self, moment: Moment) -> None:
+        self._dataset.begin(moment)
+        # A walk of its own: the dataset's is ahead by what is read beforehand.
+        self._walk = Walk(self._dataset.steps, moment)
+        self._trained = moment
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Refuse arguments that do not do; divide the steps."""
+        check(args, self._dataset.number_of_steps)
+        self._dataset.divide(args.gradient_accumulation_steps, args.world_size)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **met: Any,
+    ) -> None:
+        """Refuse a model or collator that do not do; begin a run, or go on with one."""
+        check(args, self._dataset.number_of_steps)
+        _must_read(self._dataset, met["train_dataloader"])
+        course, store = self._dataset.course, self._dataset.store
+        must_fit(met["model"], course.length, store.vocabulary)
+        saved = self._saved(state) if state.global_step else None
+        moment = self._dataset.steps.start
+        if saved is not None:
+            moment = self._dataset.steps.restored(saved)
+        self._begin(moment)
+        if self._log is not None:  # a training that failed has left it open
+            self._log.close()
+        if state.is_world_process_zero:
+            log = saved["log"] if saved else None
+            self._log = RunLog(self._out, course, store=store, saved=log)
+        parts = args.gradient_accumulation_steps * args.world_size
+        self._passes = Passes(met["model"], store.vocabulary, course.length, parts)
+        self._unlogged = None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say to the watch which pass comes first."""
+        self._must_be_logged()
+        self._which = 0
+        self._expect(args, state)
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **met: Any
+    ) -> None:
+        """Take the pass, and go on to the next one of the step."""
+        self._take(args, met["optimizer"])
+        self._which += 1
+        self._expect(args, state)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **met: Any
+    ) -> None:
+        """Take the last pass, and the loss of the whole step, over passes and ranks."""
+        self._take(args, met["optimizer"])
+        total = self._watch.take()
+        if args.world_size > 1:
+            dist.all_reduce(total)
+        self._unlogged = float(total)
+
+    @property
+    def _watch(self) -> Passes:
+        assert self._passes is not None  # between the begin and the end of a training
+        return self._passes
+
+    def _expect(self, args: TrainingArguments, state: TrainerState) -> None:
+        step = self._walk.at(state.global_step + 1)
+        self._watch.expect(self._dataset.batch(step, self._which, args.process_index))
+
+    def _take(self, args: TrainingArguments, optimizer: Any) -> None:
+        scaler = getattr(optimizer, "scaler", None)  # of float16, by Accelerate
+        try:
+            self._watch.end(args.world_size * (scaler.get_scale() if scaler else 1.0))
+        except SettingError:
+            self._close()
+            raise
+
+    def _must_be_logged(self) -> None:
+        """Raise SettingError where the last step was trained, and its line never came."""
+        if self._unlogged is not None:
+            self._close()
+            rule = "must call Trainer.log after every step, with its loss and grad_norm"
+            raise SettingError("log", rule, None, "leave control.should_log and logs as they are")
+
+    def _saved(self, state: TrainerState) -> dict[str, Any]:
+        kept: Any = state.stateful_callbacks  # by name, once it is read from a checkpoint
+        saved: dict[str, Any] = kept.get(type(self).__name__, {}).get("attributes", {})
+        step = saved.get("clock", {}).get("step")
+        if step != state.global_step:
+            rule = f"was saved at step {state.global_step}, with a ledger of step {step}"
+            raise CheckpointError(f"checkpoint: {rule}; take one that this callback was in")
+        self._dataset.course.must_be(saved["course"])
+        if saved["store_id"] != self._dataset.store.id:
+            rule = f"the checkpoint was trained on {saved['store_id']}"
+            raise SettingError("store", rule, self._dataset.store.id, "give the run its own back")
+        return saved
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resume needs, as the Trainer's checkpoints have it."""
+        attributes = {
+            "course": self._dataset.course.state(),
+            "store_id": self._dataset.store.id,
+            **self._trained.state(),
+            "log": self._log.state_dict() if self._log else None,
+        }
+        return {"args": {}, "attributes": attributes}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **met: Any,
+    ) -> None:
+        """Record the step that was just trained."""
+        loss, logs = self._unlogged, logs or {}
+        if loss is None or not {"loss", "grad_norm", "learning_rate"} <= logs.keys():
+            # An evaluation's, the summary at the end, or a line of somebody else's: the Trainer
+            # takes any for the line of the step, which is still to come.
+            control.should_log |= loss is not None
+            return
+        self._compare(loss, logs["loss"], state.global_step)
+        self._unlogged = None
+        step = self._walk.at(state.global_step)
+        self._trained = step.after
+        if self._log is not None:
+            self._log.step(
+                step,
+                loss=loss,
+                grad_norm=logs["grad_norm"],
+                optimizer=met["optimizer"],
+                rate=logs["learning_rate"],
+            )
+            self._record_evaluations()
+            if crossed(self._probe_every, state.global_step - 1, state.global_step):
+                self._probe(met["model"], self._log)
+
+    def _compare(self, loss: float, trained: float, step: int) -> None:
+        """Hold the loss of a step to what the Trainer sent into its backward."""
+        try:
+            must_be_all(loss, trained, step)
+        except SettingError:
+            self._close()
+            raise
+
+    def _probe(self, model: nn.Module, log: RunLog) -> None:
+        length, part = self._dataset.course.length, self._dataset.store.valid
+        if sequences_in(part, length, length):
+            began = time.monotonic()
+            rows = self._dataset.validation(PROBE_SEQUENCES * length)
+            loss = sum(losses(model, self._watch.call, rows)) / len(rows)
+            seconds = time.monotonic() - began
+            log.probe(loss, side_tokens=len(rows) * length, side_seconds=seconds)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **met: Any,
+    ) -> None:
+        """Record a validation loss."""
+        metrics = metrics or {}
+        if self._passes is None or "eval_loss" not in metrics:
+            return
+        loss, seconds = metrics["eval_loss"], metrics.get("eval_runtime")
+        rows = met["eval_dataloader"].dataset
+        # The Trainer fills the last round of its processes with rows that it has had.
+        if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
+            began = time.monotonic()
+            mine = _rows_of_rank(rows, args)
+            loss = _mean_over_ranks(
+                losses(met["model"], self._watch.call, mine), len(rows), args.device
+            )
+            seconds = (seconds or 0.0) + time.monotonic() - began
+        # A dataset of the user's own may be long to go through once more.
+        tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None
+        self._evaluations.append((loss, tokens, seconds))
+        if self._unlogged is None:
+            self._record_evaluations()
+
+    def _record_evaluations(self) -> None:
+        """Record what was evaluated since the last step, behind whose line it belongs."""
+        for loss, tokens, seconds in self._evaluations:
+            if self._log is not None:
+                self._log.evaluation(loss, side_tokens=tokens, side_seconds=seconds)
+        self._evaluations.clear()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Leave the save out of the training time."""
+        if self._log is not None:
+            self._log.mark()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the record; a run that was stopped early may go on another time."""
+        end = state.global_step >= state.max_steps
+        if self._log is not None and end and self._unlogged is None:
+            self._log.finish()
+            self._log = None
+        self._close()
+
+    def _close(self) -> None:
+        if self._passes is not None:
+            self._passes.close()
+        if self._log is not None:
+            self._log.close()
+        self._passes = self._log = self._unlogged = None
+
+
+def losses(model: nn.Module, call: Call, rows: Sequence[Row]) -> Iterator[float]:
+    """Yield the mean loss of each row, in nats per token, dropout off; one row at a time."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.no_grad():
+        for row in rows:
+            batch = {name: value[None].to(device) for name, value in row.items()}
+            targets = batch["shift_labels"]
+            _, logits = outputs_of(call.on(model, batch, targets.numel()), targets)
+            yield float(summed(must_have(logits, model), targets)) / targets.numel()
+    model.train(was_training)
+
+
+def _rows_of_rank(rows: Any, args: TrainingArguments) -> list[Row]:
+    """Return this rank's share of the rows of `validation`; SettingError for those of others."""
+    mine = [rows[number] for number in range(args.process_index, len(rows), args.world_size)]
+    if not all({"input_ids", "shift_labels"} <= row.keys() for row in mine):
+        each = args.world_size * args.eval_batch_size
+        rule = f"must have a number of rows that {each} divides (processes times their batch)"
+        hint = "leave some out, or give eval_dataset=dataset.validation()"
+        raise SettingError("eval_dataset", rule, len(rows), hint)
+    return mine
+
+
+def _mean_over_ranks(mine: Iterable[float], count: int, device: torch.device) -> float:
+    # On the device: a backend for GPUs takes no other tensors.
+    total = torch.tensor(sum(mine), dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total) / count
+
+
+def _must_read(dataset: LengthenDataset, loader: DataLoader[Any]) -> None:
+    if loader.dataset is not dataset:
+        raise SettingError("train_dataset", "must be the dataset that the callback was given")
+    row = dataset.first_row()
+    batch = loader.collate_fn([row, row]) if loader.collate_fn else {}
+    if {name: tuple(value.shape) for name, value in batch.items()} != {
+        name: (2, *value.shape) for name, value in row.items()
+    }:
+        rule = "must stack the rows as they are"
+        hint = "give Trainer(data_collator=transformers.default_data_collator)"
+        raise SettingError("data_collator", rule, type(loader.collate_fn).__name__, hint)

@@ -1,0 +1,1 @@
+"""The GPT, its optimizer and its cost."""

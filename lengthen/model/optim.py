@@ -1,0 +1,127 @@
+"""AdamW, as a run uses it: groups, rate, clipping, the guarded update, the moments' scale.
+
+Nothing here makes the host wait for the device; a step's one sync belongs to the trainer.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from lengthen.model.gpt import GPT
+from lengthen.model.shards import held, is_cut
+
+Group = dict[str, Any]  # as torch has it
+
+
+class AdamW(torch.optim.AdamW):
+    """AdamW whose fused update changes nothing where `found_inf` holds 1."""
+
+    # Read by torch's fused kernels, which give the step count back too: a 0-d float32 tensor.
+    found_inf: Tensor | None = None
+
+
+def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) -> list[Group]:
+    """Return the parameters with weight decay and those without.
+
+    Matrices decay, vectors do not: biases and gains have no scale to shrink. The position table
+    decays only where `decay_positions` says so, as in the paper's runs: most of a warmup leaves
+    its far rows untrained, and they would fade before their turn.
+    """
+    kept = [] if decay_positions else [model.positions.weight]
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        decays = parameter.dim() > 1 and all(parameter is not other for other in kept)
+        (decayed if decays else undecayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(
+    model: GPT,
+    *,
+    betas: tuple[float, float],
+    epsilon: float,
+    weight_decay: float,
+    decay_positions: bool = False,
+) -> AdamW:
+    """Return AdamW over `model`, fused where this build has it for the model's device.
+
+    `defaults["fused"]` says which it is. The rate is 0 until `set_rate` gives one.
+    """
+    groups = parameter_groups(model, weight_decay, decay_positions=decay_positions)
+    try:
+        # An Apple GPU's fused kernel is not known to heed `found_inf`.
+        fused = model.tokens.weight.device.type != "mps"
+        return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=fused)
+    except RuntimeError:  # torch refuses where the device has no fused kernel
+        return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=False)
+
+
+def set_rate(optimizer: AdamW, rate: float) -> None:
+    """Set the learning rate of the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients down to a global l2 norm of `limit`; 0 leaves them as they are.
+
+    Returns the norm before that: 0-d, on the gradients' device, not finite where one of them is
+    not. A gradient that is not finite spoils the others; the update must then be skipped.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = get_total_norm([held(p.grad) for p in parameters if p.grad is not None])
+    if any(is_cut(parameter) for parameter in parameters):
+        # Of the shards together; torch's own sum over sharded tensors is one exchange for each.
+        dist.all_reduce(norm.square_())
+        norm.sqrt_()
+    if limit > 0:
+        clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
+def update(optimizer: AdamW, finite: Tensor) -> None:
+    """Update the weights where `finite` (0-d bool) is true, and touch nothing where it is false.
+
+    Nothing means weights, moments and Adam's own step count. Fused, the flag stays on the device;
+    otherwise the host reads it, at the price of one more sync.
+    """
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = (~finite).float()
+        optimizer.step()
+    elif finite:
+        optimizer.step()
+
+
+def second_moment_scale(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the variance norm and the variance max (arXiv:2108.06084): (2,), on the device.
+
+    The l1 norm and the largest element of sqrt(v), v = Adam's second moment without bias
+    correction, over all parameters and the shards of all ranks; zeros before the first update.
+    """
+    norms, largest = [], []
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # In the groups' order: that of the state is another one after a resume, and so are sums of it.
+    # One at a time: the roots of all at once would be a fourth copy of the weights.
+    for parameter in parameters:
+        moment = optimizer.state.get(parameter, {}).get("exp_avg_sq")
+        if moment is None:
+            continue
+        root = held(moment).sqrt()
+        if root.numel():  # an empty shard has no largest element
+            norms.append(root.sum())
+            largest.append(root.max())
+    nothing = held(parameters[0]).new_zeros(())
+    norm = torch.stack([nothing, *norms]).sum()
+    most = torch.stack([nothing, *largest]).max()
+    if is_cut(parameters[0]):
+        dist.all_reduce(norm)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return torch.stack([norm, most])

@@ -1,0 +1,1 @@
+"""What a configuration will do and how long it will take, before it runs."""

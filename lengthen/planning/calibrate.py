@@ -1,0 +1,271 @@
+"""Seconds of a step on this machine: real steps of the trainer, tried for a moment at a few shapes.
+
+    seconds(rows, length) = update + p * each + FLOP(rows, length) * r(x)
+
+    p = passes of the step,    x = tokens of a pass * length
+
+`update` is AdamW, clipping, monitor and loader, `each` what a pass costs even of one token, and r,
+in seconds per FLOP, is measured at some of the run's shapes and interpolated between them, on
+logarithmic axes: a shape that does not fill the machine is slower by a factor.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from lengthen.config import load as settings
+from lengthen.config.schema import MOST, Config, Model, parse_count
+from lengthen.core.pacing import Constant
+from lengthen.core.schedule import Clock
+from lengthen.data.loader import passes
+from lengthen.data.store import Manifest, Store
+from lengthen.distributed.context import Place
+from lengthen.distributed.hardware import device_here, memory_limit
+from lengthen.distributed.memory import memory_of
+from lengthen.model import cost
+from lengthen.training.trainer import Trainer
+from lengthen.util.errors import SettingError
+
+LIMIT = 20.0  # seconds that a calibration may take
+KNOTS, FEW_KNOTS = 5, 3  # shapes that it tries; fewer where that takes too long
+REPEATS = 15  # steps of a shape, at most
+LEAST = 3  # steps of a shape that a median needs, the one to warm up among them
+SMALL_PASSES = 5  # of one token each: beside a single one they show what a pass costs
+LEAST_SHARE = 0.05  # of a step's time is arithmetic, however much noise there is beside it
+MOST_RANDOM = 2**24  # tokens of the random corpus: a longer one costs memory and says no more
+UTILISATION = 0.7  # of the matrix-product peak that a training step reaches, where none is tried
+
+StepShape = tuple[int, int]  # rows, length
+StepSeconds = Callable[[int, int, int], float]  # of one real step: rows, length, micro_tokens
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A speed that is one number for every shape."""
+
+    model: Model
+    flops_per_second: float
+    told: str  # where the number is from
+    recompute: bool = False
+
+    def seconds(self, rows: int, length: int) -> float:
+        """Return the seconds of a step."""
+        work = cost.flops(self.model, rows, length, recompute=self.recompute)
+        return work / self.flops_per_second
+
+
+@dataclass(frozen=True)
+class Knot:
+    """What one shape was measured to take."""
+
+    pass_tokens: float
+    length: int
+    per_flop: float  # seconds, of the arithmetic alone
+
+    @property
+    def place(self) -> float:
+        """Where it stands between the others."""
+        return float(np.log(self.pass_tokens * self.length))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A speed between shapes that were tried on this machine."""
+
+    model: Model
+    micro_tokens: int  # of the run
+    tried_tokens: int  # the same in the trials; less where time was short
+    update: float  # seconds of a step beside its passes
+    each_pass: float  # seconds of a pass beside its arithmetic
+    knots: tuple[Knot, ...]  # by place
+
+    @property
+    def told(self) -> str:
+        """Where the seconds are from."""
+        shapes = "1 shape" if len(self.knots) == 1 else f"{len(self.knots)} shapes"
+        smaller = f", in passes of {self.tried_tokens:,} tokens"
+        return f"steps of {shapes} tried here" + smaller * (self.tried_tokens < self.micro_tokens)
+
+    def seconds(self, rows: int, length: int) -> float:
+        """Return the seconds of a step."""
+        count = passes(rows, 1, length, self.micro_tokens)
+        place = np.log(rows * length / count * length)
+        places = [knot.place for knot in self.knots]
+        per_flop = np.exp(np.interp(place, places, np.log([knot.per_flop for knot in self.knots])))
+        work = cost.flops(self.model, rows, length)
+        return self.update + count * self.each_pass + work * float(per_flop)
+
+
+Speed = Rated | Measured
+
+
+def given(model: Model, flops_per_second: str, *, recompute: bool = False) -> Rated:
+    """Return the speed that somebody gave, such as "100T"; raises SettingError for no number."""
+    try:
+        speed = parse_count(flops_per_second)
+    except ValueError as error:
+        raise SettingError("--flops", str(error), flops_per_second) from None
+    if not isinstance(speed, int) or speed < 1:
+        raise SettingError("--flops", "must be above 0", flops_per_second)
+    return Rated(model, float(speed), "as given", recompute)
+
+
+def calibrated(
+    config: Config, micro_tokens: int, shapes: Collection[StepShape], limit: float = LIMIT
+) -> Speed:
+    """Return the speed of steps of these shapes (rows, length), measured in about `limit` seconds.
+
+    The steps are the trainer's own, on random tokens and without a rate; nothing is written to
+    disk. Where time is short, fewer shapes are tried and then smaller passes. A model that is too
+    large even for that is not built: its speed is a share of this machine's matrix products. Raises
+    SettingError for a missing vocabulary.
+    """
+    place = Place(device_here(config.run.device), config.run.precision)
+    speed = UTILISATION * _matrix_product_peak(place)
+    told = f"{UTILISATION:.0%} of the matrix products here"
+    recompute = config.run.recompute
+    if memory_of(config, micro_tokens) > memory_limit(place.device):
+        return Rated(config.model, speed, f"{told}: too large to be tried", recompute)
+    trials = _trials(config.model, shapes, micro_tokens, limit * speed)
+    if trials is None:
+        return Rated(config.model, speed, f"{told}: too slow to be tried", recompute)
+    chosen, tried_tokens = trials
+    step_seconds = real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
+    found = measured(config.model, tried_tokens, chosen, step_seconds, limit)
+    return replace(found, micro_tokens=micro_tokens)
+
+
+def _trials(
+    model: Model, shapes: Collection[StepShape], micro_tokens: int, work: float
+) -> tuple[list[StepShape], int] | None:
+    """Return the shapes to try and the tokens of a pass that `work` operations are enough for."""
+    longest = max(length for _, length in shapes)
+    halves = [micro_tokens >> power for power in range(micro_tokens.bit_length())]
+    sizes = [size for size in halves if size >= longest]
+    for count, size in ((KNOTS, micro_tokens), *((FEW_KNOTS, size) for size in sizes)):
+        chosen = knot_shapes(shapes, size, count)
+        first_passes = (_part(rows, length, size, 1) for rows, length in chosen)
+        if LEAST * sum(cost.flops(model, *first) for first in first_passes) <= work:
+            return chosen, size
+    return None
+
+
+def measured(
+    model: Model,
+    micro_tokens: int,
+    shapes: Sequence[StepShape],
+    step_seconds: StepSeconds,
+    limit: float = LIMIT,
+) -> Measured:
+    """Return the speed that `step_seconds` shows at `shapes`, each tried for its part of `limit`.
+
+    Of a step with many passes so many are tried as there is time for.
+    """
+    one = _repeated(step_seconds, 1, 1, 1)
+    each_pass = max(0.0, _repeated(step_seconds, SMALL_PASSES, 1, 1) - one) / (SMALL_PASSES - 1)
+    update = max(0.0, one - each_pass)
+    knots = []
+    for shape in shapes:
+        tried, seconds = _tried(shape, micro_tokens, step_seconds, limit / len(shapes))
+        beside = update + passes(tried[0], 1, tried[1], micro_tokens) * each_pass
+        arithmetic = max(seconds - beside, LEAST_SHARE * seconds)
+        per_flop = arithmetic / cost.flops(model, *tried)
+        knots.append(Knot(_pass_tokens(*shape, micro_tokens), shape[1], per_flop))
+    in_order = tuple(sorted(knots, key=lambda knot: knot.place))
+    return Measured(model, micro_tokens, micro_tokens, update, each_pass, in_order)
+
+
+def _repeated(step_seconds: StepSeconds, *step: int) -> float:
+    step_seconds(*step)  # the first of a shape allocates
+    return median(step_seconds(*step) for _ in range(LEAST))
+
+
+def _tried(
+    shape: StepShape, micro_tokens: int, step_seconds: StepSeconds, share: float
+) -> tuple[StepShape, float]:
+    """Return the part of the step that was tried, and the median of its seconds."""
+    first = _part(*shape, micro_tokens, 1)
+    one_pass = step_seconds(*first, micro_tokens)
+    if one_pass > share:
+        return first, one_pass
+    # Also warmed up by that pass, whatever the part.
+    part = _part(*shape, micro_tokens, int(share / one_pass) // LEAST)
+    seconds = [step_seconds(*part, micro_tokens)]
+    while len(seconds) < REPEATS and one_pass + sum(seconds) + seconds[-1] < share:
+        seconds.append(step_seconds(*part, micro_tokens))
+    return part, median(seconds)
+
+
+def _part(rows: int, length: int, micro_tokens: int, wanted: int) -> StepShape:
+    """Return the shape of `wanted` passes of a step, at least one, at most all it has."""
+    count = passes(rows, 1, length, micro_tokens)
+    return max(1, rows * min(max(1, wanted), count) // count), length
+
+
+def _pass_tokens(rows: int, length: int, micro_tokens: int) -> float:
+    """Return the mean tokens of a pass."""
+    return rows * length / passes(rows, 1, length, micro_tokens)
+
+
+def knot_shapes(
+    shapes: Collection[StepShape], micro_tokens: int, count: int = KNOTS
+) -> list[StepShape]:
+    """Return at most `count` shapes, evenly spread from the smallest passes to the largest."""
+    places = {shape: np.log(_pass_tokens(*shape, micro_tokens) * shape[1]) for shape in shapes}
+    wanted = np.linspace(min(places.values()), max(places.values()), count)
+    nearest = (min(places, key=lambda shape: abs(places[shape] - place)) for place in wanted)
+    return list(dict.fromkeys(nearest))
+
+
+def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+    """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
+    store = random_store(config.model, rows)
+    endless = settings.changed(config, {"budget": {"tokens": MOST}})
+    trainer = Trainer(endless, store, place, micro_tokens)
+
+    def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
+        trainer.micro_tokens = micro_tokens
+        trainer.schedule = replace(
+            trainer.schedule,
+            pacing=Constant(end=length),
+            rows=rows,
+            hold="rows",
+            # Without a rate the weights stay as they are drawn, and no number runs away.
+            peak=0.0,
+            minimum=0.0,
+        )
+        trainer.progress = replace(trainer.progress, clock=Clock())
+        began = time.perf_counter()
+        trainer.step()
+        return time.perf_counter() - began
+
+    return step_seconds
+
+
+def random_store(model: Model, rows: int) -> Store:
+    """Return a store in memory whose pass is at least two steps of `rows` rows, or very long."""
+    assert model.vocabulary is not None
+    sequences = min(2 * rows, MOST_RANDOM // model.length + 1)
+    drawn = np.random.default_rng(0).integers(model.vocabulary, size=sequences * model.length + 1)
+    tokens = drawn.astype(np.uint32)
+    # There are no files for a manifest to speak of, and a step asks for none.
+    nothing: dict[str, Any] = {}
+    return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
+
+
+def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:
+    """Return the FLOP/s of matrix products on a device, in the precision that a pass has there."""
+    matrix = torch.randn(size, size, device=place.device, dtype=place.dtype)
+    with place.autocast():
+        torch.mm(matrix, matrix)
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            torch.mm(matrix, matrix)[0, 0].item()  # which waits for a GPU to be done
+            count += 1
+    return 2.0 * size**3 * count / (time.perf_counter() - began)

@@ -1,0 +1,342 @@
+"""Plans with their seconds, side by side: as lines, as a table, as a picture or a page."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lengthen.config.schema import Config
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.hardware import gpus
+from lengthen.distributed.memory import auto_micro_tokens
+from lengthen.planning import calibrate
+from lengthen.planning.calibrate import LIMIT, Speed
+from lengthen.planning.plan import Moment, Plan, plan, seconds_along
+from lengthen.reporting import html as page
+from lengthen.reporting.figures import Curve, Panel, draw
+from lengthen.util.console import PLAIN_SECONDS
+from lengthen.util.disk import Disk
+from lengthen.util.errors import SettingError
+from lengthen.util.tables import Table
+
+NOTE = (
+    "FLOP and seconds are of training alone: evaluation, probes and saves come on top. "
+    "A factor is that of the first column."
+)
+SOON = 1.0  # seconds of planning without a word
+KINDS = (".svg", ".html")  # of a picture
+TOKENS = "trained tokens"
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan under a name, with the seconds of every moment of its curve."""
+
+    name: str
+    config: Config
+    plan: Plan
+    seconds: tuple[float, ...]
+    told: str  # where the seconds are from
+    foretold_passes: bool = False  # "auto" tries on a GPU what is foretold here
+
+    @property
+    def duration(self) -> float:
+        """Seconds of training in all."""
+        return self.seconds[-1]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A plan and the configuration that it is of."""
+
+    name: str
+    config: Config
+    plan: Plan
+
+    @property
+    def machine(self) -> tuple[object, ...]:
+        """What has to be alike so that steps of one shape take equally long."""
+        run = self.config.run
+        how = run.device, run.precision, run.compile, run.recompute
+        return self.config.model, self.plan.micro_tokens, *how
+
+
+def forecasts(
+    named: Mapping[str, Config], flops: str | None, note: Callable[[str], None]
+) -> list[Forecast]:
+    """Return the forecast of each configuration, in order; of an adaptive pacing both bounds.
+
+    `flops` is the speed to reckon with, such as "100T"; None means to measure here, once for all
+    configurations whose steps take equally long, and `note` is told before. Raises SettingError
+    where a setting is missing, and DataError for a store that cannot be used.
+    """
+    planned = [one for name, config in named.items() for one in _planned(name, config, note)]
+    if flops is None:
+        tried = _tried(planned, note)
+        speeds = [tried[one.machine] for one in planned]
+    else:
+        speeds = [
+            calibrate.given(one.config.model, flops, recompute=one.config.run.recompute)
+            for one in planned
+        ]
+    return [
+        Forecast(
+            one.name,
+            one.config,
+            one.plan,
+            seconds_along(one.plan, speed.seconds),
+            speed.told,
+            one.config.batch.micro_tokens == "auto" and _goes_to_a_gpu(one.config),
+        )
+        for one, speed in zip(planned, speeds, strict=True)
+    ]
+
+
+def _goes_to_a_gpu(config: Config) -> bool:
+    return config.run.device != "cpu" and (config.run.device != "auto" or gpus() > 0)
+
+
+def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[_Planned]:
+    sequences = None
+    if config.data.path is not None:
+        store = open_store(config)
+        config = with_store(config, store)
+        sequences = (len(store.train) - 1) // config.model.length
+    if config.model.vocabulary is None:
+        hint = "give a token store with --data, or --model.vocabulary N"
+        raise SettingError("model.vocabulary", "is missing", None, hint)
+    micro_tokens = config.batch.micro_tokens
+    if micro_tokens == "auto":
+        micro_tokens = auto_micro_tokens(config)
+    bounds = {name: True}
+    if config.pacing.kind == "adaptive":
+        bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
+    for bound, calm in bounds.items():
+        budget = config.schedule(sequences).budget
+        heard = _now_and_then(note, bound, budget)
+        found = plan(config, micro_tokens, sequences, calm=calm, heard=heard)
+        yield _Planned(bound, config, found)
+
+
+def _now_and_then(note: Callable[[str], None], name: str, budget: int) -> Callable[[int], None]:
+    """Return what says how far a plan is: after a second, and then every ten."""
+    due = time.monotonic() + SOON
+
+    def heard(tokens: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + PLAIN_SECONDS
+            note(f"planning {name}: {100 * tokens // budget} %")
+
+    return heard
+
+
+def _tried(
+    planned: Sequence[_Planned], note: Callable[[str], None]
+) -> dict[tuple[object, ...], Speed]:
+    """Return a speed for every kind of machine work, tried at the shapes of all its plans."""
+    groups: dict[tuple[object, ...], list[_Planned]] = {}
+    for one in planned:
+        groups.setdefault(one.machine, []).append(one)
+    speeds = {}
+    for machine, group in groups.items():
+        names = ", ".join(one.name for one in group)
+        note(f"trying steps of {names}, for {LIMIT:.0f} seconds at most")
+        shapes = {shape for one in group for shape in one.plan.shapes}
+        speeds[machine] = calibrate.calibrated(
+            group[0].config, group[0].plan.micro_tokens, sorted(shapes)
+        )
+    return speeds
+
+
+def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, str]]:
+    """Return a forecast as names and texts; FLOP and seconds also as a factor of the `first`."""
+    plan = forecast.plan
+    speed = f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {forecast.told}"
+    flops = _factor(plan.flops, first.plan.flops) if first else ""
+    seconds = _factor(forecast.duration, first.duration) if first else ""
+    return [
+        ("steps", f"{plan.steps:,}"),
+        ("tokens", f"{plan.tokens:,}" + _short(plan.short_of_budget)),
+        ("lengths", _spread(plan.lengths)),
+        ("shapes", f"{len(plan.shapes)} of (rows, length)"),
+        ("full length", _full(plan)),
+        ("warm-up of the rate", _warmup(plan)),
+        ("rate at full length", _rate_at_full(plan)),
+        ("rate at the end", _last_rate(plan)),
+        ("lowest rate", _lowest(plan)),
+        ("parameters", f"{plan.parameters:,}"),
+        ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
+        ("memory", _memory(forecast)),
+        ("time", f"{_duration(forecast.duration)}{seconds}"),
+        ("speed", speed),
+        ("corpus", _passes(plan)),
+        ("leftovers", _leftovers(plan)),
+    ]
+
+
+def _factor(value: float, first: float) -> str:
+    return f" ({value / first:.3g} x)"
+
+
+def _short(tokens: int) -> str:
+    return f", {tokens:,} short of the budget: less than one more row" if tokens else ""
+
+
+def _spread(lengths: dict[int, int]) -> str:
+    first, last = min(lengths), max(lengths)
+    if first == last:
+        return f"{first} at every step"
+    return f"{first} to {last}, {len(lengths)} of them; {lengths[last]:,} steps at {last}"
+
+
+def _memory(forecast: Forecast) -> str:
+    plan = forecast.plan
+    text = f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a pass"
+    return text + '; "auto" takes what fits a GPU' * forecast.foretold_passes
+
+
+def _full(plan: Plan) -> str:
+    pacing, full_length = plan.schedule.pacing, plan.schedule.full_length
+    if pacing.of == "length" and pacing.end < full_length:
+        return f"never: pacing.end is {pacing.end}, model.length {full_length}"
+    if plan.full is None:
+        return "not reached within the budget"
+    return "from the first step on" if plan.full.step == 1 else _begins(plan.full, plan)
+
+
+def _begins(moment: Moment, plan: Plan) -> str:
+    share = 100 * moment.tokens_before / plan.tokens
+    return f"from step {moment.step:,} on, after {moment.tokens_before:,} tokens ({share:.0f} %)"
+
+
+def _warmup(plan: Plan) -> str:
+    whole = plan.schedule.warmup_steps
+    if whole == 0:
+        return f"none: {plan.schedule.peak:g} from the first step on"
+    took = f"{plan.warmup_steps:,} steps, {plan.warmup_tokens:,} tokens"
+    if plan.warmup_steps < whole:
+        return f"{took}: the budget ends before its {whole:,} steps"
+    return f"{took}, up to {plan.schedule.peak:g}"
+
+
+def _rate_at_full(plan: Plan) -> str:
+    if plan.full is None:
+        return "full length is not reached"
+    return f"{plan.full.rate:.3g} at its first step, {plan.full.step:,}"
+
+
+def _last_rate(plan: Plan) -> str:
+    last = plan.curve[-1]
+    return f"{last.rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens"
+
+
+def _lowest(plan: Plan) -> str:
+    schedule = plan.schedule
+    if plan.lowest is not None:
+        return f"{schedule.minimum:g} {_begins(plan.lowest, plan)}"
+    if plan.steps <= schedule.warmup_steps:
+        return "not reached: the budget ends while the rate warms up"
+    if schedule.decay_tokens > schedule.budget:
+        at = f"{schedule.minimum:g} after {schedule.decay_tokens:,} tokens"
+        return f"not reached: it would be {at}, beyond the budget"
+    return f"{schedule.minimum:g} after {schedule.decay_tokens:,} tokens, where the budget ends"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _passes(plan: Plan) -> str:
+    if plan.corpus is None:
+        return "give --data to know"
+    of_last = f"{plan.corpus.unread:,} tokens of the last one stay unread"
+    return f"{plan.corpus.passes:.3g} passes; {of_last}"
+
+
+def _leftovers(plan: Plan) -> str:
+    corpus = plan.corpus
+    if corpus is None:
+        return "give --data to know"
+    if corpus.dropped:
+        return f"{corpus.dropped:,} tokens dropped"
+    return f"{corpus.most_leftover:,} tokens at most, {corpus.leftover:,} at the end"
+
+
+def table(forecasts: Sequence[Forecast]) -> Table:
+    """Return the lines of several forecasts, a column each."""
+    columns = [lines(one, None if one is forecasts[0] else forecasts[0]) for one in forecasts]
+    return Table(
+        title="Plan",
+        columns=("", *(one.name for one in forecasts)),
+        rows=tuple((row[0][0], *(text for _, text in row)) for row in zip(*columns, strict=True)),
+        note=NOTE,
+    )
+
+
+def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
+    """Return what a run looks like against trained tokens, a curve for each forecast."""
+    has_corpus = any(one.plan.corpus is not None for one in forecasts)
+    scale, prefix = _scale(max(one.plan.flops for one in forecasts))
+    leftover = [_panel("Leftovers", "tokens", forecasts, lambda m: m.leftover)]
+    return [
+        _panel("Length", "tokens in a row", forecasts, lambda m: m.length),
+        _panel("Tokens per step", "tokens in a step", forecasts, lambda m: m.step_tokens),
+        _panel("Learning rate by token", "learning rate", forecasts, lambda m: m.rate),
+        Panel(
+            "Learning rate by step",
+            "step",
+            "learning rate",
+            [Curve(one.name, [(m.step, m.rate) for m in one.plan.curve]) for one in forecasts],
+        ),
+        _panel("FLOP so far", f"{prefix}FLOP", forecasts, lambda m: m.flops / scale),
+        Panel("Seconds so far", TOKENS, "seconds", [_seconds(one) for one in forecasts]),
+        *(leftover if has_corpus else []),
+    ]
+
+
+def _scale(most: float) -> tuple[float, str]:
+    """Return the power of 1000 that leaves `most` a short number, and its prefix."""
+    power = min(int(math.log10(max(1.0, most))) // 3, len(PREFIXES) - 1)
+    return 1000.0**power, PREFIXES[power]
+
+
+def _panel(
+    title: str, unit: str, forecasts: Sequence[Forecast], value: Callable[[Moment], float | None]
+) -> Panel:
+    curves = []
+    for one in forecasts:
+        pairs = ((moment.tokens, value(moment)) for moment in one.plan.curve)
+        curves.append(Curve(one.name, [(x, y) for x, y in pairs if y is not None]))
+    return Panel(title, TOKENS, unit, curves)
+
+
+def _seconds(forecast: Forecast) -> Curve:
+    tokens = (moment.tokens for moment in forecast.plan.curve)
+    return Curve(forecast.name, list(zip(tokens, forecast.seconds, strict=True)))
+
+
+def check_out(out: Path) -> None:
+    """Raise SettingError where a picture cannot become the file `out`."""
+    if out.suffix not in KINDS:
+        raise SettingError("--out", f"must end in {' or '.join(KINDS)}", str(out))
+    if out.is_dir() or not out.parent.is_dir():
+        raise SettingError("--out", "must be a file in a directory that exists", str(out))
+
+
+def write(out: Path, forecasts: Sequence[Forecast]) -> None:
+    """Write the panels as one SVG, or with the table as one page where `out` ends in .html.
+
+    Raises SettingError as `check_out` does, StorageError where the disk refuses it.
+    """
+    check_out(out)
+    if out.suffix == ".svg":
+        Disk().replace_file(out, draw(panels(forecasts)).encode("utf-8", "replace"))
+        return
+    title = f"Plan: {', '.join(one.name for one in forecasts)}"
+    page.write(out, [], title=title, tables=[table(forecasts)], panels=panels(forecasts))

@@ -1,0 +1,198 @@
+"""The analysis of runs as text: a block for each, then tables over all of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from lengthen.analysis.instability import MOST_SPIKES, PAPERS, THRESHOLDS, Ratios, Spike
+from lengthen.analysis.summary import (
+    Correlated,
+    Side,
+    Summary,
+    best_loss,
+    comparable,
+    summarise,
+    time_to,
+    verdict_line,
+)
+from lengthen.core.loss_ratio import UNSTABLE
+from lengthen.reporting import apart, decisions, evaluations
+from lengthen.reporting.differences import full_lengths
+from lengthen.reporting.gather import NamedRun
+from lengthen.util.tables import Table, number
+
+SPIKE_ROWS = 24  # of the table of spikes; many runs show fewer each
+NO_GOAL = "No loss to reach: the first run has no finite validation loss."
+CALM = f"No loss ratio above {THRESHOLDS[0]} in any run."
+
+
+def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Table | str]:
+    """Yield what is to be shown of `runs`, the first of which is the baseline.
+
+    `losses` are the goals of the table of times, in nats; by default the best validation loss of
+    the first run. Raises DataError where runs cannot be compared: different tokenizers or
+    validation sets.
+    """
+    notes = [*full_lengths(runs), *apart.notes(runs)]
+    notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
+    summaries = {run.name: summarise(run.metrics, _on_nonfinite(run)) for run in runs}
+    for name, summary in summaries.items():
+        yield from block(name, summary)
+    yield from (f"note: {text}" for text in notes)
+    yield instability(summaries, _unlike_probes(runs))
+    yield worst_spikes(summaries) or CALM
+    yield correlated(summaries)
+    yield times(runs, losses) or NO_GOAL
+    if (decided := decisions.table(runs)) is not None:
+        yield decided
+    yield from evaluations.tables({run.name: run.results for run in runs})
+
+
+def _on_nonfinite(run: NamedRun) -> str:
+    table = run.config.get("run")
+    return str(table.get("on_nonfinite", "stop")) if isinstance(table, dict) else "stop"
+
+
+def block(name: str, summary: Summary) -> Iterator[str]:
+    """Yield a run's verdict and facts, a line each."""
+    yield f"{name}: {verdict_line(summary)}"
+    yield f"  up to step {summary.steps:,}: {_clock(summary.tokens, summary.seconds)} of training"
+    if summary.evaluating.count:
+        best = f"best {number(summary.best_loss)}"
+        at = "" if summary.best_step is None else f" at step {summary.best_step:,}"
+        last = number(summary.last_loss, missing="not finite")
+        yield f"  validation loss {last}, {best}{at}"
+    sides = [("evaluations", summary.evaluating), ("probes", summary.probing)]
+    sides.append(("observations", summary.observing))
+    if apart := [_apart(what, side) for what, side in sides if side.count]:
+        yield f"  apart from training: {', '.join(apart)}"
+    if summary.unreadable:
+        yield f"  unreadable lines of the log, left out: {summary.unreadable:,}"
+
+
+def _clock(tokens: float | None, seconds: float | None) -> str:
+    known = "tokens not logged" if tokens is None else f"{tokens:,.0f} tokens"
+    return f"{known}, " + ("seconds not logged" if seconds is None else f"{seconds:,.1f} s")
+
+
+def _apart(what: str, side: Side) -> str:
+    return f"{side.count:,} {what} ({_clock(side.tokens, side.seconds)})"
+
+
+def _unlike_probes(runs: Sequence[NamedRun]) -> str:
+    found = [(told, members[0].name) for told, members in apart.named(runs, "probe")]
+    if len(found) < 2:
+        return ""
+    where = ", ".join(f"{told} in {name}" for told, name in found)
+    return f" Probes are not alike ({where}): each ratio is to the run's own lowest, and no other."
+
+
+def instability(summaries: Mapping[str, Summary], note: str = "") -> Table:
+    """Return the unstable counts and largest ratios of steps and probe, side by side."""
+    above = tuple(f"> {threshold}" for threshold in THRESHOLDS)
+    return Table(
+        "Instability: loss / lowest loss before, of steps | of the probe",
+        ("run", "count", *above, "share", "largest", "marked", "stable"),
+        tuple(_instability(name, summary) for name, summary in summaries.items()),
+        f"Unstable is above {UNSTABLE} (the paper's threshold) or not finite; share: of all steps. "
+        "Marked: unstable steps with a changed length or joined rows, whose ratio is not fair. "
+        f"Stable: the full-length probe never rose above {UNSTABLE}, and every step was finite; "
+        f"* by the steps, for want of a probe's ratio.{note}",
+    )
+
+
+def _instability(name: str, summary: Summary) -> tuple[str, ...]:
+    steps, probe = _figures(summary.ratios), _figures(summary.probe)
+    count, *above, largest = (f"{a} | {b}" for a, b in zip(steps, probe, strict=True))
+    share = f"{100 * summary.ratios.shares[PAPERS]:.1f} %"
+    marked = f"{summary.ratios.marked[PAPERS]:,}"
+    return (name, count, *above, share, largest, marked, _stable(summary))
+
+
+def _figures(ratios: Ratios | None) -> tuple[str, ...]:
+    if ratios is None:
+        return ("0", *("-" for _ in THRESHOLDS), "-")
+    largest = "not finite" if ratios.not_finite else number(ratios.largest, 2)
+    return (f"{ratios.count:,}", *(f"{count:,}" for count in ratios.unstable), largest)
+
+
+def _stable(summary: Summary) -> str:
+    word = "diverged" if summary.diverged else "yes" if summary.stable else "no"
+    return word if summary.judged_by == "probe" else f"{word} *"
+
+
+def worst_spikes(summaries: Mapping[str, Summary]) -> Table | None:
+    """Return where the worst separate spikes are; None where no run has any."""
+    most = max(1, min(MOST_SPIKES, SPIKE_ROWS // (2 * len(summaries))))
+    rows = [
+        _place(f"{name}, {what}", spike)
+        for name, summary in summaries.items()
+        for what, ratios in (("steps", summary.ratios), ("probe", summary.probe))
+        for spike in (ratios.spikes[:most] if ratios else ())
+    ]
+    if not rows:
+        return None
+    return Table(
+        "Worst spikes",
+        ("run", "step", "tokens", "length", "ratio", "lasting steps"),
+        tuple(rows),
+        f"A spike is a run of neighbouring steps above {THRESHOLDS[0]}, placed at its highest; "
+        f"at most {most} for each run and measure.",
+    )
+
+
+def _place(name: str, spike: Spike) -> tuple[str, ...]:
+    where = (f"{spike.step:,}", number(spike.tokens, 0), number(spike.length, 0))
+    return (name, *where, number(spike.ratio, 2, "not finite"), f"{spike.duration:,}")
+
+
+def correlated(summaries: Mapping[str, Summary]) -> Table:
+    """Return Pearson's r of the loss ratio with variance and gradient norm."""
+    return Table(
+        "What the loss ratio goes with (Pearson)",
+        ("run", "quantity", "lag", "r", "p", "n", "effective n", "p over effective n"),
+        tuple(
+            (name, *_correlation(found))
+            for name, summary in summaries.items()
+            for found in summary.correlations
+        ),
+        "Lag 1: the quantity one logged step before the ratio. Neighbouring steps are alike, so p "
+        "over n is too small; the effective n allows for that. A correlation is no cause.",
+    )
+
+
+def _correlation(found: Correlated) -> tuple[str, ...]:
+    what = (found.quantity.replace("_", " "), str(found.lag))
+    c = found.correlation
+    if c is None:
+        return (*what, *"-----")
+    p_values = (f"{c.p:.2g}", f"{c.n:,}", f"{c.effective_n:,.0f}", f"{c.p_effective:.2g}")
+    return (*what, f"{c.r:.3f}", *p_values)
+
+
+def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | None:
+    """Return when each run first had each validation loss; None without a goal."""
+    baseline = best_loss(runs[0].metrics.of("eval"))
+    goals = list(losses) or ([] if baseline is None else [baseline])
+    if not goals:
+        return None
+    known, members = apart.groups(runs, "eval")[0]
+    compared = {run.name for run in members}
+    rows, refused = [], []
+    for run in runs:
+        if run.name not in compared:
+            where = apart.difference(apart.facts(run, "eval"), known)
+            refused.append(f"{run.name} is not compared with {runs[0].name}: {where}. ")
+        for loss, at in zip(goals, time_to(run.metrics, goals), strict=True):
+            figures = ("not reached", "-", "-")
+            if run.name not in compared:
+                figures = ("not compared", "-", "-")
+            elif at is not None:
+                figures = (f"{at.step:,}", number(at.tokens, 0), number(at.seconds, 1))
+            rows.append((run.name, number(loss, 4), *figures))
+    source = "" if losses else f"The loss is the best of {runs[0].name}, the first run. "
+    return Table(
+        "First evaluation at or below a validation loss",
+        ("run", "loss", "step", "tokens", "seconds"),
+        tuple(rows),
+        f"{source}{''.join(refused)}{apart.cadence(members)}"
+        "Seconds are of training alone, and compare only runs that had the machine alike.",
+    )

@@ -1,0 +1,336 @@
+"""A run, live in the terminal, told by metrics.jsonl while another process writes it."""
+
+import json
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from lengthen.analysis.instability import figure
+from lengthen.config import load as settings
+from lengthen.core.loss_ratio import UNSTABLE
+from lengthen.data.open_store import open_store
+from lengthen.run.directory import LINE_LIMIT, Record, RunPaths, open_run, parse_line
+from lengthen.util.console import clock_time
+from lengthen.util.errors import DataError, LengthenError, SettingError, printable
+from lengthen.util.tables import number
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+WIDTH = 60  # characters of a curve
+KEPT = 4 * WIDTH  # values of a curve, at most; even, as they are halved in pairs
+RECENT = 20  # steps that the speed is taken over
+EVENTS = 5  # the last ones that are shown
+SILENCE = 10.0  # seconds without a line before that is said
+KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
+LOCKS = Path("/proc/locks")
+
+
+@dataclass
+class Trail:
+    """A curve over a whole run in at most KEPT values, each the largest of as many steps."""
+
+    values: list[float] = field(default_factory=list)
+    stretch: int = 1  # steps in each value
+    steps: int = 0
+
+    def add(self, value: float) -> None:
+        """Append the value of one step; a full trail becomes half as fine."""
+        if self.steps % self.stretch:
+            self.values[-1] = max(self.values[-1], value)
+        else:
+            if len(self.values) == KEPT:
+                pairs = zip(self.values[::2], self.values[1::2], strict=True)
+                self.values, self.stretch = [max(pair) for pair in pairs], 2 * self.stretch
+            self.values.append(value)
+        self.steps += 1
+
+
+def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
+    """Return a curve as at most `width` characters; of values that share one, the largest."""
+    columns = min(width, len(values))
+    ends = [len(values) * column // max(1, columns) for column in range(columns + 1)]
+    shown = [max(values[first:last]) for first, last in pairwise(ends)]
+    low = min(shown, default=0.0)
+    span = max(shown, default=0.0) - low or 1.0
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in shown)
+
+
+@dataclass
+class Story:
+    """What the lines of a run have told so far; its size does not grow with them."""
+
+    lines: int = 0
+    unreadable: int = 0  # lines
+    finished: bool = False  # the budget is spent, its end evaluated and saved
+    latest: dict[str, Record] = field(default_factory=dict)  # of each kind, "saved" beside them
+    best: float | None = None  # validation loss, nats
+    unstable: int = 0  # steps
+    losses: Trail = field(default_factory=Trail)
+    lengths: Trail = field(default_factory=Trail)
+    recent: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
+    events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS))
+
+    def add(self, line: bytes) -> None:
+        """Take in one line; one that is none of ours is counted."""
+        self.lines += 1
+        record = _record(line)
+        if record is None:
+            self.unreadable += 1
+            return
+        # Saves stand apart from the other events: so many of them would leave none in sight.
+        kind = "saved" if record.get("event") == "saved" else record["kind"]
+        self.latest[kind] = record
+        if kind in ("event", "step"):  # a resume, or a step after it, takes the end back
+            self.finished = record.get("event") == "finished"
+        loss = figure(record, "loss")
+        if kind == "event":
+            self.events.append(_event(record))
+        elif kind == "eval" and loss is not None:
+            self.best = loss if self.best is None else min(self.best, loss)
+        elif kind == "step":
+            self._step(record, loss)
+
+    def _step(self, record: Record, loss: float | None) -> None:
+        self.recent.append(record)
+        self.lengths.add(record["length"])
+        if loss is not None:
+            self.losses.add(loss)
+        ratio = figure(record, "loss_ratio") or 0.0
+        self.unstable += ratio > UNSTABLE or record.get("finite") is False
+
+    @property
+    def speed(self) -> float | None:
+        """Trained tokens per second over the last steps; None where that cannot be told."""
+        at = [(record["tokens"], figure(record, "seconds") or 0.0) for record in self.recent]
+        tokens, seconds = (at[-1][n] - at[0][n] if at else 0 for n in (0, 1))
+        return tokens / seconds if tokens > 0 and seconds > 0 else None
+
+
+def _record(line: bytes) -> Record | None:
+    """Return a line's record where it has the counts of its kind; None for any other line."""
+    record = parse_line(line)
+    if record is None:
+        return None
+    counts = ("step", "tokens", "length", "rows") if record["kind"] == "step" else ("step",)
+    return record if all(_is_count(record.get(name)) for name in counts) else None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _event(record: Record) -> str:
+    known = ("kind", "event", "step", "tokens")
+    told = (f"  {name} {value}" for name, value in record.items() if name not in known and value)
+    return printable(f"step {record['step']}  {record.get('event')}{''.join(told)}")[:500]
+
+
+@dataclass
+class Follower:
+    """Reads only what is new of a log; one that was cut or replaced, from its beginning."""
+
+    path: Path
+    story: Story = field(default_factory=Story)
+    offset: int = 0  # bytes that are read
+    known: bytes = b""  # the last of them
+    written: float = field(default_factory=time.time)  # when the log last grew
+
+    def catch_up(self) -> None:
+        """Take in the whole lines that are new; a line without its end waits for it."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:  # the run has not begun, or begins anew
+            self._forget()
+            return
+        with file:
+            self.written = os.fstat(file.fileno()).st_mtime
+            file.seek(self.offset - len(self.known))
+            # A resume cuts the file and may have written more than that since: its size tells
+            # little, but no two lines of one step end in the same seconds.
+            if file.read(len(self.known)) != self.known:
+                self._forget()
+                file.seek(0)
+            for line in iter(lambda: file.readline(LINE_LIMIT), b""):
+                if not line.endswith(b"\n") and len(line) < LINE_LIMIT:
+                    return
+                self.offset += len(line)
+                self.known = (self.known + line)[-KNOWN:]
+                self.story.add(line)
+
+    def _forget(self) -> None:
+        self.story, self.offset, self.known = Story(), 0, b""
+
+
+@dataclass(frozen=True)
+class View:
+    """A run at one moment."""
+
+    name: str
+    story: Story
+    budget: int | None  # tokens; None where it is in passes over a store that is gone
+    held: bool | None  # whether a process owns the run; None where that cannot be told
+    holder: str  # who does, or did
+    silence: float  # seconds since the log last grew
+
+    @property
+    def state(self) -> str:
+        """One of finished, stopped, silent and running."""
+        if self.story.finished:
+            return "finished"
+        if self.held is False:
+            return "stopped"
+        return "silent" if self.silence > SILENCE else "running"
+
+
+def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
+    """Show a run in the terminal until it has finished, looking every `every` seconds; return 0.
+
+    Without a terminal it prints a plain line whenever there is something new, and with `once` one
+    in all. A run that has stopped is waited for: it may be resumed. Raises SettingError where `run`
+    is no run's directory.
+    """
+    if not 0 < every < 1e6:
+        raise SettingError("--every", "must be above 0, in seconds", every)
+    views = _views(open_run(run), every)
+    console = Console()
+    if not once and console.is_interactive:
+        with Live(console=console, auto_refresh=False) as live:
+            for view in views:
+                live.update(drawn(view), refresh=True)
+        return 0
+    told: tuple[int, str] | None = None
+    for view in islice(views, 1) if once else views:
+        news = (view.story.lines, view.state)
+        if news != told:
+            print(plain(view), flush=True)
+        told = news
+    return 0
+
+
+def _views(paths: RunPaths, every: float) -> Iterator[View]:
+    """Yield the run as it is every so many seconds, until it has finished."""
+    name, follower = printable(paths.root.resolve().name), Follower(paths.metrics)
+    budget = _budget(paths)
+    while True:
+        held, holder = _holder(paths.lock)
+        follower.catch_up()  # after the lock: of an owner that is gone every line is there
+        # A resume may change the budget; one that is writing the file leaves the old one for now.
+        with suppress(LengthenError, OSError):
+            budget = _budget(paths)
+        silence = max(0.0, time.time() - follower.written)
+        yield (view := View(name, follower.story, budget, held, holder, silence))
+        if view.story.finished:
+            return
+        time.sleep(every)
+
+
+def _budget(paths: RunPaths) -> int | None:
+    tokens = settings.read_toml(paths.config).get("budget", {}).get("tokens")
+    if isinstance(tokens, int):  # another training loop's run has this much of a configuration
+        return tokens
+    config, _ = settings.load(str(paths.config))
+    try:
+        store = open_store(config)
+    except DataError:
+        return None
+    return config.schedule((len(store.train) - 1) // config.model.length).budget
+
+
+def _holder(lock: Path) -> tuple[bool | None, str]:
+    """Return whether a process holds the lock, and the text that says which one holds or held it.
+
+    Trying the lock would tell, and would turn away a process that wants it at that moment. So the
+    kernel's list is read, where there is one: it knows the locks of this machine.
+    """
+    try:
+        told = json.loads(lock.read_text(encoding="utf-8"))
+        holder = printable(f"pid {told['pid']} on {told['host']} since {told['start']}")[:200]
+        if told["host"] != socket.gethostname() or not LOCKS.exists():
+            return None, holder
+        return f":{lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), holder
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None, ""
+
+
+def plain(view: View) -> str:
+    """Return the run in one line of text."""
+    facts = [f"{name} {text}" for name, text in _facts(view)]
+    return "  ".join([view.name, _state(view), *facts])
+
+
+def drawn(view: View) -> RenderableType:
+    """Return the run as the terminal shows it: every word is text, never markup."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    for name, text in [("state", _state(view)), *_facts(view)]:
+        grid.add_row(Text(name), Text(text))
+        if name == "tokens" and view.budget is not None:
+            done = view.story.latest["step"]["tokens"]
+            bar = ProgressBar(total=view.budget, completed=done, width=WIDTH)
+            grid.add_row(Text(), bar)
+    for name, trail in (("loss so far", view.story.losses), ("length so far", view.story.lengths)):
+        if trail.values:
+            ends = (f"{trail.values[place]:.4g}" for place in (0, -1))
+            grid.add_row(Text(name), Text(f" {sparkline(trail.values)} ".join(ends)))
+    for event in view.story.events:
+        grid.add_row(Text("event"), Text(event))
+    return Group(Text(view.name, style="bold"), grid)
+
+
+def _state(view: View) -> str:
+    state = f"no line for {view.silence:,.0f} seconds" if view.state == "silent" else view.state
+    owned = view.holder and view.state in ("running", "silent")
+    return f"{state} ({view.holder})" if owned else state
+
+
+def _facts(view: View) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say, as a name and its text."""
+    story, latest = view.story, view.story.latest
+    step, probe, valid = (latest.get(kind) for kind in ("step", "probe", "eval"))
+    if step is None:
+        yield "step", "0"
+        return
+    yield "step", f"{step['step']:,}"
+    yield "tokens", _tokens(view, step["tokens"])
+    yield from ((name, f"{step[name]:,}") for name in ("length", "rows"))
+    yield "loss", _loss(step)
+    if probe is not None:
+        yield "probe", _loss(probe)
+    if valid is not None:
+        yield "valid", f"{_loss(valid)} (best {number(story.best)}) at step {valid['step']:,}"
+    yield "rate", f"{figure(step, 'lr') or 0.0:.2e}"
+    yield "tokens/s", number(story.speed, 0)
+    yield "unstable", f"{story.unstable:,}"
+    if "saved" in latest:
+        yield "saved", f"step {latest['saved']['step']:,}"
+    if story.unreadable:
+        yield "unreadable lines", f"{story.unreadable:,}"
+
+
+def _loss(record: Record) -> str:
+    loss = number(figure(record, "loss"), missing="not finite")
+    if "loss_ratio" not in record:
+        return loss
+    return f"{loss} (ratio {number(figure(record, 'loss_ratio'))})"
+
+
+def _tokens(view: View, done: int) -> str:
+    budget, speed = view.budget, view.story.speed
+    if budget is None:
+        return f"{done:,}"
+    text = f"{done:,} of {budget:,} ({100 * done // budget}%)"
+    if view.story.finished or not speed:
+        return text
+    return f"{text}, {clock_time(max(0, budget - done) / speed)} left"

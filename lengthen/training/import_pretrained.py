@@ -1,0 +1,171 @@
+"""A published model becomes a run, whose step 0 has its weights."""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.read import State, Tensors
+from lengthen.config import load as settings
+from lengthen.config.schema import Config, Tables
+from lengthen.core.schedule import Clock
+from lengthen.data.alike import difference
+from lengthen.data.open_store import NO_STORE, open_store, with_store
+from lengthen.data.store import TOKENIZER, Store
+from lengthen.distributed.context import Place, placed
+from lengthen.distributed.subnormals import flushes_subnormals
+from lengthen.exchange.pretrained import Pretrained, read_folder
+from lengthen.run import directory as runlog
+from lengthen.run.directory import RunPaths
+from lengthen.training.start import choose_micro_tokens
+from lengthen.training.trainer import Trainer
+from lengthen.util.disk import Disk
+from lengthen.util.errors import DataError, SettingError, shown
+
+UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
+METRICS = "metrics.jsonl"
+OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
+
+
+def adopt(
+    folder: Path,
+    out: Path,
+    *,
+    recipe: str | None = None,
+    overrides: Tables | None = None,
+    overwrite: bool = False,
+    disk: Disk | None = None,
+) -> list[str]:
+    """Make `out` a run that begins with the model of a Transformers folder; return notes.
+
+    With `data.path` among the overrides it can be trained on, by the settings of `recipe`, a name
+    or a file; without, it can be sampled, verified and exported. Raises what `read_folder` and
+    `runs.train` raise before the first step, and DataError for a store with another tokenizer.
+    """
+    overrides = overrides or {}
+    if recipe is None and overrides.get("data", {}).get("path"):
+        rule = "is missing; it says how --data is trained on"
+        raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
+    runlog.check_new(out, overwrite=overwrite)
+    model = _read(folder, overrides)
+    config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
+    store = None if config.data.path is None else open_store(config)
+    if store is not None:
+        _must_say_dropout(overrides, model)
+        _must_share_tokenizer(store, model, folder)
+        config = with_store(config, store)
+    elif model.dropouts:
+        taken = f"model.dropout is {config.model.dropout}"
+        notes = [*notes, f"{taken}; the folder has {_several(model)}"]
+    with runlog.owned(out), placed(config.run) as place:
+        config, tensors, state = _begun(config, model, store, place)
+        _write(disk or Disk(), RunPaths(out), config, tensors, state, _files(folder, model, store))
+    return notes
+
+
+def _read(folder: Path, overrides: Tables) -> Pretrained:
+    """Return the model of the folder, with the separator of the store that it will be trained on.
+
+    Where there is no store, the separator is the folder's own.
+    """
+    path = overrides.get("data", {}).get("path")
+    if path is None:
+        return read_folder(folder)
+    separator = Store.open(Path(path)).separator_text()
+    try:
+        return read_folder(folder, separator)
+    except SettingError as error:
+        if error.setting != "separator":
+            raise
+        rule = f"its separator {separator} is no token of the folder {folder}"
+        raise DataError(f"store {path}: {rule}; prepare it with --tokenizer {folder}") from None
+
+
+def _must_say_dropout(overrides: Tables, model: Pretrained) -> None:
+    """Raise SettingError for a folder with several dropouts, of which training has one."""
+    if model.dropouts and "dropout" not in overrides.get("model", {}):
+        rule = f"is one for all, and the folder has {_several(model)}"
+        raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
+
+
+def _several(model: Pretrained) -> str:
+    return ", ".join(f"{name} {share}" for name, share in model.dropouts.items())
+
+
+def _with_model(overrides: Tables, model: Pretrained) -> Tables:
+    """Lay the model's own shape under the overrides, and refuse those that it decides."""
+    asked = overrides.get("model", {})
+    for setting in asked:
+        if setting not in OPEN_SETTINGS:
+            raise SettingError(f"model.{setting}", "is decided by the folder", asked[setting])
+    laid = {**overrides, "model": {**model.shape.model_dump(), **asked}}
+    if model.weights["tokens.weight"].dtype == torch.float64:
+        # A recipe's own precision would round the weights away.
+        laid["run"] = {"precision": "fp64", **overrides.get("run", {})}
+    return laid
+
+
+def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
+    if part := difference(store.tokenizer(), model.tokenizer):
+        rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
+        way_out = f"prepare it with --tokenizer {folder}"
+        raise DataError(f"store {store.path}: {rule}; {way_out}")
+    if store.vocabulary > (rows := model.shape.vocabulary or 0):
+        rule = (
+            f"its tokenizer has {shown(store.tokenizer().id_to_token(rows))} beyond the {rows} rows"
+        )
+        way_out = f"take it out of the tokenizer of {folder}, and prepare again"
+        raise DataError(f"store {store.path}: {rule} of the embedding; {way_out}")
+
+
+def _begun(
+    config: Config, model: Pretrained, store: Store | None, place: Place
+) -> tuple[Config, dict[str, Tensors], State]:
+    """Return the run before its first step: its settings, its weights and all else."""
+    if store is None:
+        config = settings.changed(config, {"data": {"store_id": NO_STORE}})
+        return config, {"model": model.weights, "optimizer": {}}, {"clock": asdict(Clock())}
+    micro_tokens = choose_micro_tokens(config, store, place)
+    config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
+    trainer = Trainer(config, store, place, micro_tokens)
+    trainer.model.load_state_dict(model.weights)
+    return config, trainer.tensors(), trainer.state()
+
+
+def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:
+    """Return the run's small files by name, without the configuration."""
+    tokenizer = model.text.files() if store is None else store.tokenizer_files()
+    environment = runlog.environment(sys.argv) | {
+        "threads": torch.get_num_threads(),
+        "flush_subnormals": flushes_subnormals(),
+        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
+        "valid": None if store is None else store.manifest.valid.sha256,
+    }
+    moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
+    record = {**moment, "source": folder.resolve().name}
+    return {
+        "environment.json": json.dumps(environment, indent=1).encode(),
+        **tokenizer,
+        METRICS: json.dumps(record, separators=(",", ":")).encode() + b"\n",
+    }
+
+
+def _write(
+    disk: Disk,
+    paths: RunPaths,
+    config: Config,
+    tensors: dict[str, Tensors],
+    state: State,
+    files: dict[str, bytes],
+) -> None:
+    runlog.clear(disk, paths)
+    for name, data in files.items():
+        disk.write_file(paths.root / name, data)
+    whole = {**state, "metrics_bytes": len(files[METRICS])}
+    commit.save(disk, paths.checkpoints, 0, tensors, whole)
+    # Last: a run without a checkpoint would be started afresh, from other weights.
+    disk.replace_file(paths.config, config.to_toml().encode())

@@ -1,0 +1,355 @@
+"""The step: everything that happens to weights, moments, ledger and clock.
+
+Nothing here writes a file or draws a line; `loop` does both around it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lengthen.checkpoint.read import Checkpoint, State, Tensors
+from lengthen.checkpoint.restore import build_model, load_moments, load_weights
+from lengthen.checkpoint.train_state import Progress, must_fit
+from lengthen.config.load import as_trained
+from lengthen.config.schema import Config
+from lengthen.core.ledger import Ledger, joined_tokens, reuse_spacing
+from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
+from lengthen.core.schedule import Clock, Shape
+from lengthen.core.shuffle import sub_seed
+from lengthen.data.loader import Batch, Loader, passes, split
+from lengthen.data.store import Store
+from lengthen.distributed.context import Place, free_memory, is_out_of_memory, without_sync, wrapped
+from lengthen.distributed.subnormals import flushes_subnormals
+from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
+from lengthen.model.gpt import compile_blocks
+from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
+from lengthen.model.shards import held, is_cut
+from lengthen.run.directory import Record
+from lengthen.util import faults
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the one host sync of a step brings back."""
+
+    loss: float
+    grad_norm: float
+    variance_norm: float
+    variance_max: float
+    finite: bool
+    stop: bool
+
+
+class Trainer:
+    """A model in training: `step` advances it, `state` and `restore` carry it over a restart."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        place: Place,
+        micro_tokens: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.store, self.place, self.micro_tokens = config, store, place, micro_tokens
+        self._stop = stop
+        self.model = build_model(config, place)
+        if config.run.compile:
+            compile_blocks(self.model)
+        self.module = wrapped(self.model, place)
+        self.optimizer = build_optimizer(
+            self.model,
+            betas=config.optimizer.betas,
+            epsilon=config.optimizer.epsilon,
+            weight_decay=config.optimizer.weight_decay,
+            decay_positions=config.optimizer.decay_positions,
+        )
+        self.loader = Loader(store.train, config.model.length, config.run.seed)
+        self.schedule = config.schedule(self.loader.sequences)
+        self.progress = Progress(Clock(), self._first_ledger())
+
+    def _first_ledger(self) -> Ledger:
+        sequences, batch = self.loader.sequences, self.config.batch
+        return Ledger.start(
+            sequences=sequences,
+            full_length=self.config.model.length,
+            reuse_after=reuse_spacing(batch.reuse_after, self.schedule.most_rows, sequences),
+            leftovers=batch.leftovers,
+        )
+
+    def step(self) -> Record | None:
+        """Train on the next rows * length tokens, once; None where the budget is spent.
+
+        A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
+        they were; it advances step, ledger and clock all the same, and its record says
+        `"finite": false`. Where memory runs out before the update, one process does the same step
+        again in passes of half the `micro_tokens`, which stay so.
+        """
+        began = time.monotonic()
+        now = self.progress
+        shape = self.schedule.shape(now.clock)
+        if shape is None:
+            return None
+        blocks, ledger = now.ledger.take(shape.rows, shape.length)
+        batch = self.loader.load(
+            blocks, shape.rows, shape.length, self.place.rank, self.place.world
+        )
+        loss, grad_norm = self._fitting(lambda: self._gradient(batch, shape))
+        health = self._update(loss, grad_norm, shape.rate)
+        ratio = now.lowest.ratio(health.loss)
+        self.progress = replace(
+            now,
+            clock=self.schedule.after(now.clock, shape),
+            ledger=ledger,
+            lowest=now.lowest.after(health.loss),
+            seconds=now.seconds + time.monotonic() - began,
+            skipped_tokens=now.skipped_tokens + (0 if health.finite else shape.tokens),
+            skipped_in_a_row=0 if health.finite else now.skipped_in_a_row + 1,
+            stop=health.stop,
+        )
+        joined = joined_tokens(blocks, shape.length) / shape.tokens
+        return self._record(shape, health, ratio, joined)
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """Do work that changes no state but gradients, in passes halved until memory is enough.
+
+        Only alone: of several ranks the others may wait in a collective for this one.
+        """
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                smallest = self.config.model.length
+                alone, halves = self.place.world == 1, self.micro_tokens > smallest
+                if not (is_out_of_memory(error) and alone and halves):
+                    raise
+            # Behind the handler: the error's traceback still holds what the pass had computed.
+            self.micro_tokens = max(smallest, self.micro_tokens // 2)
+            self.optimizer.zero_grad(set_to_none=True)
+            free_memory(self.place)
+
+    def _gradient(self, batch: Batch, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
+        loss = self._backward(batch, shape)
+        return loss, clip(self.model.parameters(), self.config.optimizer.clip)
+
+    def _backward(self, batch: Batch, shape: Shape) -> Tensor:
+        """Return the step's mean loss over all ranks; its gradient is left on the model.
+
+        Data parallel averages gradients over ranks: times the world's size that is a sum, and over
+        the step's tokens a mean that no split into micro-batches or ranks can change.
+        """
+        scale = self.place.world / shape.tokens
+        # All at once: each copy to a GPU waits until what it computes is done.
+        batch = Batch(*(tensor.to(self.place.device) for tensor in batch))
+        parts = split(batch, passes(shape.rows, self.place.world, shape.length, self.micro_tokens))
+        total = torch.zeros(2, dtype=self.place.of_sums, device=self.place.device)  # loss, stop
+        for number, part in enumerate(parts):
+            self._seed_dropout(number)
+            last = number == len(parts) - 1
+            spoilt = last and faults.reach("step")
+            with without_sync(self.module, last=last):
+                total[0] += self._pass(part, scale, spoilt=spoilt)
+        if self.place.world > 1:
+            total[1] = float(self._stop())
+            self.place.sum(total)
+        total[0] /= shape.tokens
+        return total
+
+    def _pass(self, part: Batch, scale: float, *, spoilt: bool = False) -> Tensor:
+        inputs, targets = part.inputs, part.targets
+        weight = math.nan if spoilt else 1.0
+        if not len(inputs):
+            # A rank without rows must still meet its peers in the collectives of this pass.
+            inputs = targets = inputs.new_zeros((1, inputs.shape[1]))
+            weight = 0.0
+        with self.place.autocast():
+            loss: Tensor = self.module(inputs, targets)
+        torch.autograd.backward(loss * (scale * weight))
+        return loss.detach() * weight
+
+    def _seed_dropout(self, part: int) -> None:
+        if self.config.model.dropout > 0:
+            now = (self.progress.clock.step, self.place.rank, part)
+            torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
+
+    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
+        loss = total[0]
+        finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+        set_rate(self.optimizer, rate)
+        update(self.optimizer, finite)
+        # Data parallel without shards keeps its gradients inside its buckets.
+        self.optimizer.zero_grad(set_to_none=self.place.world == 1 or self.place.sharded)
+        variance = second_moment_scale(self.optimizer)
+        values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
+        loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
+        asked = stop > 0 or (self.place.world == 1 and self._stop())
+        return Health(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
+
+    def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
+        record: Record = {
+            "kind": "step",
+            "step": self.progress.clock.step,
+            "tokens": self.progress.clock.tokens,
+            "length": shape.length,
+            "rows": shape.rows,
+            "loss": finite_or_none(health.loss),
+            "loss_ratio": ratio,
+            "grad_norm": finite_or_none(health.grad_norm),
+            "variance_norm": finite_or_none(health.variance_norm),
+            "variance_max": finite_or_none(health.variance_max),
+            "lr": shape.rate,
+            "joined": joined,
+            "seconds": self.progress.seconds,
+        }
+        return record if health.finite else {**record, "finite": False}
+
+    def evaluate(self) -> Record | None:
+        """Return the loss over the validation part; None where there is none, or a stop came."""
+        measured = self._loss_over(self.config.evaluation.tokens)
+        if measured is None:
+            return None
+        loss, side = measured
+        self.progress = replace(self.progress, evaluated=self.progress.clock)
+        figures = {"split": "valid", "loss": finite_or_none(loss)}
+        figures |= {"perplexity": finite_or_none(perplexity(loss))}
+        return {**self._moment("eval"), **figures, **side}
+
+    def probe(self) -> Record | None:
+        """Return the loss of the probe and its ratio to the lowest probe so far; or None."""
+        measured = self._loss_over(PROBE_SEQUENCES * self.config.model.length)
+        if measured is None:
+            return None
+        loss, side = measured
+        lowest = self.progress.probe_lowest
+        self.progress = replace(
+            self.progress, probe_lowest=lowest.after(loss), probed=self.progress.clock.step
+        )
+        figures = {"loss": finite_or_none(loss), "loss_ratio": lowest.ratio(loss)}
+        return {**self._moment("probe"), **figures, **side}
+
+    def observe(self) -> Record | None:
+        """Tell an adaptive pacing the loss at the length it is at; None where a stop came.
+
+        The loss is a sum over all ranks, the same bits on each, so all of them decide alike.
+        """
+        now = self.progress.clock
+        length = self.schedule.length(now)
+        measured = self._loss_over(OBSERVED_SEQUENCES * self.config.model.length, length)
+        if measured is None:
+            return None
+        loss, side = measured
+        clock = self.schedule.observed(now, loss)
+        self.progress = replace(self.progress, clock=clock)
+        figures = {"length": length, "loss": finite_or_none(loss)}
+        figures |= {"next_length": self.schedule.length(clock)}
+        return {**self._moment("observation"), **figures, **side}
+
+    def _loss_over(self, wanted: int, length: int | None = None) -> tuple[float, Record] | None:
+        """Return the validation loss over about `wanted` tokens, and what it cost on the side.
+
+        With `length` it is that of the fronts of so many sequences.
+        """
+        began = time.monotonic()
+        full_length = self.config.model.length
+        sequences = sequences_in(self.store.valid, full_length, wanted)
+        if not sequences:
+            return None
+        loss = self._fitting(
+            lambda: validation_loss(
+                self.module,
+                self.store.valid,
+                sequences=sequences,
+                full_length=full_length,
+                length=length,
+                rows=max(1, self.micro_tokens // full_length),
+                place=self.place,
+                stop=self._stop,
+            )
+        )
+        if loss is None:
+            self.progress = replace(self.progress, stop=True)
+            return None
+        tokens, seconds = sequences * (length or full_length), time.monotonic() - began
+        return loss, {"side_tokens": tokens, "side_seconds": seconds}
+
+    def trial(self, micro_tokens: int) -> None:
+        """Run the largest pass with gradients and moments allocated, for the fit check.
+
+        It spoils the weights.
+        """
+        length = self.config.model.length
+        shape = (micro_tokens // length, length)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.place.device)
+        total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        update(self.optimizer, torch.isfinite(total))
+        # Once more over the gradients that are there, as in a step of several passes.
+        self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        clip(self.model.parameters(), self.config.optimizer.clip)
+
+    def _moment(self, kind: str) -> Record:
+        clock = self.progress.clock
+        seconds = self.progress.seconds
+        return {"kind": kind, "step": clock.step, "tokens": clock.tokens, "seconds": seconds}
+
+    def state(self) -> State:
+        """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
+        return {
+            **self.progress.state(),
+            "micro_tokens": self.micro_tokens,
+            "store_id": self.store.id,
+            "settings": as_trained(self.config),
+            "numerics": self.numerics(),
+        }
+
+    def numerics(self) -> dict[str, object]:
+        """Return what the last digits depend on; equal records promise equal bits on a CPU."""
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "flush_subnormals": flushes_subnormals(),
+            "world": self.place.world,
+            "device": self.place.device.type,
+            "precision": self.place.precision,
+            "compile": self.config.run.compile,
+            "sharded": self.place.sharded,
+            "fused": bool(self.optimizer.defaults["fused"]),
+            "micro_tokens": self.micro_tokens,
+        }
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Return what this rank holds of weights and moments, by parameter name.
+
+        They change in place as it trains. Of a sharded run every rank has its own part.
+        """
+        named = dict(self.model.named_parameters())
+        moments = {
+            f"{name}.{key}": value
+            for name, parameter in named.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        weights = {name: parameter.detach() for name, parameter in named.items()}
+        return {"model": self._held(weights), "optimizer": self._held(moments)}
+
+    def _held(self, tensors: Tensors) -> Tensors:
+        # What is not cut, such as Adam's count of steps, every rank has: the first one gives it.
+        mine = {name: t for name, t in tensors.items() if self.place.is_first or is_cut(t)}
+        return {name: held(tensor) for name, tensor in mine.items()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become the run that `checkpoint` was taken of.
+
+        Raises SettingError for another model, CheckpointError for a state that is none of this run.
+        """
+        load_weights(self.model, checkpoint)
+        load_moments(self.optimizer, self.model, checkpoint)
+        progress = Progress.from_state(checkpoint.state)
+        must_fit(progress, self._first_ledger())
+        self.progress = progress

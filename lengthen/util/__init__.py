@@ -1,0 +1,1 @@
+"""Errors, disk, console, tables, statistics: nothing here knows about training."""

@@ -1,0 +1,314 @@
+"""Where settings come from, and how a mistake in one reads."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lengthen.config.load import build, changed, load, merge, parse_overrides, parse_value
+from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
+from lengthen.config.schema import Config
+from lengthen.core.pacing import Linear, Root
+from lengthen.util.errors import SettingError
+
+
+def small(**tables: dict[str, Any]) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "model": {"layers": 1, "width": 16, "heads": 2, "length": 64, "vocabulary": 257},
+        "pacing": {"kind": "linear", "start": 8, "duration": 10},
+        "batch": {"rows": 8},
+        "optimizer": {"learning_rate": 1e-3},
+        "budget": {"tokens": 100_000},
+    }
+    return merge(base, tables)[0]
+
+
+MISTAKES = [
+    ("pacing", "stat", 8, "pacing.stat: no such setting, got 8; did you mean 'start'?"),
+    ("batch", "row", 8, "batch.row: no such setting, got 8; did you mean 'rows'?"),
+    ("pacing", "kind", "liner", "pacing.kind: no such pacing, got 'liner'; did you mean 'linear'?"),
+    ("pacing", "start", 0, "pacing.start: must be from 1 to"),
+    ("pacing", "start", 65, "pacing.start: must be at most end (64), got 65"),
+    ("pacing", "end", 128, "pacing.end: must be at most model.length (64), got 128"),
+    ("model", "length", 0, "model.length: must be at least 1, got 0"),
+    ("model", "width", -16, "model.width: must be at least 1, got -16"),
+    ("model", "heads", 3, "model.heads: must divide model.width (16), got 3"),
+    ("model", "layers", 1.5, "model.layers: must be a whole number, got 1.5"),
+    ("model", "layers", True, "model.layers: must be a whole number, got True"),
+    ("model", "length", 10**30, "model.length: must be at most"),
+    ("optimizer", "learning_rate", float("nan"), "optimizer.learning_rate: must be a finite"),
+    ("optimizer", "learning_rate", float("inf"), "optimizer.learning_rate: must be"),
+    ("optimizer", "learning_rate", -1.0, "optimizer.learning_rate: must be at least 0, got -1.0"),
+    ("optimizer", "learning_rate", "fast", "optimizer.learning_rate: must be a number, got 'fast'"),
+    ("optimizer", "min_learning_rate", 0.1, "optimizer.min_learning_rate: must be at most"),
+    ("optimizer", "betas", [0.9], "optimizer.betas"),
+    ("batch", "micro_tokens", 32, "batch.micro_tokens: must be at least model.length (64), got 32"),
+    ("batch", "hold", "token", "batch.hold: must be 'rows' or 'tokens', got 'token'"),
+    ("budget", "tokens", 63, "budget.tokens: must be at least one step (64 tokens), got 63"),
+    ("budget", "tokens", "5Q", "budget.tokens: must be a whole number, with K, M, B or T"),
+    ("batch", "rows", 0, "batch.rows: must be at least 1, got 0"),
+    ("batch", "rows", float("inf"), "batch.rows: must be a finite number, got inf"),
+    ("batch", "rows", "1e30", "batch.rows: must be at most 1000000000000000, got"),
+    ("batch", "rows", [8], "batch.rows: must be a whole number, got [8]"),
+    ("optimizer", "clip", True, "optimizer.clip: must be a number, got True"),
+    ("optimizer", "betas", [0.9, 1.0], "optimizer.betas: must be below 1"),
+    ("run", "seed", 2**63, "run.seed: must be at most"),
+    ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
+    ("run", "x" * 5000, 1, "xxx...xxx"),
+    ("run", "compile", "perhaps", "run.compile: must be true or false, got 'perhaps'"),
+    ("data", "path", "", "data.path: must not be empty, got ''"),
+    ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
+]
+
+
+@pytest.mark.parametrize(("table", "setting", "value", "text"), MISTAKES)
+def test_f46_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
+    table: str, setting: str, value: object, text: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        build(small(**{table: {setting: value}}))
+    message = str(caught.value)
+    assert text in message
+    assert message.startswith(f"{table}.")
+    assert "\n" not in message
+
+
+def test_an_unknown_table_names_the_nearest() -> None:
+    with pytest.raises(SettingError, match="did you mean 'optimizer'"):
+        build(small(optimiser={"learning_rate": 1.0}))
+
+
+def test_a_missing_table_is_named() -> None:
+    tables = small()
+    del tables["batch"]
+    with pytest.raises(SettingError, match="batch: is missing"):
+        build(tables)
+
+
+def test_a_length_that_ends_below_full_length_is_noted() -> None:
+    note = "pacing.end (128) is below model.length (256): positions from 128 on are never trained"
+    assert load("laptop-2min", {"pacing": {"end": 128}})[1] == [note]
+    rows = {"of": "rows", "kind": "linear", "start": 1, "duration": 9, "end": 32}
+    assert not load("laptop-2min", {"pacing": rows})[1]
+
+
+def test_an_adaptive_pacing_that_is_over_before_the_rate_has_warmed_up_is_noted() -> None:
+    adaptive = {"kind": "adaptive", "start": 8, "max_hold": 20}
+    note = (
+        "pacing.max_hold (20) reaches full length by step 2540 at the latest, and the learning "
+        "rate warms up until step 3000: it can hold nothing back"
+    )
+    assert load("gpt2-117m", {"pacing": adaptive})[1][-1] == note
+    patient = load("gpt2-117m", {"pacing": {**adaptive, "max_hold": 24}})[1]
+    assert not any("max_hold" in one for one in patient)
+
+
+def test_passes_cannot_be_asked_of_dropped_leftovers() -> None:
+    tables = small(budget={"passes": 1}, batch={"leftovers": "drop"})
+    with pytest.raises(SettingError, match='budget.passes: needs batch.leftovers = "requeue"'):
+        build(tables)
+
+
+def test_hold_is_refused_where_rows_are_paced() -> None:
+    tables = small(pacing={"of": "rows"}, batch={"hold": "tokens"})
+    with pytest.raises(SettingError, match=r"batch\.hold"):
+        build(tables)
+
+
+def test_counts_take_suffixes() -> None:
+    config = build(small(budget={"tokens": "1.5M"}, batch={"rows": "1K"}))
+    assert (config.budget.tokens, config.batch.rows) == (1_500_000, 1000)
+
+
+def test_a_pacing_takes_its_end_from_the_model_or_the_batch() -> None:
+    assert build(small()).pacing == Linear(start=8, end=64, duration=10, multiple=8)
+    rows = build(small(pacing={"of": "rows", "start": 1})).pacing
+    assert rows == Linear(of="rows", start=1, end=8, duration=10, multiple=1)
+
+
+def test_what_config_toml_holds_gives_the_same_configuration_again() -> None:
+    config = build(small(run={"seed": 3}, optimizer={"betas": [0.9, 0.999]}))
+    assert build(tomllib.loads(config.to_toml())) == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_complete(name: str) -> None:
+    config, notes = load(name)
+    assert not notes
+    assert build(tomllib.loads(config.to_toml())) == config
+
+
+def test_the_recipes_have_the_papers_numbers() -> None:
+    slw, _ = load("gpt2-1.5b")
+    baseline, _ = load("gpt2-1.5b-baseline")
+    assert slw.pacing == Linear(start=64, end=1024, duration=45_000)
+    assert slw.batch.rows == 8 * baseline.batch.rows == 4096
+    assert slw.optimizer.learning_rate == 4 * baseline.optimizer.learning_rate == 6e-4
+    assert slw.budget == baseline.budget
+    assert slw.batch.leftovers == "drop"
+    assert load("gpt3-125m")[0].optimizer.learning_rate == pytest.approx(40 * 6e-4)
+
+
+def test_a_rows_warmup_with_the_same_tokens_must_come_out_whole() -> None:
+    matched = build(rows_with_the_same_tokens(small()))
+    assert matched.pacing == Linear(of="rows", start=1, end=8, duration=10, multiple=1)
+    with pytest.raises(SettingError, match=r"pacing\.start.*must be a multiple of model\.length"):
+        rows_with_the_same_tokens(small(pacing={"start": 9}))
+
+
+def test_overrides_are_taken_from_anywhere_in_a_command_line() -> None:
+    words = ["--pacing.start", "16", "recipe", "--run.precision=bf16", "--out", "a.b", "--x"]
+    tables, others = parse_overrides(words)
+    assert tables == {"pacing": {"start": 16}, "run": {"precision": "bf16"}}
+    assert others == ["recipe", "--out", "a.b", "--x"]
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"pacing\.start: needs a value"):
+        parse_overrides(["recipe", "--pacing.start"])
+
+
+def test_another_kind_drops_the_fields_it_does_not_have_and_says_so() -> None:
+    tables, notes = merge(small(), {"pacing": {"kind": "constant"}})
+    assert notes == [
+        "pacing.kind = 'constant' has no duration; dropped",
+        "pacing.kind = 'constant' has no start; dropped",
+    ]
+    assert build(tables).pacing.end == 64
+
+
+def test_another_kind_takes_its_own_field_from_the_same_command_line() -> None:
+    pacing = build(small(pacing={"kind": "root", "degree": 3})).pacing
+    assert pacing == Root(start=8, end=64, duration=10, degree=3, multiple=8)
+
+
+def test_of_two_settings_for_one_thing_the_later_one_wins() -> None:
+    config = build(small(budget={"passes": 2}))
+    assert (config.budget.tokens, config.budget.passes) == (None, 2)
+
+
+def test_a_file_names_its_recipe_and_changes_what_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('recipe = "laptop-2min"\n[batch]\nrows = 16\n', encoding="utf-8")
+    config, _ = load(str(file), {"batch": {"reuse_after": 9}})
+    assert (config.batch.rows, config.batch.reuse_after) == (16, 9)
+    assert config.model == load("laptop-2min")[0].model
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"recipe = 'laptop-2mni'", "did you mean 'laptop-2min'?"),
+        (b"[model\nlayers = 3", "is not TOML in UTF-8"),
+        (b"[model]\nlayers = 3\nlayers = 4", "is not TOML in UTF-8"),
+        (b"\xff\xfe", "is not TOML in UTF-8"),
+        (b"#" * (2**20 + 1), "must be at most 1048576 bytes"),
+        (b"[" * 10**5, "is not TOML in UTF-8"),
+        (b"a = " + b"9" * 5000, "is not TOML in UTF-8"),
+    ],
+)
+def test_f46_a_file_that_is_none_is_one_line(tmp_path: Path, content: bytes, text: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(SettingError) as caught:
+        load(str(file))
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_f46_of_a_huge_file_no_more_is_read_than_is_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "huge.toml"
+    with file.open("wb") as handle:
+        handle.truncate(100 * 10**6)
+    with pytest.raises(SettingError, match="must be at most 1048576 bytes"):
+        load(str(file))
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(SettingError, match="did you mean 'gpt2-117m'"):
+        load("gpt2-117")
+
+
+def test_a_change_is_checked_like_everything_else() -> None:
+    config = build(small())
+    assert changed(config, {"run": {"seed": 5}}).run.seed == 5
+    with pytest.raises(SettingError, match=r"run\.seed"):
+        changed(config, {"run": {"seed": -1}})
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("linear")
+)
+names = st.sampled_from(
+    [
+        "model",
+        "pacing",
+        "batch",
+        "optimizer",
+        "budget",
+        "run",
+        "kind",
+        "start",
+        "rows",
+        "tokens",
+        "x",
+    ]
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    changes=st.dictionaries(names, st.one_of(scalars, st.dictionaries(names, scalars)), max_size=4)
+)
+def test_any_tables_either_pass_or_fail_with_one_line(changes: dict[str, Any]) -> None:
+    mistake = ""
+    try:
+        assert isinstance(build(merge(small(), changes)[0]), Config)
+    except SettingError as error:
+        mistake = str(error)
+    assert "\n" not in mistake
+
+
+def test_a_lower_peak_takes_a_minimum_above_it_down_in_proportion() -> None:
+    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
+    tables, notes = merge(base, {"optimizer": {"learning_rate": 1e-4}})
+    assert build(tables).optimizer.min_learning_rate == 1e-5
+    assert notes == ["optimizer.min_learning_rate was above the new peak, lowered with it to 1e-05"]
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 3e-4}, {"min_learning_rate": 2e-4}])
+def test_a_minimum_that_is_given_or_low_enough_stays(change: dict[str, float]) -> None:
+    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
+    tables, notes = merge(base, {"optimizer": change})
+    assert tables["optimizer"] == {**base["optimizer"], **change}
+    assert notes == []
+    too_high = {"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 2e-4}}
+    with pytest.raises(SettingError, match="min_learning_rate: must be at most"):
+        build(merge(base, too_high)[0])
+
+
+def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[model]\nlength = 64\n")
+    (tmp_path / "metrics.jsonl").write_text("")
+    cause = f"RUN: was written by another training loop.*`lengthen report {tmp_path}` reads its log"
+    with pytest.raises(SettingError, match=cause):
+        load(str(tmp_path / "config.toml"))
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(SettingError, match="pacing: is missing"):
+        load(str(tmp_path / "config.toml"))
+
+
+@given(
+    hundredths=st.integers(1, 300),
+    rows=st.integers(1, 50),
+    power=st.sampled_from([100, 1000, 10_000]),
+)
+def test_passes_are_the_number_that_was_written_to_the_last_row(
+    hundredths: int, rows: int, power: int
+) -> None:
+    passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
+    budget = build(small(budget={"passes": passes})).schedule(rows * power).budget
+    assert budget == hundredths * rows * power * 64 // 100

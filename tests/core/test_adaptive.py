@@ -1,0 +1,158 @@
+"""Adaptive pacing in a live run: what it decided is in the log, and follows from it."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthen.config.schema import Config
+from lengthen.core.loss_ratio import OBSERVED_SEQUENCES
+from lengthen.core.pacing import Adaptive
+from lengthen.evaluation.loss import validation_loss
+from lengthen.run.directory import Metrics, RunPaths, read_metrics
+from lengthen.training import trainer as training
+from lengthen.training.start import train
+from lengthen.training.trainer import Trainer
+from lengthen.util.errors import DataError
+from tests.conftest import Configure, trainer_of
+
+ADAPTIVE: dict[str, Any] = {
+    "pacing": {"kind": "adaptive", "every": 1, "patience": 2, "max_hold": 6, "multiple": 8},
+    "budget": {"tokens": 16_000},
+    "saving": {"every_steps": 0},
+}
+
+
+def trained(config: Config, run: Path) -> Metrics:
+    train(config, run, shown=False)
+    return read_metrics(RunPaths(run).metrics)
+
+
+def replayed(pacing: Adaptive, metrics: Metrics) -> Iterator[tuple[int, int]]:
+    """Each decision, as the pure function makes it from the losses in the log."""
+    state = pacing.begin()
+    for record in metrics.of("observation"):
+        assert pacing.observes(state, record["step"])
+        loss = math.nan if record["loss"] is None else record["loss"]
+        state = pacing.next(state, record["step"], loss)
+        yield record["step"], state.value
+
+
+def test_a_replay_from_the_log_makes_the_live_decisions(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(**ADAPTIVE)
+    assert isinstance(config.pacing, Adaptive)
+    metrics = trained(config, tmp_path / "run")
+    decided = [(record["step"], record["next_length"]) for record in metrics.of("observation")]
+    assert list(replayed(config.pacing, metrics)) == decided
+    lengths = {0: config.pacing.start, **dict(decided)}
+    current = 0
+    for step in metrics.of("step"):
+        current = lengths.get(step["step"] - 1, current)
+        assert step["length"] == current
+    assert current == config.model.length
+    grown = [event for event in metrics.of("event") if event["event"] == "length"]
+    assert [event["length"] for event in grown] == [16, 24, 32, 40, 48, 56, 64]
+    assert all(1 <= event["held"] <= 6 for event in grown)
+
+
+def test_an_observation_is_of_the_fronts_of_the_first_sequences(
+    configured: Configure, tmp_path: Path
+) -> None:
+    metrics = trained(configured(**ADAPTIVE), tmp_path / "run")
+    for record in metrics.of("observation"):
+        assert record["side_tokens"] == OBSERVED_SEQUENCES * record["length"]
+        assert record["side_seconds"] > 0
+
+
+def test_it_holds_at_a_planted_spike_and_then_goes_on(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = 0
+
+    def spiky(*places: Any, length: int | None = None, **named: Any) -> float | None:
+        nonlocal observed
+        if length is None:
+            return validation_loss(*places, **named)
+        observed += 1
+        return 9.0 if 4 <= observed <= 6 else 5.0 - 0.01 * observed
+
+    monkeypatch.setattr(training, "validation_loss", spiky)
+    metrics = trained(configured(**ADAPTIVE), tmp_path / "run")
+    after = [record["next_length"] for record in metrics.of("observation")]
+    # Two calm ones grow; the spike of observations 4 to 6 holds 16 until two calm ones follow.
+    assert after[:9] == [8, 16, 16, 16, 16, 16, 16, 24, 24]
+    assert after[-1] == 64
+
+
+@pytest.mark.parametrize("planted", [math.nan, math.inf])
+def test_a_model_that_never_calms_down_reaches_the_end_all_the_same(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: float
+) -> None:
+    monkeypatch.setattr(training, "validation_loss", lambda *_, **__: planted)
+    tables = {**ADAPTIVE, "budget": {"tokens": 30_000}}
+    metrics = trained(configured(**tables), tmp_path / "run")
+    assert metrics.of("step")[-1]["length"] == 64
+    held = [event["held"] for event in metrics.of("event") if event["event"] == "length"]
+    assert held == [6] * 7
+
+
+def states(trainer: Trainer) -> dict[str, Any]:
+    """Train to the end; return every loss that was observed, and every state that it led to."""
+    grown, losses = [], []
+    while trainer.schedule.shape(trainer.progress.clock) is not None:
+        if trainer.schedule.observes(trainer.progress.clock):
+            record = trainer.observe()
+            state = trainer.progress.clock.grown
+            assert record is not None
+            assert state is not None
+            losses.append(record["loss"])
+            grown.append({**asdict(state), "best": None})  # the losses say it to rounding
+        trainer.step()
+    return {"losses": losses, "grown": grown}
+
+
+@pytest.mark.ranks
+def test_two_processes_decide_alike_and_as_one(configured: Configure, tmp_path: Path) -> None:
+    config = configured(**ADAPTIVE, run={"precision": "fp64"})
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    words = ["2", "-m", "tests.adaptive_ranks", str(tmp_path / "config.toml"), str(tmp_path)]
+    subprocess.run([*launcher, *words], check=True, cwd=Path(__file__).parents[2], timeout=120)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second  # to the last digit, or one of them waits for ever one day
+    alone = states(trainer_of(config))
+    assert first["grown"] == alone["grown"]
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-9)
+    assert first["grown"][-1]["value"] == 64
+    assert any(one["value"] == two["value"] for one, two in pairwise(first["grown"]))
+
+
+def test_without_a_validation_part_it_has_nothing_to_look_at(
+    configured: Configure, tmp_path: Path
+) -> None:
+    tables = {**ADAPTIVE, "model": {"length": 8192}, "evaluation": {"every_steps": 0}}
+    tables["batch"] = {"rows": 1, "micro_tokens": 8192}
+    with pytest.raises(DataError, match=r"valid.*pace adaptively"):
+        train(configured(**tables), tmp_path / "run", shown=False)
+
+
+@pytest.mark.parametrize("tokens", range(2000, 2520, 40))
+def test_a_run_ends_well_where_growth_leaves_no_room_for_one_more_row(
+    configured: Configure, tmp_path: Path, tokens: int
+) -> None:
+    pacing = {"kind": "adaptive", "every": 1, "patience": 1, "multiple": 8}
+    tables = {**ADAPTIVE, "pacing": pacing, "batch": {"rows": 4}, "budget": {"tokens": tokens}}
+    metrics = trained(configured(**tables), tmp_path / "run")
+    last = metrics.of("step")[-1]
+    assert metrics.records[-1]["event"] == "finished"
+    assert metrics.of("eval")[-1]["step"] == last["step"]
+    assert tokens - last["tokens"] < 64

@@ -1,0 +1,67 @@
+"""Memory that really runs out: under a limit of the system, in processes of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Configure
+from tests.distributed.test_peers import ranks
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.context import Place, fit_check
+from lengthen.training.start import trial_fits
+from lengthen.config.load import load
+from lengthen.training.trainer import Trainer
+
+torch.set_num_threads(1)
+config = load(sys.argv[1])[0]
+store = open_store(config)
+config = with_store(config, store)
+place, whole = Place(torch.device("cpu")), config.batch.micro_tokens
+trainer = Trainer(config, store, place, whole)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 120 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+"""
+FIT = "print(fit_check(whole, 64, lambda size: trial_fits(config, store, place, size)))"
+STEP = 'print(trainer.micro_tokens if trainer.step().get("finite", True) else 0)'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", [FIT, STEP], ids=["f34 fit check", "f35 step"])
+def test_f34_f35_what_the_allocator_refuses_is_tried_again_in_smaller_passes(
+    configured: Configure, tmp_path: Path, work: str
+) -> None:
+    config = configured(
+        model={"width": 128, "layers": 2},
+        batch={"rows": 256, "micro_tokens": 256 * 64},
+        pacing={"kind": "constant"},
+        budget={"tokens": 40_000},
+    )
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    command = [sys.executable, "-c", LIMITED + work, str(tmp_path / "config.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 64 <= int(done.stdout) < 256 * 64
+
+
+@pytest.mark.ranks
+def test_f35_of_several_ranks_none_tries_again_and_all_end(
+    configured: Configure, tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text(configured().to_toml())
+    words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "lengthen", *words]
+    both = ranks(command, command, last="step:5:oom")
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [9, 7], errors
+    lines = [[t for t in text.splitlines() if t.startswith("lengthen:")] for text in errors]
+    assert [len(said) for said in lines] == [1, 1]
+    assert "--batch.micro_tokens 128` goes on from it" in lines[1][0]
+    assert "rank 0 lost another rank behind step 4" in lines[0][0]

@@ -1,0 +1,227 @@
+"""A comparison file asks for every variant in every cell with every seed, and for nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from lengthen.core.schedule import steps
+from lengthen.experiments.compare import fairness as fair
+from lengthen.experiments.compare.file import read_comparison
+from lengthen.model import cost
+from lengthen.util.errors import SettingError
+from tests.experiments.conftest import Written
+
+ROOT = Path(__file__).parents[3]
+GRID = """
+[[grid]]
+optimizer.learning_rate = [1e-2, 3e-3]
+optimizer.min_learning_rate = [1e-3, 3e-4]
+[[grid]]
+batch.rows = [8, 16]
+"""
+ROWS = '[variants.rows]\nsame_tokens_as = "slw"\n'
+
+
+def test_every_variant_runs_in_every_cell_with_the_same_seeds(written: Written) -> None:
+    comparison = read_comparison(written(more=GRID))
+    assert comparison.axes == ("optimizer.learning_rate", "batch.rows")
+    assert list(comparison.cells.values()) == [(0.01, 8), (0.01, 16), (0.003, 8), (0.003, 16)]
+    asked = {(run.variant, run.cell, run.seed) for run in comparison.runs}
+    assert len(asked) == len(comparison.runs) == 2 * 4 * 3
+    names = {run.name for run in comparison.runs}
+    assert "slw/learning_rate=0.003,rows=16/seed-2" in names
+    assert len(names) == len(comparison.runs)
+
+
+def test_an_early_look_finds_whole_pairs(written: Written) -> None:
+    seeds = [run.seed for run in read_comparison(written(more=GRID)).runs]
+    assert seeds == sorted(seeds)
+
+
+def test_settings_of_one_axis_move_together(written: Written) -> None:
+    for run in read_comparison(written(more=GRID)).runs:
+        optimizer = run.config.optimizer
+        assert optimizer.min_learning_rate == pytest.approx(optimizer.learning_rate / 10)
+
+
+def test_a_rows_warmup_trains_as_many_tokens_as_the_variant_it_names(written: Written) -> None:
+    configs = {run.variant: run.config for run in read_comparison(written(more=ROWS)).runs}
+    tokens = {
+        name: [shape.tokens for _, shape in steps(config.schedule())][:-1]
+        for name, config in configs.items()
+    }
+    assert tokens["rows"] == tokens["slw"]
+    assert tokens["rows"] != tokens["baseline"]
+    assert configs["rows"].pacing.of == "rows"
+
+
+def test_a_rows_warmup_is_worked_out_from_checked_settings_however_they_are_written(
+    written: Written,
+) -> None:
+    plain, spelled = (
+        {run.name: run.config for run in read_comparison(written(more=ROWS, **changes)).runs}
+        for changes in ({}, {"rows = 8": 'rows = "0.008K"', "start = 8": 'start = "8"'})
+    )
+    assert spelled == plain
+    with pytest.raises(SettingError, match=r"batch\.rows: must be a whole number"):
+        read_comparison(written(more=ROWS, **{"rows = 8": "rows = 'many'"}))
+
+
+def test_an_override_lies_over_every_variant(written: Written) -> None:
+    runs = read_comparison(written(), {"budget": {"tokens": 3000}}).runs
+    assert {run.config.budget.tokens for run in runs} == {3000}
+
+
+def test_a_budget_in_flops_gives_each_variant_the_tokens_that_it_pays_for(
+    written: Written,
+) -> None:
+    flops = 10**9
+    given = {"seeds =": 'flops = "1B"\nseeds =', "heads = 2": "heads = 2, vocabulary = 257"}
+    spent = {}
+    for run in read_comparison(written(**given)).runs:
+        shapes = [shape for _, shape in steps(run.config.schedule())]
+        spent[run.variant] = sum(cost.flops(run.config.model, s.rows, s.length) for s in shapes)
+        assert spent[run.variant] <= flops
+        # Not one more step would have been paid for.
+        most = cost.flops(run.config.model, run.config.batch.rows, run.config.model.length)
+        assert spent[run.variant] + most > flops
+    assert len(spent) == 2
+
+
+ADAPTIVE = '{ kind = "adaptive", start = 8, every = 2, patience = 1, max_hold = 4 }'
+LINEAR = '{ kind = "linear", start = 8, duration = 8 }'
+
+
+@pytest.mark.parametrize(
+    ("replaced", "more", "name"),
+    [
+        ({LINEAR: ADAPTIVE}, "", "variants.slw.pacing.kind"),
+        ({}, f"[variants.grown]\npacing = {ADAPTIVE}\n", "variants.grown.pacing.kind"),
+        (
+            {'pacing.kind = "constant"': "", "seeds =": f"pacing = {ADAPTIVE}\nseeds ="},
+            "",
+            "pacing.kind",
+        ),
+    ],
+    ids=["a variant", "one more variant", "the base"],
+)
+def test_a_budget_in_flops_is_refused_where_only_the_run_itself_decides_its_lengths(
+    written: Written, replaced: dict[str, str], more: str, name: str
+) -> None:
+    flops = {'baseline = "baseline"': 'baseline = "baseline"\nflops = "1B"'}
+    given = {**replaced, **flops, "heads = 2": "heads = 2, vocabulary = 257"}
+    with pytest.raises(SettingError) as caught:
+        read_comparison(written(more=more, **given))
+    assert str(caught.value).startswith(
+        f"{name}: must say its lengths beforehand for a budget in flops, got 'adaptive'; give an "
+        "equal budget.tokens instead of flops, or the lengths that it took"
+    )
+    tokens = {old: new for old, new in given.items() if old != 'baseline = "baseline"'}
+    assert read_comparison(written(more=more, **tokens)).runs
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("studies/*.toml")), ids=lambda path: path.stem)
+def test_the_published_studies_can_be_read(path: Path) -> None:
+    assert read_comparison(path).runs
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.toml")), ids=lambda path: path.stem)
+def test_the_ready_made_files_can_be_read(path: Path) -> None:
+    assert read_comparison(path).baseline == "baseline"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"optimizer": {"learning_rate": 1e-4}},
+        {"pacing": {"kind": "constant"}},
+        {"pacing": {"duration": 5}},
+    ],
+)
+def test_an_override_of_what_the_file_varies_is_refused(
+    written: Written, override: dict[str, dict[str, object]]
+) -> None:
+    with pytest.raises(SettingError, match="is what the file varies"):
+        read_comparison(written(more=GRID), override)
+
+
+WRONG = {
+    "seed twice": ({"[0, 1, 2]": "[0, 1, 1]"}, "", "seeds: has a seed twice, got 1"),
+    "no seeds": ({"[0, 1, 2]": "[]"}, "", "seeds: must be a list"),
+    "negative seed": ({"[0, 1, 2]": "[-1]"}, "", "seeds: must be whole numbers"),
+    "baseline": ({'"baseline"\n': '"basline"\n'}, "", "did you mean 'baseline'?"),
+    "same tokens": (
+        {},
+        '[variants.rows]\nsame_tokens_as = "slv"\n',
+        "variants.rows.same_tokens_as: no such variant, got 'slv'; did you mean 'slw'?",
+    ),
+    "same tokens as a constant": (
+        {},
+        '[variants.rows]\nsame_tokens_as = "baseline"\n',
+        "must name a variant whose length is paced linearly",
+    ),
+    "same tokens twice": (
+        {},
+        ROWS + '[variants.more]\nsame_tokens_as = "rows"\n',
+        "more.same_tokens_as: must name a variant whose length is paced linearly, got 'rows'",
+    ),
+    "a recipe": ({}, '[variants.x]\nrecipe = "laptop-2min"\n', "variants.x.recipe: belongs to"),
+    "baseline's type": ({'"baseline"\n': "3\n"}, "", "baseline: no such variant, got 3"),
+    "seeds' type": ({"[0, 1, 2]": '"x"'}, "", "seeds: must be a list"),
+    "unequal budgets": (
+        {},
+        "budget.tokens = 7000\n",
+        "variants.slw.budget.tokens: unequal budgets: 'baseline' has 6000, got 7000",
+    ),
+    "another length": ({}, "model.length = 128\n", "variants.slw.model.length: not comparable"),
+    "another validation set": (
+        {},
+        "evaluation.tokens = 1024\n",
+        "variants.slw.evaluation.tokens: not comparable",
+    ),
+    "a setting": ({"start = 8": "strat = 8"}, "", "variants.slw.pacing.strat: no such setting"),
+    "a name": ({}, '[variants."a/b"]\n', "variants: a variant's name has letters"),
+    "alike": ({}, "[variants.a-b]\n[variants.'a b']\n", "differ only in a space"),
+    "no list": ({}, "[[grid]]\nbatch.rows = 8\n", "grid.batch.rows: must be a list"),
+    "lists": (
+        {},
+        "[[grid]]\nbatch.rows = [8, 16]\nmodel.layers = [1]\n",
+        "grid.model.layers: settings of one [[grid]] move together",
+    ),
+    "value twice": ({}, "[[grid]]\nbatch.rows = [8, 8]\n", "grid.batch.rows: has a value twice"),
+    "two axes": (
+        {},
+        "[[grid]]\nbatch.rows = [8]\n[[grid]]\nbatch.rows = [9]\n",
+        "grid.batch.rows: stands on two axes",
+    ),
+    "seed axis": ({}, "[[grid]]\nrun.seed = [1]\n", "grid.run.seed: is what `seeds` sets"),
+    "one grid": ({}, "[grid]\nbatch.rows = [8]\n", "grid: must be [[grid]] tables"),
+}
+
+
+def test_a_warmup_without_end_is_refused_where_its_steps_are_gone_through(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair, "WALKED", 1000)  # a million steps take some seconds
+    endless = {"duration = 8": "duration = 1_000_000_000_000"}
+    flops = {'baseline = "baseline"': 'baseline = "baseline"\nflops = 1e30'}
+    flops |= {"length = 64": "length = 64, vocabulary = 257"}
+    tokens = {"budget.tokens = 6000": f"budget.tokens = {10**15}"}
+    for file in (written(**endless, **flops), written(more=ROWS, **endless, **tokens)):
+        with pytest.raises(SettingError, match="pacing: must come to its end within 1000 steps"):
+            read_comparison(file)
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_is_one_line(written: Written, mistake: str) -> None:
+    replaced, more, message = WRONG[mistake]
+    with pytest.raises(SettingError) as caught:
+        read_comparison(written(more=more, **replaced))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_variants_says_so(tmp_path: Path) -> None:
+    (tmp_path / "none.toml").write_text('recipe = "laptop-2min"\n')
+    with pytest.raises(SettingError, match=r"variants: is missing"):
+        read_comparison(tmp_path / "none.toml")

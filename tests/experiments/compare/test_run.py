@@ -1,0 +1,216 @@
+"""A comparison in real processes: interrupted, killed and crashed, it comes to the same end."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthen.cli.main import main
+from lengthen.data.prepare import prepare
+from lengthen.experiments.compare.file import Comparison, read_comparison
+from lengthen.experiments.status import directory, read_attempts, standing
+from tests.experiments.conftest import Written
+
+LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 60_000", "every_steps = 0": "every_steps = 10"}
+ON_THE_CLOCK = ("seconds", "probe seconds", "evaluation seconds", "seconds: times fewer")
+
+
+def compare(file: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "lengthen", "compare", str(file), "--out", str(out), *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def facts(root: Path) -> Mapping[str, Any]:
+    """All that a comparison says, what the clock on the wall says left out."""
+    told: dict[str, Any] = json.loads((root / "small.json").read_text())
+    for table in told["tables"]:
+        kept = [n for n, column in enumerate(table["columns"]) if column not in ON_THE_CLOCK]
+        table["columns"] = [table["columns"][n] for n in kept]
+        table["rows"] = [[row[n] for n in kept] for row in table["rows"]]
+    return told
+
+
+def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
+    return [
+        [{**step, "seconds": None} for step in standing(root, run).metrics.of("step")]
+        for run in comparison.runs
+    ]
+
+
+def test_f55_killed_twice_it_gives_the_same_tables_as_unbroken(
+    written: Written, tmp_path: Path
+) -> None:
+    file = written(**(LONGER | {"[0, 1, 2]": "[0]"}))
+    comparison = read_comparison(file)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = compare(file, whole)
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
+    moments = random.Random(3)
+    for number in range(2):
+        process = compare(file, broken)
+        while _steps(comparison, broken) <= 20 * number:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0.0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert "begun" in [standing(broken, run).state for run in comparison.runs]
+    done = compare(file, broken)
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert facts(broken) == facts(whole)
+    assert steps_of(comparison, broken) == steps_of(comparison, whole)
+
+
+def test_f55_what_is_finished_is_not_redone_and_needs_no_store(
+    trained: tuple[Comparison, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison, root = trained
+    before = {run.name: _changed(directory(root, run)) for run in comparison.runs}
+    file, nowhere = root / "small.toml", root / "no-such-store"
+    assert main(["compare", str(file), "--out", str(root), "--data", str(nowhere)]) == 0
+    assert "Results at the end of an equal budget" in capsys.readouterr().out
+    assert {run.name: _changed(directory(root, run)) for run in comparison.runs} == before
+    assert (root / "small.html").stat().st_size > 100_000
+
+
+def _steps(comparison: Comparison, root: Path) -> int:
+    logs = [directory(root, run) / "metrics.jsonl" for run in comparison.runs]
+    return sum(log.read_bytes().count(b'"kind":"step"') for log in logs if log.is_file())
+
+
+def _changed(path: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+
+
+def test_a_signal_saves_every_run_and_the_same_command_goes_on(
+    written: Written, tmp_path: Path
+) -> None:
+    file, root = written(**{**LONGER, "= 60_000": "= 600_000"}), tmp_path / "out"
+    comparison = read_comparison(file)
+    process = compare(file, root)
+    first = directory(root, comparison.runs[0])
+    while not (first / "metrics.jsonl").is_file() or b'"step":3' not in _read(first):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on" in errors.splitlines()[-1]
+    last = json.loads(_read(first).splitlines()[-1])
+    assert (last["kind"], last["event"]) == ("event", "saved")
+
+
+def _read(run: Path) -> bytes:
+    return (run / "metrics.jsonl").read_bytes()
+
+
+def test_f55_a_diverged_variant_is_a_result_and_not_the_end(
+    written: Written, tmp_path: Path
+) -> None:
+    poison = "[variants.poisoned]\noptimizer = { learning_rate = 1e3, clip = 0.0 }\n"
+    file = written(more=poison, **{"[0, 1, 2]": "[0]"})
+    done = compare(file, tmp_path / "out")
+    output, errors = done.communicate()
+    assert done.returncode == 0, errors
+    comparison = read_comparison(file)
+    states = [standing(tmp_path / "out", run).state for run in comparison.runs]
+    assert states[:2] == ["finished", "finished"]
+    assert "poisoned/seed-0 diverged" in output
+    assert "too few seeds" in output
+
+
+def test_f55_a_crashed_run_is_a_result_with_its_message(written: Written, tmp_path: Path) -> None:
+    file, root = written(**{"[0, 1, 2]": "[0]"}), tmp_path / "out"
+    comparison = read_comparison(file)
+    place = directory(root, comparison.runs[0])
+    place.mkdir(parents=True)
+    (place / "not-a-run.txt").write_text("mine")
+    done = compare(file, root)
+    output, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert "baseline/seed-0 crashed: --out: holds files that no run wrote" in output
+    assert "holds files" in read_attempts(root)["baseline/seed-0"].message
+    assert standing(root, comparison.runs[1]).state == "finished"
+
+
+def test_two_at_once_in_one_directory_are_refused(written: Written, tmp_path: Path) -> None:
+    file, root = written(**{**LONGER, "= 60_000": "= 6_000_000"}), tmp_path / "out"
+    first = compare(file, root)
+    while not (root / "attempts.jsonl").is_file():
+        assert first.poll() is None
+        time.sleep(0.1)
+    second = compare(file, root)
+    _, errors = second.communicate()
+    assert second.returncode == 5
+    assert f"in use by pid {first.pid}" in errors
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert first.returncode == 143
+
+
+def test_what_is_not_ours_stays(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("small.json", "small.html"):
+        for mine in ('{"name": "mine"}', "[" * 10**5):
+            (out / name).write_text(mine)
+            assert main(["compare", str(written()), "--out", str(out)]) == 2
+            assert f"{name}'" in capsys.readouterr().err
+            assert (out / name).read_text() == mine
+        (out / name).unlink()
+
+
+def test_finished_runs_of_another_store_are_refused_before_anything_is_trained(
+    trained: tuple[Comparison, Path],
+    written: Written,
+    tmp_path: Path,
+    store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, root = trained
+    shutil.copytree(root / "runs", tmp_path / "out/runs")
+    shutil.rmtree(tmp_path / "out/runs/slw/seed-2")
+    text = tmp_path / "other.txt"
+    text.write_text("Another text, and not a long one.\n" * 900)
+    other = tmp_path / "other"
+    prepare([str(text)], other, tokenizer="bytes", valid=0.1, progress=False)
+    code = main(["compare", str(written()), "--out", str(tmp_path / "out"), "--data", str(other)])
+    assert code == 2
+    assert "was trained on store" in capsys.readouterr().err
+    assert not (tmp_path / "out/attempts.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jobs", "0"], "--jobs: must be at least 1, got 0"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--look"], "no run has come to its end yet"),
+        (["--batch.rosw", "8"], "did you mean 'rows'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_left_behind(
+    written: Written,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    code = main(["compare", str(written()), "--out", str(tmp_path / "out"), *words])
+    errors = capsys.readouterr().err
+    assert code in (2, 3)
+    assert len(errors.splitlines()) == 1
+    assert message in errors
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,178 @@
+"""A tiny training whose start and duration are asked for, and a search without processes."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthen.cli.main import main
+from lengthen.config.load import load
+from lengthen.config.schema import Config, Tables
+from lengthen.core.schedule import crossed, steps
+from lengthen.data.store import Store
+from lengthen.experiments import runner as processes
+from lengthen.experiments.runner import ATTEMPTS, Job
+from lengthen.experiments.tune.problem import Question, ask
+from lengthen.experiments.tune.search import Setting, next_step
+from lengthen.experiments.tune.trials import Trial, place_of, read, trial_of
+from lengthen.run.directory import Record, RunPaths
+from tests.conftest import Configure
+
+Asked = Callable[..., Question]
+ROOM: Tables = {"budget": {"tokens": 400_000}}
+
+
+@pytest.fixture
+def tunable(configured: Configure) -> Configure:
+    """Give a configuration to tune, with any tables changed: a trial of it has 12 steps."""
+    return configured
+
+
+@pytest.fixture
+def asked(tunable: Configure, store: Path) -> Asked:
+    """Ask for a tiny training's start and duration, with any of its tables changed."""
+
+    def question(
+        *, starts: tuple[int, ...] = (), aggressive: bool = False, **tables: Tables
+    ) -> Question:
+        return ask(
+            tunable(**tables),
+            Store.open(store),
+            starts=starts,
+            judge_tokens=512,
+            aggressive=aggressive,
+        )
+
+    return question
+
+
+def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) -> list[Trial]:
+    """Carry a search out in this process; return its trials, of which the last is the end."""
+    known: dict[Setting, float] = {}
+    trials: list[Trial] = []
+    while isinstance(setting := next_step(question.space, known), Setting):
+        trials.append(trial_of(question, setting))
+        carry(trials[-1])
+        seen = read(root, trials[-1])
+        assert seen.is_decided
+        known[setting] = seen.loss
+    return trials
+
+
+def own(root: Path) -> None:
+    """Say in attempts.jsonl that the trials in `root` are a search's, of no question asked here."""
+    root.mkdir(exist_ok=True)
+    record = {"run": "another", "event": "started", "setting": {}, "search": {}}
+    (root / ATTEMPTS).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def plant(
+    root: Path,
+    trial: Trial,
+    *,
+    calm: bool,
+    seconds: float = 0.5,
+    threads: int | None = None,
+    falls: float = 0.01,
+) -> None:
+    """Write the files that a trial leaves: its loss falls, or jumps at the second evaluation."""
+    paths = RunPaths(place_of(root, trial))
+    paths.root.mkdir(parents=True)
+    paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
+    if threads is not None:
+        paths.environment.write_text(json.dumps({"threads": threads}), encoding="utf-8")
+    records: list[Record] = []
+    when, before, looks = trial.config.evaluation, 0, 0
+    for clock, shape in steps(trial.config.schedule()):
+        step = clock.step + 1
+        tokens = clock.tokens + shape.tokens
+        moment = {"step": step, "tokens": tokens, "seconds": seconds * step}
+        loss = 5.0 - falls * step if calm or looks == 0 else 6.0
+        size = {"length": shape.length, "rows": shape.rows, "lr": shape.rate}
+        records.append({"kind": "step", **moment, **size, "loss": loss, "loss_ratio": None})
+        due = crossed(when.every_steps or 0, clock.step, step)
+        due |= crossed(when.every_tokens or 0, before, tokens)
+        if not due and step < trial.steps:
+            continue
+        before, looks = tokens, looks + 1
+        side = {"side_tokens": when.tokens, "side_seconds": 0.25}
+        perplexity = {"loss": loss, "perplexity": math.exp(loss)}
+        records.append({"kind": "eval", **moment, **perplexity, **side})
+        if looks == 2 and not calm:
+            break
+    if calm:
+        records.append({"kind": "event", "event": "finished", "step": trial.steps})
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    paths.metrics.write_text(text, encoding="utf-8")
+
+
+def written(config: Config, folder: Path) -> str:
+    """Write a configuration as a file; return its name."""
+    path = folder / "asked.toml"
+    path.write_text(config.to_toml(), encoding="utf-8")
+    return str(path)
+
+
+def no_process(*_: object) -> Job:
+    raise AssertionError("a trial was started")
+
+
+@pytest.fixture
+def tuned(
+    tunable: Configure, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> "Tuned":
+    """Plant the trials of a search and let the command read them, which starts none."""
+    monkeypatch.setattr(processes, "start", no_process)
+    return Tuned(tunable, asked, tmp_path)
+
+
+class Tuned:
+    """A search over planted trials."""
+
+    def __init__(self, tunable: Configure, asked: Asked, folder: Path) -> None:
+        self.tunable, self.asked, self.folder, self.root = tunable, asked, folder, folder / "out"
+
+    def __call__(
+        self, calm: Sequence[Setting], *words: str, code: int = 0, tables: Tables = ROOM
+    ) -> list[Trial]:
+        aggressive = "--aggressive" in words
+        self.question: Question = self.asked(aggressive=aggressive, **tables)
+
+        trials = search_here(self.question, self.root, self.planting(calm))
+        if not (self.root / ATTEMPTS).exists():
+            own(self.root)
+        assert self.again(*words, tables=tables) == code
+        return trials
+
+    def planting(self, calm: Sequence[Setting]) -> Callable[[Trial], None]:
+        """Give what plants a trial, unless it is there from an earlier search."""
+
+        def carry(trial: Trial) -> None:
+            if not place_of(self.root, trial).exists():
+                is_calm = any(covers(one, trial.setting) for one in calm)
+                plant(self.root, trial, calm=is_calm)
+
+        return carry
+
+    def again(self, *words: str, tables: Tables = ROOM) -> int:
+        file = written(self.tunable(**tables), self.folder)
+        base = ["tune", file, "--out", str(self.root), "--judge-tokens", "512", "--jobs", "1"]
+        return main([*base, *words])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((self.root / "tune.json").read_text())
+        return told
+
+    @property
+    def config(self) -> Config:
+        return load(str(self.root / "tuned.toml"))[0]
+
+
+def covers(largest: Setting, setting: Setting) -> bool:
+    """Tell whether a setting is as calm as the largest calm one at its start."""
+    one, other = ((s.multiple, s.rate, s.rows) for s in (setting, largest))
+    return setting.start == largest.start and all(a <= b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,159 @@
+"""A Trainer of Transformers around a tiny Llama, as a user's script has it; or one rank of it.
+
+torchrun --standalone --nproc-per-node 2 -m tests.integrations.hosted STORE OUT
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from lengthen.core.pacing import Linear
+from lengthen.integrations.plain import Course
+from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
+
+Pass = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
+
+RATE = 1e-2
+RIGHT: dict[str, Any] = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 4,
+    "num_train_epochs": 1,
+    "train_sampling_strategy": "sequential",
+    "remove_unused_columns": False,
+    "logging_steps": 1,
+}
+QUIET: dict[str, Any] = {
+    "use_cpu": True,
+    "report_to": [],
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+}
+# Ten rows for four passes: three, three, two and two.
+COURSE = Course(
+    pacing=Linear(start=8, end=64, duration=12),
+    rows=10,
+    budget=6_000,
+    reuse_after=3,
+    warmup_steps=4,
+)
+
+
+def llama(**changes: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = {
+        "vocab_size": 257,  # of bytes, and the separator
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        **changes,
+    }
+    return LlamaForCausalLM(LlamaConfig(**config))
+
+
+def arguments(out: Path, **changes: Any) -> TrainingArguments:
+    return TrainingArguments(str(out), **{**RIGHT, **QUIET, **changes})
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A Trainer and what was given to it."""
+
+    trainer: Trainer
+    model: nn.Module
+    dataset: LengthenDataset
+    callback: LengthenCallback
+
+
+def hosted(
+    store: Path,
+    out: Path,
+    course: Course = COURSE,
+    model: nn.Module | None = None,
+    rate: float = RATE,
+    kind: type[Trainer] = Trainer,
+    given: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Hosted:
+    """A Trainer whose run lies in `out`/run and whose checkpoints lie in `out`.
+
+    `given` goes to the Trainer, `changes` to its arguments.
+    """
+    dataset = LengthenDataset(store, course)
+    model = llama() if model is None else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    callback = LengthenCallback(dataset, out / "run")
+    trainer = kind(
+        model,
+        arguments(out, **changes),
+        train_dataset=dataset,
+        eval_dataset=dataset.validation(512),
+        callbacks=[callback],
+        optimizers=(optimizer, dataset.rates(optimizer)),
+        **(given or {}),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return Hosted(trainer, model, dataset, callback)
+
+
+def passes_of(model: nn.Module) -> list[Pass]:
+    """Return a list that fills with inputs and targets of every pass, without blank rows."""
+    seen: list[Pass] = []
+
+    def look(_: nn.Module, __: tuple[()], batch: dict[str, torch.Tensor]) -> None:
+        if model.training:
+            inputs, targets = batch["input_ids"], batch["shift_labels"]
+            kept = targets[:, 0] >= 0
+            seen.append((inputs[kept].tolist(), targets[kept].tolist()))
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    return seen
+
+
+def exact(model: nn.Module, rows: list[dict[str, torch.Tensor]]) -> float:
+    """The mean loss over all rows, each of them once."""
+    inputs, targets = (torch.stack([row[name] for row in rows]) for name in INPUTS)
+    with torch.no_grad():
+        logits = model.eval()(input_ids=inputs).logits
+    return float(nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+
+
+INPUTS = ("input_ids", "shift_labels")
+
+
+def main(store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    # Seven rows for two ranks of four passes: one pass of one rank has none.
+    changed = replace(COURSE, rows=7)
+    backend = "gloo" if "RANK" in os.environ else None
+    # Eight rows: in one process three, three and two; in two of them four are missing.
+    evaluation: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": 20,
+        "per_device_eval_batch_size": 3,
+    }
+    host = hosted(Path(store), Path(out), changed, ddp_backend=backend, **evaluation)
+    seen = passes_of(host.model)
+    host.trainer.train()
+    left = {
+        "seen": seen,
+        "exact": exact(host.model, host.dataset.validation(512)),
+        "theirs": [
+            one["eval_loss"] for one in host.trainer.state.log_history if "eval_loss" in one
+        ],
+    }
+    (Path(out) / f"rank-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(left))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,482 @@
+"""In a plain loop: every token once whatever the split, exact restarts, a run that reports read."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import islice
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
+from lengthen.core.schedule import Hold, steps
+from lengthen.data.store import Store
+from lengthen.evaluation.models import named
+from lengthen.evaluation.sample import sample
+from lengthen.exchange.export import export
+from lengthen.integrations.data_plan import Steps, Walk, factors
+from lengthen.integrations.plain import Course, Feed, RunLog, Step
+from lengthen.reporting.gather import gather
+from lengthen.reporting.text import lines
+from lengthen.reporting.watch import watch
+from lengthen.run.directory import Record, RunPaths, owned, read_metrics
+from lengthen.training.start import resume
+from lengthen.util.errors import BusyError, DataError, SettingError
+from tests.conftest import Configure, trainer_of
+
+TOKENS = np.arange(3001, dtype=np.uint16)
+COURSE = Course(pacing=Linear(start=8, end=32, duration=6), rows=6, budget=1_800, reuse_after=2)
+
+
+def flat(feed: Feed) -> list[list[int]]:
+    return [
+        [token for part in parts if part.share for token in part.inputs.flatten().tolist()]
+        for _, parts in feed
+    ]
+
+
+# Batches
+
+
+@given(passes=st.integers(1, 4), world=st.integers(1, 4), rows=st.integers(1, 9))
+def test_ranks_and_passes_laid_end_to_end_are_the_step(passes: int, world: int, rows: int) -> None:
+    course = replace(COURSE, rows=rows)
+    whole = list(Feed(TOKENS, course))
+    split = [Feed(TOKENS, course, passes=passes, rank=rank, world=world) for rank in range(world)]
+    for (step, (alone,)), *ranks in zip(whole, *split, strict=True):
+        parts = [part for _, own in ranks for part in own]
+        assert [len(own) for _, own in ranks] == [passes] * world
+        for name in ("inputs", "targets"):
+            kept = torch.cat([getattr(part, name) for part in parts if part.share])
+            assert torch.equal(kept, getattr(alone, name))
+        assert sum(part.share for part in parts) == pytest.approx(1)
+        assert {part.length for part in parts} == {step.shape.length}
+
+
+def test_a_pass_without_rows_has_a_blank_one_that_weighs_nothing() -> None:
+    feed = Feed(TOKENS, replace(COURSE, rows=2), passes=3)
+    _, parts = next(iter(feed))
+    assert [part.share for part in parts] == [0.0, 0.5, 0.5]
+    assert parts[0].inputs.shape == parts[0].targets.shape == (1, 8)
+
+
+def test_the_feed_is_what_our_own_trainer_reads(configured: Configure) -> None:
+    config = configured(evaluation={"every_steps": 0, "probe_every_steps": 0})
+    ours = trainer_of(config)
+    course = Course(
+        pacing=Linear(start=8, end=64, duration=12),
+        rows=8,
+        budget=10_000,
+        reuse_after=3,
+        warmup_steps=4,
+    )
+    feed = Feed(ours.store.train, course)
+    for step, _ in feed:
+        record = ours.step()
+        assert record is not None
+        assert (step.number, step.tokens) == (record["step"], record["tokens"])
+        assert (step.shape.rows, step.shape.length) == (record["rows"], record["length"])
+        assert step.joined == record["joined"]
+        assert step.factor * 1e-2 == pytest.approx(record["lr"])
+        assert step.after.ledger == ours.progress.ledger
+    assert ours.step() is None
+
+
+def test_the_sum_of_shares_times_mean_losses_has_the_gradient_of_the_step() -> None:
+    torch.manual_seed(0)
+    model = nn.Embedding(3001, 3001).double()
+
+    def gradient(feed: Feed) -> torch.Tensor:
+        model.zero_grad()
+        _, parts = next(iter(feed))
+        for inputs, targets, _, share in parts:
+            logits = model(inputs).flatten(0, 1)
+            loss = share * nn.functional.cross_entropy(logits, targets.flatten())
+            torch.autograd.backward(loss)
+        assert model.weight.grad is not None
+        return model.weight.grad.clone()
+
+    whole = gradient(Feed(TOKENS, COURSE))
+    torch.testing.assert_close(gradient(Feed(TOKENS, COURSE, passes=4)), whole)
+
+
+# The token clock
+
+
+def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
+    course = replace(COURSE, warmup_steps=3, floor=0.1, decay_tokens=1_500)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    rates, found = course.rates(optimizer), []
+    for _ in Feed(TOKENS, course):
+        optimizer.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        rates.step()
+    wanted = [0.5 * shape.rate for _, shape in steps(course.schedule)]
+    assert found == pytest.approx(wanted)
+    assert found[-1] == pytest.approx(0.05)
+    assert course.number_of_steps() == len(wanted)
+
+
+@given(
+    pacing=st.sampled_from(
+        [Linear(start=8, end=32, duration=9), Staged(values=(8, 32), boundaries=(5,))]
+    ),
+    hold=st.sampled_from(["rows", "tokens"]),
+    budget=st.integers(200, 9_000),
+    warmup=st.integers(0, 20),
+    step=st.integers(0, 60),
+)
+def test_the_number_and_the_rate_of_a_step_are_known_without_walking(
+    pacing: Linear | Staged, hold: Hold, budget: int, warmup: int, step: int
+) -> None:
+    course = Course(pacing=pacing, hold=hold, rows=6, budget=budget, warmup_steps=warmup)
+    walked = [shape for _, shape in steps(course.schedule)]
+    assert course.number_of_steps() == len(walked)
+    if step < len(walked):
+        assert factors(course.schedule)(step) == walked[step].rate
+
+
+def test_forty_million_steps_are_counted_and_rated_at_once() -> None:
+    course = replace(COURSE, rows=8, budget=10**10)
+    assert course.number_of_steps() == 6 + (10**10 - 768) // 256
+    assert factors(course.schedule)(39_062_502) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_scheduler_that_was_saved_goes_on_and_its_file_is_of_plain_values(tmp_path: Path) -> None:
+    def scheduler() -> torch.optim.lr_scheduler.LambdaLR:
+        return COURSE.rates(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5))
+
+    one, two = scheduler(), scheduler()
+    for _ in range(5):
+        one.optimizer.step()
+        one.step()
+    torch.save(one.state_dict(), tmp_path / "rates.pt")
+    two.load_state_dict(torch.load(tmp_path / "rates.pt", weights_only=True))
+    for scheduler_ in (one, two):
+        scheduler_.optimizer.step()
+        scheduler_.step()
+    assert one.get_last_lr() == two.get_last_lr()
+
+
+# Going on
+
+
+@given(after=st.integers(0, 12))
+def test_a_restored_feed_goes_on_as_the_unbroken_one(after: int) -> None:
+    unbroken = Feed(TOKENS, COURSE, passes=2)
+    _ = list(islice(unbroken, after))
+    state = json.loads(json.dumps(unbroken.state_dict()))
+    restored = Feed(TOKENS, COURSE)
+    restored.load_state_dict(state)
+    assert flat(restored) == flat(unbroken)
+
+
+@given(numbers=st.lists(st.integers(1, 12), min_size=1, max_size=6))
+def test_a_walk_gives_any_step_by_its_number(numbers: list[int]) -> None:
+    source = Steps(TOKENS, COURSE)
+    in_order = [step for step, _ in Feed(TOKENS, COURSE)]
+    walk = Walk(source, source.start)
+    assert [walk.at(number) for number in numbers] == [in_order[n - 1] for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 3}, "seed: the checkpoint has 0, got 3; a run keeps its course but for the bud"),
+        ({"rows": 7}, "rows: the checkpoint has 6, got 7"),
+        ({"pacing": Constant(end=32)}, "pacing: the checkpoint has {'kind': 'linear'"),
+    ],
+)
+def test_another_course_is_refused(changes: dict[str, Any], message: str) -> None:
+    saved = Feed(TOKENS, COURSE).state_dict()
+    with pytest.raises(SettingError) as error:
+        Feed(TOKENS, replace(COURSE, **changes)).load_state_dict(saved)
+    assert str(error.value).startswith(message)
+
+
+def test_a_course_with_lists_comes_back_from_json_as_itself() -> None:
+    course = replace(COURSE, pacing=Staged(values=(8, 32), boundaries=(5,)))
+    Feed(TOKENS, course).load_state_dict(json.loads(json.dumps(Feed(TOKENS, course).state_dict())))
+
+
+def test_another_corpus_is_refused() -> None:
+    with pytest.raises(SettingError, match="store: the checkpoint was trained on one of 93 seq"):
+        Feed(TOKENS[:2000], COURSE).load_state_dict(Feed(TOKENS, COURSE).state_dict())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": 0}, "batch.rows: must be at least 1, got 0"),
+        ({"budget": 10}, "budget.tokens: must be at least one step (48 tokens), got 10"),
+        ({"full_length": 16}, "pacing.end: must be at most model.length (16), got 32"),
+        ({"hold": "row"}, "batch.hold: must be 'rows' or 'tokens', got 'row'"),
+        ({"floor": 1.5}, "floor: must be from 0 to 1, a share of the peak, got 1.5"),
+        (
+            {"pacing": Linear(of="rows", start=1, end=6, duration=3)},
+            "full_length: is missing; a pacing of rows does not say it",
+        ),
+        (
+            {"pacing": Adaptive(start=8, end=32)},
+            "pacing.kind: must be decided by the step, got 'adaptive'; an adaptive one needs our",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_setting(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingError) as error:
+        replace(COURSE, **changes)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("where", [{"rank": 2, "world": 2}, {"rank": -1}, {"passes": 0}])
+def test_a_place_that_does_not_exist_is_refused(where: dict[str, int]) -> None:
+    with pytest.raises(SettingError, match="must be"):
+        Feed(TOKENS, COURSE, **where)
+
+
+def test_a_corpus_without_one_sequence_is_refused() -> None:
+    with pytest.raises(DataError, match="corpus: has 30 tokens"):
+        Feed(TOKENS[:30], COURSE)
+
+
+# The log
+
+
+def train(
+    out: Path, number: int, saved: Record | None = None, store: Store | None = None
+) -> Record:
+    """Train a bigram model to step `number`, and return the state of feed and log there."""
+    torch.manual_seed(0)
+    model = nn.Embedding(3001, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    feed = Feed(TOKENS, COURSE)
+    if saved is not None:
+        feed.load_state_dict(saved["feed"])
+    log = RunLog(out, COURSE, store=store, saved=saved["log"] if saved else None)
+    for step, ((inputs, _, _, share),) in feed:
+        loss = share * model(inputs).square().mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        log.step(step, loss=loss.item(), grad_norm=norm.item(), optimizer=optimizer)
+        if step.number % 4 == 0:
+            log.probe(loss.item())
+            log.evaluation(loss.item(), side_seconds=0.5)
+        if step.number == number:
+            break
+    state = {"feed": feed.state_dict(), "log": log.state_dict()}
+    log.finish()
+    return state
+
+
+def test_reports_read_the_log_of_a_plain_loop(tmp_path: Path, store: Path) -> None:
+    train(tmp_path / "run", 12, store=Store.open(store))
+    (run,) = gather([tmp_path / "run"])
+    first, *_, last = run.metrics.of("step")
+    assert first["loss_ratio"] is None
+    assert last.keys() == first.keys()
+    assert (last["step"], last["lr"]) == (12, 1e-2)
+    assert [one["loss_ratio"] is None for one in run.metrics.of("probe")] == [True, False, False]
+    assert run.metrics.records[-1]["event"] == "finished"
+    assert run.config["data"]["store_id"] == Store.open(store).id
+    assert run.environment["valid"] == Store.open(store).manifest.valid.sha256
+    assert any("up to step 12" in line for line in lines([run]) if isinstance(line, str))
+
+
+def test_a_log_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    state = json.loads(json.dumps(train(paths.root, 5)))
+    before = read_metrics(paths.metrics).records
+    train(paths.root, 8, state)  # it said "finished" at 5; what came later than the state goes
+    again = read_metrics(paths.metrics)
+    assert [step["step"] for step in again.of("step")] == [*range(1, 9)]
+    assert again.records[: len(before)] == before
+    assert again.of("step")[5]["seconds"] >= again.of("step")[4]["seconds"]
+    assert again.of("probe")[1]["loss_ratio"] is not None
+
+
+def test_lines_behind_the_state_are_set_aside(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    state = train(paths.root, 3)
+    size = state["log"]["metrics_bytes"]
+    paths.metrics.write_bytes(paths.metrics.read_bytes()[:size] + b'{"kind":"step","step":4}\n')
+    train(paths.root, 4, state)
+    assert read_metrics(paths.metrics).of("step")[3]["loss"] > 0
+    assert paths.discarded.read_bytes() == b'{"kind":"step","step":4}\n'
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml", "environment.json"])
+def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SettingError, match=f"out: must be a new directory, this one has a {name}"):
+        RunLog(tmp_path, COURSE)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_that_ended_before_its_first_step_is_begun_anew(tmp_path: Path) -> None:
+    RunLog(tmp_path, COURSE).close()
+    RunLog(tmp_path, replace(COURSE, seed=7)).close()
+    assert "seed = 7" in RunPaths(tmp_path).config.read_text()
+
+
+def test_a_state_of_another_directory_is_refused(tmp_path: Path) -> None:
+    state = train(tmp_path / "run", 3)
+    with pytest.raises(SettingError, match="out: must be the run of the checkpoint, whose metrics"):
+        RunLog(tmp_path / "other", COURSE, saved=state["log"])
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(nan, 1.0), (1.0, float("inf")), (nan, nan)])
+def test_what_is_not_finite_is_recorded_as_it_is(tmp_path: Path, loss: float, norm: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    log = RunLog(tmp_path / "run", COURSE)
+    for (step, _), (one_loss, one_norm) in zip(
+        Feed(TOKENS, COURSE), [(2.0, 1.0), (loss, norm), (3.0, 1.0)], strict=False
+    ):
+        log.step(step, loss=one_loss, grad_norm=one_norm, optimizer=optimizer)
+    log.close()
+    first, poor, third = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
+    assert (poor["loss"] is None, poor["grad_norm"] is None) == (loss != 1.0, norm != 1.0)
+    assert (poor["finite"], first.get("finite"), third.get("finite")) == (False, None, None)
+    assert third["loss_ratio"] == (1.5 if loss != 1.0 else 3.0)
+    # Such an optimizer has no second moment: that is unknown, and not zero.
+    assert first["variance_norm"] is first["variance_max"] is None
+
+
+NUMBERS = [2, 2.0, np.float32(2), np.float64(2), np.int64(2), np.array([2.0])]
+NUMBERS += [torch.tensor(2.0), torch.tensor([2.0]), torch.tensor(2, dtype=torch.bfloat16)]
+NUMBERS += [torch.tensor(2.0, requires_grad=True)]
+
+
+def begun(out: Path) -> tuple[RunLog, Step, torch.optim.Optimizer]:
+    (step, _), *_ = Feed(TOKENS, COURSE)
+    return RunLog(out, COURSE), step, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+
+
+@pytest.mark.parametrize("two", NUMBERS, ids=lambda two: f"{type(two).__module__} {two!r}")
+def test_a_number_is_taken_in_whatever_form_it_comes(tmp_path: Path, two: Any) -> None:
+    log, step, optimizer = begun(tmp_path)
+    log.step(step, loss=two, grad_norm=two, optimizer=optimizer, rate=two)
+    log.evaluation(two, side_seconds=two)
+    log.probe(two, side_seconds=two)
+    log.close()
+    metrics = read_metrics(RunPaths(tmp_path).metrics)
+    (line,), (evaluation,), (probe,) = (metrics.of(kind) for kind in ("step", "eval", "probe"))
+    assert [line[name] for name in ("loss", "grad_norm", "lr")] == [2.0, 2.0, 2.0]
+    assert (evaluation["loss"], evaluation["side_seconds"]) == (2.0, 2.0)
+    assert (probe["loss"], probe["side_seconds"]) == (2.0, 2.0)
+
+
+OTHERS = [None, "2.0", True, [2.0], 2j, torch.ones(2), np.ones(2), torch.tensor(True)]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=repr)
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_what_is_no_number_is_one_line_and_leaves_no_line(
+    tmp_path: Path, name: str, other: Any
+) -> None:
+    log, step, optimizer = begun(tmp_path)
+    given_: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, name: other}
+    with pytest.raises(SettingError, match=f"^{name}: must be one number") as error:
+        log.step(step, optimizer=optimizer, **given_)
+    assert "\n" not in str(error.value)
+    log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
+    log.close()
+    assert len(read_metrics(RunPaths(tmp_path).metrics).records) == 1
+
+
+# Its directory
+
+
+def test_a_directory_has_one_log_in_a_process(tmp_path: Path) -> None:
+    log, step, optimizer = begun(tmp_path)
+    message = f"{tmp_path} is in use by pid {os.getpid()} on .*, which is this process; close the"
+    with pytest.raises(BusyError, match=message):
+        RunLog(tmp_path, COURSE)
+    log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
+    state = log.state_dict()
+    for saved in (None, state):
+        with pytest.raises(BusyError, match=message):
+            RunLog(tmp_path, COURSE, saved=saved)
+    log.close()
+    RunLog(tmp_path, COURSE, saved=state).close()
+
+
+def test_a_directory_has_one_log_among_processes_until_its_process_dies(tmp_path: Path) -> None:
+    log, step, optimizer = begun(tmp_path)
+    log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
+    state = log.state_dict()
+    script = f"""
+import signal, sys
+from lengthen.util.errors import LengthenError
+from tests.integrations.test_plain import COURSE, RunLog
+try:
+    log = RunLog({str(tmp_path)!r}, COURSE, saved={state!r})
+    print("mine", flush=True)
+    signal.pause()
+except LengthenError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert f"{tmp_path} is in use by pid {os.getpid()} on " in done.stdout
+    assert done.stdout.count("\n") == 1
+    log.close()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(BusyError, match=f"pid {other.pid} on .*; wait for it, or stop it"):
+            RunLog(tmp_path, COURSE, saved=state)
+        other.kill()
+    RunLog(tmp_path, COURSE, saved=state).close()
+
+
+def test_our_own_trainer_and_a_log_keep_out_of_each_others_directory(
+    tmp_path: Path, configured: Configure
+) -> None:
+    log, *_ = begun(tmp_path)
+    with pytest.raises(BusyError, match="is in use by"), owned(tmp_path):
+        pass
+    log.close()
+    with owned(tmp_path), pytest.raises(BusyError, match="is in use by"):
+        RunLog(tmp_path, COURSE)
+
+
+def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    train(root, 3)
+    cause = "RUN: was written by another training loop, which has its model and its checkpoints"
+    for use in (
+        lambda: resume(root, shown=False),
+        lambda: export(root, tmp_path / "hf"),
+        lambda: list(sample(root)),
+        lambda: named([root], None)[0].config,
+    ):
+        with pytest.raises(SettingError, match=cause):
+            use()
+    assert watch(root, once=True) == 0
+
+
+# What it needs
+
+
+def test_the_plain_core_needs_no_transformers() -> None:
+    code = "import sys, lengthen.integrations.plain; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,153 @@
+"""What `plan` promises, held against the model that is built and against what torch counts."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lengthen.config.schema import Model
+from lengthen.distributed.context import free_at_once
+from lengthen.model import cost
+from lengthen.model import gpt as model
+from lengthen.model.gpt import GPT
+from lengthen.util.errors import SettingError
+
+SHAPES = [
+    {"layers": 1, "width": 8, "heads": 1, "length": 4, "vocabulary": 11},
+    {"layers": 3, "width": 48, "heads": 4, "length": 32, "vocabulary": 257},
+    {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_are_those_of_the_model(shape: dict[str, Any]) -> None:
+    built = sum(parameter.numel() for parameter in GPT(**shape).parameters())
+    assert cost.parameters(Model(**shape)) == built
+
+
+def test_gpt2_has_its_124_million() -> None:
+    shape = Model(layers=12, width=768, heads=12, length=1024, vocabulary=50257)
+    assert cost.parameters(shape) == 124_439_808
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize(("rows", "length"), [(2, 32), (3, 8), (1, 1)])
+@pytest.mark.parametrize(("recompute", "dropout"), [(False, 0.0), (True, 0.0), (True, 0.1)])
+def test_flops_are_those_that_torch_counts(
+    shape: dict[str, Any], rows: int, length: int, recompute: bool, dropout: float
+) -> None:
+    shape = {**shape, "dropout": dropout}
+    gpt = GPT(**shape)
+    gpt.recompute = recompute
+    tokens = torch.zeros((rows, length), dtype=torch.int64)
+    # torch counts neither the fast attention of a CPU nor a loss in chunks: both plain here.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logits = gpt.logits(tokens).flatten(0, 1)
+        loss = functional.cross_entropy(logits, tokens.flatten(), reduction="sum")
+        torch.autograd.backward(loss)
+    assert cost.flops(Model(**shape), rows, length, recompute=recompute) == pytest.approx(
+        counter.get_total_flops(), rel=0.01
+    )
+
+
+def test_short_steps_save_attention_only() -> None:
+    shape = Model(layers=2, width=64, heads=2, length=128, vocabulary=100)
+    whole, cut = cost.flops(shape, 4, 128), cost.flops(shape, 64, 8)
+    attention = 12 * 512 * 128 * 2 * 64
+    assert whole - cut == attention - attention * 8 // 128
+
+
+def test_the_chunk_is_that_of_the_loss() -> None:
+    assert cost.CHUNK == model.CHUNK
+
+
+def test_a_missing_vocabulary_is_named() -> None:
+    shape = Model(layers=1, width=8, heads=1, length=4)
+    for ask in (cost.parameters, lambda s: cost.memory(s, 4), lambda s: cost.flops(s, 1, 4)):
+        with pytest.raises(SettingError, match="vocabulary: is missing"):
+            ask(shape)
+
+
+def test_memory_grows_with_the_pass_and_with_dropout() -> None:
+    shape = Model(layers=2, width=64, heads=2, length=128, vocabulary=100)
+    dropping = shape.model_copy(update={"dropout": 0.1})
+    assert cost.memory(shape, 256) < cost.memory(shape, 512) < cost.memory(dropping, 512)
+    assert cost.memory(shape, 256, recompute=True) < cost.memory(shape, 256)
+    assert cost.memory(shape, 256) > 16 * cost.parameters(shape)
+
+
+def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> None:
+    wide = Model(layers=1, width=64, heads=2, length=512, vocabulary=60_000)
+    deeper = wide.model_copy(update={"layers": 3})
+    for recompute, kept in ((False, cost.LAYER_KEEPS), (True, 1)):
+        one, three = (cost.activations(shape, 512, recompute=recompute) for shape in (wide, deeper))
+        # The logits are the peak, so more layers add what they keep, and nothing of their own turn.
+        assert three - one == 2 * kept * 64 * 512
+        logits = cost.CHUNKS * 512 * 60_000 + 2 * 64 * 512
+        assert one == kept * 64 * 512 + logits + 2 * 60_000 * 64
+
+
+MEASURED = [
+    ({"layers": 6, "width": 256, "heads": 4, "length": 256, "vocabulary": 8192}, 4096),
+    ({"layers": 2, "width": 256, "heads": 4, "length": 256, "vocabulary": 50257}, 2048),
+    (
+        {"layers": 3, "width": 128, "heads": 8, "length": 512, "vocabulary": 512, "dropout": 0.1},
+        4096,
+    ),
+    # Thin ones: many layers over long rows, and a vocabulary that outweighs all layers.
+    ({"layers": 12, "width": 32, "heads": 2, "length": 1024, "vocabulary": 512}, 4096),
+    ({"layers": 4, "width": 64, "heads": 4, "length": 2048, "vocabulary": 8192}, 4096),
+    ({"layers": 2, "width": 64, "heads": 4, "length": 1024, "vocabulary": 50257}, 2048),
+]
+STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PEAK.exists(), reason="reads the peak where Linux keeps it")
+@pytest.mark.parametrize(("shape", "micro_tokens"), MEASURED)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_memory_is_what_a_process_takes(
+    shape: dict[str, Any], micro_tokens: int, recompute: bool
+) -> None:
+    call = f"peak({shape!r}, {micro_tokens}, {recompute})"
+    code = f"from tests.model.test_cost import peak; print({call})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    planned = cost.memory(Model(**shape), micro_tokens, recompute=recompute)
+    assert 0.85 * int(done.stdout) <= planned <= 1.2 * int(done.stdout)
+
+
+def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> int:
+    """Return the bytes that training took, beside what torch itself takes once it has trained."""
+    tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
+    train(tiny, 8, recompute)
+    PEAK.write_text("5")  # forget the peak so far
+    before = bytes_of("VmRSS")
+    train(shape, micro_tokens, recompute)
+    return bytes_of("VmHWM") - before
+
+
+def bytes_of(name: str) -> int:
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return 1024 * int(lines[name].split()[0])
+
+
+def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
+    if recompute:
+        free_at_once()
+    gpt = GPT(**shape)
+    gpt.recompute = recompute
+    gpt.initialise(torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(gpt.parameters(), fused=True)
+    tokens = torch.zeros((micro_tokens // gpt.length, gpt.length), dtype=torch.int64)
+    for _ in range(2):
+        for _ in range(3):
+            loss = gpt(tokens, tokens) / micro_tokens
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()

@@ -1,0 +1,331 @@
+"""Forecasts: one column each, the same lines, and a picture that any browser shows."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lengthen.cli.main import main
+from lengthen.config.schema import Config
+from lengthen.distributed import memory as memory_module
+from lengthen.distributed.memory import CPU_PASS, memory_of
+from lengthen.planning import calibrate
+from lengthen.planning import forecast as forecast_module
+from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
+from lengthen.util.errors import SettingError
+from tests.conftest import Configure
+from tests.reporting.test_figures import points_of
+from tests.reporting.test_legend import panels_in, well_laid
+
+Words = list[str]
+Forecasts = Callable[..., list[Forecast]]
+
+
+@pytest.fixture
+def foreseen(configured: Configure) -> Forecasts:
+    """Give forecasts of the tiny configuration, with any tables changed for each name."""
+
+    def found(**variants: dict[str, Any]) -> list[Forecast]:
+        named = {name: configured(**tables) for name, tables in variants.items()}
+        return forecasts(named, "1M", print)
+
+    return found
+
+
+def test_every_configuration_has_the_same_lines(foreseen: Forecasts) -> None:
+    slw, baseline = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+    assert [name for name, _ in lines(slw)] == [name for name, _ in lines(baseline, slw)]
+    found = table([slw, baseline])
+    assert found.columns == ("", "slw", "baseline")
+    assert [row[1] for row in found.rows] == [text for _, text in lines(slw)]
+
+
+def test_flops_and_seconds_stand_beside_those_of_the_first(foreseen: Forecasts) -> None:
+    one, twice = foreseen(one={}, twice={"budget": {"tokens": 20_000}})
+    factor = twice.plan.flops / one.plan.flops
+    texts = dict(lines(twice, one))
+    assert texts["arithmetic"].endswith(f"({factor:.3g} x)")
+    assert texts["time"].endswith(f"({factor:.3g} x)")  # at a given speed they are in proportion
+    assert " x)" not in "".join(text for _, text in lines(one))
+
+
+def test_at_a_given_speed_seconds_are_flops_over_it(foreseen: Forecasts) -> None:
+    (one,) = foreseen(one={})
+    assert one.duration == pytest.approx(one.plan.flops / 1e6)
+    assert dict(lines(one))["speed"] == "0 GFLOP/s, as given"
+
+
+def test_the_rate_is_told_in_steps_and_in_tokens(foreseen: Forecasts) -> None:
+    (one,) = foreseen(one={"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 5000}})
+    plan, texts = one.plan, dict(lines(one))
+    assert texts["warm-up of the rate"] == "4 steps, 384 tokens, up to 0.01"
+    assert plan.full is not None
+    assert texts["rate at full length"] == f"{plan.full.rate:.3g} at its first step, 13"
+    assert plan.lowest is not None
+    before = f"{plan.lowest.tokens_before:,}"
+    assert f"0.001 from step {plan.lowest.step} on, after {before} tokens" in texts["lowest rate"]
+    last = plan.curve[-1]
+    assert texts["rate at the end"] == (
+        f"0.001 at step {plan.steps}, after {last.tokens_before:,} tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tables", "line", "said"),
+    [
+        ({"pacing": {"duration": 500}}, "full length", "not reached within the budget"),
+        ({"pacing": {"duration": 500}}, "rate at full length", "full length is not reached"),
+        ({"pacing": {"kind": "constant"}}, "full length", "from the first step on"),
+        ({"pacing": {"kind": "constant"}}, "lengths", "64 at every step"),
+        (
+            {"optimizer": {"warmup_steps": 0}},
+            "warm-up of the rate",
+            "none: 0.01 from the first step on",
+        ),
+        ({}, "lowest rate", "0 after 10,000 tokens, where the budget ends"),
+        (
+            {"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 20_000}},
+            "lowest rate",
+            "not reached: it would be 0.001 after 20,000 tokens, beyond the budget",
+        ),
+        (
+            {"optimizer": {"warmup_steps": 400}},
+            "lowest rate",
+            "not reached: the budget ends while the rate warms up",
+        ),
+        (
+            {"pacing": {"end": 48}},
+            "full length",
+            "never: pacing.end is 48, model.length 64",
+        ),
+    ],
+)
+def test_what_does_not_happen_is_said_too(
+    foreseen: Forecasts, tables: dict[str, Any], line: str, said: str
+) -> None:
+    (one,) = foreseen(one=tables)
+    assert dict(lines(one))[line] == said
+
+
+def test_a_budget_that_ends_within_the_warm_up_says_so(foreseen: Forecasts) -> None:
+    (one,) = foreseen(one={"optimizer": {"warmup_steps": 400}})
+    text = dict(lines(one))["warm-up of the rate"]
+    assert text.endswith("9,984 tokens: the budget ends before its 400 steps")
+
+
+def test_leftovers_are_told_or_what_was_dropped(foreseen: Forecasts) -> None:
+    kept, dropped = foreseen(kept={}, dropped={"batch": {"leftovers": "drop"}})
+    corpus = kept.plan.corpus
+    assert corpus is not None
+    most = f"{corpus.most_leftover:,} tokens at most, {corpus.leftover:,} at the end"
+    assert dict(lines(kept))["leftovers"] == most
+    assert re.fullmatch(r"[\d,]+ tokens dropped", dict(lines(dropped))["leftovers"])
+
+
+def test_a_pass_over_the_corpus_is_over_when_all_of_it_was_read_or_dropped(
+    foreseen: Forecasts,
+) -> None:
+    held: dict[str, Any] = {"pacing": {"kind": "constant", "end": 16}, "budget": {"tokens": 12_800}}
+    dropping = {**held, "batch": {"leftovers": "drop"}}
+    kept, dropped = (one.plan.corpus for one in foreseen(kept=held, dropped=dropping))
+    assert kept is not None
+    assert dropped is not None
+    assert dropped.dropped == 3 * 12_800  # of each 64 tokens 16 are read
+    assert dropped.passes == pytest.approx(4 * kept.passes)
+
+
+def test_an_adaptive_pacing_has_two_columns(foreseen: Forecasts) -> None:
+    found = foreseen(mine={"pacing": {"kind": "adaptive", "every": 2, "max_hold": 6}})
+    assert [one.name for one in found] == ["mine, quickest", "mine, slowest"]
+    assert found[0].plan.steps < found[1].plan.steps
+
+
+def test_a_plan_that_takes_long_says_how_far_it_is(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "SOON", 0.0)
+    heard: list[str] = []
+    config = configured(pacing={"duration": 5000}, budget={"tokens": 10**6})
+    forecasts({"slow": config}, "1M", heard.append)
+    assert [text.partition(":")[0] for text in heard] == ["planning slow"]
+    assert re.fullmatch(r"planning slow: \d+ %", heard[0])
+
+
+def test_alike_models_are_tried_once_and_others_again(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[Config, set[tuple[int, int]]]] = []
+
+    def planted(config: Config, _: int, shapes: list[tuple[int, int]]) -> calibrate.Rated:
+        tried.append((config, set(shapes)))
+        return calibrate.Rated(config.model, 1e9, "planted")
+
+    monkeypatch.setattr(calibrate, "calibrated", planted)
+    notes: list[str] = []
+    named = {
+        "slw": configured(),
+        "baseline": configured(pacing={"kind": "constant"}),
+        "wide": configured(model={"width": 32}),
+    }
+    found = forecasts(named, None, notes.append)
+    assert [config.model.width for config, _ in tried] == [16, 32]
+    assert tried[0][1] == set(found[0].plan.shapes) | set(found[1].plan.shapes)
+    assert notes[0].startswith("trying steps of slw, baseline, ")
+
+
+def auto(configured: Configure, **run: Any) -> Forecast:
+    (found,) = forecasts(
+        {"one": configured(batch={"rows": 128, "micro_tokens": "auto"}, run=run)}, "1T", print
+    )
+    return found
+
+
+def test_auto_is_foretold_for_a_processor_by_its_caches(configured: Configure) -> None:
+    found = auto(configured)
+    assert found.plan.micro_tokens == CPU_PASS
+    assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a pass")
+
+
+def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "gpus", lambda: 1)
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(
+        memory_module, "device_here", {"auto": card, "cpu": torch.device("cpu")}.get
+    )
+    whole, half = 128 * 64, 64 * 64
+    config = configured(model={"vocabulary": 257})
+    for limit, size in (
+        (memory_of(config, whole), whole),
+        (memory_of(config, half), half),
+        (1, 64),
+    ):
+        monkeypatch.setattr(memory_module, "memory_limit", {card: limit}.get)
+        found = auto(configured)
+        assert found.plan.micro_tokens == size
+        assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
+    assert auto(configured, device="cpu").plan.micro_tokens == CPU_PASS
+
+
+def test_a_plan_for_a_gpu_that_is_not_here_says_that_its_passes_are_another_machines(
+    configured: Configure,
+) -> None:
+    found = auto(configured, device="cuda")
+    assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
+
+
+def test_double_precision_takes_twice_the_memory(foreseen: Forecasts) -> None:
+    single, double = foreseen(single={}, double={"run": {"precision": "fp64"}})
+    assert double.plan.memory == 2 * single.plan.memory
+
+
+def test_a_missing_vocabulary_says_what_to_give(configured: Configure) -> None:
+    with pytest.raises(SettingError, match=r"model.vocabulary: is missing; give a token store"):
+        forecasts({"one": configured(data={"path": None})}, "1T", print)
+
+
+def test_the_panels_have_a_curve_for_everyone(foreseen: Forecasts) -> None:
+    found = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+    shown = {panel.title: panel for panel in panels(found)}
+    assert list(shown) == [
+        "Length",
+        "Tokens per step",
+        "Learning rate by token",
+        "Learning rate by step",
+        "FLOP so far",
+        "Seconds so far",
+        "Leftovers",
+    ]
+    for panel in shown.values():
+        assert [curve.name for curve in panel.curves] == ["slw", "baseline"]
+    slw = found[0]
+    assert shown["Length"].curves[0].points[0] == (64, 8)
+    assert shown["Seconds so far"].curves[0].points[-1] == (slw.plan.tokens, slw.duration)
+
+
+@pytest.mark.parametrize(("speed", "unit"), [({}, "MFLOP"), ({"width": 256}, "GFLOP")])
+def test_flops_are_drawn_in_a_unit_that_leaves_short_numbers(
+    foreseen: Forecasts, speed: dict[str, Any], unit: str
+) -> None:
+    found = foreseen(one={"model": speed})
+    panel = next(panel for panel in panels(found) if panel.title == "FLOP so far")
+    assert panel.y == unit
+    assert 1 <= panel.curves[0].points[-1][1] < 1000
+
+
+def test_without_a_store_there_is_no_panel_of_leftovers(configured: Configure) -> None:
+    config = configured(data={"path": None}, model={"vocabulary": 257})
+    found = forecasts({"one": config}, "1T", print)
+    assert "Leftovers" not in [panel.title for panel in panels(found)]
+    assert dict(lines(found[0]))["leftovers"] == "give --data to know"
+
+
+def test_the_picture_is_one_file(foreseen: Forecasts, tmp_path: Path) -> None:
+    found = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+    write(tmp_path / "plan.svg", found)
+    curves = points_of((tmp_path / "plan.svg").read_text(encoding="utf-8"))
+    assert len(curves) == 7 * 2
+
+
+def test_the_page_has_the_table_and_the_figures(foreseen: Forecasts, tmp_path: Path) -> None:
+    found = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+    write(tmp_path / "plan.html", found)
+    text = (tmp_path / "plan.html").read_text(encoding="utf-8")
+    data = re.search(r'id="page-data">(.*?)</script>', text)
+    assert data is not None
+    figures = json.loads(data[1])["figures"]
+    assert [plot["title"] for plot in figures] == [panel.title for panel in panels(found)]
+    assert "warm-up of the rate" in text
+    assert "Nothing was recorded" not in text
+    assert "worked out, before any run" in text
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("plan.png", "--out: must end in .svg or .html, got"),
+        ("plan", "--out: must end in .svg or .html, got"),
+        ("nowhere/plan.svg", "--out: must be a file in a directory that exists, got"),
+    ],
+)
+def test_an_impossible_picture_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, message: str
+) -> None:
+    words = ["plan", "laptop-2min", "--model.vocabulary", "300", "--out", str(tmp_path / out)]
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"lengthen: {message}")
+    assert shown.out == ""
+
+
+def test_the_command_takes_recipes_and_files_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "my.toml").write_text('recipe = "laptop-2min"\n', encoding="utf-8")
+    files = [str(tmp_path / folder / "my.toml") for folder in ("one", "two")]
+    out = tmp_path / "plan.svg"
+    words = ["plan", "laptop-2min", *files, "--model.vocabulary", "300", "--flops", "1T"]
+    assert main([*words, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == str(out)
+    assert "(1 x)" in shown
+    for panel in panels_in(out.read_text(encoding="utf-8")):
+        assert panel.whole == ["laptop-2min", *files]
+        assert well_laid(panel.keys, panel.title, panel.plot)
+
+
+def test_a_name_that_nobody_shares_is_the_files_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.toml").write_text('recipe = "laptop-2min"\n', encoding="utf-8")
+    words = ["plan", "laptop-2min", str(tmp_path / "my.toml"), "--model.vocabulary", "300"]
+    assert main([*words, "--flops", "1T"]) == 0
+    heads = capsys.readouterr().out.splitlines()[2].split()
+    assert heads == ["laptop-2min", "my"]

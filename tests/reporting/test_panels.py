@@ -1,0 +1,181 @@
+"""The standard panels: what they show of good, foreign and broken logs."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from lengthen.reporting.decisions import fewer
+from lengthen.reporting.figures import Mark, Panel
+from lengthen.reporting.gather import NamedRun
+from lengthen.reporting.panels import panels_of
+from lengthen.run.directory import Record
+from tests.reporting.logs import run, run_of
+
+TITLES = [
+    "Validation perplexity by step",
+    "Validation perplexity by token",
+    "Validation perplexity by second",
+    "Training loss, each step at its own length",
+    "Loss ratio of the steps",
+    "Loss ratio of the probe, at full length",
+    "Variance norm",
+    "Variance max",
+    "Gradient norm, before clipping",
+    "Length",
+    "Rows",
+    "Tokens per step",
+    "Learning rate",
+]
+
+
+def panel(title: str, *runs: NamedRun) -> Panel:
+    return {panel.title: panel for panel in panels_of(runs)}[title]
+
+
+OBSERVED = [
+    {"kind": "step", "step": 1, "tokens": 64, "loss": 5.5, "length": 8},
+    {"kind": "observation", "step": 1, "tokens": 64, "length": 8, "loss": 5.4, "next_length": 8},
+    {"kind": "step", "step": 2, "tokens": 128, "loss": 5.3, "length": 8},
+    {"kind": "observation", "step": 2, "tokens": 128, "length": 8, "loss": 5.2, "next_length": 16},
+    {"kind": "event", "event": "length", "step": 2, "tokens": 128, "length": 16, "held": 2},
+    {"kind": "event", "event": "saved", "step": 2, "tokens": 128, "name": "step-00000002"},
+    {"kind": "step", "step": 3, "tokens": 256, "loss": 5.1, "length": 16},
+    {
+        "kind": "observation",
+        "step": 3,
+        "tokens": 256,
+        "length": 16,
+        "loss": None,
+        "next_length": 16,
+    },
+]
+
+
+def test_decisions_of_an_adaptive_pacing_stand_on_the_length_with_their_reasons() -> None:
+    marks = panel("Length", run_of(*OBSERVED)).curves[0].marks
+    assert marks == [
+        Mark(1, 8, "held at 8, observed 5.4000 nats", hollow=True),
+        Mark(2, 16, "grew from 8 to 16 after 2 steps, observed 5.2000 nats"),
+        Mark(3, 16, "held at 16, observed a loss that is not finite", hollow=True),
+    ]
+
+
+def test_observations_of_an_adaptive_pacing_stand_beside_the_training_loss() -> None:
+    marks = panel(TITLES[3], run_of(*OBSERVED)).curves[0].marks
+    assert marks == [
+        Mark(64, 5.4, "observed 5.4000 nats at length 8", hollow=True),
+        Mark(128, 5.2, "observed 5.2000 nats at length 8", hollow=True),
+    ]
+
+
+@pytest.mark.parametrize("field", ["step", "tokens", "length", "next_length", "loss"])
+def test_a_broken_observation_is_left_out(field: str) -> None:
+    broken = [{**line, field: "?"} if line["kind"] == "observation" else line for line in OBSERVED]
+    marks = [mark for title in ("Length", TITLES[3]) for mark in _marks(title, *broken)]
+    assert all(isinstance(value, int | float) for mark in marks for value in (mark.x, mark.y))
+
+
+def _marks(title: str, *lines: Record) -> Sequence[Mark]:
+    return panel(title, run_of(*lines)).curves[0].marks
+
+
+def test_of_many_marks_every_growth_stays() -> None:
+    marks = [Mark(n, n // 100, "", hollow=n % 100 > 0) for n in range(50_000)]
+    kept = fewer(marks, 200)
+    assert [mark for mark in kept if not mark.hollow] == marks[::100]
+    assert len(kept) <= 500 + 200
+
+
+def test_other_pacings_have_no_marks() -> None:
+    assert not any(curve.marks for panel in panels_of([run("a")]) for curve in panel.curves)
+
+
+def test_a_log_of_ours_fills_every_panel() -> None:
+    panels = panels_of([run("a"), run("b")])
+    assert [panel.title for panel in panels] == TITLES
+    assert all(curve.points for panel in panels for curve in panel.curves)
+    assert {curve.name for panel in panels for curve in panel.curves} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("title", "x", "first"),
+    [
+        ("Validation perplexity by step", "step", 10),
+        ("Validation perplexity by token", "trained tokens", 5120),
+        ("Validation perplexity by second", "seconds of training", 2.5),
+        ("Training loss, each step at its own length", "trained tokens", 512),
+        ("Learning rate", "step", 1),
+    ],
+)
+def test_a_curve_runs_along_its_clock(title: str, x: str, first: float) -> None:
+    shown = panel(title, run("a"))
+    assert (shown.x, shown.curves[0].points[0][0]) == (x, first)
+
+
+def test_loss_ratios_have_the_thresholds_and_only_they_do() -> None:
+    marked = {p.title: (p.mark, *p.lesser) for p in panels_of([run("a")]) if p.mark or p.lesser}
+    assert marked == {title: (1.2, 1.1, 1.5) for title in TITLES if title.startswith("Loss ratio")}
+
+
+def test_perplexity_and_variances_are_logarithmic() -> None:
+    logs = {panel.title for panel in panels_of([run("a")]) if panel.log_y}
+    assert logs == {*TITLES[:3], "Variance norm", "Variance max"}
+
+
+def test_tokens_per_step_are_rows_times_length() -> None:
+    assert {y for _, y in panel("Tokens per step", run("a")).curves[0].points} == {512}
+
+
+def test_runs_of_one_family_share_its_name() -> None:
+    panels = panels_of([run("a/0"), run("a/1"), run("b")], {"a/0": "a", "a/1": "a"})
+    assert [curve.key for curve in panels[0].curves] == ["a", "a", "b"]
+
+
+def test_a_spike_in_a_long_log_is_shown() -> None:
+    curve = panel("Loss ratio of the steps", run("a", 20_000, spike=12_345)).curves[0]
+    assert (12_345, 1.75) in curve.points
+    assert len(curve.points) <= 2000
+
+
+def test_a_foreign_log_has_the_panels_that_its_columns_allow() -> None:
+    lines = [{"kind": "step", "step": 1, "loss": 5.0}, {"kind": "eval", "step": 1, "loss": 5.0}]
+    filled = [p.title for p in panels_of([run_of(*lines)]) if any(c.points for c in p.curves)]
+    assert filled == []  # a training loss by tokens needs tokens
+    lines = [{"kind": "step", "step": 1, "tokens": 8, "loss": 5.0, "length": 8}]
+    filled = [p.title for p in panels_of([run_of(*lines)]) if any(c.points for c in p.curves)]
+    assert filled == ["Training loss, each step at its own length", "Length"]
+
+
+@pytest.mark.parametrize("value", ["4", None, True, [1], {}, float("nan"), float("inf"), 10**400])
+def test_what_is_no_number_has_no_place(value: object) -> None:
+    lines = [
+        {"kind": "step", "step": 1, "tokens": 8, "loss": value},
+        {"kind": "step", "step": 2, "tokens": value, "loss": 4.0},
+        {"kind": "step", "step": 3, "tokens": 24, "loss": 4.0},
+    ]
+    assert list(panel(TITLES[3], run_of(*lines)).curves[0].points) == [(24, 4.0)]
+
+
+def test_a_step_that_was_not_finite_is_marked_and_a_missing_ratio_is_not() -> None:
+    lines = [
+        {"kind": "step", "step": 1, "tokens": 8, "loss": 4.0, "loss_ratio": None},
+        {"kind": "step", "step": 2, "tokens": 16, "loss": None, "loss_ratio": None},
+        {
+            "kind": "step",
+            "step": 3,
+            "tokens": 24,
+            "loss": 4.0,
+            "grad_norm": None,
+            "finite": False,
+            "loss_ratio": 1.0,
+        },
+    ]
+    broken = run_of(*lines)
+    assert list(panel("Loss ratio of the steps", broken).curves[0].breaks) == [2]
+    assert list(panel(TITLES[3], broken).curves[0].breaks) == [16]
+    assert 3 in panel("Gradient norm, before clipping", broken).curves[0].breaks
+
+
+def test_a_perplexity_too_large_for_a_float_is_marked() -> None:
+    line = {"kind": "eval", "step": 5, "loss": 800.0, "perplexity": None}
+    assert list(panel(TITLES[0], run_of(line)).curves[0].breaks) == [5]

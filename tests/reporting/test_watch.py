@@ -1,0 +1,403 @@
+"""Watching a run: what is new is read once, what was cut is read anew, and nothing steers the
+terminal."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from lengthen.data.open_store import open_store
+from lengthen.reporting import watch as watching
+from lengthen.reporting.watch import BLOCKS, KEPT, WIDTH, Follower, Story, Trail, sparkline, watch
+from lengthen.run.directory import open_run, owned
+from lengthen.training.start import resume, train
+from lengthen.util.errors import SettingError, printable
+from tests.conftest import Configure
+
+Said = pytest.CaptureFixture[str]
+
+
+def line(step: int, **facts: Any) -> bytes:
+    record = {
+        "kind": "step",
+        "step": step,
+        "tokens": 64 * step,
+        "length": 8,
+        "rows": 8,
+        "loss": 3.0,
+        "loss_ratio": 1.0,
+        "lr": 0.01,
+        "seconds": 0.5 * step,
+    }
+    return json.dumps({**record, **facts}).encode() + b"\n"
+
+
+def event(event: str, step: int = 1, **facts: Any) -> bytes:
+    return json.dumps({"kind": "event", "event": event, "step": step, **facts}).encode() + b"\n"
+
+
+@pytest.fixture
+def run(configured: Configure, tmp_path: Path) -> Path:
+    """A run's directory without a log yet."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.toml").write_text(configured().to_toml())
+    return folder
+
+
+def once(run: Path, capsys: Said) -> str:
+    assert watch(run, once=True) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    return said
+
+
+def test_a_run_that_has_not_begun_is_at_step_0(run: Path, capsys: Said) -> None:
+    assert once(run, capsys) == "run  running  step 0\n"
+
+
+def test_the_line_says_where_the_run_stands(run: Path, capsys: Said) -> None:
+    lines = [line(n, length=8 * n, loss=4.0 / n, loss_ratio=1.3 if n == 2 else 0.9) for n in (1, 2)]
+    lines += [
+        b'{"kind":"probe","step":2,"loss":4.5,"loss_ratio":0.97}\n',
+        b'{"kind":"eval","step":1,"loss":3.25}\n',
+        b'{"kind":"eval","step":2,"loss":3.5}\n',
+        line(3, loss=None, loss_ratio=None, finite=False),
+        event("saved", 3, name="step-00000003"),
+    ]
+    (run / "metrics.jsonl").write_bytes(b"".join(lines))
+    assert once(run, capsys) == (
+        "run  running  step 3  tokens 192 of 10,000 (1%), 0:01:16 left  length 8  rows 8  "
+        "loss not finite (ratio -)  probe 4.500 (ratio 0.970)  valid 3.500 (best 3.250) at step 2  "
+        "rate 1.00e-02  tokens/s 128  unstable 2  saved step 3\n"
+    )
+
+
+def test_what_no_directory_of_a_run_is_is_refused_in_one_line(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(SettingError, match="RUN: must be a run's directory, .* got '.*nowhere'"):
+        watch(tmp_path / "nowhere")
+    with pytest.raises(SettingError, match="--every: must be above 0, in seconds, got 0"):
+        watch(run, every=0)
+
+
+def test_a_budget_in_passes_is_that_of_its_store(
+    configured: Configure, run: Path, capsys: Said
+) -> None:
+    config = configured(budget={"passes": 1, "tokens": None})
+    (run / "config.toml").write_text(config.to_toml())
+    (run / "metrics.jsonl").write_bytes(line(1))
+    sequences = (len(open_store(config).train) - 1) // 64
+    assert f"tokens 64 of {64 * sequences:,} (0%)  " in once(run, capsys)
+    lost = config.to_toml().replace(config.data.path or "", "lost")
+    (run / "config.toml").write_text(lost)
+    assert "tokens 64  length" in once(run, capsys)
+
+
+@given(cuts=st.lists(st.integers(0, 5000), max_size=12))
+def test_f54_however_the_log_grows_each_line_counts_once(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
+    whole = b"".join([line(n, loss=5.0 / n) for n in range(1, 30)] + [event("saved", 29)])
+    follower = Follower(path)
+    for size in [*sorted(cuts), len(whole)]:
+        path.write_bytes(whole[:size])
+        follower.catch_up()
+        assert follower.story.lines == whole[:size].count(b"\n")
+    expected = Story()
+    for text in whole.splitlines(keepends=True):
+        expected.add(text)
+    assert follower.story == expected
+
+
+def test_only_new_bytes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, taken = tmp_path / "m", []
+    monkeypatch.setattr(Story, "add", lambda _, text: taken.append(text))
+    follower = Follower(path)
+    for step in range(1, 5):
+        with path.open("ab") as file:
+            file.write(line(step))
+        follower.catch_up()
+    assert taken == [line(step) for step in range(1, 5)]
+
+
+@pytest.mark.parametrize("more", [0, 1, 50], ids=["shorter", "as long", "longer"])
+def test_a_log_that_a_resume_has_cut_is_read_anew(tmp_path: Path, more: int) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"".join(line(n, loss=9.0) for n in range(1, 9)))
+    follower = Follower(path)
+    follower.catch_up()
+    kept = [line(n, loss=9.0) for n in range(1, 8)]
+    path.write_bytes(b"".join(kept + [line(8 + n, loss=8.0) for n in range(more)]))
+    follower.catch_up()
+    assert follower.story.lines == 7 + more
+    assert follower.story.latest["step"]["loss"] == (8.0 if more else 9.0)
+    assert follower.story.lengths.steps == 7 + more
+
+
+def test_a_run_that_is_started_anew_is_forgotten(tmp_path: Path) -> None:
+    follower = Follower(tmp_path / "m")
+    follower.path.write_bytes(line(1))
+    follower.catch_up()
+    follower.path.unlink()
+    follower.catch_up()
+    assert follower.story == Story()
+
+
+GARBAGE = [
+    b"\x00" * 50,
+    b"not json",
+    b"[1]",
+    b"[" * 5000,
+    b'{"no":"kind"}',
+    b'{"kind":["step"]}',
+    b'{"kind":"step","step":true,"tokens":1,"length":8,"rows":8}',
+    b'{"kind":"step","step":1,"tokens":"64","length":8,"rows":8}',
+    b'{"kind":"step","step":1,"tokens":' + b"9" * 400 + b',"length":8,"rows":8}',
+    b'{"kind":"eval","step":-1}',
+    b'{"kind":"event"}',
+]
+
+
+def test_lines_that_are_not_ours_are_counted(run: Path, capsys: Said) -> None:
+    odd = line(2, loss="3", loss_ratio=[], lr={}, seconds=float("nan"))
+    huge = line(3, loss=10**400, seconds=10**400)
+    (run / "metrics.jsonl").write_bytes(b"\n".join([line(1)[:-1], *GARBAGE, odd]) + huge + b'{"ki')
+    said = once(run, capsys)
+    assert f"unreadable lines {len(GARBAGE)}" in said
+    assert "step 3  " in said
+
+
+def test_what_is_kept_does_not_grow_with_the_run() -> None:
+    story = Story()
+    for step in range(1, 20_001):
+        story.add(line(step, length=step, loss=7.5 if step == 12_345 else 3.0))
+        story.add(event("skipped", step))
+    assert len(story.recent) <= 21
+    assert len(story.events) == 5
+    for trail in (story.losses, story.lengths):
+        assert KEPT // 2 <= len(trail.values) <= KEPT
+    assert max(story.losses.values) == 7.5  # no spike is lost
+    assert story.lengths.values == sorted(story.lengths.values)
+    assert story.lengths.values[-1] == 20_000
+
+
+@given(values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=3000))
+def test_a_trail_keeps_the_largest_of_each_stretch(values: list[float]) -> None:
+    trail = Trail()
+    for value in values:
+        trail.add(value)
+    size = trail.stretch
+    assert trail.values == [max(values[n : n + size]) for n in range(0, len(values), size)]
+
+
+@given(values=st.lists(st.floats(-1e99, 1e99), max_size=300))
+def test_a_curve_is_as_wide_as_its_room_and_keeps_its_top(values: list[float]) -> None:
+    curve = sparkline(values)
+    assert len(curve) == min(WIDTH, len(values))
+    assert set(curve) <= set(BLOCKS)
+    if len(set(values)) > 1:
+        top = values.index(max(values)) * len(curve) // len(values)
+        assert BLOCKS[-1] in curve[max(0, top - 1) : top + 2] or len(set(curve)) == 1
+
+
+def test_a_curve_reads_from_left_to_right() -> None:
+    assert sparkline(range(8)) == BLOCKS
+    assert sparkline([1.0, 1.0]) == BLOCKS[0] * 2
+    assert sparkline([]) == ""
+
+
+NASTY = "\x1b[2J\x07[red]x[/red]\r\x9b0m\u202e\ud800"
+
+
+def view_of(run: Path) -> watching.View:
+    return next(watching._views(open_run(run), 1.0))
+
+
+def screen(run: Path, width: int = 120) -> str:
+    console = Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(watching.drawn(view_of(run)))
+    return captured.get()
+
+
+def test_f49_names_and_events_are_text_and_steer_nothing(run: Path, capsys: Said) -> None:
+    nasty = run.rename(run.parent / NASTY.replace("/", "").replace("\ud800", ""))
+    (nasty / "metrics.jsonl").write_bytes(line(1) + event(NASTY, text=NASTY, facts={NASTY: NASTY}))
+    with owned(nasty):
+        holder = {"pid": 1, "host": NASTY, "start": NASTY}
+        (nasty / ".lock").write_text(json.dumps(holder))
+        shown = screen(nasty) + once(nasty, capsys)
+    assert all(sign.isprintable() or sign == "\n" for sign in shown)
+    assert "[red]x[/red]" in shown
+    assert "\\x1b[2J\\x07" in shown
+    assert "since \\x1b[2J" in shown
+    assert printable("schön [b] 文") == "schön [b] 文"
+
+
+def test_the_screen_shows_curves_and_events_and_fits_a_narrow_terminal(run: Path) -> None:
+    lines = [line(n, length=8 * min(n, 8), loss=9.0 - n / 10) for n in range(1, 50)]
+    lines += [event("resumed", 20, discarded_lines=3, overrides={}), event("saved", 49)]
+    (run / "metrics.jsonl").write_bytes(b"".join(lines))
+    shown = screen(run)
+    assert "loss so far    8.9 █" in shown
+    assert "▁ 4.1" in shown
+    assert "length so far  8 ▁" in shown
+    assert "event          step 20  resumed  discarded_lines 3  " in shown
+    assert "━" in shown  # the bar
+    assert all(len(text) <= 40 for text in screen(run, width=40).splitlines())
+
+
+def test_the_kernel_says_whether_a_run_is_stopped(run: Path, capsys: Said) -> None:
+    (run / "metrics.jsonl").write_bytes(line(1))
+    with owned(run):
+        if not watching.LOCKS.exists():
+            pytest.skip("this system does not list its locks")
+        assert f"run  running (pid {os.getpid()} on " in once(run, capsys)
+        long_ago = time.time() - 75
+        os.utime(run / "metrics.jsonl", (long_ago, long_ago))
+        assert "run  no line for 75 seconds (pid " in once(run, capsys)
+    assert "run  stopped  step 1" in once(run, capsys)
+
+
+def test_looking_takes_no_lock_from_anybody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the lock was tried")
+
+    with owned(run):
+        pass
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert view_of(run).held is False
+
+
+def test_a_lock_of_another_machine_or_none_tells_nothing(run: Path) -> None:
+    assert view_of(run).held is None
+    for text in ("", "[]", '{"pid": 1}', '{"pid": 1, "host": "elsewhere", "start": "today"}'):
+        (run / ".lock").write_text(text)
+        assert view_of(run).held is None
+    assert view_of(run).holder == "pid 1 on elsewhere since today"
+
+
+@pytest.fixture(scope="module")
+def finished(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    tables = {"budget": {"tokens": 3000}, "saving": {"every_steps": 6, "keep": 9}}
+    train(configured(**tables), out, shown=False)
+    return out
+
+
+def test_a_finished_run_ends_the_watch(finished: Path, capsys: Said) -> None:
+    assert watch(finished) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("finished  finished  step ")
+    assert said.count("\n") == 1
+    assert "left" not in said
+
+
+def test_a_run_is_finished_when_its_last_line_says_so(finished: Path) -> None:
+    story, states = Story(), []
+    for text in (finished / "metrics.jsonl").read_bytes().splitlines(keepends=True):
+        story.add(text)
+        states.append(story.finished)
+    assert states == [False] * (len(states) - 1) + [True]
+
+
+def test_a_longer_budget_makes_a_finished_run_go_on(configured: Configure, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(configured(budget={"tokens": 2000}), out, shown=False)
+    follower = Follower(out / "metrics.jsonl")
+    follower.catch_up()
+    assert follower.story.finished
+    for text, finished in ((event("resumed"), False), (event("finished"), True), (line(99), False)):
+        follower.story.add(text)
+        assert follower.story.finished is finished
+    resume(out, overrides={"budget": {"tokens": 3000}}, shown=False)
+    assert view_of(out).budget == 3000
+    follower.catch_up()
+    assert follower.story.finished
+    assert follower.story.latest["step"]["tokens"] > 2000
+
+
+def test_a_budget_changed_by_a_resume_is_seen_and_half_a_file_is_not(run: Path) -> None:
+    views = watching._views(open_run(run), 0.001)
+    assert next(views).budget == 10_000
+    config = run / "config.toml"
+    whole = config.read_text().replace("tokens = 10000", "tokens = 30000")
+    for text, budget in ((whole[:99], 10_000), (whole, 30_000)):
+        config.write_text(text)
+        assert next(views).budget == budget
+    config.unlink()
+    assert next(views).budget == 30_000
+
+
+CODE = """
+import sys, time
+from pathlib import Path
+from lengthen.reporting.watch import watch
+print("here", flush=True)
+while not Path(sys.argv[1], "metrics.jsonl").exists():
+    time.sleep(0.01)
+code = watch(Path(sys.argv[1]), every=0.05)
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+
+
+def start(*words: str, **more: Any) -> "subprocess.Popen[str]":
+    bare = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    return subprocess.Popen([sys.executable, *words], text=True, env=bare, **more)
+
+
+def test_a_run_is_followed_by_another_process_to_its_end(
+    configured: Configure, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with start("-c", CODE, str(out), stdout=subprocess.PIPE) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "here\n"
+        tables = {"budget": {"tokens": 60_000}, "saving": {"every_steps": 50, "keep": 2}}
+        train(configured(**tables), out, shown=False)
+        said = watcher.communicate(timeout=60)[0].splitlines()
+    assert watcher.returncode == 0
+    states = [text.split("  ")[1] for text in said]
+    if watching.LOCKS.exists():
+        for state in states[:-1]:
+            assert state.startswith(f"running (pid {os.getpid()} on ")
+    assert states[-1] == "finished"
+    steps = [int(text.split("  step ")[1].split()[0]) for text in said]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2
+
+
+def test_a_terminal_is_redrawn_and_left_in_order_by_an_interrupt(run: Path) -> None:
+    (run / "metrics.jsonl").write_bytes(line(1))
+    ours, theirs = pty.openpty()
+    with start("-c", CODE, str(run), stdout=theirs, stderr=subprocess.DEVNULL) as watcher:
+        os.close(theirs)
+        shown = b""
+        try:
+            while b"step 77" not in shown:
+                shown += os.read(ours, 4096)
+                if b"running" in shown:  # it is there, and now something happens
+                    (run / "metrics.jsonl").write_bytes(line(1) + event("note", 77, text="hello"))
+            watcher.send_signal(signal.SIGINT)
+            with suppress(OSError):  # what Linux gives at the end of a terminal
+                while part := os.read(ours, 4096):
+                    shown += part
+        finally:
+            watcher.kill()  # nobody reads its terminal any more, and it would wait for that
+    os.close(ours)
+    assert shown.count(b"\x1b[2K") > 5  # lines that were drawn over
+    assert shown.endswith(b"\x1b[?25h")  # the cursor is back

@@ -1,0 +1,189 @@
+"""Exact resume, proved step by step: what is loaded from step t trains on as if never stopped.
+
+An unbroken run stores a digest of everything after each step. For every t a new trainer loads
+checkpoint t, runs one step, and must have the digest of t + 1: by induction any resume, and any
+chain of resumes, is exact.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lengthen.checkpoint import read as checkpoint
+from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.training.start import resume, train
+from lengthen.training.trainer import Trainer
+from tests.conftest import Configure, trainer_of
+
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "linear": {},
+    "root": {"pacing": {"kind": "root", "degree": 2}},
+    "staged": {"pacing": {"kind": "staged", "values": [8, 64], "boundaries": [6]}},
+    "constant": {"pacing": {"kind": "constant"}},
+    "adaptive": {"pacing": {"kind": "adaptive", "every": 1, "max_hold": 3}},
+    "rows": {"pacing": {"of": "rows", "start": 1}},
+    "held tokens": {"batch": {"hold": "tokens"}},
+    "dropped leftovers": {"batch": {"leftovers": "drop"}},
+    "dropout": {"model": {"dropout": 0.2}},
+    "bf16": {"run": {"precision": "bf16"}},
+    "saved in the background": {"saving": {"asynchronous": True}},
+    # 40 sequences of the tiny store's 850: a border between passes within the run.
+    "pass border": {
+        "model": {"length": 64},
+        "batch": {"rows": 64, "micro_tokens": 1024},
+        "budget": {"tokens": 70_000},
+    },
+}
+
+# The unbroken trainer of the proof neither evaluates nor saves: that must not matter either.
+ON_THE_SIDE = ("seconds", "evaluated", "probed", "probe_lowest")
+
+
+def digest(trainer: Trainer) -> str:
+    """SHA-256 of every weight and moment and of all other state that training depends on."""
+    state = {**trainer.state(), **dict.fromkeys(ON_THE_SIDE)}
+    whole = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
+    for name, group in sorted(trainer.tensors().items()):
+        for key, tensor in sorted(group.items()):
+            whole.update(f"{name}/{key}".encode() + tensor.contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def lines_of(run: Path, kind: str) -> list[Record]:
+    """The records of a kind without what the clock on the wall says."""
+    untimed = dict.fromkeys(("seconds", "side_seconds"))
+    return [{**line, **untimed} for line in read_metrics(RunPaths(run).metrics).of(kind)]
+
+
+def look(trainer: Trainer) -> None:
+    """Observe where an adaptive pacing wants it, as the loop does before it saves."""
+    clock, schedule = trainer.progress.clock, trainer.schedule
+    if schedule.shape(clock) is not None and schedule.observes(clock):
+        trainer.observe()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_step_from_its_checkpoint_is_the_unbroken_step(
+    configured: Configure, tmp_path: Path, name: str
+) -> None:
+    config = configured(**CASES[name])
+    train(config, tmp_path / "run", shown=False)
+    saved = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]
+    unbroken = trainer_of(config)
+    digests = [digest(unbroken)]
+    while unbroken.step() is not None:
+        look(unbroken)
+        digests.append(digest(unbroken))
+    assert len(saved) == len(digests) >= 14
+    if name == "pass border":
+        assert unbroken.progress.ledger.pass_number == 1
+    for path in saved[:-1]:
+        start = checkpoint.load_step(path.parent, path.name)
+        again = trainer_of(config)
+        again.restore(start)
+        assert digest(again) == digests[start.step]
+        again.step()
+        look(again)
+        assert digest(again) == digests[start.step + 1]
+
+
+def lengthen(*words: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lengthen", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("first step", marks=pytest.mark.slow),
+        "mid-warmup",
+        pytest.param("full length", marks=pytest.mark.slow),
+    ],
+)
+def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
+    configured: Configure, tmp_path: Path, when: str
+) -> None:
+    config = configured(budget={"tokens": 14_000})
+    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "run", shown=False)
+    step = {"first step": 1, "mid-warmup": 6, "full length": 12}[when]
+    kills = random.Random(step)
+    for _ in range(2):
+        process = lengthen(
+            "resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step)
+        )
+        time.sleep(kills.uniform(1.0, 3.0))
+        process.kill()
+        process.communicate()
+    done = lengthen("resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step))
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
+    for kind in ("eval", "probe"):
+        assert lines_of(tmp_path / "run", kind) == lines_of(tmp_path / "unbroken", kind)
+    ends = [
+        checkpoint.load_newest(RunPaths(tmp_path / name).checkpoints)[0]
+        for name in ("run", "unbroken")
+    ]
+    assert ends[0].step == ends[1].step
+    for group, tensors in ends[0].tensors.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, ends[1].tensors[group][key])
+
+
+@pytest.mark.usefixtures("hears_hangups")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
+    configured: Configure, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = configured(budget={"tokens": 400_000}, saving={"every_steps": 0})
+    file = tmp_path / "config.toml"
+    file.write_text(config.to_toml(), encoding="utf-8")
+    run = tmp_path / "run"
+    process = lengthen("train", str(file), "--out", str(run))
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").stat().st_size < 2000:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    message = errors.strip().splitlines()[-1]
+    assert message.startswith("lengthen: stopped after step")
+    assert f"`lengthen resume {run}` goes on" in message
+    stopped = read_metrics(run / "metrics.jsonl").of("step")[-1]["step"]
+    assert checkpoint.load_newest(run / "checkpoints")[0].step == stopped
+
+
+def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_path: Path) -> None:
+    train(configured(), tmp_path / "run", shown=False)
+    before = lines_of(tmp_path / "run", "step")
+    resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
+    assert lines_of(tmp_path / "run", "step") == before
+    discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
+    assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))
+    events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
+    assert [e["step"] for e in events if e["event"] == "resumed"] == [5]
+
+
+def test_the_configuration_of_a_run_alone_reproduces_it(
+    configured: Configure, tmp_path: Path
+) -> None:
+    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", shown=False)
+    config = tmp_path / "first" / "config.toml"
+    process = lengthen("train", str(config), "--out", str(tmp_path / "again"), "--quiet")
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "validation loss" in output
+    assert lines_of(tmp_path / "again", "step") == lines_of(tmp_path / "first", "step")

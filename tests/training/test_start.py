@@ -1,0 +1,377 @@
+"""A run against the disk and the clock of its machine: what it needs, what it does without."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import lengthen
+from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.read import name_of
+from lengthen.config.load import changed
+from lengthen.config.schema import Config
+from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.training.start import resume, train
+from lengthen.util.disk import Disk
+from lengthen.util.errors import CheckpointError, SettingError, StorageError
+from tests.checkpoint.test_kills import goes_on
+from tests.conftest import AskFor, Configure, in_a_child
+from tests.training.test_resume import lines_of
+
+NOBODY = 65534
+
+
+def events(run: Path, name: str) -> list[int]:
+    found = read_metrics(RunPaths(run).metrics).of("event")
+    return [event["step"] for event in found if event["event"] == name]
+
+
+def saved(run: Path) -> list[str]:
+    return [path.name for path in checkpoint.listed(RunPaths(run).checkpoints)]
+
+
+def test_f01_a_process_that_kills_itself_in_a_save_costs_only_that_save(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving={"every_steps": 2, "keep": 1})
+    train(config, tmp_path / "unbroken", shown=False)
+    ask_for("save:25:kill")
+    code = in_a_child(partial(train, config, tmp_path / "run", shown=False))
+    assert code == -signal.SIGKILL
+    ask_for("")
+    assert list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
+    goes_on(config, tmp_path / "run", tmp_path / "unbroken")
+
+
+def test_f04_a_disk_that_is_full_at_the_last_save_is_tried_once_more(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving={"every_steps": 0, "keep": 1})
+    ask_for("save:3:enospc")
+    train(config, tmp_path / "run", shown=False)
+    assert len(saved(tmp_path / "run")) == 1
+    assert events(tmp_path / "run", "finished")
+
+
+def test_f04_a_disk_that_stays_full_says_what_is_needed_and_keeps_what_is_there(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    run = tmp_path / "run"
+    config = configured(budget={"tokens": 1_500}, saving={"every_steps": 4, "keep": 3})
+    train(config, run, shown=False)
+    before = saved(run)
+    longer = {"budget": {"tokens": 2_000}, "saving": {"every_steps": 0}}
+    ask_for("save:2-:enospc")
+    said = r"no space left on device; a checkpoint needs \d+ bytes, \d+ are free; free some space"
+    with pytest.raises(StorageError, match=said):
+        resume(run, overrides=longer, shown=False)
+    ask_for("")
+    assert saved(run) == before
+    assert not list(RunPaths(run).checkpoints.glob(".t*"))
+    resume(run, shown=False)
+    assert len(saved(run)) == 3
+
+
+SMALL_DISK = """
+mount -t tmpfs -o "$1" none disk || exit
+$2 -m lengthen train config.toml --out disk/run --quiet; echo $?
+$2 -m lengthen verify disk/run > /dev/null; echo $?
+mount -o "remount,$3" disk
+$2 -m lengthen resume disk/run --quiet > /dev/null; echo $?
+mkdir run; cp disk/run/metrics.jsonl run
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="small disks are mounted with unshare")
+@pytest.mark.parametrize(
+    ("small", "large", "reason"),
+    [
+        pytest.param(
+            *("size=800k", "size=32m", "checkpoints: a checkpoint needs"),  # known beforehand
+            marks=pytest.mark.slow,
+        ),
+        ("nr_inodes=30", "nr_inodes=999", "checkpoints: no space left on device; a checkpoint"),
+    ],
+    ids=["no bytes", "no names"],
+)
+def test_f03_a_real_disk_that_is_full_keeps_what_it_has_and_the_run_goes_on_with_more_room(
+    configured: Configure, tmp_path: Path, small: str, large: str, reason: str
+) -> None:
+    config = configured(budget={"tokens": 4_000}, saving={"every_steps": 2, "keep": 99})
+    train(config, tmp_path / "unbroken", shown=False)
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    (tmp_path / "disk").mkdir()
+    # A user namespace may mount what an ordinary user may not.
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh"]
+    done = subprocess.run(
+        [*command, small, sys.executable, large],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not done.stdout:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr}")
+    assert done.stdout.split() == ["8", "0", "0"], done.stderr
+    assert reason in done.stderr
+    assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
+    assert events(tmp_path / "run", "resumed")
+
+
+def test_a_resumed_run_has_nothing_of_a_checkpoint_in_memory_that_it_deletes(
+    configured: Configure, tmp_path: Path
+) -> None:
+    """A network disk keeps a file under a hidden name as long as somebody has it mapped."""
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 1_500}, saving={"every_steps": 0}), run, shown=False)
+    mapped: list[str] = []
+    removed: list[Path] = []
+
+    def before(_number: int, name: str, path: Path) -> None:
+        if name == "remove" and path.name.startswith(".trash-"):
+            removed.append(path)
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            mapped.extend(line for line in lines if path.name in line)
+
+    longer = {"budget": {"tokens": 2_000}, "saving": {"keep": 1}}
+    resume(run, overrides=longer, disk=Disk(before=before), shown=False)
+    assert removed
+    assert not mapped
+
+
+@pytest.mark.parametrize("line", [2, 9])
+def test_f05_a_log_that_cannot_grow_ends_the_run_with_its_last_step_saved(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, line: int
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving={"every_steps": 0})
+    train(config, tmp_path / "unbroken", shown=False)
+    ask_for(f"log:{line + 1}-:enospc")
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left on device"):
+        train(config, tmp_path / "run", shown=False)
+    ask_for("")
+    assert RunPaths(tmp_path / "run").metrics.read_bytes()[-1:] in (b"\n", b"")
+    # The step is in the checkpoint; its line alone is lost.
+    lost = checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step
+    resume(tmp_path / "run", shown=False)
+    unbroken = lines_of(tmp_path / "unbroken", "step")
+    left = [step for step in unbroken if step["step"] != lost]
+    assert lines_of(tmp_path / "run", "step") == left
+
+
+def test_f10_nothing_is_trained_from_scratch_where_every_checkpoint_is_damaged(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = configured(budget={"tokens": 1_500})
+    train(config, run, shown=False)
+    for path in checkpoint.listed(RunPaths(run).checkpoints):
+        (path / "state.json").unlink()
+    before = RunPaths(run).metrics.read_bytes()
+    with pytest.raises(CheckpointError, match="no usable checkpoint in .*run: "):
+        train(config, run, resume_auto=True, shown=False)
+    assert RunPaths(run).metrics.read_bytes() == before
+
+
+def test_f12_a_checkpoint_of_another_architecture_names_the_first_shape_that_differs(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = configured(budget={"tokens": 800})
+    train(config, run, shown=False)
+    there = RunPaths(run).config
+    there.write_text(there.read_text().replace("layers = 1", "layers = 2"))
+    with pytest.raises(
+        SettingError, match=r"has blocks\.1\.\S+ of shape None, the model \("
+    ) as caught:
+        resume(run, shown=False)
+    assert caught.value.exit_code == 2
+
+
+def as_nobody(config: Config, run: Path) -> int:
+    """Train as another where we are root, who may write everywhere."""
+
+    def work() -> None:
+        if os.geteuid() == 0:
+            os.setuid(NOBODY)
+        train(config, run, shown=False)
+
+    return in_a_child(work)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody can come to; those of tests are their owner's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_f15_a_directory_that_may_not_be_written_is_said_before_any_work(
+    configured: Configure, public: Path, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(store, public / "store")
+    config = changed(configured(budget={"tokens": 800}), {"data": {"path": str(public / "store")}})
+    train(config, public / "ours", shown=False)  # it loads modules that another may not read
+    out = public / "out"
+    out.mkdir()
+    out.chmod(0o555)
+    assert as_nobody(config, out / "run") == StorageError.exit_code
+    said = "permission denied; check the disk and its permissions and run the command again"
+    assert said in capfd.readouterr().err
+    assert list(out.iterdir()) == []
+    out.chmod(0o777)
+    assert as_nobody(config, out / "run") == 0
+
+
+def test_f15_a_directory_that_vanishes_is_not_made_anew_and_ends_the_run_at_the_second_save(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+
+    def before(_number: int, name: str, path: Path) -> None:
+        if name == "write" and path.name == "metrics.jsonl" and "step-00000004" in saved(run):
+            run.rename(elsewhere)
+
+    config = configured(saving={"every_steps": 4})
+    with pytest.raises(StorageError, match="run: it has vanished; put it back"):
+        train(config, run, disk=Disk(before), shown=False)
+    assert not run.exists()
+    assert events(elsewhere, "save_failed") == [8]
+    elsewhere.rename(run)
+    resume(run, shown=False)
+    assert events(run, "finished")
+
+
+@pytest.mark.parametrize("first", [1, 6])
+def test_f16_a_run_goes_on_though_its_disk_was_away_for_a_moment(
+    configured: Configure,
+    tmp_path: Path,
+    ask_for: AskFor,
+    monkeypatch: pytest.MonkeyPatch,
+    first: int,
+) -> None:
+    monkeypatch.setattr("lengthen.util.disk.WAITS", (0.01, 0.01, 0.01))
+    config = configured(budget={"tokens": 1_500}, saving={"every_steps": 3})
+    train(config, tmp_path / "unbroken", shown=False)
+    shutil.copytree(tmp_path / "unbroken", tmp_path / "run")
+    ask_for(f"load:{first}-{first + 3}:eio")
+    resume(tmp_path / "run", shown=False)
+    older = int(saved(tmp_path / "unbroken")[1].removeprefix("step-"))
+    assert events(tmp_path / "run", "resumed") == [older]
+    assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
+
+
+@pytest.fixture
+def jumping(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A clock on the wall that jumps by years, and a time zone at the edge of the world."""
+    chance = random.Random(0)
+    for name in ("time", "time_ns"):
+        monkeypatch.setattr(time, name, lambda: chance.randrange(-(10**9), 10**10))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("jumping")
+def test_f28_no_clock_that_jumps_changes_a_run_or_its_seconds(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    began = time.monotonic()
+    train(configured(budget={"tokens": 1_000}, saving={"keep": 2}), run, shown=False)
+    newest, older = checkpoint.listed(RunPaths(run).checkpoints)
+    os.utime(newest, (0, 0))  # 1970
+    os.utime(older, (4_102_444_800, 4_102_444_800))  # 2100
+    resume(run, overrides={"budget": {"tokens": 2_000}}, shown=False)
+    steps = read_metrics(RunPaths(run).metrics).of("step")
+    assert events(run, "resumed") == [int(newest.name.removeprefix("step-"))]
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+    seconds = [step["seconds"] for step in steps]
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
+    assert seconds[-1] < time.monotonic() - began
+    assert saved(run) == [name_of(len(steps)), name_of(len(steps) - 1)]
+
+
+def files_with(pattern: str) -> set[str]:
+    sources = Path(lengthen.__file__).parent.rglob("*.py")
+    return {path.name for path in sources if re.search(pattern, path.read_text(encoding="utf-8"))}
+
+
+def test_f28_only_the_live_view_asks_what_time_it_is() -> None:
+    assert files_with(r"\btime\.time(_ns)?\b|\bdatetime\.now\b") == {"watch.py"}
+
+
+def test_f29_a_run_has_no_worker_processes_and_forks_none(
+    configured: Configure, tmp_path: Path
+) -> None:
+    children: set[str] = set()
+
+    def before(_number: int, _name: str, _path: Path) -> None:
+        children.update(task.read_text() for task in Path("/proc/self/task").glob("*/children"))
+
+    def work() -> None:
+        train(
+            configured(budget={"tokens": 1_500}, saving={"every_steps": 2, "asynchronous": True}),
+            tmp_path / "run",
+            disk=Disk(before),
+            shown=False,
+        )
+        assert children == {""}
+        assert threading.active_count() == 1
+
+    assert in_a_child(work) == 0
+    assert files_with(r"os\.fork|multiprocessing|ProcessPool") == set()
+    # The plug for another's trainer, who has the say about workers.
+    assert files_with("DataLoader") <= {"transformers.py"}
+
+
+def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_save(
+    configured: Configure, tmp_path: Path, ask_for: AskFor
+) -> None:
+    config = configured(budget={"tokens": 3_000}, saving={"every_steps": 4, "keep": 9})
+    run = tmp_path / "run"
+    ask_for("step:6:kill")
+    assert in_a_child(partial(train, config, run, shown=False)) == -signal.SIGKILL
+    asked = {"optimizer": {"learning_rate": 5e-3}, "run": {"on_nonfinite": "skip"}}
+    ask_for("step:2:kill")
+    for overrides in (asked, {"optimizer": {"clip": 0.5}}):
+        work = partial(resume, run, overrides=overrides, shown=False)
+        assert in_a_child(work) == -signal.SIGKILL
+    ask_for("")
+    resume(run, shown=False)
+    rates = {record["step"]: record["lr"] for record in lines_of(run, "step")}
+    assert max(rate for step, rate in rates.items() if step > 4) == 5e-3
+    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert [(one["step"], one["overrides"]) for one in told] == [
+        (4, {"optimizer": {"learning_rate": 5e-3, "clip": 0.5}, "run": {"on_nonfinite": "skip"}})
+    ]
+    resume(run, overrides={"budget": {"tokens": 4_000}}, shown=False)
+    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert told[1]["overrides"] == {"budget": {"tokens": 4_000}}
+
+
+def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    config = configured(budget={"tokens": 2_000}, saving={"every_steps": 4, "keep": 9})
+    train(config, run, shown=False)
+    clip = config.optimizer.clip
+    asked = {"optimizer": {"clip": clip}, "run": {"on_nonfinite": "skip"}}
+    resume(run, name="step-00000004", overrides=asked, shown=False)
+    (resumed,) = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert resumed["overrides"] == {"run": {"on_nonfinite": "skip"}}

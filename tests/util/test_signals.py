@@ -1,0 +1,154 @@
+"""A signal ends a run with everything saved, wherever in its work it comes."""
+
+import os
+import pty
+import random
+import signal
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lengthen.checkpoint import read as checkpoint
+from lengthen.config.schema import Config
+from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.training.start import resume, train
+from tests.checkpoint.test_kills import goes_on
+from tests.conftest import AskFor, Configure, in_a_child
+from tests.distributed.test_peers import training
+from tests.training.test_resume import lines_of
+
+TERMINATED = 128 + signal.SIGTERM
+SAVES = {"every_steps": 3, "keep": 1}
+
+
+def saved_to_the_last_line(run: Path) -> bool:
+    paths = RunPaths(run)
+    newest = checkpoint.load_newest(paths.checkpoints)[0].step
+    nothing_left = not list(paths.checkpoints.glob(".t*"))
+    return nothing_left and newest == read_metrics(paths.metrics).of("step")[-1]["step"]
+
+
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
+def test_f17_a_signal_at_any_operation_of_a_save_lets_it_finish(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, stride: int
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving=SAVES)
+    train(config, tmp_path / "unbroken", shown=False)
+    for at in range(2, 1000, stride):
+        run = tmp_path / str(at)
+        ask_for(f"save:{at}:term")
+        code = in_a_child(partial(train, config, run, shown=False))
+        ask_for("")
+        if not code:
+            break  # the run was over before it had so many operations
+        assert code == TERMINATED
+        assert saved_to_the_last_line(run)
+        goes_on(config, run, tmp_path / "unbroken")
+    assert at > 60
+
+
+@pytest.mark.parametrize("at", [2, 9])
+def test_f17_a_second_signal_ends_the_process_at_once_and_costs_only_that_save(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, at: int
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving=SAVES)
+    train(config, tmp_path / "unbroken", shown=False)
+    ask_for(f"save:{20 + at}-{21 + at}:term")
+    code = in_a_child(lambda: train(config, tmp_path / "run", shown=False))
+    ask_for("")
+    assert code == -signal.SIGTERM
+    assert list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
+    goes_on(config, tmp_path / "run", tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_f19_a_signal_in_a_step_lets_it_finish_and_saves_it(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, step: int
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving={"every_steps": 0})
+    train(config, tmp_path / "unbroken", shown=False)
+    ask_for(f"step:{step}:term")
+    assert in_a_child(lambda: train(config, tmp_path / "run", shown=False)) == TERMINATED
+    ask_for("")
+    assert saved_to_the_last_line(tmp_path / "run")
+    assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == step
+    goes_on(config, tmp_path / "run", tmp_path / "unbroken")
+
+
+def signalled_after(seconds: float, config: Config, run: Path) -> int:
+    def work() -> None:
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        train(config, run, shown=False)
+
+    return in_a_child(work)
+
+
+@pytest.mark.parametrize("seeds", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_f19_a_signal_at_any_moment_costs_nothing(
+    configured: Configure, tmp_path: Path, seeds: int
+) -> None:
+    config = configured(budget={"tokens": 1_500}, saving=SAVES)
+    train(config, tmp_path / "unbroken", shown=False)
+    for seed in range(seeds):
+        run = tmp_path / str(seed)
+        code = signalled_after(random.Random(seed).uniform(0.05, 0.6), config, run)
+        # Before and behind training there is nothing to save, and a signal ends any process.
+        assert code in (0, TERMINATED, -signal.SIGTERM)
+        assert code != TERMINATED or saved_to_the_last_line(run)
+        goes_on(config, run, tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does_it(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, number: int
+) -> None:
+    # 20 sequences, four a pass: five passes.
+    evaluation = {"every_steps": 3, "tokens": 20 * 64, "probe_every_steps": 0}
+    config = configured(budget={"tokens": 800}, evaluation=evaluation, saving={"every_steps": 0})
+    train(config, tmp_path / "unbroken", shown=False)
+    run = tmp_path / "run"
+    ask_for(f"eval:{number}:term")
+    assert in_a_child(lambda: train(config, run, shown=False)) == TERMINATED
+    ask_for("")
+    assert saved_to_the_last_line(run)
+    assert checkpoint.load_newest(RunPaths(run).checkpoints)[0].step == 3
+    assert lines_of(run, "eval") == []
+    resume(run, shown=False)
+    for kind in ("eval", "step"):
+        assert lines_of(run, kind) == lines_of(tmp_path / "unbroken", kind)
+
+
+@pytest.mark.usefixtures("hears_hangups")
+def test_f21_a_terminal_that_is_closed_ends_the_run_with_everything_saved(
+    configured: Configure, tmp_path: Path
+) -> None:
+    command = training(
+        configured(budget={"tokens": 4_000_000}, saving={"every_steps": 0}), tmp_path
+    )
+    command.remove("--quiet")
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(command[0], command)
+    metrics = RunPaths(tmp_path / "run").metrics
+    while not (metrics.exists() and metrics.stat().st_size > 2000):
+        os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGHUP
+    assert saved_to_the_last_line(tmp_path / "run")
+
+
+def test_f21_a_reader_of_the_output_that_is_gone_stops_nothing(
+    configured: Configure, tmp_path: Path
+) -> None:
+    command = training(configured(budget={"tokens": 1_500}), tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+        with subprocess.Popen(["head", "-1"], stdin=run.stdout, stdout=subprocess.PIPE) as head:
+            assert run.stdout is not None
+            run.stdout.close()
+            assert head.communicate()[0].startswith(b"run")
+        assert run.wait() == 0
+    events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
+    assert events[-1]["event"] == "finished"
