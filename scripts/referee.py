@@ -196,9 +196,23 @@ weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 save_file({**weights, **moments}, left / "final.safetensors")
 """
 
-# The same in the new words; where names change, a text of its own or `.replace(old, new)`.
-NEW_PLAIN = OLD_PLAIN
-NEW_TRAINER = OLD_TRAINER
+# What reads otherwise in the new words, in either loop; where more changes, a text of its own.
+NEW_CODE = {
+    "lengthen.corpus.store": "lengthen.data.store",
+    "lengthen.pacing": "lengthen.core.pacing",
+    "lengthen.plug": "lengthen.integrations",
+}
+
+
+def in_new_code(text: str) -> str:
+    """Return a loop in the new words."""
+    for old, new in NEW_CODE.items():
+        text = text.replace(old, new)
+    return text
+
+
+NEW_PLAIN = in_new_code(OLD_PLAIN)
+NEW_TRAINER = in_new_code(OLD_TRAINER)
 
 # ---------------------------------------------------------------- the cases, in old words
 Settings = Mapping[str, Any]  # dotted name -> value
