@@ -38,16 +38,21 @@ HERE = Path(__file__).resolve().parents[1]
 # longer name: "clock": "counters" makes counters.step of clock.step. None: no longer written.
 Names = dict[str, str | None]
 
-SETTINGS: Names = {}  # of files and command lines: {"budget.passes": "budget.epochs"}
-FIELDS: Names = {}  # of the lines of metrics.jsonl: {"lr": "learning_rate"}
-STATE: Names = {}  # of every other JSON file: {"ledger.pass_number": "ledger.epoch"}
+SETTINGS: Names = {"budget.passes": "budget.epochs"}  # of files and command lines
+# Of the lines of metrics.jsonl: {"lr": "learning_rate"}.
+FIELDS: Names = {"overrides.budget.passes": "overrides.budget.epochs"}
+# Of every other JSON file. A checkpoint's format is another one, a store's is not: neither counts.
+STATE: Names = {"pass_number": "epoch", "clock": "counters", "format": None}
 EVENTS: dict[str, str] = {}  # values of the field `event`: {"smaller_passes": "smaller_batches"}
 KINDS: dict[str, str] = {}  # values of the field `kind` of a line
 # Old name -> its old values -> new ones: {"run.compile": {False: "off", True: "on"}}. The old name
 # counts wherever a name ends in it, so that this covers settings.run.compile of state.json too.
-VALUES: dict[str, dict[Any, Any]] = {"event": dict(EVENTS), "kind": dict(KINDS)}
+VALUES: dict[str, dict[Any, Any]] = {
+    **{"event": dict(EVENTS), "kind": dict(KINDS)},
+    **dict.fromkeys(("run.compile", "numerics.compile"), {False: "off", True: "on"}),
+}
 # New names that only the new side writes: a field of a line, a setting, a value of the state.
-ADDED: set[str] = set()
+ADDED: set[str] = {"format"}
 # Texts for people, by regular expression, old -> new. Where one differs still, its numbers count.
 TEXTS: dict[str, str] = {}
 # Relative paths and names of tensors, by regular expression, old -> new:
