@@ -42,14 +42,19 @@ SETTINGS: Names = {"budget.passes": "budget.epochs"}  # of files and command lin
 # Of the lines of metrics.jsonl: {"lr": "learning_rate"}.
 FIELDS: Names = {"overrides.budget.passes": "overrides.budget.epochs"}
 # Of every other JSON file. A checkpoint's format is another one, a store's is not: neither counts.
-STATE: Names = {"pass_number": "epoch", "clock": "counters", "format": None}
+STATE: Names = {
+    "pass_number": "epoch",
+    "clock": "counters",
+    "format": None,
+    "numerics.world": "numerics.world_size",
+}
 EVENTS: dict[str, str] = {}  # values of the field `event`: {"smaller_passes": "smaller_batches"}
 KINDS: dict[str, str] = {}  # values of the field `kind` of a line
 # Old name -> its old values -> new ones: {"run.compile": {False: "off", True: "on"}}. The old name
 # counts wherever a name ends in it, so that this covers settings.run.compile of state.json too.
 VALUES: dict[str, dict[Any, Any]] = {
     **{"event": dict(EVENTS), "kind": dict(KINDS)},
-    **dict.fromkeys(("run.compile", "numerics.compile"), {False: "off", True: "on"}),
+    **{name: {False: "off", True: "on"} for name in ("run.compile", "numerics.compile")},
 }
 # New names that only the new side writes: a field of a line, a setting, a value of the state.
 ADDED: set[str] = {"format"}
