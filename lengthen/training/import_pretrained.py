@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import State, Tensors
-from lengthen.config import load as settings
+from lengthen.config.load import Source, load, nested, with_data, with_overrides
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
@@ -32,31 +35,32 @@ METRICS = "metrics.jsonl"
 OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
 
 
-def adopt(
+def import_pretrained(
     folder: Path,
     out: Path,
     *,
-    recipe: str | None = None,
-    overrides: Tables | None = None,
+    recipe: Source | None = None,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     disk: Disk | None = None,
 ) -> list[str]:
     """Make `out` a run that begins with the model of a Transformers folder; return notes.
 
-    With `data.path` among the overrides it can be trained on, by the settings of `recipe`, a name
-    or a file; without, it can be sampled, verified and exported. Raises what `read_folder` and
-    `runs.train` raise before the first step, and DataError for a store with another tokenizer.
+    With `data`, a token store, it can be trained on, by the settings of `recipe`; without, it can
+    be sampled, verified and exported. Raises what `read_folder` and `train` raise before the first
+    step, and DataError for a store with another tokenizer.
     """
-    overrides = overrides or {}
-    if recipe is None and overrides.get("data", {}).get("path"):
+    changes = with_data(nested(settings), data)
+    if recipe is None and changes.get("data", {}).get("path"):
         rule = "is missing; it says how --data is trained on"
         raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
     runlog.check_new(out, overwrite=overwrite)
-    model = _read(folder, overrides)
-    config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
+    model = _read(folder, changes)
+    config, notes = load(recipe or UNTRAINED, _with_model(changes, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
-        _must_say_dropout(overrides, model)
+        _must_say_dropout(changes, model)
         _must_share_tokenizer(store, model, folder)
         config = with_store(config, store)
     elif model.dropouts:
@@ -128,10 +132,10 @@ def _begun(
 ) -> tuple[Config, dict[str, Tensors], State]:
     """Return the run before its first step: its settings, its weights and all else."""
     if store is None:
-        config = settings.with_overrides(config, {"data": {"store_id": NO_STORE}})
+        config = with_overrides(config, {"data": {"store_id": NO_STORE}})
         return config, {"model": model.weights, "optimizer": {}}, {"counters": asdict(Counters())}
     micro_tokens = choose_micro_tokens(config, store, context)
-    config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+    config = with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
     trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)
     return config, trainer.tensors(), trainer.state_dict()

@@ -1,10 +1,12 @@
 """A run from where it stands to its end: what is due when, signals, and saves."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from lengthen.checkpoint import read as checkpoint
@@ -17,7 +19,7 @@ from lengthen.core.loss_ratio import SKIPS_IN_A_ROW
 from lengthen.core.schedule import crossed
 from lengthen.distributed.launch import is_peer_lost, is_time_out
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.run.directory import MetricsLog, Record, RunPaths
+from lengthen.run.directory import MetricsLog, Record, RunPaths, read_metrics
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import Line
 from lengthen.util.errors import (
@@ -27,6 +29,33 @@ from lengthen.util.errors import (
     StorageError,
     UnstableError,
 )
+from lengthen.util.tables import two_columns
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to; its text is a line for each."""
+
+    run: Path  # its directory
+    steps: int
+    tokens: int  # trained
+    short_of_budget: int  # tokens of the budget that are not one more row
+    skipped_tokens: int  # of steps that were not finite
+    seconds: float  # of training
+    validation_loss: float | None  # nats; NaN: not finite; None: not measured, or not on rank 0
+
+    def __str__(self) -> str:
+        loss = "not measured" if self.validation_loss is None else f"{self.validation_loss:.4f}"
+        lines = {
+            "run": str(self.run),
+            "steps": f"{self.steps:,}",
+            "tokens": f"{self.tokens:,}",
+            "short of budget": f"{self.short_of_budget:,}",
+            "skipped tokens": f"{self.skipped_tokens:,}",
+            "seconds": f"{self.seconds:.1f}",
+            "validation loss": loss.replace("nan", "not finite"),
+        }
+        return two_columns(lines.items())
 
 
 @dataclass
@@ -95,7 +124,7 @@ class RunContext:
         self.write({**moment, **facts})
 
 
-def carry_out(run: RunContext) -> Record:
+def carry_out(run: RunContext) -> RunSummary:
     """Train to the end of the budget, measuring and saving when due; return the summary."""
     began = run.trainer.train_state
     try:
@@ -304,13 +333,16 @@ def _note_failure(run: RunContext, error: StorageError, *, last: bool) -> None:
     run.event("save_failed", reason=str(error))
 
 
-def _summary(run: RunContext) -> Record:
+def _summary(run: RunContext) -> RunSummary:
     now, budget = run.trainer.train_state, run.trainer.schedule.budget
-    return {
-        "run": str(run.paths.root),
-        "steps": now.counters.step,
-        "tokens": now.counters.tokens,
-        "short_of_budget": budget - now.counters.tokens,
-        "skipped_tokens": now.skipped_tokens,
-        "seconds": now.seconds,
-    }
+    evaluations = read_metrics(run.paths.metrics).of("eval") if run.log else []
+    losses = [math.nan if record["loss"] is None else record["loss"] for record in evaluations]
+    return RunSummary(
+        run=run.paths.root,
+        steps=now.counters.step,
+        tokens=now.counters.tokens,
+        short_of_budget=budget - now.counters.tokens,
+        skipped_tokens=now.skipped_tokens,
+        seconds=now.seconds,
+        validation_loss=losses[-1] if losses else None,
+    )

@@ -1,18 +1,30 @@
 """Runs: a new one, or an old one from a checkpoint; everything around the loop."""
 
 import json
+import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.manager import checkpoint_manager
-from lengthen.checkpoint.read import Checkpoint
+from lengthen.checkpoint.read import Checkpoint, listed, load_newest, load_step
 from lengthen.checkpoint.train_state import log_size
-from lengthen.config import load as settings
+from lengthen.config.load import (
+    Source,
+    as_trained,
+    differences,
+    flat,
+    load,
+    nested,
+    recorded,
+    with_auto_decided,
+    with_overrides,
+)
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
@@ -29,11 +41,12 @@ from lengthen.distributed.memory import (
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
-from lengthen.run.directory import MetricsLog, Record, RunPaths
-from lengthen.training.loop import RunContext, StopSignal, carry_out
+from lengthen.run.directory import MetricsLog, RunPaths
+from lengthen.training.loop import RunContext, RunSummary, StopSignal, carry_out
+from lengthen.training.ownership import own_directory
 from lengthen.training.trainer import Trainer
-from lengthen.util.console import line
-from lengthen.util.disk import Disk
+from lengthen.util.console import line, note
+from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 
 # What a checkpoint was built on: another value would make it another run.
@@ -47,127 +60,125 @@ FIXED = {
 
 
 def train(
-    config: Config,
-    out: Path,
+    recipe: Source,
+    out: str | os.PathLike[str],
     *,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    resume_auto: bool = False,
+    resume: Literal["auto"] | None = None,
+    quiet: bool = False,
     disk: Disk | None = None,
-    shown: bool = True,
-) -> Record:
-    """Train a new run in `out` to the end of its budget; return its summary.
+) -> RunSummary:
+    """Train a new run in `out` to the end of its budget.
 
-    With `resume_auto` a run of the same configuration that lies there already goes on instead.
-    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError and,
-    after saving, StoppedError.
+    `recipe` is a recipe's name, a TOML file or a configuration; `data` a token store; `settings`
+    lie over the recipe, as {"pacing": {"start": 8}} or {"pacing.start": 8}. `overwrite` replaces an
+    earlier run. With `resume="auto"` a run of the same configuration that lies there already
+    continues instead. Progress goes to the error stream, unless `quiet`. `disk` carries out what is
+    written, and a test may give one that fails.
+
+    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError,
+    PeerError and, after saving, StoppedError.
+
+    >>> short = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
+    >>> summary = lengthen.train(
+    ...     "laptop-2min", data="store", out="runs/second", settings=short, quiet=True
+    ... )
+    >>> summary.tokens, summary.validation_loss < 6
+    (20000, True)
     """
+    if resume not in (None, "auto"):
+        raise SettingError("resume", 'must be "auto" or None', resume)
+    out = as_path("out", out)
+    config, notes = load(recipe, settings, data=data)
+    if not quiet:
+        for one in notes:
+            note(one)
+    return _train(config, out, overwrite, resume is not None, quiet, disk or Disk())
+
+
+def _train(
+    config: Config, out: Path, overwrite: bool, resume_auto: bool, quiet: bool, disk: Disk
+) -> RunSummary:
     store = open_store(config)
     config = with_store(config, store)
     paths = RunPaths(out)
     if resume_auto and paths.config.is_file():
         _must_be_the_same(config, paths)
-        if checkpoint.listed(paths.checkpoints):
-            return resume(out, overrides=_own_way(config, paths), disk=disk, shown=shown)
+        if listed(paths.checkpoints):
+            own = _settings_of_this_process(config, paths)
+            return resume(out, settings=own, quiet=quiet, disk=disk)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
-    disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
-        _take(stack, out, context, "train anew", config)
+        own_directory(stack, out, context, "train anew", config)
         if context.is_rank_zero:
             _must_not_have_begun(paths, resume_auto=resume_auto)
         micro_tokens = choose_micro_tokens(config, store, context)
-        config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+        config = with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             _write_run_files(disk, paths, config, store, context)
         trainer, stop = _trainer(stack, config, store, context)
-        return carry_out(_run_context(stack, trainer, paths, disk, stop, shown))
+        return carry_out(_run_context(stack, trainer, paths, disk, stop, shown=not quiet))
 
 
 def resume(
-    out: Path,
+    run: str | os.PathLike[str],
     *,
-    overrides: Tables | None = None,
-    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
+    quiet: bool = False,
     disk: Disk | None = None,
-    shown: bool = True,
-) -> Record:
-    """Go on with a run from its newest good checkpoint, or from the one called `name`.
+) -> RunSummary:
+    """Continue a run from its newest good checkpoint, or from the one called `checkpoint`.
 
-    `overrides` are recorded as an event and in config.toml. Raises what `train` raises, and
-    CheckpointError.
+    `settings` change some of the run's own, such as its budget; they are recorded as an event and
+    in config.toml. Raises what `train` raises, and CheckpointError.
+
+    >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
+    >>> summary.tokens
+    30000
     """
-    paths = runlog.open_run(out)
-    _refuse_fixed(overrides or {})
-    config, notes = settings.load(str(paths.config), overrides)
-    config = settings.with_auto_decided(config)
+    paths = runlog.open_run(as_path("run", run))
+    changes = nested(settings)
+    _refuse_fixed(changes)
+    config, notes = load(paths.config, changes)
+    config = with_auto_decided(config)
     store = open_store(config)
-    config = settings.with_overrides(config, {"data": {"path": str(store.path.resolve())}})
+    config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
-        _take(stack, out, context, f"resume from {name or 'the newest checkpoint'}", config)
+        source = checkpoint or "the newest checkpoint"
+        own_directory(stack, paths.root, context, f"resume from {source}", config)
         if context.is_rank_zero:
             commit.sweep(disk, paths.checkpoints)
-        start, passed_over = _start(paths, name, context)
+        start, passed_over = _start(paths, checkpoint, context)
         size = choose_micro_tokens(config, store, context)
-        config = settings.with_overrides(config, {"batch": {"micro_tokens": size}})
+        config = with_overrides(config, {"batch": {"micro_tokens": size}})
         trainer, stop = _trainer(stack, config, store, context)
         trainer.restore(start)
         _check_budget(trainer)
         # Only now, with everything in hand that could be refused, do the run's files change.
         discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
-        run = _run_context(stack, trainer, paths, disk, stop, shown)
-        run.saves.step = start.step
-        run.saves.verified.add(start.path.name)
-        for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
-            run.line.say(note)
-            run.event("note", text=note)
-        since = _overrides(overrides or {}, config, start)
-        run.event("resumed", discarded_lines=discarded, overrides=since)
+        work = _run_context(stack, trainer, paths, disk, stop, shown=not quiet)
+        work.saves.step = start.step
+        work.saves.verified.add(start.path.name)
+        for text in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
+            work.line.say(text)
+            work.event("note", text=text)
+        since = _overrides(changes, config, start)
+        work.event("resumed", discarded_lines=discarded, overrides=since)
         del start  # its files are mapped as long as it lives, and a later rotation deletes them
-        return carry_out(run)
-
-
-def _take(
-    stack: ExitStack, out: Path, context: DistributedContext, verb: str, config: Config
-) -> None:
-    """Own the run's directory, on the first rank, and see that all ranks mean the same by it."""
-    context.barrier()  # nobody looks at the directory any more once the first rank writes
-    mark = context.broadcast(stack.enter_context(runlog.owned(out)) if context.is_rank_zero else 0)
-    seen = context.all_gather([int(runlog.mark_in(out) == mark)])
-    strangers = [rank for rank, (same,) in enumerate(seen) if not same]
-    if strangers:
-        rule = f"must be one directory for all ranks; rank {strangers[0]} sees another than rank 0"
-        raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
-    _must_agree(context, verb, config)
-
-
-def _must_agree(context: DistributedContext, verb: str, config: Config) -> None:
-    """Raise SettingError on every rank where one is about to do something else than the first."""
-    plans = [
-        json.loads(text) for text in context.all_gather_text(json.dumps([verb, _said(config)]))
-    ]
-    (first_verb, first), *others = plans
-    for rank, (other_verb, said) in enumerate(others, start=1):
-        if other_verb != first_verb:
-            rule = f"rank 0 is to {first_verb}, rank {rank} to {other_verb}: a shared disk is late"
-            raise SettingError("RUN", rule, hint="run the command again")
-        for name in sorted(first.keys() | said.keys()):
-            if first.get(name) != said.get(name):
-                rule = f"must be the same on all ranks; rank 0 has {first.get(name)!r}"
-                raise SettingError(name, f"{rule}, rank {rank} {said.get(name)!r}")
-
-
-def _said(config: Config) -> Tables:
-    """Return the settings in which ranks have to agree: all, but where their store lies."""
-    return settings.flat(settings.as_trained(config))
+        return carry_out(work)
 
 
 def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
     # Looked at before the directory was ours: whoever held it may have saved since.
-    if resume_auto and checkpoint.listed(paths.checkpoints):
+    if resume_auto and listed(paths.checkpoints):
         way_on = "run the same command again"
         raise BusyError(f"{paths.root} has just been saved by another process; {way_on}")
 
@@ -176,8 +187,8 @@ def _start(
     paths: RunPaths, name: str | None, context: DistributedContext
 ) -> tuple[Checkpoint, list[str]]:
     if name is not None:
-        return checkpoint.load_step(paths.checkpoints, name, context), []
-    return checkpoint.load_newest(paths.checkpoints, context)
+        return load_step(paths.checkpoints, name, context), []
+    return load_newest(paths.checkpoints, context)
 
 
 def _check_budget(trainer: Trainer) -> None:
@@ -199,14 +210,14 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     return discarded
 
 
-def _own_way(config: Config, paths: RunPaths) -> Tables:
-    """Return what of a run that goes on is this process's: where its store lies, smaller passes."""
-    there = settings.load(str(paths.config))[0]
+def _settings_of_this_process(config: Config, paths: RunPaths) -> Tables:
+    """Return what a resumed run takes from this process: the store's place, smaller batches."""
+    there = load(paths.config)[0]
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     own: Tables = {}
     if there.data.path != config.data.path:
         own["data"] = {"path": config.data.path}
-    # A run that ran out of memory goes on in smaller passes than were asked for.
+    # A run that ran out of memory continues in smaller micro-batches than were asked for.
     if asked != "auto" and used != "auto" and asked < used:
         own["batch"] = {"micro_tokens": asked}
     return own
@@ -218,11 +229,11 @@ def _overrides(asked: Tables, config: Config, start: Checkpoint) -> Tables:
     More than what was asked for: an earlier resume may have died before its first save. The steps
     that told of it are set aside, and its settings stay. And less: what was so before is no change.
     """
-    before = settings.flat(settings.recorded(start.state))
+    before = flat(recorded(start.state))
     if not before:
         return asked
-    now = settings.flat(settings.as_trained(config))
-    found = {n: v for n, v in settings.flat(asked).items() if n not in now and n not in before}
+    now = flat(as_trained(config))
+    found = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
     names = sorted(now.keys() | before.keys())
     found |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
     tables: dict[str, Tables] = {}
@@ -233,11 +244,11 @@ def _overrides(asked: Tables, config: Config, start: Checkpoint) -> Tables:
 
 
 def _must_be_the_same(config: Config, paths: RunPaths) -> None:
-    there = settings.load(str(paths.config))[0]
+    there = load(paths.config)[0]
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
-    there = settings.with_overrides(there, own)
-    for name, (asked, before) in sorted(settings.differences(config, there).items()):
+    there = with_overrides(there, own)
+    for name, (asked, before) in sorted(differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
 
@@ -326,8 +337,8 @@ def _run_context(
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
-    recorded, now = start.state.get("numerics"), trainer.numerics()
-    before = recorded if isinstance(recorded, dict) else {}
+    saved, now = start.state.get("numerics"), trainer.numerics()
+    before = saved if isinstance(saved, dict) else {}
     changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"

@@ -77,7 +77,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
     configured: Configure, tmp_path: Path, name: str
 ) -> None:
     config = configured(**CASES[name])
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     saved = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]
     unbroken = trainer_of(config)
     digests = [digest(unbroken)]
@@ -117,8 +117,8 @@ def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
     configured: Configure, tmp_path: Path, when: str
 ) -> None:
     config = configured(budget={"tokens": 14_000})
-    train(config, tmp_path / "unbroken", shown=False)
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
+    train(config, tmp_path / "run", quiet=True)
     step = {"first step": 1, "mid-warmup": 6, "full length": 12}[when]
     kills = random.Random(step)
     for _ in range(2):
@@ -167,9 +167,9 @@ def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
 
 
 def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_path: Path) -> None:
-    train(configured(), tmp_path / "run", shown=False)
+    train(configured(), tmp_path / "run", quiet=True)
     before = lines_of(tmp_path / "run", "step")
-    resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
+    resume(tmp_path / "run", checkpoint=checkpoint.name_of(5), quiet=True)
     assert lines_of(tmp_path / "run", "step") == before
     discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
     assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))
@@ -180,7 +180,7 @@ def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_
 def test_the_configuration_of_a_run_alone_reproduces_it(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", shown=False)
+    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", quiet=True)
     config = tmp_path / "first" / "config.toml"
     process = lengthen("train", str(config), "--out", str(tmp_path / "again"), "--quiet")
     output, errors = process.communicate()
