@@ -26,8 +26,8 @@ from lengthen.data.loader import accumulation_steps
 from lengthen.data.store import Manifest, Store
 from lengthen.data.stream import StreamState
 from lengthen.distributed.context import DistributedContext
-from lengthen.distributed.hardware import device_here, memory_limit
-from lengthen.distributed.memory import memory_of
+from lengthen.distributed.device import device_here
+from lengthen.distributed.memory import memory_limit, memory_of
 from lengthen.model import cost
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError
