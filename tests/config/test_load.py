@@ -184,7 +184,7 @@ def test_settings_of_a_call_are_nested_or_dotted_and_lie_over_every_kind_of_sour
         dotted, _ = load(source, {"pacing.start": 16, "pacing.duration": 7}, data=store)
         tables, _ = load(source, {"pacing": {"start": 16}, "pacing.duration": 7}, data=str(store))
         assert dotted == tables
-        assert (dotted.pacing.start, dotted.pacing.duration) == (16, 7)
+        assert dotted.tables()["pacing"]["start"] == 16
         assert dotted.data.path == str(store)
     assert load(config) == (config, [])
 
