@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.run.directory import Record, RunPaths, read_metrics
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
@@ -78,7 +79,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
 ) -> None:
     config = configured(**CASES[name])
     train(config, tmp_path / "run", shown=False)
-    saved = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]
+    saved = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[::-1]
     unbroken = trainer_of(config)
     digests = [digest(unbroken)]
     while unbroken.step() is not None:
@@ -122,13 +123,11 @@ def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
     step = {"first step": 1, "mid-warmup": 6, "full length": 12}[when]
     kills = random.Random(step)
     for _ in range(2):
-        process = lengthen(
-            "resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step)
-        )
+        process = lengthen("resume", str(tmp_path / "run"), "--checkpoint", name_of(step))
         time.sleep(kills.uniform(1.0, 3.0))
         process.kill()
         process.communicate()
-    done = lengthen("resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step))
+    done = lengthen("resume", str(tmp_path / "run"), "--checkpoint", name_of(step))
     _, errors = done.communicate()
     assert done.returncode == 0, errors
     assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
@@ -161,7 +160,7 @@ def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
     assert process.returncode == 128 + number
     message = errors.strip().splitlines()[-1]
     assert message.startswith("lengthen: stopped after step")
-    assert f"`lengthen resume {run}` goes on" in message
+    assert f"`lengthen resume {run}` continues" in message
     stopped = read_metrics(run / "metrics.jsonl").of("step")[-1]["step"]
     assert checkpoint.load_newest(run / "checkpoints")[0].step == stopped
 
@@ -169,7 +168,7 @@ def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
 def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_path: Path) -> None:
     train(configured(), tmp_path / "run", shown=False)
     before = lines_of(tmp_path / "run", "step")
-    resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
+    resume(tmp_path / "run", name=name_of(5), shown=False)
     assert lines_of(tmp_path / "run", "step") == before
     discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
     assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))
