@@ -20,7 +20,7 @@ from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.device import device_of
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.results import weights_at
-from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
+from lengthen.exchange.pretrained import CONFIG, Pretrained, read_folder, read_run
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import DataError, SettingError
 
@@ -106,7 +106,7 @@ def load(model: Named, precision: str | None) -> Loaded:
     """Return the model where it runs: on a GPU if there is one.
 
     Float64 weights stay so where no precision is named; all others are float32. Raises what
-    `checkpoint.load_newest`, `checkpoint.load_step`, `of_run` and `read_folder` raise.
+    `checkpoint.load_newest`, `checkpoint.load_step`, `read_run` and `read_folder` raise.
     """
     pretrained, step, weights, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
@@ -127,7 +127,7 @@ def _read(model: Named) -> tuple[Pretrained, int | None, str | None, list[str]]:
         saved = checkpoint.load_step(run.checkpoints, model.checkpoint)
     else:
         saved, notes = checkpoint.load_newest(run.checkpoints)
-    return of_run(run, config, saved), saved.step, weights_at(saved.path), notes
+    return read_run(run, config, saved), saved.step, weights_at(saved.path), notes
 
 
 def digest(weights: Tensors) -> str:
