@@ -197,7 +197,7 @@ def _size_in_message_if_full(folder: Path, size: int) -> Iterator[None]:
 
 
 def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:
-    free = shutil.disk_usage(folder.parent).free  # the folder itself may be what found no room
+    free = shutil.disk_usage(folder.parent).free  # the folder itself may be what had no room
     needs = f"a checkpoint needs {size} bytes, {free} are free"
     way_out = "free some space and run the command again"
     return StorageError(f"storage {folder}: {reason}{needs}; {way_out}")

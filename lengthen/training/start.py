@@ -152,7 +152,7 @@ def _own_directory(
 
 def _check_ranks_agree(context: DistributedContext, what: str, config: Config) -> None:
     """Raise SettingError on every rank where one is about to do something else than rank 0."""
-    # All settings, but where the store lies.
+    # All settings, but the path of the store.
     plan = json.dumps([what, settings.flat(settings.as_trained(config))])
     (what_of_first, first), *others = map(json.loads, context.all_gather_text(plan))
     for rank, (other_what, other) in enumerate(others, start=1):
