@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lengthen.util import faults
-from lengthen.util.errors import StorageError
+from lengthen.util.errors import SettingError, StorageError
 from lengthen.util.faults import Site
 
 T = TypeVar("T")
@@ -186,6 +186,13 @@ def with_retries(read: Callable[[], T]) -> T:
         time.sleep(wait)
     faults.inject("load")
     return read()
+
+
+def as_path(name: str, value: object) -> Path:
+    """Return what a user gave for `name` as a path; raises SettingError for what is none."""
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise SettingError(name, "must be a path", value)
+    return Path(value)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -56,7 +56,7 @@ def trained(
 ) -> tuple[Path, list[Effect]]:
     disk, run = NotedDisk(), tmp_path_factory.mktemp("power") / "run"
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 3, "keep": 1})
-    train(config, run, disk=disk, shown=False)
+    train(config, run, disk=disk, quiet=True)
     return run, disk.effects
 
 

@@ -173,7 +173,7 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     commands = [training(config, tmp_path, run) for run in ("one", "other")]
     if command == "resume":
         for run in ("one", "other"):
-            train(config, tmp_path / run, shown=False)
+            train(config, tmp_path / run, quiet=True)
         commands = [
             [sys.executable, "-m", "lengthen", "resume", str(tmp_path / run), "--quiet"]
             for run in ("one", "other")
@@ -204,7 +204,7 @@ def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     command = training(config, tmp_path)
     both = ranks([*command, "--resume", "auto"], [*command, "--overwrite"])
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
@@ -219,7 +219,7 @@ def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:
     for number in range(3, 50):
         ask_for(f"log:{number}:eio")
         with suppress(StorageError):
-            train(config, folder / str(number), shown=False)
+            train(config, folder / str(number), quiet=True)
             log = read_metrics(RunPaths(folder / str(number)).metrics)
             assert any(event["event"] == "save_failed" for event in log.of("event"))
             ask_for("")
@@ -296,7 +296,7 @@ def test_f22_f23_the_launcher_brings_a_run_to_its_end_whose_worker_was_killed(
         run={"precision": "fp64", "sharded": True},
         saving={"every_steps": 3},
     )
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     (tmp_path / "config.toml").write_text(config.to_toml())
     run = tmp_path / "run"
     words = ("train", str(tmp_path / "config.toml"), "--quiet", "--resume", "auto")

@@ -107,7 +107,7 @@ def test_a_run_that_goes_on_in_the_other_mode_says_so(
 ) -> None:
     assert in_a_child(partial(computed, training(configured, tmp_path))) == 0
     run = tmp_path / "trained"
-    resume(run, overrides={"budget": {"tokens": 2_000}}, shown=False)
+    resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
     events = read_metrics(RunPaths(run).metrics).of("event")
     notes = [event["text"] for event in events if "flush" in event.get("text", "")]
     rule = "equal to rounding, not to the last digit"

@@ -89,7 +89,7 @@ def test_a_step_told_to_is_not_finite_and_no_other(
     configured: Configure, ask_for: AskFor, tmp_path: Path
 ) -> None:
     ask_for("step:4:nan")
-    train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
+    train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", quiet=True)
     steps = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
     assert [step["step"] for step in steps if step["loss"] is None] == [4]
 
