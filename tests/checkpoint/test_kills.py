@@ -82,8 +82,8 @@ def test_f01_f13_a_new_run_killed_anywhere(
 
         assert killed_in(begin, at)
         log = RunPaths(run).metrics
-        said = read_metrics(log).of("event") if log.exists() else []
-        saved = [event["name"] for event in said if event["event"] == "saved"]
+        logged = read_metrics(log).of("event") if log.exists() else []
+        saved = [event["name"] for event in logged if event["event"] == "saved"]
         there = [path.name for path in list_checkpoints(RunPaths(run).checkpoints)]
         assert max(there, default="") >= max(saved, default="")
         goes_on(config, run, tmp_path / "unbroken")

@@ -161,10 +161,10 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
     capsys.readouterr()
 
 
-def killed(process: "subprocess.Popen[str]", run: Path, behind: int) -> None:
-    """Kill a launcher and all it started, each in a session of its own, once behind a step."""
+def killed(process: "subprocess.Popen[str]", run: Path, after: int) -> None:
+    """Kill a launcher and all it started, each in a session of its own, once after a step."""
     begun = time.monotonic()
-    while not RunPaths(run).metrics.exists() or len(steps(run)) <= behind:
+    while not RunPaths(run).metrics.exists() or len(steps(run)) <= after:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < begun + 120
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Runs on a GPU that stop: what was saved goes on to the bit, there, and elsewhere to rounding."""
+"""Runs on a GPU that stop: what was saved resumes to the bit there, and elsewhere to rounding."""
 
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def test_an_export_is_the_model_that_was_trained(
 
 
 def poisoned(config: Config, run: Path, ask_for: AskFor, passed: int) -> None:
-    """Train, where the step behind `passed` others loses its loss."""
+    """Train, where the step after `passed` others loses its loss."""
     ask_for(f"step:{passed + 1}:nan")
     train(config, run, quiet=True)
 
@@ -113,8 +113,11 @@ def poisoned(config: Config, run: Path, ask_for: AskFor, passed: int) -> None:
 def test_f32_a_run_stops_at_a_step_that_is_not_finite_and_can_go_on_past_it(
     on_device: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
-    run, said = tmp_path / "run", r"step 5 .*weights are untouched, last checkpoint step-00000004"
-    with pytest.raises(UnstableError, match=said):
+    run, message = (
+        tmp_path / "run",
+        r"step 5 .*weights are untouched, last checkpoint step-00000004",
+    )
+    with pytest.raises(UnstableError, match=message):
         poisoned(on_device(budget=SHORT), run, ask_for, 4)
     ask_for("")
     resume(run, quiet=True)

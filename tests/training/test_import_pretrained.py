@@ -1,4 +1,4 @@
-"""A published model becomes a run: it is the same model, and training goes on from it."""
+"""A published model becomes a run: it is the same model, and training continues from it."""
 
 import errno
 import json

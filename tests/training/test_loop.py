@@ -1,4 +1,4 @@
-"""The loop: a save that fails is survived once, memory that runs out is said, nothing is lost."""
+"""The loop: a failed save is survived once, memory that runs out is reported, nothing is lost."""
 
 import errno
 import os

@@ -73,8 +73,10 @@ def test_f04_a_disk_that_stays_full_says_what_is_needed_and_keeps_what_is_there(
     before = saved(run)
     longer = {"budget": {"tokens": 2_000}, "saving": {"every_steps": 0}}
     ask_for("save:2-:enospc")
-    said = r"no space left on device; a checkpoint needs \d+ bytes, \d+ are free; free some space"
-    with pytest.raises(StorageError, match=said):
+    message = (
+        r"no space left on device; a checkpoint needs \d+ bytes, \d+ are free; free some space"
+    )
+    with pytest.raises(StorageError, match=message):
         resume(run, settings=longer, quiet=True)
     ask_for("")
     assert saved(run) == before
@@ -229,8 +231,8 @@ def test_f15_a_directory_that_may_not_be_written_is_said_before_any_work(
     out.mkdir()
     out.chmod(0o555)
     assert as_nobody(config, out / "run") == StorageError.exit_code
-    said = "permission denied; check the disk and its permissions and run the command again"
-    assert said in capfd.readouterr().err
+    message = "permission denied; check the disk and its permissions and run the command again"
+    assert message in capfd.readouterr().err
     assert list(out.iterdir()) == []
     out.chmod(0o777)
     assert as_nobody(config, out / "run") == 0
@@ -357,13 +359,13 @@ def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_sav
     resume(run, quiet=True)
     rates = {record["step"]: record["lr"] for record in lines_of(run, "step")}
     assert max(rate for step, rate in rates.items() if step > 4) == 5e-3
-    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
-    assert [(one["step"], one["overrides"]) for one in told] == [
+    resumed = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert [(one["step"], one["overrides"]) for one in resumed] == [
         (4, {"optimizer": {"learning_rate": 5e-3, "clip": 0.5}, "run": {"on_nonfinite": "skip"}})
     ]
     resume(run, settings={"budget": {"tokens": 4_000}}, quiet=True)
-    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
-    assert told[1]["overrides"] == {"budget": {"tokens": 4_000}}
+    resumed = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert resumed[1]["overrides"] == {"budget": {"tokens": 4_000}}
 
 
 def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(

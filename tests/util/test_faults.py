@@ -95,7 +95,7 @@ def test_a_step_told_to_is_not_finite_and_no_other(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("stop:3:nan", "did you mean 'step'"),
         ("step:3:nam", "did you mean 'nan'"),
@@ -103,7 +103,7 @@ def test_a_step_told_to_is_not_finite_and_no_other(
         ("step", "site:numbers:action"),
     ],
 )
-def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, said: str) -> None:
+def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, message: str) -> None:
     ask_for(text)
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         faults.inject("step")
