@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lengthen.core.pacing import Adaptive, Constant, Linear, Root, Staged
-    from lengthen.data.prepare import prepare
-    from lengthen.data.store import Store
     from lengthen.exchange.pretrained import load
-    from lengthen.integrations.run_log import RunLog
-    from lengthen.run.directory import read_metrics
+    from lengthen.run.metrics import read_metrics
     from lengthen.training.start import resume, train
 
     __version__: str
@@ -22,11 +19,8 @@ __all__ = [
     "Constant",
     "Linear",
     "Root",
-    "RunLog",
     "Staged",
-    "Store",
     "load",
-    "prepare",
     "read_metrics",
     "resume",
     "train",
@@ -34,11 +28,8 @@ __all__ = [
 
 _MODULES = {
     "core.pacing": ("Adaptive", "Constant", "Linear", "Root", "Staged"),
-    "data.prepare": ("prepare",),
-    "data.store": ("Store",),
     "exchange.pretrained": ("load",),
-    "integrations.run_log": ("RunLog",),
-    "run.directory": ("read_metrics",),
+    "run.metrics": ("read_metrics",),
     "training.start": ("resume", "train"),
 }
 _HOME = {name: f"lengthen.{module}" for module, names in _MODULES.items() for name in names}

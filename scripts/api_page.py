@@ -10,10 +10,9 @@ import lengthen
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
-    "Prepare and train": ["prepare", "Store", "train", "resume"],
+    "Prepare and train": ["train", "resume"],
     "After training": ["load", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant"],
-    "In your own loop": ["RunLog"],
 }
 HEAD = """\
 # Python API
@@ -26,7 +25,7 @@ is imported by the first call that computes.
 
 What you can mend is an exception of `lengthen.util.errors`: `SettingError` (also a `ValueError`),
 `DataError`, `CheckpointError`, `BusyError`, `UnstableError`, `MemoryLimitError`, `StorageError`,
-`PeerError` and `StoppedError`, all of them `LengthenError`, each with one line that says what to do.
+`PeerError` and `StoppedError`, all of them `LengthenError`, each with a line that says what to do.
 
 The examples run in a directory with a token store `store` and a small run `runs/first`, after
 `import lengthen, torch`. This page is made by `scripts/api_page.py` from the docstrings.
