@@ -1,10 +1,13 @@
 """Write docs/api.md from the docstrings of the public names: python -m scripts.api_page."""
 
+import ast
 import inspect
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lengthen
 
@@ -14,6 +17,13 @@ SECTIONS = {
     "After training": ["load", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant"],
 }
+RESULTS = [
+    "training.loop.RunSummary",
+    "exchange.pretrained.TrainedModel",
+    "run.metrics.Metrics",
+    "run.records.StepRecord",
+    "run.records.EvalRecord",
+]
 HEAD = """\
 # Python API
 
@@ -34,44 +44,67 @@ The examples run in a directory with a token store `store` and a small run `runs
 
 def page() -> str:
     """Return the page as it should be."""
-    return "\n".join([HEAD, *(part for title in SECTIONS for part in _section(title))])
+    parts = [f"## {title}\n\n{_entries(names)}" for title, names in SECTIONS.items()]
+    return "\n".join([HEAD, *parts, f"## Results\n\n{_entries(RESULTS)}"])
 
 
-def _section(title: str) -> Iterator[str]:
-    yield f"## {title}\n"
-    for name in SECTIONS[title]:
-        value = getattr(lengthen, name)
-        text, example = _parts(inspect.getdoc(value) or "")
-        yield f"### `{name}`\n\n```python\n{_signature(name, value)}\n```\n\n{text}\n"
-        yield from (f"- {line}" for line in _members(value))
-        yield f"\n```python\n{example}\n```\n"
+def _entries(names: Sequence[str]) -> str:
+    return "\n".join(_entry(name) for name in names)
 
 
-def _parts(doc: str) -> tuple[str, str]:
-    """Return a docstring's text and its example; an indented equation becomes a block of code."""
-    text, _, example = doc.partition("\n>>> ")
-    equation = re.compile(r"\n\n((?: {4}.*\n)+)")
-    return equation.sub(r"\n\n```text\n\1```\n", text.strip()), f">>> {example}"
+def _entry(name: str) -> str:
+    module, _, name = name.rpartition(".")
+    value = getattr(import_module(f"lengthen.{module}") if module else lengthen, name)
+    text, _, example = (inspect.getdoc(value) or "").partition("\n>>> ")
+    # An equation of a docstring is indented.
+    text = re.sub(r"\n\n((?: {4}.*\n)+)", r"\n\n```text\n\1```\n", text.strip())
+    parts = [f"### `{name}`", f"```python\n{_definition(name, value)}\n```", text]
+    if members := "\n".join(_members(value)):
+        parts.append(members)
+    if example:
+        parts.append(f"```python\n>>> {example}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
-def _signature(name: str, value: Any) -> str:
-    """Return how a name is called, an argument a line where it has several."""
-    call = value.__init__ if inspect.isclass(value) else value
-    parameters = [one for one in inspect.signature(call).parameters.values() if one.name != "self"]
-    words = [str(one).replace("'", "").replace("pathlib._local.", "") for one in parameters]
-    first_named = next((i for i, one in enumerate(parameters) if one.kind is one.KEYWORD_ONLY), -1)
-    if first_named >= 0:
-        words.insert(first_named, "*")
-    line = f"{name}({', '.join(words)})"
-    return line if len(line) < 80 else "\n".join([f"{name}(", *(f"    {w}," for w in words), ")"])
+def _definition(name: str, value: Any) -> str:
+    """Return how a function or a class is called, or the fields of a dataclass."""
+    if not inspect.isclass(value):
+        return _call(name, value)
+    source = textwrap.dedent(inspect.getsource(value))
+    body = cast(ast.ClassDef, ast.parse(source).body[0]).body
+    if any(isinstance(node, ast.FunctionDef) and node.name == "__init__" for node in body):
+        return _call(name, value.__init__)
+    lines = source.splitlines()
+    fields = [node for node in body if isinstance(node, ast.AnnAssign)]
+    shown = [lines[node.lineno - 1] for node in fields if "ClassVar" not in lines[node.lineno - 1]]
+    return "\n".join([f"class {name}:", *shown])
+
+
+def _call(name: str, function: Any) -> str:
+    """Return a function's name, arguments and result, an argument a line where they are many."""
+    node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(node, ast.FunctionDef)
+    # unparse writes defaults without the spaces that an annotated argument has.
+    text = re.sub(r"(: [^,=]*(?:\[[^\]]*\][^,=]*)*)=", r"\1 = ", ast.unparse(node.args))
+    arguments = text.removeprefix("self, ").replace("'", '"')
+    result = f" -> {ast.unparse(node.returns)}" if name == node.name and node.returns else ""
+    line = f"{name}({arguments}){result}"
+    if len(line) <= 96:
+        return line
+    commas = re.compile(r", (?![^\[(]*[\])])")  # but for those in brackets
+    return "\n".join(
+        [f"{name}(", *(f"    {one}," for one in commas.split(arguments)), f"){result}"]
+    )
 
 
 def _members(value: Any) -> Iterator[str]:
     """Yield the public methods and properties of a class with the first line of each."""
-    for name, member in vars(value).items() if inspect.isclass(value) else ():
-        doc = inspect.getdoc(getattr(value, name))
-        if not name.startswith("_") and doc and (callable(member) or isinstance(member, property)):
-            yield f"`{name}`: {doc.partition('.' + chr(10))[0].splitlines()[0]}"
+    if not inspect.isclass(value) or value.__module__ == "lengthen.core.pacing":
+        return  # all pacings have the same
+    for name, member in vars(value).items():
+        doc = inspect.getdoc(member)
+        if doc and not name.startswith("_") and hasattr(member, "__doc__"):
+            yield f"- `{name}`: {doc.partition(chr(10) * 2)[0].replace(chr(10), ' ')}"
 
 
 if __name__ == "__main__":
