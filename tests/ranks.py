@@ -20,6 +20,7 @@ from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.launch import join_process_group
+from lengthen.run.records import to_json
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 
@@ -148,7 +149,8 @@ def joined_trainer(config: Config) -> Iterator[Trainer]:
 def train_steps(config: Config, steps: int, moments: Path) -> dict[str, Any]:
     """Train some steps on this rank; rank 0 saves the optimizer's tensors as `moments`."""
     with joined_trainer(config) as trainer:
-        records = [trainer.step() for _ in range(steps)]
+        made = (trainer.step() for _ in range(steps))
+        records = [to_json(record) for record in made if record is not None]
         if trainer.context.is_rank_zero:
             save_file(dict(trainer.tensors()["optimizer"]), moments)
         return {"records": records, "ledger": trainer.state_dict()["ledger"]}
