@@ -15,9 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from lengthen.data.loader import share
 from lengthen.data.store import Store
-from lengthen.data.stream import Step, StepCursor, StreamState, micro_batch
+from lengthen.data.stream import Step, StepCursor, StreamState, micro_batch, row_range
 from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.calls import IGNORED, Batch
 from lengthen.integrations.data_plan import Course, PlannedSteps
@@ -67,8 +66,7 @@ class LengthenDataset(Dataset[Row]):
 
     def batch(self, step: Step, which: int, rank: int) -> Batch:
         """Return what pass `which` of a rank trains on in a step; both are counted from 0."""
-        rows = share(range(step.plan.rows), rank, self._world_size)
-        rows = share(rows, which, self._passes)
+        rows = row_range(step.plan, rank, self._world_size, which, self._passes)
         inputs, targets, _, weight = micro_batch(self.steps.loader, step, rows)
         if not weight:
             # A blank row stands in where a rank has none: it must meet its peers, weigh nothing.

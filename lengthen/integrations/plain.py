@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lengthen.core.ledger import State
-from lengthen.data.loader import Tokens, share
-from lengthen.data.stream import MicroBatch, Step, micro_batches
+from lengthen.data.loader import Tokens
+from lengthen.data.stream import MicroBatch, Step, micro_batches, row_range
 from lengthen.integrations.data_plan import Course, PlannedSteps
 from lengthen.integrations.run_log import RunLog
 from lengthen.util.errors import SettingError
@@ -57,9 +57,11 @@ class Feed:
         """
         while step := self.steps.stream.after(self._state):
             self._state = step.after
-            rows = share(range(step.plan.rows), self._rank, self._world_size)
-            batch = self.steps.loader.load(step.blocks, step.plan.length, rows)
-            yield step, tuple(micro_batches(batch, step.plan, self._passes))
+            plan, (rank, world_size) = step.plan, (self._rank, self._world_size)
+            batch = self.steps.loader.load(
+                step.blocks, plan.length, row_range(plan, rank, world_size)
+            )
+            yield step, tuple(micro_batches(batch, plan, rank, world_size, self._passes))
 
     def state_dict(self) -> State:
         """Return where it stands, for JSON; the same on every rank, whatever the passes."""
