@@ -45,6 +45,7 @@ FIELDS: Names = {"overrides.budget.passes": "overrides.budget.epochs"}
 STATE: Names = {
     "pass_number": "epoch",
     "clock": "counters",
+    **{"grown.seen": "adaptive.observed", "grown.best": "adaptive.lowest", "grown": "adaptive"},
     "format": None,
     "numerics.world": "numerics.world_size",
 }

@@ -125,7 +125,7 @@ class TrainingLoop:
         self._write(record)
         if record is None or record["next_length"] == record["length"]:
             return
-        steps = before.step - (before.grown.since if before.grown else 0)
+        steps = before.step - (before.adaptive.since if before.adaptive else 0)
         self.event("length", length=record["next_length"], held=steps)
 
     def _evaluate_when_due(self, *, done: bool) -> None:

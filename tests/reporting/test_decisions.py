@@ -116,7 +116,7 @@ def test_the_log_alone_gives_back_what_the_pacing_knew(
     pacing = Adaptive(**settings, patience=patience, max_hold=max_hold)
     state = pacing.begin()
     for one in decisions(Metrics(tuple(looks(pacing, losses)), 0)):
-        assert (one.before, one.best) == (state.value, state.best)
+        assert (one.before, one.best) == (state.value, state.lowest)
         assert one.held == one.step - state.since
         state = pacing.next(state, int(one.step), math.nan if one.loss is None else one.loss)
         assert one.after == state.value
