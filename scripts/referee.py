@@ -46,6 +46,7 @@ STATE: Names = {
     "pass_number": "epoch",
     "clock": "counters",
     **{"grown.seen": "adaptive.observed", "grown.best": "adaptive.lowest", "grown": "adaptive"},
+    **{"course": "plan", "floor": "min_learning_rate"},
     "format": None,
     "numerics.world": "numerics.world_size",
 }

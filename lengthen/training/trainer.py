@@ -16,7 +16,7 @@ from lengthen.checkpoint.restore import build_model, load_moments, load_weights,
 from lengthen.checkpoint.train_state import TrainState, check_same_run
 from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
-from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
+from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none, perplexity
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
 from lengthen.data.loader import Batch, Loader, accumulation_steps
@@ -26,7 +26,7 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
-from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
+from lengthen.evaluation.loss import sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.run.directory import Record
 

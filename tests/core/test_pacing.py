@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lengthen.core.pacing import (
     Adaptive,
+    AdaptiveState,
     Constant,
     Fixed,
-    AdaptiveState,
     Linear,
     Pacing,
     Root,
