@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from operator import index
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, SupportsIndex, TypeAlias
 
 from lengthen.core.pacing import Fixed, Of, Pacing, check_of, check_whole
 from lengthen.util.errors import SettingError
@@ -21,7 +21,7 @@ class Custom:
     (8, 20, 64)
     """
 
-    function: Callable[[int], int]
+    function: Callable[[int], SupportsIndex]
     end: int  # tokens or rows, never exceeded
     of: Of = "length"
     kind: ClassVar[Literal["custom"]] = "custom"

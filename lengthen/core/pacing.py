@@ -241,12 +241,16 @@ class Adaptive:
 
         A loss that is not finite is not calm.
         """
-        calm = isfinite(loss) and (state.lowest is None or loss <= state.lowest)
-        in_a_row = state.calm + 1 if calm else 0
-        if in_a_row >= self.patience or step - state.since >= self.max_hold:
+        calm = self.calm(state, loss)
+        if calm >= self.patience or step - state.since >= self.max_hold:
             return self.grow(state, step)
         lowest = loss if calm else state.lowest
-        return replace(state, observed=step, lowest=lowest, calm=in_a_row)
+        return replace(state, observed=step, lowest=lowest, calm=calm)
+
+    def calm(self, state: AdaptiveState, loss: float) -> int:
+        """Return the observations in a row, with this one, that were not above the lowest."""
+        is_calm = isfinite(loss) and (state.lowest is None or loss <= state.lowest)
+        return state.calm + 1 if is_calm else 0
 
     def grow(self, state: AdaptiveState, step: int) -> AdaptiveState:
         """Return the state when it grows after `step` finished steps."""

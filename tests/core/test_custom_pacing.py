@@ -12,7 +12,7 @@ from lengthen.util.errors import SettingError
 
 
 def doubling(step: int) -> int:
-    return min(64, 8 * 2 ** (step // 4))
+    return min(64, 8 << (step // 4))
 
 
 def fails(step: int) -> int:
