@@ -174,11 +174,11 @@ def test_every_kind_of_configuration_can_be_tried(
     [
         (1e9, 4, "steps of 4 shapes tried here"),
         (1.4e8, 3, "steps of 3 shapes tried here"),
-        (8e7, 3, "steps of 3 shapes tried here, in passes of 128 tokens"),
+        (8e7, 3, "steps of 3 shapes tried here, in micro-batches of 128 tokens"),
         (1e7, 0, "70% of the matrix products here: too slow to be tried"),
     ],
 )
-def test_a_slow_machine_tries_fewer_shapes_then_smaller_passes_then_none(
+def test_a_slow_machine_tries_fewer_shapes_then_smaller_micro_batches_then_none(
     configured: Configure, monkeypatch: pytest.MonkeyPatch, peak: float, shapes: int, told: str
 ) -> None:
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: peak)
