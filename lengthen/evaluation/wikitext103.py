@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.data.store import read_limited
 from lengthen.evaluation import sets
 from lengthen.evaluation.detokenise import detokenise
-from lengthen.evaluation.loss import perplexity
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.options import Wanted
 from lengthen.evaluation.outcome import Measure, Outcome
