@@ -7,8 +7,13 @@ with an example. Nothing heavy is imported before a name that needs it is used.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lengthen.core.custom_pacing import Custom
     from lengthen.core.pacing import Adaptive, Constant, Linear, Root, Staged
+    from lengthen.data.store import Store
     from lengthen.exchange.pretrained import load
+    from lengthen.integrations.data_plan import DataPlan
+    from lengthen.integrations.plain import BatchStream
+    from lengthen.integrations.run_log import RunLog
     from lengthen.run.metrics import read_metrics
     from lengthen.training.start import resume, train
 
@@ -16,10 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adaptive",
+    "BatchStream",
     "Constant",
+    "Custom",
+    "DataPlan",
     "Linear",
     "Root",
+    "RunLog",
     "Staged",
+    "Store",
     "load",
     "read_metrics",
     "resume",
@@ -27,8 +37,13 @@ __all__ = [
 ]
 
 _MODULES = {
+    "core.custom_pacing": ("Custom",),
     "core.pacing": ("Adaptive", "Constant", "Linear", "Root", "Staged"),
+    "data.store": ("Store",),
     "exchange.pretrained": ("load",),
+    "integrations.data_plan": ("DataPlan",),
+    "integrations.plain": ("BatchStream",),
+    "integrations.run_log": ("RunLog",),
     "run.metrics": ("read_metrics",),
     "training.start": ("resume", "train"),
 }

@@ -13,9 +13,10 @@ import lengthen
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
-    "Prepare and train": ["train", "resume"],
+    "Prepare and train": ["Store", "train", "resume"],
     "After training": ["load", "read_metrics"],
-    "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant"],
+    "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
+    "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [
     "training.loop.RunSummary",
