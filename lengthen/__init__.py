@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lengthen.integrations.data_plan import DataPlan
     from lengthen.integrations.plain import BatchStream
     from lengthen.integrations.run_log import RunLog
+    from lengthen.planning.plans import plan
     from lengthen.run.metrics import read_metrics
     from lengthen.training.start import resume, train
 
@@ -31,6 +32,7 @@ __all__ = [
     "Staged",
     "Store",
     "load",
+    "plan",
     "read_metrics",
     "resume",
     "train",
@@ -44,6 +46,7 @@ _MODULES = {
     "integrations.data_plan": ("DataPlan",),
     "integrations.plain": ("BatchStream",),
     "integrations.run_log": ("RunLog",),
+    "planning.plans": ("plan",),
     "run.metrics": ("read_metrics",),
     "training.start": ("resume", "train"),
 }

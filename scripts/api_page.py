@@ -14,12 +14,16 @@ import lengthen
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["Store", "train", "resume"],
+    "Plan": ["plan"],
     "After training": ["load", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [
     "training.loop.RunSummary",
+    "planning.plans.Plans",
+    "planning.forecast.Forecast",
+    "planning.plan.Plan",
     "exchange.pretrained.TrainedModel",
     "run.metrics.Metrics",
     "run.records.StepRecord",
