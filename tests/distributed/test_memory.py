@@ -16,7 +16,7 @@ import torch
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
-from lengthen.training.start import trial_fits
+from lengthen.training.fit import trial_fits
 from lengthen.config.load import load
 from lengthen.training.trainer import Trainer
 

@@ -17,7 +17,8 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
-from lengthen.training.start import choose_micro_tokens, train, trial_fits
+from lengthen.training.fit import choose_micro_tokens, trial_fits
+from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
 

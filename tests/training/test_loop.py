@@ -18,6 +18,7 @@ from lengthen.distributed.memory import fit_check
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training import trainer as trainer_module
+from lengthen.training.fit import try_micro_batch
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -234,7 +235,7 @@ def test_the_fit_check_trial_allocates_gradients_and_moments(configured: Configu
     trainer = Trainer(
         with_store(config, store), store, DistributedContext(torch.device("cpu")), 256
     )
-    trainer.trial(256)
+    try_micro_batch(trainer)
     assert len(trainer.optimizer.state) == len(list(trainer.model.parameters()))
 
 
