@@ -10,7 +10,8 @@ from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
 from lengthen.experiments.compare.sweep import sweep_panels
-from lengthen.reporting.figures import Curve, Panel, draw
+from lengthen.reporting.curves import Curve, Panel
+from lengthen.reporting.figures import draw
 from lengthen.run.packed import opened
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def variants_over_tokens(root: Path) -> list[Panel]:
             "step",
             "loss / lowest so far",
             _every_seed(members, "loss_ratio"),
-            mark=UNSTABLE,
+            threshold=UNSTABLE,
         ),
         Panel(
             "Variance max, every seed",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lengthen.analysis.instability import figure
-from lengthen.reporting.figures import Mark
+from lengthen.reporting.curves import Mark
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import Metrics
 from lengthen.util.tables import Table, number

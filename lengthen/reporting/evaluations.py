@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from lengthen.evaluation.outcome import Curve, Measure
 from lengthen.evaluation.results import PLACES, Result
-from lengthen.reporting.figures import Curve as Line
-from lengthen.reporting.figures import Panel
+from lengthen.reporting.curves import Curve as Line
+from lengthen.reporting.curves import Panel
 from lengthen.util.errors import printable
 from lengthen.util.tables import Table
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from lengthen.analysis.instability import finite
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.reporting import apart
+from lengthen.reporting.curves import Curve, Mark, Panel, thin
 from lengthen.reporting.decisions import decided, fewer, observed
-from lengthen.reporting.figures import Curve, Mark, Panel
 from lengthen.reporting.gather import NamedRun
-from lengthen.reporting.thin import points_per_curve, thin
 from lengthen.run.directory import Metrics, Record
 
 # The clocks that curves run along: field of a record -> its name on an axis.
@@ -87,13 +86,18 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
             CLOCKS[plot.clock],
             plot.unit,
             [curves[run.name][number] for run in members],
-            mark=UNSTABLE if plot.thresholds else None,
+            threshold=UNSTABLE if plot.thresholds else None,
             lesser=LESSER if plot.thresholds else (),
             log_y=plot.log,
         )
         for number, plot in enumerate(PLOTS)
         for told, members in together.get(plot.kind, [("", runs)])
     ]
+
+
+def points_per_curve(runs: int) -> int:
+    """Return how many points a curve gets where `runs` of them share the figures of a page."""
+    return max(200, min(2000, 24_000 // max(1, runs)))
 
 
 def _curves(run: NamedRun, family: str, most: int) -> list[Curve]:
