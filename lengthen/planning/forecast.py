@@ -11,7 +11,8 @@ from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.hardware import gpus
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import LIMIT, Speed
-from lengthen.planning.plan import Moment, Plan, auto_micro_tokens, plan, seconds_along
+from lengthen.distributed.memory import auto_micro_tokens
+from lengthen.planning.plan import Moment, Plan, plan, seconds_along
 from lengthen.reporting import html as page
 from lengthen.reporting.curves import Curve, Panel
 from lengthen.util.console import PLAIN_SECONDS

@@ -1,4 +1,4 @@
-"""Curves in panels, whatever draws them, with fewer points where there are many and no spike lost."""
+"""Curves in panels, whatever draws them; of long ones fewer points, and no spike lost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

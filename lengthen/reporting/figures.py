@@ -1,4 +1,4 @@
-"""Panels as one picture, fit for a paper: SVG or PNG, drawn by matplotlib, equal bytes each time."""
+"""Panels as one picture, fit for a paper: SVG or PNG, drawn by matplotlib."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from io import BytesIO
 from textwrap import fill
 
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -19,7 +19,8 @@ from lengthen.util.errors import printable
 WIDTH, HEIGHT = 7.2, 2.5  # inches: of the text of a page with one column, and of a panel
 DOTS_PER_INCH = 200  # of a PNG
 POINTS = 601  # of a curve at most: about three for each point (1/72 inch) of width
-LETTERS = 95  # of the font that have room side by side
+LETTERS, LETTERS_UP = 95, 35  # of the font that have room along the width and along the height
+LINE = 0.2  # inches: of a line of the legend
 FEW_CURVES = 8  # as many leave room for thick lines
 STYLE = {
     "font.size": 9,
@@ -29,6 +30,7 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "path.simplify": False,  # the points are few already
+    "lines.scale_dashes": False,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lengthen",  # or ids are random
 }
@@ -45,12 +47,13 @@ def draw(panels: Sequence[Panel], kind: str) -> bytes:
     """
     panels = [_printable(panel.thinned(POINTS)) for panel in panels]
     known = looks(panels)
-    with rc_context(STYLE), warnings.catch_warnings():
+    with style.context(STYLE), warnings.catch_warnings():
         # A letter that no font here has is a box in a PNG, and itself in an SVG.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), layout="constrained")
         if known:
-            _legend(figure, known)
+            lines = _legend(figure, list(known.items()))
+            figure.set_size_inches(WIDTH, HEIGHT * len(panels) + LINE * lines)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(len(panels), 1, number + 1)
             _panel(axes, panel, known, f"panel-{number}")
@@ -67,28 +70,42 @@ def draw(panels: Sequence[Panel], kind: str) -> bytes:
 
 
 def _printable(panel: Panel) -> Panel:
-    # XML has no place for most control characters, nor UTF-8 for the bytes of an odd file name.
-    curves = [replace(curve, family=printable(curve.key)) for curve in panel.curves]
-    title, x, y = (printable(text) for text in (panel.title, panel.x, panel.y))
+    curves = [replace(curve, family=_text(curve.key)) for curve in panel.curves]
+    title, x, y = _text(panel.title), _text(panel.x), _text(panel.y, LETTERS_UP)
     return replace(panel, title=title, x=x, y=y, curves=curves)
 
 
-def _legend(figure: Figure, known: dict[str, Look]) -> None:
-    names = [fill(name, LETTERS, break_on_hyphens=False) for name in known]
-    columns = LETTERS // (8 + max(len(name) for name in names))
+def _text(name: str, width: int = LETTERS) -> str:
+    # XML has no place for most control characters, nor UTF-8 for the bytes of an odd file name.
+    return fill(printable(name), width, break_on_hyphens=False)
+
+
+def _legend(figure: Figure, known: Sequence[tuple[str, Look]]) -> int:
+    """Draw the legend above all panels, and return of how many lines it is."""
+    names = [name for name, _ in known]
+    fitting = LETTERS // (8 + max(len(name) for name in names))
+    columns = min(len(names), max(1, fitting))
     legend = figure.legend(
-        [Line2D([], [], linewidth=2, **_line(look)) for look in known.values()],
+        [_line([], look, 2.0) for _, look in known],
         names,
         loc="outside upper left",
-        ncols=min(len(names), max(1, columns)),
+        ncols=columns,
         handlelength=3,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    return len(names) // columns + sum(name.count("\n") for name in names)
 
 
-def _line(look: Look) -> dict[str, object]:
-    return {"color": look.colour, "linestyle": (0, look.dashes) if look.dashes else "solid"}
+def _line(points: Sequence[Point], look: Look, width: float) -> Line2D:
+    line = Line2D(*_columns(points), color=look.colour, linewidth=width)
+    if look.dashes:
+        line.set_dashes(look.dashes)
+    return line
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
@@ -105,8 +122,8 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
     axes.set(xscale="log" if panel.log_x else "linear", yscale="log" if panel.log_y else "linear")
     alone = len({curve.key for curve in curves}) == len(curves) <= FEW_CURVES
     for number, curve in enumerate(curves):
-        line = Line2D(*_columns(curve.points), linewidth=1.5 if alone else 0.8)
-        line.set(**_line(known[curve.key]), gid=f"{name}-curve-{number}")
+        line = _line(curve.points, known[curve.key], 1.5 if alone else 0.8)
+        line.set_gid(f"{name}-curve-{number}")
         axes.add_line(line)
         _beside(axes, curve, known[curve.key].colour)
     axes.autoscale_view()
@@ -117,10 +134,6 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
     heights += [] if panel.threshold is None else [(panel.threshold, 0.9)]
     for height, alpha in heights:
         axes.axhline(height, color="#666666", linewidth=1, linestyle=(0, (5, 4)), alpha=alpha)
-
-
-def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
 
 
 def _placed(panel: Panel, curve: Curve) -> Curve:
@@ -139,14 +152,14 @@ def _placed(panel: Panel, curve: Curve) -> Curve:
 
 def _beside(axes: Axes, curve: Curve, colour: str) -> None:
     """Draw crosses at the foot where a value was not finite, and circles for marks."""
-    foot = axes.get_xaxis_transform()  # x in values, y as a share of the height
-    axes.scatter(
-        curve.breaks, [FOOT] * len(curve.breaks), s=25, c=colour, marker="x", transform=foot
-    )
+    if curve.breaks:
+        foot = axes.get_xaxis_transform()  # x in values, y as a share of the height
+        ys = [FOOT] * len(curve.breaks)
+        axes.scatter(curve.breaks, ys, s=25, c=colour, marker="x", transform=foot)
     for hollow in (False, True):
-        marks = [(mark.x, mark.y) for mark in curve.marks if mark.hollow is hollow]
-        face = "none" if hollow else colour
-        axes.scatter(*_columns(marks), s=14, edgecolors=colour, facecolors=face)
+        if marks := [(mark.x, mark.y) for mark in curve.marks if mark.hollow is hollow]:
+            face = "none" if hollow else colour
+            axes.scatter(*_columns(marks), s=14, edgecolors=colour, facecolors=face)
 
 
 def _ticks(axis: Axis, log: bool, values: Sequence[float]) -> None:

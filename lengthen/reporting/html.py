@@ -18,8 +18,8 @@ from lengthen.reporting import apart, decisions
 from lengthen.reporting.curves import Panel, looks
 from lengthen.reporting.differences import environment_tables, full_lengths, settings_table
 from lengthen.reporting.gather import NamedRun
-from lengthen.reporting.panels import panels_of, points_per_curve
 from lengthen.reporting.html_figures import DIGITS, extents, figure
+from lengthen.reporting.panels import panels_of, points_per_curve
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import Table

@@ -15,7 +15,8 @@ Json = dict[str, Any]
 DIGITS = 6  # significant ones of what is not a whole number
 FEW_POINTS = 20  # of a curve, that are shown as such
 FEW_CURVES = 8  # as many leave room for thick lines
-HEIGHT = 340  # pixels, without the legend
+HEIGHT, LEGEND_LINE = 320, 28  # pixels: of a figure without its legend, and of a line of that
+LEGEND_LETTERS = 130  # in a line, about; a key takes 8 more than its name
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 LOG = {"type": "log", "nticks": 3}  # plotly then marks 1, 2 and 5 of a decade, and not all nine
@@ -98,6 +99,7 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
 
 
 def _layout(panel: Panel, extent: Sequence[float]) -> Json:
+    letters = sum(len(key) + 8 for key in {curve.key for curve in panel.curves})
     across = _axis(panel.x, extent, log=panel.log_x)
     across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
     ys = [y for curve in panel.curves for _, y in curve.points if y > 0]
@@ -106,7 +108,7 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         # A line along the very edge would lose half of its label.
         up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
     return {
-        "height": HEIGHT,
+        "height": HEIGHT + LEGEND_LINE * (1 + letters // LEGEND_LETTERS),
         "meta": panel.x,  # the script of the page zooms figures of one x together
         "xaxis": across,
         "yaxis": up,
@@ -115,9 +117,9 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         "margin": {"l": 70, "r": 42, "t": 30, "b": 46},
         "font": FONT,
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.2},
+        "legend": {"orientation": "h", "y": -0.22},
         "showlegend": True,
-        "updatemenus": [_toggle("x", panel.log_x, 0.92), _toggle("y", panel.log_y, 1.0)],
+        "updatemenus": [_toggle("x", panel.log_x, "right"), _toggle("y", panel.log_y, "left")],
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
     }
@@ -127,14 +129,14 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     large = bool(values) and max(values) >= 1000 and min(values) >= 1
     return {
         **(LOG if log else LINEAR),
-        "title": {"text": escape(name), "font": {"size": 12}},
+        "title": {"text": escape(name), "font": {"size": 12}, "standoff": 8},
         # Thousands as 1.5k; but the same letters would make 5m of 0.005.
         "tickformat": "~s" if large else ".6~g",
         "zeroline": False,
     }
 
 
-def _toggle(axis: str, log: bool, place: float) -> Json:
+def _toggle(axis: str, log: bool, side: str) -> Json:
     """Return the button that makes an axis logarithmic, and linear when it is pressed again."""
     scales = [
         {f"{axis}axis.{key}": value for key, value in scale.items()} for scale in (LOG, LINEAR)
@@ -145,8 +147,8 @@ def _toggle(axis: str, log: bool, place: float) -> Json:
         "type": "buttons",
         "buttons": [button],
         "active": -1,
-        "x": place,
-        "xanchor": "right",
+        "x": 1 if side == "right" else 0,
+        "xanchor": side,
         "y": 1.02,
         "yanchor": "bottom",
         "font": {"size": 11},

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lengthen.reporting.plotly_json import rounded
 
 from lengthen.reporting import html as page
 from lengthen.reporting.figures import COLOURS, Curve, Panel
 from lengthen.reporting.html import write
-from lengthen.reporting.plotly_json import rounded
 from lengthen.run.directory import Metrics
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import Table
