@@ -83,14 +83,14 @@ def _every_seed(members: Sequence[Group], field: str) -> list[Curve]:
     ]
 
 
-def figures(root: Path) -> Iterator[tuple[Path, str]]:
+def figures(root: Path) -> Iterator[tuple[Path, bytes]]:
     """Yield each picture's place and its SVG."""
-    yield root / "docs/results-batch.svg", draw(variants_over_tokens(root))
+    yield root / "docs/results-batch.svg", draw(variants_over_tokens(root), ".svg")
     for name in SWEEPS:
-        yield root / f"docs/results-{name}.svg", draw(list(swept(name, root)))
+        yield root / f"docs/results-{name}.svg", draw(list(swept(name, root)), ".svg")
 
 
 if __name__ == "__main__":
     for place, svg in figures(ROOT):
-        place.write_text(svg, encoding="utf-8")
+        place.write_bytes(svg)
         print(place.relative_to(ROOT))

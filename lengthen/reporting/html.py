@@ -7,7 +7,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from html import escape
 from importlib import import_module
 from importlib.resources import files
@@ -192,7 +191,6 @@ def _figures(shown: Sequence[Panel], empty: Sequence[str]) -> Iterator[str]:
     yield "</section>\n"
 
 
-@cache
 def _plotly(part: str) -> ModuleType:
     try:
         return import_module(f"plotly.{part}")

@@ -13,6 +13,11 @@ def texts(picture: bytes) -> list[str]:
     return ["".join(one.itertext()) for one in xml.fromstring(picture).iter(f"{SVG}text")]
 
 
+def names(picture: bytes) -> list[str]:
+    """Return the texts that are no numbers of an axis."""
+    return [text for text in texts(picture) if not text.lstrip("-\u2212")[:1].isdigit()]
+
+
 def lines(picture: bytes) -> dict[int, list[Points]]:
     """Return the points of every curve by the number of its panel, in points of 1/72 inch.
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from lengthen.reporting.curves import Mark, Panel
 from lengthen.reporting.decisions import fewer
-from lengthen.reporting.figures import Mark, Panel
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.panels import panels_of
 from lengthen.run.directory import Record
@@ -113,7 +113,9 @@ def test_a_curve_runs_along_its_clock(title: str, x: str, first: float) -> None:
 
 
 def test_loss_ratios_have_the_thresholds_and_only_they_do() -> None:
-    marked = {p.title: (p.mark, *p.lesser) for p in panels_of([run("a")]) if p.mark or p.lesser}
+    marked = {
+        p.title: (p.threshold, *p.lesser) for p in panels_of([run("a")]) if p.threshold or p.lesser
+    }
     assert marked == {title: (1.2, 1.1, 1.5) for title in TITLES if title.startswith("Loss ratio")}
 
 
