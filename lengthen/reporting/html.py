@@ -13,9 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
-from lengthen.reporting import apart, decisions
+from lengthen.reporting import comparability, decisions
 from lengthen.reporting.curves import Panel, looks
-from lengthen.reporting.differences import environment_tables, full_lengths, settings_table
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html_figures import DIGITS, extents, figure
 from lengthen.reporting.panels import panels_of, points_per_curve
@@ -55,7 +54,8 @@ def write(
     every = [panel.thinned(most) for panel in (*panels, *of_runs)]
     shown = [panel for panel in every if panel.curves]
     empty = [panel.title for panel in every if not panel.curves]
-    last = [*filter(None, [settings_table(runs)]), *environment_tables(runs)]
+    settings = comparability.settings_table(runs)
+    last = [*([settings] if settings else []), *comparability.environment_tables(runs)]
     body = "".join(
         [
             _header(title, runs),
@@ -63,7 +63,6 @@ def write(
             _contents(tables, shown, last),
             *(_table(table, f"table-{at}") for at, table in enumerate(tables)),
             *_figures(shown, empty),
-            _equal_settings(runs),
             *(_table(table, f"table-{at}") for at, table in enumerate(last, start=len(tables))),
             _footer(runs, shown, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
@@ -200,11 +199,6 @@ def _plotly(part: str) -> ModuleType:
         ) from None
 
 
-def _equal_settings(runs: Sequence[NamedRun]) -> str:
-    known = len(runs) > 1 and any(run.config for run in runs)
-    return "<p>All runs have the same settings.</p>\n" if known and not settings_table(runs) else ""
-
-
 def _footer(runs: Sequence[NamedRun], panels: Sequence[Panel], most: int) -> str:
     notes = [
         f"Curves have at most {most} points: of each stretch the first, the lowest and the "
@@ -215,7 +209,7 @@ def _footer(runs: Sequence[NamedRun], panels: Sequence[Panel], most: int) -> str
     ]
     if any(curve.marks for panel in panels for curve in panel.curves):
         notes.append(decisions.NOTE)
-    notes += [*full_lengths(runs), *apart.notes(runs)]
+    notes += comparability.notes(runs)
     notes += [
         f"{run.name}: {_count(run.metrics.unreadable, 'line')} of its log could not be read."
         for run in runs

@@ -14,8 +14,7 @@ from lengthen.analysis.summary import (
     verdict_line,
 )
 from lengthen.core.loss_ratio import UNSTABLE
-from lengthen.reporting import apart, decisions, evaluations
-from lengthen.reporting.differences import full_lengths
+from lengthen.reporting import comparability, decisions, evaluations
 from lengthen.reporting.gather import NamedRun
 from lengthen.util.tables import Table, number
 
@@ -31,7 +30,7 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     the first run. Raises DataError where runs cannot be compared: different tokenizers or
     validation sets.
     """
-    notes = [*full_lengths(runs), *apart.notes(runs)]
+    notes = comparability.notes(runs)
     notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
     summaries = {run.name: summarise(run.metrics, _on_nonfinite(run)) for run in runs}
     for name, summary in summaries.items():
@@ -78,7 +77,7 @@ def _apart(what: str, side: Side) -> str:
 
 
 def _unlike_probes(runs: Sequence[NamedRun]) -> str:
-    found = [(told, members[0].name) for told, members in apart.named(runs, "probe")]
+    found = [(told, members[0].name) for told, members in comparability.named_groups(runs, "probe")]
     if len(found) < 2:
         return ""
     where = ", ".join(f"{told} in {name}" for told, name in found)
@@ -174,12 +173,12 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
     goals = list(losses) or ([] if baseline is None else [baseline])
     if not goals:
         return None
-    known, members = apart.groups(runs, "eval")[0]
+    known, members = comparability.groups(runs, "eval")[0]
     compared = {run.name for run in members}
     rows, refused = [], []
     for run in runs:
         if run.name not in compared:
-            where = apart.difference(apart.facts(run, "eval"), known)
+            where = comparability.difference(comparability.text_of(run, "eval"), known)
             refused.append(f"{run.name} is not compared with {runs[0].name}: {where}. ")
         for loss, at in zip(goals, time_to(run.metrics, goals), strict=True):
             figures = ("not reached", "-", "-")
@@ -193,6 +192,6 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
         "First evaluation at or below a validation loss",
         ("run", "loss", "step", "tokens", "seconds"),
         tuple(rows),
-        f"{source}{''.join(refused)}{apart.cadence(members)}"
+        f"{source}{''.join(refused)}{comparability.cadence(members)}"
         "Seconds are of training alone, and compare only runs that had the machine alike.",
     )

@@ -54,9 +54,9 @@ OBSERVED = [
 def test_decisions_of_an_adaptive_pacing_stand_on_the_length_with_their_reasons() -> None:
     marks = panel("Length", run_of(*OBSERVED)).curves[0].marks
     assert marks == [
-        Mark(1, 8, "held at 8, observed 5.4000 nats", hollow=True),
+        Mark(1, 8, "stayed at 8, observed 5.4000 nats", hollow=True),
         Mark(2, 16, "grew from 8 to 16 after 2 steps, observed 5.2000 nats"),
-        Mark(3, 16, "held at 16, observed a loss that is not finite", hollow=True),
+        Mark(3, 16, "stayed at 16, observed a loss that is not finite", hollow=True),
     ]
 
 
