@@ -1,7 +1,7 @@
 """A panel as a figure of plotly: what its `to_html` takes, with its own legend, zoom and buttons.
 
 Colours of text and grid are not here: the page's style sheet paints them, so that figures follow
-its theme, and paper, without being drawn anew.
+its theme, and paper, without being drawn again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,12 +44,12 @@ def figure(panel: Panel, looks: Mapping[str, Look], extent: Sequence[float]) -> 
 
 def extents(panels: Sequence[Panel]) -> dict[str, list[float]]:
     """Return, for each name of an x axis, the range above zero of all curves along it."""
-    found: dict[str, list[float]] = {}
+    ranges: dict[str, list[float]] = {}
     for panel in panels:
         xs = [x for curve in panel.curves for x, _ in curve.points if x > 0]
-        xs += found.get(panel.x, [])
-        found[panel.x] = [min(xs), max(xs)] if xs else []
-    return found
+        xs += ranges.get(panel.x, [])
+        ranges[panel.x] = [min(xs), max(xs)] if xs else []
+    return ranges
 
 
 def _traces(curve: Curve, look: Look, width: float) -> Iterator[Json]:
@@ -143,34 +143,20 @@ def _toggle(axis: str, log: bool, side: str) -> Json:
     ]
     first, second = reversed(scales) if log else scales
     button = {"label": f"log {axis}", "method": "relayout", "args": [first], "args2": [second]}
-    return {
-        "type": "buttons",
-        "buttons": [button],
-        "active": -1,
-        "x": 1 if side == "right" else 0,
-        "xanchor": side,
-        "y": 1.02,
-        "yanchor": "bottom",
-        "font": {"size": 11},
-        "pad": {"t": 0, "b": 2, "l": 0, "r": 0},
-    }
+    place = {"x": int(side == "right"), "xanchor": side, "y": 1.02, "yanchor": "bottom"}
+    look = {"font": {"size": 11}, "pad": {"t": 0, "b": 2, "l": 0, "r": 0}}
+    return {"type": "buttons", "buttons": [button], "active": -1, **place, **look}
 
 
 def _thresholds(panel: Panel) -> Iterator[Json]:
     heights = [(height, 1.0) for height in panel.lesser]
     heights += [] if panel.threshold is None else [(panel.threshold, 2.0)]
     place = {"textposition": "end", "xanchor": "left", "yanchor": "middle"}
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
     for height, width in heights:
-        yield {
-            "type": "line",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": height,
-            "y1": height,
-            "line": {"dash": "5px,4px", "width": width},
-            "label": {"text": f"{height:g}", **place},
-        }
+        line = {"dash": "5px,4px", "width": width}
+        label = {"text": f"{height:g}", **place}
+        yield {**across, "y0": height, "y1": height, "line": line, "label": label}
 
 
 def rounded(value: float) -> float:

@@ -77,10 +77,10 @@ def _apart(what: str, side: Side) -> str:
 
 
 def _unlike_probes(runs: Sequence[NamedRun]) -> str:
-    found = [(told, members[0].name) for told, members in comparability.named_groups(runs, "probe")]
-    if len(found) < 2:
+    groups = comparability.named_groups(runs, "probe")
+    if len(groups) < 2:
         return ""
-    where = ", ".join(f"{told} in {name}" for told, name in found)
+    where = ", ".join(f"{text} in {members[0].name}" for text, members in groups)
     return f" Probes are not alike ({where}): each ratio is to the run's own lowest, and no other."
 
 
@@ -149,18 +149,18 @@ def correlated(summaries: Mapping[str, Summary]) -> Table:
         "What the loss ratio goes with (Pearson)",
         ("run", "quantity", "lag", "r", "p", "n", "effective n", "p over effective n"),
         tuple(
-            (name, *_correlation(found))
+            (name, *_correlation(one))
             for name, summary in summaries.items()
-            for found in summary.correlations
+            for one in summary.correlations
         ),
         "Lag 1: the quantity one logged step before the ratio. Neighbouring steps are alike, so p "
         "over n is too small; the effective n allows for that. A correlation is no cause.",
     )
 
 
-def _correlation(found: Correlated) -> tuple[str, ...]:
-    what = (found.quantity.replace("_", " "), str(found.lag))
-    c = found.correlation
+def _correlation(one: Correlated) -> tuple[str, ...]:
+    what = (one.quantity.replace("_", " "), str(one.lag))
+    c = one.correlation
     if c is None:
         return (*what, *"-----")
     p_values = (f"{c.p:.2g}", f"{c.n:,}", f"{c.effective_n:,.0f}", f"{c.p_effective:.2g}")
