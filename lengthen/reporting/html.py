@@ -137,12 +137,12 @@ def _contents(tables: Sequence[Table], panels: Sequence[Panel], last: Sequence[T
 
 def _table(table: Table, place: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
-    kinds = [""] + [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
+    kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
+    rows = "".join(f"<tr>{_row(row, kinds)}</tr>\n" for row in table.rows)
     head = "".join(
         f'<th scope="col"{kind}>{_breakable(name)}</th>'
-        for name, kind in zip(table.columns, kinds, strict=True)
+        for name, kind in zip(table.columns, ["", *kinds], strict=True)
     )
-    rows = "".join(f"<tr>{_row(row, kinds)}</tr>\n" for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>\n' if table.note else ""
     title = escape(table.title)
     return (
@@ -152,16 +152,14 @@ def _table(table: Table, place: str) -> str:
     )
 
 
-def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
-    cells = "".join(
-        f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True)
-    )
-    return f'<th scope="row">{_breakable(row[0])}</th>{cells}'
-
-
 def _breakable(name: str) -> str:
     """Return a dotted name or a path, escaped, that may be broken after its parts."""
     return re.sub(r"(?<=[./_=])(?=[^./_=])", "<wbr>", escape(name))
+
+
+def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
+    cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds, strict=True))
+    return f'<th scope="row">{_breakable(row[0])}</th>{"".join(cells)}'
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:

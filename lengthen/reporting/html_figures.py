@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from lengthen.reporting.curves import Curve, Look, Panel
+from lengthen.util.errors import printable
 
 Json = dict[str, Any]
 
@@ -81,7 +82,7 @@ def _traces(curve: Curve, look: Look, width: float) -> Iterator[Json]:
             **_trace(curve, "markers", "%{text}"),
             "x": [rounded(mark.x) for mark in curve.marks],
             "y": [rounded(mark.y) for mark in curve.marks],
-            "text": [escape(mark.text) for mark in curve.marks],
+            "text": [_text(mark.text) for mark in curve.marks],
             "marker": {"color": look.colour, "size": 7, "symbol": symbols},
         }
 
@@ -91,9 +92,9 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
     return {
         "type": "scatter",
         "mode": mode,
-        "name": escape(curve.key),  # plotly reads tags in names
-        "meta": escape(curve.name),
-        "legendgroup": curve.key,
+        "name": _text(curve.key),
+        "meta": _text(curve.name),
+        "legendgroup": _text(curve.key),
         "hovertemplate": "%{meta}<br>%{x:,.6~g}: " + value + "<extra></extra>",
     }
 
@@ -109,7 +110,7 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
     return {
         "height": HEIGHT + LEGEND_LINE * (1 + letters // LEGEND_LETTERS),
-        "meta": panel.x,  # the script of the page zooms figures of one x together
+        "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
         "yaxis": up,
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
@@ -129,7 +130,7 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     large = bool(values) and max(values) >= 1000 and min(values) >= 1
     return {
         **(LOG if log else LINEAR),
-        "title": {"text": escape(name), "font": {"size": 12}, "standoff": 8},
+        "title": {"text": _text(name), "font": {"size": 12}, "standoff": 8},
         # Thousands as 1.5k; but the same letters would make 5m of 0.005.
         "tickformat": "~s" if large else ".6~g",
         "zeroline": False,
@@ -157,6 +158,10 @@ def _thresholds(panel: Panel) -> Iterator[Json]:
         line = {"dash": "5px,4px", "width": width}
         label = {"text": f"{height:g}", **place}
         yield {**across, "y0": height, "y1": height, "line": line, "label": label}
+
+
+def _text(name: str) -> str:
+    return escape(printable(name))  # plotly reads tags in names, and JSON has no half characters
 
 
 def rounded(value: float) -> float:

@@ -1,7 +1,7 @@
 // Figures with the same x axis zoom together, and all hide the same curves; plotly does the rest.
 "use strict";
 (() => {
-  const PAPER = { width: 680, height: 300 }; // pixels: three figures fill an A4 page or a letter
+  const PAPER = 680; // pixels of width on an A4 page or a letter
   const plots = [...document.querySelectorAll(".plotly-graph-div")];
   const log = (plot) => plot.layout.xaxis.type === "log";
   let following = false; // what a figure does because another did it goes no further
@@ -49,8 +49,7 @@
   button.addEventListener("click", () => theme(button.textContent === "Dark"));
   theme(matchMedia("(prefers-color-scheme: dark)").matches);
 
-  addEventListener("beforeprint", () => plots.forEach((plot) => Plotly.relayout(plot, PAPER)));
-  addEventListener("afterprint", () =>
-    plots.forEach((plot) => Plotly.relayout(plot, { width: null, height: null, autosize: true })),
-  );
+  const resize = (width) => plots.forEach((plot) => Plotly.relayout(plot, { width }));
+  addEventListener("beforeprint", () => resize(PAPER));
+  addEventListener("afterprint", () => resize(null));
 })();

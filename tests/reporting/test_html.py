@@ -247,7 +247,7 @@ def test_equal_input_gives_equal_bytes(out: Path, tmp_path: Path) -> None:
 
 
 def test_text_that_no_encoding_has_is_replaced(out: Path) -> None:
-    write(out, [run("a", environment={"command": ["\ud800"]})], title="\udfff")
+    write(out, [run("a\udcff", environment={"command": ["\ud800"]})], title="\udfff")
     assert "<title>?</title>" in out.read_text(encoding="utf-8")
 
 
