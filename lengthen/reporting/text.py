@@ -53,7 +53,7 @@ def _on_nonfinite(run: NamedRun) -> str:
 def block(name: str, summary: Summary) -> Iterator[str]:
     """Yield a run's verdict and facts, a line each."""
     yield f"{name}: {verdict_line(summary)}"
-    yield f"  up to step {summary.steps:,}: {_clock(summary.tokens, summary.seconds)} of training"
+    yield f"  up to step {summary.steps:,}: {_amounts(summary.tokens, summary.seconds)} of training"
     if summary.evaluating.count:
         best = f"best {number(summary.best_loss)}"
         at = "" if summary.best_step is None else f" at step {summary.best_step:,}"
@@ -61,19 +61,19 @@ def block(name: str, summary: Summary) -> Iterator[str]:
         yield f"  validation loss {last}, {best}{at}"
     sides = [("evaluations", summary.evaluating), ("probes", summary.probing)]
     sides.append(("observations", summary.observing))
-    if apart := [_apart(what, side) for what, side in sides if side.count]:
-        yield f"  apart from training: {', '.join(apart)}"
+    if beside := [_side(what, side) for what, side in sides if side.count]:
+        yield f"  apart from training: {', '.join(beside)}"
     if summary.unreadable:
         yield f"  unreadable lines of the log, left out: {summary.unreadable:,}"
 
 
-def _clock(tokens: float | None, seconds: float | None) -> str:
+def _amounts(tokens: float | None, seconds: float | None) -> str:
     known = "tokens not logged" if tokens is None else f"{tokens:,.0f} tokens"
     return f"{known}, " + ("seconds not logged" if seconds is None else f"{seconds:,.1f} s")
 
 
-def _apart(what: str, side: Side) -> str:
-    return f"{side.count:,} {what} ({_clock(side.tokens, side.seconds)})"
+def _side(what: str, side: Side) -> str:
+    return f"{side.count:,} {what} ({_amounts(side.tokens, side.seconds)})"
 
 
 def _unlike_probes(runs: Sequence[NamedRun]) -> str:
