@@ -35,7 +35,7 @@ from lengthen.run.directory import Record, RunPaths, last_record, read_metrics
 
 LOSS = 1e-9  # largest relative difference of a loss
 MEMORY = 0.01  # largest growth
-SETTLED = 0.25  # share of the steps behind which memory may not grow any more
+SETTLED = 0.25  # share of the steps after which memory may not grow any more
 TENTH = 0.1  # of what is left: memory is compared between the first and the last of them
 LOOK_SECONDS = 0.02  # between two looks at a run
 START_SECONDS = 6.0  # within which a process starts up, on an idle machine
@@ -65,10 +65,10 @@ TURNS = (Ranks(1), Ranks(2), Ranks(1), Ranks(2, sharded=True))
 
 @dataclass(frozen=True)
 class Kill:
-    """When to strike and whom: behind a step, or so many seconds after the start."""
+    """When to strike and whom: after a step, or so many seconds after the start."""
 
     ranks: Ranks
-    behind: int | None
+    after: int | None
     seconds: float
     victim: int | None  # a rank; None: the whole job
     asynchronous: bool
@@ -111,11 +111,11 @@ def configuration(store: Path, steps: int, saves: int) -> Config:
 
 
 def plan(steps: int, kills: int, changes: int, seed: int) -> list[Kill]:
-    """Return the kills in order: behind ever later steps, with so many changes of the processes."""
+    """Return the kills in order: after ever later steps, with so many changes of the processes."""
     chance = random.Random(seed)
-    behind = sorted(chance.randrange(1, steps - 1) for _ in range(kills))
+    after = sorted(chance.randrange(1, steps - 1) for _ in range(kills))
     planned = []
-    for number, step in enumerate(behind):
+    for number, step in enumerate(after):
         ranks = TURNS[number * (changes + 1) // (kills + 1) % len(TURNS)]
         starting = chance.random() < STARTING
         seconds = chance.uniform(0, START_SECONDS if starting else BEHIND_SECONDS)
@@ -158,11 +158,11 @@ def below(process: int) -> Iterator[tuple[int, int | None]]:
         except OSError:
             continue
         children.setdefault(parent, []).append(int(place.parent.name))
-    found = [process]
-    while found:
-        one = found.pop()
+    pending = [process]
+    while pending:
+        one = pending.pop()
         yield one, rank_of(one)
-        found += children.get(one, [])
+        pending += children.get(one, [])
 
 
 def rank_of(process: int) -> int | None:
@@ -201,8 +201,8 @@ def written(run: Path) -> int:
     return log.stat().st_mtime_ns if log.exists() else 0
 
 
-def wait_behind(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
-    """Wait until this part of a run writes its log and is behind a step.
+def wait_until_after(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
+    """Wait until this part of a run writes its log and is after a step.
 
     Raises RuntimeError where it ends or stands still.
     """
@@ -213,7 +213,7 @@ def wait_behind(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
         if now != at:
             at, since = now, time.monotonic()
         if time.monotonic() > since + STUCK_SECONDS:
-            raise RuntimeError(f"the run stands still behind step {at}")
+            raise RuntimeError(f"the run stands still after step {at}")
         time.sleep(LOOK_SECONDS)
 
 
@@ -222,14 +222,14 @@ def broken(run: Path, file: Path, kills: Sequence[Kill]) -> None:
     for number, kill in enumerate(kills):
         process = start(run, file, kill.ranks, kill.asynchronous)
         try:
-            if kill.behind is not None:
-                wait_behind(kill.behind, process, run)
+            if kill.after is not None:
+                wait_until_after(kill.after, process, run)
             time.sleep(kill.seconds)
             strike(process, kill.victim)
         finally:
             strike(process, None)
         whom = "all" if kill.victim is None else f"rank {kill.victim}"
-        at = "at the start" if kill.behind is None else f"behind step {step_of(run)}"
+        at = "at the start" if kill.after is None else f"after step {step_of(run)}"
         print(f"  kill {number + 1} of {len(kills)}: {kill.ranks}, {whom}, {at}", flush=True)
     process = start(run, file, Ranks(1), asynchronous=False)
     if process.wait():
@@ -253,7 +253,7 @@ def unbroken(run: Path, file: Path) -> list[Sample]:
 
 
 def growth(samples: Sequence[Sample], steps: int) -> float:
-    """Return how much memory grew behind `SETTLED` of the steps, as a share."""
+    """Return how much memory grew after `SETTLED` of the steps, as a share."""
     settled = [sample for sample in samples if SETTLED * steps <= sample.step < steps]
     width = (1 - SETTLED) * steps * TENTH
     first = [s.resident for s in settled if s.step < SETTLED * steps + width]
@@ -276,7 +276,7 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record]) -> float:
 
 
 def ledger(run: Path) -> object:
-    """Return what is left of the corpus behind the run."""
+    """Return what is left of the corpus after the run."""
     return checkpoint.load_newest(RunPaths(run).checkpoints)[0].state["ledger"]
 
 

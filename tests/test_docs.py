@@ -283,7 +283,7 @@ def test_the_drawing_of_the_ledger_is_what_the_ledger_does() -> None:
 @pytest.fixture(scope="module")
 def run(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     folder = tmp_path_factory.mktemp("documented") / "run"
-    train(configured(budget={"tokens": 2000}, saving={"every_steps": 100}), folder, shown=False)
+    train(configured(budget={"tokens": 2000}, saving={"every_steps": 100}), folder, quiet=True)
     return RunPaths(folder)
 
 

@@ -3,6 +3,8 @@
 import math
 import signal
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from lengthen.core.loss_ratio import SKIPS_IN_A_ROW
 from lengthen.core.schedule import crossed
 from lengthen.distributed.launch import is_peer_lost, is_time_out
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.run.directory import MetricsLog, Record, RunPaths
+from lengthen.run.directory import MetricsLog, Record, RunPaths, read_metrics
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 from lengthen.util.console import Line
@@ -24,6 +26,33 @@ from lengthen.util.errors import (
     UnstableError,
 )
 from lengthen.util.signals import StopSignal
+from lengthen.util.tables import two_columns
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to; its text has a line for each."""
+
+    run: Path  # its directory
+    steps: int
+    tokens: int  # trained
+    short_of_budget: int  # tokens of the budget that are not one more row
+    skipped_tokens: int  # of steps that were not finite
+    seconds: float  # of training
+    validation_loss: float | None  # nats; NaN: not finite; None: not measured, or not on rank 0
+
+    def __str__(self) -> str:
+        loss = "not measured" if self.validation_loss is None else f"{self.validation_loss:.4f}"
+        lines = {
+            "run": str(self.run),
+            "steps": f"{self.steps:,}",
+            "tokens": f"{self.tokens:,}",
+            "short of budget": f"{self.short_of_budget:,}",
+            "skipped tokens": f"{self.skipped_tokens:,}",
+            "seconds": f"{self.seconds:.1f}",
+            "validation loss": loss.replace("nan", "not finite"),
+        }
+        return two_columns(lines.items())
 
 
 class TrainingLoop:
@@ -46,7 +75,7 @@ class TrainingLoop:
         if faults.requested("step"):
             trainer.module.register_forward_hook(_StepFault(trainer))
 
-    def run(self) -> Record:
+    def run(self) -> RunSummary:
         """Train to the end of the budget, evaluating and saving when due; return the summary.
 
         Raises MemoryLimitError, PeerError, StorageError, UnstableError and, after saving,
@@ -265,16 +294,19 @@ class TrainingLoop:
         where = f"step {record['step']}  length {record['length']}  rows {record['rows']}"
         return f"{where}  loss {loss}  {speed:,.0f} tokens/s"
 
-    def _summary(self) -> Record:
+    def _summary(self) -> RunSummary:
         now, budget = self._trainer.train_state, self._trainer.schedule.budget
-        return {
-            "run": str(self._paths.root),
-            "steps": now.counters.step,
-            "tokens": now.counters.tokens,
-            "short_of_budget": budget - now.counters.tokens,
-            "skipped_tokens": now.skipped_tokens,
-            "seconds": now.seconds,
-        }
+        evaluations = read_metrics(self._paths.metrics).of("eval") if self._log else []
+        losses = [math.nan if record["loss"] is None else record["loss"] for record in evaluations]
+        return RunSummary(
+            run=self._paths.root,
+            steps=now.counters.step,
+            tokens=now.counters.tokens,
+            short_of_budget=budget - now.counters.tokens,
+            skipped_tokens=now.skipped_tokens,
+            seconds=now.seconds,
+            validation_loss=losses[-1] if losses else None,
+        )
 
 
 class _StepFault:

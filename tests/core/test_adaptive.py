@@ -31,7 +31,7 @@ ADAPTIVE: dict[str, Any] = {
 
 
 def trained(config: Config, run: Path) -> Metrics:
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
     return read_metrics(RunPaths(run).metrics)
 
 
@@ -142,7 +142,7 @@ def test_without_a_validation_part_it_has_nothing_to_look_at(
     tables = {**ADAPTIVE, "model": {"length": 8192}, "evaluation": {"every_steps": 0}}
     tables["batch"] = {"rows": 1, "micro_tokens": 8192}
     with pytest.raises(DataError, match=r"valid.*pace adaptively"):
-        train(configured(**tables), tmp_path / "run", shown=False)
+        train(configured(**tables), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize("tokens", range(2000, 2520, 40))

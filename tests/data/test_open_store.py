@@ -29,7 +29,7 @@ def test_f38_another_store_of_the_same_size_is_refused_with_both_ids(
         [tmp_path / "other.txt"], tmp_path / "other", tokenizer="bytes", valid=0.1, progress=False
     )
     config = configured(budget={"tokens": 1000})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     own, other = open_store(config).id, Store.open(tmp_path / "other").id
     capsys.readouterr()
     assert main(["resume", str(tmp_path / "run"), "--data.path", str(tmp_path / "other")]) == 3
@@ -84,7 +84,7 @@ def test_f39_a_store_of_another_size_is_found_when_a_pass_ends(
                 file.write(b"\0\0")
 
     with pytest.raises(DataError, match=r"train\.bin has \d+ bytes, the manifest says"):
-        train(config, tmp_path / "run", disk=Disk(before=before), shown=False)
+        train(config, tmp_path / "run", disk=Disk(before=before), quiet=True)
     steps = read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
     assert (
         sum(line["rows"] * 16 for line in steps[:-1])
@@ -114,7 +114,7 @@ def test_f39_a_store_that_is_cut_under_a_run_ends_it_and_a_replaced_one_does_not
         assert process.returncode == -signal.SIGBUS
         train_bin.write_bytes((store / "train.bin").read_bytes())
         end = read_metrics(run / "metrics.jsonl").of("step")[-1]["tokens"] + 2000
-        resume(run, overrides={"budget": {"tokens": end}}, shown=False)
+        resume(run, settings={"budget": {"tokens": end}}, quiet=True)
         return
     (tmp_path / "new").write_bytes(b"\0" * 10)
     (tmp_path / "new").rename(train_bin)

@@ -86,7 +86,7 @@ def test_the_same_run_on_several_processes(
     config = configured(
         budget={"tokens": tokens}, run={"precision": "fp64"}, saving={"every_steps": 0}
     )
-    train(config, tmp_path / "one", shown=False)
+    train(config, tmp_path / "one", quiet=True)
     file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
     finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
@@ -119,7 +119,7 @@ def test_twenty_steps_of_single_precision(
     configured: Configure, tmp_path: Path, world_size: int, sharded: bool
 ) -> None:
     config = configured(budget={"tokens": 8_000}, saving={"every_steps": 0})
-    train(config, tmp_path / "one", shown=False)
+    train(config, tmp_path / "one", quiet=True)
     file = written(config, tmp_path / "config.toml", sharded=sharded)
     finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     one, many = steps(tmp_path / "one")[:20], steps(tmp_path / "many")[:20]
@@ -129,7 +129,7 @@ def test_twenty_steps_of_single_precision(
 
 def on_one_and_on_three(config: Config, folder: Path) -> None:
     """Train in one process, and sharded in three: the runs `one` and `three`."""
-    train(config, folder / "one", shown=False)
+    train(config, folder / "one", quiet=True)
     file = written(config, folder / "config.toml", sharded=True)
     finished(torchrun(3, "train", file, "--quiet", "--out", str(folder / "three")))
 
@@ -161,10 +161,10 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
     capsys.readouterr()
 
 
-def killed(process: "subprocess.Popen[str]", run: Path, behind: int) -> None:
-    """Kill a launcher and all it started, each in a session of its own, once behind a step."""
+def killed(process: "subprocess.Popen[str]", run: Path, after: int) -> None:
+    """Kill a launcher and all it started, each in a session of its own, once after a step."""
     begun = time.monotonic()
-    while not RunPaths(run).metrics.exists() or len(steps(run)) <= behind:
+    while not RunPaths(run).metrics.exists() or len(steps(run)) <= after:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < begun + 120
         time.sleep(0.05)
@@ -178,7 +178,7 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     config = configured(
         budget={"tokens": 14_000}, run={"precision": "fp64"}, saving={"every_steps": 3}
     )
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     run = tmp_path / "run"
     file = written(config, tmp_path / "config.toml", sharded=True)
     words = ("train", file, "--quiet", "--resume", "auto", "--out", str(run))

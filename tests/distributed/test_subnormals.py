@@ -107,11 +107,11 @@ def test_a_run_that_goes_on_in_the_other_mode_says_so(
 ) -> None:
     assert in_a_child(partial(computed, training(configured, tmp_path))) == 0
     run = tmp_path / "trained"
-    resume(run, overrides={"budget": {"tokens": 2_000}}, shown=False)
+    resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
     events = read_metrics(RunPaths(run).metrics).of("event")
-    said = [event["text"] for event in events if "flush" in event.get("text", "")]
+    notes = [event["text"] for event in events if "flush" in event.get("text", "")]
     rule = "equal to rounding, not to the last digit"
-    assert said == [f"flush_subnormals was True, is False: {rule}"]
+    assert notes == [f"flush_subnormals was True, is False: {rule}"]
 
 
 def test_a_host_that_calls_us_keeps_its_mode(configured: Configure, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
 
 @pytest.mark.usefixtures("little")
 def test_f35_a_run_says_what_fits_and_goes_on(large: Config, tmp_path: Path) -> None:
-    train(large, tmp_path / "run", shown=False)
+    train(large, tmp_path / "run", quiet=True)
     paths = RunPaths(tmp_path / "run")
     events = read_metrics(paths.metrics).of("event")
     (smaller,) = [event for event in events if event["event"] == "micro_tokens_lowered"]

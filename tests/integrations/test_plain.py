@@ -460,7 +460,7 @@ def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path)
     train(root, 3)
     cause = "RUN: was written by another training loop, which has its model and its checkpoints"
     for use in (
-        lambda: resume(root, shown=False),
+        lambda: resume(root, quiet=True),
         lambda: export(root, tmp_path / "hf"),
         lambda: list(sample(root)),
         lambda: named([root], None)[0].config,

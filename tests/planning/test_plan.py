@@ -135,7 +135,7 @@ def test_an_adaptive_run_lies_between_its_quickest_and_its_slowest(
 ) -> None:
     pacing = {"kind": "adaptive", "every": 1, "patience": 2, "max_hold": 6}
     config = configured(pacing=pacing, budget={"tokens": 16_000}, saving={"every_steps": 0})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     records = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
     quickest, slowest = planned(config, calm=True), planned(config, calm=False)
     assert quickest.steps <= len(records) <= slowest.steps

@@ -215,7 +215,7 @@ def test_text_and_page_of_real_runs_say_the_same(
         train(
             configured(evaluation={"every_steps": 5, "tokens": tokens}, budget={"tokens": 2000}),
             tmp_path / name,
-            shown=False,
+            quiet=True,
         )
     assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     text = capsys.readouterr().out
@@ -235,9 +235,9 @@ def test_a_real_run_that_was_told_to_read_more_on_the_way_says_so(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"tokens": 2000}, saving={"every_steps": 4, "keep": 9})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     overrides = {"evaluation": {"tokens": 1024}}
-    resume(tmp_path / "run", name="step-00000008", overrides=overrides, shown=False)
+    resume(tmp_path / "run", checkpoint="step-00000008", settings=overrides, quiet=True)
     (note,) = told(*gather([tmp_path / "run"]))
     assert note.startswith("note: run: its evaluations read 512 and 1,024 tokens")
 

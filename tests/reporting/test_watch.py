@@ -303,7 +303,7 @@ def test_a_lock_of_another_machine_or_none_tells_nothing(run: Path) -> None:
 def finished(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     tables = {"budget": {"tokens": 3000}, "saving": {"every_steps": 6, "keep": 9}}
-    train(configured(**tables), out, shown=False)
+    train(configured(**tables), out, quiet=True)
     return out
 
 
@@ -325,14 +325,14 @@ def test_a_run_is_finished_when_its_last_line_says_so(finished: Path) -> None:
 
 def test_a_longer_budget_makes_a_finished_run_go_on(configured: Configure, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(configured(budget={"tokens": 2000}), out, shown=False)
+    train(configured(budget={"tokens": 2000}), out, quiet=True)
     follower = Follower(out / "metrics.jsonl")
     follower.catch_up()
     assert follower.summary.finished
     for text, finished in ((event("resumed"), False), (event("finished"), True), (line(99), False)):
         follower.summary.add(text)
         assert follower.summary.finished is finished
-    resume(out, overrides={"budget": {"tokens": 3000}}, shown=False)
+    resume(out, settings={"budget": {"tokens": 3000}}, quiet=True)
     assert view_of(out).budget == 3000
     follower.catch_up()
     assert follower.summary.finished
@@ -377,7 +377,7 @@ def test_a_run_is_followed_by_another_process_to_its_end(
         assert watcher.stdout is not None
         assert watcher.stdout.readline() == "here\n"
         tables = {"budget": {"tokens": 60_000}, "saving": {"every_steps": 50, "keep": 2}}
-        train(configured(**tables), out, shown=False)
+        train(configured(**tables), out, quiet=True)
         said = watcher.communicate(timeout=60)[0].splitlines()
     assert watcher.returncode == 0
     states = [text.split("  ")[1] for text in said]

@@ -78,7 +78,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
     configured: Configure, tmp_path: Path, name: str
 ) -> None:
     config = configured(**CASES[name])
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     saved = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[::-1]
     unbroken = trainer_of(config)
     digests = [digest(unbroken)]
@@ -116,14 +116,14 @@ def test_a_run_killed_twice_in_the_middle_of_a_step_comes_to_the_same_end(
 ) -> None:
     config = configured(budget={"tokens": 14_000})
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    train(config, unbroken, shown=False)
+    train(config, unbroken, quiet=True)
     shutil.copytree(unbroken, run)
     for kill in ("step:3:kill", "step:2:kill"):
         ask_for(kill)
-        resumed = in_a_child(lambda: resume(run, name=name_of(step), shown=False))
+        resumed = in_a_child(lambda: resume(run, checkpoint=name_of(step), quiet=True))
         assert resumed == -signal.SIGKILL
     ask_for("")
-    resume(run, name=name_of(step), shown=False)
+    resume(run, checkpoint=name_of(step), quiet=True)
     for kind in ("step", "eval", "probe"):
         assert lines_of(run, kind) == lines_of(unbroken, kind)
     ours, theirs = (checkpoint.load_newest(RunPaths(one).checkpoints)[0] for one in (run, unbroken))
@@ -160,9 +160,9 @@ def test_f19_f21_a_signal_saves_first_and_names_the_command_that_resumes(
 def test_lines_after_the_checkpoint_are_moved_to_the_discarded_ones(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(), tmp_path / "run", shown=False)
+    train(configured(), tmp_path / "run", quiet=True)
     before = lines_of(tmp_path / "run", "step")
-    resume(tmp_path / "run", name=name_of(5), shown=False)
+    resume(tmp_path / "run", checkpoint=name_of(5), quiet=True)
     assert lines_of(tmp_path / "run", "step") == before
     discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
     assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))
@@ -173,7 +173,7 @@ def test_lines_after_the_checkpoint_are_moved_to_the_discarded_ones(
 def test_the_configuration_of_a_run_alone_reproduces_it(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", shown=False)
+    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", quiet=True)
     config = tmp_path / "first" / "config.toml"
     process = lengthen("train", str(config), "--out", str(tmp_path / "again"), "--quiet")
     output, errors = process.communicate()

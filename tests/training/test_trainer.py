@@ -231,10 +231,10 @@ def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
     with pytest.raises(
         UnstableError, match=r"step 7 .*weights are untouched, last checkpoint step-0000000"
     ):
-        train(configured(), run, shown=False)
+        train(configured(), run, quiet=True)
     last = read_metrics(run / "metrics.jsonl").of("step")[-1]
     assert (last["step"], last["finite"], last["loss"]) == (7, False, None)
-    resume(run, overrides={"run": {"on_nonfinite": "skip"}}, shown=False)
+    resume(run, settings={"run": {"on_nonfinite": "skip"}}, quiet=True)
     metrics = read_metrics(run / "metrics.jsonl")
     assert [event["step"] for event in metrics.of("event") if event["event"] == "skipped"] == [7]
     assert 10_000 - 64 < metrics.of("step")[-1]["tokens"] <= 10_000
@@ -245,7 +245,7 @@ def test_f32_three_skips_in_a_row_stop_a_run_all_the_same(
 ) -> None:
     poisoned_training(monkeypatch, {3, 4, 6, 7, 8})
     with pytest.raises(UnstableError, match="step 9 "):
-        train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
+        train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", quiet=True)
 
 
 def test_f32_a_run_that_is_not_finite_ends_in_one_line_with_code_6(
@@ -267,9 +267,9 @@ def test_f36_a_spike_that_is_finite_is_recorded_and_stops_nothing(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(optimizer={"learning_rate": 3.0, "warmup_steps": 0, "clip": 0.0})
-    summary = train(config, tmp_path / "run", shown=False)
+    summary = train(config, tmp_path / "run", quiet=True)
     steps = read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
-    assert summary["short_of_budget"] < 64
+    assert summary.short_of_budget < 64
     assert max(line["loss_ratio"] or 0 for line in steps) > 1.2
     assert all(line.get("finite", True) for line in steps)
 
@@ -285,7 +285,7 @@ def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
         return scale(optimizer)
 
     monkeypatch.setattr(trainer_module, "second_moment_scale", overflown)
-    train(configured(budget={"tokens": 300}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 300}), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert metrics.unreadable == 0
     assert {(s["variance_norm"], s["variance_max"]) for s in metrics.of("step")} == {(None, None)}
@@ -305,8 +305,8 @@ def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
 def test_every_way_to_train_learns(
     configured: Configure, tmp_path: Path, tables: dict[str, Any]
 ) -> None:
-    summary = train(configured(**tables, budget={"tokens": 20_000}), tmp_path / "run", shown=False)
-    assert 0 <= summary["short_of_budget"] < 64
+    summary = train(configured(**tables, budget={"tokens": 20_000}), tmp_path / "run", quiet=True)
+    assert 0 <= summary.short_of_budget < 64
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert metrics.of("eval")[-1]["loss"] < 4.0 < metrics.of("step")[0]["loss"]
     tokens = 0
@@ -319,7 +319,7 @@ def test_evaluations_probes_and_saves_come_when_they_are_due(
     configured: Configure, tmp_path: Path
 ) -> None:
     saving = {"every_steps": 6, "keep": 2}
-    train(configured(saving=saving), tmp_path / "run", shown=False)
+    train(configured(saving=saving), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     last = metrics.of("step")[-1]["step"]
     due = list(range(5, last + 1, 5))
@@ -332,7 +332,7 @@ def test_evaluation_by_tokens_crosses_each_multiple_once(
     configured: Configure, tmp_path: Path
 ) -> None:
     evaluation = {"every_tokens": 2000, "every_steps": 0}
-    train(configured(evaluation=evaluation), tmp_path / "run", shown=False)
+    train(configured(evaluation=evaluation), tmp_path / "run", quiet=True)
     tokens = [e["tokens"] for e in read_metrics(tmp_path / "run" / "metrics.jsonl").of("eval")]
     assert [t // 2000 for t in tokens[:4]] == [1, 2, 3, 4]
 
@@ -341,9 +341,9 @@ def test_a_pass_trains_on_every_token_of_the_corpus_once(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"epochs": 1}, batch={"rows": 32, "micro_tokens": 2048})
-    summary = train(config, tmp_path / "run", shown=False)
+    summary = train(config, tmp_path / "run", quiet=True)
     sequences = (len(open_store(config).train) - 1) // 64
-    assert summary["tokens"] + summary["short_of_budget"] == sequences * 64
+    assert summary.tokens + summary.short_of_budget == sequences * 64
     state = checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].state
     assert state["ledger"]["epoch"] == 0
     joined = [
@@ -370,7 +370,7 @@ def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: P
 
 
 def test_a_restored_trainer_has_let_go_of_the_files(configured: Configure, tmp_path: Path) -> None:
-    train(configured(budget={"tokens": 1_000}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 1_000}), tmp_path / "run", quiet=True)
     saved, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
     trainer = trainer_of(configured())
     trainer.restore(saved)

@@ -145,7 +145,7 @@ def test_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
     run = comparison.runs[0]
     place = directory(tmp_path, run)
     ask_for(f"step:{6000 // 512 + 1}:nan")  # the last of them
-    train(run.config, place, shown=False)
+    train(run.config, place, quiet=True)
     metrics = read_metrics(RunPaths(place).metrics)
     assert metrics.of("step")[-1]["finite"] is False
     assert standing(tmp_path, run).state == "finished"

@@ -54,7 +54,7 @@ def trained(question: Question, root: Path) -> list[Trial]:
     """Carry the whole search out in this process."""
 
     def carry(trial: Trial) -> None:
-        train(trial.config, place_of(root, trial), shown=False)
+        train(trial.config, place_of(root, trial), quiet=True)
 
     return search_here(question, root, carry)
 
