@@ -27,9 +27,9 @@ from lengthen.config.load import build
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import Place
 from lengthen.evaluation import lambada, sets
-from lengthen.evaluation.model import Subject
+from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.prompts import QUESTIONS
-from lengthen.evaluation.requests import Pair, requests_of
+from lengthen.evaluation.scoring import Pair, requests_of
 from lengthen.evaluation.scoring import score
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
@@ -84,8 +84,8 @@ def ours(folder: Path, pairs: Sequence[Pair]) -> Run:
     """Return what scores the pairs."""
     pretrained = read(folder)
     place = Place(torch.device("cpu"))
-    subject = Subject("model", pretrained.gpt(), pretrained.text, place, PASS_TOKENS)
-    return lambda: score(subject, requests_of(subject.text, pairs))
+    model = EvalModel("model", pretrained.gpt(), pretrained.text, place, PASS_TOKENS)
+    return lambda: score(model, requests_of(model.text, pairs))
 
 
 def theirs(folder: Path, pairs: Sequence[Pair], batch: int) -> Run:

@@ -4,8 +4,8 @@ Nothing heavy is imported before a command needs it.
 """
 
 from lengthen.cli.exchange import EXCHANGE
-from lengthen.cli.judge import JUDGE
+from lengthen.cli.evaluate import EVALUATE
 from lengthen.cli.look import LOOK
 from lengthen.cli.work import WORK
 
-COMMANDS = {**WORK, **JUDGE, **EXCHANGE, **LOOK}
+COMMANDS = {**WORK, **EVALUATE, **EXCHANGE, **LOOK}

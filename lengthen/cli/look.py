@@ -169,7 +169,7 @@ def _sample_arguments(parser: Parser) -> None:
 
 
 def _sample(options: argparse.Namespace, _: Tables) -> int:
-    from lengthen.evaluation.sample import sample
+    from lengthen.evaluation.generate import sample
 
     pieces = sample(
         options.run,

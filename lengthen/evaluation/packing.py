@@ -1,9 +1,9 @@
-"""Requests to passes: what begins alike is read once, and rows of a pass are about equally long.
+"""Requests to micro-batches: what begins alike is read once, rows are about equally long.
 
-A row is a tree: a trunk that all of its lines begin with, then each line's own branch. Positions go
-on along a branch from where the trunk ends, and no branch reads another, so every token sees what
-it would see in a row of its own. The header, which all lines of all rows begin with (the shots of a
-task), is read ahead of them, once.
+A row is a tree: a trunk that all of its lines begin with, then each line's own branch. Positions
+continue along a branch from where the trunk ends, and no branch reads another, so every token sees
+what it would see in a row of its own. The header, which all lines of all rows begin with (the shots
+of a task), is read before them, once.
 
     header | trunk | branch 0 | branch 1 | padding
 """
@@ -13,14 +13,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lengthen.evaluation.requests import Request
-
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 LEAST_HEADER = 32  # tokens; below, reading it again costs less than a mask
 LEAST_GAIN = 0.25  # of a line must be spared for it to join a tree
 TREE_LIMIT = 1024  # tokens of a tree: the cost of a mask grows with their square
 PADDING = -1  # no branch
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tokens to score, after tokens to read; neither is empty."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.context
+        assert self.continuation
+
+    def fits(self, full_length: int) -> bool:
+        """Say whether every token to score has a token before it within the full length."""
+        return len(self.continuation) <= full_length
+
+    def is_cut(self, full_length: int) -> bool:
+        """Say whether the context is too long to be read whole."""
+        return len(self.context) + len(self.continuation) > full_length + 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class Pass:
+class PackedBatch:
     """Rows for the model, and where among their tokens, laid end to end, the targets are due."""
 
     inputs: Ints  # (rows, length)
@@ -75,14 +93,14 @@ def lines_of(requests: Sequence[Request], full_length: int) -> tuple[list[Line],
     kept: tuple[list[Line], list[Line]] = [], []
     for number, request in enumerate(requests):
         assert request.fits(full_length)
-        # The last token is never read: nothing behind it is asked for.
+        # The last token is never read: nothing after it is scored.
         tokens = (request.context + request.continuation)[:-1][-full_length:]
         kept[request.is_cut(full_length)].append(Line(number, tokens, request.continuation))
     return kept
 
 
 def header_of(lines: Sequence[Line]) -> tuple[int, ...]:
-    """Return what all lines begin with, where it is long enough to be read ahead of them."""
+    """Return what all lines begin with, where it is long enough to be read before them."""
     if len(lines) < 2:
         return ()
     least, most = min(line.tokens for line in lines), max(line.tokens for line in lines)
@@ -91,13 +109,13 @@ def header_of(lines: Sequence[Line]) -> tuple[int, ...]:
     return least[:size] if size >= LEAST_HEADER else ()
 
 
-def passes(lines: Sequence[Line], header: int, pass_tokens: int) -> Iterator[Pass]:
-    """Yield the passes of about `pass_tokens` each, the longest rows first."""
-    trees = list(_trees(lines, header, min(pass_tokens, TREE_LIMIT)))
+def pack(lines: Sequence[Line], header: int, micro_tokens: int) -> Iterator[PackedBatch]:
+    """Yield micro-batches of about `micro_tokens` each, the longest rows first."""
+    trees = list(_trees(lines, header, min(micro_tokens, TREE_LIMIT)))
     # Longest first: what does not fit into memory shows at once.
     trees.sort(key=lambda tree: -tree.size)
     while trees:
-        count = max(1, pass_tokens // trees[0].size)
+        count = max(1, micro_tokens // trees[0].size)
         yield _laid(trees[:count])
         trees = trees[count:]
 
@@ -131,7 +149,7 @@ def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
     return shorter
 
 
-def _laid(trees: Sequence[Tree]) -> Pass:
+def _laid(trees: Sequence[Tree]) -> PackedBatch:
     shape = len(trees), max(tree.size for tree in trees)
     inputs, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     branches = np.full(shape, PADDING, np.int64)
@@ -152,7 +170,7 @@ def _laid(trees: Sequence[Tree]) -> Pass:
             places.append(row * shape[1] + indices + shift)
             end = own.stop
     lines = [line for tree in trees for line in tree.lines]
-    return Pass(
+    return PackedBatch(
         inputs,
         positions,
         branches,

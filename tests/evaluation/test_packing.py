@@ -10,12 +10,12 @@ from lengthen.evaluation.packing import (
     LEAST_HEADER,
     PADDING,
     TREE_LIMIT,
-    Pass,
+    PackedBatch,
+    Request,
     header_of,
     lines_of,
-    passes,
+    pack,
 )
-from lengthen.evaluation.requests import Request
 
 LENGTH = 64
 few = st.integers(0, 2)
@@ -26,21 +26,21 @@ requests = st.builds(
 )
 
 
-def packed(asked: list[Request], pass_tokens: int = 512) -> list[Pass]:
+def packed(asked: list[Request], micro_tokens: int = 512) -> list[PackedBatch]:
     found = []
     for lines in lines_of(asked, LENGTH):
-        found += list(passes(lines, len(header_of(lines)), pass_tokens))
+        found += list(pack(lines, len(header_of(lines)), micro_tokens))
     return found
 
 
-def read(found: list[Pass]) -> int:
+def read(found: list[PackedBatch]) -> int:
     return sum(int((each.branches != PADDING).sum()) for each in found)
 
 
 @given(st.lists(requests, max_size=20), st.integers(1, 600))
-def test_every_target_is_asked_for_once(asked: list[Request], pass_tokens: int) -> None:
+def test_every_target_is_asked_for_once(asked: list[Request], micro_tokens: int) -> None:
     found: Counter[tuple[int, int]] = Counter()
-    for each in packed(asked, pass_tokens):
+    for each in packed(asked, micro_tokens):
         found.update(zip(each.numbers.tolist(), each.targets.tolist(), strict=True))
     wanted = Counter(
         (number, token) for number, each in enumerate(asked) for token in each.continuation
@@ -49,15 +49,15 @@ def test_every_target_is_asked_for_once(asked: list[Request], pass_tokens: int) 
 
 
 @given(st.lists(requests, max_size=20), st.integers(1, 600))
-def test_no_more_is_read_than_line_by_line(asked: list[Request], pass_tokens: int) -> None:
+def test_no_more_is_read_than_line_by_line(asked: list[Request], micro_tokens: int) -> None:
     lines = [line for kind in lines_of(asked, LENGTH) for line in kind]
-    assert read(packed(asked, pass_tokens)) <= sum(len(line.tokens) for line in lines)
+    assert read(packed(asked, micro_tokens)) <= sum(len(line.tokens) for line in lines)
 
 
 @given(st.lists(requests, max_size=20), st.integers(LENGTH, 600))
-def test_a_pass_keeps_to_its_size(asked: list[Request], pass_tokens: int) -> None:
-    for each in packed(asked, pass_tokens):
-        assert each.inputs.size <= pass_tokens
+def test_a_pass_keeps_to_its_size(asked: list[Request], micro_tokens: int) -> None:
+    for each in packed(asked, micro_tokens):
+        assert each.inputs.size <= micro_tokens
         assert each.inputs.shape[1] <= max(TREE_LIMIT, LENGTH)
 
 

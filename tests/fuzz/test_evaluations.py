@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lengthen.evaluation.outcome import Curve, Measure, Outcome
-from lengthen.evaluation.results import Result, read, write
 from lengthen.evaluation.rows import rows_of
+
+from lengthen.evaluation.results import Curve, Measure, Outcome, Result, read, write
 from lengthen.reporting import evaluations
 from lengthen.util.disk import Disk
 from lengthen.util.tables import printed

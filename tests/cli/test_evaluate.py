@@ -14,10 +14,8 @@ from lengthen.config.load import load
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
 from lengthen.evaluation import tasks
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Measure, Outcome
-from lengthen.evaluation.results import kept, read
+from lengthen.evaluation.models import EvalModel, EvalOptions
+from lengthen.evaluation.results import Measure, Outcome, add, read
 from lengthen.exchange.export import export
 from lengthen.reporting.evaluations import figure
 from lengthen.training.start import resume, train
@@ -122,7 +120,7 @@ def test_options_are_kept_where_a_task_reads_them(made: Path) -> None:
 def test_ctrl_c_loses_nothing_that_was_finished(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(subject: Subject, wanted: Wanted) -> Outcome:
+    def interrupted(model: EvalModel, wanted: EvalOptions) -> Outcome:
         raise KeyboardInterrupt
 
     monkeypatch.setitem(tasks.TASKS, "lambada", interrupted)
@@ -138,7 +136,7 @@ def test_ctrl_c_loses_nothing_that_was_finished(
 def test_a_full_memory_is_one_line(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def greedy(subject: Subject, wanted: Wanted) -> Outcome:
+    def greedy(model: EvalModel, wanted: EvalOptions) -> Outcome:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setitem(tasks.TASKS, "lambada", greedy)
@@ -149,8 +147,8 @@ def test_a_full_memory_is_one_line(
 def test_other_tasks_go_to_lm_eval(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def run(subject: Subject, names: list[str], *rest: object) -> list[Outcome]:
-        calls.append((subject.name, names, *rest))
+    def run(model: EvalModel, names: list[str], *rest: object) -> list[Outcome]:
+        calls.append((model.name, names, *rest))
         return [Outcome(f"lm-eval:{names[0]}", 1, 1, 0.0, (Measure("acc", 0.5),))]
 
     monkeypatch.setattr("lengthen.evaluation.lm_eval_tasks.run", run)
@@ -264,7 +262,7 @@ def test_a_resume_from_an_earlier_checkpoint_drops_what_is_known_of_later_ones(
     ]
     assert row[0].startswith(figure(old[4].outcome.measures[0].value)[:4])
     # An evaluation that was under way meanwhile: its weights are not those of the checkpoint.
-    kept(Disk(), run / "evaluations.json", old[9])
+    add(Disk(), run / "evaluations.json", old[9])
     assert main(["report", str(run)]) == 0
     out, err = capsys.readouterr()
     assert err.endswith("evaluations.json: 1 of weights that the run has no more; left out\n")
