@@ -36,9 +36,9 @@ def lambada(model: EvalModel, options: EvalOptions) -> Outcome:
     """
     began = time.monotonic()
     _, files = LAMBADA.require(options.sets)
-    passages, sha256 = _passages(files)
+    passages, sha256 = read_passages(files)
     header, passages = _draw_shots(passages, options)
-    pairs = [(header + before, f" {word}") for before, word in map(_divide, passages)]
+    pairs = [(header + before, f" {word}") for before, word in map(divide, passages)]
     requests = requests_of(model.text, pairs)
     fit = [request for request in requests if request.fits(model.length)]
     if not fit:
@@ -71,7 +71,7 @@ def _draw_shots(passages: list[str], options: EvalOptions) -> tuple[str, list[st
     return "".join(passages[number] + "\n\n" for number in shots), left[: options.limit]
 
 
-def _passages(files: Sequence[Path]) -> tuple[list[str], str]:
+def read_passages(files: Sequence[Path]) -> tuple[list[str], str]:
     """Return the passages and the SHA-256 of their files."""
     if not files[0].name.startswith("requests."):
         return read_texts(files)
@@ -81,7 +81,8 @@ def _passages(files: Sequence[Path]) -> tuple[list[str], str]:
     return texts, hashlib.sha256(data).hexdigest()
 
 
-def _divide(passage: str) -> tuple[str, str]:
+def divide(passage: str) -> tuple[str, str]:
+    """Return what stands before the last space, and the last word."""
     before, _, word = passage.rpartition(" ")
     return before, word
 

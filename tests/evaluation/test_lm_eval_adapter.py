@@ -214,7 +214,7 @@ def test_sets_that_no_package_has_are_read_with_the_fields_of_the_hub(tmp_path: 
     write_rows(tmp_path, "anli/test_r2.jsonl", anli)
     write_rows(tmp_path, "webqs.jsonl", [{"question": "who?", "answers": ["he", "she", "it"]}] * 2)
     (accuracy,) = run_task("anli_r2", MODEL, EvalOptions(sets=tmp_path)).measures
-    assert (accuracy.value, accuracy.chance) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert [accuracy.value, accuracy.chance] == pytest.approx([1 / 3, 1 / 3])
     (match,) = run_task("webqs", MODEL, EvalOptions(sets=tmp_path)).measures
     assert (match.name, match.chance) == ("exact_match", None)
 
@@ -298,7 +298,9 @@ def test_a_folder_of_sets_may_define_tasks_for_lm_eval(tmp_path: Path) -> None:
     assert outcome.measures[0].chance == 0.5
 
 
-def test_a_task_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f56_a_task_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library: Any = importlib.import_module("lm_eval.tasks")
     manager = library.TaskManager
     # Without lm-eval's own tasks, which it takes ten seconds to index.
@@ -328,7 +330,7 @@ def test_a_task_that_fails_is_one_line(tmp_path: Path, rows: str, cause: str) ->
     assert "\n" not in str(raised.value)
 
 
-def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f53_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
     with pytest.raises(SettingError, match="need the package lm_eval; pip install 'lengthen.eval"):
         run_task("piqa", MODEL, EvalOptions())

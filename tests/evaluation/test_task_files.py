@@ -91,7 +91,7 @@ def test_shots_come_from_the_training_part_where_it_is(tmp_path: Path) -> None:
     assert TASK.find_train(tmp_path) == (file,)
 
 
-def test_a_missing_set_says_where_to_get_it(
+def test_f56_a_missing_set_says_where_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SettingError) as raised:
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_without_pyarrow_the_extra_is_named(
+def test_f53_without_pyarrow_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "thing.parquet")

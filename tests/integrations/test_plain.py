@@ -20,8 +20,8 @@ from torch import nn
 from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
 from lengthen.core.schedule import Hold, steps
 from lengthen.data.store import Store
-from lengthen.evaluation.models import find_models
 from lengthen.evaluation.generate import sample
+from lengthen.evaluation.models import find_models
 from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import Steps, Walk, factors
 from lengthen.integrations.plain import Course, Feed, RunLog, Step
