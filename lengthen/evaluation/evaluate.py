@@ -61,7 +61,7 @@ def choose_tasks(
 def _possible(models: Sequence[NamedModel], data: Path | None, sets: Path | None) -> list[str]:
     has_store = data or all(model.config and model.config.data.path for model in models)
     possible = [VALID] if has_store else []
-    possible += [WIKITEXT] if wikitext103.is_found(sets) else []
+    possible += [WIKITEXT] if wikitext103.find(sets) else []
     possible += [name for name, files in FILES.items() if files.find(sets)]
     if not possible:
         raise SettingError("--tasks", "no set is found, and no store", ALL, "name them by --sets")

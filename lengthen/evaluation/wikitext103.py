@@ -4,7 +4,6 @@ import hashlib
 import math
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,24 +51,6 @@ SPACING = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Text:
-    """The test text as published, and its file."""
-
-    text: str
-    file: Path
-
-    @property
-    def sha256(self) -> str:
-        """Of the text in UTF-8."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
-    def words(self) -> int:
-        """Words by the rule WORDS, that of Megatron-LM (Shoeybi et al. 2019, section 5.2)."""
-        return len(self.text.strip().split(" "))
-
-
 def wikitext103(model: EvalModel, options: EvalOptions) -> Outcome:
     """Return the perplexity of the test text for a word and for a token.
 
@@ -82,29 +63,35 @@ def wikitext103(model: EvalModel, options: EvalOptions) -> Outcome:
     if stride > model.length:
         rule = f"must be at most the full length ({model.length})"
         raise SettingError("--stride", rule, stride)
-    text = read(options.sets)
-    ids = model.tokenizer.encode(detokenise(text.text), add_special_tokens=False).ids
+    text, file = read(options.sets)
+    sha256, words = hashlib.sha256(text.encode()).hexdigest(), count_words(text)
+    ids = model.tokenizer.encode(detokenise(text), add_special_tokens=False).ids
     stream = (model.text.separator, *ids)
     scores = score_windows(model, stream, stride, options.limit, "wikitext103")
-    notes = [STREAM.format(stride=stride, length=model.length), f"{WORDS} ({text.words:,})"]
-    notes += [] if text.sha256 == PUBLISHED else [ANOTHER]
+    notes = [STREAM.format(stride=stride, length=model.length), f"{WORDS} ({words:,})"]
+    notes += [] if sha256 == PUBLISHED else [ANOTHER]
     return Outcome(
         task="wikitext103",
         items=len(scores),
         tokens=sum(score.tokens for score in scores),
         seconds=time.monotonic() - began,
-        measures=_measures(scores, len(ids) / text.words, model.vocabulary),
+        measures=_measures(scores, len(ids) / words, model.vocabulary),
         settings=(
-            ("set", str(text.file)),
-            ("set SHA-256", text.sha256),
+            ("set", str(file)),
+            ("set SHA-256", sha256),
             ("length", str(model.length)),
             ("stride", str(stride)),
             ("tokens", str(len(ids))),
             ("tokens SHA-256", hashlib.sha256(np.array(ids, np.int64).tobytes()).hexdigest()),
-            ("words", str(text.words)),
+            ("words", str(words)),
         ),
         notes=tuple(notes),
     )
+
+
+def count_words(text: str) -> int:
+    """Return the words by the rule WORDS, of Megatron-LM (Shoeybi et al. 2019, section 5.2)."""
+    return len(text.strip().split(" "))
 
 
 def detokenise(text: str) -> str:
@@ -133,39 +120,37 @@ def _measures(
     return measure("word perplexity", tokens_per_word), measure("token perplexity", 1.0)
 
 
-def is_found(sets: Path | None) -> bool:
-    """Say whether the test text is there."""
-    return _raw(sets) is not None or WIKITEXT.find(sets) is not None
+def find(sets: Path | None) -> tuple[Path, ...]:
+    """Return the raw file of the test text, or the files with its rows; empty without any.
 
-
-def read(sets: Path | None) -> Text:
-    """Return the test text from its raw file, or from the rows that the hub makes of its lines.
-
-    `sets` is a folder with sets, or the file of this one. Raises SettingError where it has no such
-    file, DataError where the file cannot be used.
+    `sets` is a folder with sets, or the file of this one.
     """
-    if raw := _raw(sets):
-        data = read_limited(raw.resolve(), SIZE_LIMIT)
-        try:
-            text = Text(data.decode("utf-8"), raw)
-        except UnicodeDecodeError as error:
-            raise DataError(f"set {raw}: not UTF-8 ({error.reason})") from None
-    elif found := WIKITEXT.find(sets):
-        # The hub's copy has nothing where the published text has a line with one space.
-        text = Text("".join(row or " \n" for row in read_texts(found[1])[0]), found[1][0])
-    else:
+    if sets is not None and not sets.is_file():
+        for name in ("", *WIKITEXT.folders):
+            if (raw := sets / name / FILE).is_file():
+                return (raw,)
+    found = WIKITEXT.find(sets)
+    return found[1] if found else ()
+
+
+def read(sets: Path | None) -> tuple[str, Path]:
+    """Return the test text as published, and its file.
+
+    Raises SettingError where there is no such file, DataError where it cannot be used.
+    """
+    files = find(sets)
+    if not files:
         where = "none is named" if sets is None else f"not in {sets}"
         way_out = f"a folder with {FILE} has it, or with the files of {WIKITEXT.source} on the hub"
         raise SettingError("--sets", f"no text {FILE}: {where}; {way_out} ({WIKITEXT.config})")
-    if not text.text.strip():
-        raise DataError(f"set {text.file}: is empty; fetch it again, or name another by --sets")
-    return text
-
-
-def _raw(sets: Path | None) -> Path | None:
-    if sets is None:
-        return None
-    if sets.is_file():
-        return None if sets.name.endswith(ENDINGS) else sets
-    places = (sets / name / FILE for name in ("", *WIKITEXT.folders))
-    return next((place for place in places if place.is_file()), None)
+    if files[0].name.endswith(ENDINGS):
+        # The hub's copy has nothing where the published text has a line with one space.
+        text = "".join(row or " \n" for row in read_texts(files)[0])
+    else:
+        try:
+            text = read_limited(files[0].resolve(), SIZE_LIMIT).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"set {files[0]}: not UTF-8 ({error.reason})") from None
+    if not text.strip():
+        raise DataError(f"set {files[0]}: is empty; fetch it again, or name another by --sets")
+    return text, files[0]

@@ -1,4 +1,4 @@
-"""lm-eval's tasks on local files, with our model behind them: the choices are those of `hf`."""
+"""lm-eval's tasks on local files, with our model: the choices are those of `hf`."""
 
 import importlib
 import json

@@ -7,13 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.evaluation.packing import (
-    LEAST_HEADER,
     PADDING,
     TREE_LIMIT,
     PackedBatch,
     Request,
-    header_of,
-    lines_of,
     pack,
 )
 
@@ -27,10 +24,7 @@ requests = st.builds(
 
 
 def packed(asked: list[Request], micro_tokens: int = 512) -> list[PackedBatch]:
-    found = []
-    for lines in lines_of(asked, LENGTH):
-        found += list(pack(lines, len(header_of(lines)), micro_tokens))
-    return found
+    return list(pack(asked, LENGTH, micro_tokens))
 
 
 def read(found: list[PackedBatch]) -> int:
@@ -50,8 +44,8 @@ def test_every_target_is_asked_for_once(asked: list[Request], micro_tokens: int)
 
 @given(st.lists(requests, max_size=20), st.integers(1, 600))
 def test_no_more_is_read_than_line_by_line(asked: list[Request], micro_tokens: int) -> None:
-    lines = [line for kind in lines_of(asked, LENGTH) for line in kind]
-    assert read(packed(asked, micro_tokens)) <= sum(len(line.tokens) for line in lines)
+    whole = [min(LENGTH, len(each.context) + len(each.continuation) - 1) for each in asked]
+    assert read(packed(asked, micro_tokens)) <= sum(whole)
 
 
 @given(st.lists(requests, max_size=20), st.integers(LENGTH, 600))
@@ -82,15 +76,6 @@ def test_what_differs_early_is_not_joined() -> None:
     assert found.is_plain
 
 
-def test_shots_are_read_once_for_all() -> None:
-    shots = tuple(range(LEAST_HEADER))
-    asked = [Request((*shots, item, 9, item), (item, 1)) for item in range(10)]
-    (found,) = packed(asked)
-    assert read([found]) == 10 * 4
-    assert not found.is_plain
-    assert int(found.positions.min()) == LEAST_HEADER
-
-
 def test_a_branch_goes_on_where_its_trunk_ends() -> None:
     asked = [Request((1, 2, 3, 4), (5, 6, 7)), Request((1, 2, 3, 4), (8, 9, 7))]
     (found,) = packed(asked)
@@ -104,3 +89,10 @@ def test_rows_of_a_pass_are_alike_in_length() -> None:
     asked = [Request(tuple(np.arange(1, 60) * n % 251), (1,) * (1 + n % 50)) for n in range(1, 200)]
     found = packed(asked, 1024)
     assert read(found) > 0.85 * sum(each.inputs.size for each in found)
+
+
+def test_choices_after_long_shots_read_them_once() -> None:
+    shots = tuple(range(TREE_LIMIT + 500))
+    asked = [Request(shots, (choice, 1, 2)) for choice in range(4)]
+    (batch,) = pack(asked, 2048, 8192)
+    assert batch.inputs.shape == (1, len(shots) + 4 * 2)

@@ -144,7 +144,7 @@ def test_a_disk_that_fails_at_any_moment_leaves_the_earlier_results(file: Path) 
     write(Disk(), file, [RESULT])
     counting = Disk()
     add(counting, file.with_name("elsewhere"), RESULT)
-    for failing in range(1, counting.operations):  # the last one is behind the rename
+    for failing in range(1, counting.operations):  # the last one is after the rename
 
         def before(number: int, name: str, path: Path, failing: int = failing) -> None:
             if number == failing:

@@ -14,7 +14,7 @@ from lengthen.data.tokenizer import resolve
 from lengthen.data.tokenizer_folder import TextTokenizer
 from lengthen.distributed.context import Place
 from lengthen.evaluation.models import EvalModel
-from lengthen.evaluation.packing import LEAST_HEADER, Request
+from lengthen.evaluation.packing import Request
 from lengthen.evaluation.scoring import (
     Score,
     count_windows,
@@ -31,10 +31,8 @@ LENGTH = MODEL.length
 few = st.integers(0, 2)  # so that much is alike by chance
 texts = st.lists(few, min_size=1, max_size=24).map(tuple)
 requests = st.builds(Request, texts, texts)
-# None, one that is read ahead of all, and two with which some and all contexts are cut.
-headers = st.sampled_from(
-    [(), *((1, 0, 2) * (n // 3 + 1) for n in (LEAST_HEADER, LENGTH - 24, LENGTH))]
-)
+# None, and two with which some and all contexts are cut.
+headers = st.sampled_from([(), *((1, 0, 2) * (n // 3 + 1) for n in (LENGTH - 24, LENGTH))])
 
 
 @torch.no_grad()
@@ -203,7 +201,7 @@ def test_windows_are_counted_without_making_them(case: tuple[tuple[int, ...], in
 
 @torch.inference_mode()
 def losses_one_by_one(model: EvalModel, stride: int) -> list[float]:
-    """The loss of each token, from a pass of its own."""
+    """The loss of each token, read by itself."""
     length, losses = model.length, []
     for window in windows(TEXT, length, stride):
         first = len(window.context)

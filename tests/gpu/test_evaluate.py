@@ -1,4 +1,4 @@
-"""Models judged on a GPU are judged as on a processor."""
+"""Models are evaluated on a GPU as on a processor."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.evaluation.made import tiny_model
 
 pytestmark = pytest.mark.gpu
 
-SHOTS = "one and one is two; two and two is four; "  # long enough to be read ahead, once
+SHOTS = "one and one is two; two and two is four; "  # all questions begin with them
 PAIRS = [
     *((SHOTS + question, answer) for question in ("three", "seven") for answer in ("a", "bc", "d")),
     ("", "no context"),
