@@ -7,6 +7,7 @@ lm-eval fetches the data itself.
 import hashlib
 import importlib
 import json
+import logging
 import os
 import time
 import types
@@ -26,7 +27,7 @@ from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome
 from lengthen.evaluation.scoring import requests_of, score, windows
-from lengthen.evaluation.task_files import FORMATS, LM_EVAL_TASKS, TaskFiles
+from lengthen.evaluation.task_files import FORMATS, LM_EVAL_TASKS
 from lengthen.util.errors import DataError, LengthenError, SettingError, nearest
 
 PREFIX = "lm-eval:"  # of the tasks whose data lm-eval fetches itself
@@ -151,15 +152,15 @@ def run_task(name: str, model: EvalModel, options: EvalOptions) -> Outcome:
     began = time.monotonic()
     adapter = model_class()(model)
     task = name.removeprefix(PREFIX)
-    settings: list[tuple[str, str]] = []
+    file = None
     with TemporaryDirectory() as folder:
         if name in LM_EVAL_TASKS:
-            settings += [("set", str(write_definition(name, options.sets, Path(folder))))]
+            file = write_definition(name, options.sets, Path(folder))
             library = _library("lm_eval.tasks")
             manager = library.TaskManager(include_path=folder, include_defaults=False)
         else:
             manager = _manager(task, options.sets)
-        results = _evaluate(adapter, manager, task, options, LM_EVAL_TASKS.get(name))
+        results = _evaluate(adapter, manager, task, options, file)
     return Outcome(
         task=name,
         items=sum(count["effective"] for count in results["n-samples"].values()),
@@ -167,7 +168,7 @@ def run_task(name: str, model: EvalModel, options: EvalOptions) -> Outcome:
         seconds=time.monotonic() - began,
         measures=tuple(_measures(results["results"], adapter)),
         settings=(
-            *settings,
+            *([("set", str(file))] if file else []),
             ("lm-eval", metadata.version("lm_eval")),
             ("shots", str(results["n-shot"].get(task, options.shots))),
             ("requests SHA-256", adapter.hash.hexdigest()),
@@ -182,6 +183,7 @@ def write_definition(name: str, sets: Path | None, folder: Path) -> Path:
     part, files = task.require(sets)
     train = task.find_train(sets)
     defined = Path(_library("lm_eval.tasks").__file__).parent / task.definition
+    _library("datasets").disable_progress_bars()  # a local file is read at once
     parts = {part: files, **({task.train: train} if train else {})}
     # Where lm-eval has to draw shots from the part that is scored, it leaves an item out of its own
     # shots in a validation part alone.
@@ -221,7 +223,7 @@ def _manager(name: str, sets: Path | None) -> Any:
 
 
 def _evaluate(
-    adapter: Any, manager: Any, task: str, options: EvalOptions, own: TaskFiles | None
+    adapter: Any, manager: Any, task: str, options: EvalOptions, file: Path | None
 ) -> dict[str, Any]:
     try:
         results: dict[str, Any] = _library("lm_eval").simple_evaluate(
@@ -243,9 +245,11 @@ def _evaluate(
     except Exception as error:  # it and the libraries below it raise all kinds
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
-        cause = f"lm-eval: task {task} failed ({one_line(error.__cause__ or error)})"
-        rows = f"; a set must have the fields of {own.source} on the hub" if own else ""
-        raise DataError(cause + rows) from None
+        cause = f"lm-eval's task {task} failed ({one_line(error.__cause__ or error)})"
+        if file is None:
+            raise DataError(cause) from None
+        rule = f"its rows must have the fields of {LM_EVAL_TASKS[task].source} on the hub"
+        raise DataError(f"set {file}: {cause}; {rule}") from None
     return results
 
 
@@ -270,6 +274,9 @@ def _library(name: str) -> Any:
     # hub that only counts how often a format is read.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+    # What goes wrong is one line of ours.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -28,7 +28,7 @@ from tests.conftest import SHARED
 from tests.evaluation.made import exported, model_of, needs_sets, tiny_model
 
 MODEL = tiny_model(length=128)
-ITEMS = 100  # of each task, where it is compared with lm-eval's own model
+ITEMS = 20  # of each task, where it is compared with lm-eval's own model
 NEAR = 1e-5  # nats; the two best answers may change places in fp32 below
 LAMBADA = SHARED / "lambada/test.jsonl"
 
@@ -245,7 +245,7 @@ def test_an_item_is_never_its_own_shot(tmp_path: Path) -> None:
     for sample in results["samples"]["piqa"]:
         (context, _), *_ = sample["arguments"]
         assert context.count(sample["doc"]["goal"]) == 1
-    with pytest.raises(DataError, match=r"lm-eval: task piqa failed \(Sample larger"):
+    with pytest.raises(DataError, match=r"lm-eval's task piqa failed \(Sample larger"):
         run_task("piqa", MODEL, EvalOptions(sets=sets, shots=2))
 
 
@@ -316,7 +316,7 @@ def test_f56_a_task_that_is_none_is_one_line(
     [
         (
             '{"goal": "a", "sol1": "b", "label": 0}',
-            "; a set must have the fields of baber/piqa on the hub",
+            "; its rows must have the fields of baber/piqa on the hub",
         ),
         ('{"goal": "a"}\n{"goal"', "JSON parse error"),
         ("[" * 100_000, ""),
@@ -324,7 +324,7 @@ def test_f56_a_task_that_is_none_is_one_line(
 )
 def test_a_task_that_fails_is_one_line(tmp_path: Path, rows: str, cause: str) -> None:
     (tmp_path / "piqa.jsonl").write_text(rows)
-    with pytest.raises(DataError, match="lm-eval: task piqa failed") as raised:
+    with pytest.raises(DataError, match="set .*piqa.jsonl: lm-eval's task piqa failed") as raised:
         run_task("piqa", MODEL, EvalOptions(sets=tmp_path))
     assert cause in str(raised.value)
     assert "\n" not in str(raised.value)
