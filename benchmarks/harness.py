@@ -24,7 +24,7 @@ from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
 from lengthen.checkpoint import write as commit
 from lengthen.config.load import build
 from lengthen.data.tokenizer import resolve
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.lambada import divide, read_passages
 from lengthen.evaluation.lm_eval_adapter import model_class, write_definition
 from lengthen.evaluation.models import MICRO_TOKENS, EvalModel
@@ -58,7 +58,7 @@ def exported(folder: Path) -> Path:
     model.initialise(torch.Generator().manual_seed(0))
     paths = RunPaths(folder / "run")
     groups = {"model": model.state_dict(), "optimizer": {}}
-    state = {"clock": {"step": 1, "tokens": 1}}
+    state = {"counters": {"step": 1, "tokens": 1}}
     paths.root.mkdir()
     commit.save(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
@@ -92,8 +92,8 @@ def instances_of(name: str, items: int, folder: Path) -> list[Any]:
 def ours(folder: Path, instances: Sequence[Any]) -> Run:
     """Return what scores the instances."""
     pretrained = read(folder)
-    place = Place(torch.device("cpu"))
-    model = EvalModel("model", pretrained.gpt(), pretrained.text, place, MICRO_TOKENS)
+    context = DistributedContext(torch.device("cpu"))
+    model = EvalModel("model", pretrained.gpt(), pretrained.text, context, MICRO_TOKENS)
     return partial(model_class()(model).loglikelihood, instances)
 
 

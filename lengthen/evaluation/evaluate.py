@@ -110,7 +110,7 @@ def evaluate(
         for task in tasks:
             outcome = _run(task, model, loaded, options, data)
             asked = options_of(task, options)
-            precision_used = loaded.model.place.precision
+            precision_used = loaded.model.context.precision
             result = Result(
                 model.label, loaded.step, precision_used, asked, outcome, loaded.weights
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lengthen.core.shuffle import sub_seed
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.models import MICRO_TOKENS, EvalModel
 from lengthen.evaluation.scoring import not_finite
 from lengthen.exchange.pretrained import read
@@ -83,8 +83,8 @@ def sample(
     if top_k < 0:
         raise SettingError("--top-k", "must be at least 0, which keeps all", top_k)
     pretrained = read(run)
-    gpt, place = pretrained.gpt(), Place(torch.device("cpu"))
-    model = EvalModel(str(run), gpt, pretrained.text, place, MICRO_TOKENS)
+    gpt, context = pretrained.gpt(), DistributedContext(torch.device("cpu"))
+    model = EvalModel(str(run), gpt, pretrained.text, context, MICRO_TOKENS)
     text = prompt.encode("utf-8", "replace").decode()  # a shell can pass bytes that are no text
     end = model.text.separator
     start = tuple(model.tokenizer.encode(text, add_special_tokens=False).ids) or (end,)
@@ -110,7 +110,7 @@ def _continue(
     After each time a prompt for which `has_ended` is true is left out. The model reads at most one
     full length: beyond it the oldest tokens are dropped.
     """
-    gpt, device, length = model.gpt, model.place.device, model.length
+    gpt, device, length = model.gpt, model.context.device, model.length
     rows = list(prompts)
     text, is_text = (part.to(device) for part in _padded([p[-length:] for p in prompts.values()]))
     past: tuple[KeysAndValues, ...] = ()
@@ -120,7 +120,7 @@ def _continue(
         first = text.shape[1] - 1 if past else 0
         positions = (is_text.cumsum(dim=1) - 1).clamp(min=0)
         mask = is_text[:, None, None, :] if past else _causal(is_text)
-        with model.place.autocast():
+        with model.context.autocast():
             hidden, past = gpt.read(text[:, first:], positions[:, first:], mask, past, keeps=True)
             logits = functional.linear(hidden[:, -1], gpt.tokens.weight)
         if not logits.isfinite().all():

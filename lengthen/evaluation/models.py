@@ -16,7 +16,7 @@ from lengthen.data.alike import difference
 from lengthen.data.open_store import open_store
 from lengthen.data.store import Store
 from lengthen.data.tokenizer_folder import TextTokenizer
-from lengthen.distributed.context import DTYPES, Place
+from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.hardware import device_of
 from lengthen.evaluation.results import weights_at
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
@@ -50,9 +50,9 @@ class EvalModel:
     """A trained model on its device, and the tokenizer that it knows."""
 
     name: str
-    gpt: GPT  # dropout off, on `place.device`, without a padded vocabulary
+    gpt: GPT  # dropout off, on `context.device`, without a padded vocabulary
     text: TextTokenizer
-    place: Place
+    context: DistributedContext
     micro_tokens: int  # about how many tokens go through the model at once
 
     @property
@@ -169,9 +169,9 @@ def load(model: NamedModel, precision: str | None) -> LoadedModel:
     pretrained, step, weights, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
-    place = Place(device_of("auto"), precision)
-    gpt = pretrained.gpt().to(place.device, DTYPES[precision])
-    loaded = EvalModel(model.name, gpt, pretrained.text, place, MICRO_TOKENS)
+    context = DistributedContext(device_of("auto"), precision)
+    gpt = pretrained.gpt().to(context.device, DTYPES[precision])
+    loaded = EvalModel(model.name, gpt, pretrained.text, context, MICRO_TOKENS)
     return LoadedModel(loaded, step, weights, tuple(notes))
 
 

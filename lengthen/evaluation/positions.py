@@ -57,7 +57,7 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
                 sequences=sequences * length // size,
                 full_length=size,
                 rows=max(1, rows * length // size),
-                place=model.place,
+                context=model.context,
                 stop=before_batch,
             )
             for size in shorter
@@ -83,11 +83,11 @@ def losses(
     """
     length = model.length
     by_sequence, by_position = np.zeros(sequences), np.zeros(length)
-    with torch.inference_mode(), model.place.autocast():
+    with torch.inference_mode(), model.context.autocast():
         for first in range(0, sequences, rows):
             before_batch()
             share = range(first, min(first + rows, sequences))
-            tokens = fronts(store.valid, share, length, length).to(model.place.device)
+            tokens = fronts(store.valid, share, length, length).to(model.context.device)
             by_token = _token_losses(model.gpt, tokens).cpu().double().numpy()
             by_sequence[share.start : share.stop] = by_token.mean(axis=1)
             by_position += by_token.sum(axis=0) / sequences

@@ -137,10 +137,10 @@ def not_finite(name: str) -> CheckpointError:
 def _score_batch(model: EvalModel, batch: PackedBatch) -> tuple[Floats, Bools]:
     """Return the loss of each target of a batch, and whether it is the likeliest."""
     inputs, positions, branches = (
-        torch.from_numpy(part).to(model.place.device)
+        torch.from_numpy(part).to(model.context.device)
         for part in (batch.inputs, batch.positions, batch.branches)
     )
-    with model.place.autocast():
+    with model.context.autocast():
         # Padding stands on the right, where a causal model does not look.
         if batch.is_plain:
             hidden = model.gpt.hidden(inputs)

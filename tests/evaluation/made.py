@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lengthen.data.tokenizer import resolve
-from lengthen.distributed.context import DTYPES, Place
+from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.evaluation.models import EvalModel
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
@@ -28,8 +28,8 @@ def tiny_model(micro_tokens: int = 512, *, length: int = 48) -> EvalModel:
     shape = {"layers": 2, "width": 16, "heads": 2, "vocabulary": 257}
     model = GPT(**shape, length=length, init_std=0.5).double().eval()
     model.initialise(torch.Generator().manual_seed(0))
-    place = Place(torch.device("cpu"), "fp64")
-    return EvalModel("tiny", model, resolve("bytes"), place, micro_tokens)
+    context = DistributedContext(torch.device("cpu"), "fp64")
+    return EvalModel("tiny", model, resolve("bytes"), context, micro_tokens)
 
 
 def exported(folder: Path) -> Path:
@@ -43,6 +43,6 @@ def exported(folder: Path) -> Path:
 def model_of(folder: Path, precision: str = "fp64") -> EvalModel:
     """The model of a Transformers folder."""
     pretrained = read(folder)
-    place = Place(torch.device("cpu"), precision)
+    context = DistributedContext(torch.device("cpu"), precision)
     model = pretrained.gpt().to(DTYPES[precision])
-    return EvalModel(folder.name, model, pretrained.text, place, 4096)
+    return EvalModel(folder.name, model, pretrained.text, context, 4096)

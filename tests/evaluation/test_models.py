@@ -102,7 +102,7 @@ def test_weights_are_float32_unless_they_are_stored_in_float64(tmp_path: Path) -
     saved_run(tmp_path / "double", TINY, weights=doubles)
     saved_run(tmp_path / "single", TINY)
     precisions = {
-        (name, wanted): load(one(tmp_path / name), wanted).model.place.precision
+        (name, wanted): load(one(tmp_path / name), wanted).model.context.precision
         for name in ("double", "single")
         for wanted in (None, "fp64", "bf16")
     }

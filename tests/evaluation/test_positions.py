@@ -40,7 +40,7 @@ def full_loss(model: EvalModel, store: Store, size: int, windows: int) -> float:
         sequences=windows,
         full_length=size,
         rows=3,
-        place=model.place,
+        context=model.context,
     )
     assert loss is not None
     return loss

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lengthen.data.tokenizer import resolve
 from lengthen.data.tokenizer_folder import TextTokenizer
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.packing import Request
 from lengthen.evaluation.scoring import (
@@ -105,14 +105,14 @@ def test_single_precision_differs_by_rounding_alone() -> None:
     asked = [Request(tuple(range(each + 1)), (each, 8)) for each in range(30)]
     wanted = score(MODEL, asked)
     gpt = tiny_model(length=96).gpt.float()
-    found = score(replace(MODEL, gpt=gpt, place=Place(torch.device("cpu"))), asked)
+    found = score(replace(MODEL, gpt=gpt, context=DistributedContext(torch.device("cpu"))), asked)
     assert all(same(one, other, 1e-5) for one, other in zip(found, wanted, strict=True))
 
 
 def test_half_precision_gives_scores_too() -> None:
-    place = Place(torch.device("cpu"), "bf16")
+    context = DistributedContext(torch.device("cpu"), "bf16")
     asked = [Request((1, 2, 3) * 12, (each, 8)) for each in range(30)]
-    low = score(replace(MODEL, gpt=tiny_model(length=96).gpt.float(), place=place), asked)
+    low = score(replace(MODEL, gpt=tiny_model(length=96).gpt.float(), context=context), asked)
     pairs = zip(low, score(MODEL, asked), strict=True)
     assert all(math.isclose(one.loss, other.loss, abs_tol=0.5) for one, other in pairs)
 

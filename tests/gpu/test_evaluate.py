@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lengthen.cli.main import main
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.scoring import requests_of, score
@@ -28,7 +28,7 @@ PAIRS = [
 def both(device: torch.device, micro_tokens: int) -> tuple[EvalModel, EvalModel]:
     """The same model on the device and on a processor, in double precision."""
     here, there = (tiny_model(micro_tokens) for _ in range(2))
-    return replace(here, gpt=here.gpt.to(device), place=Place(device, "fp64")), there
+    return replace(here, gpt=here.gpt.to(device), context=DistributedContext(device, "fp64")), there
 
 
 @pytest.mark.parametrize("micro_tokens", [64, 512])
