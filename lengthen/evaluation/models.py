@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -120,22 +120,22 @@ def find_models(paths: Sequence[Path], out: Path | None) -> list[NamedModel]:
     """
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise SettingError("--out", "must be a file in a directory that exists", str(out))
-    wholes = [Path(os.path.abspath(path)) for path in paths]  # a link keeps its own name
-    names = [_name(whole) for whole in wholes]
-    models = []
-    for path, whole, name in zip(paths, wholes, names, strict=True):
-        run, step = _run_of(whole)
-        if run is None and not (whole / CONFIG).is_file():
-            rule = "must be a run, a checkpoint of one, or a Transformers folder"
-            raise SettingError("RUN", rule, str(path))
-        unique = name if names.count(name) == 1 else str(path)
-        results = out or _results_beside(whole, run)
-        models.append(NamedModel(unique, whole, run, step, results, unique if out else None))
+    models = [_find_model(path, out) for path in paths]
+    names = [model.name for model in models]
+    for number, path in enumerate(paths):
+        name = names[number] if names.count(names[number]) == 1 else str(path)
+        models[number] = replace(models[number], name=name, label=name if out else None)
     return models
 
 
-def _name(path: Path) -> str:
-    return f"{path.parts[-3]}/{path.name}" if _run_of(path)[1] else path.name
+def _find_model(path: Path, out: Path | None) -> NamedModel:
+    whole = Path(os.path.abspath(path))  # a link keeps its own name
+    run, step = _run_of(whole)
+    if run is None and not (whole / CONFIG).is_file():
+        rule = "must be a run, a checkpoint of one, or a Transformers folder"
+        raise SettingError("RUN", rule, str(path))
+    name = f"{whole.parts[-3]}/{step}" if step else whole.name
+    return NamedModel(name, whole, run, step, out or _results_beside(whole, run), None)
 
 
 def _run_of(path: Path) -> tuple[RunPaths | None, str | None]:

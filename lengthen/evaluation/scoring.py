@@ -79,25 +79,17 @@ def windows(text: tuple[int, ...], full_length: int, stride: int) -> Iterator[Re
         first, size = last, stride
 
 
-def count_windows(text: tuple[int, ...], full_length: int, stride: int) -> int:
-    """Return the number of windows of a text."""
-    after_first = max(0, len(text) - 1 - full_length)
-    return int(len(text) > 1) + -(-after_first // stride)
-
-
 def score_windows(
     model: EvalModel, text: tuple[int, ...], stride: int, limit: int | None, label: str
 ) -> list[Score]:
     """Return the scores of the first `limit` windows of a text, all of them where it is None."""
-    total = count_windows(text, model.length, stride)
-    total = total if limit is None else min(limit, total)
-    left = islice(windows(text, model.length, stride), total)
+    left = islice(windows(text, model.length, stride), limit)
     group = GROUP * max(1, model.micro_tokens // model.length)
     scores: list[Score] = []
-    with progress_line(total, label) as progress:
+    with progress_line(len(text) - 1, label) as progress:
         while requests := list(islice(left, group)):
             scores += score(model, requests)
-            progress.update(len(scores), f"{len(scores):,} of {total:,} windows")
+            progress.update(sum(each.tokens for each in scores), f"{len(scores):,} windows")
     return scores
 
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthen.cli.main import main
+from lengthen.core.shuffle import sub_seed
 from lengthen.evaluation.generate import generate, sample
 from lengthen.exchange.export import export
+from lengthen.exchange.pretrained import read
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import CheckpointError
 from tests.data.tokenizers_made import llama
@@ -69,6 +71,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_of(folder: Path, *, temperature: float, top_k: int = 50) -> str:
     pieces = sample(folder, prompt="the ", tokens=8, temperature=temperature, top_k=top_k)
     return "".join(pieces)
+
+
+@torch.no_grad()
+def drawn_without_cache(folder: Path, prompt: str, tokens: int, seed: int) -> str:
+    """The definition: the last full length anew for each token."""
+    pretrained = read(folder)
+    gpt, generator = pretrained.gpt(), torch.Generator().manual_seed(sub_seed(seed, "sample"))
+    text = pretrained.tokenizer.encode(prompt).ids or [256]
+    start = len(text)
+    while len(text) < start + tokens and text[start:][-1:] != [256]:
+        logits = gpt.logits(torch.tensor([text[-gpt.length :]]))[0, -1].double() / 0.8
+        logits[logits < logits.topk(50).values[-1]] = -torch.inf
+        text.append(int(torch.multinomial(logits.softmax(0), 1, generator=generator)))
+    whole = [each for each in text if each != 256]
+    return str(pretrained.tokenizer.decode(whole)).removeprefix(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["", "the ", "longer than the full length of the model"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_alone_decides_the_text_also_beyond_the_full_length(
+    folder: Path, prompt: str, seed: int
+) -> None:
+    text = "".join(sample(folder, prompt=prompt, tokens=40, seed=seed))
+    assert text == drawn_without_cache(folder, prompt, 40, seed)
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-45, 1e-12])

@@ -17,7 +17,6 @@ from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.packing import Request
 from lengthen.evaluation.scoring import (
     Score,
-    count_windows,
     requests_of,
     score,
     score_windows,
@@ -191,12 +190,6 @@ def test_a_window_fits_the_model_and_sees_all_that_fits_ahead(
         read = window.context + window.continuation[:-1]
         assert read == text[max(0, last - length) : last]
         assert len(window.continuation) <= (stride if number else length)
-
-
-@given(case=cases())
-def test_windows_are_counted_without_making_them(case: tuple[tuple[int, ...], int, int]) -> None:
-    text, length, stride = case
-    assert count_windows(text, length, stride) == len(list(windows(text, length, stride)))
 
 
 @torch.inference_mode()
