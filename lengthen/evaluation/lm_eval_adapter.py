@@ -103,7 +103,8 @@ class LMEvalAdapter:
         for request in requests:
             item = repr((request.doc, request.args))
             self.hash.update(item.encode("utf-8", "surrogatepass"))
-            if request.request_type == "loglikelihood":
+            # Without a context it is no choice, but what a choice is measured against.
+            if request.request_type == "loglikelihood" and request.args[0]:
                 self.choices[request.task_name, request.doc_id] += 1
 
     def _score(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
@@ -161,6 +162,9 @@ def run_task(name: str, model: EvalModel, options: EvalOptions) -> Outcome:
         else:
             manager = _manager(task, options.sets)
         results = _evaluate(adapter, manager, task, options, file)
+    if adapter.skipped and not adapter.tokens:
+        rule = f"no answer fits into the model's full length ({model.length} tokens)"
+        raise DataError(f"{name}: {rule}")
     return Outcome(
         task=name,
         items=sum(count["effective"] for count in results["n-samples"].values()),

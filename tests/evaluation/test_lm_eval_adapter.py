@@ -261,6 +261,9 @@ def test_what_does_not_fit_is_counted(tmp_path: Path) -> None:
         "contexts that lost their left end, since they exceed it (128): 2",
     )
     assert outcome.measures[0].value >= 0.5  # the answer that fits is chosen
+    write_rows(tmp_path, "piqa.jsonl", [{**rows[0], "sol2": "z" * 200}])
+    with pytest.raises(DataError, match=r"piqa: no answer fits .* \(128 tokens\)"):
+        run_task("piqa", MODEL, EvalOptions(sets=sets))
 
 
 def test_random_numbers_are_the_callers(tmp_path: Path) -> None:
