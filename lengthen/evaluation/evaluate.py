@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lengthen.distributed.context import is_out_of_memory
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.evaluation import lm_eval_adapter, results, wikitext103
 from lengthen.evaluation.lambada import lambada
 from lengthen.evaluation.lm_eval_adapter import PREFIX

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lengthen.data.store import one_line
-from lengthen.distributed.context import is_out_of_memory
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.packing import Request

@@ -17,7 +17,7 @@ from lengthen.data.open_store import open_store
 from lengthen.data.store import Store
 from lengthen.data.tokenizer_folder import TextTokenizer
 from lengthen.distributed.context import DTYPES, DistributedContext
-from lengthen.distributed.hardware import device_of
+from lengthen.distributed.device import device_of
 from lengthen.evaluation.results import weights_at
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
 from lengthen.model.gpt import GPT
