@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from lengthen.core.shuffle import sub_seed
 from lengthen.distributed.context import DistributedContext
@@ -139,13 +140,11 @@ def _continue(
 
 def _padded(prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
     """Return tokens and where a prompt is, each (rows, length), padded on the left."""
-    length = max(map(len, prompts))
-    text = torch.zeros(len(prompts), length, dtype=torch.int64)
-    is_text = torch.zeros(len(prompts), length, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        text[row, length - len(prompt) :] = torch.tensor(prompt)
-        is_text[row, length - len(prompt) :] = True
-    return text, is_text
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    text = pad_sequence(rows, batch_first=True, padding_side="left")
+    length = text.shape[1]
+    starts = torch.tensor([length - len(row) for row in rows])
+    return text, torch.arange(length) >= starts[:, None]
 
 
 def _causal(is_text: Tensor) -> Tensor:

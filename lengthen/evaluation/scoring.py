@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -40,28 +40,20 @@ def requests_of(text: TextTokenizer, pairs: Sequence[Pair]) -> list[Request]:
     continuation. An empty context is the separator. Raises DataError where a continuation has no
     token.
     """
-    moved = [_without_end_space(*pair) for pair in pairs]
+    moved = [(context.rstrip(), context + rest) for context, rest in pairs]
     # Each text once: the choices of an item share their context.
-    texts = sorted({context for context, _ in moved} | {context + rest for context, rest in moved})
+    texts = sorted(set(chain.from_iterable(moved)))
     encodings = text.tokenizer.encode_batch(texts, add_special_tokens=False)
-    tokens = {text: tuple(one.ids) for text, one in zip(texts, encodings, strict=True)}
-    return [_request(text.separator, tokens, *pair) for pair in moved]
-
-
-def _without_end_space(context: str, continuation: str) -> Pair:
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
-
-
-def _request(
-    separator: int, tokens: dict[str, tuple[int, ...]], context: str, continuation: str
-) -> Request:
-    before, whole = tokens[context], tokens[context + continuation]
-    after = whole[len(before) :]
-    if not after:
-        rule = "has no token of its own after its context"
-        raise DataError(f"tokenizer: the continuation {shown(continuation)} {rule}")
-    return Request(before or (separator,), after)
+    tokens = {each: tuple(one.ids) for each, one in zip(texts, encodings, strict=True)}
+    requests = []
+    for context, whole in moved:
+        before = tokens[context]
+        after = tokens[whole][len(before) :]
+        if not after:
+            rule = "has no token of its own after its context"
+            raise DataError(f"tokenizer: the continuation {shown(whole[len(context) :])} {rule}")
+        requests.append(Request(before or (text.separator,), after))
+    return requests
 
 
 def windows(text: tuple[int, ...], full_length: int, stride: int) -> Iterator[Request]:
