@@ -241,7 +241,7 @@ def test_a_stride_beyond_the_full_length_is_refused(tmp_path: Path) -> None:
         ("the actors ' own", "the actors' own"),
         ("Teddy 's Story", "Teddy's Story"),
         (" \n = Title = \n \n = = Part = = \n", "\n= Title =\n\n== Part ==\n"),
-        ("= = = = Deep = = = =", "==== Deep ===="),
+        ("= = = Low = = = and = = = = Deep = = = =", "=== Low === and ==== Deep ===="),
         ("at 5 ° C", "at 5°C"),
         ("took N days", "took 1 days"),
     ],
