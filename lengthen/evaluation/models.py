@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lengthen.checkpoint.read import NAME, Tensors, load_newest, load_step
+from lengthen.checkpoint.read import Tensors, load_newest, load_step
+from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data.alike import difference

@@ -1,9 +1,8 @@
-"""The step: everything that happens to weights, moments, ledger and clock.
+"""The optimizer step: everything that happens to weights, moments, ledger and counters.
 
-Nothing here writes a file or draws a line; `loop` does both around it.
+Nothing here writes a file or prints a line; `loop` does both around it.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,25 +12,23 @@ import torch
 from torch import Tensor
 
 from lengthen.checkpoint.read import Checkpoint, State, Tensors
-from lengthen.checkpoint.restore import build_model, load_moments, load_weights
-from lengthen.checkpoint.train_state import TrainState, must_fit
-from lengthen.config.load import as_trained
+from lengthen.checkpoint.restore import build_model, load_moments, load_weights, tensors_of
+from lengthen.checkpoint.train_state import TrainState, check_same_run
+from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
-from lengthen.core.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, passes, split
+from lengthen.data.loader import Batch, Loader, accumulation_steps, share
 from lengthen.data.store import Store
+from lengthen.data.stream import MicroBatch, Step, StepStream, StreamState, micro_batches
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
-from lengthen.model.shards import is_sharded, local_shard
 from lengthen.run.directory import Record
-from lengthen.util import faults
 
 T = TypeVar("T")
 
@@ -59,12 +56,8 @@ class Trainer:
         micro_tokens: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.config, self.store, self.context, self.micro_tokens = (
-            config,
-            store,
-            context,
-            micro_tokens,
-        )
+        self.config, self.store, self.context = config, store, context
+        self.micro_tokens = micro_tokens
         self._stop = stop
         self.model = build_model(config, context)
         if config.run.compile == "on":
@@ -78,55 +71,52 @@ class Trainer:
             decay_positions=config.optimizer.decay_positions,
         )
         self.loader = Loader(store.train, config.model.length, config.run.seed)
-        self.schedule = config.schedule(self.loader.sequences)
-        self.train_state = TrainState(Counters(), self._first_ledger())
-
-    def _first_ledger(self) -> Ledger:
-        sequences, batch = self.loader.sequences, self.config.batch
-        return Ledger.start(
-            sequences=sequences,
-            full_length=self.config.model.length,
-            reuse_after=reuse_spacing(batch.reuse_after, self.schedule.most_rows, sequences),
-            leftovers=batch.leftovers,
+        self.stream = StepStream(
+            config.schedule(self.loader.sequences),
+            self.loader.sequences,
+            leftovers=config.batch.leftovers,
+            reuse_after=config.batch.reuse_after,
         )
+        self.schedule = self.stream.schedule
+        self.train_state = TrainState(Counters(), self.stream.start.ledger)
 
     def step(self) -> Record | None:
         """Train on the next rows * length tokens, once; None where the budget is spent.
 
         A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
-        they were; it advances step, ledger and clock all the same, and its record says
+        they were; it advances counters and ledger all the same, and its record says
         `"finite": false`. Where memory runs out before the update, one process does the same step
-        again in passes of half the `micro_tokens`, which stay so.
+        again in micro-batches of half the `micro_tokens`, which stay so.
         """
-        began = time.monotonic()
         now = self.train_state
-        plan = self.schedule.step_plan(now.counters)
-        if plan is None:
-            return None
-        blocks, ledger = now.ledger.take(plan.rows, plan.length)
-        batch = self.loader.load(
-            blocks, plan.rows, plan.length, self.context.rank, self.context.world_size
-        )
+        step = self.stream.after(StreamState(now.counters, now.ledger))
+        return None if step is None else self.train_on(step)
+
+    def train_on(self, step: Step) -> Record:
+        """Train on a step that follows the present one, as `step` does."""
+        began = time.monotonic()
+        now, plan = self.train_state, step.plan
+        rows = share(range(plan.rows), self.context.rank, self.context.world_size)
+        batch = self.loader.load(step.blocks, plan.length, rows)
         loss, grad_norm = self._fitting(lambda: self._gradient(batch, plan))
         health = self._update(loss, grad_norm, plan.learning_rate)
         ratio = now.lowest.ratio(health.loss)
         self.train_state = replace(
             now,
-            counters=self.schedule.after(now.counters, plan),
-            ledger=ledger,
+            counters=step.after.counters,
+            ledger=step.after.ledger,
             lowest=now.lowest.after(health.loss),
             seconds=now.seconds + time.monotonic() - began,
             skipped_tokens=now.skipped_tokens + (0 if health.finite else plan.tokens),
             skipped_in_a_row=0 if health.finite else now.skipped_in_a_row + 1,
             stop=health.stop,
         )
-        joined = joined_tokens(blocks, plan.length) / plan.tokens
-        return self._record(plan, health, ratio, joined)
+        return self._record(plan, health, ratio, step.joined)
 
     def _fitting(self, work: Callable[[], T]) -> T:
-        """Do work that changes no state but gradients, in passes halved until memory is enough.
+        """Do work that changes no state but gradients, in micro-batches halved until they fit.
 
-        Only alone: of several ranks the others may wait in a collective for this one.
+        One process alone: of several ranks the others may wait in a collective for this one.
         """
         while True:
             try:
@@ -136,8 +126,10 @@ class Trainer:
                 alone, halves = self.context.world_size == 1, self.micro_tokens > smallest
                 if not (is_out_of_memory(error) and alone and halves):
                     raise
-            # Behind the handler: the error's traceback still holds what the pass had computed.
+            # After the handler: the error's traceback keeps alive what the forward had computed.
             self.micro_tokens = max(smallest, self.micro_tokens // 2)
+            lowered = {"batch": {"micro_tokens": self.micro_tokens}}
+            self.config = with_overrides(self.config, lowered)
             self.optimizer.zero_grad(set_to_none=True)
             free_memory(self.context.device)
 
@@ -155,33 +147,30 @@ class Trainer:
         scale = self.context.world_size / plan.tokens
         # All at once: each copy to a GPU waits until what it computes is done.
         batch = Batch(*(tensor.to(self.context.device) for tensor in batch))
-        parts = split(
-            batch, passes(plan.rows, self.context.world_size, plan.length, self.micro_tokens)
+        count = accumulation_steps(
+            plan.rows, self.context.world_size, plan.length, self.micro_tokens
         )
+        parts = micro_batches(batch, plan, count)
         total = torch.zeros(
             2, dtype=self.context.sum_dtype, device=self.context.device
         )  # loss, stop
         for number, part in enumerate(parts):
             self._seed_dropout(number)
             last = number == len(parts) - 1
-            spoilt = last and faults.inject("step")
             with no_sync_before(self.module, last=last):
-                total[0] += self._pass(part, scale, spoilt=spoilt)
+                total[0] += self._micro_batch(part, scale)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def _pass(self, part: Batch, scale: float, *, spoilt: bool = False) -> Tensor:
-        inputs, targets = part.inputs, part.targets
-        weight = math.nan if spoilt else 1.0
-        if not len(inputs):
-            # A rank without rows must still meet its peers in the collectives of this pass.
-            inputs = targets = inputs.new_zeros((1, inputs.shape[1]))
-            weight = 0.0
+    def _micro_batch(self, part: MicroBatch, scale: float) -> Tensor:
+        """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
+        # A rank without rows must still join its peers in the collectives of this micro-batch.
+        weight = float(part.share > 0)
         with self.context.autocast():
-            loss: Tensor = self.module(inputs, targets)
+            loss: Tensor = self.module(part.inputs, part.targets)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
@@ -246,7 +235,7 @@ class Trainer:
         return {**self._moment("probe"), **figures, **side}
 
     def observe(self) -> Record | None:
-        """Tell an adaptive pacing the loss at the length it is at; None where a stop came.
+        """Give an adaptive pacing the loss at its present length; None where a stop came.
 
         The loss is a sum over all ranks, the same bits on each, so all of them decide alike.
         """
@@ -263,7 +252,7 @@ class Trainer:
         return {**self._moment("observation"), **figures, **side}
 
     def _loss_over(self, wanted: int, length: int | None = None) -> tuple[float, Record] | None:
-        """Return the validation loss over about `wanted` tokens, and what it cost on the side.
+        """Return the validation loss over about `wanted` tokens, and what it cost beside training.
 
         With `length` it is that of the fronts of so many sequences.
         """
@@ -291,17 +280,18 @@ class Trainer:
         return loss, {"side_tokens": tokens, "side_seconds": seconds}
 
     def trial(self, micro_tokens: int) -> None:
-        """Run the largest pass with gradients and moments allocated, for the fit check.
+        """Run the largest micro-batch with gradients and moments allocated, for the fit check.
 
         It spoils the weights.
         """
         length = self.config.model.length
         shape = (micro_tokens // length, length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
-        total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        part = MicroBatch(tokens, tokens, length, 1.0)
+        total = self._micro_batch(part, 1 / micro_tokens)
         update(self.optimizer, torch.isfinite(total))
-        # Once more over the gradients that are there, as in a step of several passes.
-        self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        # Once more over the gradients that are there, as in a step of several micro-batches.
+        self._micro_batch(part, 1 / micro_tokens)
         clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _moment(self, kind: str) -> Record:
@@ -335,25 +325,11 @@ class Trainer:
         }
 
     def tensors(self) -> dict[str, Tensors]:
-        """Return what this rank holds of weights and moments, by parameter name.
+        """Return the weights and moments that this rank saves, by parameter name.
 
         They change in place as it trains. Of a sharded run every rank has its own part.
         """
-        named = dict(self.model.named_parameters())
-        moments = {
-            f"{name}.{key}": value
-            for name, parameter in named.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        weights = {name: parameter.detach() for name, parameter in named.items()}
-        return {"model": self._held(weights), "optimizer": self._held(moments)}
-
-    def _held(self, tensors: Tensors) -> Tensors:
-        # What is not cut, such as Adam's count of steps, every rank has: the first one gives it.
-        mine = {
-            name: t for name, t in tensors.items() if self.context.is_rank_zero or is_sharded(t)
-        }
-        return {name: local_shard(tensor) for name, tensor in mine.items()}
+        return tensors_of(self.model, self.optimizer, self.context)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the run that `checkpoint` was taken of.
@@ -362,6 +338,6 @@ class Trainer:
         """
         load_weights(self.model, checkpoint)
         load_moments(self.optimizer, self.model, checkpoint)
-        progress = TrainState.from_state(checkpoint.state)
-        must_fit(progress, self._first_ledger())
-        self.train_state = progress
+        train_state = TrainState.from_state(checkpoint.state)
+        check_same_run(train_state, self.stream.start.ledger)
+        self.train_state = train_state

@@ -28,9 +28,9 @@ from lengthen.experiments.runner import (
 from lengthen.experiments.status import directory, standing
 from lengthen.run import directory as runlog
 from lengthen.run.directory import MetricsLog
-from lengthen.training.loop import StopSignal
 from lengthen.util.disk import Disk
 from lengthen.util.errors import BusyError, DataError, StoppedError
+from lengthen.util.signals import StopSignal
 
 OPEN = ("missing", "begun")  # states of what is left to do
 

@@ -30,7 +30,6 @@ from lengthen.experiments.tune.trials import (
 )
 from lengthen.run import directory as runlog
 from lengthen.run.directory import MetricsLog
-from lengthen.training.loop import StopSignal
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.disk import Disk
 from lengthen.util.errors import (
@@ -42,6 +41,7 @@ from lengthen.util.errors import (
     StoppedError,
     StorageError,
 )
+from lengthen.util.signals import StopSignal
 
 PASSED_ON = (DataError, CheckpointError, MemoryLimitError, StorageError)
 

@@ -15,7 +15,7 @@ from math import inf
 from pathlib import Path
 from statistics import fmean
 
-from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.schema import Config, Model
 from lengthen.experiments.status import Standing, standing_of
 from lengthen.experiments.tune.problem import Question
@@ -212,7 +212,7 @@ def _seen(trial: Trial, standing: Standing) -> Seen:
 
 def redone(root: Path, trial: Trial) -> Work:
     """Return what a trial that goes on now computes again: all behind its newest checkpoint."""
-    saved = checkpoint.listed(RunPaths(place_of(root, trial)).checkpoints)
+    saved = list_checkpoints(RunPaths(place_of(root, trial)).checkpoints)
     kept = int(saved[0].name.removeprefix("step-")) if saved else 0
     metrics = read_running(root, trial).metrics
     before = (step["seconds"] for step in metrics.of("step") if step["step"] == kept)
