@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lengthen.evaluation.outcome import Curve, Measure
-from lengthen.evaluation.results import PLACES, Result
+from lengthen.evaluation.results import PLACES, Curve, Measure, Result
 from lengthen.reporting.curves import Curve as Line
 from lengthen.reporting.curves import Panel
 from lengthen.util.errors import printable
