@@ -36,7 +36,7 @@ from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
 from lengthen.util.disk import Disk
 
-SHAPE = {"layers": 12, "width": 80, "heads": 5, "length": 1024, "vocabulary": 50257}
+SHAPE: dict[str, Any] = {"layers": 12, "width": 80, "heads": 5, "length": 1024, "vocabulary": 50257}
 BATCHES = (1, 8, 32, 64)
 ITEMS = {"lambada": 500, "hellaswag": 250}
 BAR = 3.0  # times lm-eval's speed

@@ -31,7 +31,9 @@ from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear
 from lengthen.data.prepare import prepare
-from lengthen.run.directory import Record, RunPaths, last_record, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import last_record, read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord, to_json
 
 LOSS = 1e-9  # largest relative difference of a loss
 MEMORY = 0.01  # largest growth
@@ -42,6 +44,8 @@ START_SECONDS = 6.0  # within which a process starts up, on an idle machine
 STARTING = 0.1  # share of the kills that strike within them
 BEHIND_SECONDS = 0.05  # within which a kill follows the step that it waits for
 STUCK_SECONDS = 300.0  # without a step nothing more is to be expected
+Line = dict[str, Any]  # of a log
+
 EXACT = ("step", "tokens", "length", "rows", "lr", "joined")  # of a step line
 
 
@@ -192,7 +196,7 @@ def strike(process: subprocess.Popen[Any], victim: int | None) -> None:
 def step_of(run: Path) -> int:
     """Return the step that a run has come to."""
     last = last_record(RunPaths(run).metrics)
-    return 0 if last is None else int(last["step"])
+    return 0 if last is None else last.step
 
 
 def written(run: Path) -> int:
@@ -261,7 +265,7 @@ def growth(samples: Sequence[Sample], steps: int) -> float:
     return statistics.median(last) / statistics.median(first) - 1
 
 
-def difference(ours: Sequence[Record], theirs: Sequence[Record]) -> float:
+def difference(ours: Sequence[Line], theirs: Sequence[Line]) -> float:
     """Return the largest relative difference of two runs' losses; raises RuntimeError otherwise."""
     if len(ours) != len(theirs):
         raise RuntimeError(f"{len(ours)} lines where the unbroken run has {len(theirs)}")
@@ -283,8 +287,8 @@ def ledger(run: Path) -> object:
 def saves(run: Path) -> int:
     """Return the saves that the log tells of, those that a kill took back included."""
     logs = [log for log in (RunPaths(run).metrics, RunPaths(run).discarded) if log.exists()]
-    events = [event for log in logs for event in read_metrics(log).of("event")]
-    return sum(event["event"] == "saved" for event in events)
+    events = [event for log in logs for event in read_metrics(log).events]
+    return sum(event.name == "saved" for event in events)
 
 
 def soak(folder: Path, options: argparse.Namespace) -> list[str]:
@@ -302,12 +306,13 @@ def soak(folder: Path, options: argparse.Namespace) -> list[str]:
     changes = sum(a != b for a, b in pairwise([*(kill.ranks.world_size for kill in kills), 1]))
     print(f"changes of the number of processes: {changes}")
     wrong = []
-    for kind in ("step", "eval", "probe"):
-        logs = [read_metrics(RunPaths(run).metrics).of(kind) for run in (torn, whole)]
-        off = difference(*logs)
-        print(f"SOAK_LOSS_{kind.upper()}: {off:.1e}")
+    for kind in (StepRecord, EvalRecord, ProbeRecord):
+        metrics = [read_metrics(RunPaths(run).metrics) for run in (torn, whole)]
+        off = difference(*([to_json(record) for record in one.of(kind)] for one in metrics))
+        name = kind.__name__.removesuffix("Record").lower()
+        print(f"SOAK_LOSS_{name.upper()}: {off:.1e}")
         if off > LOSS:
-            wrong.append(f"a {kind} loss differs by {off:.1e}")
+            wrong.append(f"a {name} loss differs by {off:.1e}")
     print(f"SOAK_MINUTES: {(time.monotonic() - began) / 60:.1f}")
     if ledger(torn) != ledger(whole):
         wrong.append("the ledgers differ")

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from lengthen.analysis.instability import figure
 from lengthen.config.load import flat
 from lengthen.reporting.gather import NamedRun
+from lengthen.run.records import EvalRecord, ProbeRecord
 from lengthen.util.tables import Table
 
 SEED = "run.seed"
@@ -92,13 +92,14 @@ def _table(title: str, columns: Mapping[str, Facts], names: Sequence[str]) -> Ta
 
 def text_of(run: NamedRun, kind: str) -> Facts:
     """Return of what text a run's evaluations ("eval") or probes are; nothing without any."""
-    records = run.metrics.of(kind)
+    records: Sequence[EvalRecord | ProbeRecord]
+    records = run.metrics.evaluations if kind == "eval" else run.metrics.probes
     if not records:
         return {}
     settings = as_text(run.config)
     known = {name: settings[name] for name in SETTINGS[kind] if name in settings}
     known |= {name: str(run.environment[name]) for name in HASHES if run.environment.get(name)}
-    sizes = {size for record in records if (size := figure(record, "side_tokens"))}
+    sizes = {record.side_tokens for record in records if record.side_tokens}
     return known | ({READ: SEVERAL.join(f"{n:,.0f}" for n in sorted(sizes))} if sizes else {})
 
 
@@ -167,7 +168,7 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
 
 
 def _unchecked(runs: Sequence[NamedRun]) -> Iterator[str]:
-    evaluated = {run.name: text_of(run, "eval") for run in runs if run.metrics.of("eval")}
+    evaluated = {run.name: text_of(run, "eval") for run in runs if run.metrics.evaluations}
     missing = [name for name, known in evaluated.items() if not known.keys() & {READ, PART}]
     if missing and len(evaluated) > 1:
         who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"

@@ -1,12 +1,10 @@
 """What an adaptive pacing observed and decided: marks beside the curves of its run, and a table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from lengthen.analysis.instability import figure
 from lengthen.reporting.curves import Mark
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.directory import Metrics
+from lengthen.run.metrics import Metrics
 from lengthen.util.tables import Table, number
 
 NOTE = (
@@ -16,60 +14,21 @@ NOTE = (
 ROWS = 12  # of the table of decisions, about; many runs show fewer each
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What followed from one observation; lengths in tokens, losses in nats."""
-
-    step: float
-    length: float
-    next_length: float
-    loss: float | None  # None: not finite
-    best: float | None  # the lowest observed at this length before; None: there was no earlier one
-    calm: int  # observations in a row, up to this one, that were not above the best
-    lasted: float | None  # steps at this length; None: the log does not say
-
-    @property
-    def grew(self) -> bool:
-        """Whether the length changed."""
-        return self.next_length != self.length
-
-
-def decisions(metrics: Metrics) -> Iterator[Decision]:
-    """Yield every decision in the order of the log; a broken observation is left out."""
-    growths = [event for event in metrics.of("event") if event.get("event") == "length"]
-    lasted = {figure(event, "step"): figure(event, "held") for event in growths}
-    since, best, calm = 0.0, None, 0
-    for record in metrics.of("observation"):
-        step, length, after = (figure(record, name) for name in ("step", "length", "next_length"))
-        if step is None or length is None or after is None:
-            continue
-        loss = figure(record, "loss")
-        is_calm = loss is not None and (best is None or loss <= best)
-        calm = calm + 1 if is_calm else 0
-        if after != length:
-            yield Decision(step, length, after, loss, best, calm, lasted.get(step))
-            since, best, calm = step, None, 0
-        else:
-            yield Decision(step, length, after, loss, best, calm, step - since)
-            best = loss if is_calm else best
-
-
 def decided(metrics: Metrics) -> Iterator[Mark]:
     """Yield every decision at its step and the length that it led to."""
-    for one in decisions(metrics):
-        text = f"stayed at {one.length:g}"
+    for one in metrics.observations:
+        text = f"stayed at {one.length}"
         if one.grew:
-            after = "" if one.lasted is None else f" after {one.lasted:g} steps"
-            text = f"grew from {one.length:g} to {one.next_length:g}{after}"
+            text = f"grew from {one.length} to {one.next_length} after {one.held} steps"
         yield Mark(one.step, one.next_length, f"{text}, {_observed(one.loss)}", hollow=not one.grew)
 
 
 def observed(metrics: Metrics) -> Iterator[Mark]:
     """Yield every observed loss that is finite, at the tokens trained by then."""
-    for record in metrics.of("observation"):
-        tokens, loss, length = (figure(record, name) for name in ("tokens", "loss", "length"))
-        if tokens is not None and loss is not None and length is not None:
-            yield Mark(tokens, loss, f"{_observed(loss)} at length {length:g}", hollow=True)
+    for one in metrics.observations:
+        if one.loss is not None:
+            text = f"{_observed(one.loss)} at length {one.length}"
+            yield Mark(one.tokens, one.loss, text, hollow=True)
 
 
 def _observed(loss: float | None) -> str:
@@ -88,8 +47,7 @@ def table(runs: Sequence[NamedRun]) -> Table | None:
 
     Of a run with many growths it has the first and the last.
     """
-    rows = {run.name: list(_rows(run)) for run in runs}
-    rows = {name: own for name, own in rows.items() if own}
+    rows = {run.name: list(_rows(run)) for run in runs if run.metrics.observations}
     if not rows:
         return None
     each = max(1, ROWS // (2 * len(rows)))
@@ -109,21 +67,9 @@ def table(runs: Sequence[NamedRun]) -> Table | None:
 
 def _rows(run: NamedRun) -> Iterator[tuple[str, ...]]:
     """Yield the growths of a run, and its last decision whatever it was."""
-    every = list(decisions(run.metrics))
-    pacing = run.config.get("pacing")
-    patience = figure(pacing, "patience") if isinstance(pacing, dict) else None
+    every = run.metrics.observations
     for one in every:
         if one.grew or one is every[-1]:
-            numbers = (one.step, one.length, one.next_length, one.lasted)
-            yield (
-                *(number(value, 0) for value in numbers),
-                number(one.loss, 4, "not finite"),
-                number(one.best, 4),
-                _kind(one, patience),
-            )
-
-
-def _kind(one: Decision, patience: float | None) -> str:
-    if not one.grew:
-        return "not yet"
-    return "-" if patience is None else "calm" if one.calm >= patience else "forced"
+            counts = (f"{count:,}" for count in (one.step, one.length, one.next_length, one.held))
+            kind = "forced" if one.forced else "calm" if one.grew else "not yet"
+            yield (*counts, number(one.loss, 4, "not finite"), number(one.best, 4), kind)

@@ -105,7 +105,7 @@ def _file(name: str) -> str:
 
 
 def _header(title: str, runs: Sequence[NamedRun]) -> str:
-    steps = sum(len(run.metrics.of("step")) for run in runs)
+    steps = sum(len(run.metrics.steps) for run in runs)
     size = f"{_count(len(runs), 'run')}, {_count(steps, 'step')} in all"
     size = size if runs else "worked out, before any run"
     return (

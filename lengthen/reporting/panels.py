@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from lengthen.analysis.instability import finite
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.reporting import comparability
 from lengthen.reporting.curves import Curve, Mark, Panel, thin
 from lengthen.reporting.decisions import decided, fewer, observed
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.directory import Metrics, Record
+from lengthen.run.metrics import Metrics
+from lengthen.run.records import LARGEST, EvalRecord, ProbeRecord, StepRecord
 
 # What curves run along: field of a record -> its name on an axis.
 AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
+Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
 LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
 
 
@@ -24,14 +26,14 @@ class _Plot:
     title: str
     field: str
     unit: str
-    kind: str = "step"  # of the records
+    kind: type[Drawn] = StepRecord
     along: str = "step"
     log: bool = False
     marks: Callable[[Metrics], Iterable[Mark]] | None = None
 
 
 LOSS_RATIO = ("loss_ratio", "loss / lowest so far")
-PERPLEXITY = ("perplexity", "perplexity", "eval")
+PERPLEXITY = ("perplexity", "perplexity", EvalRecord)
 PLOTS = (
     _Plot("Validation perplexity by step", *PERPLEXITY, "step", log=True),
     _Plot("Validation perplexity by token", *PERPLEXITY, "tokens", log=True),
@@ -44,7 +46,7 @@ PLOTS = (
         marks=observed,
     ),
     _Plot("Loss ratio of the steps", *LOSS_RATIO),
-    _Plot("Loss ratio of the probe, at full length", *LOSS_RATIO, "probe"),
+    _Plot("Loss ratio of the probe, at full length", *LOSS_RATIO, ProbeRecord),
     _Plot("Variance norm", "variance_norm", "l1 norm of √v", log=True),
     _Plot("Variance max", "variance_max", "largest √v", log=True),
     _Plot("Gradient norm, before clipping", "grad_norm", "l2 norm"),
@@ -67,7 +69,10 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
         run.name: [_curve(plot, run, (families or {}).get(run.name, ""), most) for plot in PLOTS]
         for run in runs
     }
-    groups = {kind: comparability.named_groups(runs, kind) for kind in comparability.SETTINGS}
+    groups: dict[type[Drawn], list[tuple[str, list[NamedRun]]]] = {
+        EvalRecord: comparability.named_groups(runs, "eval"),
+        ProbeRecord: comparability.named_groups(runs, "probe"),
+    }
     return [
         Panel(
             f"{plot.title} ({text})" if text else plot.title,
@@ -79,7 +84,7 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
             log_y=plot.log,
         )
         for number, plot in enumerate(PLOTS)
-        for text, members in groups.get(plot.kind, [("", runs)])
+        for text, members in groups.get(plot.kind, [("", list(runs))])
     ]
 
 
@@ -91,26 +96,25 @@ def points_per_curve(runs: int) -> int:
 def _curve(plot: _Plot, run: NamedRun, family: str, most: int) -> Curve:
     points, breaks = [], []
     for record in run.metrics.of(plot.kind):
-        x, y = finite(record.get(plot.along)), _value(record, plot.field)
+        x, y = _value(record, plot.along), _value(record, plot.field)
         if x is None:
             continue
         if y is not None:
             points.append((x, y))
-        elif not _is_finite(record):
+        elif not record.is_finite:
             breaks.append((x, 0.0))
     marks = fewer(list(plot.marks(run.metrics)), most) if plot.marks else ()
     crosses = [x for x, _ in thin(breaks, most)]
     return Curve(run.name, thin(points, most), family, crosses, marks)
 
 
-def _value(record: Record, field: str) -> float | None:
+def _value(record: Drawn, field: str) -> float | None:
+    """Return what a curve has of a record; None where it is absent, or too large to be drawn."""
+    value: float | None
     if field != STEP_TOKENS:
-        return finite(record.get(field))
-    rows, length = finite(record.get("rows")), finite(record.get("length"))
-    return None if rows is None or length is None else finite(rows * length)
-
-
-def _is_finite(record: Record) -> bool:
-    # A loss ratio is also missing where there is no earlier loss, and that is no fault.
-    losses = record.get("loss", 0.0), record.get("perplexity", 0.0)
-    return record.get("finite") is not False and None not in losses
+        value = getattr(record, field)
+    elif not isinstance(record, StepRecord) or record.rows is None or record.length is None:
+        value = None
+    else:
+        value = record.rows * record.length
+    return None if value is None or value > LARGEST else value

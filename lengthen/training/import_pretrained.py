@@ -29,6 +29,7 @@ from lengthen.distributed.launch import join_process_group
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
+from lengthen.run.records import Event, to_json
 from lengthen.training.start import choose_micro_tokens, write_run_files
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -155,7 +156,6 @@ def _first_state(
 
 def _write_log(disk: Disk, paths: RunPaths, folder: Path) -> int:
     """Write the log, with an event that names the folder; return its bytes."""
-    moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
-    record = {**moment, "source": folder.resolve().name}
+    record = to_json(Event("imported", 0, 0, {"source": folder.resolve().name}))
     line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
     return disk.write_file(paths.metrics, line).size

@@ -43,7 +43,9 @@ from lengthen.distributed.memory import (
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
-from lengthen.run.directory import MetricsLog, RunPaths
+from lengthen.run.directory import RunPaths
+from lengthen.run.environment import environment
+from lengthen.run.metrics import JsonLines, cut_metrics
 from lengthen.training.loop import RunSummary, TrainingLoop
 from lengthen.training.ownership import check_still_new, own_directory
 from lengthen.training.trainer import Trainer
@@ -195,7 +197,7 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
     # Checkpoints first: a newer one could not be resumed from once its lines are cut.
     supersede_after(disk, paths.checkpoints, start.step)
-    discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
+    discarded = cut_metrics(disk, paths, log_size(start.state))
     with suppress(DataError):  # a file that is not ours is shown by nobody, and stays
         set_aside(disk, paths.evaluations, lambda result: (result.step or 0) > start.step)
     disk.replace_file(paths.config, config.to_toml().encode())
@@ -288,13 +290,13 @@ def write_run_files(
     disk: Disk, paths: RunPaths, tokenizer: Mapping[str, bytes], **facts: object
 ) -> None:
     """Write the environment, with `facts` in it, and the files of the tokenizer."""
-    environment = runlog.environment(sys.argv) | {
+    recorded = environment(sys.argv) | {
         "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
         "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
         **facts,
     }
-    disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
+    disk.write_file(paths.environment, json.dumps(recorded, indent=1).encode())
     for name, data in tokenizer.items():
         disk.write_file(paths.root / name, data)
 
@@ -320,7 +322,7 @@ def _build_loop(
     context, run, saving = trainer.context, trainer.config.run, trainer.config.saving
     log = None
     if context.is_rank_zero:
-        log = stack.enter_context(closing(MetricsLog(disk.at("log"), paths.metrics)))
+        log = stack.enter_context(closing(JsonLines(disk.at("log"), paths.metrics)))
     checkpoints = stack.enter_context(
         checkpoint_manager(
             disk.at("save"),

@@ -9,7 +9,8 @@ import pytest
 
 from lengthen.checkpoint.verify import damage, list_checkpoints
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from tests.conftest import Configure, in_a_child
@@ -82,8 +83,8 @@ def test_f01_f13_a_new_run_killed_anywhere(
 
         assert killed_in(begin, at)
         log = RunPaths(run).metrics
-        logged = read_metrics(log).of("event") if log.exists() else []
-        saved = [event["name"] for event in logged if event["event"] == "saved"]
+        logged = read_metrics(log).events if log.exists() else []
+        saved = [event.facts["name"] for event in logged if event.name == "saved"]
         there = [path.name for path in list_checkpoints(RunPaths(run).checkpoints)]
         assert max(there, default="") >= max(saved, default="")
         goes_on(config, run, tmp_path / "unbroken")

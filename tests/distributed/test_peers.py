@@ -15,7 +15,8 @@ import pytest
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, owned, read_metrics
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util import faults
 from lengthen.util.disk import Disk
@@ -100,8 +101,8 @@ def test_f22_who_is_left_says_so_and_saves_nothing(
     log = RunPaths(tmp_path / "run").metrics
     line = error_line(errors)
     assert f"rank {1 - dead} lost another rank after step" in line
-    saved = [line for line in read_metrics(log).of("event") if line["event"] == "saved"]
-    assert line.endswith(f"continues from {saved[-1]['name']}")
+    saved = [line for line in read_metrics(log).events if line.name == "saved"]
+    assert line.endswith(f"continues from {saved[-1].facts['name']}")
     assert dead == 0 or not list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
     both[dead].communicate()
 
@@ -117,7 +118,7 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
     both[1].send_signal(signal.SIGTERM)
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [143, 143]
-    last = steps(tmp_path / "run")[-1]["step"]
+    last = steps(tmp_path / "run")[-1].step
     assert all(line.startswith(f"lengthen: stopped after step {last}, ") for line in lines)
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == last
 
@@ -221,7 +222,7 @@ def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:
         with suppress(StorageError):
             train(config, folder / str(number), quiet=True)
             log = read_metrics(RunPaths(folder / str(number)).metrics)
-            assert any(event["event"] == "save_failed" for event in log.of("event"))
+            assert any(event.name == "save_failed" for event in log.events)
             ask_for("")
             return number
     raise AssertionError("no save forces the log onto the disk")
@@ -238,9 +239,9 @@ def test_f05_a_log_that_cannot_be_forced_onto_the_disk_is_a_failed_save_of_all_r
     errors = [rank.communicate(timeout=120)[1] for rank in both]
     assert [rank.returncode for rank in both] == [0, 0], errors
     log = read_metrics(RunPaths(tmp_path / "run").metrics)
-    (failed,) = (event for event in log.of("event") if event["event"] == "save_failed")
-    assert "metrics.jsonl: input/output error" in failed["reason"]
-    assert log.of("event")[-1]["event"] == "finished"
+    (failed,) = (event for event in log.events if event.name == "save_failed")
+    assert "metrics.jsonl: input/output error" in failed.facts["reason"]
+    assert log.events[-1].name == "finished"
 
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -305,5 +306,5 @@ def test_f22_f23_the_launcher_brings_a_run_to_its_end_whose_worker_was_killed(
     os.kill(worker(launcher, 1), signal.SIGKILL)
     finished(launcher)
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
-    events = [line["event"] for line in read_metrics(RunPaths(run).metrics).of("event")]
+    events = [line.name for line in read_metrics(RunPaths(run).metrics).events]
     assert "resumed" in events

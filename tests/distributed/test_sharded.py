@@ -1,6 +1,5 @@
 """Weights and moments over several processes: the same run as on one, and on any number of them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from safetensors.torch import load_file
 from lengthen.checkpoint import read as checkpoint
 from lengthen.cli.main import main
 from lengthen.config.schema import Config
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training.start import train
 from scripts.soak import strike
 from tests.conftest import Configure
@@ -48,21 +49,22 @@ def written(config: Config, path: Path, **run: object) -> str:
     return str(path)
 
 
-def steps(run: Path) -> list[Record]:
-    return read_metrics(RunPaths(run).metrics).of("step")
+def steps(run: Path) -> list[StepRecord]:
+    return read_metrics(RunPaths(run).metrics).steps
 
 
 def ledger(run: Path) -> object:
     return checkpoint.load_newest(RunPaths(run).checkpoints)[0].state["ledger"]
 
 
-def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) -> None:
+def same(ours: list[StepRecord], theirs: list[StepRecord], loss: float, monitor: float) -> None:
     assert ours
     for mine, other in zip(ours, theirs, strict=True):
-        assert [mine[name] for name in EXACT] == [other[name] for name in EXACT]
-        assert mine["loss"] == pytest.approx(other["loss"], rel=loss)
+        assert [getattr(mine, name) for name in EXACT] == [getattr(other, name) for name in EXACT]
+        assert mine.loss == pytest.approx(other.loss, rel=loss)
         for name in MONITOR:
-            assert (mine[name] or 0) == pytest.approx(other[name] or 0, rel=monitor)
+            ours_, theirs_ = (getattr(one, name) or 0 for one in (mine, other))
+            assert ours_ == pytest.approx(theirs_, rel=monitor)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +94,12 @@ def test_the_same_run_on_several_processes(
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
     assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
-    for kind in ("eval", "probe"):
+    for kind in (EvalRecord, ProbeRecord):
         logs = [
             read_metrics(RunPaths(tmp_path / name).metrics).of(kind) for name in ("one", "many")
         ]
         for mine, other in zip(*logs, strict=True):
-            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-9)
+            assert mine.loss == pytest.approx(other.loss, rel=1e-9)
 
 
 @pytest.mark.slow
@@ -187,9 +189,9 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     finished(torchrun(1, *words))
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
-    worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
-    assert any("world_size was 1, is 2" in json.dumps(line) for line in worlds)
-    assert any("world_size was 2, is 1" in json.dumps(line) for line in worlds)
+    worlds = [line for line in read_metrics(RunPaths(run).metrics).events if "text" in line.facts]
+    assert any("world_size was 1, is 2" in line.facts["text"] for line in worlds)
+    assert any("world_size was 2, is 1" in line.facts["text"] for line in worlds)
 
 
 def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(

@@ -14,7 +14,8 @@ import torch
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.cli.main import entry, main
 from lengthen.distributed.subnormals import GRAIN, flush_subnormals, flushes_subnormals
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume
 from tests.conftest import Configure, in_a_child
 from tests.exchange.made import TINY, saved_run
@@ -108,8 +109,8 @@ def test_a_run_that_goes_on_in_the_other_mode_says_so(
     assert in_a_child(partial(computed, training(configured, tmp_path))) == 0
     run = tmp_path / "trained"
     resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
-    events = read_metrics(RunPaths(run).metrics).of("event")
-    notes = [event["text"] for event in events if "flush" in event.get("text", "")]
+    events = read_metrics(RunPaths(run).metrics).events
+    notes = [event.facts["text"] for event in events if "flush" in event.facts.get("text", "")]
     rule = "equal to rounding, not to the last digit"
     assert notes == [f"flush_subnormals was True, is False: {rule}"]
 

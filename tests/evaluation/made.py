@@ -25,8 +25,8 @@ needs_sets = pytest.mark.skipif(
 
 def tiny_model(micro_tokens: int = 512, *, length: int = 48) -> EvalModel:
     """A model of bytes in float64 whose logits are far apart."""
-    shape = {"layers": 2, "width": 16, "heads": 2, "vocabulary": 257}
-    model = GPT(**shape, length=length, init_std=0.5).double().eval()
+    model = GPT(layers=2, width=16, heads=2, vocabulary=257, length=length, init_std=0.5)
+    model.double().eval()
     model.initialise(torch.Generator().manual_seed(0))
     context = DistributedContext(torch.device("cpu"), "fp64")
     return EvalModel("tiny", model, resolve("bytes"), context, micro_tokens)

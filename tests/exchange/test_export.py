@@ -10,7 +10,7 @@ import torch
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.exchange.export import NAMES, export
 from lengthen.exchange.pretrained import read
-from lengthen.run.directory import read_metrics
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import (
@@ -35,13 +35,13 @@ def test_an_export_has_six_files_and_a_card_with_the_facts(
     train(config, tmp_path / "run", quiet=True)
     name, notes = export(tmp_path / "run", tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == NAMES
-    evaluations = read_metrics(tmp_path / "run/metrics.jsonl").of("eval")
+    evaluations = read_metrics(tmp_path / "run/metrics.jsonl").evaluations
     text = (tmp_path / "hf/README.md").read_text(encoding="utf-8")
     step = int(name.removeprefix("step-"))
     for fact in (
         f"| steps | {step:,} |",
-        f"| trained tokens | {evaluations[-1]['tokens']:,} |",
-        f"| final validation loss | {evaluations[-1]['loss']:.4f} nats per token, at full length",
+        f"| trained tokens | {evaluations[-1].tokens:,} |",
+        f"| final validation loss | {evaluations[-1].loss:.4f} nats per token, at full length",
         "| pacing | kind linear, start 8, end 64, duration 12, multiple 8 |",
         f"torch {version('torch')}",
         "learning_rate = 0.01",

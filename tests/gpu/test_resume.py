@@ -12,7 +12,8 @@ from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import UnstableError
@@ -57,7 +58,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
 
 
 def evaluated(run: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(RunPaths(run).metrics).of("eval")]
+    return [line.loss or 0.0 for line in read_metrics(RunPaths(run).metrics).evaluations]
 
 
 def test_without_equal_bits_a_resumed_run_parts_by_rounding_alone(
@@ -84,7 +85,7 @@ def test_a_checkpoint_goes_on_on_a_processor_and_back(
     newest = list_checkpoints(RunPaths(run).checkpoints)[0].name
     config = on_device()
     losses = [restored(run, newest, trainer_on(config, where)).evaluate() for where in ("", "cpu")]
-    here, there = (record["loss"] for record in losses if record is not None)
+    here, there = (record.loss for record in losses if record is not None)
     assert here == pytest.approx(there, rel=1e-5)
     assert here == pytest.approx(evaluated(run)[-1], rel=1e-5)
 
@@ -121,7 +122,7 @@ def test_f32_a_run_stops_at_a_step_that_is_not_finite_and_can_go_on_past_it(
         poisoned(on_device(budget=SHORT), run, ask_for, 4)
     ask_for("")
     resume(run, quiet=True)
-    assert all(line.get("finite", True) for line in read_metrics(RunPaths(run).metrics).of("step"))
+    assert all(line.finite for line in read_metrics(RunPaths(run).metrics).steps)
 
 
 def test_f32_a_run_skips_a_step_that_is_not_finite_where_it_is_told_to(
@@ -130,7 +131,7 @@ def test_f32_a_run_skips_a_step_that_is_not_finite_where_it_is_told_to(
     run = tmp_path / "run"
     poisoned(on_device(budget=SHORT, run={"on_nonfinite": "skip"}), run, ask_for, 4)
     metrics = read_metrics(RunPaths(run).metrics)
-    assert [line["step"] for line in metrics.of("event") if line["event"] == "skipped"] == [5]
+    assert [line.step for line in metrics.events if line.name == "skipped"] == [5]
     saved = [checkpoint.load_step(RunPaths(run).checkpoints, name_of(n)) for n in (4, 5)]
     for name, tensor in saved[0].tensors["optimizer"].items():
         assert torch.equal(saved[1].tensors["optimizer"][name], tensor)

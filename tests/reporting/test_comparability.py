@@ -12,10 +12,11 @@ from lengthen.reporting.gather import NamedRun, gather
 from lengthen.reporting.html import write
 from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines
-from lengthen.run.directory import Metrics, Record
+from lengthen.run.metrics import Metrics
 from lengthen.training.start import resume, train
 from lengthen.util.tables import Table
 from tests.conftest import Configure
+from tests.logs import Line, metrics
 
 VALIDATION = "Validation perplexity by step"
 PROBE = "Loss ratio of the probe, at full length"
@@ -31,7 +32,7 @@ def run(
     valid: str = "",
 ) -> NamedRun:
     """A run of two steps and evaluations, the losses falling from 6 to 5."""
-    records: list[Record] = []
+    records: list[Line] = []
     for number in (1, 2):
         at = {"step": number, "tokens": 100 * number, "seconds": 1.0 * number}
         loss = 7.0 - number
@@ -44,7 +45,7 @@ def run(
             {"kind": "probe", **at, **figures, **probe_side},
         ]
     environment = {"tokenizer": "t", "valid": valid} if valid else {}
-    return NamedRun(name, Metrics(tuple(records), 0), environment, config or {})
+    return NamedRun(name, metrics(*records), environment, config or {})
 
 
 def first_at(*runs: NamedRun) -> Table:

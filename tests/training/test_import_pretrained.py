@@ -18,7 +18,8 @@ from lengthen.data.prepare import prepare
 from lengthen.evaluation.generate import sample
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.import_pretrained import import_pretrained
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
@@ -91,10 +92,13 @@ def test_training_goes_on_from_the_weights_of_the_folder(
     assert summary.steps == 4
     metrics = read_metrics(tmp_path / "run/metrics.jsonl")
     # The loss of a new model would be log 257 = 5.5; this one has learned something.
-    learned = read_metrics(trained / "run/metrics.jsonl").of("eval")[-1]["loss"]
-    assert abs(metrics.of("step")[0]["loss"] - learned) < 0.2
-    assert [event["event"] for event in metrics.of("event")][:2] == ["imported", "resumed"]
-    assert not [event for event in metrics.of("event") if event["event"] == "note"]
+    learned = read_metrics(trained / "run/metrics.jsonl").evaluations[-1].loss
+    first, before = metrics.steps[0].loss, learned
+    assert first is not None
+    assert before is not None
+    assert abs(first - before) < 0.2
+    assert [event.name for event in metrics.events][:2] == ["imported", "resumed"]
+    assert not [event for event in metrics.events if event.name == "note"]
 
 
 def test_going_on_is_as_exact_as_any_resume(hf: Path, store: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
-from lengthen.run.directory import Metrics, read_metrics
+from lengthen.run.metrics import Metrics, read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training import trainer as trainer_module
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
@@ -41,8 +42,8 @@ def test_f03_one_failed_save_is_an_event_and_training_goes_on(
 ) -> None:
     config = configured(saving={"every_steps": 4, "keep": 2})
     train(config, tmp_path / "run", disk=full_while_saving({"step-00000008"}), quiet=True)
-    events = read_metrics(tmp_path / "run" / "metrics.jsonl").of("event")
-    assert [event["step"] for event in events if event["event"] == "save_failed"] == [8]
+    events = read_metrics(tmp_path / "run" / "metrics.jsonl").events
+    assert [event.step for event in events if event.name == "save_failed"] == [8]
     assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step > 8
 
 
@@ -69,7 +70,7 @@ def test_going_back_to_an_older_checkpoint_starts_a_line_of_its_own(
     assert newest.step == last
     assert len(list((run / "checkpoints").glob("superseded-step-*"))) == last - 5
     resume(run, settings={"budget": {"tokens": 12_000}}, quiet=True)
-    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl").of("step")]
+    steps = [line.step for line in read_metrics(run / "metrics.jsonl").steps]
     assert steps == list(range(1, len(steps) + 1))
 
 
@@ -93,8 +94,10 @@ def test_a_budget_below_what_is_trained_changes_nothing(
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:
-    kept = [r for kind in ("step", "eval", "probe") for r in metrics_of(run).of(kind)]
-    return {(record["kind"], record["step"]): record["loss"] for record in kept}
+    metrics = metrics_of(run)
+    kept: list[StepRecord | EvalRecord | ProbeRecord]
+    kept = [*metrics.steps, *metrics.evaluations, *metrics.probes]
+    return {(record.kind, record.step): record.loss or 0.0 for record in kept}
 
 
 def metrics_of(run: Path) -> Metrics:
@@ -121,10 +124,10 @@ def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_th
     assert short == pytest.approx(enough, rel=1e-9)
     for number in (step - 1, step, step + 1):
         assert ledger_at(tmp_path / "short", number) == ledger_at(tmp_path / "enough", number)
-    events = [e for e in metrics_of(tmp_path / "short").of("event") if e["event"] != "saved"]
-    assert [(e["event"], e["step"], e.get("micro_tokens")) for e in events] == [
+    events = [e for e in metrics_of(tmp_path / "short").events if e.name != "saved"]
+    assert [(e.name, e.step, e.facts.get("micro_tokens")) for e in events] == [
         ("micro_tokens_lowered", step, found),
-        ("finished", len(metrics_of(tmp_path / "short").of("step")), None),
+        ("finished", len(metrics_of(tmp_path / "short").steps), None),
     ]
     saved = checkpoint.load_newest(tmp_path / "short" / "checkpoints")[0].state
     assert saved["micro_tokens"] == saved["numerics"]["micro_tokens"] == found
@@ -140,7 +143,7 @@ def test_f35_a_restart_goes_on_in_the_smaller_passes(
     ask_for("")
     train(configured(budget={"tokens": 2000}), run, resume="auto", quiet=True)
     assert load(str(run / "config.toml"))[0].batch.micro_tokens == 128
-    notes = [e for e in metrics_of(run).of("event") if e["event"] == "note"]
+    notes = [e for e in metrics_of(run).events if e.name == "note"]
     assert notes == []
 
 
@@ -155,8 +158,8 @@ def test_f35_a_restart_that_asks_for_smaller_passes_than_the_run_has_gets_them(
     smaller = configured(budget={"tokens": 2000}, batch=small)
     train(smaller, run, resume="auto", quiet=True)
     assert load(str(run / "config.toml"))[0].batch.micro_tokens == 64
-    (resumed,) = [e for e in metrics_of(run).of("event") if e["event"] == "resumed"]
-    assert resumed["overrides"] == {"batch": {"micro_tokens": 64}}
+    (resumed,) = [e for e in metrics_of(run).events if e.name == "resumed"]
+    assert resumed.facts["overrides"] == {"batch": {"micro_tokens": 64}}
 
 
 def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
@@ -207,7 +210,7 @@ def test_f05_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
     config = configured(saving={"every_steps": 0})
     with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left"):
         train(config, tmp_path / "run", disk=Disk(before=before), quiet=True)
-    last = read_metrics(metrics).of("step")[-1]["step"]
+    last = read_metrics(metrics).steps[-1].step
     # The step whose line found no room is in the checkpoint all the same.
     assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step == last + 1
     resume(tmp_path / "run", quiet=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.run.directory import Record
 from scripts.soak import Sample, difference, growth, plan, strike
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ def test_kills_are_many_at_ever_later_steps_and_the_processes_change_as_often_as
     assert any(kill.after is None for kill in kills)
 
 
-def lines(*losses: float, rows: int = 8) -> list[Record]:
+def lines(*losses: float, rows: int = 8) -> list[dict[str, float]]:
     rest = {"tokens": 64, "length": 8, "rows": rows, "lr": 0.1, "joined": 0.0}
     return [{"step": n, "loss": loss, **rest} for n, loss in enumerate(losses)]
 

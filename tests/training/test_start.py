@@ -21,7 +21,8 @@ from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError, SettingError, StorageError
@@ -33,8 +34,8 @@ NOBODY = 65534
 
 
 def events(run: Path, name: str) -> list[int]:
-    found = read_metrics(RunPaths(run).metrics).of("event")
-    return [event["step"] for event in found if event["event"] == name]
+    found = read_metrics(RunPaths(run).metrics).events
+    return [event.step for event in found if event.name == name]
 
 
 def saved(run: Path) -> list[str]:
@@ -300,10 +301,10 @@ def test_f28_no_clock_that_jumps_changes_a_run_or_its_seconds(
     os.utime(newest, (0, 0))  # 1970
     os.utime(older, (4_102_444_800, 4_102_444_800))  # 2100
     resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
-    steps = read_metrics(RunPaths(run).metrics).of("step")
+    steps = read_metrics(RunPaths(run).metrics).steps
     assert events(run, "resumed") == [int(newest.name.removeprefix("step-"))]
-    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
-    seconds = [step["seconds"] for step in steps]
+    assert [step.step for step in steps] == list(range(1, len(steps) + 1))
+    seconds = [step.seconds or 0.0 for step in steps]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)
     assert seconds[-1] < time.monotonic() - began

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util import faults
 from lengthen.util.disk import Disk
@@ -90,8 +91,8 @@ def test_a_step_told_to_is_not_finite_and_no_other(
 ) -> None:
     ask_for("step:4:nan")
     train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", quiet=True)
-    steps = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
-    assert [step["step"] for step in steps if step["loss"] is None] == [4]
+    steps = read_metrics(RunPaths(tmp_path / "run").metrics).steps
+    assert [step.step for step in steps if step.loss is None] == [4]
 
 
 @pytest.mark.parametrize(

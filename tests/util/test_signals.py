@@ -13,7 +13,8 @@ import pytest
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from tests.checkpoint.test_kills import goes_on
 from tests.conftest import AskFor, Configure, in_a_child
@@ -28,7 +29,7 @@ def saved_to_the_last_line(run: Path) -> bool:
     paths = RunPaths(run)
     newest = checkpoint.load_newest(paths.checkpoints)[0].step
     nothing_left = not list(paths.checkpoints.glob(".t*"))
-    return nothing_left and newest == read_metrics(paths.metrics).of("step")[-1]["step"]
+    return nothing_left and newest == read_metrics(paths.metrics).steps[-1].step
 
 
 @pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
@@ -150,5 +151,5 @@ def test_f21_a_reader_of_the_output_that_is_gone_stops_nothing(
             run.stdout.close()
             assert head.communicate()[0].startswith(b"run")
         assert run.wait() == 0
-    events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
-    assert events[-1]["event"] == "finished"
+    events = read_metrics(RunPaths(tmp_path / "run").metrics).events
+    assert events[-1].name == "finished"
