@@ -158,6 +158,13 @@ class Store:
         """Raise DataError where a file has changed its size since, as `open` would."""
         _must_be_whole(self.path, self.manifest)
 
+    def sequences(self, length: int) -> int:
+        """Return N, the number of sequences of `length` tokens in the training part.
+
+        Each has a target for its last token, which may be the first token of the next sequence.
+        """
+        return (len(self.train) - 1) // length
+
     @property
     def id(self) -> str:
         """32 hexadecimal digits: equal for equal tokens, tokenizer and counts."""

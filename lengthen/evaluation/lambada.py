@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.core.shuffle import sub_seed
-from lengthen.evaluation.loss import perplexity
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome, standard_error

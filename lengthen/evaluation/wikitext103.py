@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.data.store import read_limited
-from lengthen.evaluation.loss import perplexity
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.results import Measure, Outcome
 from lengthen.evaluation.scoring import Score, score_windows
