@@ -20,7 +20,7 @@ from lengthen.data.tokenizer_folder import TextTokenizer
 from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.device import device_of
 from lengthen.evaluation.results import weights_at
-from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder
+from lengthen.exchange.pretrained import CONFIG, Pretrained, read_folder, read_run
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import DataError, SettingError
@@ -165,7 +165,7 @@ def load(model: NamedModel, precision: str | None) -> LoadedModel:
     """Return the model on its device: a GPU if there is one.
 
     Float64 weights stay so where no precision is named; all others are float32. Raises what
-    `load_newest`, `load_step`, `of_run` and `read_folder` raise.
+    `load_newest`, `load_step`, `read_run` and `read_folder` raise.
     """
     pretrained, step, weights, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
@@ -186,7 +186,7 @@ def _read(model: NamedModel) -> tuple[Pretrained, int | None, str | None, list[s
         saved = load_step(run.checkpoints, model.checkpoint)
     else:
         saved, notes = load_newest(run.checkpoints)
-    return of_run(run, config, saved), saved.step, weights_at(saved.path), notes
+    return read_run(run, config, saved), saved.step, weights_at(saved.path), notes
 
 
 def digest(weights: Tensors) -> str:

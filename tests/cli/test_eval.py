@@ -282,7 +282,7 @@ def test_an_export_written_anew_has_no_results_of_its_old_weights(made: Path) ->
     hf, run = made / "hf", made / "run"
     assert asked(made, str(hf), "--tasks", "lambada") == 0
     shutil.rmtree(hf)
-    export(run, hf, name="step-00000004")
+    export(run, hf, checkpoint="step-00000004")
     assert asked(made, str(hf), "--tasks", "wikitext103") == 0
     assert [one.outcome.task for one in read(made / "hf.evaluations.json")] == ["wikitext103"]
 

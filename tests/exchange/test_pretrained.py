@@ -174,7 +174,7 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
     ),
     "tied head off": (
         CheckpointError,
-        "has no lm_head.weight, which config.json says is another than wte.weight",
+        "has no lm_head.weight, which config.json says differs from wte.weight",
         lambda f: configured_as(f, tie_word_embeddings=False),
     ),
     "another head": (CheckpointError, "is not tied", lambda f: rewritten(f, untied)),
