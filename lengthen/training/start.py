@@ -85,7 +85,7 @@ def train(
     ...     "laptop-2min", data="store", out="runs/second", settings=small, quiet=True
     ... )
     >>> summary.tokens, summary.validation_loss < 6
-    (19984, True)
+    (19936, True)
     """
     if resume not in (None, "auto"):
         raise SettingError("resume", 'must be "auto" or None', resume)
@@ -141,7 +141,7 @@ def resume(
 
     >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
     >>> summary.tokens
-    29984
+    30000
     """
     paths = runlog.open_run(as_path("run", run))
     overrides = nested(settings)

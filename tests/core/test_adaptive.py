@@ -110,11 +110,11 @@ def states(trainer: Trainer) -> dict[str, Any]:
     while trainer.schedule.step_plan(trainer.train_state.counters) is not None:
         if trainer.schedule.observes(trainer.train_state.counters):
             record = trainer.observe()
-            state = trainer.train_state.counters.grown
+            state = trainer.train_state.counters.adaptive
             assert record is not None
             assert state is not None
             losses.append(record.loss)
-            grown.append({**asdict(state), "best": None})  # the losses say it to rounding
+            grown.append({**asdict(state), "lowest": None})  # the losses say it to rounding
         trainer.step()
     return {"losses": losses, "grown": grown}
 
