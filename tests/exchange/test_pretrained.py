@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from lengthen.evaluation.sample import sample
+from lengthen.evaluation.generate import sample
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read, read_folder
 from lengthen.util.errors import (
