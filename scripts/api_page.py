@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["Store", "train", "resume"],
     "Plan": ["plan"],
-    "After training": ["load", "read_metrics"],
+    "After training": ["load", "evaluate", "report", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
@@ -25,6 +25,11 @@ RESULTS = [
     "planning.forecast.Forecast",
     "planning.plan.Plan",
     "exchange.pretrained.TrainedModel",
+    "evaluation.evaluate.Evaluations",
+    "evaluation.results.Result",
+    "evaluation.results.Outcome",
+    "evaluation.results.Measure",
+    "reporting.report.Report",
     "run.metrics.Metrics",
     "run.records.StepRecord",
     "run.records.EvalRecord",
