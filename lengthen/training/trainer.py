@@ -16,6 +16,7 @@ from lengthen.checkpoint.restore import build_model, load_moments, load_weights,
 from lengthen.checkpoint.train_state import TrainState, check_same_run
 from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
+from lengthen.core.custom_pacing import Custom
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none, perplexity
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
@@ -306,7 +307,13 @@ class Trainer:
             "store_id": self.store.id,
             "settings": as_trained(self.config),
             "numerics": self.numerics(),
+            **self._pacing_values(),
         }
+
+    def _pacing_values(self) -> State:
+        """Return the values that a function as the pacing gave so far."""
+        pacing, steps = self.schedule.pacing, self.train_state.counters.step
+        return {"pacing_values": pacing.record(steps)} if isinstance(pacing, Custom) else {}
 
     def numerics(self) -> dict[str, object]:
         """Return what the last digits depend on; equal records promise equal bits on a CPU."""
@@ -339,4 +346,7 @@ class Trainer:
         load_moments(self.optimizer, self.model, checkpoint)
         train_state = TrainState.from_state(checkpoint.state)
         check_same_run(train_state, self.stream.start.ledger)
+        if isinstance(self.schedule.pacing, Custom):
+            recorded = checkpoint.state.get("pacing_values")
+            self.schedule.pacing.check_record(recorded, train_state.counters.step)
         self.train_state = train_state
