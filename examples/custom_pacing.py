@@ -11,7 +11,7 @@ import lengthen
 
 def doubled(step: int) -> int:
     """Return the length of a step, in tokens: twice as long every 20 steps."""
-    return min(256, 8 * 2 ** (step // 20))
+    return min(256, 8 << step // 20)
 
 
 store, run, *more = sys.argv[1:]
@@ -20,5 +20,5 @@ settings = {
     "budget.tokens": int(more[0]) if more else 1_000_000,
 }
 print(lengthen.train("laptop-2min", run, data=store, settings=settings))
-lengths = sorted({step.length for step in lengthen.read_metrics(run).steps})
+lengths = sorted({step.length or 0 for step in lengthen.read_metrics(run).steps})
 print("lengths", *lengths)
