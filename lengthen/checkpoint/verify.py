@@ -27,7 +27,7 @@ def _store(path: Path) -> list[str]:
     problems = store.verify(path)
     if problems:
         raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-    extra = [f"warning: {path} holds {name} too" for name in store.strangers(path)]
+    extra = [f"warning: {path} holds {name} too" for name in store.extra_files(path)]
     return [f"store {path}: every byte as its manifest says", *extra]
 
 

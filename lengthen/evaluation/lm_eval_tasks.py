@@ -17,12 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lengthen.data.store import one_line
 from lengthen.distributed.context import is_out_of_memory
 from lengthen.evaluation.lm_eval_adapter import Adapter
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.outcome import Measure, Outcome
-from lengthen.util.errors import DataError, LengthenError, SettingError, nearest
+from lengthen.util.errors import DataError, LengthenError, SettingError, nearest, one_line
 
 NAME = "lengthen"
 BOOTSTRAPS = 1000  # resamples for the errors that lm-eval has no formula for

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.distributed.context import Place
 from lengthen.model.gpt import GPT
 

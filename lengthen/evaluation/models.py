@@ -13,8 +13,8 @@ from lengthen.checkpoint.read import Tensors
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data import open_store as bind
-from lengthen.data.alike import difference
 from lengthen.data.store import Store
+from lengthen.data.tokenizer import tokenizer_difference
 from lengthen.distributed.context import DTYPES, Place
 from lengthen.distributed.hardware import device_of
 from lengthen.evaluation.model import Subject
@@ -155,6 +155,6 @@ def store_of(model: Named, data: Path | None) -> Store:
 
 def must_share_tokenizer(store: Store, subject: Subject) -> None:
     """Raise DataError for a store whose tokens are not the model's."""
-    if part := difference(store.tokenizer(), subject.tokenizer):
+    if part := tokenizer_difference(store.tokenizer(), subject.tokenizer):
         rule = f"its tokenizer is not that of {subject.name} ({part} differ)"
         raise DataError(f"store {store.path}: {rule}; name one that was prepared with it by --data")

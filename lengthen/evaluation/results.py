@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from lengthen.data.store import read_limited
 from lengthen.evaluation.outcome import Outcome
-from lengthen.util.disk import Disk
+from lengthen.util.disk import Disk, read_limited
 from lengthen.util.errors import NAME, DataError, cut
 
 SIZE_LIMIT = 2**26  # bytes

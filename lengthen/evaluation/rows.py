@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lengthen.data.store import lfs_pointer, one_line, read_limited
-from lengthen.util.errors import DataError, SettingError
+from lengthen.util.disk import lfs_pointer, read_limited
+from lengthen.util.errors import DataError, SettingError, one_line
 
 Row = dict[str, Any]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lengthen.data.store import read_limited
 from lengthen.evaluation import sets
 from lengthen.evaluation.detokenise import detokenise
 from lengthen.evaluation.loss import perplexity
@@ -19,6 +18,7 @@ from lengthen.evaluation.rows import ENDINGS, SIZE_LIMIT
 from lengthen.evaluation.scoring import Score
 from lengthen.evaluation.sets import Place
 from lengthen.evaluation.windows import scores_of
+from lengthen.util.disk import read_limited
 from lengthen.util.errors import DataError, SettingError
 
 FILE = "wiki.test.raw"

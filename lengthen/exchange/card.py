@@ -9,9 +9,9 @@ import tomli_w
 from lengthen.checkpoint.read import Checkpoint
 from lengthen.config.load import as_trained, build, recorded
 from lengthen.config.schema import Config, Model
-from lengthen.data.store import read_limited
 from lengthen.model import cost
 from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.util.disk import read_limited
 from lengthen.util.errors import DataError
 
 ENVIRONMENT_LIMIT = 2**20  # bytes

@@ -11,13 +11,13 @@ from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.read import Checkpoint, Tensors
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Model
-from lengthen.data.store import read_limited
-from lengthen.data.tokenizer import vocabulary
-from lengthen.data.tokenizer_folder import TextTokenizer, read_tokenizer
+from lengthen.data.tokenizer import vocabulary_size
+from lengthen.data.tokenizer_files import TextTokenizer, read_tokenizer
 from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_name
 from lengthen.exchange.tensors import read_weights
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
+from lengthen.util.disk import read_limited
 from lengthen.util.errors import CheckpointError, DataError, SettingError
 
 CONFIG = "config.json"
@@ -108,7 +108,7 @@ def _usable(
     `called` turns our names of tensors into those of the place. Raises DataError for a tokenizer
     that does not fit, CheckpointError for weights that are not finite.
     """
-    rows, known = len(weights["tokens.weight"]), vocabulary(found.tokenizer)
+    rows, known = len(weights["tokens.weight"]), vocabulary_size(found.tokenizer)
     kept = min(rows, known)
     if rows - known >= PADDING or not _is_spare(found, rows):
         sizes = f"the embedding has {rows} rows, the tokenizer {known} tokens"

@@ -13,9 +13,10 @@ from lengthen.checkpoint.read import State, Tensors
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Clock
-from lengthen.data.alike import difference
 from lengthen.data.open_store import NO_STORE, open_store, with_store
-from lengthen.data.store import TOKENIZER, Store
+from lengthen.data.store import Store
+from lengthen.data.tokenizer import tokenizer_difference
+from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.context import Place, placed
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.exchange.pretrained import Pretrained, read_folder
@@ -75,7 +76,7 @@ def _read(folder: Path, overrides: Tables) -> Pretrained:
     path = overrides.get("data", {}).get("path")
     if path is None:
         return read_folder(folder)
-    separator = Store.open(Path(path)).separator_text()
+    separator = Store.open(Path(path)).text_tokenizer().separator_text
     try:
         return read_folder(folder, separator)
     except SettingError as error:
@@ -110,7 +111,7 @@ def _with_model(overrides: Tables, model: Pretrained) -> Tables:
 
 
 def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
-    if part := difference(store.tokenizer(), model.tokenizer):
+    if part := tokenizer_difference(store.tokenizer(), model.tokenizer):
         rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
         way_out = f"prepare it with --tokenizer {folder}"
         raise DataError(f"store {store.path}: {rule}; {way_out}")
@@ -138,7 +139,7 @@ def _begun(
 
 def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:
     """Return the run's small files by name, without the configuration."""
-    tokenizer = model.text.files() if store is None else store.tokenizer_files()
+    tokenizer = model.text.files() if store is None else store.text_tokenizer().files()
     environment = runlog.environment(sys.argv) | {
         "threads": torch.get_num_threads(),
         "flush_subnormals": flushes_subnormals(),

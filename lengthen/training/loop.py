@@ -134,7 +134,7 @@ def _advance(session: Session, began: Progress) -> bool:
     session.write(record)
     _act_on_nonfinite(session, record)
     if trainer.progress.ledger.pass_number > before:
-        trainer.store.must_be_whole()
+        trainer.store.check_files()
     session.line.update(record["tokens"], _text(record, began))
     return False
 

@@ -272,7 +272,7 @@ def _write_run_files(
         "valid": store.manifest.valid.sha256,
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
-    for name, data in store.tokenizer_files().items():
+    for name, data in store.text_tokenizer().files().items():
         disk.write_file(paths.root / name, data)
     # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
     disk.replace_file(paths.config, config.to_toml().encode())

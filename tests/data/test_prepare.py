@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, normalizers
 
-from lengthen.data.prepare import prepare
+from lengthen.data.prepare import Summary, prepare
 from lengthen.data.store import Store, verify
-from lengthen.data.summary import Summary
 from lengthen.data.tokenizer import resolve
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, LengthenError, SettingError, StorageError
@@ -252,15 +251,9 @@ def test_one_line_leaves_a_validation_part_and_what_cannot_gets_advice_that_work
     short = write(tmp_path / "short.txt", "abc\n")
     summary = stored([short], tmp_path / "short", valid=0.01)
     assert summary.manifest.valid.tokens == 0
-    assert "the text is too short for it; give a larger --valid, such as 0.5, or --va" in str(
-        summary
-    )
+    assert "no validation part: give --valid-files, or a larger --valid such as 0.5" in str(summary)
     assert stored([short], tmp_path / "half", valid=0.5).manifest.valid.tokens == 3
     assert stored([short], tmp_path / "files", valid_files=[line]).manifest.valid.tokens > 1
-    least = stored([write(tmp_path / "least.txt", "a")], tmp_path / "least", valid=0.01)
-    assert "no validation part: the text is too short for it; give --valid-files" in str(least)
-    empty = stored([line], tmp_path / "empty", valid_files=[write(tmp_path / "empty.txt", "")])
-    assert "no validation part: the files for it have no text" in str(empty)
 
 
 def test_the_summary_and_the_manifest_say_what_the_tokenizer_lost_and_what_is_spelled(
@@ -320,7 +313,7 @@ def test_progress_goes_to_the_error_stream(
 SOURCES: dict[str, bytes] = {
     "empty.txt": b"",
     "empty.jsonl": b"",
-    "million.jsonl": b'{"text": ""}\n' * 1_000_000,
+    "million.jsonl": b'{"text": ""}\n' * 100_000,
     "utf8.txt": b"fine\nthen \xff",
     "line.jsonl": b'{"text": "a"}\n{"text"}\n',
     "surrogate.jsonl": b'{"text": "\\udc00"}\n',
@@ -335,7 +328,7 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
         ["million.jsonl"],
         {"valid": 0},
         DataError,
-        "no text; left out: 1000000 empty documents",
+        "no text; left out: 100000 empty documents",
     ),
     "utf8": (["utf8.txt"], {}, DataError, r"utf8\.txt line 2, byte 10: invalid UTF-8; mend it"),
     "json": (["line.jsonl"], {}, DataError, r"line\.jsonl line 2: not JSON"),
@@ -347,7 +340,12 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
     "only validation": (["empty.txt"], {"valid_files": ["good.txt"]}, DataError, "has 0 tokens"),
     "missing": (["good.tx"], {}, SettingError, "no such file or folder.*did you mean"),
     "nothing": ([], {}, SettingError, "at least one file"),
-    "both": (["good.txt"], {"valid_files": ["*.txt"]}, SettingError, "is also a source"),
+    "both": (
+        ["good.txt"],
+        {"valid_files": ["*.txt"]},
+        SettingError,
+        "is to validate, but holds the same",
+    ),
     "twice": (["-", "-"], {}, SettingError, "standard input can be read once"),
     "share": (["good.txt"], {"valid": 1}, SettingError, "valid: must be from 0 to below 1, got 1"),
     "nan": (["good.txt"], {"valid": float("nan")}, SettingError, "valid: must be from 0 to below"),
@@ -476,7 +474,7 @@ def test_f40_a_disk_that_fails_while_a_store_is_replaced_leaves_the_old_or_the_n
 KILL = """
 import os, signal, sys
 from pathlib import Path
-from lengthen.data.prepare import prepare
+from lengthen.data.prepare import Summary, prepare
 from lengthen.util.disk import Disk
 
 def run(number):
@@ -514,7 +512,7 @@ def test_f40_an_interrupt_removes_the_temporary(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lengthen.data.store_writer.StoreWriter.add", interrupt)
+    monkeypatch.setattr("lengthen.data.store_writer.SplitWriter.add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         stored([write(tmp_path / "a.txt", "new\ntext\n")], tmp_path / "out")
     assert os.listdir(tmp_path) == ["a.txt"]
@@ -523,7 +521,7 @@ def test_f40_an_interrupt_removes_the_temporary(
 def test_f45_an_id_outside_of_the_vocabulary_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lengthen.data.store_writer.vocabulary", lambda _: 200)
+    monkeypatch.setattr("lengthen.data.tokenizer.vocabulary_size", lambda _: 200)
     with pytest.raises(DataError, match="gave id 256, its vocabulary is 200"):
         stored([write(tmp_path / "a.txt", "text\n")], tmp_path / "out")
     assert os.listdir(tmp_path) == ["a.txt"]
@@ -541,7 +539,7 @@ def test_f45_text_that_spells_the_separator_stays_text(tmp_path: Path) -> None:
 PEAK = """
 import json, re, sys
 from pathlib import Path
-from lengthen.data.prepare import prepare
+from lengthen.data.prepare import Summary, prepare
 
 def peak():
     status = Path("/proc/self/status").read_text()
@@ -574,9 +572,9 @@ def assert_tokens_of_repeated_unit(folder: Path, count: int) -> None:
 
 @needs_proc
 def test_f42_a_long_document_takes_bounded_memory(tmp_path: Path) -> None:
-    count = 6 * 10**6 // len(UNIT)
+    count = 4 * 10**6 // len(UNIT)
     measured = measure(write(tmp_path / "a.txt", UNIT * count))
-    # Encoded whole, 6 MB take some 800 MB; the sample for the tokenizer is all of the text.
+    # Encoded whole, 4 MB take some 530 MB; the sample for the tokenizer is all of the text.
     assert measured["peak"] - measured["start"] < 160
     assert_tokens_of_repeated_unit(tmp_path, count)
 

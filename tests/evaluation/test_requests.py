@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lengthen.data.tokenizer import resolve
-from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.evaluation.requests import Request, requests_of
 from lengthen.util.errors import DataError
 

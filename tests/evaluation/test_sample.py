@@ -10,7 +10,7 @@ from lengthen.evaluation.sample import sample
 from lengthen.exchange.export import export
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import CheckpointError
-from tests.data.tokenizers_made import llama
+from tests.data.small_tokenizers import llama
 from tests.exchange.made import TINY, random_weights, rewritten, saved_run
 
 
