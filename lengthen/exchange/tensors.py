@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lengthen.checkpoint.read import FILE_NAME, Tensors
 from lengthen.config.schema import Model
-from lengthen.distributed.hardware import cpu_memory_limit
+from lengthen.distributed.memory import cpu_memory_limit
 from lengthen.exchange.layout import (
     CAUSAL_MASK,
     HEAD,

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.config.schema import Config
-from lengthen.distributed.hardware import SHARED_OUT, cards, cpu_memory_limit, usable_cores
-from lengthen.distributed.memory import memory_of, micro_tokens_within
+from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
+from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
 from lengthen.run.directory import Record
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, UnstableError, printable

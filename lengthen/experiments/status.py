@@ -117,13 +117,13 @@ def _decided(config: Config, found: Config) -> Config:
     decay = config.optimizer.decay_tokens or config.budget.tokens
     if decay is None:
         data = {"data": found.data.model_dump()}
-        return with_store(settings.changed(config, data), open_store(found))
+        return with_store(settings.with_overrides(config, data), open_store(found))
     decided = {
         "data": {"store_id": config.data.store_id or found.data.store_id},
         "model": {"vocabulary": config.model.vocabulary or found.model.vocabulary},
         "optimizer": {"decay_tokens": decay},
     }
-    return settings.changed(config, decided)
+    return settings.with_overrides(config, decided)
 
 
 def _must_have_been_all_along(metrics: Metrics, place: Path) -> None:

@@ -21,13 +21,13 @@ import torch
 
 from lengthen.config import load as settings
 from lengthen.config.schema import MOST, Config, Model, parse_count
-from lengthen.core.pacing import Constant
-from lengthen.core.schedule import Clock
-from lengthen.data.loader import passes
+from lengthen.core.schedule import StepPlan
+from lengthen.data.loader import accumulation_steps
 from lengthen.data.store import Manifest, Store
-from lengthen.distributed.context import Place
-from lengthen.distributed.hardware import device_here, memory_limit
-from lengthen.distributed.memory import memory_of
+from lengthen.data.stream import StreamState
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.device import device_here
+from lengthen.distributed.memory import memory_limit, memory_of
 from lengthen.model import cost
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError
@@ -94,7 +94,7 @@ class Measured:
 
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
-        count = passes(rows, 1, length, self.micro_tokens)
+        count = accumulation_steps(rows, 1, length, self.micro_tokens)
         place = np.log(rows * length / count * length)
         places = [knot.place for knot in self.knots]
         per_flop = np.exp(np.interp(place, places, np.log([knot.per_flop for knot in self.knots])))
@@ -126,7 +126,8 @@ def calibrated(
     large even for that is not built: its speed is a share of this machine's matrix products. Raises
     SettingError for a missing vocabulary.
     """
-    place = Place(device_here(config.run.device), config.run.precision)
+    config = settings.with_auto_decided(config)
+    place = DistributedContext(device_here(config.run.device), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
     recompute = config.run.recompute
@@ -173,7 +174,7 @@ def measured(
     knots = []
     for shape in shapes:
         tried, seconds = _tried(shape, micro_tokens, step_seconds, limit / len(shapes))
-        beside = update + passes(tried[0], 1, tried[1], micro_tokens) * each_pass
+        beside = update + accumulation_steps(tried[0], 1, tried[1], micro_tokens) * each_pass
         arithmetic = max(seconds - beside, LEAST_SHARE * seconds)
         per_flop = arithmetic / cost.flops(model, *tried)
         knots.append(Knot(_pass_tokens(*shape, micro_tokens), shape[1], per_flop))
@@ -204,13 +205,13 @@ def _tried(
 
 def _part(rows: int, length: int, micro_tokens: int, wanted: int) -> StepShape:
     """Return the shape of `wanted` passes of a step, at least one, at most all it has."""
-    count = passes(rows, 1, length, micro_tokens)
+    count = accumulation_steps(rows, 1, length, micro_tokens)
     return max(1, rows * min(max(1, wanted), count) // count), length
 
 
 def _pass_tokens(rows: int, length: int, micro_tokens: int) -> float:
     """Return the mean tokens of a pass."""
-    return rows * length / passes(rows, 1, length, micro_tokens)
+    return rows * length / accumulation_steps(rows, 1, length, micro_tokens)
 
 
 def knot_shapes(
@@ -223,26 +224,21 @@ def knot_shapes(
     return list(dict.fromkeys(nearest))
 
 
-def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+def real_steps(
+    config: Config, micro_tokens: int, rows: int, place: DistributedContext
+) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
-    endless = settings.changed(config, {"budget": {"tokens": MOST}})
+    endless = settings.with_overrides(config, {"budget": {"tokens": MOST}})
     trainer = Trainer(endless, store, place, micro_tokens)
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
         trainer.micro_tokens = micro_tokens
-        trainer.schedule = replace(
-            trainer.schedule,
-            pacing=Constant(end=length),
-            rows=rows,
-            hold="rows",
-            # Without a rate the weights stay as they are drawn, and no number runs away.
-            peak=0.0,
-            minimum=0.0,
-        )
-        trainer.progress = replace(trainer.progress, clock=Clock())
-        began = time.perf_counter()
-        trainer.step()
+        began, now = time.perf_counter(), trainer.train_state
+        # Without a rate the weights stay as they are drawn, and no number runs away.
+        plan = StepPlan(rows, length, learning_rate=0.0)
+        step = trainer.stream.planned(plan, StreamState(now.counters, now.ledger))
+        trainer.train_on(step)
         return time.perf_counter() - began
 
     return step_seconds
@@ -259,7 +255,9 @@ def random_store(model: Model, rows: int) -> Store:
     return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
 
 
-def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:
+def _matrix_product_peak(
+    place: DistributedContext, size: int = 1024, seconds: float = 0.5
+) -> float:
     """Return the FLOP/s of matrix products on a device, in the precision that a pass has there."""
     matrix = torch.randn(size, size, device=place.device, dtype=place.dtype)
     with place.autocast():

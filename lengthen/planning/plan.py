@@ -12,8 +12,9 @@ from itertools import accumulate
 import numpy as np
 
 from lengthen.config.schema import Config
-from lengthen.core.ledger import Ledger, reuse_spacing
+from lengthen.core.ledger import Ledger
 from lengthen.core.schedule import Schedule, Span, spans
+from lengthen.data.stream import StepStream, ledgers
 from lengthen.distributed.memory import memory_of
 from lengthen.model import cost
 
@@ -176,16 +177,16 @@ class _Marks:
 
 def _points(schedule: Schedule, span: Span, marks: _Marks) -> set[int]:
     """Return which steps of a span, counted from 1, a plan keeps."""
-    clock, each = span.clock, span.shape.tokens
-    warm = schedule.warmup_steps - clock.step
-    points = {1 - clock.step, warm}  # where a curve begins, and where it turns
+    counters, each = span.counters, span.plan.tokens
+    warm = schedule.warmup_steps - counters.step
+    points = {1 - counters.step, warm}  # where a curve begins, and where it turns
     every = max(1, schedule.budget // POINTS)
-    first, last = clock.tokens // every + 1, (clock.tokens + span.tokens) // every
-    points |= {-(-(number * every - clock.tokens) // each) for number in range(first, last + 1)}
+    first, last = counters.tokens // every + 1, (counters.tokens + span.tokens) // every
+    points |= {-(-(number * every - counters.tokens) // each) for number in range(first, last + 1)}
     if marks.full is None and span.length == schedule.full_length:
         points.add(1)
     if marks.lowest is None:
-        points.add(max(warm, 0, -(-(schedule.decay_tokens - clock.tokens) // each)) + 1)
+        points.add(max(warm, 0, -(-(schedule.decay_tokens - counters.tokens) // each)) + 1)
     return {point for point in points if 1 <= point <= span.steps}
 
 
@@ -193,13 +194,13 @@ def _moment(
     schedule: Schedule, span: Span, count: int, flops: int, ledger: Ledger | None
 ) -> Moment:
     """Return a span's step number `count`, with the operations and the ledger behind it."""
-    before = schedule.after(span.clock, span.shape, count - 1)
+    before = schedule.after(span.counters, span.plan, count - 1)
     return Moment(
         step=before.step + 1,
-        tokens=before.tokens + span.shape.tokens,
+        tokens=before.tokens + span.plan.tokens,
         length=span.length,
         rows=span.rows,
-        rate=schedule.rate(before),
+        rate=schedule.learning_rate_at(before),
         flops=flops,
         leftover=None if ledger is None else ledger.leftover,
     )
@@ -209,23 +210,19 @@ def _read(
     ledger: Ledger, span: Span, steps: int, most: int, heard: Callable[[int], None]
 ) -> tuple[Ledger, int]:
     """Return the ledger after some steps of a span, and the most leftover behind any so far."""
-    if span.length == ledger.full_length or ledger.leftovers == "drop":
-        return ledger.after(span.rows, span.length, steps), most  # none of them leaves more
-    for _ in range(steps):
-        _, ledger = ledger.take(span.rows, span.length)
-        most = max(most, ledger.leftover)
+    for after in ledgers(ledger, span.plan, steps):
+        ledger, most = after, max(most, after.leftover)
         if ledger.takes % HEARD_EVERY == 0:
             heard(ledger.read)
     return ledger, most
 
 
 def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
-    return Ledger.start(
-        sequences=sequences,
-        full_length=config.model.length,
-        reuse_after=reuse_spacing(config.batch.reuse_after, schedule.most_rows, sequences),
-        leftovers=config.batch.leftovers,
+    batch = config.batch
+    stream = StepStream(
+        schedule, sequences, leftovers=batch.leftovers, reuse_after=batch.reuse_after
     )
+    return stream.start.ledger
 
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:
@@ -246,6 +243,6 @@ def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[flo
     # Lengths never fall and rows never turn, so all steps of one shape stand together: but for a
     # last one that the budget cut to a shape seen before, whose seconds then come early.
     ends = [0, *accumulate(plan.shapes.values())]
-    parts = (count * of_step(*shape) for shape, count in plan.shapes.items())
+    parts = (count * of_step(*step_plan) for step_plan, count in plan.shapes.items())
     so_far = np.interp([moment.step for moment in plan.curve], ends, [0.0, *accumulate(parts)])
     return tuple(so_far.tolist())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.schedule import spans
 from lengthen.experiments.tune.problem import Question
@@ -60,7 +60,7 @@ def whole_training(question: Question, setting: Setting) -> Config:
     It has the rows and the rate that were asked about, whatever --aggressive finds.
     """
     plain = Setting(setting.start, setting.multiple)
-    return changed(question.training(plain), {"budget": {"tokens": question.budget}})
+    return with_overrides(question.training(plain), {"budget": {"tokens": question.budget}})
 
 
 def chosen_or_likely(space: Space, end: End) -> Setting:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, expm1, inf, isfinite
 
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.experiments.tune.cost import Bill
 from lengthen.experiments.tune.problem import (
     OPENING_WARMUPS,
@@ -200,7 +200,7 @@ def _cost(bill: Bill) -> str:
 def _warnings(found: Found, chosen: Setting) -> list[str]:
     told = []
     tuned = found.question.training(chosen)
-    tuned = changed(tuned, {"budget": {"tokens": found.question.budget}})
+    tuned = with_overrides(tuned, {"budget": {"tokens": found.question.budget}})
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
         early = "Even with this T the budget ends before full length is reached"
         told.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")

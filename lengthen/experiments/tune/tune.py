@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
-from lengthen.distributed.hardware import cards, usable_cores
+from lengthen.distributed.device import cards, usable_cores
 from lengthen.experiments.runner import ATTEMPTS, Machine, machine_for
 from lengthen.experiments.tune.cost import bill, read_beside
 from lengthen.experiments.tune.estimate import chosen_or_likely, foretold
