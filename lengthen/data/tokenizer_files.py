@@ -129,7 +129,7 @@ def _parse(data: bytes, path: Path) -> Tokenizer:
     try:
         tokenizer: Tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises bare Exceptions
-        reason = f"tokenizers {tokenizers_version} cannot read it ({one_line(error)}); a newer may"
+        reason = f"not a {TOKENIZER} for tokenizers {tokenizers_version} ({one_line(error)})"
         raise DataError(f"tokenizer {path}: {lfs_pointer(data) or reason}") from None
     _check_ids(path, tokenizer.get_vocab(with_added_tokens=True).values())
     tokenizer.no_truncation()
@@ -320,7 +320,7 @@ def _separator(
     if name is None:
         rule = f"its eos_token {shown(declared)} has no id" if declared else "names no eos_token"
         rule = f"{rule}, and it has none of {', '.join(KNOWN_SEPARATORS)}, to put between documents"
-        way_out = f"name one with --separator TOKEN, or as eos_token in {TOKENIZER_CONFIG}"
+        way_out = f"name one: `prepare --separator TOKEN`, or eos_token in {TOKENIZER_CONFIG}"
         raise DataError(f"tokenizer {path}: {rule}; {way_out}")
     token = added.get(name) or AddedToken(content=name, id=vocabulary[name])
     if token.special:

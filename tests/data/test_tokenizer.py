@@ -159,8 +159,8 @@ def with_a_huge_id() -> str:
 
 
 BAD_FILES = {
-    "not JSON": ("hello", "cannot read it"),
-    "other JSON": ("{}", "cannot read it"),
+    "not JSON": ("hello", "not a tokenizer.json for tokenizers"),
+    "other JSON": ("{}", "not a tokenizer.json for tokenizers"),
     "no separator": (without_separator(), "has none of .*--separator TOKEN"),
     "dropout": (with_dropout(), "has dropout"),
     "forged separator": (with_forged_separator(), "becomes the separator; .* such as train:8192"),

@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[type[LengthenError], str, Any]] = {
         lambda f: as_two_files(f, qwen(), tokenizer_config={"tokenizer_class": "Qwen2Tokenizer"}),
     ),
     "a stand-in": (DataError, "is a Git LFS pointer and not the file itself; `git lfs pull`", lfs),
-    "a file of tomorrow": (DataError, "cannot read it (Cannot inst", newer),
+    "a file of tomorrow": (DataError, "not a tokenizer.json for tokenizers", newer),
     "a number that is taken": (
         DataError,
         "the added token '<x>' has id 5, that of '&'",
