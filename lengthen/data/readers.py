@@ -40,6 +40,9 @@ class DocumentPart:
     split: str = "train"  # or "valid"
 
 
+Parts = Iterator[DocumentPart]
+
+
 @dataclass
 class LeftOut:
     """Counts what is not read; a problem stops everything unless `on_bad` is "skip"."""
@@ -64,7 +67,7 @@ class LeftOut:
 
 def read_documents(
     sources: Sequence[Source], field: str, left_out: LeftOut, *, bytes_before: int = 0
-) -> Iterator[DocumentPart]:
+) -> Parts:
     """Yield every document of the sources that has text, in order, in parts.
 
     `field` is the text's name in jsonl and tables. `bytes_before` counts the sources that were read
@@ -90,9 +93,7 @@ def read_documents(
         bytes_before += source.size
 
 
-def _read_txt(
-    source: Source, before: int, _field: str, left_out: LeftOut
-) -> Iterator[DocumentPart]:
+def _read_txt(source: Source, before: int, _field: str, left_out: LeftOut) -> Parts:
     """Read a txt file, which is one document."""
     if left_out.on_bad == "skip":  # nothing of a damaged text is to be in the store
         for _ in _decoded_blocks(source, before):
@@ -106,7 +107,7 @@ def _read_txt(
     yield replace(waiting, is_last=True)
 
 
-def _decoded_blocks(source: Source, before: int) -> Iterator[DocumentPart]:
+def _decoded_blocks(source: Source, before: int) -> Parts:
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, start = 1, 0  # of the block
     with DecompressedFile(source.path) as file:
@@ -125,9 +126,7 @@ def _decoded_blocks(source: Source, before: int) -> Iterator[DocumentPart]:
                 yield DocumentPart(text, False, before + file.bytes_read)
 
 
-def _read_jsonl(
-    source: Source, before: int, field: str, left_out: LeftOut
-) -> Iterator[DocumentPart]:
+def _read_jsonl(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
     """Read jsonl: every line is an object, and its `field` is a document; blank lines are none."""
     number = documents = 0
     missing: _MissingTextError | None = None
@@ -185,20 +184,19 @@ def _text_of_line(line: bytes, field: str) -> str:
     return text
 
 
-def _read_table(
-    source: Source, before: int, field: str, left_out: LeftOut
-) -> Iterator[DocumentPart]:
+def _read_table(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
     """Read the column `field` of a table; every row is a document."""
     try:
         if source.kind != "dataset":
             check_format(read_head(source.path), source.kind)
         total, columns = OPEN_TABLE[source.kind](source.path, field)
-        for number, text in enumerate(chain.from_iterable(map(_texts, columns)), start=1):
+        for number, text in enumerate(
+            chain.from_iterable(column.to_pylist() for column in columns), start=1
+        ):
             if isinstance(text, str):
                 yield DocumentPart(text, True, before + source.size * number // total)
             else:
-                cause = "invalid UTF-8" if isinstance(text, bytes) else "not text"
-                left_out.add_problem(f"{source.name} row {number}: field {field!r} is {cause}")
+                left_out.add_problem(f"{source.name} row {number}: field {field!r} is not text")
     except (LengthenError, DamagedFileError, UnsupportedFileError):
         raise
     except Exception as error:  # both libraries raise all kinds
@@ -207,27 +205,14 @@ def _read_table(
 
 def _explain(source: Source, error: Exception) -> Exception:
     """Return the error that says whether a table is damaged, by what a library raised."""
-    damage = _import_library("pyarrow").ArrowInvalid | OSError | EOFError | json.JSONDecodeError
+    arrow = _import_library("pyarrow").ArrowInvalid
+    damage = arrow | OSError | EOFError | json.JSONDecodeError | UnicodeDecodeError
     if isinstance(error, damage) and "crypt" not in str(error):  # an encrypted file is whole
         return DamagedFileError(f": damaged ({one_line(error)})")
     package = _import_library("datasets" if source.kind == "dataset" else "pyarrow")
     version = f"{package.__name__} {package.__version__}"
     reason = f"{version} cannot open it ({one_line(error)}); write it again with it, or as .jsonl"
     return UnsupportedFileError(f": {reason}")
-
-
-def _texts(column: Any) -> list[object]:
-    """Return the texts of a column; bytes for one that is no Unicode."""
-    try:
-        texts: list[object] = column.to_pylist()
-    except UnicodeDecodeError:
-        texts = []
-        for value in column:
-            try:
-                texts.append(value.as_py())
-            except UnicodeDecodeError:
-                texts.append(bytes(value.as_buffer()))
-    return texts
 
 
 Columns = Iterable[Any]  # Arrow arrays

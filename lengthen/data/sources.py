@@ -67,7 +67,9 @@ def find_sources(
                 sources.append(_source(path, parent))
                 continue
             for file in _walk(path):
-                readable = file.is_dir() or (_kind(file) and not _is_cache(file))
+                # `datasets` caches rows of other files, or their numbers.
+                cached = file.name.startswith("cache-") and file.suffix == ".arrow"
+                readable = file.is_dir() or (_kind(file) and not cached)
                 sources.append(_source(file, parent)) if readable else ignored.append(file)
     if ignored and not sources:
         rule = "is of no known format, like all files there"
@@ -122,11 +124,6 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield from _walk(path)
         else:
             yield path
-
-
-def _is_cache(path: Path) -> bool:
-    # What `datasets` leaves of `map` and `filter`: rows of other files again, or their numbers.
-    return path.name.startswith("cache-") and path.suffix == ".arrow"
 
 
 def _kind(path: Path) -> Kind | None:

@@ -27,7 +27,7 @@ from lengthen.data.tokenizer_files import (
     TOKENIZER,
     TextTokenizer,
     first_problem,
-    load_tokenizer,
+    parse_tokenizer,
 )
 from lengthen.util.disk import read_limited
 from lengthen.util.errors import DataError, one_line
@@ -191,11 +191,12 @@ class Store:
     def tokenizer(self) -> Tokenizer:
         """Load the store's tokenizer; raises DataError where it is not the one written here."""
         path = self.path / TOKENIZER
-        actual = hashlib.sha256(read_limited(path, FILE_LIMIT)).hexdigest()
+        data = read_limited(path, FILE_LIMIT)
+        actual = hashlib.sha256(data).hexdigest()
         if actual != (expected := self.manifest.tokenizer.sha256):
             reason = f"has sha256 {actual[:16]}, the manifest says {expected[:16]}; {REPAIR}"
             raise DataError(f"store {self.path}: {TOKENIZER} {reason}")
-        return load_tokenizer(path)
+        return parse_tokenizer(data, path)
 
     def text_tokenizer(self) -> TextTokenizer:
         """Load the store's tokenizer with its separator; raises DataError as `tokenizer` does."""

@@ -113,15 +113,7 @@ def read_tokenizer(path: Path, separator: str | None = None) -> TextTokenizer:
     return check_tokenizer(TextTokenizer(tokenizer, end.id), str(path))
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer.json for encoding documents whole and as they are.
-
-    Raises DataError where it is no regular file of at most FILE_LIMIT bytes, or no tokenizer.
-    """
-    return _parse(read_limited(path, FILE_LIMIT), path)
-
-
-def _parse(data: bytes, path: Path) -> Tokenizer:
+def parse_tokenizer(data: bytes, path: Path) -> Tokenizer:
     """Return the tokenizer in the bytes of a tokenizer.json; raises DataError, which names `path`.
 
     What a file may ask for beside the ids of a text is off: cutting, padding, tokens around it.
@@ -166,7 +158,7 @@ def _read_alone(path: Path, config: Json) -> tuple[Tokenizer, Json]:
     file = path / TOKENIZER if os.path.isdir(path) else path
     if file == path or file.is_file():
         content = read_limited(file.resolve(), FILE_LIMIT)
-        return _parse(content, path), json.loads(content)
+        return parse_tokenizer(content, path), json.loads(content)
     merges_file = first_file(path, MERGES_NAMES)
     if merges_file is None:
         rule = f"the folder must hold {TOKENIZER}, {' or '.join(MERGES_NAMES)}"
@@ -336,11 +328,11 @@ def _rebuild(path: Path, content: Json, added: dict[str, AddedToken]) -> Tokeniz
     """Return the tokenizer with exactly the tokens `added`, each with its id."""
     ordered = sorted(added.values(), key=lambda one: one.id or 0)
     content = {**content, "added_tokens": [one.model_dump() for one in ordered]}
-    tokenizer = _parse(json.dumps(content).encode(), path)
+    tokenizer = parse_tokenizer(json.dumps(content).encode(), path)
     if not _has_ids(tokenizer, added) and isinstance(content["model"].get("vocab"), dict):
         # The library closes gaps between added tokens, but not between those of the model.
         content["model"]["vocab"].update({name: one.id for name, one in added.items()})
-        tokenizer = _parse(json.dumps(content).encode(), path)
+        tokenizer = parse_tokenizer(json.dumps(content).encode(), path)
     if not _has_ids(tokenizer, added):
         raise DataError(f"tokenizer {path}: no gap can be below the ids of its added tokens")
     return tokenizer

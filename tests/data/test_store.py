@@ -14,7 +14,7 @@ from lengthen.data import store as store_module
 from lengthen.data import store_writer as write_module
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store, content_id, extra_files, verify
-from lengthen.data.tokenizer_files import load_tokenizer
+from lengthen.data.tokenizer_files import parse_tokenizer
 from lengthen.util.errors import DataError
 from tests.data.files import write
 
@@ -255,8 +255,10 @@ def test_f45_another_tokenizer_of_equal_size_is_refused_with_both_hashes(store: 
 
 def test_a_tokenizer_is_loaded_for_text_as_it_is(store: Path) -> None:
     path = store / "tokenizer.json"
-    tokenizer = load_tokenizer(path)
+    tokenizer = parse_tokenizer(path.read_bytes(), path)
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=9)
     path.write_text(tokenizer.to_str())
-    assert load_tokenizer(path).encode("abc<|endoftext|>").ids == list(b"abc<|endoftext|>")
+    assert parse_tokenizer(path.read_bytes(), path).encode("abc<|endoftext|>").ids == list(
+        b"abc<|endoftext|>"
+    )
