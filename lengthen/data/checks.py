@@ -6,7 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, pre_tokenizers
 
 from lengthen.data.decompress import DamagedFileError, DecompressedFile, UnsupportedFileError
-from lengthen.data.readers import DocumentPart
+from lengthen.data.readers import Parts
 from lengthen.data.sources import Source
 from lengthen.util.errors import DataError, SettingError
 
@@ -94,7 +94,7 @@ class DuplicateCounter:
         self._hashes = {"train": array("Q"), "valid": array("Q")}
         self._valid_sizes = array("Q")  # characters of each validation document
 
-    def watch(self, parts: Iterator[DocumentPart]) -> Iterator[DocumentPart]:
+    def watch(self, parts: Parts) -> Parts:
         """Yield all parts as they come, and remember their documents."""
         digest, size = hashlib.blake2b(digest_size=8), 0
         for part in parts:

@@ -1,12 +1,11 @@
 """The text of one `prepare`: which sources train, which validate, and the documents in them."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lengthen.data.checks import check_sources_differ
 from lengthen.data.encode import cut_documents
-from lengthen.data.readers import LISTED, DocumentPart, LeftOut, read_documents
+from lengthen.data.readers import LISTED, LeftOut, Parts, read_documents
 from lengthen.data.sources import Source, find_sources, group_by_split
 from lengthen.data.train_valid_split import choose_split_rule, sample_texts, split_documents
 from lengthen.util.errors import SettingError, nearest
@@ -73,7 +72,7 @@ class Corpus:
         parts = self._read(self.train, LeftOut(self.options.on_bad))
         return sample_texts(cut_documents(parts, cuts=True), self.options.seed)
 
-    def documents(self, left_out: LeftOut) -> Iterator[DocumentPart]:
+    def documents(self, left_out: LeftOut) -> Parts:
         """Yield every document in parts, each part with its split."""
         # Counted by itself, or what is left out would be counted twice.
         first_reading = self._read(self.train, LeftOut(self.options.on_bad))
@@ -83,9 +82,7 @@ class Corpus:
         for part in self._read(self.valid, left_out, before):
             yield replace(part, split="valid")
 
-    def _read(
-        self, sources: list[Source], left_out: LeftOut, before: int = 0
-    ) -> Iterator[DocumentPart]:
+    def _read(self, sources: list[Source], left_out: LeftOut, before: int = 0) -> Parts:
         return read_documents(sources, self.options.field, left_out, bytes_before=before)
 
 

@@ -22,7 +22,7 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from lengthen.data.checks import LossCounter, TokenizerLosses
-from lengthen.data.readers import DocumentPart
+from lengthen.data.readers import DocumentPart, Parts
 from lengthen.util.errors import DataError
 
 PIECE = 32 * 2**10  # characters; measured: larger pieces are slower, smaller ones no faster
@@ -75,7 +75,7 @@ def can_be_cut(tokenizer: Tokenizer) -> bool:
     )
 
 
-def cut_documents(parts: Iterator[DocumentPart], *, cuts: bool) -> Iterator[DocumentPart]:
+def cut_documents(parts: Parts, *, cuts: bool) -> Parts:
     """Join and cut the parts of each document to pieces: at safe places if `cuts`, else not at all.
 
     Raises DataError for a stretch over WHOLE_LIMIT characters that may not be cut.
@@ -105,7 +105,7 @@ def _safe_place(text: str, start: int) -> int:
 
 
 def encode(
-    tokenizer: Tokenizer, separator: int, pieces: Iterator[DocumentPart], workers: int
+    tokenizer: Tokenizer, separator: int, pieces: Parts, workers: int
 ) -> Generator[EncodedBatch, None, None]:
     """Encode on `workers` threads and yield in order; the result does not depend on `workers`.
 
@@ -115,19 +115,18 @@ def encode(
     counter = LossCounter(tokenizer, splits_as_gpt2=can_be_cut(tokenizer))
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[list[EncodedBatch]]] = deque()
-    # Threads of the library wait for the longest text of a batch; ours continue with the next.
-    with library_threads(False):
-        try:
-            for batch in _batches(pieces):
-                waiting.append(pool.submit(_encode_batch, tokenizer, separator, batch, counter))
-                # One more than is worked on, so that no thread waits for us to read.
-                if len(waiting) > workers + 1:
-                    yield from waiting.popleft().result()
-            while waiting:
+    with ExitStack() as stack:
+        # Threads of the library wait for the longest text of a batch; ours continue with the next.
+        stack.enter_context(library_threads(False))
+        # Whoever stops early, by an error or Ctrl-C, waits for the batches in work alone.
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for batch in _batches(pieces):
+            waiting.append(pool.submit(_encode_batch, tokenizer, separator, batch, counter))
+            # One more than is worked on, so that no thread waits for us to read.
+            if len(waiting) > workers + 1:
                 yield from waiting.popleft().result()
-        finally:
-            # Whoever stops early, by an error or Ctrl-C, waits for the batches in work alone.
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield from waiting.popleft().result()
 
 
 def _encode_batch(
@@ -160,7 +159,7 @@ def _join(
     )
 
 
-def _batches(pieces: Iterator[DocumentPart]) -> Iterator[list[DocumentPart]]:
+def _batches(pieces: Parts) -> Iterator[list[DocumentPart]]:
     batch: list[DocumentPart] = []
     size = 0
     for piece in pieces:

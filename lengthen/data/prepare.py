@@ -4,18 +4,18 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lengthen.data import tokenizer as tokenizers
 from lengthen.data.checks import DuplicateCounter, TokenizerLosses, list_most_common
 from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
-from lengthen.data.readers import BLOCK, DocumentPart, LeftOut
+from lengthen.data.readers import BLOCK, LeftOut, Parts
 from lengthen.data.sources import Kind, Source
 from lengthen.data.store import Manifest, Provenance
 from lengthen.data.store_writer import SPLITS, SplitWriter, check_output_folder, write_manifest
+from lengthen.data.tokenizer import needs_sample, resolve, vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
 from lengthen.util.disk import Disk, temporary_beside
@@ -117,9 +117,20 @@ def prepare(
         on_bad=on_bad,
         workers=cores() if workers is None else workers,
     )
-    out = Path(out).absolute()
+    return _write(Path(out).absolute(), options, overwrite, progress, disk or Disk())
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _write(
+    out: Path, options: PrepareOptions, overwrite: bool, progress: bool, disk: Disk
+) -> Summary:
+    """Write the store beside its place, and give it its name at the end."""
     check_output_folder(out, overwrite)
-    disk = (disk or Disk()).at("prepare")
+    disk = disk.at("prepare")
     temporary = temporary_beside(out)
     try:
         disk.make_directory(temporary)
@@ -134,24 +145,15 @@ def prepare(
     return summary
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress: bool) -> Summary:
     stdin = _spool_stdin(folder, options, disk)
     corpus = find_corpus(options, stdin)
-    left_out, duplicates, losses = (
-        LeftOut(options.on_bad),
-        DuplicateCounter(),
-        TokenizerLosses(),
-    )
+    left_out, losses, duplicates = LeftOut(options.on_bad), TokenizerLosses(), DuplicateCounter()
     began = time.monotonic()
     tokenizer = _tokenizer(corpus, progress)
     learned = time.monotonic()
     with contextlib.ExitStack() as stack:
-        vocabulary = tokenizers.vocabulary_size(tokenizer.tokenizer)
+        vocabulary = vocabulary_size(tokenizer.tokenizer)
         writers: dict[str, SplitWriter] = {}
         for split in SPLITS:
             writers[split] = SplitWriter(disk, folder / f"{split}.bin", vocabulary)
@@ -178,7 +180,7 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
 
 
 def _encode(
-    documents: Iterator[DocumentPart],
+    documents: Parts,
     tokenizer: TextTokenizer,
     workers: int,
     writers: Mapping[str, SplitWriter],
@@ -226,14 +228,14 @@ def _base_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def _tokenizer(corpus: Corpus, progress: bool) -> TextTokenizer:
     spec, separator = corpus.options.tokenizer, corpus.options.separator
-    if not tokenizers.needs_sample(spec, separator):
-        return tokenizers.resolve(spec, separator=separator)
+    if not needs_sample(spec, separator):
+        return resolve(spec, separator=separator)
     with bar.line(corpus.size, "tokenizer", shown=progress) as line:
         line.say(f"reading a sample for {spec}")
         sample = corpus.sample()
         line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
         with library_threads(True):
-            return tokenizers.resolve(spec, sample, separator)
+            return resolve(spec, sample, separator)
 
 
 def _spool_stdin(folder: Path, options: PrepareOptions, disk: Disk) -> Source | None:

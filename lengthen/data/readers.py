@@ -74,23 +74,26 @@ def read_documents(
     before these. Raises DataError for a problem that `left_out` does not skip, and for a file that
     is whole, and can only be read otherwise: to leave that out would not be to leave out damage.
     """
-    readers = {"txt": _read_txt, "jsonl": _read_jsonl}
     for source in sources:
-        read = readers.get(source.kind, _read_table)
-        try:
-            for part in read(source, bytes_before, field, left_out):
-                if part.text:
-                    yield part
-                else:
-                    left_out.add_empty()
-        except UnsupportedFileError as error:
-            raise DataError(f"source {source.name}{error}") from None
-        except DamagedFileError as error:
-            left_out.add_problem(f"{source.name}{error}")
-        except OSError as error:
-            reason = (error.strerror or one_line(error)).lower()
-            left_out.add_problem(f"{source.name}: cannot be read ({reason})")
+        for part in _read_source(source, bytes_before, field, left_out):
+            if part.text:
+                yield part
+            else:
+                left_out.add_empty()
         bytes_before += source.size
+
+
+def _read_source(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
+    read = {"txt": _read_txt, "jsonl": _read_jsonl}.get(source.kind, _read_table)
+    try:
+        yield from read(source, before, field, left_out)
+    except UnsupportedFileError as error:
+        raise DataError(f"source {source.name}{error}") from None
+    except DamagedFileError as error:
+        left_out.add_problem(f"{source.name}{error}")
+    except OSError as error:
+        reason = (error.strerror or one_line(error)).lower()
+        left_out.add_problem(f"{source.name}: cannot be read ({reason})")
 
 
 def _read_txt(source: Source, before: int, _field: str, left_out: LeftOut) -> Parts:

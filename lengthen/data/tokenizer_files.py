@@ -149,7 +149,9 @@ def check_tokenizer(candidate: TextTokenizer, place: str) -> TextTokenizer:
         way_out = "--separator names another, a special token; or use another, such as train:8192"
         raise DataError(f"tokenizer {place}: {rule}; {way_out}")
     if json.loads(tokenizer.to_str())["model"].get("dropout"):
-        raise DataError(f"tokenizer {place}: has dropout, so no text is encoded twice alike; set 0")
+        raise DataError(
+            f"tokenizer {place}: has dropout, so a text has other tokens each time; set 0"
+        )
     return candidate
 
 
@@ -260,7 +262,8 @@ def _tokens_beside(folder: Path, config: Json, special: Json) -> list[AddedToken
 def _special_tokens(file: Path, config: Json) -> list[AddedToken]:
     named = [value for name, value in config.items() if name.endswith("_token")]
     # Not what is off, and no switch such as `add_bos_token`.
-    tokens = _validate(file, TokenList, [one for one in named if one and one is not True])
+    named = [value for value in named if value and isinstance(value, str | dict)]
+    tokens = _validate(file, TokenList, named)
     for name in LISTED_TOKENS:
         tokens += _validate(file, TokenList, config.get(name))
     return [token.model_copy(update={"special": True}) for token in tokens]

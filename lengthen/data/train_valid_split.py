@@ -5,11 +5,10 @@ alone, not on files, formats or cores.
 """
 
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.readers import DocumentPart
+from lengthen.data.readers import DocumentPart, Parts
 
 FEW = 20  # documents; fewer are cut in two, each
 SAMPLE_LIMIT = 100 * 10**6  # bytes of text that a tokenizer learns from
@@ -30,7 +29,7 @@ class SplitRule:
         return number == self.always or _chance(self.seed, "valid", number) < self.share
 
 
-def choose_split_rule(parts: Iterator[DocumentPart], share: float, seed: int) -> SplitRule:
+def choose_split_rule(parts: Parts, share: float, seed: int) -> SplitRule:
     """Look at as many documents as it takes to know the rule: all, where there are few.
 
     With FEW documents or more each is for validation with probability `share`, and if chance
@@ -74,6 +73,7 @@ class _CutPlaces:
     space: int = 0
 
     def after(self, part: DocumentPart) -> "_CutPlaces":
+        """Return the places with those in the document's next part."""
         inside = len(part.text) - part.is_last  # after the last character there is nothing to cut
         line, space = (part.text.rfind(mark, 0, inside) + 1 for mark in "\n ")
         return _CutPlaces(
@@ -83,7 +83,7 @@ class _CutPlaces:
         )
 
 
-def split_documents(parts: Iterator[DocumentPart], rule: SplitRule) -> Iterator[DocumentPart]:
+def split_documents(parts: Parts, rule: SplitRule) -> Parts:
     """Send every part to training or to validation."""
     if rule.heads:
         yield from _cut_documents(parts, rule.heads, rule.mark)
@@ -94,9 +94,7 @@ def split_documents(parts: Iterator[DocumentPart], rule: SplitRule) -> Iterator[
         number += part.is_last
 
 
-def _cut_documents(
-    parts: Iterator[DocumentPart], heads: tuple[int, ...], mark: str
-) -> Iterator[DocumentPart]:
+def _cut_documents(parts: Parts, heads: tuple[int, ...], mark: str) -> Parts:
     """Cut each document after the first mark that leaves at least its head for training."""
     remaining = iter(heads)
     left, is_cut = next(remaining), False  # characters of the head to come
@@ -116,7 +114,7 @@ def _cut_documents(
             left, is_cut = next(remaining, 0), False
 
 
-def sample_texts(parts: Iterator[DocumentPart], seed: int, limit: int = SAMPLE_LIMIT) -> list[str]:
+def sample_texts(parts: Parts, seed: int, limit: int = SAMPLE_LIMIT) -> list[str]:
     """Return a sample of at most `limit` bytes: all parts, or those with the lowest hashes."""
     heap: list[tuple[float, str]] = []  # the highest hash first, to be dropped first
     size = 0

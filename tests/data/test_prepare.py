@@ -20,7 +20,7 @@ from lengthen.data.store import Store, verify
 from lengthen.data.tokenizer import resolve
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, LengthenError, SettingError, StorageError
-from tests.data.files import GPT2, SHARED, as_lines, needs_shared, packed, write
+from tests.data.files import GPT2, SHARED, as_lines, needs_shared, write
 
 MANY = [f"document {n}\nsays {n * n}\r\nand ends\n" * (1 + n % 3) for n in range(30)]
 FEW = MANY[:3]
@@ -116,18 +116,6 @@ def test_documents_come_in_order_with_the_separator_behind_each(tmp_path: Path) 
     assert train == [text for text in MANY if text not in valid]
 
 
-def test_few_documents_are_cut_at_a_line_end(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.txt", "one\ntwo\nthree\nfour\nfive\n")
-    stored([source], tmp_path / "out", valid=0.3)
-    assert texts_of(Store.open(tmp_path / "out")) == (["one\ntwo\nthree\nfour\n"], ["five\n"])
-
-
-def test_given_validation_files_are_the_whole_validation_part(tmp_path: Path) -> None:
-    train, valid = write(tmp_path / "a.txt", "a\nb\n"), write(tmp_path / "b.jsonl", as_lines(["c"]))
-    stored([train], tmp_path / "out", valid_files=[valid])
-    assert texts_of(Store.open(tmp_path / "out")) == (["a\nb\n"], ["c"])
-
-
 def test_the_seed_decides_and_cores_do_not(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", as_lines(MANY))
     ids = [
@@ -216,12 +204,6 @@ class TestHeldOut:
 class TestTwice:
     """Text that is reached more than once."""
 
-    def test_the_same_bytes_are_refused(self, tmp_path: Path) -> None:
-        write(tmp_path / "in/a.jsonl", as_lines(MANY))
-        shutil.copy(tmp_path / "in/a.jsonl", tmp_path / "in/b.jsonl")
-        with pytest.raises(SettingError, match=r"b\.jsonl'; name one of them"):
-            stored([tmp_path / "in"], tmp_path / "out")
-
     @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
     def test_documents_that_stand_in_two_files_are_refused_where_they_validate(
         self, tmp_path: Path, suffix: str
@@ -274,26 +256,6 @@ def test_the_summary_and_the_manifest_say_what_the_tokenizer_lost_and_what_is_sp
     assert not (tmp_path / "none").exists()
 
 
-def test_f44_what_is_no_damage_is_not_skipped(tmp_path: Path) -> None:
-    write(tmp_path / "in/a.txt", "good\n")
-    write(tmp_path / "in/b.txt", "good\n".encode("utf-16"))
-    with pytest.raises(DataError, match=r"b\.txt: is UTF-16 text by its first bytes"):
-        stored([tmp_path / "in"], tmp_path / "out", on_bad="skip", valid=0)
-    assert not (tmp_path / "out").exists()
-
-
-def test_f43_nothing_of_a_skipped_text_is_in_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lengthen.data.readers.BLOCK", 4)
-    sources = [
-        write(tmp_path / "a.txt", b"good until here \xff"),
-        write(tmp_path / "b.txt", "fine"),
-    ]
-    stored(sources, tmp_path / "out", on_bad="skip", valid=0)
-    assert texts_of(Store.open(tmp_path / "out")) == (["fine"], [])
-
-
 def test_the_manifest_names_no_folder_of_this_machine(tmp_path: Path) -> None:
     stored([write(tmp_path / "a.txt", "a\nb\n")], tmp_path / "out")
     assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
@@ -315,11 +277,6 @@ SOURCES: dict[str, bytes] = {
     "empty.jsonl": b"",
     "million.jsonl": b'{"text": ""}\n' * 100_000,
     "utf8.txt": b"fine\nthen \xff",
-    "line.jsonl": b'{"text": "a"}\n{"text"}\n',
-    "surrogate.jsonl": b'{"text": "\\udc00"}\n',
-    "field.jsonl": b'{"body": "a"}\n',
-    "cut.txt.zst": packed(b"text" * 99, ".zst")[:-3],
-    "cut.jsonl.gz": packed(as_lines(["text"] * 99), ".gz")[:-9],
     "good.txt": b"good\nand good\n",
 }
 BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = {
@@ -331,11 +288,6 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
         "no text; left out: 100000 empty documents",
     ),
     "utf8": (["utf8.txt"], {}, DataError, r"utf8\.txt line 2, byte 10: invalid UTF-8; mend it"),
-    "json": (["line.jsonl"], {}, DataError, r"line\.jsonl line 2: not JSON"),
-    "surrogate": (["surrogate.jsonl"], {}, DataError, "line 1: field 'text' has half a surrogate"),
-    "field": (["field.jsonl"], {}, DataError, "line 1: has no field 'text'; one of body"),
-    "zst": (["cut.txt.zst"], {}, DataError, r"cut\.txt\.zst: damaged or cut off"),
-    "gz": (["cut.jsonl.gz"], {}, DataError, r"cut\.jsonl\.gz: damaged or cut off"),
     "all skipped": (["utf8.txt"], {"on_bad": "skip"}, DataError, "1 that could not be read"),
     "only validation": (["empty.txt"], {"valid_files": ["good.txt"]}, DataError, "has 0 tokens"),
     "missing": (["good.tx"], {}, SettingError, "no such file or folder.*did you mean"),
@@ -521,7 +473,7 @@ def test_f40_an_interrupt_removes_the_temporary(
 def test_f45_an_id_outside_of_the_vocabulary_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lengthen.data.tokenizer.vocabulary_size", lambda _: 200)
+    monkeypatch.setattr("lengthen.data.prepare.vocabulary_size", lambda _: 200)
     with pytest.raises(DataError, match="gave id 256, its vocabulary is 200"):
         stored([write(tmp_path / "a.txt", "text\n")], tmp_path / "out")
     assert os.listdir(tmp_path) == ["a.txt"]
