@@ -43,11 +43,6 @@ class Summary:
         return self.manifest.train.tokens + self.manifest.valid.tokens
 
     @property
-    def documents(self) -> int:
-        """Documents of both parts; a document that was cut in two counts in both."""
-        return self.manifest.train.documents + self.manifest.valid.documents
-
-    @property
     def text_bytes(self) -> int:
         """Bytes of UTF-8 of both parts."""
         return self.manifest.train.text_bytes + self.manifest.valid.text_bytes

@@ -196,8 +196,9 @@ def _read_gpt2_files(merges_file: Path, prefix_space: bool) -> Tokenizer:
     data = read_limited(merges_file.resolve(), FILE_LIMIT)
     numbered = read_limited(vocabulary_file.resolve(), FILE_LIMIT) if vocabulary_file else None
     try:
-        lines = data.decode("utf-8").split("\n")
-        merges = [_parse_merge(one) for one in lines if one and not one.startswith("#version")]
+        lines = [line for line in data.decode("utf-8").split("\n") if line]
+        pairs = [line.split(" ") for line in lines if not line.startswith("#version")]
+        merges = [(left, right) for left, right in pairs]
         if numbered is not None:
             vocabulary = json.loads(numbered)
         else:  # the 256 bytes, a token for each merge, the separator
@@ -206,17 +207,10 @@ def _read_gpt2_files(merges_file: Path, prefix_space: bool) -> Tokenizer:
             vocabulary = {name: number for number, name in enumerate(names)}
         tokenizer = byte_level_bpe(vocabulary, merges, prefix_space)
     except Exception as error:  # the library raises bare Exceptions
-        reason = f"is no GPT-2 tokenizer ({one_line(error)})"
-        raise DataError(f"tokenizer {merges_file}: {reason}") from None
+        rule = "is no GPT-2 tokenizer, with two tokens a line"
+        raise DataError(f"tokenizer {merges_file}: {rule} ({one_line(error)})") from None
     _check_ids(merges_file, tokenizer.get_vocab().values())
     return tokenizer
-
-
-def _parse_merge(line: str) -> tuple[str, str]:
-    left, _, right = line.partition(" ")
-    if not (left and right) or " " in right:
-        raise ValueError(f"{shown(line)} is no pair of tokens")
-    return left, right
 
 
 def _read_json(file: Path) -> Json:

@@ -144,7 +144,7 @@ def test_the_summary_counts_what_is_there_and_what_is_left_out(tmp_path: Path) -
     write(folder / "b.txt", b"\xff")
     write(folder / "notes.md", "x")
     summary = stored([folder], tmp_path / "out", valid=0, on_bad="skip")
-    assert (summary.documents, summary.tokens, summary.text_bytes) == (2, 6, 4)
+    assert (summary.manifest.train.documents, summary.tokens, summary.text_bytes) == (2, 6, 4)
     made = summary.manifest.made
     assert (made.empty, made.skipped, made.ignored, made.files) == (2, 2, 1, 2)
     assert "a.jsonl line 5: not JSON" in summary.problems[0]
