@@ -159,8 +159,9 @@ def _read_alone(path: Path, config: Json) -> tuple[Tokenizer, Json]:
     """Return the tokenizer without what lies beside it, and the content of its tokenizer.json."""
     file = path / TOKENIZER if os.path.isdir(path) else path
     if file == path or file.is_file():
-        content = read_limited(file.resolve(), FILE_LIMIT)
-        return parse_tokenizer(content, path), json.loads(content)
+        data = read_limited(file.resolve(), FILE_LIMIT)
+        # The library lets some files pass that are no JSON.
+        return parse_tokenizer(data, path), _validate(path, Json, data)
     merges_file = first_file(path, MERGES_NAMES)
     if merges_file is None:
         rule = f"the folder must hold {TOKENIZER}, {' or '.join(MERGES_NAMES)}"

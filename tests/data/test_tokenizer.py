@@ -162,6 +162,10 @@ BAD_FILES = {
     "not JSON": ("hello", "not a tokenizer.json for tokenizers"),
     "other JSON": ("{}", "not a tokenizer.json for tokenizers"),
     "no separator": (without_separator(), "has none of .*--separator TOKEN"),
+    "no colon": (
+        tokenizer_of("bytes").to_str().replace('"version":', "", 1),
+        "Invalid JSON|not a tokenizer.json",
+    ),
     "dropout": (with_dropout(), "has dropout"),
     "forged separator": (with_forged_separator(), "becomes the separator; .* such as train:8192"),
     "a huge id": (with_a_huge_id(), "has a token with id 268435456, over 16777215"),
