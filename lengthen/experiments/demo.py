@@ -28,7 +28,9 @@ from lengthen.reporting.figures import Curve, Panel, draw
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
 from lengthen.reporting.text import lines
-from lengthen.run.directory import Metrics, Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import Metrics, read_metrics
+from lengthen.run.records import EvalRecord, StepRecord
 from lengthen.training.start import train
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import Table, number, printed
@@ -63,16 +65,6 @@ class Variant:
 
     name: str
     metrics: Metrics
-
-    @property
-    def evaluations(self) -> list[Record]:
-        """Every evaluation, in order."""
-        return self.metrics.of("eval")
-
-    @property
-    def steps(self) -> list[Record]:
-        """Every step, in order."""
-        return self.metrics.of("step")
 
 
 def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> None:
@@ -171,9 +163,9 @@ def _directory(name: str) -> str:
 
 def _verdicts(variants: list[Variant]) -> list[str]:
     """Say what SLW has changed, and which part of it fewer tokens per step alone have changed."""
-    baseline, slw, rows = (v.evaluations[-1]["loss"] for v in variants)
+    baseline, slw, rows = (v.metrics.evaluations[-1].loss for v in variants)
     seed = "One seed: an illustration, not a result."
-    if None in (baseline, slw, rows):
+    if baseline is None or slw is None or rows is None:
         return ["A variant ended not finite, so their losses cannot be compared.", seed]
     return [
         f"SLW ends {_apart(slw - baseline)} the baseline.",
@@ -190,7 +182,7 @@ def _apart(nats: float) -> str:
 
 
 def _table(variants: list[Variant]) -> Table:
-    goal = best_loss(variants[0].evaluations)
+    goal = best_loss(variants[0].metrics.evaluations)
     return Table(
         "One text, one budget",
         (
@@ -208,15 +200,16 @@ def _table(variants: list[Variant]) -> Table:
 
 
 def _row(variant: Variant, goal: float | None) -> tuple[str, ...]:
-    reached = None if goal is None else first_at_or_below(variant.evaluations, goal)
+    metrics = variant.metrics
+    reached = None if goal is None else first_at_or_below(metrics.evaluations, goal)
     return (
         variant.name,
-        f"{len(variant.steps):,}",
-        _loss(variant.evaluations[-1]["loss"]),
-        "not reached" if reached is None else f"{reached['tokens']:,}",
-        "not reached" if reached is None else f"{reached['seconds']:.1f}",
-        number(largest_ratio(variant.steps), 2),
-        number(largest_ratio(variant.metrics.of("probe")), 2),
+        f"{len(metrics.steps):,}",
+        _loss(metrics.evaluations[-1].loss),
+        "not reached" if reached is None else f"{reached.tokens:,}",
+        "not reached" if reached is None else f"{reached.seconds:.1f}",
+        number(largest_ratio(metrics.steps), 2),
+        number(largest_ratio(metrics.probes), 2),
     )
 
 
@@ -225,14 +218,14 @@ def _loss(loss: float | None) -> str:
 
 
 def _panels(variants: list[Variant]) -> list[Panel]:
-    def curves(kind: str, value: str) -> list[Curve]:
+    def curves(kind: type[StepRecord | EvalRecord], value: str) -> list[Curve]:
         return [
             Curve(
                 variant.name,
                 [
-                    (record["tokens"], record[value])
+                    (record.tokens or 0, getattr(record, value))
                     for record in variant.metrics.of(kind)
-                    if record[value] is not None
+                    if getattr(record, value) is not None
                 ],
             )
             for variant in variants
@@ -240,13 +233,15 @@ def _panels(variants: list[Variant]) -> list[Panel]:
 
     tokens = "trained tokens"
     return [
-        Panel("Validation loss at full length", tokens, "nats per token", curves("eval", "loss")),
+        Panel(
+            "Validation loss at full length", tokens, "nats per token", curves(EvalRecord, "loss")
+        ),
         Panel(
             "Loss ratio: above the line a step is unstable",
             tokens,
             "loss / lowest so far",
-            curves("step", "loss_ratio"),
+            curves(StepRecord, "loss_ratio"),
             mark=UNSTABLE,
         ),
-        Panel("Sequence length", tokens, "tokens", curves("step", "length")),
+        Panel("Sequence length", tokens, "tokens", curves(StepRecord, "length")),
     ]

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lengthen.config.schema import Config
 from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
-from lengthen.run.directory import Record
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, UnstableError, printable
 
@@ -123,7 +123,7 @@ class Held:
         return first
 
 
-def attempted(root: Path) -> Iterator[tuple[str, Record]]:
+def attempted(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what attempts.jsonl says of each run, in order; a line that was cut is left out."""
     path = root / ATTEMPTS
     for line in path.read_bytes().splitlines() if path.is_file() else ():

@@ -1,21 +1,36 @@
-"""Runs: a new one, or an old one from a checkpoint; everything around the loop."""
+"""Start a run: a new one, or one that resumes from a checkpoint; everything around the loop."""
 
+import hashlib
 import json
+import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.manager import checkpoint_manager
-from lengthen.checkpoint.read import Checkpoint
+from lengthen.checkpoint.read import Checkpoint, load_newest, load_step
 from lengthen.checkpoint.train_state import log_size
-from lengthen.config import load as settings
+from lengthen.checkpoint.verify import list_checkpoints
+from lengthen.checkpoint.write import remove_incomplete, supersede_after
+from lengthen.config.load import (
+    Source,
+    as_trained,
+    differences,
+    flat,
+    load,
+    nested,
+    recorded,
+    with_auto_decided,
+    with_overrides,
+)
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
+from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
@@ -29,12 +44,16 @@ from lengthen.distributed.memory import (
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
-from lengthen.run.directory import MetricsLog, Record, RunPaths
-from lengthen.training.loop import RunContext, StopSignal, carry_out
+from lengthen.run.directory import RunPaths
+from lengthen.run.environment import environment
+from lengthen.run.metrics import JsonLines, cut_metrics
+from lengthen.training.loop import RunSummary, TrainingLoop
+from lengthen.training.ownership import check_still_new, own_directory
 from lengthen.training.trainer import Trainer
-from lengthen.util.console import line
-from lengthen.util.disk import Disk
-from lengthen.util.errors import BusyError, DataError, SettingError
+from lengthen.util.console import line, say
+from lengthen.util.disk import Disk, as_path
+from lengthen.util.errors import DataError, SettingError
+from lengthen.util.signals import StopSignal
 
 # What a checkpoint was built on: another value would make it another run.
 FIXED = {
@@ -47,137 +66,124 @@ FIXED = {
 
 
 def train(
-    config: Config,
-    out: Path,
+    recipe: Source,
+    out: str | os.PathLike[str],
     *,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    resume_auto: bool = False,
+    resume: Literal["auto"] | None = None,
+    quiet: bool = False,
     disk: Disk | None = None,
-    shown: bool = True,
-) -> Record:
-    """Train a new run in `out` to the end of its budget; return its summary.
+) -> RunSummary:
+    """Train a new run in `out` to the end of its budget.
 
-    With `resume_auto` a run of the same configuration that lies there already goes on instead.
-    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError and,
-    after saving, StoppedError.
+    `recipe` is a recipe's name, a TOML file or a configuration; `data` a token store; `settings`
+    lie over the recipe, as {"pacing": {"start": 8}} or {"pacing.start": 8}. `overwrite` replaces an
+    earlier run. With `resume="auto"` a run of the same configuration that is there already is
+    resumed instead. Notes and progress go to the error stream, unless `quiet`. `disk` carries out
+    what is written; tests give one that fails.
+
+    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError,
+    PeerError and, after saving, StoppedError.
+
+    >>> small = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
+    >>> summary = lengthen.train(
+    ...     "laptop-2min", data="store", out="runs/second", settings=small, quiet=True
+    ... )
+    >>> summary.tokens, summary.validation_loss < 6
+    (19984, True)
     """
+    if resume not in (None, "auto"):
+        raise SettingError("resume", 'must be "auto" or None', resume)
+    out = as_path("out", out)
+    config, notes = load(recipe, settings, data=data)
+    if not quiet:
+        say(notes)
+    return _train(config, out, overwrite, resume == "auto", disk or Disk(), shown=not quiet)
+
+
+def _train(
+    config: Config, out: Path, overwrite: bool, resume_auto: bool, disk: Disk, *, shown: bool
+) -> RunSummary:
     store = open_store(config)
     config = with_store(config, store)
     paths = RunPaths(out)
     if resume_auto and paths.config.is_file():
-        _must_be_the_same(config, paths)
-        if checkpoint.listed(paths.checkpoints):
-            return resume(out, overrides=_own_way(config, paths), disk=disk, shown=shown)
+        _check_same_settings(config, paths)
+        if list_checkpoints(paths.checkpoints):
+            overrides = _local_overrides(config, paths)
+            return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
-    disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
-        _take(stack, out, context, "train anew", config)
+        own_directory(stack, out, context, "train anew", config)
         if context.is_rank_zero:
-            _must_not_have_begun(paths, resume_auto=resume_auto)
-        micro_tokens = choose_micro_tokens(config, store, context)
-        config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+            check_still_new(paths, resume_auto=resume_auto)
+        config = _with_micro_tokens(config, store, context)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
-            _write_run_files(disk, paths, config, store, context)
-        trainer, stop = _trainer(stack, config, store, context)
-        return carry_out(_run_context(stack, trainer, paths, disk, stop, shown))
+            facts = {"device": described(context.device), "valid": store.manifest.valid.sha256}
+            write_run_files(disk, paths, store.text_tokenizer().files(), **facts)
+            # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
+            disk.replace_file(paths.config, config.to_toml().encode())
+        stop = stack.enter_context(StopSignal().listening())
+        trainer = _build_trainer(config, store, context, stop)
+        return _build_loop(stack, trainer, paths, disk, stop, shown=shown).run()
 
 
 def resume(
-    out: Path,
+    run: str | os.PathLike[str],
     *,
-    overrides: Tables | None = None,
-    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
+    quiet: bool = False,
     disk: Disk | None = None,
-    shown: bool = True,
-) -> Record:
-    """Go on with a run from its newest good checkpoint, or from the one called `name`.
+) -> RunSummary:
+    """Resume a run from its newest good checkpoint, or from the one called `checkpoint`.
 
-    `overrides` are recorded as an event and in config.toml. Raises what `train` raises, and
-    CheckpointError.
+    `settings` change some of the run's own, such as its budget; they are recorded as an event and
+    in config.toml. Raises what `train` raises, and CheckpointError.
+
+    >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
+    >>> summary.tokens
+    29984
     """
-    paths = runlog.open_run(out)
-    _refuse_fixed(overrides or {})
-    config, notes = settings.load(str(paths.config), overrides)
-    config = settings.with_auto_decided(config)
+    paths = runlog.open_run(as_path("run", run))
+    overrides = nested(settings)
+    _refuse_fixed(overrides)
+    config, notes = load(paths.config, overrides)
+    config = with_auto_decided(config)
     store = open_store(config)
-    config = settings.with_overrides(config, {"data": {"path": str(store.path.resolve())}})
+    config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
-        _take(stack, out, context, f"resume from {name or 'the newest checkpoint'}", config)
+        what = f"resume from {checkpoint or 'the newest checkpoint'}"
+        own_directory(stack, paths.root, context, what, config)
         if context.is_rank_zero:
-            commit.sweep(disk, paths.checkpoints)
-        start, passed_over = _start(paths, name, context)
-        size = choose_micro_tokens(config, store, context)
-        config = settings.with_overrides(config, {"batch": {"micro_tokens": size}})
-        trainer, stop = _trainer(stack, config, store, context)
+            remove_incomplete(disk, paths.checkpoints)
+        if checkpoint is None:
+            start, damaged = load_newest(paths.checkpoints, context)
+        else:
+            start, damaged = load_step(paths.checkpoints, checkpoint, context), []
+        config = _with_micro_tokens(config, store, context)
+        stop = stack.enter_context(StopSignal().listening())
+        trainer = _build_trainer(config, store, context, stop)
         trainer.restore(start)
         _check_budget(trainer)
-        # Only now, with everything in hand that could be refused, do the run's files change.
+        # Only now, after everything that could be refused, do the run's files change.
         discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
-        run = _run_context(stack, trainer, paths, disk, stop, shown)
-        run.saves.step = start.step
-        run.saves.verified.add(start.path.name)
-        for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
-            run.line.say(note)
-            run.event("note", text=note)
-        since = _overrides(overrides or {}, config, start)
-        run.event("resumed", discarded_lines=discarded, overrides=since)
-        del start  # its files are mapped as long as it lives, and a later rotation deletes them
-        return carry_out(run)
-
-
-def _take(
-    stack: ExitStack, out: Path, context: DistributedContext, verb: str, config: Config
-) -> None:
-    """Own the run's directory, on the first rank, and see that all ranks mean the same by it."""
-    context.barrier()  # nobody looks at the directory any more once the first rank writes
-    mark = context.broadcast(stack.enter_context(runlog.owned(out)) if context.is_rank_zero else 0)
-    seen = context.all_gather([int(runlog.mark_in(out) == mark)])
-    strangers = [rank for rank, (same,) in enumerate(seen) if not same]
-    if strangers:
-        rule = f"must be one directory for all ranks; rank {strangers[0]} sees another than rank 0"
-        raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
-    _must_agree(context, verb, config)
-
-
-def _must_agree(context: DistributedContext, verb: str, config: Config) -> None:
-    """Raise SettingError on every rank where one is about to do something else than the first."""
-    plans = [
-        json.loads(text) for text in context.all_gather_text(json.dumps([verb, _said(config)]))
-    ]
-    (first_verb, first), *others = plans
-    for rank, (other_verb, said) in enumerate(others, start=1):
-        if other_verb != first_verb:
-            rule = f"rank 0 is to {first_verb}, rank {rank} to {other_verb}: a shared disk is late"
-            raise SettingError("RUN", rule, hint="run the command again")
-        for name in sorted(first.keys() | said.keys()):
-            if first.get(name) != said.get(name):
-                rule = f"must be the same on all ranks; rank 0 has {first.get(name)!r}"
-                raise SettingError(name, f"{rule}, rank {rank} {said.get(name)!r}")
-
-
-def _said(config: Config) -> Tables:
-    """Return the settings in which ranks have to agree: all, but where their store lies."""
-    return settings.flat(settings.as_trained(config))
-
-
-def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
-    # Looked at before the directory was ours: whoever held it may have saved since.
-    if resume_auto and checkpoint.listed(paths.checkpoints):
-        way_on = "run the same command again"
-        raise BusyError(f"{paths.root} has just been saved by another process; {way_on}")
-
-
-def _start(
-    paths: RunPaths, name: str | None, context: DistributedContext
-) -> tuple[Checkpoint, list[str]]:
-    if name is not None:
-        return checkpoint.load_step(paths.checkpoints, name, context), []
-    return checkpoint.load_newest(paths.checkpoints, context)
+        loop = _build_loop(
+            stack, trainer, paths, disk, stop, shown=not quiet, resumed_from=start.step
+        )
+        for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
+            loop.note(text)
+        changed = _changed_settings(overrides, config, start)
+        loop.event("resumed", discarded_lines=discarded, overrides=changed)
+        del start  # its files are mapped as long as it lives, and will be deleted
+        return loop.run()
 
 
 def _check_budget(trainer: Trainer) -> None:
@@ -190,54 +196,54 @@ def _check_budget(trainer: Trainer) -> None:
 
 def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> int:
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
-    # Checkpoints first: a newer one would not be believed once its lines are cut.
-    commit.set_aside(disk, paths.checkpoints, start.step)
-    discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
+    # Checkpoints first: a newer one could not be resumed from once its lines are cut.
+    supersede_after(disk, paths.checkpoints, start.step)
+    discarded = cut_metrics(disk, paths, log_size(start.state))
     with suppress(DataError):  # a file that is not ours is shown by nobody, and stays
         set_aside(disk, paths.evaluations, lambda result: (result.step or 0) > start.step)
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
 
 
-def _own_way(config: Config, paths: RunPaths) -> Tables:
-    """Return what of a run that goes on is this process's: where its store lies, smaller passes."""
-    there = settings.load(str(paths.config))[0]
+def _local_overrides(config: Config, paths: RunPaths) -> Tables:
+    """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
+    there = load(paths.config)[0]
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
-    own: Tables = {}
+    overrides: Tables = {}
     if there.data.path != config.data.path:
-        own["data"] = {"path": config.data.path}
-    # A run that ran out of memory goes on in smaller passes than were asked for.
+        overrides["data"] = {"path": config.data.path}
+    # A run that ran out of memory continues in smaller micro-batches than were asked for.
     if asked != "auto" and used != "auto" and asked < used:
-        own["batch"] = {"micro_tokens": asked}
-    return own
+        overrides["batch"] = {"micro_tokens": asked}
+    return overrides
 
 
-def _overrides(asked: Tables, config: Config, start: Checkpoint) -> Tables:
-    """Return every setting that is not as the checkpoint was trained with, and a store's new place.
+def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Tables:
+    """Return every setting that is not as the checkpoint was trained with, and a new store's path.
 
-    More than what was asked for: an earlier resume may have died before its first save. The steps
-    that told of it are set aside, and its settings stay. And less: what was so before is no change.
+    More than what was asked for: an earlier resume may have died before its first save, its lines
+    are set aside, and its settings stay. And less: a value as before is no change.
     """
-    before = settings.flat(settings.recorded(start.state))
+    before = flat(recorded(start.state))
     if not before:
         return asked
-    now = settings.flat(settings.as_trained(config))
-    found = {n: v for n, v in settings.flat(asked).items() if n not in now and n not in before}
+    now = flat(as_trained(config))
+    changed = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
     names = sorted(now.keys() | before.keys())
-    found |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
+    changed |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
     tables: dict[str, Tables] = {}
-    for name, value in found.items():
+    for name, value in changed.items():
         table, _, setting = name.partition(".")
         tables.setdefault(table, {})[setting] = value
     return tables
 
 
-def _must_be_the_same(config: Config, paths: RunPaths) -> None:
-    there = settings.load(str(paths.config))[0]
+def _check_same_settings(config: Config, paths: RunPaths) -> None:
+    there = load(paths.config)[0]
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
-    there = settings.with_overrides(there, own)
-    for name, (asked, before) in sorted(settings.differences(config, there).items()):
+    there = with_overrides(there, own)
+    for name, (asked, before) in sorted(differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
 
@@ -250,84 +256,94 @@ def _refuse_fixed(overrides: Tables) -> None:
                 raise SettingError(f"{table}.{setting}", rule, values[setting], "start a new run")
 
 
+def _with_micro_tokens(config: Config, store: Store, context: DistributedContext) -> Config:
+    size = choose_micro_tokens(config, store, context)
+    return with_overrides(config, {"batch": {"micro_tokens": size}})
+
+
 def choose_micro_tokens(config: Config, store: Store, context: DistributedContext) -> int:
-    """Return the tokens of one forward pass: the setting, or what the fit check finds."""
+    """Return the tokens of a micro-batch: the setting, or what the fit check finds."""
     if config.batch.micro_tokens != "auto":
         return config.batch.micro_tokens
     if context.device.type == "cpu":
-        return context.all_reduce_min(
-            micro_tokens_within(config, cpu_memory_limit(), context.world_size)
-        )
+        size = micro_tokens_within(config, cpu_memory_limit(), context.world_size)
+        return context.all_reduce_min(size)
     length = config.model.length
     whole = -(-config.batch.rows // context.world_size) * length
     return fit_check(whole, length, lambda size: trial_fits(config, store, context, size))
 
 
 def trial_fits(config: Config, store: Store, context: DistributedContext, size: int) -> bool:
-    """Try one full-length pass and update on a throw-away trainer; all ranks give one answer."""
-    failed = torch.zeros(1, device=context.device)
+    """Try a full-length micro-batch and an update on a trainer of its own; all ranks agree."""
+    fits = True
     alone = DistributedContext(context.device, context.precision)
     try:
         Trainer(config, store, alone, size).trial(size)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        failed += 1
+        fits = False
     free_memory(context.device)
-    return not context.all_reduce_sum(failed).item()
+    return not context.any_rank(not fits)
 
 
-def _write_run_files(
-    disk: Disk, paths: RunPaths, config: Config, store: Store, context: DistributedContext
+def write_run_files(
+    disk: Disk, paths: RunPaths, tokenizer: Mapping[str, bytes], **facts: object
 ) -> None:
-    environment = runlog.environment(sys.argv) | {
-        "device": described(context.device),
+    """Write the environment, with `facts` in it, and the files of the tokenizer."""
+    recorded = environment(sys.argv) | {
         "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
-        "tokenizer": store.manifest.tokenizer.sha256,
-        "valid": store.manifest.valid.sha256,
+        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
+        **facts,
     }
-    disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
-    for name, data in store.text_tokenizer().files().items():
+    disk.write_file(paths.environment, json.dumps(recorded, indent=1).encode())
+    for name, data in tokenizer.items():
         disk.write_file(paths.root / name, data)
-    # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
-    disk.replace_file(paths.config, config.to_toml().encode())
 
 
-def _trainer(
-    stack: ExitStack, config: Config, store: Store, context: DistributedContext
-) -> tuple[Trainer, StopSignal]:
-    stop = stack.enter_context(StopSignal().listening())
+def _build_trainer(
+    config: Config, store: Store, context: DistributedContext, stop: StopSignal
+) -> Trainer:
     micro_tokens = config.batch.micro_tokens
     assert micro_tokens != "auto"
-    return Trainer(config, store, context, micro_tokens, stop), stop
+    return Trainer(config, store, context, micro_tokens, stop)
 
 
-def _run_context(
+def _build_loop(
     stack: ExitStack,
     trainer: Trainer,
     paths: RunPaths,
     disk: Disk,
     stop: StopSignal,
+    *,
     shown: bool,
-) -> RunContext:
-    first = trainer.context.is_rank_zero
-    log = stack.enter_context(closing(MetricsLog(disk.at("log"), paths.metrics))) if first else None
-    drawn = line(trainer.schedule.budget, paths.root.name, shown=shown and first)
-    keep, asynchronous = trainer.config.saving.keep, trainer.config.saving.asynchronous
-    kept = checkpoint_manager(
-        disk.at("save"), paths.checkpoints, keep, trainer.context, asynchronous=asynchronous
+    resumed_from: int | None = None,
+) -> TrainingLoop:
+    context, run, saving = trainer.context, trainer.config.run, trainer.config.saving
+    log = None
+    if context.is_rank_zero:
+        log = stack.enter_context(closing(JsonLines(disk.at("log"), paths.metrics)))
+    checkpoints = stack.enter_context(
+        checkpoint_manager(
+            disk.at("save"),
+            paths.checkpoints,
+            saving.keep,
+            context,
+            asynchronous=saving.asynchronous,
+            good=resumed_from,
+        )
     )
-    saves = stack.enter_context(kept)
-    shown_line = stack.enter_context(drawn)
-    asked, found = trainer.config.run.device, described(trainer.context.device)
-    shown_line.say(f'computing on {found} (run.device = "{asked}")')
-    return RunContext(trainer, paths, log, stop, shown_line, saves)
+    shown = shown and context.is_rank_zero
+    progress = stack.enter_context(line(trainer.schedule.budget, paths.root.name, shown=shown))
+    device = f'{described(context.device)} (run.device = "{run.device}")'
+    progress.say(f"device {device}, precision {run.precision}, compile {run.compile}")
+    return TrainingLoop(trainer, paths, log, stop, progress, checkpoints)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
-    recorded, now = start.state.get("numerics"), trainer.numerics()
-    before = recorded if isinstance(recorded, dict) else {}
+    saved, now = start.state.get("numerics"), trainer.numerics()
+    before = saved if isinstance(saved, dict) else {}
     changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"

@@ -53,5 +53,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Comp
     file.write_text(FILE.format(store=store), encoding="utf-8")
     comparison = read_comparison(file)
     for run in comparison.runs:
-        train(run.config, directory(root, run), shown=False)
+        train(run.config, directory(root, run), quiet=True)
     return comparison, root

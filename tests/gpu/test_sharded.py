@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.verify import name_of
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.model.shards import is_sharded
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -45,23 +46,23 @@ def test_the_run_is_that_of_whole_weights(
         assert record is not None
         assert expected is not None
         for name in MONITOR:
-            assert record[name] == pytest.approx(expected[name], rel=1e-9)
+            assert getattr(record, name) == pytest.approx(getattr(expected, name), rel=1e-9)
     losses = [trainer.evaluate() for trainer in (plain, sharded)]
-    whole, parts = (record["loss"] for record in losses if record is not None)
+    whole, parts = (record.loss for record in losses if record is not None)
     assert parts == pytest.approx(whole, rel=1e-9)
 
 
 def test_bfloat16_learns(on_device: Configure, trainer_on: TrainerOn) -> None:
     trainer = trainer_on(on_device(run={"precision": "bf16"}), sharded=True)
     records = [trainer.step() for _ in range(20)]
-    losses = [record["loss"] for record in records if record is not None]
-    assert losses[-1] < 0.8 * losses[0]
+    losses = [record.loss for record in records if record is not None]
+    assert (losses[-1] or 0) < 0.8 * (losses[0] or 0)
 
 
 def save(trainer: Trainer, folder: Path) -> checkpoint.Checkpoint:
     step = trainer.train_state.counters.step
-    commit.save(Disk(), folder, step, trainer.tensors(), trainer.state_dict(), trainer.context)
-    return checkpoint.load_step(folder, checkpoint.name_of(step), trainer.context)
+    write_checkpoint(Disk(), folder, step, trainer.tensors(), trainer.state_dict(), trainer.context)
+    return checkpoint.load_step(folder, name_of(step), trainer.context)
 
 
 def test_a_checkpoint_of_shards_goes_on_whole_and_back(
@@ -81,7 +82,7 @@ def test_a_checkpoint_of_shards_goes_on_whole_and_back(
         record = again.step()
         assert record is not None
         for name in MONITOR:
-            assert record[name] == pytest.approx(expected[name], rel=1e-9)
+            assert getattr(record, name) == pytest.approx(getattr(expected, name), rel=1e-9)
 
 
 def test_f33_a_step_that_is_not_finite_touches_no_shard(
@@ -92,6 +93,6 @@ def test_f33_a_step_that_is_not_finite_touches_no_shard(
         trainer.step()
     before = kept(trainer)
     record = poisoned_step(trainer, gradient=False)
-    assert record["finite"] is False
+    assert record.finite is False
     after = kept(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -1,22 +1,20 @@
 """Faults on purpose happen where and as often as they were asked for, and never otherwise."""
 
 import errno
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util import faults
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, StorageError
-from tests.conftest import AskFor, Configure
+from tests.conftest import AskFor, Configure, in_a_child
 
 
 def spoilt_at(site: faults.Site, times: int) -> list[int]:
@@ -83,23 +81,22 @@ def test_what_a_gpu_lacks_memory_for_beside_the_allocator_counts_too(
     ("action", "code"),
     [("kill", -signal.SIGKILL), ("term", -signal.SIGTERM), ("exit", faults.EXIT)],
 )
-def test_a_process_ends_as_it_was_told(action: str, code: int) -> None:
-    words = [sys.executable, "-c", "from lengthen.util.faults import reach; reach('step')"]
-    environment = {**os.environ, faults.VARIABLE: f"step:1:{action}"}
-    assert subprocess.run(words, env=environment, check=False).returncode == code
+def test_a_process_ends_as_the_action_says(ask_for: AskFor, action: str, code: int) -> None:
+    ask_for(f"step:1:{action}")
+    assert in_a_child(lambda: faults.inject("step")) == code
 
 
 def test_a_step_told_to_is_not_finite_and_no_other(
     configured: Configure, ask_for: AskFor, tmp_path: Path
 ) -> None:
     ask_for("step:4:nan")
-    train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
-    steps = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
-    assert [step["step"] for step in steps if step["loss"] is None] == [4]
+    train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", quiet=True)
+    steps = read_metrics(RunPaths(tmp_path / "run").metrics).steps
+    assert [step.step for step in steps if step.loss is None] == [4]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("stop:3:nan", "did you mean 'step'"),
         ("step:3:nam", "did you mean 'nan'"),
@@ -107,7 +104,7 @@ def test_a_step_told_to_is_not_finite_and_no_other(
         ("step", "site:numbers:action"),
     ],
 )
-def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, said: str) -> None:
+def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, message: str) -> None:
     ask_for(text)
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         faults.inject("step")

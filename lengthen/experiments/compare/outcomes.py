@@ -17,8 +17,9 @@ from lengthen.experiments.status import (
     standing,
     was_started_so,
 )
-from lengthen.reporting.gather import NamedRun, read_environment
+from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import RunPaths
+from lengthen.run.environment import read_environment
 from lengthen.util.errors import DataError
 
 Fate = Literal["finished", "diverged", "crashed"]
@@ -112,8 +113,7 @@ def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
         fate = "finished" if place.state == "finished" else "diverged"
     elif not attempts.message or not was_started_so(directory(root, run), run.config):
         return None
-    on_nonfinite = run.config.run.on_nonfinite
-    summary = summarise(place.metrics, on_nonfinite) if place.metrics.of("step") else None
+    summary = summarise(place.metrics) if place.metrics.steps else None
     environment = read_environment(RunPaths(directory(root, run)).environment)
     shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
     return Outcome(run, fate, summary, shown, place.found, attempts)

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from lengthen.analysis.instability import figure
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.status import directory, standing
-from lengthen.run.directory import RunPaths, last_record
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import last_record
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.tables import Table, printed
 
@@ -110,14 +110,14 @@ def board(comparison: Comparison, root: Path, *, shown: bool) -> Iterator[Board]
 
 
 def _loss(root: Path, run: Planned) -> str:
-    evaluations = standing(root, run).metrics.of("eval")
-    loss = figure(evaluations[-1], "loss") if evaluations else None
+    evaluations = standing(root, run).metrics.evaluations
+    loss = evaluations[-1].loss if evaluations else None
     return "not finite" if loss is None else f"{loss:.3f}"
 
 
 def _how_far(root: Path, run: Planned) -> str:
-    last = last_record(RunPaths(directory(root, run)).metrics) or {}
+    last = last_record(RunPaths(directory(root, run)).metrics)
     budget = run.config.budget.tokens
     if budget is None:
-        return f"step {last.get('step', 0):,}"
-    return f"{100 * last.get('tokens', 0) // budget} %"
+        return f"step {last.step if last else 0:,}"
+    return f"{100 * (last.tokens or 0 if last else 0) // budget} %"

@@ -27,10 +27,10 @@ from lengthen.experiments.runner import (
 )
 from lengthen.experiments.status import directory, standing
 from lengthen.run import directory as runlog
-from lengthen.run.directory import MetricsLog
-from lengthen.training.loop import StopSignal
+from lengthen.run.metrics import JsonLines
 from lengthen.util.disk import Disk
 from lengthen.util.errors import BusyError, DataError, StoppedError
+from lengthen.util.signals import StopSignal
 
 OPEN = ("missing", "begun")  # states of what is left to do
 
@@ -56,7 +56,7 @@ def carry_out(
     with runlog.owned(root), board(comparison, root, shown=shown) as shown_board:
         # Whoever had the directory until now may have finished some of them.
         left = [run for run in left if standing(root, run).state in OPEN]
-        attempts = MetricsLog(Disk(), root / ATTEMPTS)
+        attempts = JsonLines(Disk(), root / ATTEMPTS)
         try:
             _Shop(root, machine, attempts, shown_board).work(left)
         finally:
@@ -78,7 +78,7 @@ def _bound(left: Sequence[Planned]) -> list[Config]:
 class _Shop:
     root: Path
     machine: Machine
-    attempts: MetricsLog
+    attempts: JsonLines
     board: Board
     running: list[tuple[Planned, Job]] = field(default_factory=list)
     waiting: deque[Planned] = field(default_factory=deque)

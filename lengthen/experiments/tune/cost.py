@@ -113,10 +113,10 @@ def _line_through_steps(seen: Iterable[Seen]) -> LinearRegression | None:
     seconds: list[float] = []
     for one in seen:
         before = 0.0
-        for step in one.metrics.of("step"):
-            flops.append(step_flops(one.trial.config, step["rows"], step["length"]))
-            seconds.append(step["seconds"] - before)
-            before = step["seconds"]
+        for step in one.metrics.steps:
+            flops.append(step_flops(one.trial.config, step.rows or 0, step.length or 0))
+            seconds.append((step.seconds or 0.0) - before)
+            before = step.seconds or 0.0
     if not flops:
         return None
     if len(set(flops)) > 1:

@@ -29,8 +29,7 @@ from lengthen.experiments.tune.trials import (
     trial_of,
 )
 from lengthen.run import directory as runlog
-from lengthen.run.directory import MetricsLog
-from lengthen.training.loop import StopSignal
+from lengthen.run.metrics import JsonLines
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.disk import Disk
 from lengthen.util.errors import (
@@ -42,6 +41,7 @@ from lengthen.util.errors import (
     StoppedError,
     StorageError,
 )
+from lengthen.util.signals import StopSignal
 
 PASSED_ON = (DataError, CheckpointError, MemoryLimitError, StorageError)
 
@@ -57,7 +57,7 @@ def carry_out(
     console = ErrorStream()
     console.quiet = not shown
     with runlog.owned(root):
-        attempts = MetricsLog(Disk(), root / ATTEMPTS)
+        attempts = JsonLines(Disk(), root / ATTEMPTS)
         try:
             _Shop(question, root, machine, attempts, console).work()
         finally:
@@ -112,7 +112,7 @@ class _Shop:
     question: Question
     root: Path
     machine: Machine
-    attempts: MetricsLog
+    attempts: JsonLines
     console: Console
     known: dict[Setting, float] = field(default_factory=dict)
     running: dict[Setting, _Attempt] = field(default_factory=dict)

@@ -69,9 +69,9 @@ def _panel(title: str, clock: str, x: str, trials: Sequence[Seen]) -> Panel:
         Curve(
             curve_name(one),
             [
-                (record[clock], record["perplexity"])
-                for record in one.metrics.of("eval")
-                if record["perplexity"] is not None
+                (getattr(record, clock), record.perplexity)
+                for record in one.metrics.evaluations
+                if record.perplexity is not None
             ],
         )
         for one in trials

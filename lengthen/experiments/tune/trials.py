@@ -15,14 +15,16 @@ from math import inf
 from pathlib import Path
 from statistics import fmean
 
-from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.schema import Config, Model
 from lengthen.experiments.status import Standing, standing_of
 from lengthen.experiments.tune.problem import Question
 from lengthen.experiments.tune.search import Setting
 from lengthen.experiments.tune.stability import Judgement, judge
 from lengthen.model import cost
-from lengthen.run.directory import Metrics, Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import Metrics, read_metrics
+from lengthen.run.records import EvalRecord, StepRecord
 from lengthen.util.disk import Disk
 
 TRIALS = "trials"  # in a tuner's directory
@@ -107,18 +109,22 @@ def evaluation_flops(model: Model, tokens: int) -> float:
     return cost.flops(model, tokens // model.length, model.length) / FORWARD
 
 
-def work_of(config: Config, records: Sequence[Record], before: float = 0.0) -> Work:
-    """Return the work that lines of a log show; `before` are the seconds of the step before."""
-    steps = [record for record in records if record["kind"] == "step"]
-    looks = [record for record in records if record["kind"] == "eval"]
-    judged = sum(int(look["side_tokens"]) for look in looks)
-    flops = sum(step_flops(config, step["rows"], step["length"]) for step in steps)
-    training = float(steps[-1]["seconds"]) - before if steps else 0.0
+def work_of(
+    config: Config,
+    steps: Sequence[StepRecord],
+    evaluations: Sequence[EvalRecord],
+    before: float = 0.0,
+) -> Work:
+    """Return the work that these records show; `before` are the seconds of the step before."""
+    shapes = [(step.rows or 0, step.length or 0) for step in steps]
+    judged = sum(one.side_tokens or 0 for one in evaluations)
+    flops = sum(step_flops(config, rows, length) for rows, length in shapes)
+    training = (steps[-1].seconds or 0.0) - before if steps else 0.0
     return Work(
-        tokens=sum(int(step["rows"]) * int(step["length"]) for step in steps),
+        tokens=sum(rows * length for rows, length in shapes),
         judged=judged,
         flops=flops + evaluation_flops(config.model, judged),
-        seconds=training + sum(float(look["side_seconds"]) for look in looks),
+        seconds=training + sum(one.side_seconds or 0.0 for one in evaluations),
     )
 
 
@@ -145,17 +151,18 @@ class Seen:
         """Nats at its end, over its last evaluations, since one alone jumps; inf: not calm."""
         if not self.is_calm:
             return inf
-        return fmean(look["loss"] for look in self.metrics.of("eval")[-LAST_LOOKS:])
+        last = self.metrics.evaluations[-LAST_LOOKS:]
+        return fmean(inf if one.loss is None else one.loss for one in last)
 
     @property
     def steps(self) -> int:
         """Steps that it trained."""
-        return len(self.metrics.of("step"))
+        return len(self.metrics.steps)
 
     @property
     def work(self) -> Work:
         """What it has computed."""
-        return work_of(self.trial.config, self.metrics.records)
+        return work_of(self.trial.config, self.metrics.steps, self.metrics.evaluations)
 
 
 def losses(seen: Iterable[Seen]) -> dict[Setting, float]:
@@ -202,22 +209,23 @@ def read_running(root: Path, trial: Trial) -> Seen:
 
 def _seen(trial: Trial, standing: Standing) -> Seen:
     metrics = standing.metrics
-    curve = [(int(record["step"]), record["loss"]) for record in metrics.of("eval")]
+    curve = [(record.step, record.loss) for record in metrics.evaluations]
     judgement = judge(curve, trial.steps)
     if judgement.word == "undecided" and standing.state == "diverged":
-        why = f"step {metrics.records[-1]['step']} is not finite"
+        why = f"step {metrics.records[-1].step} is not finite"
         judgement = Judgement("not calm", why, "not finite")
     return Seen(trial, judgement, metrics)
 
 
 def redone(root: Path, trial: Trial) -> Work:
     """Return what a trial that goes on now computes again: all behind its newest checkpoint."""
-    saved = checkpoint.listed(RunPaths(place_of(root, trial)).checkpoints)
+    saved = list_checkpoints(RunPaths(place_of(root, trial)).checkpoints)
     kept = int(saved[0].name.removeprefix("step-")) if saved else 0
     metrics = read_running(root, trial).metrics
-    before = (step["seconds"] for step in metrics.of("step") if step["step"] == kept)
-    behind = [record for record in metrics.records if record.get("step", 0) > kept]
-    return work_of(trial.config, behind, next(before, 0.0))
+    before = (step.seconds or 0.0 for step in metrics.steps if step.step == kept)
+    steps = [step for step in metrics.steps if step.step > kept]
+    evaluations = [one for one in metrics.evaluations if one.step > kept]
+    return work_of(trial.config, steps, evaluations, next(before, 0.0))
 
 
 def drop_checkpoints(root: Path, trial: Trial) -> None:

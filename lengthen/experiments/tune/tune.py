@@ -16,9 +16,10 @@ from lengthen.experiments.tune.search import FIRST, End, Setting, next_step
 from lengthen.experiments.tune.summary import Found, no_calm, sentences, trials_of
 from lengthen.experiments.tune.tables import curve_name, facts, panels, trials_table
 from lengthen.experiments.tune.trials import TRIALS, Seen, losses, outcomes, place_of
-from lengthen.reporting.gather import NamedRun, read_environment
+from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.directory import RunPaths
+from lengthen.run.environment import read_environment
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, UnstableError
 from lengthen.util.tables import console, printed
@@ -142,7 +143,7 @@ def _write(root: Path, found: Found) -> None:
     disk.replace_file(root / FACTS, (json.dumps(facts(found), indent=1) + "\n").encode())
     write(
         root / PAGE,
-        [_shown(root, one) for one in found.seen if one.metrics.of("step")],
+        [_shown(root, one) for one in found.seen if one.metrics.steps],
         title="lengthen tune",
         verdicts=sentences(found),
         tables=[trials_table(found)],

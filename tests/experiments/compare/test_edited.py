@@ -176,11 +176,11 @@ def here(runs: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) ->
 
 def _carry(place: Path, config: Config, folder: Path, known: dict[str, Path]) -> None:
     if place.exists():
-        train(config, place, resume_auto=True, shown=False)
+        train(config, place, resume="auto", quiet=True)
         return
     text = config.to_toml()
     if text not in known:
-        train(config, folder / str(len(known)), shown=False)
+        train(config, folder / str(len(known)), quiet=True)
         known[text] = folder / str(len(known))
     shutil.copytree(known[text], place)
 

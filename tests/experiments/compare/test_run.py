@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def facts(root: Path) -> Mapping[str, Any]:
 
 def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
     return [
-        [{**step, "seconds": None} for step in standing(root, run).metrics.of("step")]
+        [replace(step, seconds=None) for step in standing(root, run).metrics.steps]
         for run in comparison.runs
     ]
 

@@ -21,7 +21,8 @@ from lengthen.experiments.compare.tables import (
 )
 from lengthen.experiments.runner import ATTEMPTS
 from lengthen.experiments.status import directory, standing
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util.errors import DataError
 from tests.conftest import AskFor
@@ -145,12 +146,12 @@ def test_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
     run = comparison.runs[0]
     place = directory(tmp_path, run)
     ask_for(f"step:{6000 // 512 + 1}:nan")  # the last of them
-    train(run.config, place, shown=False)
+    train(run.config, place, quiet=True)
     metrics = read_metrics(RunPaths(place).metrics)
-    assert metrics.of("step")[-1]["finite"] is False
+    assert metrics.steps[-1].finite is False
     assert standing(tmp_path, run).state == "finished"
     (outcome,), _ = read_outcomes(comparison, tmp_path)
-    assert (outcome.fate, outcome.loss) == ("finished", metrics.of("eval")[-1]["loss"])
+    assert (outcome.fate, outcome.loss) == ("finished", metrics.evaluations[-1].loss)
     assert main(["report", str(place)]) == 0
     assert "diverged" not in capsys.readouterr().out
 

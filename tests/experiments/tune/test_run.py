@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from lengthen.experiments.runner import ATTEMPTS, Job, Machine
 from lengthen.experiments.tune.problem import Question
 from lengthen.experiments.tune.search import End, Setting, next_step
 from lengthen.experiments.tune.trials import Trial, place_of, read, trial_of
-from lengthen.run.directory import RunPaths, last_record, owned
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.metrics import last_record
 from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.experiments.tune.conftest import ROOM, Asked, Tuned, own, search_here, written
@@ -54,14 +56,14 @@ def trained(question: Question, root: Path) -> list[Trial]:
     """Carry the whole search out in this process."""
 
     def carry(trial: Trial) -> None:
-        train(trial.config, place_of(root, trial), shown=False)
+        train(trial.config, place_of(root, trial), quiet=True)
 
     return search_here(question, root, carry)
 
 
 def steps_of(root: Path, trials: list[Trial]) -> list[object]:
     return [
-        [{**step, "seconds": None} for step in read(root, trial).metrics.of("step")]
+        [replace(step, seconds=None) for step in read(root, trial).metrics.steps]
         for trial in trials
     ]
 
@@ -82,7 +84,7 @@ def chosen_in(root: Path) -> Setting:
 
 def wait_for_step(root: Path, trial: Trial, process: subprocess.Popen[str], step: int) -> None:
     log = place_of(root, trial) / "metrics.jsonl"
-    while (last_record(log) or {}).get("step", 0) < step:
+    while (last := last_record(log)) is None or last.step < step:
         assert process.poll() is None
         time.sleep(0.02)
 
