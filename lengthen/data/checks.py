@@ -148,7 +148,7 @@ def _as_numpy(values: "array[int]") -> NDArray[np.uint64]:
 
 
 @dataclass
-class TokenizerLosses:
+class RoundTripCounts:
     """What text lost by a tokenizer, and what in it only looks special; counts that add up.
 
     A character is lost if what its document's ids decode to has fewer of its kind: a tokenizer that
@@ -160,7 +160,7 @@ class TokenizerLosses:
     unknown: int = 0  # tokens
     spelled: Counter[str] = field(default_factory=Counter)  # special tokens, as ordinary text
 
-    def add(self, other: "TokenizerLosses") -> None:
+    def add(self, other: "RoundTripCounts") -> None:
         """Count `other` too."""
         self.compared += other.compared
         self.lost.update(other.lost)
@@ -192,7 +192,7 @@ def list_most_common(counts: Counter[str]) -> str:
     return f" ({', '.join(names + more)})" if names else ""
 
 
-class LossCounter:
+class RoundTripChecker:
     """Compares text with what its ids decode to, where anything can be lost; else a sample."""
 
     def __init__(self, tokenizer: Tokenizer, *, splits_as_gpt2: bool) -> None:
@@ -212,28 +212,27 @@ class LossCounter:
         self._spelling = re.compile("|".join([*own, SPECIAL_SPELLINGS]))
         self._first_characters = {text[0] for text in special} | {"<", "["}
 
-    def count(self, texts: Sequence[str], ids: Sequence[list[int]]) -> TokenizerLosses:
-        """Return the losses of texts and their ids.
+    def count(self, texts: Sequence[str], ids: Sequence[list[int]]) -> RoundTripCounts:
+        """Return what is lost of texts in their ids.
 
         Raises DataError where text became a special token.
         """
-        losses = TokenizerLosses()
+        lost: Counter[str] = Counter()
+        spelled: Counter[str] = Counter()
         for text, own in zip(texts, ids, strict=True):
             # Most texts have none of these characters, and looking for one costs nothing.
             if any(character in text for character in self._first_characters):
-                losses.spelled.update(self._special_spellings(text, own))
-        if self._unknown is not None:
-            losses.unknown = sum(own.count(self._unknown) for own in ids)
+                spelled.update(self._special_spellings(text, own))
+        unknown = 0 if self._unknown is None else sum(own.count(self._unknown) for own in ids)
         some = slice(1) if self._sampled else slice(None)
         decoded = self._tokenizer.decode_batch(ids[some], skip_special_tokens=False)
         for text, again in zip(texts[some], decoded, strict=True):
-            losses.compared += len(text)
             if again != text:
                 # What an unknown token decodes to is no character of the text, unless it spells it.
                 extra = max(0, again.count(self._unknown_text) - text.count(self._unknown_text))
                 kept = again.replace(self._unknown_text, "", extra)
-                losses.lost.update(Counter(text) - Counter(kept))
-        return losses
+                lost.update(Counter(text) - Counter(kept))
+        return RoundTripCounts(sum(map(len, texts[some])), lost, unknown, spelled)
 
     def _special_spellings(self, text: str, ids: list[int]) -> list[str]:
         spellings = self._spelling.findall(text)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from lengthen.data.checks import LossCounter, TokenizerLosses
+from lengthen.data.checks import RoundTripChecker, RoundTripCounts
 from lengthen.data.readers import DocumentPart, Parts
 from lengthen.util.errors import DataError
 
@@ -57,7 +57,7 @@ class EncodedBatch:
     documents: int  # that end here
     text_bytes: int  # of UTF-8
     bytes_read: int  # of all sources, up to here
-    losses: TokenizerLosses
+    round_trip: RoundTripCounts
 
 
 def can_be_cut(tokenizer: Tokenizer) -> bool:
@@ -112,7 +112,7 @@ def encode(
     The library releases the interpreter's lock, so threads use all cores, and little is waiting
     at any time: memory is bounded by the number of threads.
     """
-    counter = LossCounter(tokenizer, splits_as_gpt2=can_be_cut(tokenizer))
+    checker = RoundTripChecker(tokenizer, splits_as_gpt2=can_be_cut(tokenizer))
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[list[EncodedBatch]]] = deque()
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def encode(
         # Whoever stops early, by an error or Ctrl-C, waits for the batches in work alone.
         stack.callback(pool.shutdown, cancel_futures=True)
         for batch in _batches(pieces):
-            waiting.append(pool.submit(_encode_batch, tokenizer, separator, batch, counter))
+            waiting.append(pool.submit(_encode_batch, tokenizer, separator, batch, checker))
             # One more than is worked on, so that no thread waits for us to read.
             if len(waiting) > workers + 1:
                 yield from waiting.popleft().result()
@@ -130,7 +130,7 @@ def encode(
 
 
 def _encode_batch(
-    tokenizer: Tokenizer, separator: int, pieces: Sequence[DocumentPart], counter: LossCounter
+    tokenizer: Tokenizer, separator: int, pieces: Sequence[DocumentPart], checker: RoundTripChecker
 ) -> list[EncodedBatch]:
     """Encode pieces on this thread, with the separator after every document."""
     # Without a tokenizer's own special tokens: which border is where is ours to say.
@@ -139,13 +139,13 @@ def _encode_batch(
     )
     encoded = [(piece, one.ids) for piece, one in zip(pieces, encodings, strict=True)]
     return [
-        _join([(piece, ids) for piece, ids in encoded if piece.split == split], separator, counter)
+        _join([(piece, ids) for piece, ids in encoded if piece.split == split], separator, checker)
         for split in dict.fromkeys(piece.split for piece in pieces)
     ]
 
 
 def _join(
-    encoded: list[tuple[DocumentPart, list[int]]], separator: int, counter: LossCounter
+    encoded: list[tuple[DocumentPart, list[int]]], separator: int, checker: RoundTripChecker
 ) -> EncodedBatch:
     pieces, ids = zip(*encoded, strict=True)
     rows = [np.array(own + [separator] * piece.is_last, np.uint32) for piece, own in encoded]
@@ -155,7 +155,7 @@ def _join(
         documents=sum(piece.is_last for piece in pieces),
         text_bytes=sum(len(piece.text.encode()) for piece in pieces),
         bytes_read=pieces[-1].bytes_read,
-        losses=counter.count([piece.text for piece in pieces], ids),
+        round_trip=checker.count([piece.text for piece in pieces], ids),
     )
 
 

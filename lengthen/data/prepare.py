@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lengthen.data.checks import DuplicateCounter, TokenizerLosses, list_most_common
+from lengthen.data.checks import DuplicateCounter, RoundTripCounts, list_most_common
 from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.readers import BLOCK, LeftOut, Parts
@@ -143,7 +143,11 @@ def _write(
 def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress: bool) -> Summary:
     stdin = _spool_stdin(folder, options, disk)
     corpus = find_corpus(options, stdin)
-    left_out, losses, duplicates = LeftOut(options.on_bad), TokenizerLosses(), DuplicateCounter()
+    left_out, round_trip, duplicates = (
+        LeftOut(options.on_bad),
+        RoundTripCounts(),
+        DuplicateCounter(),
+    )
     began = time.monotonic()
     tokenizer = _tokenizer(corpus, progress)
     learned = time.monotonic()
@@ -155,11 +159,11 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
             stack.callback(writers[split].close)
         documents = duplicates.watch(corpus.documents(left_out))
         with bar.line(corpus.size, "prepare", shown=progress) as line:
-            _encode(documents, tokenizer, options.workers, writers, losses, line)
+            _encode(documents, tokenizer, options.workers, writers, round_trip, line)
         encoded = time.monotonic()
         if stdin:  # the folder is about to become the store
             disk.remove(stdin.path)
-        counts = {**losses.counts(), **duplicates.counts()}
+        counts = {**round_trip.counts(), **duplicates.counts()}
         made = _provenance(corpus, left_out, counts)
         manifest = write_manifest(disk, folder, tokenizer, writers, made)
     return Summary(
@@ -167,8 +171,8 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
         manifest=manifest,
         problems=tuple(left_out.problems),
         splits=corpus.describe_splits(),
-        lost=list_most_common(losses.lost),
-        spelled=list_most_common(losses.spelled),
+        lost=list_most_common(round_trip.lost),
+        spelled=list_most_common(round_trip.spelled),
         tokenizer_seconds=learned - began,
         encode_seconds=encoded - learned,
     )
@@ -179,7 +183,7 @@ def _encode(
     tokenizer: TextTokenizer,
     workers: int,
     writers: Mapping[str, SplitWriter],
-    losses: TokenizerLosses,
+    round_trip: RoundTripCounts,
     line: bar.Line,
 ) -> None:
     pieces = cut_documents(documents, cuts=can_be_cut(tokenizer.tokenizer))
@@ -190,7 +194,7 @@ def _encode(
     with contextlib.closing(batches):
         for batch in batches:
             writers[batch.split].add(batch)
-            losses.add(batch.losses)
+            round_trip.add(batch.round_trip)
             tokens += len(batch.ids)
             text_bytes += batch.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - began)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from lengthen.data import checks
-from lengthen.data.checks import DuplicateCounter, TokenizerLosses, check_sources_differ
+from lengthen.data.checks import DuplicateCounter, RoundTripCounts, check_sources_differ
 from lengthen.data.encode import cut_documents, encode
 from lengthen.data.readers import DocumentPart
 from lengthen.data.sources import Source, find_sources
@@ -172,16 +172,16 @@ def trained(tokenizer: Tokenizer, trainer: trainers.Trainer) -> Tokenizer:
 
 def encoded(
     tokenizer: Tokenizer, texts: list[str], *, cuts: bool = False
-) -> Iterator[tuple[list[int], TokenizerLosses]]:
+) -> Iterator[tuple[list[int], RoundTripCounts]]:
     separator = tokenizer.token_to_id(SEPARATOR)
     assert separator is not None
     pieces = cut_documents((DocumentPart(text, True, 0) for text in texts), cuts=cuts)
     for batch in encode(tokenizer, separator, pieces, workers=2):
-        yield batch.ids.tolist(), batch.losses
+        yield batch.ids.tolist(), batch.round_trip
 
 
-def losses_of(tokenizer: Tokenizer, texts: list[str], *, cuts: bool = False) -> TokenizerLosses:
-    total = TokenizerLosses()
+def losses_of(tokenizer: Tokenizer, texts: list[str], *, cuts: bool = False) -> RoundTripCounts:
+    total = RoundTripCounts()
     for _, losses in encoded(tokenizer, texts, cuts=cuts):
         total.add(losses)
     return total

@@ -362,10 +362,14 @@ class TestOut:
             stored([source], tmp_path / "out", overwrite=True)
         assert (tmp_path / "out/thesis.tex").exists()
 
-    def test_a_file_is_no_place(self, tmp_path: Path, source: Path) -> None:
+    def test_a_file_or_a_link_is_no_place(self, tmp_path: Path, source: Path) -> None:
         for out in (source, source / "out"):
             with pytest.raises(SettingError, match="folder"):
                 stored([source], out, overwrite=True)
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "empty")
+        with pytest.raises(SettingError, match="must be a folder, no link"):
+            stored([source], tmp_path / "link")
 
     def test_a_name_that_is_too_long_is_refused(self, tmp_path: Path, source: Path) -> None:
         with pytest.raises(SettingError, match="name must be at most 200 bytes"):
