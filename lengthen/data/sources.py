@@ -22,12 +22,12 @@ KNOWN = (
     ".zst, .parquet or .arrow"
 )
 
-SPLITS = {
+SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-SPLIT_OF_WORD = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 # Not in titles, such as "The Test of Time", whose files are no splits.
 WORD = re.compile(
     rf"(?<![a-z])(?<!\bthe[^a-z])({'|'.join(SPLIT_OF_WORD)})(?:set)?(?![a-z])"
@@ -172,7 +172,7 @@ def group_by_split(sources: Sequence[Source]) -> dict[str, list[Source]]:
         rule = f"is a {split} split by its name, and beside it {other!r} is not named as training"
         hint = "name the files to train on alone, or rename what is no split; --valid-files takes "
         raise SettingError("source", rule, first.name, f"{hint}others")
-    return {split: [source for own, source in pairs if own == split] for split in SPLITS}
+    return {split: [source for own, source in pairs if own == split] for split in SPLIT_WORDS}
 
 
 def _splits(sources: Sequence[Source]) -> Iterator[str | None]:
