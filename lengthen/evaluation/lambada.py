@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 from statistics import fmean
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.evaluation.items import asked, score_items, standard_error
-from lengthen.evaluation.loss import perplexity
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.options import Wanted
 from lengthen.evaluation.outcome import Measure, Outcome

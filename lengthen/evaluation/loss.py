@@ -1,6 +1,5 @@
 """Validation loss at full length, and the perplexity that follows from it."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -72,8 +71,3 @@ def fronts(tokens: Tokens, sequences: range, full_length: int, length: int) -> T
     starts = np.asarray(sequences) * full_length
     window = starts[:, None] + np.arange(length + 1)
     return torch.from_numpy(tokens[window].astype(np.int64))
-
-
-def perplexity(loss: float) -> float:
-    """Return exp(loss); infinite where that is above what a float holds."""
-    return math.exp(loss) if loss < 700 else math.inf

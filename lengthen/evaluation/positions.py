@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.data.store import Store
-from lengthen.evaluation.loss import fronts, perplexity, validation_loss
+from lengthen.evaluation.loss import fronts, validation_loss
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.options import Wanted
 from lengthen.evaluation.outcome import Curve, Measure, Outcome

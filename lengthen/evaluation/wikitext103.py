@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.evaluation import sets
 from lengthen.evaluation.detokenise import detokenise
-from lengthen.evaluation.loss import perplexity
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.options import Wanted
 from lengthen.evaluation.outcome import Measure, Outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Configure
-from tests.distributed.test_peers import ranks
+from tests.ranks import commands
 
 LIMITED = """
 import resource, sys
@@ -58,10 +58,9 @@ def test_f35_of_several_ranks_none_tries_again_and_all_end(
 ) -> None:
     (tmp_path / "config.toml").write_text(configured().to_toml())
     words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "lengthen", *words]
-    both = ranks(command, command, last="step:5:oom")
-    errors = [process.communicate(timeout=240)[1] for process in both]
-    assert [process.returncode for process in both] == [9, 7], errors
+    both = commands(words, words, last="step:5:oom")
+    errors = [rank.communicate()[1] for rank in both]
+    assert [rank.returncode for rank in both] == [9, 7], errors
     lines = [[t for t in text.splitlines() if t.startswith("lengthen:")] for text in errors]
     assert [len(errors) for errors in lines] == [1, 1]
     assert "--batch.micro_tokens 128` continues from it" in lines[1][0]

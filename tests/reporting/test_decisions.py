@@ -31,7 +31,7 @@ def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Line]:
             "length": before.value,
             "loss": loss if math.isfinite(loss) else None,
             "next_length": state.value,
-            "best": before.best,
+            "best": before.lowest,
             "calm": (calm := pacing.calm(before, loss)),
             "held": step - before.since,
             "forced": state.value > before.value and calm < pacing.patience,
