@@ -80,7 +80,7 @@ def read_pacing(table: object) -> object:
     if isinstance(table, get_args(Pacing)):
         return table
     if not isinstance(table, dict):
-        raise ValueError("must be a table, or a pacing")
+        raise ValueError("must be a table or a pacing; a function is for a DataPlan alone")
     kind = KINDS.get(str(table.get("kind")))
     if kind is None:
         hint = nearest(str(table.get("kind", "")), KINDS)

@@ -16,7 +16,7 @@ class Custom:
     It must return a whole number from 1 to `end` that never falls. It is called once for each step,
     in order, and checked there. Raises SettingError where it breaks the contract.
 
-    >>> pacing = Custom(lambda step: min(64, 8 + 4 * step), end=64)
+    >>> pacing = lengthen.Custom(lambda step: min(64, 8 + 4 * step), end=64)
     >>> pacing(0), pacing(3), pacing(20)
     (8, 20, 64)
     """

@@ -28,7 +28,11 @@ NO_OTHER_SETTINGS: dict[str, object] = {"extra": "forbid"}
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """`end` at every step."""
+    """`end` at every step.
+
+    >>> lengthen.Constant(end=64)(0)
+    64
+    """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
@@ -63,6 +67,10 @@ class Linear:
 
     rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Raises
     SettingError for a setting out of its range.
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=100)
+    >>> pacing(0), pacing(50), pacing(100)
+    (8, 32, 64)
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -93,6 +101,10 @@ class Root:
 
     rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Degree
     1 is linear. Raises SettingError for a setting out of its range.
+
+    >>> pacing = lengthen.Root(start=8, end=64, duration=100)
+    >>> pacing(0), pacing(50), pacing(100)
+    (8, 40, 64)
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -128,6 +140,10 @@ class Staged:
 
     so boundaries[i] is the first step with values[i + 1]. Raises SettingError for lists that are
     not in order or do not fit each other.
+
+    >>> pacing = lengthen.Staged(values=(16, 64), boundaries=(100,))
+    >>> pacing(99), pacing(100)
+    (16, 64)
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -195,6 +211,10 @@ class Adaptive:
     losses in a row that are not above the lowest at this length it grows by `multiple`; else the
     length stays, but never longer than `max_hold` steps, so that the end is always reached (paper,
     section 2.2, names such a pacing; its exact rule is not published, this one is ours).
+
+    >>> pacing = lengthen.Adaptive(start=8, end=64, max_hold=50)
+    >>> pacing.latest
+    350
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS

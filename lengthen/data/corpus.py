@@ -83,7 +83,11 @@ class Corpus:
             yield replace(part, split="valid")
 
     def _read(self, sources: list[Source], left_out: LeftOut, before: int = 0) -> Parts:
-        return read_documents(sources, self.options.field, left_out, bytes_before=before)
+        for part in read_documents(sources, self.options.field, left_out, bytes_before=before):
+            if part.text:
+                yield part
+            else:
+                left_out.add_empty()
 
 
 def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:

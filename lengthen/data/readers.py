@@ -68,18 +68,14 @@ class LeftOut:
 def read_documents(
     sources: Sequence[Source], field: str, left_out: LeftOut, *, bytes_before: int = 0
 ) -> Parts:
-    """Yield every document of the sources that has text, in order, in parts.
+    """Yield every document of the sources, in order, in parts.
 
     `field` is the text's name in jsonl and tables. `bytes_before` counts the sources that were read
     before these. Raises DataError for a problem that `left_out` does not skip, and for a file that
     is whole, and can only be read otherwise: to leave that out would not be to leave out damage.
     """
     for source in sources:
-        for part in _read_source(source, bytes_before, field, left_out):
-            if part.text:
-                yield part
-            else:
-                left_out.add_empty()
+        yield from _read_source(source, bytes_before, field, left_out)
         bytes_before += source.size
 
 

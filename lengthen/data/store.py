@@ -142,7 +142,12 @@ def content_id(manifest: dict[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store; the tokens stay on the disk and are mapped, read-only."""
+    """An open store; the tokens stay on the disk and are mapped, read-only.
+
+    >>> store = lengthen.Store.open("store")
+    >>> len(store.train), store.train[:4].tolist(), store.vocabulary
+    (48277, [48, 32, 116, 104], 257)
+    """
 
     path: Path
     manifest: Manifest

@@ -24,7 +24,7 @@ from lengthen.config.load import build, merge
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.data.prepare import prepare
-from lengthen.reporting.figures import Curve, Panel, draw
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
 from lengthen.reporting.text import lines
@@ -89,7 +89,9 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
         run = out / _directory(name)
         train(build(settings), run, overwrite=overwrite)
         variants.append(Variant(name, read_metrics(RunPaths(run).metrics)))
-    (out / "picture.svg").write_text(draw(_panels(variants)), encoding="utf-8")
+    from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
+
+    (out / "picture.svg").write_bytes(draw(_panels(variants), ".svg"))
     table, verdicts = _table(variants), _verdicts(variants)
     _report(out, variants, table, verdicts)
     console.print(printed(table))
@@ -241,7 +243,7 @@ def _panels(variants: list[Variant]) -> list[Panel]:
             tokens,
             "loss / lowest so far",
             curves(StepRecord, "loss_ratio"),
-            mark=UNSTABLE,
+            threshold=UNSTABLE,
         ),
         Panel("Sequence length", tokens, "tokens", curves(StepRecord, "length")),
     ]

@@ -31,8 +31,8 @@ class DataPlan:
 
     Raises SettingError, under the names of the settings in a file (`batch.rows` for `rows`).
 
-    >>> from lengthen.core.pacing import Linear
-    >>> plan = DataPlan(pacing=Linear(start=8, end=64, duration=10), rows=16, budget=100_000)
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=10)
+    >>> plan = lengthen.DataPlan(pacing=pacing, rows=16, budget=100_000)
     >>> plan.number_of_steps()
     103
     """

@@ -30,7 +30,17 @@ __all__ = ["BatchStream", "DataPlan", "MicroBatch", "RunLog", "Step"]
 
 
 class BatchStream:
-    """An iterable of steps with their micro-batches; it is saved and restored between two steps."""
+    """An iterable of steps with their micro-batches; it is saved and restored between two steps.
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=10)
+    >>> plan = lengthen.DataPlan(pacing=pacing, rows=16, budget=100_000)
+    >>> stream = lengthen.BatchStream(lengthen.Store.open("store").train, plan)
+    >>> for step, micro_batches in stream:
+    ...     for inputs, targets, length, share in micro_batches:
+    ...         pass  # loss = share * mean_loss(inputs, targets); loss.backward()
+    >>> step.number, inputs.shape, share
+    (103, torch.Size([16, 64]), 1.0)
+    """
 
     def __init__(
         self,

@@ -35,7 +35,19 @@ Number = float | Tensor | np.generic  # one of them: a tensor's only element, wh
 
 
 class RunLog:
-    """Writes config.toml, environment.json and metrics.jsonl; one process of a run has it."""
+    """Writes config.toml, environment.json and metrics.jsonl; one process of a run has it.
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=10)
+    >>> plan = lengthen.DataPlan(pacing=pacing, rows=16, budget=100_000)
+    >>> model = torch.nn.Linear(2, 2)
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> log = lengthen.RunLog("runs/mine", plan)
+    >>> for step, _ in lengthen.BatchStream(lengthen.Store.open("store").train, plan):
+    ...     record = log.step(step, loss=2.5, grad_norm=1.0, optimizer=optimizer)
+    >>> log.finish()
+    >>> len(lengthen.read_metrics("runs/mine").steps)
+    103
+    """
 
     def __init__(
         self,

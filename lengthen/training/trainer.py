@@ -135,11 +135,11 @@ class Trainer:
             free_memory(self.context.device)
 
     def _gradient(self, batch: Batch, plan: StepPlan) -> tuple[Tensor, Tensor]:
-        """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
-        loss = self._backward(batch, plan)
+        """Return the step's loss, as `_accumulate` has it, and the norm of its gradient."""
+        loss = self._accumulate(batch, plan)
         return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 
-    def _backward(self, batch: Batch, plan: StepPlan) -> Tensor:
+    def _accumulate(self, batch: Batch, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
 
         Data parallel averages gradients over ranks: times the world's size that is a sum, and over
@@ -158,14 +158,14 @@ class Trainer:
             self._seed_dropout(number)
             last = number == len(parts) - 1
             with no_sync_before(self.module, last=last):
-                total[0] += self._micro_batch(part, scale)
+                total[0] += self.backward(part, scale)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def _micro_batch(self, part: MicroBatch, scale: float) -> Tensor:
+    def backward(self, part: MicroBatch, scale: float) -> Tensor:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
         # A rank without rows must still join its peers in the collectives of this micro-batch.
         weight = float(part.share > 0)
@@ -292,21 +292,6 @@ class Trainer:
             return None
         tokens, seconds = sequences * (length or full_length), time.monotonic() - began
         return loss, {"side_tokens": tokens, "side_seconds": seconds}
-
-    def trial(self, micro_tokens: int) -> None:
-        """Run the largest micro-batch with gradients and moments allocated, for the fit check.
-
-        It spoils the weights.
-        """
-        length = self.config.model.length
-        shape = (micro_tokens // length, length)
-        tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
-        part = MicroBatch(tokens, tokens, length, 1.0)
-        total = self._micro_batch(part, 1 / micro_tokens)
-        update(self.optimizer, torch.isfinite(total))
-        # Once more over the gradients that are there, as in a step of several micro-batches.
-        self._micro_batch(part, 1 / micro_tokens)
-        clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _now(self) -> dict[str, Any]:
         counters = self.train_state.counters

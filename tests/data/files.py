@@ -46,7 +46,9 @@ def read(path: Path, field: str = "text") -> tuple[list[str], LeftOut]:
     left_out = LeftOut("skip")
     texts, text = [], ""
     for part in read_documents(find_sources([str(path)])[0], field, left_out):
-        assert part.text
+        if not part.text:
+            left_out.add_empty()
+            continue
         text += part.text
         if part.is_last:
             texts.append(text)

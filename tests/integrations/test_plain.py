@@ -22,8 +22,8 @@ from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
 from lengthen.core.schedule import Hold, steps
 from lengthen.data.store import Store
-from lengthen.evaluation.models import named
-from lengthen.evaluation.sample import sample
+from lengthen.evaluation.generate import sample
+from lengthen.evaluation.models import find_models
 from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import learning_rates
 from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
@@ -512,7 +512,7 @@ def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path)
         lambda: resume(root, quiet=True),
         lambda: export(root, tmp_path / "hf"),
         lambda: list(sample(root)),
-        lambda: named([root], None)[0].config,
+        lambda: find_models([root], None)[0].config,
     ):
         with pytest.raises(SettingError, match=cause):
             use()

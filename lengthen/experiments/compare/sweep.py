@@ -7,7 +7,7 @@ from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.experiments.compare.file import Comparison
 from lengthen.experiments.compare.outcomes import Group
 from lengthen.experiments.compare.tables import goals_of, largest, said, speedup
-from lengthen.reporting.figures import Curve, Panel
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.util.tables import Table, number
 
 FEWEST_POINTS = 3  # on an axis, for a curve
@@ -154,7 +154,7 @@ def sweep_panels(comparison: Comparison, members: Sequence[Group]) -> Iterator[P
                 setting,
                 "largest of all seeds",
                 [_curve(one, ratio) for one in along],
-                mark=UNSTABLE,
+                threshold=UNSTABLE,
                 log_x=log,
             )
 

@@ -9,7 +9,7 @@ from lengthen.experiments.tune.search import FIRST, Setting
 from lengthen.experiments.tune.stability import RISE
 from lengthen.experiments.tune.summary import Found, perplexity, sentences
 from lengthen.experiments.tune.trials import LAST_LOOKS, Seen
-from lengthen.reporting.figures import Curve, Panel
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.util.tables import Table, number
 
 
