@@ -96,7 +96,7 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
     for seed in range(seeds):
         run = tmp_path / str(seed)
         code = signalled_after(random.Random(seed).uniform(0.05, 0.6), config, run)
-        # Before and behind training there is nothing to save, and a signal ends any process.
+        # Before and after training there is nothing to save, and a signal ends any process.
         assert code in (0, TERMINATED, -signal.SIGTERM)
         assert code != TERMINATED or saved_to_the_last_line(run)
         goes_on(config, run, tmp_path / "unbroken")
@@ -106,7 +106,7 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
 def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does_it(
     configured: Configure, tmp_path: Path, ask_for: AskFor, number: int
 ) -> None:
-    # 20 sequences, four a pass: five passes.
+    # 20 sequences, four a batch: five batches.
     evaluation = {"every_steps": 3, "tokens": 20 * 64, "probe_every_steps": 0}
     config = configured(budget={"tokens": 800}, evaluation=evaluation, saving={"every_steps": 0})
     train(config, tmp_path / "unbroken", quiet=True)
