@@ -137,8 +137,8 @@ def test_the_steps_are_the_trainers_own_and_nothing_is_written(
     seen: list[StepShape] = []
     train_on = Trainer.train_on
 
-    def watched(trainer: Trainer, step: Step) -> StepRecord:
-        record = train_on(trainer, step)
+    def watched(trainer: Trainer, step: Step, micro_tokens: int | None) -> StepRecord:
+        record = train_on(trainer, step, micro_tokens)
         assert record.lr == 0.0
         seen.append((record.rows or 0, record.length or 0))
         return record
