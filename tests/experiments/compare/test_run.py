@@ -139,8 +139,8 @@ def test_f55_a_crashed_run_is_a_result_with_its_message(written: Written, tmp_pa
     done = compare(file, root)
     output, errors = done.communicate()
     assert done.returncode == 0, errors
-    assert "baseline/seed-0 crashed: --out: holds files that no run wrote" in output
-    assert "holds files" in read_attempts(root)["baseline/seed-0"].message
+    assert "baseline/seed-0 crashed: --out: must be a new or empty directory" in output
+    assert "holds other things than a run" in read_attempts(root)["baseline/seed-0"].message
     assert standing(root, comparison.runs[1]).state == "finished"
 
 

@@ -27,6 +27,7 @@ from lengthen.training.start import train
 from lengthen.util.errors import DataError
 from tests.conftest import AskFor
 from tests.experiments.conftest import Written
+from tests.logs import observation
 
 SWEEP = """
 [[grid]]
@@ -103,7 +104,7 @@ def test_observations_of_an_adaptive_pacing_are_counted_apart_where_there_are_an
     assert measuring(members(comparison, tmp_path)).columns[-1] == "evaluation seconds"
     for run in comparison.runs[:1]:
         log = RunPaths(directory(tmp_path, run)).metrics
-        look = {"kind": "observation", "step": 1, "side_tokens": 256, "side_seconds": 0.5}
+        look = {**observation(1, 8, 8, 5.0), "side_tokens": 256, "side_seconds": 0.5}
         log.write_text(json.dumps(look) + "\n" + log.read_text())
     table = measuring(members(comparison, tmp_path))
     assert table.columns[-2:] == ("observation tokens", "observation seconds")
