@@ -261,9 +261,9 @@ class Trainer:
             length=length,
             loss=finite_or_none(loss),
             next_length=next_length,
-            best=before.lowest,
+            lowest=before.lowest,
             calm=calm,
-            held=now.step - before.since,
+            steps_at_length=now.step - before.since,
             forced=next_length != length and calm < pacing.patience,
             **side,
         )
