@@ -27,7 +27,7 @@ FEW = MANY[:3]
 
 
 def stored(sources: Sequence[str | Path], out: Path, **options: Any) -> Summary:
-    defaults = {"tokenizer": "bytes", "valid": 0.2, "progress": False}
+    defaults = {"tokenizer": "bytes", "valid": 0.2, "quiet": True}
     return prepare(sources, out, **{**defaults, **options})
 
 
