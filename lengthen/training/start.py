@@ -22,12 +22,14 @@ from lengthen.config.load import (
     differences,
     flat,
     load,
+    load_run,
     nested,
     recorded,
     with_auto_decided,
     with_overrides,
 )
 from lengthen.config.schema import Config, Tables
+from lengthen.core.custom_pacing import Custom
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
 from lengthen.data.tokenizer_files import TOKENIZER
@@ -201,9 +203,11 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
 
 def _local_overrides(config: Config, paths: RunPaths) -> Tables:
     """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
-    there = load(paths.config)[0]
+    there = load_run(paths.config)
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     overrides: Tables = {}
+    if isinstance(config.pacing, Custom):
+        overrides["pacing"] = config.pacing  # config.toml has the function's name alone
     if there.data.path != config.data.path:
         overrides["data"] = {"path": config.data.path}
     # A run that ran out of memory continues in smaller micro-batches than were asked for.
@@ -233,7 +237,7 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
 
 
 def _check_same_settings(config: Config, paths: RunPaths) -> None:
-    there = load(paths.config)[0]
+    there = load_run(paths.config)
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
     there = with_overrides(there, own)
