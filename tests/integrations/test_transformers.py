@@ -25,7 +25,7 @@ from transformers import (
     default_data_collator,
 )
 
-from lengthen.analysis.summary import summarise, time_to
+from lengthen.analysis.summary import first_at_or_below, summarise
 from lengthen.cli.main import main
 from lengthen.core.pacing import Constant, Fixed, Linear
 from lengthen.experiments.compare.verdicts import verdicts
@@ -339,7 +339,7 @@ def test_comparisons_judge_the_runs_as_ours(six_runs: Path) -> None:
     assert verdict.word in ("better", "worse", "not distinguishable")
     best = losses["baseline"][0]
     assert best is not None
-    (reached,) = time_to(gather([six_runs])[0].metrics, [best])
+    reached = first_at_or_below(gather([six_runs])[0].metrics.evaluations, best)
     assert reached is not None
     assert reached.tokens
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lengthen.analysis.summary import Reached, Summary, comparable, summarise, time_to
+from lengthen.analysis.summary import Summary, comparable, first_at_or_below, summarise
 from lengthen.config.schema import Config
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.compare.verdicts import Losses
@@ -20,6 +20,7 @@ from lengthen.experiments.status import (
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
+from lengthen.run.records import EvalRecord
 from lengthen.util.errors import DataError
 
 Fate = Literal["finished", "diverged", "crashed"]
@@ -41,9 +42,9 @@ class Outcome:
         """The last validation loss, at the end of the budget; None where it did not get there."""
         return None if self.summary is None or self.fate != "finished" else self.summary.last_loss
 
-    def time_to(self, loss: float) -> Reached | None:
-        """Return when its validation loss was first at or below `loss`."""
-        return time_to(self.shown.metrics, [loss])[0]
+    def time_to(self, loss: float) -> EvalRecord | None:
+        """Return the evaluation whose loss was first at or below `loss`."""
+        return first_at_or_below(self.shown.metrics.evaluations, loss)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from lengthen.analysis.instability import THRESHOLDS
-from lengthen.analysis.summary import Reached, Summary
+from lengthen.analysis.summary import Summary
 from lengthen.experiments.compare.outcomes import Group, Outcome, losses_of
 from lengthen.experiments.compare.verdicts import Speedup, Verdict, speedups, verdicts
+from lengthen.run.records import EvalRecord
 from lengthen.util.stats import interval
 from lengthen.util.tables import Table, number
 
@@ -95,7 +96,7 @@ def goals_of(base: Group) -> Goals:
 
 
 def speedup(
-    group: Group, base: Group, goals: Goals, count: Callable[[Reached], float | None]
+    group: Group, base: Group, goals: Goals, count: Callable[[EvalRecord], float | None]
 ) -> Speedup | None:
     """Return how many times fewer tokens (or seconds) the group took to the goals than `base`.
 
@@ -112,7 +113,9 @@ def speedup(
     return speedups(baseline, own) if baseline else None
 
 
-def _count(outcome: Outcome, goal: float, count: Callable[[Reached], float | None]) -> float | None:
+def _count(
+    outcome: Outcome, goal: float, count: Callable[[EvalRecord], float | None]
+) -> float | None:
     # A run that was there and was then lost has not got there.
     reached = None if outcome.loss is None else outcome.time_to(goal)
     return None if reached is None else count(reached)
