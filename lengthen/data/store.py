@@ -29,7 +29,7 @@ from lengthen.data.tokenizer_files import (
     first_problem,
     parse_tokenizer,
 )
-from lengthen.util.disk import read_limited
+from lengthen.util.disk import as_path, read_limited
 from lengthen.util.errors import DataError, one_line
 
 FORMAT = 1
@@ -161,7 +161,7 @@ class Store:
         Raises DataError where a file is missing, of another size, or no regular file, and where
         the manifest does not hold together. Bytes are compared by `verify` alone.
         """
-        path = Path(path)
+        path = as_path("path", path)
         manifest = read_manifest(path)
         _check_files(path, manifest)
         tokens = [_map_tokens(path / f"{name}.bin", manifest.dtype) for name in ("train", "valid")]

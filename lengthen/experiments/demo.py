@@ -118,9 +118,7 @@ def _variants(tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def prepare_store(source: Path, out: Path, *, overwrite: bool) -> None:
     """Prepare the demo's token store of a text."""
     tokenizer = f"train:{VOCABULARY}"
-    prepare(
-        [str(source)], out, tokenizer=tokenizer, valid=0.03, overwrite=overwrite, progress=False
-    )
+    prepare([str(source)], out, tokenizer=tokenizer, valid=0.03, overwrite=overwrite, quiet=True)
 
 
 def library_text(path: Path) -> Path:

@@ -238,7 +238,7 @@ def test_another_store_in_its_place_is_refused_with_all_runs_finished(
     assert call(file, out) == 0
     text = tmp_path / "other.txt"
     text.write_text("Another text, and not a long one.\n" * 900)
-    prepare([str(text)], tmp_path / "other", tokenizer="bytes", valid=0.1, progress=False)
+    prepare([str(text)], tmp_path / "other", tokenizer="bytes", valid=0.1, quiet=True)
     capsys.readouterr()
     for words in ([], ["--look"]):
         assert call(file, out, "--data", str(tmp_path / "other"), *words) == 2

@@ -186,7 +186,7 @@ def test_finished_runs_of_another_store_are_refused_before_anything_is_trained(
     text = tmp_path / "other.txt"
     text.write_text("Another text, and not a long one.\n" * 900)
     other = tmp_path / "other"
-    prepare([str(text)], other, tokenizer="bytes", valid=0.1, progress=False)
+    prepare([str(text)], other, tokenizer="bytes", valid=0.1, quiet=True)
     code = main(["compare", str(written()), "--out", str(tmp_path / "out"), "--data", str(other)])
     assert code == 2
     assert "was trained on store" in capsys.readouterr().err
