@@ -124,7 +124,7 @@ def _records(cells: _Cells) -> list[External] | None:
     records: list[External] = []
     place: dict[str, Any] = cells.model_dump(include={"step", "tokens", "seconds"})
     if (loss := cells.loss) is not None:
-        measured = {name: _finite(getattr(cells, name)) for name in MEASURED}
+        measured: dict[str, Any] = {name: _finite(getattr(cells, name)) for name in MEASURED}
         place_and_shape = {**place, "length": cells.length, "rows": cells.rows}
         finite = math.isfinite(loss) and math.isfinite(cells.grad_norm or 0.0)
         records.append(StepRecord(**place_and_shape, loss=_finite(loss), **measured, finite=finite))

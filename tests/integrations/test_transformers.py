@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_it_is_and_so_are_those_after_i
     assert [one.finite for one in (*calm, third, fourth)] == [True, True, False, True]
     assert (fourth.loss or 0) < (calm[0].loss or 0)
     summary = summarise(read_metrics(RunPaths(tmp_path / "run").metrics))
-    assert (summary.ratios.not_finite, summary.diverged) == (1, False)
+    assert (summary.ratios.not_finite, summary.why_diverged) == (1, False)
 
 
 @pytest.fixture(scope="module")
