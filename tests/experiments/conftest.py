@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.experiments.compare.file import Comparison, read_comparison
-from lengthen.experiments.status import directory
+from lengthen.experiments.compare.file import Comparison, Planned, read_comparison
+from lengthen.experiments.status import RunStatus, run_status
 from lengthen.training.start import train
 
 FILE = """
@@ -27,6 +27,11 @@ pacing = {{ kind = "linear", start = 8, duration = 8 }}
 """
 
 Written = Callable[..., Path]
+
+
+def status_of(root: Path, run: Planned) -> RunStatus:
+    """Read how far a run of the comparison in `root` is."""
+    return run_status(run.directory(root), run.config)
 
 
 @pytest.fixture
@@ -53,5 +58,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Comp
     file.write_text(FILE.format(store=store), encoding="utf-8")
     comparison = read_comparison(file)
     for run in comparison.runs:
-        train(run.config, directory(root, run), shown=False)
+        train(run.config, run.directory(root), shown=False)
     return comparison, root

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store
-from lengthen.experiments.status import read_attempts
+from lengthen.experiments.status import attempts_of_runs
 from lengthen.experiments.tune.problem import Question, ask
 from lengthen.experiments.tune.run import begun
 from tests.conftest import Configure
@@ -66,4 +66,4 @@ lines = st.fixed_dictionaries(
 def test_attempts(folder: Path, question: Question, data: bytes) -> None:
     (folder / "attempts.jsonl").write_bytes(data)
     held("attempts.jsonl", lambda: list(begun(question, folder)))
-    held("attempts.jsonl", lambda: read_attempts(folder))
+    held("attempts.jsonl", lambda: attempts_of_runs(folder))

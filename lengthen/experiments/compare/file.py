@@ -40,6 +40,7 @@ from lengthen.util.errors import SettingError, nearest
 OWN = ("baseline", "seeds", "variants", "grid", "flops")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
+RUNS = "runs"  # in a comparison's directory
 LINEAR = "must name a variant whose length is paced linearly"
 
 
@@ -57,6 +58,15 @@ class Planned:
         """Where it lies below the comparison's runs."""
         parts = (self.variant.replace(" ", "-"), self.cell, f"seed-{self.seed}")
         return "/".join(part for part in parts if part)
+
+    @property
+    def group(self) -> str:
+        """What all seeds of its variant in its cell are called in a table."""
+        return f"{self.variant}, {self.cell}" if self.cell else self.variant
+
+    def directory(self, root: Path) -> Path:
+        """Return where it lies in the comparison's directory `root`."""
+        return root / RUNS / self.name
 
 
 @dataclass(frozen=True)

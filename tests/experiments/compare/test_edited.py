@@ -19,14 +19,11 @@ import pytest
 from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.data.prepare import prepare
-from lengthen.experiments import runner as processes
+from lengthen.experiments import runner
 from lengthen.experiments.compare import compare as whole
-from lengthen.experiments.compare import run as carry
 from lengthen.experiments.compare.file import Comparison
-from lengthen.experiments.compare.notes import notes
-from lengthen.experiments.compare.outcomes import read_outcomes
-from lengthen.experiments.runner import Job
-from lengthen.experiments.status import directory
+from lengthen.experiments.compare.outcomes import notes, read_outcomes
+from lengthen.experiments.runner import Job, Machine, Process
 from lengthen.training.start import train
 from lengthen.util.errors import LengthenError
 
@@ -155,26 +152,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path
 def here(runs: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Train runs in this process, each configuration once, and write no page."""
 
-    def start(place: Path, config: Config, *_: object) -> Job:
-        log = place.with_name(place.name + ".log")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.with_name(place.name + ".toml").write_text(config.to_toml(), encoding="utf-8")
+    def start(job: Job, _machine: Machine, slot: int) -> Process:
+        job.directory.parent.mkdir(parents=True, exist_ok=True)
+        runner.config_beside(job.directory).write_text(job.config.to_toml(), encoding="utf-8")
+        error = ""
         try:
-            _carry(place, config, *runs)
             code = 0
-        except LengthenError as error:
-            log.write_text(f"lengthen: {error}\n", encoding="utf-8")
-            code = error.exit_code
-        process = subprocess.Popen(["sh", "-c", f"exit {code}"])
-        process.wait()
-        return Job(0, process, log)
+            _train(job.directory, job.config, *runs)
+        except LengthenError as caught:
+            code, error = caught.exit_code, f"lengthen: {caught}\n"
+        process = Process(job, slot, subprocess.Popen(["sh", "-c", f"exit {code}"]))
+        process.log.write_text(error, encoding="utf-8")
+        process.popen.wait()
+        return process
 
-    monkeypatch.setattr(processes, "start", start)
-    monkeypatch.setattr(carry, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "start", start)
+    monkeypatch.setattr(runner, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(whole, "write", lambda *_, **__: None)
 
 
-def _carry(place: Path, config: Config, folder: Path, known: dict[str, Path]) -> None:
+def _train(place: Path, config: Config, folder: Path, known: dict[str, Path]) -> None:
     if place.exists():
         train(config, place, resume_auto=True, shown=False)
         return
@@ -368,7 +365,7 @@ def test_devices_are_said_where_runs_have_several(
     assert notes(read_outcomes(comparison, tmp_path)[0]) == []
     for run in comparison.runs:
         card = "cpu" if run.seed == 1 else f"cuda:{run.seed}, NVIDIA H100 80GB HBM3"
-        place = directory(tmp_path, run) / "environment.json"
+        place = run.directory(tmp_path) / "environment.json"
         place.write_text(json.dumps({**json.loads(place.read_text()), "device": card}))
     assert notes(read_outcomes(comparison, tmp_path)[0]) == [
         "baseline/seed-0 and 3 more: computed on NVIDIA H100 80GB HBM3",

@@ -16,8 +16,8 @@ import pytest
 from lengthen.cli.main import main
 from lengthen.data.prepare import prepare
 from lengthen.experiments.compare.file import Comparison, read_comparison
-from lengthen.experiments.status import directory, read_attempts, standing
-from tests.experiments.conftest import Written
+from lengthen.experiments.status import attempts_of_runs
+from tests.experiments.conftest import Written, status_of
 
 LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 60_000", "every_steps = 0": "every_steps = 10"}
 ON_THE_CLOCK = ("seconds", "probe seconds", "evaluation seconds", "seconds: times fewer")
@@ -40,7 +40,7 @@ def facts(root: Path) -> Mapping[str, Any]:
 
 def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
     return [
-        [{**step, "seconds": None} for step in standing(root, run).metrics.of("step")]
+        [{**step, "seconds": None} for step in status_of(root, run).metrics.of("step")]
         for run in comparison.runs
     ]
 
@@ -63,7 +63,7 @@ def test_f55_killed_twice_it_gives_the_same_tables_as_unbroken(
         time.sleep(moments.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert "begun" in [standing(broken, run).state for run in comparison.runs]
+        assert "begun" in [status_of(broken, run).state for run in comparison.runs]
     done = compare(file, broken)
     _, errors = done.communicate()
     assert done.returncode == 0, errors
@@ -75,16 +75,16 @@ def test_f55_what_is_finished_is_not_redone_and_needs_no_store(
     trained: tuple[Comparison, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     comparison, root = trained
-    before = {run.name: _changed(directory(root, run)) for run in comparison.runs}
+    before = {run.name: _changed(run.directory(root)) for run in comparison.runs}
     file, nowhere = root / "small.toml", root / "no-such-store"
     assert main(["compare", str(file), "--out", str(root), "--data", str(nowhere)]) == 0
     assert "Results at the end of an equal budget" in capsys.readouterr().out
-    assert {run.name: _changed(directory(root, run)) for run in comparison.runs} == before
+    assert {run.name: _changed(run.directory(root)) for run in comparison.runs} == before
     assert (root / "small.html").stat().st_size > 100_000
 
 
 def _steps(comparison: Comparison, root: Path) -> int:
-    logs = [directory(root, run) / "metrics.jsonl" for run in comparison.runs]
+    logs = [run.directory(root) / "metrics.jsonl" for run in comparison.runs]
     return sum(log.read_bytes().count(b'"kind":"step"') for log in logs if log.is_file())
 
 
@@ -98,14 +98,14 @@ def test_a_signal_saves_every_run_and_the_same_command_goes_on(
     file, root = written(**{**LONGER, "= 60_000": "= 600_000"}), tmp_path / "out"
     comparison = read_comparison(file)
     process = compare(file, root)
-    first = directory(root, comparison.runs[0])
+    first = comparison.runs[0].directory(root)
     while not (first / "metrics.jsonl").is_file() or b'"step":3' not in _read(first):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on" in errors.splitlines()[-1]
+    assert "the same command continues" in errors.splitlines()[-1]
     last = json.loads(_read(first).splitlines()[-1])
     assert (last["kind"], last["event"]) == ("event", "saved")
 
@@ -123,7 +123,7 @@ def test_f55_a_diverged_variant_is_a_result_and_not_the_end(
     output, errors = done.communicate()
     assert done.returncode == 0, errors
     comparison = read_comparison(file)
-    states = [standing(tmp_path / "out", run).state for run in comparison.runs]
+    states = [status_of(tmp_path / "out", run).state for run in comparison.runs]
     assert states[:2] == ["finished", "finished"]
     assert "poisoned/seed-0 diverged" in output
     assert "too few seeds" in output
@@ -132,15 +132,15 @@ def test_f55_a_diverged_variant_is_a_result_and_not_the_end(
 def test_f55_a_crashed_run_is_a_result_with_its_message(written: Written, tmp_path: Path) -> None:
     file, root = written(**{"[0, 1, 2]": "[0]"}), tmp_path / "out"
     comparison = read_comparison(file)
-    place = directory(root, comparison.runs[0])
+    place = comparison.runs[0].directory(root)
     place.mkdir(parents=True)
     (place / "not-a-run.txt").write_text("mine")
     done = compare(file, root)
     output, errors = done.communicate()
     assert done.returncode == 0, errors
     assert "baseline/seed-0 crashed: --out: holds files that no run wrote" in output
-    assert "holds files" in read_attempts(root)["baseline/seed-0"].message
-    assert standing(root, comparison.runs[1]).state == "finished"
+    assert "holds files" in attempts_of_runs(root)["baseline/seed-0"].message
+    assert status_of(root, comparison.runs[1]).state == "finished"
 
 
 def test_two_at_once_in_one_directory_are_refused(written: Written, tmp_path: Path) -> None:
