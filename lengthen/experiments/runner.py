@@ -80,7 +80,8 @@ class Job:
     config: Config
 
 
-Event = Literal["ended", "stopped", "busy"]  # by itself; by us; as another process has the run
+# By itself; as it is not wanted any more; as the experiment stops; as another process has the run.
+Event = Literal["ended", "cancelled", "stopped", "busy"]
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,14 @@ def run_jobs(experiment: Experiment, machine: Machine, root: Path) -> None:
     with StopSignal().listening() as stop:
         try:
             while (wanted := experiment.wanted(pool.jobs)) and not stop():
-                pool.stop_all_but(wanted)
+                pool.stop_all_but(wanted, "cancelled")
                 pool.start(wanted)
                 time.sleep(LOOK_SECONDS)
                 pool.take_ends()
         finally:
             if stop() and pool.jobs:
                 experiment.say("stopping: each run saves first")
-            pool.stop_all_but(())
+            pool.stop_all_but((), "stopped")
     if wanted:
         message = f"stopped; the same command continues in {root}, nothing is done twice"
         raise StoppedError(stop.number, message)
@@ -180,7 +181,7 @@ class _Pool:
                 slots = set(range(self.machine.jobs)) - {one.slot for one in self.running}
                 self.running.append(start(job, self.machine, min(slots)))
 
-    def stop_all_but(self, wanted: Sequence[Job]) -> None:
+    def stop_all_but(self, wanted: Sequence[Job], event: Event) -> None:
         """Let what is not wanted save and end, and wait until it has."""
         names = {job.name for job in wanted}
         unwanted = [process for process in self.running if process.job.name not in names]
@@ -191,7 +192,7 @@ class _Pool:
             self.running.remove(process)
         for process in unwanted:
             process.log.unlink(missing_ok=True)
-            self.experiment.ended(process.end("stopped"))
+            self.experiment.ended(process.end(event))
 
     def take_ends(self) -> None:
         """Pass on which processes have ended since."""

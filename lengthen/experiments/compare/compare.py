@@ -109,8 +109,8 @@ def _on_stores(comparison: Comparison) -> Comparison:
         if path is not None and (Path(path) / MANIFEST).is_file()
     }
     runs = [
-        replace(run, config=with_store(run.config, store))
-        if (store := stores.get(run.config.data.path))
+        replace(run, config=with_store(run.config, stores[run.config.data.path]))
+        if run.config.data.path in stores
         else run
         for run in comparison.runs
     ]

@@ -1,61 +1,216 @@
-"""What a search has cost, and what share of the whole training that is."""
+"""What a search costs: an estimate before its first trial, and what its trials came to."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import LinearRegression, linear_regression
 
+from lengthen.config.load import changed
+from lengthen.config.schema import Config
 from lengthen.core.schedule import spans
-from lengthen.experiments.runner import attempted
-from lengthen.experiments.tune.estimate import whole_training
-from lengthen.experiments.tune.problem import Question
-from lengthen.experiments.tune.search import Setting
-from lengthen.experiments.tune.trials import Seen, Work, step_flops
+from lengthen.experiments.runner import read_attempts
+from lengthen.experiments.tune.problem import Problem
+from lengthen.experiments.tune.search import (
+    FIRST,
+    End,
+    Losses,
+    Setting,
+    Space,
+    next_step,
+    possible_losses,
+)
+from lengthen.experiments.tune.trials import TrialResult, Work, evaluation_flops, step_flops
 from lengthen.planning.plan import Plan, plan
+
+KnownLoss = Callable[[Setting], float | None]  # loss as in Losses; None: nobody has tried it
 
 
 @dataclass(frozen=True)
-class Beside:
+class Range:
+    """The least and the most that something can be."""
+
+    least: float
+    most: float
+
+    def __add__(self, more: float) -> "Range":
+        return Range(self.least + more, self.most + more)
+
+    def __truediv__(self, by: float) -> "Range":
+        return Range(self.least / by, self.most / by)
+
+    def __or__(self, other: "Range") -> "Range":
+        return Range(min(self.least, other.least), max(self.most, other.most))
+
+
+def trial_flops(problem: Problem, setting: Setting) -> float:
+    """Return the operations of a trial that runs to its end, evaluations included."""
+    config = problem.trial_config(setting)
+    tokens = problem.evaluations(setting) * problem.evaluation_tokens(setting)
+    return _training_flops(config) + evaluation_flops(config.model, tokens)
+
+
+def training_flops(problem: Problem, setting: Setting) -> float:
+    """Return the operations of the whole training that a setting is chosen for."""
+    return _training_flops(whole_training(problem, setting))
+
+
+def whole_training(problem: Problem, setting: Setting) -> Config:
+    """Return the training that a search is a share of, its budget in tokens.
+
+    It has the rows and the rate that were given, whatever --aggressive finds.
+    """
+    plain = Setting(setting.start, setting.multiple)
+    return changed(problem.training(plain), {"budget": {"tokens": problem.budget}})
+
+
+def _training_flops(config: Config) -> float:
+    parts = spans(config.schedule())
+    return float(sum(one.steps * step_flops(config, one.rows, one.length) for one in parts))
+
+
+def estimate(problem: Problem, known: KnownLoss = lambda _: None) -> Range:
+    """Return what the rest of a search costs, as a share of the training that it chooses.
+
+    Over every way in which its trials can end. Every trial runs to its end, one after another. What
+    `known` gives a loss of costs nothing more.
+    """
+    prices: dict[Setting, float] = {}
+
+    def price(setting: Setting) -> float:
+        # Arithmetic does not ask for the rate.
+        plain = replace(setting, rate=1)
+        if plain not in prices:
+            prices[plain] = trial_flops(problem, plain)
+        return prices[plain]
+
+    ends = ways(problem.space, price, known)
+    first, *others = (spent / training_flops(problem, end) for end, spent in ends.items())
+    for other in others:
+        first |= other
+    return first
+
+
+def chosen_or_likely(space: Space, end: End) -> Setting:
+    """Return what a search has chosen; where no trial was calm, the setting that stands for it."""
+    return end.chosen or Setting(space.starts[-1], FIRST)
+
+
+def ways(
+    space: Space, price: Callable[[Setting], float], known: KnownLoss
+) -> Mapping[Setting, Range]:
+    """Return for each choice of a search what the ways to it cost, its rate and rows aside."""
+    # Ways with the same line continue alike and are worked out once: there are some lines for each
+    # setting, where the ways double with every start.
+    costs: dict[_Line, Mapping[Setting, Range]] = {}
+
+    def cost_of(way: _Way) -> Mapping[Setting, Range] | None:
+        if isinstance(way.step, End):
+            choice = chosen_or_likely(space, way.step)
+            return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
+        return costs.get(way.line)
+
+    root = _Way.after_known(space, known, {})
+    waiting = [root]
+    while waiting:
+        way = waiting[-1]
+        if cost_of(way) is not None:
+            waiting.pop()
+            continue
+        assert isinstance(way.step, Setting)
+        unknown = [one for one in way.next_ways if cost_of(one) is None]
+        if unknown:
+            waiting += unknown
+            continue
+        joined: dict[Setting, Range] = {}
+        spent = price(way.step)
+        for choice, cost in chain.from_iterable((cost_of(x) or {}).items() for x in way.next_ways):
+            joined[choice] = cost + spent | joined.get(choice, cost + spent)
+        costs[way.line] = joined
+    return cost_of(root) or {}
+
+
+_Line = tuple[Setting | End, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """A search that has come so far."""
+
+    space: Space
+    known: KnownLoss
+    losses: Losses
+    step: Setting | End  # what is next
+
+    @staticmethod
+    def after_known(space: Space, known: KnownLoss, losses: Losses) -> "_Way":
+        """Continue over what has been tried, to the next trial that nobody has done or the end."""
+        losses = dict(losses)
+        step = next_step(space, losses)
+        while isinstance(step, Setting) and (loss := known(step)) is not None:
+            losses[step] = loss
+            step = next_step(space, losses)
+        return _Way(space, known, losses, step)
+
+    @cached_property
+    def next_ways(self) -> list["_Way"]:
+        """Where it is when its next trial has ended: well, and then not calm."""
+        step = self.step
+        assert isinstance(step, Setting)
+        rivals = (self.known(replace(step, start=start)) for start in self.space.starts)
+        there = [loss for loss in rivals if loss is not None] if step.raced else []
+        return [
+            _Way.after_known(self.space, self.known, {**self.losses, step: loss})
+            for loss in possible_losses(self.losses, there)
+        ]
+
+    @cached_property
+    def line(self) -> _Line:
+        """What will be tried if every trial fails: to the end, or until another start's turn.
+
+        From there on it does not matter how the search has come there.
+        """
+        if isinstance(self.step, End):
+            return (self.step,)
+        failed = self.next_ways[-1]
+        if isinstance(failed.step, Setting) and failed.step.opening:
+            return (self.step, failed.step)
+        return (self.step, *failed.line)
+
+
+@dataclass(frozen=True)
+class Overhead:
     """What the trials' own logs cannot show."""
 
-    redone: Work = field(default_factory=Work)  # computed before a kill, and then once more
+    repeated: Work = field(default_factory=Work)  # computed before a kill, and then once more
     seconds: float = 0.0  # of starting, saving and watching processes
 
 
 @dataclass(frozen=True)
-class Bill:
+class SearchCost:
     """The trials together, evaluation included, beside the one training that they are for."""
 
     trials: int
     work: Work  # all that was computed, what was computed again included
-    beside: Beside
+    overhead: Overhead
     training: Plan
     training_seconds: float | None  # as the seconds of the trials' steps say; None before any
 
     @property
-    def tokens(self) -> int:
-        """Trained tokens."""
-        return self.work.tokens
-
-    @property
-    def flops(self) -> float:
-        """Operations of training and evaluating."""
-        return self.work.flops
-
-    @property
     def seconds(self) -> float:
         """Seconds that the processes of the trials took, all together."""
-        return self.work.seconds + self.beside.seconds
+        return self.work.seconds + self.overhead.seconds
 
     @property
     def token_share(self) -> float:
         """Of the whole training's trained tokens."""
-        return self.tokens / self.training.tokens
+        return self.work.tokens / self.training.tokens
 
     @property
     def flop_share(self) -> float:
         """Of the whole training's operations, which have no evaluation in them."""
-        return self.flops / self.training.flops
+        return self.work.flops / self.training.flops
 
     @property
     def second_share(self) -> float | None:
@@ -63,45 +218,44 @@ class Bill:
         return None if self.training_seconds is None else self.seconds / self.training_seconds
 
 
-def read_beside(root: Path, seen: Iterable[Seen]) -> Beside:
-    """Read what attempts.jsonl says of these trials; of a process that was killed it says less."""
-    names = {one.trial.name for one in seen}
-    works: list[Work] = []
-    seconds = 0.0
-    for run, record in attempted(root):
-        if run not in names:
-            continue
-        if record.get("event") == "started":
-            works.append(Work(**record.get("redone", {})))
-        elif record.get("event") == "held":
-            works.pop()  # somebody else had it: that attempt has computed nothing again
-        seconds += record.get("beside_seconds", 0.0)
-    return Beside(sum(works, Work()), seconds)
-
-
-def bill(
-    question: Question, seen: Sequence[Seen], setting: Setting, beside: Beside | None = None
-) -> Bill:
+def search_cost(
+    problem: Problem, results: Sequence[TrialResult], setting: Setting, root: Path
+) -> SearchCost:
     """Add the trials up, beside the whole training with `setting`."""
-    beside = beside or Beside()
-    config = whole_training(question, setting)
-    line = _line_through_steps(seen)
+    overhead = _read_overhead(root, {result.trial.name for result in results})
+    config = whole_training(problem, setting)
+    line = _line_through_steps(results)
     seconds = None
     if line:
         seconds = sum(
             span.steps * (line.slope * step_flops(config, span.rows, span.length) + line.intercept)
             for span in spans(config.schedule())
         )
-    return Bill(
-        trials=len(seen),
-        work=sum((one.work for one in seen), beside.redone),
-        beside=beside,
+    return SearchCost(
+        trials=len(results),
+        work=sum((result.work for result in results), overhead.repeated),
+        overhead=overhead,
         training=plan(config, config.model.length),
         training_seconds=seconds,
     )
 
 
-def _line_through_steps(seen: Iterable[Seen]) -> LinearRegression | None:
+def _read_overhead(root: Path, names: set[str]) -> Overhead:
+    """Read what attempts.jsonl says of these trials; of a process that was killed it says less."""
+    works: list[Work] = []
+    seconds = 0.0
+    for run, record in read_attempts(root):
+        if run not in names:
+            continue
+        if record.get("event") == "started":
+            works.append(Work(**record.get("redone", {})))
+        elif record.get("event") == "busy":
+            works.pop()  # another process had it: that attempt has computed nothing again
+        seconds += record.get("beside_seconds", 0.0)
+    return Overhead(sum(works, Work()), seconds)
+
+
+def _line_through_steps(results: Iterable[TrialResult]) -> LinearRegression | None:
     """Fit the seconds of a step to its operations; None before any step.
 
         seconds = slope * operations + intercept
@@ -111,10 +265,10 @@ def _line_through_steps(seen: Iterable[Seen]) -> LinearRegression | None:
     """
     flops: list[int] = []
     seconds: list[float] = []
-    for one in seen:
+    for result in results:
         before = 0.0
-        for step in one.metrics.of("step"):
-            flops.append(step_flops(one.trial.config, step["rows"], step["length"]))
+        for step in result.metrics.of("step"):
+            flops.append(step_flops(result.trial.config, step["rows"], step["length"]))
             seconds.append(step["seconds"] - before)
             before = step["seconds"]
     if not flops:

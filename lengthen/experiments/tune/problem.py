@@ -1,4 +1,4 @@
-"""What the tuner is asked, checked before any trial: a training, a search space, a judge."""
+"""What is to be tuned, checked before any trial: a training, a search space, evaluations."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ LEAST_START_OF_BILLIONS = 64  # likewise
 BILLIONS = 10**9  # parameters from which a model is one of billions (ours)
 WARMUP_SHARE = 0.75  # of the budget, that the warmup may take at most (ours)
 RACE_SHARE = 0.05  # of the budget, that each start of a race is trained for (ours)
-RACE_LOOKS = 10  # evaluations of a race, the same tokens apart
+RACE_EVALUATIONS = 10  # evaluations of a race, the same tokens apart
 RACE_STEPS = 40  # of full length, that a race must have the tokens of (ours)
 MOST_WARMUP = 10**5  # steps
 MULTIPLE = 8  # where the recipe has no pacing that names one
@@ -41,12 +41,12 @@ CALM_SHARE = 4
 
 
 @dataclass(frozen=True)
-class Question:
-    """A training whose start and duration are asked for."""
+class Problem:
+    """A training whose start and duration are looked for."""
 
-    config: Config  # of the training, as it was given, bound to its store
+    config: Config  # of the training, as it was given, with what its store decides
     budget: int  # trained tokens of it
-    judged: int  # tokens of the validation part that each evaluation of a race reads
+    judge_tokens: int  # of the validation part, that each evaluation of a race reads
     space: Space
 
     @property
@@ -57,26 +57,26 @@ class Question:
     def steps(self, setting: Setting) -> int:
         """Return the steps of a setting's trial."""
         if setting.raced:
-            return trial_steps(self.training(setting), self.race)
+            return trial_steps(self.training(setting), self.race_tokens)
         return (OPENING_WARMUPS if setting.opening else WARMUPS) * self.warmup
 
     @property
-    def race(self) -> int:
+    def race_tokens(self) -> int:
         """Tokens that a race may train."""
         return int(RACE_SHARE * self.budget)
 
-    def looks(self, setting: Setting) -> int:
+    def evaluations(self, setting: Setting) -> int:
         """Return how many evaluations a setting's trial has."""
         if setting.raced:
-            return RACE_LOOKS
-        return -(-self.steps(setting) // looks_every(self.warmup))
+            return RACE_EVALUATIONS
+        return -(-self.steps(setting) // evaluation_steps(self.warmup))
 
-    def read(self, setting: Setting) -> int:
+    def evaluation_tokens(self, setting: Setting) -> int:
         """Return the validation tokens that each of them reads: in whole sequences."""
         if setting.raced:
-            return self.judged
+            return self.judge_tokens
         length = self.config.model.length
-        return -(-self.judged // (CALM_SHARE * length)) * length
+        return -(-self.judge_tokens // (CALM_SHARE * length)) * length
 
     def training(self, setting: Setting) -> Config:
         """Return the whole training with a setting."""
@@ -92,7 +92,7 @@ class Question:
         }
         return changed(self.config, changes)
 
-    def beginning(self, setting: Setting) -> Config:
+    def trial_config(self, setting: Setting) -> Config:
         """Return the first steps of that training, evaluated for judging.
 
         Steps and learning rates are those of the whole training, to the last digit: only the budget
@@ -102,23 +102,23 @@ class Question:
             "budget": {"tokens": trial_tokens(self.training(setting), self.steps(setting))},
             "evaluation": {
                 **self._when(setting),
-                "tokens": self.read(setting),
+                "tokens": self.evaluation_tokens(setting),
                 "probe_every_steps": 0,
             },
             # Three warm-ups are done again sooner than saved; a race may be hours.
             "saving": {"keep": 1} if setting.raced else {"every_steps": 0, "keep": 1},
-            # Not finite is not calm, so there is nothing to go on for.
+            # Not finite is not calm, so there is nothing to continue for.
             "run": {"on_nonfinite": "stop"},
         }
         return changed(self.training(setting), trial)
 
     def _when(self, setting: Setting) -> dict[str, int]:
         if setting.raced:
-            return {"every_tokens": -(-self.race // RACE_LOOKS)}
-        return {"every_steps": looks_every(self.warmup)}
+            return {"every_tokens": -(-self.race_tokens // RACE_EVALUATIONS)}
+        return {"every_steps": evaluation_steps(self.warmup)}
 
     def fits(self, setting: Setting) -> bool:
-        """Return whether the budget has room for a trial, and for enough behind the warmup.
+        """Return whether the budget has room for a trial, and for enough after the warmup.
 
         A race must be longer than what shows that its start is calm, and have steps of full length
         between two evaluations: the beginning of a shorter one says nothing about the end.
@@ -128,7 +128,7 @@ class Question:
         if setting.raced:
             held = training.batch.hold == "tokens"
             full = training.model.length if held else training.pacing.end
-            return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race
+            return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race_tokens
         return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
 
     def warmup_share(self, setting: Setting) -> float:
@@ -137,7 +137,7 @@ class Question:
         return trial_tokens(training, duration) / self.budget
 
 
-def looks_every(warmup: int) -> int:
+def evaluation_steps(warmup: int) -> int:
     """Return the steps between two evaluations of a trial: a tenth of the warm-up (ours)."""
     return max(1, warmup // 10)
 
@@ -178,33 +178,33 @@ def tokens_for(share: float) -> int:
     return math.ceil((2 * PAIRED_SD / math.log1p(share)) ** 2)
 
 
-def ask(
+def define_problem(
     config: Config,
     store: Store,
     *,
     starts: Sequence[int] = (),
     judge_tokens: int | None = None,
     aggressive: bool = False,
-) -> Question:
-    """Check what is asked for `config` on `store`.
+) -> Problem:
+    """Check what is to be tuned for `config` on `store`.
 
     Raises SettingError for a configuration without anything to tune or a space without anything to
     try, DataError for a store that does not fit or a validation part too small to judge by.
     """
     _must_be_tunable(config)
-    judged = _judged(config, store, judge_tokens)
+    judge_tokens = _judge_tokens(config, store, judge_tokens)
     config = with_store(config, store)
     budget = config.schedule((len(store.train) - 1) // config.model.length).budget
     space = Space(_starts(config, starts), aggressive)
-    question = Question(config, budget, judged, space)
-    _must_fit_the_budget(question)
-    return within_budget(question)
+    problem = Problem(config, budget, judge_tokens, space)
+    _must_fit_the_budget(problem)
+    return within_budget(problem)
 
 
-def within_budget(question: Question) -> Question:
-    """Return a question whose search tries only what its budget has room for."""
+def within_budget(problem: Problem) -> Problem:
+    """Return a problem whose search tries only what its budget has room for."""
     # The search is replayed again and again, and each answer is worked out from a configuration.
-    return replace(question, space=replace(question.space, fits=cache(question.fits)))
+    return replace(problem, space=replace(problem.space, fits=cache(problem.fits)))
 
 
 def _must_be_tunable(config: Config) -> None:
@@ -221,14 +221,14 @@ def _must_be_tunable(config: Config) -> None:
         raise SettingError("pacing.kind", rule, config.pacing.kind, hint)
 
 
-def _judged(config: Config, store: Store, wanted: int | None) -> int:
+def _judge_tokens(config: Config, store: Store, wanted: int | None) -> int:
     if wanted is not None and wanted < 1:
         raise SettingError("--judge-tokens", "must be at least 1", wanted)
     length = config.model.length
-    judged = -(-(wanted or JUDGE_TOKENS) // length) * length
+    needed = -(-(wanted or JUDGE_TOKENS) // length) * length
     there = max(0, len(store.valid) - 1) // length * length
-    if there >= judged:
-        return judged
+    if there >= needed:
+        return needed
     coarser = f"prepare with a larger --valid, or judge more coarsely with --judge-tokens {there}"
     way_out = coarser if there else "prepare with a larger --valid"
     if wanted is None:
@@ -238,7 +238,7 @@ def _judged(config: Config, store: Store, wanted: int | None) -> int:
         )
     else:
         why = f"--judge-tokens {wanted} asks for more"
-    has = f"the valid part has {len(store.valid)} tokens, {judged + 1} are needed"
+    has = f"the valid part has {len(store.valid)} tokens, {needed + 1} are needed"
     raise DataError(f"store {store.path}: {has}: {why}; {way_out}")
 
 
@@ -289,16 +289,16 @@ def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:
     return pacing
 
 
-def _must_fit_the_budget(question: Question) -> None:
+def _must_fit_the_budget(problem: Problem) -> None:
     # The shortest duration at the longest start has the most tokens of all.
-    largest = Setting(question.space.starts[-1], FIRST)
-    needed = trial_tokens(question.training(largest), question.steps(largest))
-    if needed > question.budget:
+    largest = Setting(problem.space.starts[-1], FIRST)
+    needed = trial_tokens(problem.training(largest), problem.steps(largest))
+    if needed > problem.budget:
         name, verb = (
-            ("tokens", "be") if question.config.budget.passes is None else ("passes", "give")
+            ("tokens", "be") if problem.config.budget.passes is None else ("passes", "give")
         )
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
-        smallest = question.space.starts[-1] <= _least_start(question.config)
+        smallest = problem.space.starts[-1] <= _least_start(problem.config)
         hint = "lower optimizer.warmup_steps or batch.rows"
         hint += "" if smallest else ", or give smaller --starts"
-        raise SettingError(f"budget.{name}", rule, question.budget, hint)
+        raise SettingError(f"budget.{name}", rule, problem.budget, hint)

@@ -6,7 +6,7 @@ The second and the third are the paper's, the others ours:
        would try
     2. the start: the duration T is 4 warm-ups; it rises until the very beginning is calm
     3. the duration: the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection;
-       but none so long that it leaves too little of the budget behind it
+       but none so long that it leaves too little of the budget after it
     4. the race: a start four times as long wins, and so on, unless it is clearly worse at the end
        of a longer trial, of as many tokens for each
     5. the duration again, for a start that won, from the T of the race on
@@ -31,9 +31,9 @@ FIRST = 4  # warm-ups of T while the start is looked for (ours; the paper says "
 # that one seed cannot tell apart.
 MULTIPLES = (1, 2, 3, 4, 6, 9, 13, 19, 29, 43, 64)
 RIVAL = 4  # times the start, in a race (ours): one seed cannot tell nearer ones apart
-# Nats by which a longer start may lie behind in a race (ours): 10 % of perplexity. The shorter one
+# Nats by which a longer start may be worse in a race (ours): 10 % of perplexity. The shorter one
 # has made more steps by then and seems better than it ends, and seeds lie some percent apart.
-BEHIND = log(1.1)
+RACE_TOLERANCE = log(1.1)
 MOST_RATE = 64  # times the learning rate, a doubling above the 40 of the paper's boldest recipe
 MOST_ROWS = 8  # times the rows, as many as the paper
 
@@ -90,20 +90,20 @@ class End:
     chosen: Setting | None  # None: not one start was calm
 
 
-Known = Mapping[Setting, float]  # setting -> loss at the end of its trial, nats; inf: not calm
+Losses = Mapping[Setting, float]  # setting -> loss at the end of its trial, nats; inf: not calm
 
 
-def next_step(space: Space, known: Known) -> Setting | End:
+def next_step(space: Space, known: Losses) -> Setting | End:
     """Return the setting that must be tried next, or the end of the search."""
-    found = _calm(space, known)
-    for further in (_raced, _bolder):
-        if isinstance(found, Setting) or found.chosen is None:
-            return found
-        found = further(space, known, found.chosen)
-    return found
+    step = _next_calm(space, known)
+    for further in (_next_of_race, _next_bolder):
+        if isinstance(step, Setting) or step.chosen is None:
+            return step
+        step = further(space, known, step.chosen)
+    return step
 
 
-def _calm(space: Space, known: Known) -> Setting | End:
+def _next_calm(space: Space, known: Losses) -> Setting | End:
     """Look for the first start that is calm, and the largest T that is."""
     wildest = space.ladder(space.starts[0])[-1]
     if wildest not in known:
@@ -120,14 +120,14 @@ def _calm(space: Space, known: Known) -> Setting | End:
         if not isfinite(known[opening]):
             continue
         # A calm opening stands for the whole trial until no larger T is calm.
-        found = _largest(known, rising, low=0)
-        if found != End(None):
-            return found
+        step = _largest(known, rising, low=0)
+        if step != End(None):
+            return step
     shorter = [Setting(space.starts[-1], k) for k in MULTIPLES if k < FIRST]
     return _largest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
 
 
-def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End:
+def _largest(known: Losses, rising: Sequence[Setting], low: int) -> Setting | End:
     """Bisect: return what must be tried next, or the end with the last that is calm.
 
     `low` is the index of one that is taken to be calm, -1 for none.
@@ -143,7 +143,7 @@ def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End
     return End(rising[low] if low >= 0 and isfinite(known[rising[low]]) else None)
 
 
-def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
+def _next_of_race(space: Space, known: Losses, chosen: Setting) -> Setting | End:
     """Let longer starts take the place of what was chosen, while they are not clearly worse."""
     entries, missing = _entries(space, known, chosen)
     if missing is not None:
@@ -151,22 +151,22 @@ def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
     for winner in reversed([one for other, one in pairwise(entries) if _wins(known, one, other)]):
         # What was too long for the shorter start need not be for this one.
         ladder = space.ladder(winner.start)
-        found = _largest(known, ladder[ladder.index(winner) :], low=0)
-        if found != End(None):
-            return found
+        step = _largest(known, ladder[ladder.index(winner) :], low=0)
+        if step != End(None):
+            return step
     return End(chosen)
 
 
-def race(space: Space, known: Known) -> list[Setting]:
-    """Return whom the search has let race, each against the one before; none where it has not."""
-    found = _calm(space, known)
-    if isinstance(found, Setting) or found.chosen is None:
+def race_entries(space: Space, known: Losses) -> list[Setting]:
+    """Return what has raced, each against the one before; nothing where there was no race."""
+    step = _next_calm(space, known)
+    if isinstance(step, Setting) or step.chosen is None:
         return []
-    entries, _ = _entries(space, known, found.chosen)
+    entries, _ = _entries(space, known, step.chosen)
     return entries if len(entries) > 1 else []
 
 
-def _entries(space: Space, known: Known, first: Setting) -> tuple[list[Setting], Setting | None]:
+def _entries(space: Space, known: Losses, first: Setting) -> tuple[list[Setting], Setting | None]:
     """Return who has raced, up to the first that loses, and the trial that a race still lacks."""
     entries = [first]
     while rival := space.rival(entries[-1]):
@@ -184,12 +184,12 @@ def raced(setting: Setting) -> Setting:
     return replace(setting, raced=True)
 
 
-def _wins(known: Known, rival: Setting, other: Setting) -> bool:
+def _wins(known: Losses, rival: Setting, other: Setting) -> bool:
     its, mine = known[raced(rival)], known[raced(other)]
-    return isfinite(its) and its - mine <= BEHIND
+    return isfinite(its) and its - mine <= RACE_TOLERANCE
 
 
-def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
+def _next_bolder(space: Space, known: Losses, chosen: Setting) -> Setting | End:
     """Double the learning rate of what was chosen while the trial stays calm, then the rows."""
     if not space.aggressive:
         return End(chosen)
@@ -209,27 +209,27 @@ def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
     return End(chosen)
 
 
-def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
+def next_settings(space: Space, known: Losses, jobs: int) -> list[Setting]:
     """Return up to `jobs` settings to try side by side, the needed one first; none at the end.
 
     The others are speculation: what will be needed next if the ones before them come out well, or
     if they do not.
     """
-    found: list[Setting] = []
-    supposed: deque[Known] = deque([known])
-    while supposed and len(found) < jobs:
+    settings: list[Setting] = []
+    supposed: deque[Losses] = deque([known])
+    while supposed and len(settings) < jobs:
         case = supposed.popleft()
         setting = next_step(space, case)
-        if isinstance(setting, End) or setting in found:
+        if isinstance(setting, End) or setting in settings:
             continue  # two ways can lead to one trial
-        found.append(setting)
-        # Whether a race goes on depends on how it ends, and none is begun in vain.
-        losses = (inf,) if setting.raced else supposable(case)
+        settings.append(setting)
+        # Whether a race continues depends on how it ends, and none is begun in vain.
+        losses = (inf,) if setting.raced else possible_losses(case)
         supposed += [{**case, setting: loss} for loss in losses]
-    return found
+    return settings
 
 
-def supposable(known: Known, rivals: Iterable[float] = ()) -> tuple[float, float]:
+def possible_losses(known: Losses, rivals: Iterable[float] = ()) -> tuple[float, float]:
     """Return losses for the two ways that a trial can end: better than any other, and not calm.
 
     One that is calm and worse leads where one of these does. `rivals` are losses of others that
@@ -238,7 +238,7 @@ def supposable(known: Known, rivals: Iterable[float] = ()) -> tuple[float, float
     return min(filter(isfinite, (*known.values(), *rivals)), default=0.0) - 1.0, inf
 
 
-def against_monotony(known: Known) -> list[tuple[Setting, Setting]]:
+def contradictions(known: Losses) -> list[tuple[Setting, Setting]]:
     """Return pairs that contradict the search: one that was not calm, and a wilder one that was.
 
     Wilder in nothing less: a start no longer, a T no shorter, a rate and rows no smaller. The
