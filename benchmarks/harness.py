@@ -25,7 +25,7 @@ from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
 from lengthen.checkpoint import write as commit
 from lengthen.config.load import build
 from lengthen.data.tokenizer import resolve
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation import lambada, sets
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.prompts import QUESTIONS
@@ -60,7 +60,7 @@ def exported(folder: Path) -> Path:
     model.initialise(torch.Generator().manual_seed(0))
     paths = RunPaths(folder / "run")
     groups = {"model": model.state_dict(), "optimizer": {}}
-    state = {"clock": {"step": 1, "tokens": 1}}
+    state = {"counters": {"step": 1, "tokens": 1}}
     paths.root.mkdir()
     commit.save(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
@@ -83,7 +83,7 @@ def pairs_of(name: str, items: int) -> list[Pair]:
 def ours(folder: Path, pairs: Sequence[Pair]) -> Run:
     """Return what scores the pairs."""
     pretrained = read(folder)
-    place = Place(torch.device("cpu"))
+    place = DistributedContext(torch.device("cpu"))
     subject = Subject("model", pretrained.gpt(), pretrained.text, place, PASS_TOKENS)
     return lambda: score(subject, requests_of(subject.text, pairs))
 

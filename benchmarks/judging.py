@@ -19,7 +19,7 @@ from benchmarks.measure import report
 from lengthen.config.load import load
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.experiments.demo import library_text, prepare_store
 from lengthen.training.trainer import Trainer
 
@@ -42,7 +42,7 @@ def token_losses(trainer: Trainer) -> torch.Tensor:
 
 def trial(config: Config) -> list[torch.Tensor]:
     """Train one trial; return its token losses at each of STEPS."""
-    trainer = Trainer(config, open_store(config), Place(torch.device("cpu")), 4096)
+    trainer = Trainer(config, open_store(config), DistributedContext(torch.device("cpu")), 4096)
     found = []
     for step in range(1, STEPS[-1] + 1):
         trainer.step()

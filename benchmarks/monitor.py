@@ -25,10 +25,10 @@ from benchmarks.step import real_store
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
-from lengthen.core.schedule import Shape
+from lengthen.core.schedule import StepPlan
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
 from lengthen.model.optim import AdamW, second_moment_scale
@@ -64,7 +64,9 @@ class Unwatched(Trainer):
     def _nothing(self, optimizer: AdamW) -> Tensor:
         return torch.zeros(2)
 
-    def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
+    def _record(
+        self, shape: StepPlan, health: Health, ratio: float | None, joined: float
+    ) -> Record:
         return {}
 
 
@@ -87,7 +89,7 @@ def configured(folder: Path) -> tuple[Config, Store]:
 def built(kind: type[Trainer], config: Config, store: Store) -> Trainer:
     """Return a trainer of one kind at the passes that it would choose itself."""
     size = micro_tokens_within(config, limit=None)
-    return kind(config, store, Place(torch.device("cpu")), size)
+    return kind(config, store, DistributedContext(torch.device("cpu")), size)
 
 
 def logged(trainer: Trainer, path: Path) -> Callable[[], object]:
@@ -123,7 +125,7 @@ def measure(folder: Path, rounds: int) -> None:
     config, store = configured(folder)
     assert (len(store.valid) - 1) // LENGTH >= PROBE_SEQUENCES
     watched, bare = built(Trainer, config, store), built(Unwatched, config, store)
-    bare.progress = replace(bare.progress, lowest=NoRatio())
+    bare.train_state = replace(bare.train_state, lowest=NoRatio())
     print(
         f"{parameters(config.model):,} parameters (vocabulary {store.vocabulary}), "
         f"{TOKENS} tokens a step, {torch.get_num_threads()} threads, {rounds} rounds"

@@ -42,12 +42,12 @@ def records(steps: int, random_: random.Random) -> Iterator[Record]:
     for step in range(1, steps + 1):
         length = min(1024, 64 + step // 10 * 8)
         tokens += 64 * length
-        clock = {"step": step, "tokens": tokens, "seconds": step * 0.123456789}
+        counters = {"step": step, "tokens": tokens, "seconds": step * 0.123456789}
         loss = 2.5 + 7 / step**0.2 + random_.gauss(0, 0.02)
         loss *= 1.4 if random_.random() < 0.001 else 1.0
         yield {
             "kind": "step",
-            **clock,
+            **counters,
             "length": length,
             "rows": 64,
             "loss": loss,
@@ -61,10 +61,10 @@ def records(steps: int, random_: random.Random) -> Iterator[Record]:
         lowest = min(lowest, loss)
         side = {"side_tokens": 8192, "side_seconds": 0.1}
         if step % 10 == 0:
-            yield {"kind": "probe", **clock, "loss": loss, "loss_ratio": loss / lowest, **side}
+            yield {"kind": "probe", **counters, "loss": loss, "loss_ratio": loss / lowest, **side}
         if step % 100 == 0:
             perplexity = math.exp(loss)
-            yield {"kind": "eval", **clock, "split": "valid", "loss": loss, **side} | {
+            yield {"kind": "eval", **counters, "split": "valid", "loss": loss, **side} | {
                 "perplexity": perplexity
             }
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthen.distributed.context import ALONE, Place
+from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.model.gpt import GPT
 
 LAYERS, WIDTH, HEADS, VOCABULARY, POSITIONS = 6, 384, 6, 8192, 1024
@@ -38,7 +38,7 @@ class Case:
     heads: int = HEADS
     vocabulary: int = VOCABULARY
     positions: int = POSITIONS
-    place: Place = ALONE
+    context: DistributedContext = SINGLE_PROCESS
 
 
 SMALL = Case()
@@ -113,20 +113,22 @@ def plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
-def step_of(model: nn.Module, loss: Loss, pass_tokens: int, place: Place = SMALL.place) -> Step:
+def step_of(
+    model: nn.Module, loss: Loss, pass_tokens: int, context: DistributedContext = SMALL.context
+) -> Step:
     """Return one training step over (rows, length), in passes of at most `pass_tokens`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def step(inputs: Tensor, targets: Tensor) -> None:
         rows = max(1, pass_tokens // inputs.shape[1])
         for part, goal in zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True):
-            with place.autocast():
+            with context.autocast():
                 total = loss(part, goal)
             torch.autograd.backward(total / inputs.numel())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if place.device.type == "cuda":
+        if context.device.type == "cuda":
             torch.cuda.synchronize()
 
     return step
@@ -137,8 +139,8 @@ def ready(
 ) -> Callable[[], None]:
     """Return one step of `tokens` tokens over a batch that lies ready."""
     model, loss = made(case)
-    device = case.place.device
-    step = step_of(model.to(device), loss, pass_tokens, case.place)
+    device = case.context.device
+    step = step_of(model.to(device), loss, pass_tokens, case.context)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randint(case.vocabulary, (tokens // length, length + 1), generator=generator)
     inputs, targets = (part.contiguous().to(device) for part in (batch[:, :-1], batch[:, 1:]))

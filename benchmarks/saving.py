@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import ROUNDS, figure, report
-from lengthen.checkpoint.manager import Saves, saving
+from lengthen.checkpoint.manager import CheckpointManager, checkpoint_manager
 from lengthen.checkpoint.read import Tensors
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.util.disk import Disk
 
@@ -37,7 +37,7 @@ def state_of(layers: int) -> dict[str, Tensors]:
 class Measured:
     """One `Saves`, saving the same tensors under ever new steps."""
 
-    def __init__(self, saves: Saves, tensors: dict[str, Tensors]) -> None:
+    def __init__(self, saves: CheckpointManager, tensors: dict[str, Tensors]) -> None:
         self.saves, self.tensors, self.step = saves, tensors, 0
 
     def on_the_spot(self) -> float:
@@ -68,10 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     tensors = state_of(options.layers)
     report("PARAMETERS", sum(weight.numel() for weight in tensors["model"].values()))
-    place = Place(torch.device("cpu"))
+    context = DistributedContext(torch.device("cpu"))
     with (
         tempfile.TemporaryDirectory(dir=".") as folder,
-        saving(Disk(), Path(folder) / "c", 1, place, asynchronous=True) as saves,
+        checkpoint_manager(Disk(), Path(folder) / "c", 1, context, asynchronous=True) as saves,
     ):
         measured = Measured(saves, tensors)
         report("SAVING_FIRST_COPY_SECONDS", measured.in_the_background())

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 
 from benchmarks.measure import report
-from lengthen.config.load import build, changed
+from lengthen.config.load import build, with_overrides
 from lengthen.config.load import load as load_settings
 from lengthen.config.schema import Config
-from lengthen.distributed.context import free_at_once, placed
+from lengthen.distributed.context import free_at_once, join_process_group
 from lengthen.distributed.per_rank import load
 from lengthen.planning.calibrate import random_store
 from lengthen.training.trainer import Trainer
@@ -85,24 +85,24 @@ def worker(config: Config, out: Path) -> None:
     assert size != "auto"
     assert config.model.vocabulary is not None
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
-    small = changed(config, {"model": tiny, "pacing": {"end": 8}, "batch": {"rows": 2}})
+    small = with_overrides(config, {"model": tiny, "pacing": {"end": 8}, "batch": {"rows": 2}})
     torch.set_num_threads(1)
     free_at_once()
-    with placed(config.run) as place:
+    with join_process_group(config.run) as context:
         # What torch itself loads and allocates for its first steps is no part of the figure.
-        trainer = Trainer(small, random_store(small.model, 2), place, 8)
+        trainer = Trainer(small, random_store(small.model, 2), context, 8)
         trainer.step()
         del trainer
         store = random_store(config.model, config.batch.rows)
         before = resident("VmRSS")
-        trainer = Trainer(config, store, place, size)
+        trainer = Trainer(config, store, context, size)
         trainer.step()
-        place.least(0)
+        context.all_reduce_min(0)
         PEAK.write_text("5")  # forget the peak so far
         sent = bytes_sent()
         trainer.step()
         figures = {"sent": bytes_sent() - sent, "held": resident("VmHWM") - before}
-    (out / f"{place.rank}.json").write_text(json.dumps(figures))
+    (out / f"{context.rank}.json").write_text(json.dumps(figures))
 
 
 def measured(config: Config, folder: Path) -> Mapping[str, int]:

@@ -54,7 +54,7 @@ def configuration(case: rivals.Case, length: int, tokens: int) -> Config:
             "batch": {"rows": tokens // length},
             "optimizer": {"learning_rate": 1e-4},
             "budget": {"tokens": 10**12},
-            "run": {"device": case.place.device.type, "precision": case.place.precision},
+            "run": {"device": case.context.device.type, "precision": case.context.precision},
         }
     )
 
@@ -76,7 +76,7 @@ def ours(folder: Path, length: int) -> tuple[Step, int]:
     store = Store.open(folder / "store")
     config = configuration(rivals.SMALL, length, TOKENS)
     size = micro_tokens_within(config, limit=None)
-    return logged(Trainer(config, store, rivals.SMALL.place, size), folder), size
+    return logged(Trainer(config, store, rivals.SMALL.context, size), folder), size
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
 from benchmarks.step import Step, real_store
 from lengthen.config.load import build
 from lengthen.core.pacing import Staged
-from lengthen.core.schedule import Clock
+from lengthen.core.schedule import Counters
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.training.trainer import Trainer
 
@@ -52,17 +52,17 @@ def trainer_of(folder: Path) -> Trainer:
     )
     store = open_store(config)
     size = micro_tokens_within(with_store(config, store), limit=None)
-    return Trainer(with_store(config, store), store, Place(torch.device("cpu")), size)
+    return Trainer(with_store(config, store), store, DistributedContext(torch.device("cpu")), size)
 
 
 def step_at(trainer: Trainer, length: int) -> Step:
     """Return a step of this one run at `length`: its clock is set to the step that has it."""
     pacing = trainer.schedule.pacing
     assert isinstance(pacing, Staged)
-    clock = Clock(step=pacing.values.index(length))
+    counters = Counters(step=pacing.values.index(length))
 
     def step() -> None:
-        trainer.progress = replace(trainer.progress, clock=clock)
+        trainer.train_state = replace(trainer.train_state, counters=counters)
         record = trainer.step()
         assert record is not None
         assert (record["length"], record["rows"] * length) == (length, TOKENS)

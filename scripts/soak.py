@@ -48,12 +48,14 @@ EXACT = ("step", "tokens", "length", "rows", "lr", "joined")  # of a step line
 class Ranks:
     """How many processes a part of the run has, and whether each keeps a part of the weights."""
 
-    world: int
+    world_size: int
     sharded: bool = False
 
     def __str__(self) -> str:
         return (
-            "1 process" if self.world == 1 else f"2 {'sharded' if self.sharded else 'replicated'}"
+            "1 process"
+            if self.world_size == 1
+            else f"2 {'sharded' if self.sharded else 'replicated'}"
         )
 
 
@@ -116,7 +118,7 @@ def plan(steps: int, kills: int, changes: int, seed: int) -> list[Kill]:
         ranks = TURNS[number * (changes + 1) // (kills + 1) % len(TURNS)]
         starting = chance.random() < STARTING
         seconds = chance.uniform(0, START_SECONDS if starting else BEHIND_SECONDS)
-        victim = chance.choice([None, 0, 1]) if ranks.world == 2 else None
+        victim = chance.choice([None, 0, 1]) if ranks.world_size == 2 else None
         asynchronous = chance.random() < 0.5
         planned.append(Kill(ranks, None if starting else step, seconds, victim, asynchronous))
     return planned
@@ -130,7 +132,13 @@ def start(run: Path, file: Path, ranks: Ranks, asynchronous: bool) -> subprocess
     if not checkpoint.listed(RunPaths(run).checkpoints):
         words = ["train", str(file), "--out", str(run), "--overwrite", *settings]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *(launcher if ranks.world == 2 else []), "-m", "lengthen", *words]
+    command = [
+        sys.executable,
+        *(launcher if ranks.world_size == 2 else []),
+        "-m",
+        "lengthen",
+        *words,
+    ]
     with run.with_name(f"{run.name}.log").open("ab") as log:
         return subprocess.Popen(
             [*command, "--quiet"],
@@ -290,7 +298,7 @@ def soak(folder: Path, options: argparse.Namespace) -> list[str]:
     kills = plan(options.steps, options.kills, options.changes, options.seed)
     broken(torn, file, kills)
     print(f"broken: {step_of(torn):,} steps, {saves(torn):,} saves, {len(kills)} kills")
-    changes = sum(a != b for a, b in pairwise([*(kill.ranks.world for kill in kills), 1]))
+    changes = sum(a != b for a, b in pairwise([*(kill.ranks.world_size for kill in kills), 1]))
     print(f"changes of the number of processes: {changes}")
     wrong = []
     for kind in ("step", "eval", "probe"):

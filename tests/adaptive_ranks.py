@@ -14,7 +14,7 @@ from tests.ranks import trainer_of
 def main(file: str, folder: str) -> None:
     with trainer_of(file) as trainer:
         found = states(trainer)
-        (Path(folder) / f"{trainer.place.rank}.json").write_text(json.dumps(found))
+        (Path(folder) / f"{trainer.context.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

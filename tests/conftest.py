@@ -18,7 +18,7 @@ from lengthen.config.load import build, merge
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.prepare import prepare
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 from lengthen.util.errors import LengthenError
@@ -156,4 +156,6 @@ def trainer_of(config: Config) -> Trainer:
     config = with_store(config, store)
     size = config.batch.micro_tokens
     assert size != "auto"
-    return Trainer(config, store, Place(torch.device("cpu"), config.run.precision), size)
+    return Trainer(
+        config, store, DistributedContext(torch.device("cpu"), config.run.precision), size
+    )

@@ -13,8 +13,8 @@ def evaluation(step: int, loss: float | None) -> Record:
 
 
 def step(number: int, ratio: float | None = 1.0, **more: object) -> Record:
-    clock = {"step": number, "tokens": 100 * number, "seconds": 0.5 * number, "length": 64}
-    return {"kind": "step", **clock, "loss": 5.0, "loss_ratio": ratio, **more}
+    counters = {"step": number, "tokens": 100 * number, "seconds": 0.5 * number, "length": 64}
+    return {"kind": "step", **counters, "loss": 5.0, "loss_ratio": ratio, **more}
 
 
 def bad(number: int) -> Record:

@@ -25,7 +25,7 @@ class NaiveLedger:
     reuse_after: int
     leftovers: str
     takes: int = 0
-    pass_number: int = 0
+    epoch: int = 0
     fresh: list[int] = field(default_factory=list)
     queue: list[Open] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class NaiveLedger:
 
     def _next(self, done: int, length: int) -> list[Token]:
         if not self.fresh and not self.queue:
-            self.pass_number += 1
+            self.epoch += 1
             self.fresh = list(range(self.sequences))
         if not self.fresh:
             return self._advance(self.queue.pop(0), 1, to_front=True)
@@ -66,7 +66,7 @@ class NaiveLedger:
         one.read_at = self.takes
         if one.offset < self.full_length and self.leftovers == "requeue":
             self.queue.insert(0 if to_front else len(self.queue), one)
-        return [(self.pass_number, one.position, place) for place in places]
+        return [(self.epoch, one.position, place) for place in places]
 
 
 def tokens_of(blocks: tuple[Block, ...]) -> Iterator[Token]:
@@ -75,4 +75,4 @@ def tokens_of(blocks: tuple[Block, ...]) -> Iterator[Token]:
         for i in range(block.count):
             for piece in block.pieces:
                 for place in range(piece.offset, piece.offset + piece.tokens):
-                    yield piece.pass_number, piece.first + i, place
+                    yield piece.epoch, piece.first + i, place

@@ -18,14 +18,14 @@ def main(file: str, what: str, folder: str) -> None:
         for _ in range(3):
             trainer.step()
         before = kept(trainer)
-        here = trainer.place.rank == 1
+        here = trainer.context.rank == 1
         record = poisoned_step(trainer, gradient=what == "gradient") if here else trainer.step()
         assert record is not None
         after = kept(trainer)
         equal = all(torch.equal(after[name], value) for name, value in before.items())
         again = trainer.step()
         found = {"record": record, "untouched": equal, "again": again}
-        (Path(folder) / f"{trainer.place.rank}.json").write_text(json.dumps(found))
+        (Path(folder) / f"{trainer.context.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

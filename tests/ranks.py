@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import placed
+from lengthen.distributed.context import join_process_group
 from lengthen.training.trainer import Trainer
 
 
@@ -25,21 +25,21 @@ def trainer_of(file: str) -> Iterator[Trainer]:
     config, _ = load(file)
     store = open_store(config)
     config = with_store(config, store)
-    with placed(config.run) as place:
+    with join_process_group(config.run) as context:
         size = config.batch.micro_tokens
         assert size != "auto"
-        yield Trainer(config, store, place, size)
+        yield Trainer(config, store, context, size)
 
 
 def main(file: str, steps: str, out: str) -> None:
     with trainer_of(file) as trainer:
         records = [trainer.step() for _ in range(int(steps))]
-        if trainer.place.is_first:
+        if trainer.context.is_rank_zero:
             folder = Path(out)
             folder.mkdir()
             save_file(dict(trainer.tensors()["optimizer"]), folder / "moments.safetensors")
             (folder / "records.json").write_text(json.dumps(records))
-            (folder / "state.json").write_text(json.dumps(trainer.state()["ledger"]))
+            (folder / "state.json").write_text(json.dumps(trainer.state_dict()["ledger"]))
 
 
 if __name__ == "__main__":

@@ -275,8 +275,8 @@ def test_the_drawing_of_the_ledger_is_what_the_ledger_does() -> None:
     for step, (rows, length) in enumerate([(2, 3), (2, 3), (2, 3), (2, 8), (2, 8)], start=1):
         blocks, ledger = ledger.take(rows, length)
         read_by |= dict.fromkeys(tokens_of(blocks), str(step))
-    for pass_number, position in [*((0, position) for position in range(6)), (1, 0)]:
-        digits = (read_by.get((pass_number, position, place), ".") for place in range(8))
+    for epoch, position in [*((0, position) for position in range(6)), (1, 0)]:
+        digits = (read_by.get((epoch, position, place), ".") for place in range(8))
         assert f"sequence {position}  {' '.join(digits)}" in read(DOCS / "concepts.md")
 
 

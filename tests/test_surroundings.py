@@ -14,7 +14,7 @@ from tests.exchange.made import TINY, saved_run
 
 ROOT = Path(__file__).parents[1]
 # Any connection ends the process at once: training and judging need none.
-ALONE = """
+SINGLE_PROCESS = """
 import sys
 
 def forbid(event, arguments):
@@ -65,7 +65,7 @@ def train_words(configured: Configure, folder: Path, **tables: dict[str, object]
 def test_f52_training_opens_no_connection_that_could_fail_or_hang(
     configured: Configure, tmp_path: Path
 ) -> None:
-    done = lengthen(ALONE, *train_words(configured, tmp_path))
+    done = lengthen(SINGLE_PROCESS, *train_words(configured, tmp_path))
     assert done.returncode == 0, done.stderr
 
 
@@ -73,7 +73,7 @@ def test_f56_a_missing_set_is_named_with_what_it_needs_and_no_network_is_asked(
     tmp_path: Path,
 ) -> None:
     run = saved_run(tmp_path / "run", TINY)
-    done = lengthen(ALONE, "eval", run, "--tasks", "lambada", "--sets", tmp_path)
+    done = lengthen(SINGLE_PROCESS, "eval", run, "--tasks", "lambada", "--sets", tmp_path)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert "lambada" in line
@@ -83,11 +83,11 @@ def test_f56_a_missing_set_is_named_with_what_it_needs_and_no_network_is_asked(
 def test_f53_without_a_compiler_compiling_is_refused_before_anything_is_written(
     configured: Configure, tmp_path: Path
 ) -> None:
-    words = train_words(configured, tmp_path, run={"compile": True})
+    words = train_words(configured, tmp_path, run={"compile": "on"})
     done = lengthen("", *words, PATH=str(tmp_path), CXX="")
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
-    said = "run.compile: needs a compiler, g++, and there is none on PATH, got True; install one"
+    said = "run.compile: needs a compiler, g++, and there is none on PATH, got 'on'; install one"
     assert said in line
     assert not (tmp_path / "run").exists()
 
@@ -95,7 +95,7 @@ def test_f53_without_a_compiler_compiling_is_refused_before_anything_is_written(
 def test_f53_a_compiler_that_the_environment_names_must_be_there(
     configured: Configure, tmp_path: Path
 ) -> None:
-    words = train_words(configured, tmp_path, run={"compile": True})
+    words = train_words(configured, tmp_path, run={"compile": "on"})
     done = lengthen("", *words, CXX="no-such-compiler")
     assert done.returncode == 2
     assert "needs a compiler, no-such-compiler, and" in done.stderr

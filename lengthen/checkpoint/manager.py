@@ -16,18 +16,18 @@ from torch import Tensor
 from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import State, Tensors
 from lengthen.checkpoint.write import Ahead, nothing
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.util.disk import Disk
 
 
 @dataclass
-class Saves:
+class CheckpointManager:
     """What has been saved of one run, and what is on its way."""
 
     disk: Disk
     folder: Path
     keep: int  # newest ones
-    place: Place
+    context: DistributedContext
     pool: ThreadPoolExecutor | None  # None: every save is on the spot
     step: int | None = None  # of the last checkpoint that is true
     verified: set[str] = field(default_factory=set)  # names that this process knows are good
@@ -38,7 +38,7 @@ class Saves:
         self, step: int, tensors: Mapping[str, Tensors], state: State, ahead: Ahead = nothing
     ) -> str:
         """Save on the spot; return the name. Raises StorageError, on every rank alike."""
-        return self._true(step, self._save(step, tensors, state, self.place, ahead))
+        return self._true(step, self._save(step, tensors, state, self.context, ahead))
 
     def begin(
         self, step: int, tensors: Mapping[str, Tensors], state: State, ahead: Ahead = nothing
@@ -47,7 +47,7 @@ class Saves:
         assert self.pool is not None
         assert self._coming is None
         self._take_copy(tensors)
-        apart = self.place.apart()
+        apart = self.context.for_background()
         self._coming = step, self.pool.submit(self._save, step, self._copy, state, apart, ahead)
 
     def settle(self, *, wait: bool) -> str | None:
@@ -69,10 +69,10 @@ class Saves:
         step: int,
         tensors: Mapping[str, Tensors],
         state: State,
-        place: Place,
+        context: DistributedContext,
         ahead: Ahead,
     ) -> Path:
-        return commit.save(self.disk, self.folder, step, tensors, state, place, ahead)
+        return commit.save(self.disk, self.folder, step, tensors, state, context, ahead)
 
     def _true(self, step: int, path: Path) -> str:
         self.step = step
@@ -90,12 +90,12 @@ class Saves:
 
 
 @contextmanager
-def saving(
-    disk: Disk, folder: Path, keep: int, place: Place, *, asynchronous: bool
-) -> Iterator[Saves]:
+def checkpoint_manager(
+    disk: Disk, folder: Path, keep: int, context: DistributedContext, *, asynchronous: bool
+) -> Iterator[CheckpointManager]:
     """Give the saves of a run; on the way out wait for what is still being written."""
     if not asynchronous:
-        yield Saves(disk, folder, keep, place, None)
+        yield CheckpointManager(disk, folder, keep, context, None)
         return
     with ThreadPoolExecutor(1, "save") as pool:
-        yield Saves(disk, folder, keep, place, pool)
+        yield CheckpointManager(disk, folder, keep, context, pool)

@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lengthen.distributed.context import ALONE, Place
+from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.util.disk import patiently
 from lengthen.util.errors import CheckpointError, shown
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_LIMIT = 2**24  # bytes
 NAME = re.compile(r"step-(\d{8,18})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -96,15 +96,17 @@ def listed(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
-def load_newest(folder: Path, place: Place = ALONE) -> tuple[Checkpoint, list[str]]:
+def load_newest(
+    folder: Path, context: DistributedContext = SINGLE_PROCESS
+) -> tuple[Checkpoint, list[str]]:
     """Return the newest good checkpoint, and one line for each damaged one that was passed over.
 
     All ranks take the same one: good is what each of them finds good. Raises CheckpointError, which
     lists every reason, where none is good.
     """
     reasons: list[str] = []
-    for path in _seen_by_first(folder, place):
-        found = _verified(path, place)
+    for path in _seen_by_first(folder, context):
+        found = _verified(path, context)
         if isinstance(found, Checkpoint):
             return found, [f"{reason}; using {path.name}" for reason in reasons]
         reasons.append(f"checkpoint {path.name} damaged: {found}")
@@ -112,49 +114,49 @@ def load_newest(folder: Path, place: Place = ALONE) -> tuple[Checkpoint, list[st
     raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
 
 
-def load_step(folder: Path, name: str, place: Place = ALONE) -> Checkpoint:
+def load_step(folder: Path, name: str, context: DistributedContext = SINGLE_PROCESS) -> Checkpoint:
     """Return the checkpoint of that name and no other; raises CheckpointError."""
     path = folder / name
-    if place.any(not NAME.fullmatch(name) or not os.path.isdir(path)):
+    if context.any_rank(not NAME.fullmatch(name) or not os.path.isdir(path)):
         have = ", ".join(p.name for p in listed(folder)) or "none"
         raise CheckpointError(f"checkpoint {name}: not in {folder.parent}; there are: {have}")
-    found = _verified(path, place)
+    found = _verified(path, context)
     if isinstance(found, str):
         raise CheckpointError(f"checkpoint {name} damaged: {found}; choose another one")
     return found
 
 
-def _seen_by_first(folder: Path, place: Place) -> Iterator[Path]:
+def _seen_by_first(folder: Path, context: DistributedContext) -> Iterator[Path]:
     """Yield the checkpoints of the first rank's list on every rank: another's view may be stale."""
-    if place.world == 1:
+    if context.world_size == 1:
         yield from listed(folder)
         return
-    names = listed(folder) if place.is_first else []
+    names = listed(folder) if context.is_rank_zero else []
     steps = (int(path.name.removeprefix("step-")) for path in names)
-    while (step := place.first(next(steps, -1))) >= 0:
+    while (step := context.broadcast(next(steps, -1))) >= 0:
         yield folder / name_of(step)
 
 
-def _verified(path: Path, place: Place) -> Checkpoint | str:
+def _verified(path: Path, context: DistributedContext) -> Checkpoint | str:
     """Return a checkpoint, or what is wrong with it: what one rank finds counts for all.
 
     Where each rank holds a part of the weights, each hashes its share of the files, which are its
     own where as many ranks wrote them; otherwise each hashes all that it is going to use.
     """
-    told = _told(place, next(_problems(path, place), ""))
+    told = _told(context, next(_problems(path, context), ""))
     if told:
         return told
     found = _read(path)
-    told = _told(place, found)
+    told = _told(context, found)
     if isinstance(found, str) or told:
         return told
-    seen = place.texts(found.seal)
+    seen = context.all_gather_text(found.seal)
     return found if len(set(seen)) == 1 else "ranks see different ones under this name"
 
 
-def _told(place: Place, found: object) -> str:
+def _told(context: DistributedContext, found: object) -> str:
     """Return the first problem that a rank has found, on every rank; empty if none has."""
-    problems = place.texts(found if isinstance(found, str) else "")
+    problems = context.all_gather_text(found if isinstance(found, str) else "")
     return next(filter(None, problems), "")
 
 
@@ -200,11 +202,11 @@ def damage(path: Path) -> list[str]:
     return list(_problems(path))
 
 
-def _problems(path: Path, place: Place = ALONE) -> Iterator[str]:
+def _problems(path: Path, context: DistributedContext = SINGLE_PROCESS) -> Iterator[str]:
     """Yield what is wrong with the files of a checkpoint that this rank is to hash."""
     try:
         files = _manifest(path).files.items()
-        mine = islice(files, place.rank, None, place.world) if place.sharded else files
+        mine = islice(files, context.rank, None, context.world_size) if context.sharded else files
         for name, entry in mine:
             yield from _wrong(path / name, entry)
     except OSError as error:

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from lengthen.checkpoint.read import OTHER, Checkpoint
 from lengthen.config.schema import Config
 from lengthen.core.shuffle import sub_seed
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW
-from lengthen.model.shards import like
+from lengthen.model.shards import shard_like
 from lengthen.util.errors import CheckpointError, SettingError
 
 
-def build_model(config: Config, place: Place) -> GPT:
+def build_model(config: Config, context: DistributedContext) -> GPT:
     """Return the model of a configuration with its seeded initial weights, on its device."""
     shape = config.model
     if shape.vocabulary is None:
@@ -29,7 +29,7 @@ def build_model(config: Config, place: Place) -> GPT:
     )
     model.recompute = config.run.recompute
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
-    return model.to(device=place.device, dtype=place.dtype)
+    return model.to(device=context.device, dtype=context.dtype)
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -41,7 +41,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             rule = f"{checkpoint.path.name} has {name} of shape {shapes[0]}, the model {shapes[1]}"
             raise SettingError("model", rule)
         with torch.no_grad():
-            own[name].copy_(like(saved[name], own[name]))
+            own[name].copy_(shard_like(saved[name], own[name]))
 
 
 def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -56,7 +56,7 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
             if moment.shape != target.shape:
                 found = f"{name}.{key} of shape {tuple(moment.shape)}"
                 raise CheckpointError(f"{checkpoint.path.name}: has {found}; {OTHER}")
-            state[key] = like(moment, target)
+            state[key] = shard_like(moment, target)
         if state:
             optimizer.state[parameter] = state
 

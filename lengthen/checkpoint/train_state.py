@@ -10,29 +10,29 @@ from lengthen.config.schema import MOST
 from lengthen.core.ledger import Ledger
 from lengthen.core.loss_ratio import LowestLoss
 from lengthen.core.pacing import Grown
-from lengthen.core.schedule import Clock
+from lengthen.core.schedule import Counters
 from lengthen.util.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainState:
     """How far a run is; a step makes a new one."""
 
-    clock: Clock
+    counters: Counters
     ledger: Ledger
     lowest: LowestLoss = field(default_factory=LowestLoss)  # of the training loss
     probe_lowest: LowestLoss = field(default_factory=LowestLoss)
     seconds: float = 0.0  # of training, without evaluation and saving
     skipped_tokens: int = 0  # in steps that were not finite
     skipped_in_a_row: int = 0
-    evaluated: Clock = field(default_factory=Clock)  # at the last evaluation
+    evaluated: Counters = field(default_factory=Counters)  # at the last evaluation
     probed: int = 0  # step of the last probe
     stop: bool = False  # a signal asked for the end; all ranks agree
 
     def state(self) -> dict[str, Any]:
         """Return it as JSON has it; a wish to stop is not part of a run."""
         return {
-            "clock": asdict(self.clock),
+            "counters": asdict(self.counters),
             "ledger": self.ledger.state(),
             "lowest": self.lowest.value,
             "probe_lowest": self.probe_lowest.value,
@@ -44,63 +44,65 @@ class Progress:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Progress":
+    def from_state(cls, state: dict[str, Any]) -> "TrainState":
         """Return what `state` was made of; it may hold more.
 
         Raises CheckpointError for what no run has written.
         """
         try:
-            progress = cls(
-                clock=_clock(state["clock"]),
+            train_state = cls(
+                counters=_counters(state["counters"]),
                 ledger=Ledger.from_state(state["ledger"]),
                 lowest=LowestLoss(state["lowest"]),
                 probe_lowest=LowestLoss(state["probe_lowest"]),
                 seconds=state["seconds"],
                 skipped_tokens=state["skipped_tokens"],
                 skipped_in_a_row=state["skipped_in_a_row"],
-                evaluated=_clock(state["evaluated"]),
+                evaluated=_counters(state["evaluated"]),
                 probed=state["probed"],
             )
         except (KeyError, TypeError, AttributeError):
-            progress = None
-        if progress is None or not _is_sound(progress):
+            train_state = None
+        if train_state is None or not _is_sound(train_state):
             raise CheckpointError(f"state.json: is not the state of a run; {OTHER}")
-        return progress
+        return train_state
 
 
-def _clock(state: dict[str, Any]) -> Clock:
+def _counters(state: dict[str, Any]) -> Counters:
     grown = state["grown"]
     told = None if grown is None else Grown(**_every(Grown, grown))
-    return Clock(**{**_every(Clock, state), "grown": told})
+    return Counters(**{**_every(Counters, state), "grown": told})
 
 
-def _every(kind: type[Clock | Grown], state: dict[str, Any]) -> dict[str, Any]:
+def _every(kind: type[Counters | Grown], state: dict[str, Any]) -> dict[str, Any]:
     """Return the state, where it leaves nothing of its kind to a default."""
     return {one.name: state[one.name] for one in fields(kind)}
 
 
-def _is_sound(progress: Progress) -> bool:
-    counts = all(type(count) is int and 0 <= count <= MOST for count in _counts(progress))
-    figures = (progress.seconds, *(loss for loss in _losses(progress) if loss is not None))
+def _is_sound(train_state: TrainState) -> bool:
+    counts = all(type(count) is int and 0 <= count <= MOST for count in _counts(train_state))
+    figures = (train_state.seconds, *(loss for loss in _losses(train_state) if loss is not None))
     return counts and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
 
 
-def _counts(progress: Progress) -> Iterator[object]:
-    yield from (progress.skipped_tokens, progress.skipped_in_a_row, progress.probed)
-    for clock in (progress.clock, progress.evaluated):
-        yield from (clock.step, clock.tokens, clock.origin)
-        if (grown := clock.grown) is not None:
+def _counts(train_state: TrainState) -> Iterator[object]:
+    yield from (train_state.skipped_tokens, train_state.skipped_in_a_row, train_state.probed)
+    for counters in (train_state.counters, train_state.evaluated):
+        yield from (counters.step, counters.tokens, counters.origin)
+        if (grown := counters.grown) is not None:
             yield from (grown.value, grown.since, grown.seen, grown.calm)
 
 
-def _losses(progress: Progress) -> Iterator[float | None]:
-    yield from (progress.lowest.value, progress.probe_lowest.value)
-    yield from (c.grown.best for c in (progress.clock, progress.evaluated) if c.grown is not None)
+def _losses(train_state: TrainState) -> Iterator[float | None]:
+    yield from (train_state.lowest.value, train_state.probe_lowest.value)
+    yield from (
+        c.grown.best for c in (train_state.counters, train_state.evaluated) if c.grown is not None
+    )
 
 
-def must_fit(progress: Progress, first: Ledger) -> None:
+def must_fit(train_state: TrainState, first: Ledger) -> None:
     """Raise CheckpointError for a state, though sound, of another run than began with `first`."""
-    ledger, grown = progress.ledger, progress.clock.grown
+    ledger, grown = train_state.ledger, train_state.counters.grown
     names = ("sequences", "full_length", "leftovers")
     other = any(getattr(ledger, name) != getattr(first, name) for name in names)
     if other or (grown is not None and not 1 <= grown.value <= first.full_length):

@@ -24,7 +24,7 @@ from lengthen.checkpoint.read import (
     reason_of,
     sealed,
 )
-from lengthen.distributed.context import ALONE, Place
+from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.util.disk import FULL, Disk, Written
 from lengthen.util.errors import StorageError
 
@@ -44,7 +44,7 @@ def save(
     step: int,
     tensors: Mapping[str, Tensors],
     state: State,
-    place: Place = ALONE,
+    context: DistributedContext = SINGLE_PROCESS,
     ahead: Ahead = nothing,
 ) -> Path:
     """Write the checkpoint of `step` and return its path once it is true; raises StorageError.
@@ -56,40 +56,42 @@ def save(
     `state` is that rank's. Where one fails, all of them raise.
     """
     target = folder / name_of(step)
-    size = _size(tensors, place)
+    size = _size(tensors, context)
     with _figures_if_full(folder, size):
-        temporary = _begin(disk, target, size, place, ahead)
+        temporary = _begin(disk, target, size, context, ahead)
         if temporary is None:
             return target
         try:
-            written = _write_parts(disk, temporary, tensors, place)
-            with _agreed(place, f"checkpoint {target.name}"):
-                if place.is_first:
+            written = _write_parts(disk, temporary, tensors, context)
+            with _agreed(context, f"checkpoint {target.name}"):
+                if context.is_rank_zero:
                     _seal(disk, temporary, step, written, state)
                     if target.exists():
                         discard(disk, target)  # damaged, or we would have kept it
                     disk.commit_directory(temporary, target)
         except Exception:
-            if place.is_first:
+            if context.is_rank_zero:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
     return target
 
 
-def _size(tensors: Mapping[str, Tensors], place: Place) -> int:
+def _size(tensors: Mapping[str, Tensors], context: DistributedContext) -> int:
     """Return the free bytes that a save asks for."""
     mine = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    return int((mine * (place.world if place.sharded else 1) + BESIDE) * SPARE)
+    return int((mine * (context.world_size if context.sharded else 1) + BESIDE) * SPARE)
 
 
-def _begin(disk: Disk, target: Path, size: int, place: Place, ahead: Ahead) -> Path | None:
+def _begin(
+    disk: Disk, target: Path, size: int, context: DistributedContext, ahead: Ahead
+) -> Path | None:
     """Return the temporary directory that all ranks write into; None: the checkpoint is there."""
     token = 0
     folder = target.parent
-    with _agreed(place, f"checkpoint {target.name}"):
-        if place.is_first:
+    with _agreed(context, f"checkpoint {target.name}"):
+        if context.is_rank_zero:
             ahead()
-        if place.is_first and damage(target):
+        if context.is_rank_zero and damage(target):
             if not folder.exists():
                 folder.parent.stat()  # a run's directory that has vanished is not made anew
                 disk.make_directory(folder)
@@ -98,7 +100,7 @@ def _begin(disk: Disk, target: Path, size: int, place: Place, ahead: Ahead) -> P
                 raise _too_full(folder, size)
             token = 1 + secrets.randbelow(2**62)
             disk.make_directory(_temporary(target, token), private=True)
-    token = place.first(token)
+    token = context.broadcast(token)
     return _temporary(target, token) if token else None
 
 
@@ -107,23 +109,25 @@ def _temporary(target: Path, token: int) -> Path:
 
 
 def _write_parts(
-    disk: Disk, temporary: Path, tensors: Mapping[str, Tensors], place: Place
+    disk: Disk, temporary: Path, tensors: Mapping[str, Tensors], context: DistributedContext
 ) -> dict[str, Written]:
     """Write what this rank holds; return what all ranks wrote, by file."""
     mine = [Written(0, "0" * 64) for _ in tensors]
-    with _agreed(place, f"its part of {temporary.name}"):
-        if place.is_first or place.sharded:
+    with _agreed(context, f"its part of {temporary.name}"):
+        if context.is_rank_zero or context.sharded:
             mine = [
-                disk.write_file(temporary / _part(group, place.rank, place), safetensors_of(held))
+                disk.write_file(
+                    temporary / _part(group, context.rank, context), safetensors_of(held)
+                )
                 for group, held in tensors.items()
             ]
     figures = [figure for written in mine for figure in (written.size, *_words(written.sha256))]
     written = {}
-    for rank, row in enumerate(place.gathered(figures)):
+    for rank, row in enumerate(context.all_gather(figures)):
         for number, group in enumerate(tensors):
             size, *words = row[5 * number : 5 * number + 5]
             if size:
-                written[_part(group, rank, place)] = Written(size, _digest(words))
+                written[_part(group, rank, context)] = Written(size, _digest(words))
     return written
 
 
@@ -147,8 +151,12 @@ def safetensors_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
             yield tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B")
 
 
-def _part(group: str, rank: int, place: Place) -> str:
-    whose = f"-r{rank:05d}-of-{place.world:05d}" if place.sharded and place.world > 1 else ""
+def _part(group: str, rank: int, context: DistributedContext) -> str:
+    whose = (
+        f"-r{rank:05d}-of-{context.world_size:05d}"
+        if context.sharded and context.world_size > 1
+        else ""
+    )
     return f"{group}{whose}.safetensors"
 
 
@@ -163,7 +171,7 @@ def _digest(words: Sequence[int]) -> str:
 
 
 @contextmanager
-def _agreed(place: Place, what: str) -> Iterator[None]:
+def _agreed(context: DistributedContext, what: str) -> Iterator[None]:
     """Raise on every rank where the block failed on one of them, with what that one says."""
     error: StorageError | None = None
     try:
@@ -175,7 +183,7 @@ def _agreed(place: Place, what: str) -> Iterator[None]:
         error = StorageError(f"storage {caught.filename}: it has vanished; {way_out}")
     except OSError as caught:  # whatever it is, the others must not wait
         error = StorageError(f"storage {caught.filename}: {reason_of(caught)}")
-    told = place.texts(str(error or ""))
+    told = context.all_gather_text(str(error or ""))
     if error is not None:
         raise error
     for rank, why in enumerate(told):

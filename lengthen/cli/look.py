@@ -59,7 +59,7 @@ def _worlds(ranks: str | None) -> list[int]:
         worlds = [int(word) for word in ranks.split(",")] if ranks is not None else []
     except ValueError:
         worlds = [0]
-    if not all(2 <= world <= MOST_RANKS for world in worlds):
+    if not all(2 <= world_size <= MOST_RANKS for world_size in worlds):
         rule = f"must be whole numbers from 2 to {MOST_RANKS}, with commas between"
         raise SettingError("--ranks", rule, ranks)
     return worlds

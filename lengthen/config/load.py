@@ -22,11 +22,15 @@ from lengthen.util.errors import SettingError, nearest
 FILE_LIMIT = 2**20  # bytes
 # Of two settings that say one thing in two ways, the one set later wins.
 EXCLUSIVE = {
-    ("budget", "tokens"): "passes",
-    ("budget", "passes"): "tokens",
+    ("budget", "tokens"): "epochs",
+    ("budget", "epochs"): "tokens",
     ("evaluation", "every_steps"): "every_tokens",
     ("evaluation", "every_tokens"): "every_steps",
 }
+
+# Names and values that earlier versions wrote -> those that took their place.
+RENAMED = {"budget.passes": "budget.epochs"}
+REPLACED = {"run.compile": {True: '"on"', False: '"off"'}}
 
 # pydantic's words for a broken rule -> ours, filled from the error's own context.
 RULES = {
@@ -64,10 +68,10 @@ def load(source: str, overrides: Tables | None = None) -> tuple[Config, list[str
     """
     tables, notes = merge(_tables_of(source), overrides or {})
     config = build(tables)
-    return config, notes + _doubts(config)
+    return config, notes + _warnings(config)
 
 
-def _doubts(config: Config) -> list[str]:
+def _warnings(config: Config) -> list[str]:
     """Return notes on what is legal and hardly meant."""
     pacing, length = config.pacing, config.model.length
     if pacing.of == "length" and pacing.end < length:
@@ -89,9 +93,19 @@ def build(tables: Tables) -> Config:
         raise _first_mistake(error.errors(include_url=False)) from None
 
 
-def changed(config: Config, overrides: Tables) -> Config:
+def with_overrides(config: Config, overrides: Tables) -> Config:
     """Return `config` with some settings changed, checked again."""
     return build(merge(config.tables(), overrides)[0])
+
+
+def with_auto_decided(config: Config) -> Config:
+    """Return `config` with its precision and compile setting decided, as config.toml records them.
+
+    "auto" is float32, not compiled, on every device.
+    """
+    precision = "fp32" if config.run.precision == "auto" else config.run.precision
+    compiled = "off" if config.run.compile == "auto" else config.run.compile
+    return with_overrides(config, {"run": {"precision": precision, "compile": compiled}})
 
 
 def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
@@ -270,7 +284,8 @@ def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
     name = ".".join(place[:2])  # what is deeper names a member of a union or of a list
     if error["type"] == "extra_forbidden":
         siblings = _names_in(place[:-1])
-        return SettingError(name, "no such setting", error["input"], nearest(place[-1], siblings))
+        hint = f"it is {RENAMED[name]} now" if name in RENAMED else nearest(place[-1], siblings)
+        return SettingError(name, "no such setting", error["input"], hint)
     if error["type"] == "missing" and len(place) > 2:
         return SettingError(name, "has too few values")
     words = [
@@ -279,7 +294,11 @@ def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
         if other["loc"][:2] == error["loc"][:2]  # each member of a union has its own rule
     ]
     rule = ", or ".join(dict.fromkeys(words))
-    return SettingError(name, rule, None if error["type"] == "missing" else error["input"])
+    if error["type"] == "missing":
+        return SettingError(name, rule)
+    value = error["input"]
+    now = REPLACED.get(name, {}).get(value) if isinstance(value, bool) else None
+    return SettingError(name, rule, value, f"{value} is {now} now" if now else "")
 
 
 def _names_in(place: list[str]) -> list[str]:

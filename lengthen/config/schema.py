@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Clock, Hold, Schedule
+from lengthen.core.schedule import Counters, Hold, Schedule
 from lengthen.util.errors import SettingError, nearest
 
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
@@ -172,12 +172,12 @@ class Budget(Table):
     """When training ends; one of the two."""
 
     tokens: Count | None = None  # trained tokens
-    passes: Annotated[Number, Field(gt=0, le=1e6)] | None = None  # times every token of the corpus
+    epochs: Annotated[Number, Field(gt=0, le=1e6)] | None = None  # times every token of the corpus
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Budget":
-        if (self.tokens is None) == (self.passes is None):
-            raise SettingError("tokens", "give budget.tokens or budget.passes, one of the two")
+        if (self.tokens is None) == (self.epochs is None):
+            raise SettingError("tokens", "give budget.tokens or budget.epochs, one of the two")
         return self
 
 
@@ -210,8 +210,8 @@ class Run(Table):
 
     seed: Annotated[CountOrOff, Field(lt=2**63)] = 0
     device: Annotated[str, BeforeValidator(known_device)] = "auto"
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    compile: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"  # auto: fp32
+    compile: Literal["auto", "off", "on"] = "auto"  # auto: off
     recompute: bool = False  # layers are worked out again for the backward pass: less memory
     sharded: bool = False  # over several processes: each keeps a part of weights and moments
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -248,30 +248,30 @@ class Config(Table):
         if self.batch.micro_tokens != "auto" and self.batch.micro_tokens < length:
             rule = f"must be at least model.length ({length})"
             yield "batch.micro_tokens", rule, self.batch.micro_tokens
-        if self.budget.passes is not None and self.batch.leftovers == "drop":
-            yield "budget.passes", 'needs batch.leftovers = "requeue"', self.budget.passes
+        if self.budget.epochs is not None and self.batch.leftovers == "drop":
+            yield "budget.epochs", 'needs batch.leftovers = "requeue"', self.budget.epochs
         if self.budget.tokens is not None:
             yield from self._short_budget(self.budget.tokens)
 
     def _short_budget(self, tokens: int) -> Iterator[tuple[str, str, object]]:
         first = self._schedule_of(tokens)
-        needed = first.rows_at(Clock()) * first.length(Clock())
+        needed = first.rows_at(Counters()) * first.length(Counters())
         if tokens < needed:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", tokens
 
     def schedule(self, sequences: int | None = None) -> Schedule:
-        """Return what decides every step; `sequences` is N, which `budget.passes` needs.
+        """Return what decides every step; `sequences` is N, which `budget.epochs` needs.
 
         Raises SettingError where the budget is shorter than one step.
         """
         if self.budget.tokens is not None:
             return self._schedule_of(self.budget.tokens)
-        if sequences is None or self.budget.passes is None:
-            raise SettingError("budget.passes", "needs a token store; give --data", None)
+        if sequences is None or self.budget.epochs is None:
+            raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
-        tokens = int(Fraction(repr(self.budget.passes)) * sequences * self.model.length)
+        tokens = int(Fraction(repr(self.budget.epochs)) * sequences * self.model.length)
         for _, rule, _ in self._short_budget(tokens):
-            raise SettingError("budget.passes", rule.replace("must be", "must give"), tokens)
+            raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
         return self._schedule_of(tokens)
 
     def _schedule_of(self, budget: int) -> Schedule:
@@ -281,8 +281,8 @@ class Config(Table):
             rows=self.batch.rows,
             hold=self.batch.hold,
             budget=budget,
-            peak=self.optimizer.learning_rate,
-            minimum=self.optimizer.min_learning_rate,
+            learning_rate=self.optimizer.learning_rate,
+            min_learning_rate=self.optimizer.min_learning_rate,
             warmup_steps=self.optimizer.warmup_steps,
             decay_tokens=self.optimizer.decay_tokens or budget,
         )

@@ -41,7 +41,7 @@ class Stretch:
 class Piece:
     """The tokens [offset, offset + tokens) of the sequence at position `first` of a pass."""
 
-    pass_number: int
+    epoch: int
     first: int
     offset: int
     tokens: int
@@ -79,7 +79,7 @@ class Ledger:
     reuse_after: int  # R: steps that a sequence rests before its leftover is read
     leftovers: Leftovers
     takes: int = 0  # steps so far
-    pass_number: int = 0
+    epoch: int = 0
     opened: int = 0  # sequences of this pass; also the next position to open
     dropped: int = 0  # tokens, of the whole run
     queue: tuple[Stretch, ...] = ()  # open sequences, in the order of `read_at`
@@ -145,7 +145,7 @@ class Ledger:
             dropped = skipped * self.sequences * (self.full_length - length)
             ledger = replace(
                 ledger,
-                pass_number=ledger.pass_number + skipped,
+                epoch=ledger.epoch + skipped,
                 dropped=ledger.dropped + dropped,
             )
         if total:
@@ -154,7 +154,7 @@ class Ledger:
 
     def _read(self, missing: int, length: int) -> tuple[Block, "Ledger"]:
         if not self.fresh and not self.queue:
-            return self._next_pass()._read(missing, length)
+            return self._next_epoch()._read(missing, length)
         if not self.fresh:
             return self._drain(missing)
         if missing % length:  # the end of a pass has left a row unfinished
@@ -166,20 +166,20 @@ class Ledger:
             return self._go_on(rows, length)
         return self._join(rows, length)
 
-    def _next_pass(self) -> "Ledger":
-        return replace(self, pass_number=self.pass_number + 1, opened=0)
+    def _next_epoch(self) -> "Ledger":
+        return replace(self, epoch=self.epoch + 1, opened=0)
 
     def _open(self, rows: int, length: int) -> tuple[Block, "Ledger"]:
         """Read rows of one fresh sequence each."""
         count = min(rows, self.fresh)
-        piece = Piece(self.pass_number, self.opened, 0, length)
+        piece = Piece(self.epoch, self.opened, 0, length)
         return Block(count, (piece,)), self._opened(count, length)
 
     def _go_on(self, rows: int, length: int) -> tuple[Block, "Ledger"]:
         """Read rows of the front stretch, which has enough tokens left for whole ones."""
         front = self.queue[0]
         count = min(rows, front.count)
-        piece = Piece(self.pass_number, front.first, front.offset, length)
+        piece = Piece(self.epoch, front.first, front.offset, length)
         ledger = self._without_front(count)
         return Block(count, (piece,)), ledger._put_back(front.first, count, front.offset + length)
 
@@ -189,8 +189,8 @@ class Ledger:
         count = min(rows, front.count, self.fresh)
         scrap = self.full_length - front.offset
         pieces = (
-            Piece(self.pass_number, front.first, front.offset, scrap),
-            Piece(self.pass_number, self.opened, 0, length - scrap),
+            Piece(self.epoch, front.first, front.offset, scrap),
+            Piece(self.epoch, self.opened, 0, length - scrap),
         )
         return Block(count, pieces), self._without_front(count)._opened(count, length - scrap)
 
@@ -200,9 +200,9 @@ class Ledger:
         left = self.full_length - front.offset
         count = min(front.count, missing // left)
         if count:
-            piece = Piece(self.pass_number, front.first, front.offset, left)
+            piece = Piece(self.epoch, front.first, front.offset, left)
             return Block(count, (piece,)), self._without_front(count)
-        piece = Piece(self.pass_number, front.first, front.offset, missing)
+        piece = Piece(self.epoch, front.first, front.offset, missing)
         rest = replace(front, count=1, offset=front.offset + missing)
         others = self._without_front(1)
         return Block(1, (piece,)), replace(others, queue=(rest, *others.queue))
@@ -264,7 +264,7 @@ class Ledger:
     @property
     def read(self) -> int:
         """Tokens read in the whole run."""
-        passes = self.pass_number + 1
+        passes = self.epoch + 1
         return passes * self.sequences * self.full_length - self.unread - self.dropped
 
     def state(self) -> State:
@@ -288,7 +288,7 @@ def _is_sound(ledger: Ledger) -> bool:
     return (
         _all_whole(ledger)
         and min(ledger.sequences, ledger.full_length, ledger.reuse_after) >= 1
-        and min(ledger.takes, ledger.pass_number, ledger.dropped, ledger.read) >= 0
+        and min(ledger.takes, ledger.epoch, ledger.dropped, ledger.read) >= 0
         and 0 <= ledger.opened <= ledger.sequences
         and ledger.leftovers in get_args(Leftovers)
         and all(_is_open(stretch, ledger) for stretch in ledger.queue)

@@ -17,7 +17,7 @@ Hold = Literal["rows", "tokens"]
 
 
 @dataclass(frozen=True)
-class Clock:
+class Counters:
     """How far a run has come."""
 
     step: int = 0  # finished steps, t
@@ -27,12 +27,12 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Shape:
+class StepPlan:
     """One step: a batch of (rows, length), and the learning rate of its update."""
 
     rows: int
     length: int  # tokens
-    rate: float
+    learning_rate: float
 
     @property
     def tokens(self) -> int:
@@ -49,46 +49,46 @@ class Schedule:
     rows: int  # B, at full length
     hold: Hold = "rows"
     budget: int  # trained tokens
-    peak: float
-    minimum: float
+    learning_rate: float  # peak
+    min_learning_rate: float
     warmup_steps: int  # W
     decay_tokens: int  # trained tokens at which the rate arrives at its minimum
 
-    def length(self, clock: Clock) -> int:
+    def length(self, counters: Counters) -> int:
         """Return the sequence length l of the step that follows `clock`, in tokens."""
         if isinstance(self.pacing, Adaptive):
-            return self._grown(self.pacing, clock).value
-        return self.pacing(clock.step) if self.pacing.of == "length" else self.full_length
+            return self._grown(self.pacing, counters).value
+        return self.pacing(counters.step) if self.pacing.of == "length" else self.full_length
 
-    def rows_at(self, clock: Clock) -> int:
+    def rows_at(self, counters: Counters) -> int:
         """Return the rows B of the step that follows `clock`, before the budget cuts them."""
         if self.pacing.of == "rows":
-            return self.pacing(clock.step)
+            return self.pacing(counters.step)
         if self.hold == "tokens":
-            return max(1, self.rows * self.full_length // self.length(clock))
+            return max(1, self.rows * self.full_length // self.length(counters))
         return self.rows
 
     @property
     def most_rows(self) -> int:
         """The most rows that any step can have; lengths never fall and paced rows never do."""
-        return max(self.rows, self.rows_at(Clock()))
+        return max(self.rows, self.rows_at(Counters()))
 
-    def observes(self, clock: Clock) -> bool:
+    def observes(self, counters: Counters) -> bool:
         """Return whether an adaptive pacing wants to know the loss before the next step."""
         if not isinstance(self.pacing, Adaptive):
             return False
-        return self.pacing.observes(self._grown(self.pacing, clock), clock.step)
+        return self.pacing.observes(self._grown(self.pacing, counters), counters.step)
 
-    def observed(self, clock: Clock, loss: float) -> Clock:
+    def observed(self, counters: Counters, loss: float) -> Counters:
         """Return the clock when an adaptive pacing has been told the loss at its length."""
         assert isinstance(self.pacing, Adaptive)
-        grown = self._grown(self.pacing, clock)
-        return replace(clock, grown=self.pacing.next(grown, clock.step, loss))
+        grown = self._grown(self.pacing, counters)
+        return replace(counters, grown=self.pacing.next(grown, counters.step, loss))
 
-    def _grown(self, pacing: Adaptive, clock: Clock) -> Grown:
-        return clock.grown or pacing.begin()
+    def _grown(self, pacing: Adaptive, counters: Counters) -> Grown:
+        return counters.grown or pacing.begin()
 
-    def rate(self, clock: Clock) -> float:
+    def learning_rate_at(self, counters: Counters) -> float:
         """Return the learning rate of the step that follows `clock`.
 
             peak * (t + 1) / W                                              t < W
@@ -97,64 +97,67 @@ class Schedule:
 
         over the tokens *before* the step, so that step and rate never wait for each other.
         """
-        if clock.step < self.warmup_steps:
-            return self.peak * (clock.step + 1) / self.warmup_steps
-        span = self.decay_tokens - clock.origin
-        done = min((clock.tokens - clock.origin) / span, 1.0) if span > 0 else 1.0
-        return self.minimum + (self.peak - self.minimum) * (1 + math.cos(math.pi * done)) / 2
+        if counters.step < self.warmup_steps:
+            return self.learning_rate * (counters.step + 1) / self.warmup_steps
+        span = self.decay_tokens - counters.origin
+        done = min((counters.tokens - counters.origin) / span, 1.0) if span > 0 else 1.0
+        return (
+            self.min_learning_rate
+            + (self.learning_rate - self.min_learning_rate) * (1 + math.cos(math.pi * done)) / 2
+        )
 
-    def shape(self, clock: Clock) -> Shape | None:
+    def step_plan(self, counters: Counters) -> StepPlan | None:
         """Return the step that follows `clock`, or None where not one more row fits the budget."""
-        length = self.length(clock)
-        rows = min(self.rows_at(clock), (self.budget - clock.tokens) // length)
-        return Shape(rows, length, self.rate(clock)) if rows > 0 else None
+        length = self.length(counters)
+        rows = min(self.rows_at(counters), (self.budget - counters.tokens) // length)
+        return StepPlan(rows, length, self.learning_rate_at(counters)) if rows > 0 else None
 
-    def after(self, clock: Clock, shape: Shape, steps: int = 1) -> Clock:
+    def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:
         """Return the clock when so many steps of `shape` are finished."""
-        warming = max(0, min(steps, self.warmup_steps - clock.step))
-        origin = clock.tokens + warming * shape.tokens if warming else clock.origin
-        tokens = clock.tokens + steps * shape.tokens
-        return Clock(clock.step + steps, tokens, origin, clock.grown)
+        warming = max(0, min(steps, self.warmup_steps - counters.step))
+        origin = counters.tokens + warming * plan.tokens if warming else counters.origin
+        tokens = counters.tokens + steps * plan.tokens
+        return Counters(counters.step + steps, tokens, origin, counters.grown)
 
 
 def steps(
-    schedule: Schedule, clock: Clock | None = None, *, calm: bool = True
-) -> Iterator[tuple[Clock, Shape]]:
+    schedule: Schedule, counters: Counters | None = None, *, calm: bool = True
+) -> Iterator[tuple[Counters, StepPlan]]:
     """Yield every step from `clock` to the end of the budget, each with the clock before it.
 
     What an adaptive pacing will observe nobody knows: it is taken to be calm always, the quickest
     that it can grow, or never, the slowest.
     """
-    clock = clock or Clock()
-    while (shape := schedule.shape(clock)) is not None:
-        yield clock, shape
-        clock = schedule.after(clock, shape)
-        if schedule.observes(clock):
-            clock = schedule.observed(clock, 0.0 if calm else math.nan)
+    counters = counters or Counters()
+    while (plan := schedule.step_plan(counters)) is not None:
+        yield counters, plan
+        counters = schedule.after(counters, plan)
+        if schedule.observes(counters):
+            counters = schedule.observed(counters, 0.0 if calm else math.nan)
 
 
 @dataclass(frozen=True)
 class Span:
     """Steps in a row that have the same rows and length."""
 
-    clock: Clock  # before the first of them
-    shape: Shape  # of the first; the rate of the others is their own
+    counters: Counters  # before the first of them
+    plan: StepPlan  # of the first; the rate of the others is their own
     steps: int
 
     @property
     def rows(self) -> int:
         """Rows of each step."""
-        return self.shape.rows
+        return self.plan.rows
 
     @property
     def length(self) -> int:
         """Length of each step, in tokens."""
-        return self.shape.length
+        return self.plan.length
 
     @property
     def tokens(self) -> int:
         """Tokens that they train on, all together."""
-        return self.steps * self.shape.tokens
+        return self.steps * self.plan.tokens
 
 
 def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> Iterator[Span]:
@@ -162,28 +165,30 @@ def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> 
 
     Costs some microseconds for each value of the pacing, not for each step.
     """
-    pacing, clock = schedule.pacing, Clock()
-    while clock.step != most and (shape := schedule.shape(clock)) is not None:
-        change = _change(pacing, clock, calm=calm)
-        count = (schedule.budget - clock.tokens) // shape.tokens
+    pacing, counters = schedule.pacing, Counters()
+    while counters.step != most and (plan := schedule.step_plan(counters)) is not None:
+        change = _change(pacing, counters, calm=calm)
+        count = (schedule.budget - counters.tokens) // plan.tokens
         for end in (most, change):
-            count = count if end is None else min(count, end - clock.step)
-        yield Span(clock, shape, count)
-        clock = schedule.after(clock, shape, count)
-        if isinstance(pacing, Adaptive) and clock.step == change:
-            clock = replace(clock, grown=pacing.grown(clock.grown or pacing.begin(), clock.step))
+            count = count if end is None else min(count, end - counters.step)
+        yield Span(counters, plan, count)
+        counters = schedule.after(counters, plan, count)
+        if isinstance(pacing, Adaptive) and counters.step == change:
+            counters = replace(
+                counters, grown=pacing.grown(counters.grown or pacing.begin(), counters.step)
+            )
 
 
-def _change(pacing: Pacing, clock: Clock, *, calm: bool) -> int | None:
+def _change(pacing: Pacing, counters: Counters, *, calm: bool) -> int | None:
     """Return the first step behind `clock` with another value; None where all have this one."""
     if isinstance(pacing, Adaptive):
-        grown = clock.grown or pacing.begin()
+        grown = counters.grown or pacing.begin()
         return None if grown.value == pacing.end else grown.since + pacing.held(calm=calm)
-    value = pacing(clock.step)
+    value = pacing(counters.step)
     if value == pacing.end:
         return None
     # A pacing never falls, so its values are in order.
-    return bisect_right(range(pacing.duration), value, lo=clock.step, key=pacing)
+    return bisect_right(range(pacing.duration), value, lo=counters.step, key=pacing)
 
 
 def warmup_steps(tokens: int, start: int, rows: int) -> int:

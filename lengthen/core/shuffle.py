@@ -29,7 +29,7 @@ def sub_seed(seed: int, *path: int | str) -> int:
 
 
 @dataclass(frozen=True)
-class Order:
+class KeyedPermutation:
     """A permutation of [0, size), one for each key; all keys' are equally likely, nearly."""
 
     size: int

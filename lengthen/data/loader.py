@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthen.core.ledger import Block, Piece
-from lengthen.core.shuffle import Order, sub_seed
+from lengthen.core.shuffle import KeyedPermutation, sub_seed
 from lengthen.util.errors import DataError, SettingError
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
@@ -46,14 +46,14 @@ class Loader:
         self._tokens = np.asarray(tokens)  # of a memory map, the same memory without its overhead
 
     def load(
-        self, blocks: tuple[Block, ...], rows: int, length: int, rank: int = 0, world: int = 1
+        self, blocks: tuple[Block, ...], rows: int, length: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
         """Return the rows of `rank` from a step of `rows` rows in all; there may be none.
 
         Rank r of W has the rows from r * rows // W to (r + 1) * rows // W, so their numbers differ
         by one at most, and laid end to end they are the batch of a single process.
         """
-        first, last = (rows * r // world for r in (rank, rank + 1))
+        first, last = (rows * r // world_size for r in (rank, rank + 1))
         parts = list(self._parts(blocks, first * length, last * length))
         inputs, targets = (_rows([part[side] for part in parts], length) for side in (0, 1))
         return Batch(inputs, targets)
@@ -76,7 +76,7 @@ class Loader:
 
     def _windows(self, piece: Piece, numbers: NDArray[np.int64]) -> Tokens:
         """Return a piece and the token behind it: (numbers, piece.tokens + 1)."""
-        order = Order(self.sequences, sub_seed(self.seed, "order", piece.pass_number))
+        order = KeyedPermutation(self.sequences, sub_seed(self.seed, "order", piece.epoch))
         starts = order(piece.first + numbers) * self.full_length + piece.offset
         windows: Tokens = sliding_window_view(self._tokens, piece.tokens + 1)[starts]
         return windows
@@ -87,13 +87,13 @@ def _rows(parts: list[Tokens], length: int) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, length))
 
 
-def passes(rows: int, world: int, length: int, micro_tokens: int) -> int:
+def passes(rows: int, world_size: int, length: int, micro_tokens: int) -> int:
     """Return in how many passes every rank trains its share of a step.
 
     No pass is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
     passes of many rows, not many of few.
     """
-    most_rows = -(-rows // world)  # of a rank
+    most_rows = -(-rows // world_size)  # of a rank
     return -(-most_rows // (micro_tokens // length))
 
 

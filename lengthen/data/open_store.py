@@ -32,7 +32,7 @@ def open_store(config: Config) -> Store:
 
 
 def with_store(config: Config, store: Store) -> Config:
-    """Return the configuration with what the store decides.
+    """Return the configuration with what the store decides, and no "auto" but that of micro_tokens.
 
     Raises DataError where the two do not fit together.
     """
@@ -50,7 +50,7 @@ def with_store(config: Config, store: Store) -> Config:
         "model": {"vocabulary": store.vocabulary},
         "optimizer": {"decay_tokens": schedule.decay_tokens},
     }
-    return settings.changed(config, changes)
+    return settings.with_auto_decided(settings.with_overrides(config, changes))
 
 
 def _validates(config: Config) -> bool:

@@ -37,16 +37,16 @@ _left: list[object] = []
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """The device and the rank that this process computes on."""
 
     device: torch.device
     precision: str = "fp32"
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     sharded: bool = False  # every rank holds a part of each weight and moment, not all of it
     group: dist.ProcessGroup | None = None  # whom it meets; None: all, where training meets too
-    side: dist.ProcessGroup | None = None  # for meetings beside training
+    background_group: dist.ProcessGroup | None = None  # for meetings beside training
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,12 +54,12 @@ class Place:
         return DTYPES[self.precision]
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this rank writes and speaks for all."""
         return self.rank == 0
 
     @property
-    def of_sums(self) -> torch.dtype:
+    def sum_dtype(self) -> torch.dtype:
         """Of sums of losses: float64, where the device has it."""
         return torch.float32 if self.device.type == "mps" else torch.float64
 
@@ -69,72 +69,80 @@ class Place:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def apart(self) -> "Place":
+    def for_background(self) -> "DistributedContext":
         """Return the place of work that goes on beside training: it meets others by themselves."""
-        return replace(self, device=torch.device("cpu"), group=self.side)
+        return replace(self, device=torch.device("cpu"), group=self.background_group)
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Add a tensor up over all ranks, in place; every rank gets the same bits."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(values, group=self.group)
         return values
 
-    def any(self, here: bool) -> bool:
+    def any_rank(self, here: bool) -> bool:
         """Return on every rank whether `here` holds on one of them."""
-        return here if self.world == 1 else self.least(int(not here)) == 0
+        return here if self.world_size == 1 else self.all_reduce_min(int(not here)) == 0
 
-    def first(self, value: int) -> int:
+    def broadcast(self, value: int) -> int:
         """Return the first rank's value, on every rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         shared = torch.tensor(value, device=self.device)
         dist.broadcast(shared, 0, group=self.group)
         return int(shared)
 
-    def gathered(self, values: Sequence[int]) -> list[list[int]]:
+    def all_gather(self, values: Sequence[int]) -> list[list[int]]:
         """Return every rank's `values`, equally many on each, by rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [list(values)]
         mine = torch.tensor(values, device=self.device)
-        every = [torch.empty_like(mine) for _ in range(self.world)]
+        every = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(every, mine, group=self.group)
         return [each.tolist() for each in every]
 
-    def texts(self, text: str) -> list[str]:
+    def all_gather_text(self, text: str) -> list[str]:
         """Return every rank's text, by rank."""
         data = text.encode(errors="backslashreplace")
-        sizes = [size for (size,) in self.gathered([len(data)])]
+        sizes = [size for (size,) in self.all_gather([len(data)])]
         padding = [0] * (max(sizes) + 1 - len(data))
-        rows = self.gathered([*data, *padding])
+        rows = self.all_gather([*data, *padding])
         return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
-    def least(self, value: int) -> int:
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.all_reduce_min(0)
+
+    def all_reduce_min(self, value: int) -> int:
         """Return the smallest of the ranks' values, on every rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         smallest = torch.tensor(value, device=self.device)
         dist.all_reduce(smallest, dist.ReduceOp.MIN, group=self.group)
         return int(smallest)
 
 
-ALONE = Place(torch.device("cpu"))
+SINGLE_PROCESS = DistributedContext(torch.device("cpu"))
 
 
 @contextmanager
-def placed(run: Run) -> Iterator[Place]:
+def join_process_group(run: Run) -> Iterator[DistributedContext]:
     """Join the ranks that the launcher started, if any, and leave them again at the end."""
     device = device_of(run.device)
     must_have(device, run)
     if run.recompute and device.type == "cpu":
         free_at_once()
-    world = variable("WORLD_SIZE", 1)
-    if world == 1:
-        yield Place(device, run.precision)
+    world_size = variable("WORLD_SIZE", 1)
+    if world_size == 1:
+        yield DistributedContext(device, run.precision)
         return
     rank = variable("RANK")
     try:
-        with _met(device, rank, world, timedelta(seconds=run.timeout_seconds)) as side:
-            yield Place(device, run.precision, rank, world, run.sharded, side=side)
+        with _process_group(
+            device, rank, world_size, timedelta(seconds=run.timeout_seconds)
+        ) as background:
+            yield DistributedContext(
+                device, run.precision, rank, world_size, run.sharded, background_group=background
+            )
     except RuntimeError as error:
         if not is_peer_lost(error):
             raise
@@ -143,18 +151,18 @@ def placed(run: Run) -> Iterator[Place]:
 
 
 @contextmanager
-def _met(
-    device: torch.device, rank: int, world: int, timeout: timedelta
+def _process_group(
+    device: torch.device, rank: int, world_size: int, timeout: timedelta
 ) -> Iterator[dist.ProcessGroup]:
     """Meet the other ranks until the block ends; give the group for work beside training."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _meeting_place(timeout)
-    dist.init_process_group(backend, timeout=timeout, world_size=world, rank=rank, store=store)
-    side = dist.new_group(backend="gloo", timeout=timeout)
+    dist.init_process_group(backend, timeout=timeout, world_size=world_size, rank=rank, store=store)
+    background = dist.new_group(backend="gloo", timeout=timeout)
     try:
-        yield side
+        yield background
     finally:
-        _left.extend((dist.group.WORLD, side))
+        _left.extend((dist.group.WORLD, background))
         dist.destroy_process_group()
 
 
@@ -179,15 +187,15 @@ def _meeting_place(timeout: timedelta) -> Store:
     return PrefixStore(f"attempt-{variable('TORCHELASTIC_RESTART_COUNT')}", store)
 
 
-def wrapped(model: GPT, place: Place) -> nn.Module:
+def wrapped(model: GPT, context: DistributedContext) -> nn.Module:
     """Return what the trainer calls: the model itself, or its data-parallel wrapping.
 
     Sharded, the model's parameters become DTensors in place, cut along their first dimension.
     """
-    if not place.sharded:
-        alone = place.world == 1
+    if not context.sharded:
+        alone = context.world_size == 1
         return model if alone else DistributedDataParallel(model, gradient_as_bucket_view=True)
-    mesh = init_device_mesh(place.device.type, (place.world,))
+    mesh = init_device_mesh(context.device.type, (context.world_size,))
     for part in (*model.blocks, model):  # from the leaves up: what is left over is the root's
         fully_shard(part, mesh=mesh)
     return model
@@ -240,10 +248,10 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(one in text for one in NO_MEMORY)
 
 
-def free_memory(place: Place) -> None:
+def free_memory(context: DistributedContext) -> None:
     """Give back what nobody uses any more, so that the next try finds it."""
     gc.collect()
-    if place.device.type == "cuda":
+    if context.device.type == "cuda":
         torch.cuda.empty_cache()
-    elif place.device.type == "mps":
+    elif context.device.type == "mps":
         torch.mps.empty_cache()

@@ -98,7 +98,7 @@ def must_have(device: torch.device, run: Run) -> None:
         raise SettingError("run.precision", "this GPU has no bfloat16", "bf16", 'set "fp32"')
     if run.precision == "fp64" and device.type == "mps":
         raise SettingError("run.precision", "this GPU has no float64", "fp64", 'set "fp32"')
-    if run.compile:
+    if run.compile == "on":
         must_compile(device)
 
 
@@ -110,12 +110,12 @@ def _computes_in_bf16(device: torch.device) -> bool:
 def must_compile(device: torch.device) -> None:
     """Raise SettingError where `run.compile` would find no compiler: known before any work."""
     if device.type not in COMPILERS:
-        raise SettingError("run.compile", f"is not there for {device.type}", True, "set false")
+        raise SettingError("run.compile", f"is not there for {device.type}", "on", 'set "off"')
     wanted = os.environ.get("CXX" if device.type == "cpu" else "CC")
     names = [wanted] if wanted else COMPILERS[device.type]
     if not any(map(shutil.which, names)):
         rule = f"needs a compiler, {' or '.join(names)}, and there is none on PATH"
-        raise SettingError("run.compile", rule, True, "install one, or set it to false")
+        raise SettingError("run.compile", rule, "on", 'install one, or set "off"')
 
 
 def memory_limit(device: torch.device) -> int:

@@ -33,13 +33,13 @@ def auto_micro_tokens(config: Config) -> int:
         return length
 
 
-def micro_tokens_within(config: Config, limit: int | None, world: int = 1) -> int:
+def micro_tokens_within(config: Config, limit: int | None, world_size: int = 1) -> int:
     """Return the tokens of a pass on a CPU with `limit` bytes, None meaning any number.
 
     Raises MemoryLimitError where not one row fits.
     """
     length = config.model.length
-    whole = min(-(-config.batch.rows // world) * length, max(length, CPU_PASS))
+    whole = min(-(-config.batch.rows // world_size) * length, max(length, CPU_PASS))
 
     def fits(size: int) -> bool:
         return limit is None or memory_of(config, size) <= limit

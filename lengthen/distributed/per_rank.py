@@ -66,43 +66,43 @@ class _Parameters:
         return self.layers * self.layer + self.root
 
 
-def load(config: Config, micro_tokens: int, world: int, *, sharded: bool) -> Load:
+def load(config: Config, micro_tokens: int, world_size: int, *, sharded: bool) -> Load:
     """Return the load of the rank that has most; raises SettingError for a missing vocabulary.
 
     `world` must be above 1.
     """
     model, rows, length = config.model, config.batch.rows, config.model.length
     size = cost.FLOAT * (2 if config.run.precision == "fp64" else 1)
-    count = passes(rows, world, length, micro_tokens)
-    share = -(-rows // world)
+    count = passes(rows, world_size, length, micro_tokens)
+    share = -(-rows // world_size)
     tokens = -(-share // count) * length  # of the largest pass
     recompute, on_cpu = config.run.recompute, config.run.device == "cpu"
     numbers = cost.activations(model, tokens, recompute=recompute, on_cpu=on_cpu)
     activations = size * numbers
     if not sharded:
         whole = size * cost.parameters(model)
-        ring = whole * (world - 1) // world
+        ring = whole * (world_size - 1) // world_size
         return Load(KEPT * whole, whole, 0, activations, whole, ring, ring)
-    padded = _padded(model, world)
+    padded = _padded(model, world_size)
     whole = size * padded.all
-    ring = whole * (world - 1) // world
-    root = size * padded.root * (world - 1) // world
+    ring = whole * (world_size - 1) // world_size
+    root = size * padded.root * (world_size - 1) // world_size
     return Load(
-        kept=KEPT * whole // world,
+        kept=KEPT * whole // world_size,
         carried=whole if count > 1 else 0,
         gathered=size * (padded.root + GATHERED_LAYERS * padded.layer),
         activations=activations,
-        gradients=whole // world,
+        gradients=whole // world_size,
         gathering=count * (2 * ring - root),
         reducing=ring,
     )
 
 
-def _padded(model: Model, world: int) -> _Parameters:
+def _padded(model: Model, world_size: int) -> _Parameters:
     """Return the parameters with every first dimension rounded up to a multiple of `world`."""
 
     def padded(shapes: Iterator[tuple[int, ...]]) -> int:
-        return sum(-(-first // world) * world * prod(rest) for first, *rest in shapes)
+        return sum(-(-first // world_size) * world_size * prod(rest) for first, *rest in shapes)
 
     return _Parameters(padded(_layer(model.width)), padded(_root(model)), model.layers)
 
@@ -126,11 +126,11 @@ def _root(model: Model) -> Iterator[tuple[int, ...]]:
 def table(name: str, config: Config, micro_tokens: int, worlds: list[int]) -> Table:
     """Return the loads for numbers of ranks, replicated and sharded."""
     rows = []
-    for world in worlds:
+    for world_size in worlds:
         for sharded in (False, True):
-            one = load(config, micro_tokens, world, sharded=sharded)
+            one = load(config, micro_tokens, world_size, sharded=sharded)
             figures = (one.held, one.kept, one.carried, one.gathered, one.activations, one.sent)
-            ranks = f"{world:,} {'sharded' if sharded else 'replicated'}"
+            ranks = f"{world_size:,} {'sharded' if sharded else 'replicated'}"
             rows.append((ranks, *(f"{figure / 1e9:.2f}" for figure in figures)))
     columns = ("ranks", "held", "kept", "carried", "gathered", "activations", "sent")
     return Table(f"{name}: load of a rank", columns, tuple(rows), NOTE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lengthen.config.schema import known_device
-from lengthen.distributed.context import DTYPES, Place
+from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.hardware import device_of
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.model import Subject
@@ -114,7 +114,7 @@ def _stops(options: dict[str, Any]) -> tuple[str, ...]:
 def _loaded(path: str, device: str = "auto", precision: str = "fp32") -> Subject:
     if precision not in DTYPES:
         raise SettingError("precision", nearest(precision, DTYPES), precision)
-    place = Place(device_of(str(known_device(device))), precision)
+    context = DistributedContext(device_of(str(known_device(device))), precision)
     pretrained = read(Path(path))
-    model = pretrained.gpt().to(place.device, place.dtype)
-    return Subject(Path(path).name, model, pretrained.text, place, PASS_TOKENS)
+    model = pretrained.gpt().to(context.device, context.dtype)
+    return Subject(Path(path).name, model, pretrained.text, context, PASS_TOKENS)

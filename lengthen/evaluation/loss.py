@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthen.distributed.context import Place, let_go
+from lengthen.distributed.context import DistributedContext, let_go
 from lengthen.util import faults
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
@@ -26,7 +26,7 @@ def validation_loss(
     full_length: int,
     length: int | None = None,
     rows: int,
-    place: Place,
+    context: DistributedContext,
     stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Return the mean loss in nats per token over the first `sequences` of `tokens`.
@@ -37,30 +37,33 @@ def validation_loss(
     been evaluated.
     """
     length = length or full_length
-    mine = range(sequences * place.rank // place.world, sequences * (place.rank + 1) // place.world)
-    total = torch.zeros((), dtype=place.of_sums, device=place.device)
+    mine = range(
+        sequences * context.rank // context.world_size,
+        sequences * (context.rank + 1) // context.world_size,
+    )
+    total = torch.zeros((), dtype=context.sum_dtype, device=context.device)
     stopped = False
     was_training = module.training
     module.eval()
-    with torch.no_grad(), place.autocast():
+    with torch.no_grad(), context.autocast():
         # As many passes on every rank: sharded, each of them is a meeting.
-        for number in range(-(-_most(sequences, place.world) // rows)):
-            faults.reach("eval")
-            stopped = place.any(stop())
+        for number in range(-(-_most(sequences, context.world_size) // rows)):
+            faults.inject("eval")
+            stopped = context.any_rank(stop())
             if stopped:
                 break
             share = mine[number * rows : (number + 1) * rows]
-            batch = fronts(tokens, share or range(1), full_length, length).to(place.device)
+            batch = fronts(tokens, share or range(1), full_length, length).to(context.device)
             loss = module(batch[:, :-1], batch[:, 1:])
             total += loss if share else 0.0
     let_go(module)
     module.train(was_training)
-    return None if stopped else float(place.sum(total)) / (sequences * length)
+    return None if stopped else float(context.all_reduce_sum(total)) / (sequences * length)
 
 
-def _most(sequences: int, world: int) -> int:
+def _most(sequences: int, world_size: int) -> int:
     """Return the largest share of a rank."""
-    return -(-sequences // world)
+    return -(-sequences // world_size)
 
 
 def fronts(tokens: Tokens, sequences: range, full_length: int, length: int) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from lengthen.data.tokenizer_folder import TextTokenizer
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 
 
@@ -16,7 +16,7 @@ class Subject:
     name: str
     model: GPT  # dropout off, on `place.device`, without a padded vocabulary
     text: TextTokenizer
-    place: Place
+    place: DistributedContext
     pass_tokens: int  # about how many tokens go through the model at once
 
     @property

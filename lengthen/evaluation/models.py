@@ -15,7 +15,7 @@ from lengthen.config.schema import Config
 from lengthen.data import open_store as bind
 from lengthen.data.alike import difference
 from lengthen.data.store import Store
-from lengthen.distributed.context import DTYPES, Place
+from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.hardware import device_of
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.results import weights_at
@@ -110,7 +110,7 @@ def load(model: Named, precision: str | None) -> Loaded:
     pretrained, step, weights, notes = _read(model)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
-    place = Place(device_of("auto"), precision)
+    place = DistributedContext(device_of("auto"), precision)
     gpt = pretrained.gpt().to(place.device, DTYPES[precision])
     subject = Subject(model.name, gpt, pretrained.text, place, PASS_TOKENS)
     return Loaded(subject, step, weights, tuple(notes))

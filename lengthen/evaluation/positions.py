@@ -116,7 +116,7 @@ def _loss(
         sequences=windows,
         full_length=size,
         rows=max(1, pass_tokens // size),
-        place=subject.place,
+        context=subject.place,
         stop=watch,
     )
     assert loss is not None  # nothing stops it

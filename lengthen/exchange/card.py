@@ -90,7 +90,7 @@ def _facts(paths: RunPaths, config: Config, saved: Checkpoint) -> Iterator[tuple
 
 def _tokens(saved: Checkpoint) -> str:
     try:
-        return f"{int(saved.state['clock']['tokens']):,}"
+        return f"{int(saved.state['counters']['tokens']):,}"
     except (ValueError, LookupError, TypeError, OverflowError):
         return "not recorded"
 

@@ -51,7 +51,7 @@ SLW: dict[str, Any] = {
         "betas": [0.9, 0.999],
         "weight_decay": 0.0,
     },
-    "budget": {"passes": 1},
+    "budget": {"epochs": 1},
     "evaluation": {"every_tokens": 50_000, "tokens": 40_000},
     "saving": {"every_steps": 0, "keep": 1},
 }

@@ -86,17 +86,18 @@ def _must_be_the_run(config: Config, used: Config, directory: Path) -> None:
 
 
 def _decided(config: Config, used: Config) -> Config:
-    """Return a configuration with what its store decides: the run's, if that was not there."""
+    """Return a configuration with what it leaves to its store, or the run's, and to us."""
+    config = settings.with_auto_decided(config)
     decay = config.optimizer.decay_tokens or config.budget.tokens
     if decay is None:
         data = {"data": used.data.model_dump()}
-        return with_store(settings.changed(config, data), open_store(used))
+        return with_store(settings.with_overrides(config, data), open_store(used))
     decided = {
         "data": {"store_id": config.data.store_id or used.data.store_id},
         "model": {"vocabulary": config.model.vocabulary or used.model.vocabulary},
         "optimizer": {"decay_tokens": decay},
     }
-    return settings.changed(config, decided)
+    return settings.with_overrides(config, decided)
 
 
 def _must_have_been_all_along(metrics: Metrics, directory: Path) -> None:

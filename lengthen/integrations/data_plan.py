@@ -20,7 +20,7 @@ from lengthen.config.load import build
 from lengthen.config.schema import Tables
 from lengthen.core.ledger import Block, Ledger, Leftovers, State, joined_tokens, reuse_spacing
 from lengthen.core.pacing import Adaptive, Fixed
-from lengthen.core.schedule import Clock, Hold, Schedule, Shape, spans
+from lengthen.core.schedule import Counters, Hold, Schedule, StepPlan, spans
 from lengthen.data.loader import Loader, Tokens
 from lengthen.util.errors import SettingError
 
@@ -118,9 +118,9 @@ def factors(schedule: Schedule) -> Callable[[int], float]:
     parts = list(spans(schedule))
 
     def factor(step: int) -> float:
-        part = parts[bisect_right(parts, step, key=lambda part: part.clock.step) - 1]
-        done = min(step - part.clock.step, part.steps)
-        return schedule.rate(schedule.after(part.clock, part.shape, done))
+        part = parts[bisect_right(parts, step, key=lambda part: part.counters.step) - 1]
+        done = min(step - part.counters.step, part.steps)
+        return schedule.learning_rate_at(schedule.after(part.counters, part.plan, done))
 
     return factor
 
@@ -129,46 +129,46 @@ def factors(schedule: Schedule) -> Callable[[int], float]:
 class Moment:
     """How far a run is, between two steps."""
 
-    clock: Clock
+    counters: Counters
     ledger: Ledger
 
     def state(self) -> State:
         """Return it as JSON has it."""
-        return {"clock": asdict(self.clock), "ledger": self.ledger.state()}
+        return {"counters": asdict(self.counters), "ledger": self.ledger.state()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Moment":
         """Return what `state` was made of; raises CheckpointError for a damaged ledger."""
-        return cls(Clock(**state["clock"]), Ledger.from_state(state["ledger"]))
+        return cls(Counters(**state["counters"]), Ledger.from_state(state["ledger"]))
 
 
 @dataclass(frozen=True)
 class Step:
     """One step, in positions of the corpus, and how the run stands after it."""
 
-    shape: Shape
+    plan: StepPlan
     blocks: tuple[Block, ...]
     after: Moment
 
     @property
     def number(self) -> int:
         """Finished steps, this one included."""
-        return self.after.clock.step
+        return self.after.counters.step
 
     @property
     def tokens(self) -> int:
         """Trained tokens, this step's included."""
-        return self.after.clock.tokens
+        return self.after.counters.tokens
 
     @property
     def factor(self) -> float:
         """The learning rate of its update, as a share of the peak."""
-        return self.shape.rate
+        return self.plan.learning_rate
 
     @property
     def joined(self) -> float:
         """The share of its tokens that lie in rows of more than one piece."""
-        return joined_tokens(self.blocks, self.shape.length) / self.shape.tokens
+        return joined_tokens(self.blocks, self.plan.length) / self.plan.tokens
 
 
 class Part(NamedTuple):
@@ -194,20 +194,20 @@ class Steps:
             reuse_after=reuse_spacing(course.reuse_after, self.schedule.most_rows, sequences),
             leftovers=course.leftovers,
         )
-        self.start = Moment(Clock(), ledger)
+        self.start = Moment(Counters(), ledger)
 
     def following(self, moment: Moment) -> Step | None:
         """Return the step that follows `moment`; None where the budget is spent."""
-        shape = self.schedule.shape(moment.clock)
-        if shape is None:
+        plan = self.schedule.step_plan(moment.counters)
+        if plan is None:
             return None
-        blocks, ledger = moment.ledger.take(shape.rows, shape.length)
-        return Step(shape, blocks, Moment(self.schedule.after(moment.clock, shape), ledger))
+        blocks, ledger = moment.ledger.take(plan.rows, plan.length)
+        return Step(plan, blocks, Moment(self.schedule.after(moment.counters, plan), ledger))
 
     def part(self, step: Step, number: int, parts: int) -> Part:
         """Return part `number` of a step that is cut into `parts` of nearly equal rows."""
-        rows, length = step.shape.rows, step.shape.length
-        batch = self.loader.load(step.blocks, rows, length, rank=number, world=parts)
+        rows, length = step.plan.rows, step.plan.length
+        batch = self.loader.load(step.blocks, rows, length, rank=number, world_size=parts)
         if not len(batch.inputs):
             # Every rank needs as many passes as its peers, or they wait for it for ever.
             blank = torch.zeros((1, length), dtype=torch.int64)
@@ -232,7 +232,7 @@ class Walk:
         self._step = self._begin()
 
     def _begin(self) -> Step:
-        return Step(Shape(0, 0, 0.0), (), self._start)
+        return Step(StepPlan(0, 0, 0.0), (), self._start)
 
     def at(self, number: int) -> Step:
         """Return step `number`, counted from 1, which lies behind the start and in the budget."""

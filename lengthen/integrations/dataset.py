@@ -31,12 +31,12 @@ class LengthenDataset(Dataset[Row]):
         """Open the store in a directory; raises DataError where it cannot be used."""
         self.store, self.course = Store.open(store), course
         self.steps = Steps(self.store.train, course)
-        self._passes, self._world = 1, 0  # unknown until the callback meets the Trainer
+        self._passes, self._world_size = 1, 0  # unknown until the callback meets the Trainer
         self.begin(self.steps.start)
 
-    def divide(self, passes: int, world: int) -> None:
+    def divide(self, passes: int, world_size: int) -> None:
         """Cut every step into `passes` for each of `world` ranks."""
-        self._passes, self._world = passes, world
+        self._passes, self._world_size = passes, world_size
 
     def begin(self, moment: Moment) -> None:
         """Read from `moment` on; the steps before it are not asked for again."""
@@ -49,28 +49,28 @@ class LengthenDataset(Dataset[Row]):
 
     def __len__(self) -> int:
         """Return how many items the budget has."""
-        return self.number_of_steps * self._passes * max(1, self._world)
+        return self.number_of_steps * self._passes * max(1, self._world_size)
 
     def __getitems__(self, items: Sequence[int]) -> list[Row]:
         """Return the rows of one item; torch asks for items by lists, whose length is 1 here."""
-        if not self._world:
+        if not self._world_size:
             hint = "give Trainer(callbacks=[LengthenCallback(dataset, ...)])"
             raise SettingError("callbacks", "must have the dataset's own", None, hint)
         (item,) = items
-        step, number = divmod(item, self._passes * self._world)
+        step, number = divmod(item, self._passes * self._world_size)
         # The Trainer deals items out in turns: to all ranks for one pass, then for the next one.
-        which, rank = divmod(number, self._world)
+        which, rank = divmod(number, self._world_size)
         batch = self.batch(self._walk.at(step + 1), which, rank)
         return rows_of(batch.inputs, batch.targets)
 
     def batch(self, step: Step, which: int, rank: int) -> Batch:
         """Return what pass `which` of a rank trains on in a step; both are counted from 0."""
-        number, parts = rank * self._passes + which, self._passes * self._world
+        number, parts = rank * self._passes + which, self._passes * self._world_size
         inputs, targets, _, share = self.steps.part(step, number, parts)
         if not share:
             # A blank row stands in where a rank has none: it must meet its peers, weigh nothing.
             targets = torch.full_like(targets, IGNORED)
-        return Batch(inputs, targets, step.shape.tokens)
+        return Batch(inputs, targets, step.plan.tokens)
 
     def first_row(self) -> Row:
         """Return the first row of the first step."""
@@ -95,12 +95,14 @@ class LengthenDataset(Dataset[Row]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To a worker that is started, not forked, the tokens go as the place where they lie.
-        return _opened, (self.store.path, self.course, self._passes, self._world, self._start)
+        return _opened, (self.store.path, self.course, self._passes, self._world_size, self._start)
 
 
-def _opened(store: Path, course: Course, passes: int, world: int, start: Moment) -> LengthenDataset:
+def _opened(
+    store: Path, course: Course, passes: int, world_size: int, start: Moment
+) -> LengthenDataset:
     dataset = LengthenDataset(store, course)
-    dataset.divide(passes, world)
+    dataset.divide(passes, world_size)
     dataset.begin(start)
     return dataset
 

@@ -32,7 +32,7 @@ class Feed:
     """An iterable of steps with their ready batches; it can be saved and restored between them."""
 
     def __init__(
-        self, tokens: Tokens, course: Course, *, passes: int = 1, rank: int = 0, world: int = 1
+        self, tokens: Tokens, course: Course, *, passes: int = 1, rank: int = 0, world_size: int = 1
     ) -> None:
         """Read from `tokens` (1-D uint16 or uint32), this rank's rows, cut into `passes` a step.
 
@@ -40,13 +40,13 @@ class Feed:
         Where ranks average gradients, as DistributedDataParallel does, scale by `world` too.
         Raises DataError where not one sequence fits, SettingError.
         """
-        for name, value in (("passes", passes), ("world", world)):
+        for name, value in (("passes", passes), ("world_size", world_size)):
             if value < 1:
                 raise SettingError(name, "must be at least 1", value)
-        if not 0 <= rank < world:
-            raise SettingError("rank", f"must be from 0 to world - 1 ({world - 1})", rank)
+        if not 0 <= rank < world_size:
+            raise SettingError("rank", f"must be from 0 to world - 1 ({world_size - 1})", rank)
         self.steps = Steps(tokens, course)
-        self._passes, self._rank, self._world = passes, rank, world
+        self._passes, self._rank, self._world_size = passes, rank, world_size
         self._moment = self.steps.start
 
     def __iter__(self) -> Iterator[tuple[Step, tuple[Part, ...]]]:
@@ -61,7 +61,7 @@ class Feed:
     def _part(self, step: Step, number: int) -> Part:
         # Numbered rank by rank, so that a rank's rows are neighbours, as in our own trainer.
         number += self._rank * self._passes
-        return self.steps.part(step, number, self._world * self._passes)
+        return self.steps.part(step, number, self._world_size * self._passes)
 
     def state_dict(self) -> State:
         """Return where it stands, for JSON; the same on every rank, whatever the passes."""

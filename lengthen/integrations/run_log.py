@@ -89,8 +89,8 @@ class RunLog:
         record: Record = {
             "kind": "step",
             **self._at,
-            "length": step.shape.length,
-            "rows": step.shape.rows,
+            "length": step.plan.length,
+            "rows": step.plan.rows,
             "loss": finite_or_none(loss),
             "loss_ratio": self._lowest.ratio(loss),
             "grad_norm": finite_or_none(grad_norm),

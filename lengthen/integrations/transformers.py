@@ -155,7 +155,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
     def _saved(self, state: TrainerState) -> dict[str, Any]:
         kept: Any = state.stateful_callbacks  # by name, once it is read from a checkpoint
         saved: dict[str, Any] = kept.get(type(self).__name__, {}).get("attributes", {})
-        step = saved.get("clock", {}).get("step")
+        step = saved.get("counters", {}).get("step")
         if step != state.global_step:
             rule = f"was saved at step {state.global_step}, with a ledger of step {step}"
             raise CheckpointError(f"checkpoint: {rule}; take one that this callback was in")

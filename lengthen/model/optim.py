@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lengthen.model.gpt import GPT
-from lengthen.model.shards import held, is_cut
+from lengthen.model.shards import is_sharded, local_shard
 
 Group = dict[str, Any]  # as torch has it
 
@@ -77,8 +77,8 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     not. A gradient that is not finite spoils the others; the update must then be skipped.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = get_total_norm([held(p.grad) for p in parameters if p.grad is not None])
-    if any(is_cut(parameter) for parameter in parameters):
+    norm = get_total_norm([local_shard(p.grad) for p in parameters if p.grad is not None])
+    if any(is_sharded(parameter) for parameter in parameters):
         # Of the shards together; torch's own sum over sharded tensors is one exchange for each.
         dist.all_reduce(norm.square_())
         norm.sqrt_()
@@ -114,14 +114,14 @@ def second_moment_scale(optimizer: torch.optim.Optimizer) -> Tensor:
         moment = optimizer.state.get(parameter, {}).get("exp_avg_sq")
         if moment is None:
             continue
-        root = held(moment).sqrt()
+        root = local_shard(moment).sqrt()
         if root.numel():  # an empty shard has no largest element
             norms.append(root.sum())
             largest.append(root.max())
-    nothing = held(parameters[0]).new_zeros(())
+    nothing = local_shard(parameters[0]).new_zeros(())
     norm = torch.stack([nothing, *norms]).sum()
     most = torch.stack([nothing, *largest]).max()
-    if is_cut(parameters[0]):
+    if is_sharded(parameters[0]):
         dist.all_reduce(norm)
         dist.all_reduce(most, dist.ReduceOp.MAX)
     return torch.stack([norm, most])

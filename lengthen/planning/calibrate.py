@@ -22,10 +22,10 @@ import torch
 from lengthen.config import load as settings
 from lengthen.config.schema import MOST, Config, Model, parse_count
 from lengthen.core.pacing import Constant
-from lengthen.core.schedule import Clock
+from lengthen.core.schedule import Counters
 from lengthen.data.loader import passes
 from lengthen.data.store import Manifest, Store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.hardware import device_here, memory_limit
 from lengthen.distributed.memory import memory_of
 from lengthen.model import cost
@@ -126,7 +126,8 @@ def calibrated(
     large even for that is not built: its speed is a share of this machine's matrix products. Raises
     SettingError for a missing vocabulary.
     """
-    place = Place(device_here(config.run.device), config.run.precision)
+    config = settings.with_auto_decided(config)
+    place = DistributedContext(device_here(config.run.device), config.run.precision)
     speed = UTILISATION * _matrix_product_peak(place)
     told = f"{UTILISATION:.0%} of the matrix products here"
     recompute = config.run.recompute
@@ -223,10 +224,12 @@ def knot_shapes(
     return list(dict.fromkeys(nearest))
 
 
-def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> StepSeconds:
+def real_steps(
+    config: Config, micro_tokens: int, rows: int, place: DistributedContext
+) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
-    endless = settings.changed(config, {"budget": {"tokens": MOST}})
+    endless = settings.with_overrides(config, {"budget": {"tokens": MOST}})
     trainer = Trainer(endless, store, place, micro_tokens)
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
@@ -237,10 +240,10 @@ def real_steps(config: Config, micro_tokens: int, rows: int, place: Place) -> St
             rows=rows,
             hold="rows",
             # Without a rate the weights stay as they are drawn, and no number runs away.
-            peak=0.0,
-            minimum=0.0,
+            learning_rate=0.0,
+            min_learning_rate=0.0,
         )
-        trainer.progress = replace(trainer.progress, clock=Clock())
+        trainer.train_state = replace(trainer.train_state, counters=Counters())
         began = time.perf_counter()
         trainer.step()
         return time.perf_counter() - began
@@ -259,7 +262,9 @@ def random_store(model: Model, rows: int) -> Store:
     return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
 
 
-def _matrix_product_peak(place: Place, size: int = 1024, seconds: float = 0.5) -> float:
+def _matrix_product_peak(
+    place: DistributedContext, size: int = 1024, seconds: float = 0.5
+) -> float:
     """Return the FLOP/s of matrix products on a device, in the precision that a pass has there."""
     matrix = torch.randn(size, size, device=place.device, dtype=place.dtype)
     with place.autocast():

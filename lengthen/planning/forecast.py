@@ -215,11 +215,11 @@ def _begins(moment: Moment, plan: Plan) -> str:
 def _warmup(plan: Plan) -> str:
     whole = plan.schedule.warmup_steps
     if whole == 0:
-        return f"none: {plan.schedule.peak:g} from the first step on"
+        return f"none: {plan.schedule.learning_rate:g} from the first step on"
     took = f"{plan.warmup_steps:,} steps, {plan.warmup_tokens:,} tokens"
     if plan.warmup_steps < whole:
         return f"{took}: the budget ends before its {whole:,} steps"
-    return f"{took}, up to {plan.schedule.peak:g}"
+    return f"{took}, up to {plan.schedule.learning_rate:g}"
 
 
 def _rate_at_full(plan: Plan) -> str:
@@ -236,13 +236,14 @@ def _last_rate(plan: Plan) -> str:
 def _lowest(plan: Plan) -> str:
     schedule = plan.schedule
     if plan.lowest is not None:
-        return f"{schedule.minimum:g} {_begins(plan.lowest, plan)}"
+        return f"{schedule.min_learning_rate:g} {_begins(plan.lowest, plan)}"
     if plan.steps <= schedule.warmup_steps:
         return "not reached: the budget ends while the rate warms up"
     if schedule.decay_tokens > schedule.budget:
-        at = f"{schedule.minimum:g} after {schedule.decay_tokens:,} tokens"
+        at = f"{schedule.min_learning_rate:g} after {schedule.decay_tokens:,} tokens"
         return f"not reached: it would be {at}, beyond the budget"
-    return f"{schedule.minimum:g} after {schedule.decay_tokens:,} tokens, where the budget ends"
+    lowest = f"{schedule.min_learning_rate:g} after {schedule.decay_tokens:,} tokens"
+    return f"{lowest}, where the budget ends"
 
 
 def _duration(seconds: float) -> str:

@@ -176,16 +176,16 @@ class _Marks:
 
 def _points(schedule: Schedule, span: Span, marks: _Marks) -> set[int]:
     """Return which steps of a span, counted from 1, a plan keeps."""
-    clock, each = span.clock, span.shape.tokens
-    warm = schedule.warmup_steps - clock.step
-    points = {1 - clock.step, warm}  # where a curve begins, and where it turns
+    counters, each = span.counters, span.plan.tokens
+    warm = schedule.warmup_steps - counters.step
+    points = {1 - counters.step, warm}  # where a curve begins, and where it turns
     every = max(1, schedule.budget // POINTS)
-    first, last = clock.tokens // every + 1, (clock.tokens + span.tokens) // every
-    points |= {-(-(number * every - clock.tokens) // each) for number in range(first, last + 1)}
+    first, last = counters.tokens // every + 1, (counters.tokens + span.tokens) // every
+    points |= {-(-(number * every - counters.tokens) // each) for number in range(first, last + 1)}
     if marks.full is None and span.length == schedule.full_length:
         points.add(1)
     if marks.lowest is None:
-        points.add(max(warm, 0, -(-(schedule.decay_tokens - clock.tokens) // each)) + 1)
+        points.add(max(warm, 0, -(-(schedule.decay_tokens - counters.tokens) // each)) + 1)
     return {point for point in points if 1 <= point <= span.steps}
 
 
@@ -193,13 +193,13 @@ def _moment(
     schedule: Schedule, span: Span, count: int, flops: int, ledger: Ledger | None
 ) -> Moment:
     """Return a span's step number `count`, with the operations and the ledger behind it."""
-    before = schedule.after(span.clock, span.shape, count - 1)
+    before = schedule.after(span.counters, span.plan, count - 1)
     return Moment(
         step=before.step + 1,
-        tokens=before.tokens + span.shape.tokens,
+        tokens=before.tokens + span.plan.tokens,
         length=span.length,
         rows=span.rows,
-        rate=schedule.rate(before),
+        rate=schedule.learning_rate_at(before),
         flops=flops,
         leftover=None if ledger is None else ledger.leftover,
     )
@@ -246,6 +246,6 @@ def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[flo
     # Lengths never fall and rows never turn, so all steps of one shape stand together: but for a
     # last one that the budget cut to a shape seen before, whose seconds then come early.
     ends = [0, *accumulate(plan.shapes.values())]
-    parts = (count * of_step(*shape) for shape, count in plan.shapes.items())
+    parts = (count * of_step(*step_plan) for step_plan, count in plan.shapes.items())
     so_far = np.interp([moment.step for moment in plan.curve], ends, [0.0, *accumulate(parts)])
     return tuple(so_far.tolist())

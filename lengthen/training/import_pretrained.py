@@ -12,11 +12,11 @@ from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import State, Tensors
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
-from lengthen.core.schedule import Clock
+from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
 from lengthen.data.open_store import NO_STORE, open_store, with_store
 from lengthen.data.store import TOKENIZER, Store
-from lengthen.distributed.context import Place, placed
+from lengthen.distributed.context import DistributedContext, join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
@@ -61,8 +61,8 @@ def adopt(
     elif model.dropouts:
         taken = f"model.dropout is {config.model.dropout}"
         notes = [*notes, f"{taken}; the folder has {_several(model)}"]
-    with runlog.owned(out), placed(config.run) as place:
-        config, tensors, state = _begun(config, model, store, place)
+    with runlog.owned(out), join_process_group(config.run) as context:
+        config, tensors, state = _begun(config, model, store, context)
         _write(disk or Disk(), RunPaths(out), config, tensors, state, _files(folder, model, store))
     return notes
 
@@ -123,17 +123,17 @@ def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None
 
 
 def _begun(
-    config: Config, model: Pretrained, store: Store | None, place: Place
+    config: Config, model: Pretrained, store: Store | None, context: DistributedContext
 ) -> tuple[Config, dict[str, Tensors], State]:
     """Return the run before its first step: its settings, its weights and all else."""
     if store is None:
-        config = settings.changed(config, {"data": {"store_id": NO_STORE}})
-        return config, {"model": model.weights, "optimizer": {}}, {"clock": asdict(Clock())}
-    micro_tokens = choose_micro_tokens(config, store, place)
-    config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
-    trainer = Trainer(config, store, place, micro_tokens)
+        config = settings.with_overrides(config, {"data": {"store_id": NO_STORE}})
+        return config, {"model": model.weights, "optimizer": {}}, {"counters": asdict(Counters())}
+    micro_tokens = choose_micro_tokens(config, store, context)
+    config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+    trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)
-    return config, trainer.tensors(), trainer.state()
+    return config, trainer.tensors(), trainer.state_dict()
 
 
 def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:

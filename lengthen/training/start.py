@@ -9,21 +9,27 @@ import torch
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint import write as commit
-from lengthen.checkpoint.manager import saving
+from lengthen.checkpoint.manager import checkpoint_manager
 from lengthen.checkpoint.read import Checkpoint
 from lengthen.checkpoint.train_state import log_size
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place, fit_check, free_memory, is_out_of_memory, placed
+from lengthen.distributed.context import (
+    DistributedContext,
+    fit_check,
+    free_memory,
+    is_out_of_memory,
+    join_process_group,
+)
 from lengthen.distributed.hardware import cpu_memory_limit, described
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
 from lengthen.run.directory import MetricsLog, Record, RunPaths
-from lengthen.training.loop import Session, StopSignal, carry_out
+from lengthen.training.loop import RunContext, StopSignal, carry_out
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import line
 from lengthen.util.disk import Disk
@@ -65,17 +71,17 @@ def train(
     runlog.check_new(out, overwrite=overwrite)
     disk = disk or Disk()
     with ExitStack() as stack:
-        place = stack.enter_context(placed(config.run))
-        _take(stack, out, place, "train anew", config)
-        if place.is_first:
+        context = stack.enter_context(join_process_group(config.run))
+        _take(stack, out, context, "train anew", config)
+        if context.is_rank_zero:
             _must_not_have_begun(paths, resume_auto=resume_auto)
-        micro_tokens = choose_micro_tokens(config, store, place)
-        config = settings.changed(config, {"batch": {"micro_tokens": micro_tokens}})
-        if place.is_first:
+        micro_tokens = choose_micro_tokens(config, store, context)
+        config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+        if context.is_rank_zero:
             runlog.clear(disk, paths)
-            _write_run_files(disk, paths, config, store, place)
-        trainer, stop = _trainer(stack, config, store, place)
-        return carry_out(_session(stack, trainer, paths, disk, stop, shown))
+            _write_run_files(disk, paths, config, store, context)
+        trainer, stop = _trainer(stack, config, store, context)
+        return carry_out(_run_context(stack, trainer, paths, disk, stop, shown))
 
 
 def resume(
@@ -94,49 +100,54 @@ def resume(
     paths = runlog.open_run(out)
     _refuse_fixed(overrides or {})
     config, notes = settings.load(str(paths.config), overrides)
+    config = settings.with_auto_decided(config)
     store = open_store(config)
-    config = settings.changed(config, {"data": {"path": str(store.path.resolve())}})
+    config = settings.with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
     with ExitStack() as stack:
-        place = stack.enter_context(placed(config.run))
-        _take(stack, out, place, f"resume from {name or 'the newest checkpoint'}", config)
-        if place.is_first:
+        context = stack.enter_context(join_process_group(config.run))
+        _take(stack, out, context, f"resume from {name or 'the newest checkpoint'}", config)
+        if context.is_rank_zero:
             commit.sweep(disk, paths.checkpoints)
-        start, passed_over = _start(paths, name, place)
-        size = choose_micro_tokens(config, store, place)
-        config = settings.changed(config, {"batch": {"micro_tokens": size}})
-        trainer, stop = _trainer(stack, config, store, place)
+        start, passed_over = _start(paths, name, context)
+        size = choose_micro_tokens(config, store, context)
+        config = settings.with_overrides(config, {"batch": {"micro_tokens": size}})
+        trainer, stop = _trainer(stack, config, store, context)
         trainer.restore(start)
         _check_budget(trainer)
         # Only now, with everything in hand that could be refused, do the run's files change.
-        discarded = _rewind(disk, paths, config, start) if place.is_first else 0
-        session = _session(stack, trainer, paths, disk, stop, shown)
-        session.saves.step = start.step
-        session.saves.verified.add(start.path.name)
+        discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
+        run = _run_context(stack, trainer, paths, disk, stop, shown)
+        run.saves.step = start.step
+        run.saves.verified.add(start.path.name)
         for note in [*notes, *passed_over, *_changed_numerics(trainer, start)]:
-            session.line.say(note)
-            session.event("note", text=note)
+            run.line.say(note)
+            run.event("note", text=note)
         since = _overrides(overrides or {}, config, start)
-        session.event("resumed", discarded_lines=discarded, overrides=since)
+        run.event("resumed", discarded_lines=discarded, overrides=since)
         del start  # its files are mapped as long as it lives, and a later rotation deletes them
-        return carry_out(session)
+        return carry_out(run)
 
 
-def _take(stack: ExitStack, out: Path, place: Place, verb: str, config: Config) -> None:
+def _take(
+    stack: ExitStack, out: Path, context: DistributedContext, verb: str, config: Config
+) -> None:
     """Own the run's directory, on the first rank, and see that all ranks mean the same by it."""
-    place.least(0)  # nobody looks at the directory any more once the first rank writes
-    mark = place.first(stack.enter_context(runlog.owned(out)) if place.is_first else 0)
-    seen = place.gathered([int(runlog.mark_in(out) == mark)])
+    context.barrier()  # nobody looks at the directory any more once the first rank writes
+    mark = context.broadcast(stack.enter_context(runlog.owned(out)) if context.is_rank_zero else 0)
+    seen = context.all_gather([int(runlog.mark_in(out) == mark)])
     strangers = [rank for rank, (same,) in enumerate(seen) if not same]
     if strangers:
         rule = f"must be one directory for all ranks; rank {strangers[0]} sees another than rank 0"
         raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
-    _must_agree(place, verb, config)
+    _must_agree(context, verb, config)
 
 
-def _must_agree(place: Place, verb: str, config: Config) -> None:
+def _must_agree(context: DistributedContext, verb: str, config: Config) -> None:
     """Raise SettingError on every rank where one is about to do something else than the first."""
-    plans = [json.loads(text) for text in place.texts(json.dumps([verb, _said(config)]))]
+    plans = [
+        json.loads(text) for text in context.all_gather_text(json.dumps([verb, _said(config)]))
+    ]
     (first_verb, first), *others = plans
     for rank, (other_verb, said) in enumerate(others, start=1):
         if other_verb != first_verb:
@@ -160,16 +171,18 @@ def _must_not_have_begun(paths: RunPaths, *, resume_auto: bool) -> None:
         raise BusyError(f"{paths.root} has just been saved by another process; {way_on}")
 
 
-def _start(paths: RunPaths, name: str | None, place: Place) -> tuple[Checkpoint, list[str]]:
+def _start(
+    paths: RunPaths, name: str | None, context: DistributedContext
+) -> tuple[Checkpoint, list[str]]:
     if name is not None:
-        return checkpoint.load_step(paths.checkpoints, name, place), []
-    return checkpoint.load_newest(paths.checkpoints, place)
+        return checkpoint.load_step(paths.checkpoints, name, context), []
+    return checkpoint.load_newest(paths.checkpoints, context)
 
 
 def _check_budget(trainer: Trainer) -> None:
-    trained, budget = trainer.progress.clock.tokens, trainer.schedule.budget
+    trained, budget = trainer.train_state.counters.tokens, trainer.schedule.budget
     if budget < trained:
-        setting = "tokens" if trainer.config.budget.passes is None else "passes"
+        setting = "tokens" if trainer.config.budget.epochs is None else "epochs"
         rule = f"must be at least the {trained} tokens that are trained already"
         raise SettingError(f"budget.{setting}", rule, budget)
 
@@ -222,7 +235,7 @@ def _must_be_the_same(config: Config, paths: RunPaths) -> None:
     there = settings.load(str(paths.config))[0]
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
-    there = settings.changed(there, own)
+    there = settings.with_overrides(there, own)
     for name, (asked, before) in sorted(settings.differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
@@ -236,36 +249,38 @@ def _refuse_fixed(overrides: Tables) -> None:
                 raise SettingError(f"{table}.{setting}", rule, values[setting], "start a new run")
 
 
-def choose_micro_tokens(config: Config, store: Store, place: Place) -> int:
+def choose_micro_tokens(config: Config, store: Store, context: DistributedContext) -> int:
     """Return the tokens of one forward pass: the setting, or what the fit check finds."""
     if config.batch.micro_tokens != "auto":
         return config.batch.micro_tokens
-    if place.device.type == "cpu":
-        return place.least(micro_tokens_within(config, cpu_memory_limit(), place.world))
+    if context.device.type == "cpu":
+        return context.all_reduce_min(
+            micro_tokens_within(config, cpu_memory_limit(), context.world_size)
+        )
     length = config.model.length
-    whole = -(-config.batch.rows // place.world) * length
-    return fit_check(whole, length, lambda size: trial_fits(config, store, place, size))
+    whole = -(-config.batch.rows // context.world_size) * length
+    return fit_check(whole, length, lambda size: trial_fits(config, store, context, size))
 
 
-def trial_fits(config: Config, store: Store, place: Place, size: int) -> bool:
+def trial_fits(config: Config, store: Store, context: DistributedContext, size: int) -> bool:
     """Try one full-length pass and update on a throw-away trainer; all ranks give one answer."""
-    failed = torch.zeros(1, device=place.device)
-    alone = Place(place.device, place.precision)
+    failed = torch.zeros(1, device=context.device)
+    alone = DistributedContext(context.device, context.precision)
     try:
         Trainer(config, store, alone, size).trial(size)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         failed += 1
-    free_memory(place)
-    return not place.sum(failed).item()
+    free_memory(context)
+    return not context.all_reduce_sum(failed).item()
 
 
 def _write_run_files(
-    disk: Disk, paths: RunPaths, config: Config, store: Store, place: Place
+    disk: Disk, paths: RunPaths, config: Config, store: Store, context: DistributedContext
 ) -> None:
     environment = runlog.environment(sys.argv) | {
-        "device": described(place.device),
+        "device": described(context.device),
         "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
         "tokenizer": store.manifest.tokenizer.sha256,
@@ -279,34 +294,34 @@ def _write_run_files(
 
 
 def _trainer(
-    stack: ExitStack, config: Config, store: Store, place: Place
+    stack: ExitStack, config: Config, store: Store, context: DistributedContext
 ) -> tuple[Trainer, StopSignal]:
     stop = stack.enter_context(StopSignal().listening())
     micro_tokens = config.batch.micro_tokens
     assert micro_tokens != "auto"
-    return Trainer(config, store, place, micro_tokens, stop), stop
+    return Trainer(config, store, context, micro_tokens, stop), stop
 
 
-def _session(
+def _run_context(
     stack: ExitStack,
     trainer: Trainer,
     paths: RunPaths,
     disk: Disk,
     stop: StopSignal,
     shown: bool,
-) -> Session:
-    first = trainer.place.is_first
+) -> RunContext:
+    first = trainer.context.is_rank_zero
     log = stack.enter_context(closing(MetricsLog(disk.at("log"), paths.metrics))) if first else None
     drawn = line(trainer.schedule.budget, paths.root.name, shown=shown and first)
     keep, asynchronous = trainer.config.saving.keep, trainer.config.saving.asynchronous
-    kept = saving(
-        disk.at("save"), paths.checkpoints, keep, trainer.place, asynchronous=asynchronous
+    kept = checkpoint_manager(
+        disk.at("save"), paths.checkpoints, keep, trainer.context, asynchronous=asynchronous
     )
     saves = stack.enter_context(kept)
     shown_line = stack.enter_context(drawn)
-    asked, found = trainer.config.run.device, described(trainer.place.device)
+    asked, found = trainer.config.run.device, described(trainer.context.device)
     shown_line.say(f'computing on {found} (run.device = "{asked}")')
-    return Session(trainer, paths, log, stop, shown_line, saves)
+    return RunContext(trainer, paths, log, stop, shown_line, saves)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

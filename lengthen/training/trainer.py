@@ -14,21 +14,27 @@ from torch import Tensor
 
 from lengthen.checkpoint.read import Checkpoint, State, Tensors
 from lengthen.checkpoint.restore import build_model, load_moments, load_weights
-from lengthen.checkpoint.train_state import Progress, must_fit
+from lengthen.checkpoint.train_state import TrainState, must_fit
 from lengthen.config.load import as_trained
 from lengthen.config.schema import Config
 from lengthen.core.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
-from lengthen.core.schedule import Clock, Shape
+from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
 from lengthen.data.loader import Batch, Loader, passes, split
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place, free_memory, is_out_of_memory, without_sync, wrapped
+from lengthen.distributed.context import (
+    DistributedContext,
+    free_memory,
+    is_out_of_memory,
+    without_sync,
+    wrapped,
+)
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
 from lengthen.model.gpt import compile_blocks
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
-from lengthen.model.shards import held, is_cut
+from lengthen.model.shards import is_sharded, local_shard
 from lengthen.run.directory import Record
 from lengthen.util import faults
 
@@ -54,16 +60,21 @@ class Trainer:
         self,
         config: Config,
         store: Store,
-        place: Place,
+        context: DistributedContext,
         micro_tokens: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.config, self.store, self.place, self.micro_tokens = config, store, place, micro_tokens
+        self.config, self.store, self.context, self.micro_tokens = (
+            config,
+            store,
+            context,
+            micro_tokens,
+        )
         self._stop = stop
-        self.model = build_model(config, place)
-        if config.run.compile:
+        self.model = build_model(config, context)
+        if config.run.compile == "on":
             compile_blocks(self.model)
-        self.module = wrapped(self.model, place)
+        self.module = wrapped(self.model, context)
         self.optimizer = build_optimizer(
             self.model,
             betas=config.optimizer.betas,
@@ -73,7 +84,7 @@ class Trainer:
         )
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.schedule = config.schedule(self.loader.sequences)
-        self.progress = Progress(Clock(), self._first_ledger())
+        self.train_state = TrainState(Counters(), self._first_ledger())
 
     def _first_ledger(self) -> Ledger:
         sequences, batch = self.loader.sequences, self.config.batch
@@ -93,29 +104,29 @@ class Trainer:
         again in passes of half the `micro_tokens`, which stay so.
         """
         began = time.monotonic()
-        now = self.progress
-        shape = self.schedule.shape(now.clock)
-        if shape is None:
+        now = self.train_state
+        plan = self.schedule.step_plan(now.counters)
+        if plan is None:
             return None
-        blocks, ledger = now.ledger.take(shape.rows, shape.length)
+        blocks, ledger = now.ledger.take(plan.rows, plan.length)
         batch = self.loader.load(
-            blocks, shape.rows, shape.length, self.place.rank, self.place.world
+            blocks, plan.rows, plan.length, self.context.rank, self.context.world_size
         )
-        loss, grad_norm = self._fitting(lambda: self._gradient(batch, shape))
-        health = self._update(loss, grad_norm, shape.rate)
+        loss, grad_norm = self._fitting(lambda: self._gradient(batch, plan))
+        health = self._update(loss, grad_norm, plan.learning_rate)
         ratio = now.lowest.ratio(health.loss)
-        self.progress = replace(
+        self.train_state = replace(
             now,
-            clock=self.schedule.after(now.clock, shape),
+            counters=self.schedule.after(now.counters, plan),
             ledger=ledger,
             lowest=now.lowest.after(health.loss),
             seconds=now.seconds + time.monotonic() - began,
-            skipped_tokens=now.skipped_tokens + (0 if health.finite else shape.tokens),
+            skipped_tokens=now.skipped_tokens + (0 if health.finite else plan.tokens),
             skipped_in_a_row=0 if health.finite else now.skipped_in_a_row + 1,
             stop=health.stop,
         )
-        joined = joined_tokens(blocks, shape.length) / shape.tokens
-        return self._record(shape, health, ratio, joined)
+        joined = joined_tokens(blocks, plan.length) / plan.tokens
+        return self._record(plan, health, ratio, joined)
 
     def _fitting(self, work: Callable[[], T]) -> T:
         """Do work that changes no state but gradients, in passes halved until memory is enough.
@@ -127,40 +138,44 @@ class Trainer:
                 return work()
             except RuntimeError as error:
                 smallest = self.config.model.length
-                alone, halves = self.place.world == 1, self.micro_tokens > smallest
+                alone, halves = self.context.world_size == 1, self.micro_tokens > smallest
                 if not (is_out_of_memory(error) and alone and halves):
                     raise
             # Behind the handler: the error's traceback still holds what the pass had computed.
             self.micro_tokens = max(smallest, self.micro_tokens // 2)
             self.optimizer.zero_grad(set_to_none=True)
-            free_memory(self.place)
+            free_memory(self.context)
 
-    def _gradient(self, batch: Batch, shape: Shape) -> tuple[Tensor, Tensor]:
+    def _gradient(self, batch: Batch, plan: StepPlan) -> tuple[Tensor, Tensor]:
         """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
-        loss = self._backward(batch, shape)
+        loss = self._backward(batch, plan)
         return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 
-    def _backward(self, batch: Batch, shape: Shape) -> Tensor:
+    def _backward(self, batch: Batch, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
 
         Data parallel averages gradients over ranks: times the world's size that is a sum, and over
         the step's tokens a mean that no split into micro-batches or ranks can change.
         """
-        scale = self.place.world / shape.tokens
+        scale = self.context.world_size / plan.tokens
         # All at once: each copy to a GPU waits until what it computes is done.
-        batch = Batch(*(tensor.to(self.place.device) for tensor in batch))
-        parts = split(batch, passes(shape.rows, self.place.world, shape.length, self.micro_tokens))
-        total = torch.zeros(2, dtype=self.place.of_sums, device=self.place.device)  # loss, stop
+        batch = Batch(*(tensor.to(self.context.device) for tensor in batch))
+        parts = split(
+            batch, passes(plan.rows, self.context.world_size, plan.length, self.micro_tokens)
+        )
+        total = torch.zeros(
+            2, dtype=self.context.sum_dtype, device=self.context.device
+        )  # loss, stop
         for number, part in enumerate(parts):
             self._seed_dropout(number)
             last = number == len(parts) - 1
-            spoilt = last and faults.reach("step")
+            spoilt = last and faults.inject("step")
             with without_sync(self.module, last=last):
                 total[0] += self._pass(part, scale, spoilt=spoilt)
-        if self.place.world > 1:
+        if self.context.world_size > 1:
             total[1] = float(self._stop())
-            self.place.sum(total)
-        total[0] /= shape.tokens
+            self.context.all_reduce_sum(total)
+        total[0] /= plan.tokens
         return total
 
     def _pass(self, part: Batch, scale: float, *, spoilt: bool = False) -> Tensor:
@@ -170,14 +185,14 @@ class Trainer:
             # A rank without rows must still meet its peers in the collectives of this pass.
             inputs = targets = inputs.new_zeros((1, inputs.shape[1]))
             weight = 0.0
-        with self.place.autocast():
+        with self.context.autocast():
             loss: Tensor = self.module(inputs, targets)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
     def _seed_dropout(self, part: int) -> None:
         if self.config.model.dropout > 0:
-            now = (self.progress.clock.step, self.place.rank, part)
+            now = (self.train_state.counters.step, self.context.rank, part)
             torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
 
     def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
@@ -186,28 +201,28 @@ class Trainer:
         set_rate(self.optimizer, rate)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
-        self.optimizer.zero_grad(set_to_none=self.place.world == 1 or self.place.sharded)
+        self.optimizer.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
         variance = second_moment_scale(self.optimizer)
         values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
         loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
-        asked = stop > 0 or (self.place.world == 1 and self._stop())
+        asked = stop > 0 or (self.context.world_size == 1 and self._stop())
         return Health(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
 
-    def _record(self, shape: Shape, health: Health, ratio: float | None, joined: float) -> Record:
+    def _record(self, plan: StepPlan, health: Health, ratio: float | None, joined: float) -> Record:
         record: Record = {
             "kind": "step",
-            "step": self.progress.clock.step,
-            "tokens": self.progress.clock.tokens,
-            "length": shape.length,
-            "rows": shape.rows,
+            "step": self.train_state.counters.step,
+            "tokens": self.train_state.counters.tokens,
+            "length": plan.length,
+            "rows": plan.rows,
             "loss": finite_or_none(health.loss),
             "loss_ratio": ratio,
             "grad_norm": finite_or_none(health.grad_norm),
             "variance_norm": finite_or_none(health.variance_norm),
             "variance_max": finite_or_none(health.variance_max),
-            "lr": shape.rate,
+            "lr": plan.learning_rate,
             "joined": joined,
-            "seconds": self.progress.seconds,
+            "seconds": self.train_state.seconds,
         }
         return record if health.finite else {**record, "finite": False}
 
@@ -217,7 +232,7 @@ class Trainer:
         if measured is None:
             return None
         loss, side = measured
-        self.progress = replace(self.progress, evaluated=self.progress.clock)
+        self.train_state = replace(self.train_state, evaluated=self.train_state.counters)
         figures = {"split": "valid", "loss": finite_or_none(loss)}
         figures |= {"perplexity": finite_or_none(perplexity(loss))}
         return {**self._moment("eval"), **figures, **side}
@@ -228,9 +243,9 @@ class Trainer:
         if measured is None:
             return None
         loss, side = measured
-        lowest = self.progress.probe_lowest
-        self.progress = replace(
-            self.progress, probe_lowest=lowest.after(loss), probed=self.progress.clock.step
+        lowest = self.train_state.probe_lowest
+        self.train_state = replace(
+            self.train_state, probe_lowest=lowest.after(loss), probed=self.train_state.counters.step
         )
         figures = {"loss": finite_or_none(loss), "loss_ratio": lowest.ratio(loss)}
         return {**self._moment("probe"), **figures, **side}
@@ -240,16 +255,16 @@ class Trainer:
 
         The loss is a sum over all ranks, the same bits on each, so all of them decide alike.
         """
-        now = self.progress.clock
+        now = self.train_state.counters
         length = self.schedule.length(now)
         measured = self._loss_over(OBSERVED_SEQUENCES * self.config.model.length, length)
         if measured is None:
             return None
         loss, side = measured
-        clock = self.schedule.observed(now, loss)
-        self.progress = replace(self.progress, clock=clock)
+        counters = self.schedule.observed(now, loss)
+        self.train_state = replace(self.train_state, counters=counters)
         figures = {"length": length, "loss": finite_or_none(loss)}
-        figures |= {"next_length": self.schedule.length(clock)}
+        figures |= {"next_length": self.schedule.length(counters)}
         return {**self._moment("observation"), **figures, **side}
 
     def _loss_over(self, wanted: int, length: int | None = None) -> tuple[float, Record] | None:
@@ -270,12 +285,12 @@ class Trainer:
                 full_length=full_length,
                 length=length,
                 rows=max(1, self.micro_tokens // full_length),
-                place=self.place,
+                context=self.context,
                 stop=self._stop,
             )
         )
         if loss is None:
-            self.progress = replace(self.progress, stop=True)
+            self.train_state = replace(self.train_state, stop=True)
             return None
         tokens, seconds = sequences * (length or full_length), time.monotonic() - began
         return loss, {"side_tokens": tokens, "side_seconds": seconds}
@@ -287,7 +302,7 @@ class Trainer:
         """
         length = self.config.model.length
         shape = (micro_tokens // length, length)
-        tokens = torch.zeros(shape, dtype=torch.int64, device=self.place.device)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
         total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
         update(self.optimizer, torch.isfinite(total))
         # Once more over the gradients that are there, as in a step of several passes.
@@ -295,14 +310,14 @@ class Trainer:
         clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _moment(self, kind: str) -> Record:
-        clock = self.progress.clock
-        seconds = self.progress.seconds
-        return {"kind": kind, "step": clock.step, "tokens": clock.tokens, "seconds": seconds}
+        counters = self.train_state.counters
+        seconds = self.train_state.seconds
+        return {"kind": kind, "step": counters.step, "tokens": counters.tokens, "seconds": seconds}
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
         return {
-            **self.progress.state(),
+            **self.train_state.state(),
             "micro_tokens": self.micro_tokens,
             "store_id": self.store.id,
             "settings": as_trained(self.config),
@@ -315,11 +330,11 @@ class Trainer:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "flush_subnormals": flushes_subnormals(),
-            "world": self.place.world,
-            "device": self.place.device.type,
-            "precision": self.place.precision,
+            "world_size": self.context.world_size,
+            "device": self.context.device.type,
+            "precision": self.context.precision,
             "compile": self.config.run.compile,
-            "sharded": self.place.sharded,
+            "sharded": self.context.sharded,
             "fused": bool(self.optimizer.defaults["fused"]),
             "micro_tokens": self.micro_tokens,
         }
@@ -340,8 +355,10 @@ class Trainer:
 
     def _held(self, tensors: Tensors) -> Tensors:
         # What is not cut, such as Adam's count of steps, every rank has: the first one gives it.
-        mine = {name: t for name, t in tensors.items() if self.place.is_first or is_cut(t)}
-        return {name: held(tensor) for name, tensor in mine.items()}
+        mine = {
+            name: t for name, t in tensors.items() if self.context.is_rank_zero or is_sharded(t)
+        }
+        return {name: local_shard(tensor) for name, tensor in mine.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the run that `checkpoint` was taken of.
@@ -350,6 +367,6 @@ class Trainer:
         """
         load_weights(self.model, checkpoint)
         load_moments(self.optimizer, self.model, checkpoint)
-        progress = Progress.from_state(checkpoint.state)
+        progress = TrainState.from_state(checkpoint.state)
         must_fit(progress, self._first_ledger())
-        self.progress = progress
+        self.train_state = progress

@@ -88,7 +88,7 @@ class Disk:
 
         def before(_number: int, name: str, path: Path) -> None:
             with self.operation(name, path):
-                faults.reach(site)
+                faults.inject(site)
 
         return Disk(before)
 
@@ -178,13 +178,13 @@ def patiently(read: Callable[[], T]) -> T:
     """Return what `read` returns; an OSError that may pass is met by three more tries."""
     for wait in WAITS:
         try:
-            faults.reach("load")
+            faults.inject("load")
             return read()
         except OSError as error:
             if error.errno not in PASSING:
                 raise
         time.sleep(wait)
-    faults.reach("load")
+    faults.inject("load")
     return read()
 
 

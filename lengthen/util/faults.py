@@ -57,7 +57,7 @@ def asked() -> Fault | None:
     return _read(text) if text else None
 
 
-def reach(site: Site) -> bool:
+def inject(site: Site) -> bool:
     """Pass a site, where the fault may happen; return whether its result is to be not finite."""
     fault = asked()
     if fault is None or fault.site != site:

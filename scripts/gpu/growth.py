@@ -20,7 +20,7 @@ from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.core.schedule import steps
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place, free_memory, placed
+from lengthen.distributed.context import DistributedContext, free_memory, join_process_group
 from lengthen.planning.calibrate import real_steps
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import choose_micro_tokens
@@ -96,10 +96,10 @@ def seconds_by_length(call: Call, size: Size, config: Config) -> tuple[dict[int,
     """Return the median seconds of a step at each power of two, and the tokens of a pass."""
     store = open_store(config)
     config = with_store(config, store)
-    with placed(config.run) as place:
-        passes = choose_micro_tokens(config, store, place)
+    with join_process_group(config.run) as context:
+        passes = choose_micro_tokens(config, store, context)
         tokens = size.rows * size.longest
-        step_seconds = real_steps(config, passes, tokens // size.shortest, place)
+        step_seconds = real_steps(config, passes, tokens // size.shortest, context)
         found = {}
         for length in lengths(size.shortest, size.longest):
             taken = [step_seconds(tokens // length, length, passes) for _ in range(5)]
@@ -156,7 +156,7 @@ def main(call: Call) -> None:
         for name in ("constant", "linear")
     }
     by_length, passes = seconds_by_length(call, size, trials["constant"])
-    free_memory(Place(torch.device(call.device)))  # for the processes of the runs
+    free_memory(DistributedContext(torch.device(call.device)))  # for the processes of the runs
     left = call.seconds - (time.monotonic() - began)
     each = left / len(trials) - BESIDE
     for name, trial in trials.items():

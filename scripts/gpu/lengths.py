@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.rivals import Case
 from benchmarks.step import configuration
-from lengthen.distributed.context import Place, is_out_of_memory
+from lengthen.distributed.context import DistributedContext, is_out_of_memory
 from lengthen.model import cost
 from lengthen.planning.calibrate import StepSeconds, real_steps
 from scripts.gpu.parts import Call, called
@@ -22,10 +22,10 @@ WARM_UPS, TIMED = 2, 7  # steps of a length
 
 def case_of(call: Call, positions: int) -> Case:
     """Return the model and the place of a part: GPT-2 117M in bfloat16, in a rehearsal a dwarf."""
-    place = Place(torch.device(call.device), "bf16")
+    context = DistributedContext(torch.device(call.device), "bf16")
     if call.rehearse:
-        return Case(2, 32, 2, 512, positions, place)
-    return Case(12, 768, 12, 50_257, positions, place)
+        return Case(2, 32, 2, 512, positions, context)
+    return Case(12, 768, 12, 50_257, positions, context)
 
 
 def lengths(shortest: int, longest: int) -> Iterator[int]:
@@ -38,7 +38,7 @@ def lengths(shortest: int, longest: int) -> Iterator[int]:
 def measured(call: Call, longest: int) -> None:
     """Write a line of figures for each length: tokens of the longest one in every step."""
     config = configuration(case_of(call, longest), longest, longest)
-    step_seconds = real_steps(config, longest, longest // SHORTEST, case_of(call, longest).place)
+    step_seconds = real_steps(config, longest, longest // SHORTEST, case_of(call, longest).context)
     for length in lengths(SHORTEST, longest):
         rows = longest // length
         try:

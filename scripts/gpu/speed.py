@@ -32,10 +32,10 @@ def ours(call: Call, length: int, tokens: int, *, compiled: bool = False) -> Ste
     """Return one step of the trainer, log and monitor on."""
     case = case_of(call, length)
     config = configuration(case, length, tokens)
-    config = settings.changed(config, {"run": {"compile": compiled}})
+    config = settings.with_overrides(config, {"run": {"compile": "on" if compiled else "off"}})
     store = random_store(config.model, config.batch.rows)
     size = max(length, tokens * PASS_TOKENS // TOKENS)
-    return logged(Trainer(config, store, case.place, size), call.folder)
+    return logged(Trainer(config, store, case.context, size), call.folder)
 
 
 def contenders(call: Call, length: int, tokens: int) -> dict[str, Made]:

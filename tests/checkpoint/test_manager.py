@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint.manager import saving
-from lengthen.distributed.context import Place
+from lengthen.checkpoint.manager import checkpoint_manager
+from lengthen.distributed.context import DistributedContext
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import StorageError
 from tests.conftest import Configure
 
-PLACE = Place(torch.device("cpu"))
+PLACE = DistributedContext(torch.device("cpu"))
 
 
 def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> No
 
     disk = Disk(before=wait)
     weights = torch.arange(6.0)
-    with saving(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
+    with checkpoint_manager(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
         for step in (1, 2):
             goes_on.clear()
             saves.begin(step, {"model": {"w": weights}, "optimizer": {}}, {"step": step})
@@ -43,7 +43,7 @@ def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> No
 
 def test_the_end_waits_for_what_is_still_being_written(tmp_path: Path) -> None:
     disk = Disk(before=lambda number, name, path: time.sleep(0.02))
-    with saving(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
+    with checkpoint_manager(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
         saves.begin(1, {"model": {"w": torch.ones(3)}}, {})
         assert not checkpoint.listed(tmp_path)
     assert checkpoint.load_newest(tmp_path)[0].step == 1

@@ -55,9 +55,9 @@ def test_f06_one_flipped_bit_anywhere_is_found_and_the_older_one_used(
     whole = file.read_bytes()
     chance = random.Random(name)
     places = [0, len(whole) // 2, len(whole) - 1]
-    for place in [*places, *(chance.randrange(len(whole)) for _ in range(100))]:
+    for context in [*places, *(chance.randrange(len(whole)) for _ in range(100))]:
         data = bytearray(whole)
-        data[place] ^= 1 << chance.randrange(8)
+        data[context] ^= 1 << chance.randrange(8)
         file.write_bytes(data)
         loaded, (note,) = checkpoint.load_newest(tmp_path)
         assert loaded.step == 1
@@ -214,7 +214,7 @@ def test_f47_a_manifest_that_names_anything_else_is_damaged(tmp_path: Path, name
 
 def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
-    for odd in (os.mkfifo, lambda place: os.symlink("/dev/zero", place), os.mkdir):
+    for odd in (os.mkfifo, lambda context: os.symlink("/dev/zero", context), os.mkdir):
         for name in ("state.json", "manifest.json"):
             whole = (path / name).read_bytes()
             (path / name).unlink()
@@ -316,9 +316,9 @@ def test_f11_one_asked_for_by_name_has_no_stand_in(tmp_path: Path) -> None:
 
 def test_f12_a_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(commit, "FORMAT", 2)
+        patch.setattr(commit, "FORMAT", 3)
         save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match="has format 2, this version reads 1"):
+    with pytest.raises(CheckpointError, match="has format 3, this version reads 2"):
         checkpoint.load_newest(tmp_path)
 
 

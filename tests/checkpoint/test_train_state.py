@@ -9,7 +9,7 @@ import pytest
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint import write as commit
-from lengthen.checkpoint.train_state import Progress, log_size, must_fit
+from lengthen.checkpoint.train_state import TrainState, log_size, must_fit
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError
@@ -22,20 +22,20 @@ def state(configured: Configure) -> dict[str, Any]:
     trainer = trainer_of(configured())
     for _ in range(3):
         trainer.step()
-    state: dict[str, Any] = json.loads(json.dumps({**trainer.state(), "metrics_bytes": 10}))
+    state: dict[str, Any] = json.loads(json.dumps({**trainer.state_dict(), "metrics_bytes": 10}))
     return state
 
 
 def test_a_state_comes_back_as_it_was(state: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(Progress.from_state(state).state())).items() <= state.items()
+    assert json.loads(json.dumps(TrainState.from_state(state).state())).items() <= state.items()
 
 
 ODD: list[Any] = [None, "7", -1, 1.5, True, [], {}, 10**30, float("nan"), float("inf")]
 PLACES = [
-    ("clock",),
-    ("clock", "step"),
-    ("clock", "tokens"),
-    ("clock", "grown"),
+    ("counters",),
+    ("counters", "step"),
+    ("counters", "tokens"),
+    ("counters", "grown"),
     ("evaluated", "origin"),
     ("ledger",),
     ("ledger", "queue"),
@@ -66,18 +66,18 @@ def test_a_value_that_no_run_writes_is_refused(
             inner = inner[name]
         inner[place[-1]] = odd
         with pytest.raises(CheckpointError, match="state") as caught:
-            Progress.from_state(spoiled)
+            TrainState.from_state(spoiled)
         assert str(caught.value).isprintable()
         del inner[place[-1]]
         with pytest.raises(CheckpointError, match="state"):
-            Progress.from_state(spoiled)
+            TrainState.from_state(spoiled)
 
 
 def test_a_state_of_another_run_is_refused(configured: Configure, state: dict[str, Any]) -> None:
-    progress = Progress.from_state(state)
-    must_fit(progress, trainer_of(configured()).progress.ledger)
+    progress = TrainState.from_state(state)
+    must_fit(progress, trainer_of(configured()).train_state.ledger)
     for tables in ({"model": {"length": 32}}, {"batch": {"leftovers": "drop"}}):
-        other = trainer_of(configured(**tables)).progress.ledger
+        other = trainer_of(configured(**tables)).train_state.ledger
         with pytest.raises(CheckpointError, match="of another run"):
             must_fit(progress, other)
 
@@ -107,6 +107,6 @@ def test_moments_of_another_shape_are_refused(configured: Configure, tmp_path: P
     groups = {name: dict(tensors) for name, tensors in trainer.tensors().items()}
     name = next(n for n in groups["optimizer"] if n.endswith("exp_avg"))
     groups["optimizer"][name] = groups["optimizer"][name].flatten()[:3]
-    commit.save(Disk(), tmp_path, 1, groups, trainer.state())
+    commit.save(Disk(), tmp_path, 1, groups, trainer.state_dict())
     with pytest.raises(CheckpointError, match=rf"has {name} of shape \(3,\)"):
         trainer.restore(checkpoint.load_newest(tmp_path)[0])

@@ -350,7 +350,7 @@ def test_the_same_seed_samples_the_same_text(
         ["--pacing.of", "rows", "--pacing.start", "1"],
         ["--batch.hold", "tokens"],
         ["--pacing.duration", "500"],
-        ["--budget.passes", "0.05"],
+        ["--budget.epochs", "0.05"],
     ],
     ids=" ".join,
 )

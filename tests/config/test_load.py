@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lengthen.config.load import build, changed, load, merge, parse_overrides, parse_value
+from lengthen.config.load import build, load, merge, parse_overrides, parse_value, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear, Root
@@ -58,7 +58,9 @@ MISTAKES = [
     ("run", "seed", 2**63, "run.seed: must be at most"),
     ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
     ("run", "x" * 5000, 1, "xxx...xxx"),
-    ("run", "compile", "perhaps", "run.compile: must be true or false, got 'perhaps'"),
+    ("run", "compile", "perhaps", "run.compile: must be 'auto', 'off' or 'on', got 'perhaps'"),
+    ("run", "compile", True, 'got True; True is "on" now'),
+    ("budget", "passes", 1, "budget.passes: no such setting, got 1; it is budget.epochs now"),
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
@@ -107,8 +109,8 @@ def test_an_adaptive_pacing_that_is_over_before_the_rate_has_warmed_up_is_noted(
 
 
 def test_passes_cannot_be_asked_of_dropped_leftovers() -> None:
-    tables = small(budget={"passes": 1}, batch={"leftovers": "drop"})
-    with pytest.raises(SettingError, match='budget.passes: needs batch.leftovers = "requeue"'):
+    tables = small(budget={"epochs": 1}, batch={"leftovers": "drop"})
+    with pytest.raises(SettingError, match='budget.epochs: needs batch.leftovers = "requeue"'):
         build(tables)
 
 
@@ -186,8 +188,8 @@ def test_another_kind_takes_its_own_field_from_the_same_command_line() -> None:
 
 
 def test_of_two_settings_for_one_thing_the_later_one_wins() -> None:
-    config = build(small(budget={"passes": 2}))
-    assert (config.budget.tokens, config.budget.passes) == (None, 2)
+    config = build(small(budget={"epochs": 2}))
+    assert (config.budget.tokens, config.budget.epochs) == (None, 2)
 
 
 def test_a_file_names_its_recipe_and_changes_what_it_names(tmp_path: Path) -> None:
@@ -234,9 +236,9 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 def test_a_change_is_checked_like_everything_else() -> None:
     config = build(small())
-    assert changed(config, {"run": {"seed": 5}}).run.seed == 5
+    assert with_overrides(config, {"run": {"seed": 5}}).run.seed == 5
     with pytest.raises(SettingError, match=r"run\.seed"):
-        changed(config, {"run": {"seed": -1}})
+        with_overrides(config, {"run": {"seed": -1}})
 
 
 scalars = st.one_of(
@@ -310,5 +312,5 @@ def test_passes_are_the_number_that_was_written_to_the_last_row(
     hundredths: int, rows: int, power: int
 ) -> None:
     passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
-    budget = build(small(budget={"passes": passes})).schedule(rows * power).budget
+    budget = build(small(budget={"epochs": passes})).schedule(rows * power).budget
     assert budget == hundredths * rows * power * 64 // 100

@@ -108,10 +108,10 @@ def test_a_model_that_never_calms_down_reaches_the_end_all_the_same(
 def states(trainer: Trainer) -> dict[str, Any]:
     """Train to the end; return every loss that was observed, and every state that it led to."""
     grown, losses = [], []
-    while trainer.schedule.shape(trainer.progress.clock) is not None:
-        if trainer.schedule.observes(trainer.progress.clock):
+    while trainer.schedule.step_plan(trainer.train_state.counters) is not None:
+        if trainer.schedule.observes(trainer.train_state.counters):
             record = trainer.observe()
-            state = trainer.progress.clock.grown
+            state = trainer.train_state.counters.grown
             assert record is not None
             assert state is not None
             losses.append(record["loss"])

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from lengthen.checkpoint.restore import build_model
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss, finite_or_none
 from lengthen.data.loader import Batch
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW, second_moment_scale
 from lengthen.run.directory import Record
@@ -42,7 +42,8 @@ class Oracle:
 
     trainer: Trainer
     model: GPT  # takes the trainer's weights before each step
-    place: Place  # float64; of bfloat16 products only another bfloat16 can tell the gradient
+    # Float64; of bfloat16 products only another bfloat16 can tell the gradient
+    context: DistributedContext
     lowest: float | None = None
     lowest_probe: float | None = None
 
@@ -50,7 +51,7 @@ class Oracle:
         """Loss, ratio and gradient norm of a step that has not been trained yet."""
         self.model.load_state_dict(self.trainer.model.state_dict())
         self.model.zero_grad()
-        with self.place.autocast():
+        with self.context.autocast():
             loss = mean_loss(self.model, *batch)
         torch.autograd.backward(loss)
         squares = [
@@ -78,7 +79,7 @@ class Oracle:
             self.trainer.store.valid[: PROBE_SEQUENCES * length + 1].astype("int64")
         )
         self.model.load_state_dict(self.trainer.model.state_dict())
-        with torch.no_grad(), self.place.autocast():
+        with torch.no_grad(), self.context.autocast():
             rows = tokens[:-1].reshape(-1, length), tokens[1:].reshape(-1, length)
             loss = mean_loss(self.model, *rows).item()
         ratio = None if self.lowest_probe is None else loss / self.lowest_probe
@@ -88,14 +89,14 @@ class Oracle:
 
 def oracle_of(trainer: Trainer) -> Oracle:
     low = trainer.config.run.precision == "bf16"
-    place = Place(torch.device("cpu"), "bf16" if low else "fp64")
-    return Oracle(trainer, build_model(trainer.config, place), place)
+    context = DistributedContext(torch.device("cpu"), "bf16" if low else "fp64")
+    return Oracle(trainer, build_model(trainer.config, context), context)
 
 
 def next_batch(trainer: Trainer) -> Batch:
     """The tokens of the step that comes next, on one process."""
-    now = trainer.progress
-    shape = trainer.schedule.shape(now.clock)
+    now = trainer.train_state
+    shape = trainer.schedule.step_plan(now.counters)
     assert shape is not None
     blocks, _ = now.ledger.take(shape.rows, shape.length)
     return trainer.loader.load(blocks, shape.rows, shape.length)
@@ -126,7 +127,7 @@ def test_every_value_of_every_step_is_that_of_an_independent_computation(
     lengths, clipped, joined, rose = set(), 0, 0, 0
     for _ in range(STEPS):
         expected = oracle.before(next_batch(trainer))
-        rate = trainer.schedule.rate(trainer.progress.clock)
+        rate = trainer.schedule.learning_rate_at(trainer.train_state.counters)
         record = trainer.step()
         assert record is not None
         same(record, expected, gradient)
@@ -183,7 +184,7 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
     oracle = oracle_of(trainer)
     for _ in range(3):
         trainer.step()
-    sound, lowest = oracle.after(), trainer.progress.lowest
+    sound, lowest = oracle.after(), trainer.train_state.lowest
     with torch.no_grad():
         trainer.model.norm.bias[0] = poison
     record, probed = trainer.step(), trainer.probe()
@@ -192,7 +193,7 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
     assert (record["finite"], record["loss"], record["loss_ratio"]) == (False, None, None)
     same(record, sound, CLOSE)
     assert (probed["loss"], probed["loss_ratio"]) == (None, None)
-    assert trainer.progress.lowest == lowest
+    assert trainer.train_state.lowest == lowest
     json.dumps([record, probed], allow_nan=False)  # as the log takes it
 
 

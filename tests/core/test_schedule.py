@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.core.pacing import Adaptive, Constant, Linear, Pacing, Root, Staged
-from lengthen.core.schedule import Clock, Schedule, crossed, spans, steps, warmup_steps
+from lengthen.core.schedule import Counters, Schedule, crossed, spans, steps, warmup_steps
 
 
-def schedule(
+def schedule_of(
     pacing: Pacing,
     *,
     budget: int = 100_000,
@@ -28,8 +28,8 @@ def schedule(
         rows=rows,
         hold="tokens" if hold == "tokens" else "rows",
         budget=budget,
-        peak=1.0,
-        minimum=0.1,
+        learning_rate=1.0,
+        min_learning_rate=0.1,
         warmup_steps=warmup,
         decay_tokens=decay or budget,
     )
@@ -49,12 +49,12 @@ def test_a_budget_is_never_exceeded_and_missed_by_less_than_a_row(
     start: int, duration: int, rows: int, hold: str, budget: int
 ) -> None:
     pacing = Linear(start=start, end=64, duration=duration, multiple=8)
-    plan = schedule(pacing, rows=rows, hold=hold, budget=budget)
-    end, length = Clock(), 0
-    for clock, shape in steps(plan):
-        assert 1 <= shape.rows <= plan.most_rows
-        end, length = plan.after(clock, shape), shape.length
-    next_length = plan.length(end)
+    schedule = schedule_of(pacing, rows=rows, hold=hold, budget=budget)
+    end, length = Counters(), 0
+    for counters, plan in steps(schedule):
+        assert 1 <= plan.rows <= schedule.most_rows
+        end, length = schedule.after(counters, plan), plan.length
+    next_length = schedule.length(end)
     assert budget - next_length < end.tokens <= budget
     assert length <= next_length
 
@@ -89,77 +89,83 @@ def test_spans_are_the_steps_with_those_of_one_shape_at_once(
     pacing: Pacing, hold: str, budget: int, most: int | None, warmup: int, calm: bool
 ) -> None:
     hold = "rows" if pacing.of == "rows" else hold
-    plan = schedule(pacing, hold=hold, budget=budget, warmup=warmup)
-    walked = list(islice(steps(plan, calm=calm), most))
-    shapes = ((shape.rows, shape.length) for _, shape in walked)
-    expected = [(len(list(same)), *shape) for shape, same in groupby(shapes)]
-    found = list(spans(plan, most, calm=calm))
+    schedule = schedule_of(pacing, hold=hold, budget=budget, warmup=warmup)
+    walked = list(islice(steps(schedule, calm=calm), most))
+    shapes = ((plan.rows, plan.length) for _, plan in walked)
+    expected = [(len(list(same)), *plan) for plan, same in groupby(shapes)]
+    found = list(spans(schedule, most, calm=calm))
     # Growing rows can be cut by the budget to those of the step before.
     alike = groupby(found, key=lambda span: (span.rows, span.length))
-    assert [(sum(one.steps for one in same), *shape) for shape, same in alike] == expected
+    assert [(sum(one.steps for one in same), *plan) for plan, same in alike] == expected
     assert len(expected) <= len(found) <= len(expected) + 1
     clocks = [
-        plan.after(span.clock, span.shape, number) for span in found for number in range(span.steps)
+        schedule.after(span.counters, span.plan, number)
+        for span in found
+        for number in range(span.steps)
     ]
     # What an adaptive pacing has observed by then is no part of a span.
-    plain = [replace(clock, grown=None) for clock, _ in walked]
-    assert [replace(clock, grown=None) for clock in clocks] == plain
-    assert [plan.rate(clock) for clock in clocks] == [shape.rate for _, shape in walked]
+    plain = [replace(counters, grown=None) for counters, _ in walked]
+    assert [replace(counters, grown=None) for counters in clocks] == plain
+    assert [schedule.learning_rate_at(counters) for counters in clocks] == [
+        plan.learning_rate for _, plan in walked
+    ]
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:
-    assert schedule(SLW).rows_at(Clock()) * 8 == 64
-    assert schedule(SLW, hold="tokens").rows_at(Clock()) * 8 == 8 * 64
-    assert schedule(SLW, hold="tokens").most_rows == 64
+    assert schedule_of(SLW).rows_at(Counters()) * 8 == 64
+    assert schedule_of(SLW, hold="tokens").rows_at(Counters()) * 8 == 8 * 64
+    assert schedule_of(SLW, hold="tokens").most_rows == 64
 
 
 def test_paced_rows_keep_the_full_length() -> None:
-    paced = schedule(Linear(of="rows", start=1, end=8, duration=7, multiple=1))
-    shapes = [(shape.rows, shape.length) for _, shape in steps(paced)][:9]
+    paced = schedule_of(Linear(of="rows", start=1, end=8, duration=7, multiple=1))
+    shapes = [(plan.rows, plan.length) for _, plan in steps(paced)][:9]
     assert shapes == [(min(8, 1 + t), 64) for t in range(9)]
 
 
 def test_a_matching_rows_warmup_has_the_same_tokens_at_every_step() -> None:
     rows = Linear(of="rows", start=1, end=8, duration=50, multiple=1)
-    by_length = [shape.tokens for _, shape in steps(schedule(SLW))]
-    by_rows = [shape.tokens for _, shape in steps(schedule(rows))]
+    by_length = [plan.tokens for _, plan in steps(schedule_of(SLW))]
+    by_rows = [plan.tokens for _, plan in steps(schedule_of(rows))]
     assert by_length == by_rows
 
 
 def test_the_rate_warms_up_in_steps_and_reaches_its_peak_at_the_last() -> None:
-    plan = schedule(SLW, warmup=10)
-    rates = [shape.rate for _, shape in steps(plan)][:10]
+    schedule = schedule_of(SLW, warmup=10)
+    rates = [plan.learning_rate for _, plan in steps(schedule)][:10]
     assert rates == pytest.approx([(t + 1) / 10 for t in range(10)])
 
 
 def test_the_decay_begins_at_the_tokens_trained_before_step_w() -> None:
-    plan = schedule(SLW, warmup=10)
-    before = sum(plan.length(Clock(t)) * 8 for t in range(10))
-    clock = next(clock for clock, _ in steps(plan) if clock.step == 10)
-    later = next(clock for clock, _ in steps(plan) if clock.step == 30)
-    assert clock.origin == clock.tokens == later.origin == before
-    assert plan.rate(clock) == plan.peak
+    schedule = schedule_of(SLW, warmup=10)
+    before = sum(schedule.length(Counters(t)) * 8 for t in range(10))
+    counters = next(counters for counters, _ in steps(schedule) if counters.step == 10)
+    later = next(counters for counters, _ in steps(schedule) if counters.step == 30)
+    assert counters.origin == counters.tokens == later.origin == before
+    assert schedule.learning_rate_at(counters) == schedule.learning_rate
 
 
 def test_the_rate_is_a_cosine_of_tokens_not_of_steps() -> None:
-    plan = schedule(Constant(end=64), warmup=2, budget=8 * 64 * 102)
-    halfway = Clock(step=52, tokens=8 * 64 * 52, origin=8 * 64 * 2)
-    assert plan.rate(halfway) == pytest.approx(0.1 + 0.9 / 2)
+    schedule = schedule_of(Constant(end=64), warmup=2, budget=8 * 64 * 102)
+    halfway = Counters(step=52, tokens=8 * 64 * 52, origin=8 * 64 * 2)
+    assert schedule.learning_rate_at(halfway) == pytest.approx(0.1 + 0.9 / 2)
     # The same tokens after twice the steps: the same rate.
-    assert plan.rate(Clock(104, halfway.tokens, halfway.origin)) == plan.rate(halfway)
+    assert schedule.learning_rate_at(
+        Counters(104, halfway.tokens, halfway.origin)
+    ) == schedule.learning_rate_at(halfway)
 
 
 def test_the_rate_stays_at_its_minimum_behind_decay_tokens() -> None:
-    plan = schedule(Constant(end=64), decay=1000)
-    assert plan.rate(Clock(5, 5000, 0)) == pytest.approx(0.1)
+    schedule = schedule_of(Constant(end=64), decay=1000)
+    assert schedule.learning_rate_at(Counters(5, 5000, 0)) == pytest.approx(0.1)
 
 
 def test_without_a_warmup_the_decay_begins_at_once() -> None:
-    plan = schedule(SLW, warmup=0)
-    assert plan.rate(Clock()) == plan.peak
-    second = plan.after(Clock(), next(steps(plan))[1])
+    schedule = schedule_of(SLW, warmup=0)
+    assert schedule.learning_rate_at(Counters()) == schedule.learning_rate
+    second = schedule.after(Counters(), next(steps(schedule))[1])
     assert second.origin == 0
-    assert plan.rate(second) < plan.peak
+    assert schedule.learning_rate_at(second) < schedule.learning_rate
 
 
 def test_a_warmup_given_in_tokens_counts_steps_at_the_start_length() -> None:
@@ -182,11 +188,11 @@ def test_nothing_is_due_where_it_is_switched_off() -> None:
 
 
 def test_f37_counters_stay_exact_above_what_a_float_holds() -> None:
-    clock = Clock(step=1, tokens=2**60 + 1)
-    plan = schedule(Constant(end=64), budget=2**62)
-    shape = plan.shape(clock)
-    assert shape is not None
-    assert plan.after(clock, shape).tokens == 2**60 + 1 + 8 * 64
+    counters = Counters(step=1, tokens=2**60 + 1)
+    schedule = schedule_of(Constant(end=64), budget=2**62)
+    plan = schedule.step_plan(counters)
+    assert plan is not None
+    assert schedule.after(counters, plan).tokens == 2**60 + 1 + 8 * 64
 
 
 @given(
@@ -197,5 +203,5 @@ def test_f37_counters_stay_exact_above_what_a_float_holds() -> None:
 def test_f37_a_clock_comes_back_from_json_to_the_last_digit(
     step: int, tokens: int, more: int
 ) -> None:
-    clock = Clock(step=step, tokens=tokens + more, origin=tokens - more)
-    assert Clock(**json.loads(json.dumps(asdict(clock)))) == clock
+    counters = Counters(step=step, tokens=tokens + more, origin=tokens - more)
+    assert Counters(**json.loads(json.dumps(asdict(counters)))) == counters

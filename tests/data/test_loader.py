@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthen.core.ledger import Block, Ledger, reuse_spacing
 from lengthen.core.pacing import Linear
-from lengthen.core.shuffle import Order, sub_seed
+from lengthen.core.shuffle import KeyedPermutation, sub_seed
 from lengthen.data.loader import Loader, Tokens, passes, split
 from lengthen.util.errors import DataError, SettingError
 from tests.naive_ledger import tokens_of
@@ -53,8 +53,8 @@ def test_every_row_holds_what_its_blocks_say_in_the_order_of_the_pass(case: Case
     loader, blocks, rows, length = case
     batch = loader.load(blocks, rows, length)
     orders: dict[int, list[int]] = {}
-    for number in {piece.pass_number for block in blocks for piece in block.pieces}:
-        order = Order(loader.sequences, sub_seed(SEED, "order", number))
+    for number in {piece.epoch for block in blocks for piece in block.pieces}:
+        order = KeyedPermutation(loader.sequences, sub_seed(SEED, "order", number))
         orders[number] = order(np.arange(loader.sequences)).tolist()
     expected = [
         orders[number][position] * loader.full_length + place
@@ -73,50 +73,50 @@ def test_every_target_is_the_true_successor_of_its_input(case: Case) -> None:
     assert batch.inputs.max() < loader.sequences * loader.full_length
 
 
-@given(case=cases(), world=st.integers(1, 8), spare=st.integers(0, 200))
+@given(case=cases(), world_size=st.integers(1, 8), spare=st.integers(0, 200))
 def test_ranks_and_passes_laid_end_to_end_are_the_batch_of_one_process(
-    case: Case, world: int, spare: int
+    case: Case, world_size: int, spare: int
 ) -> None:
     loader, blocks, rows, length = case
     micro_tokens = loader.full_length + spare
-    count = passes(rows, world, length, micro_tokens)
+    count = passes(rows, world_size, length, micro_tokens)
     parts = [
         part
-        for rank in range(world)
-        for part in split(loader.load(blocks, rows, length, rank, world), count)
+        for rank in range(world_size)
+        for part in split(loader.load(blocks, rows, length, rank, world_size), count)
     ]
     whole = loader.load(blocks, rows, length)
     assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
     sizes = [len(part.inputs) for part in parts]
-    assert len(sizes) == world * count
+    assert len(sizes) == world_size * count
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) * length <= micro_tokens
 
 
 @given(
     rows=st.integers(1, 5000),
-    world=st.integers(1, 64),
+    world_size=st.integers(1, 64),
     length=st.integers(1, 1024),
     spare=st.integers(0, 10_000),
 )
-def test_no_fewer_passes_would_do(rows: int, world: int, length: int, spare: int) -> None:
-    count = passes(rows, world, length, length + spare)
-    most_rows = -(-rows // world)
+def test_no_fewer_passes_would_do(rows: int, world_size: int, length: int, spare: int) -> None:
+    count = passes(rows, world_size, length, length + spare)
+    most_rows = -(-rows // world_size)
     assert -(-most_rows // count) * length <= length + spare
     assert count == 1 or -(-most_rows // (count - 1)) * length > length + spare
 
 
 def test_a_short_step_is_one_pass_and_not_many_of_few_rows() -> None:
-    assert passes(rows=512, world=1, length=16, micro_tokens=8192) == 1
-    assert passes(rows=512, world=1, length=1024, micro_tokens=8192) == 64
-    assert passes(rows=3, world=8, length=1024, micro_tokens=8192) == 1
+    assert passes(rows=512, world_size=1, length=16, micro_tokens=8192) == 1
+    assert passes(rows=512, world_size=1, length=1024, micro_tokens=8192) == 64
+    assert passes(rows=3, world_size=8, length=1024, micro_tokens=8192) == 1
 
 
 def test_a_rank_without_rows_gets_an_empty_batch_and_as_many_parts() -> None:
     loader = Loader(counting(100), 8, SEED)
     blocks, _ = Ledger.start(sequences=12, full_length=8, reuse_after=1).take(3, 8)
-    batch = loader.load(blocks, 3, 8, rank=0, world=4)
+    batch = loader.load(blocks, 3, 8, rank=0, world_size=4)
     assert batch.inputs.shape == (0, 8)
     assert [len(part.inputs) for part in split(batch, 2)] == [0, 0]
 

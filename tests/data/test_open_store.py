@@ -74,7 +74,7 @@ def test_f39_a_store_of_another_size_is_found_when_a_pass_ends(
         model={"length": 16},
         batch={"rows": 256, "micro_tokens": 4096},
         pacing={"kind": "constant"},
-        budget={"passes": 2},
+        budget={"epochs": 2},
     )
     tokens = copied / "train.bin"
 

@@ -246,7 +246,7 @@ def test_what_a_device_lacks_is_refused_before_any_work(monkeypatch: pytest.Monk
     with pytest.raises(SettingError, match=r"run.precision: this GPU has no float64.*set \"fp32\""):
         must_have(apple, Run(precision="fp64"))
     with pytest.raises(SettingError, match=r"run.compile: is not there for mps"):
-        must_have(apple, Run(compile=True))
+        must_have(apple, Run(compile="on"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(SettingError, match=r"run.precision: this GPU has no bfloat16"):
         must_have(card, Run(precision="bf16"))

@@ -32,11 +32,11 @@ def ranks(*commands: list[str], first: str = "", last: str = "") -> list["subpro
 
     `first` and `last` are the faults that the first and the last one are asked for.
     """
-    world = len(commands)
+    world_size = len(commands)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
     return [
         subprocess.Popen(
             command,
@@ -45,7 +45,7 @@ def ranks(*commands: list[str], first: str = "", last: str = "") -> list["subpro
                 **meeting,
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
-                faults.VARIABLE: {0: first, world - 1: last}.get(rank, ""),
+                faults.VARIABLE: {0: first, world_size - 1: last}.get(rank, ""),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -277,14 +277,14 @@ def test_f18_a_second_run_of_several_ranks_in_one_directory_is_one_line_on_each(
 
 def worker(launcher: "subprocess.Popen[str]", rank: int) -> int:
     """The process of a rank below a launcher."""
-    for place in Path("/proc").glob("[0-9]*"):
+    for context in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            environment = (place / "environ").read_bytes().split(b"\0")
+            parent = int((context / "stat").read_text().rpartition(")")[2].split()[1])
+            environment = (context / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         if parent == launcher.pid and f"RANK={rank}".encode() in environment:
-            return int(place.name)
+            return int(context.name)
     raise AssertionError("no such rank")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.scale import PEAK, SHAPES, configuration, foretold, measured
 from lengthen.cli.main import main
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.distributed.per_rank import Load, load
 from lengthen.model import cost
@@ -15,23 +15,23 @@ from lengthen.model.gpt import GPT
 P = cost.parameters(configuration("DEEP").model)
 
 
-def loads(config: Config, world: int, micro_tokens: int = 128) -> tuple[Load, Load]:
+def loads(config: Config, world_size: int, micro_tokens: int = 128) -> tuple[Load, Load]:
     """Replicated and sharded."""
-    one, two = (load(config, micro_tokens, world, sharded=how) for how in (False, True))
+    one, two = (load(config, micro_tokens, world_size, sharded=how) for how in (False, True))
     return one, two
 
 
 def test_replicated_ranks_keep_everything_and_send_a_rings_all_reduce() -> None:
-    for world in (2, 8, 64):
-        replicated, _ = loads(configuration("DEEP"), world)
+    for world_size in (2, 8, 64):
+        replicated, _ = loads(configuration("DEEP"), world_size)
         assert replicated.kept + replicated.carried == 16 * P
-        assert replicated.sent == pytest.approx(8 * P * (world - 1) / world, rel=1e-6)
+        assert replicated.sent == pytest.approx(8 * P * (world_size - 1) / world_size, rel=1e-6)
 
 
 def test_sharded_ranks_keep_their_part() -> None:
     # Widths, vocabulary and length are multiples of 64: nothing is padded.
-    for world in (2, 8, 64):
-        assert loads(configuration("DEEP"), world)[1].kept == 12 * P // world
+    for world_size in (2, 8, 64):
+        assert loads(configuration("DEEP"), world_size)[1].kept == 12 * P // world_size
 
 
 def test_each_pass_gathers_again_and_gradients_travel_once() -> None:
@@ -45,8 +45,8 @@ def test_each_pass_gathers_again_and_gradients_travel_once() -> None:
 
 
 def test_what_shards_pad_is_held_and_sent() -> None:
-    config = changed(configuration("DEEP"), {"model": {"width": 36, "heads": 4}})
-    config = changed(config, {"batch": {"rows": 32}})
+    config = with_overrides(configuration("DEEP"), {"model": {"width": 36, "heads": 4}})
+    config = with_overrides(config, {"batch": {"rows": 32}})
     few, many = loads(config, 4)[1], loads(config, 32)[1]
     assert few.kept == 12 * cost.parameters(config.model) // 4  # 36, 1024, 128: all multiples of 4
     assert many.kept > 1.1 * 12 * cost.parameters(config.model) / 32

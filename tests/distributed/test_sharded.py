@@ -28,10 +28,10 @@ EXACT = ("step", "tokens", "length", "rows", "lr", "joined")
 
 
 def torchrun(
-    world: int, *words: str, before: tuple[str, ...] = (), **options: Any
+    world_size: int, *words: str, before: tuple[str, ...] = (), **options: Any
 ) -> "subprocess.Popen[str]":
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *before]
-    command = [*launcher, "--nproc-per-node", str(world), "-m", "lengthen", *words]
+    command = [*launcher, "--nproc-per-node", str(world_size), "-m", "lengthen", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=env, **{**pipes, **options})
@@ -66,7 +66,7 @@ def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) 
 
 
 @pytest.mark.parametrize(
-    ("world", "sharded", "recompute", "tokens"),
+    ("world_size", "sharded", "recompute", "tokens"),
     [
         (2, True, True, 14_000),
         pytest.param(2, False, False, LONG, marks=pytest.mark.slow),
@@ -78,7 +78,7 @@ def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) 
 def test_the_same_run_on_several_processes(
     configured: Configure,
     tmp_path: Path,
-    world: int,
+    world_size: int,
     sharded: bool,
     recompute: bool,
     tokens: int,
@@ -88,7 +88,7 @@ def test_the_same_run_on_several_processes(
     )
     train(config, tmp_path / "one", shown=False)
     file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
-    finished(torchrun(world, "train", file, "--quiet", "--out", str(tmp_path / "many")))
+    finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
     assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
@@ -114,14 +114,14 @@ def test_recomputed_layers_drop_what_they_dropped_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "sharded"), [(2, False), (2, True), (4, True)])
+@pytest.mark.parametrize(("world_size", "sharded"), [(2, False), (2, True), (4, True)])
 def test_twenty_steps_of_single_precision(
-    configured: Configure, tmp_path: Path, world: int, sharded: bool
+    configured: Configure, tmp_path: Path, world_size: int, sharded: bool
 ) -> None:
     config = configured(budget={"tokens": 8_000}, saving={"every_steps": 0})
     train(config, tmp_path / "one", shown=False)
     file = written(config, tmp_path / "config.toml", sharded=sharded)
-    finished(torchrun(world, "train", file, "--quiet", "--out", str(tmp_path / "many")))
+    finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     one, many = steps(tmp_path / "one")[:20], steps(tmp_path / "many")[:20]
     assert len(one) == 20
     same(many, one, 1e-5, 1e-4)
@@ -188,8 +188,8 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
-    assert any("world was 1, is 2" in json.dumps(line) for line in worlds)
-    assert any("world was 2, is 1" in json.dumps(line) for line in worlds)
+    assert any("world_size was 1, is 2" in json.dumps(line) for line in worlds)
+    assert any("world_size was 2, is 1" in json.dumps(line) for line in worlds)
 
 
 def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(

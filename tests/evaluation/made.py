@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lengthen.data.tokenizer import resolve
-from lengthen.distributed.context import DTYPES, Place
+from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.evaluation.model import Subject
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
@@ -28,7 +28,7 @@ def tiny_subject(pass_tokens: int = 512, *, length: int = 48) -> Subject:
     shape = {"layers": 2, "width": 16, "heads": 2, "vocabulary": 257}
     model = GPT(**shape, length=length, init_std=0.5).double().eval()
     model.initialise(torch.Generator().manual_seed(0))
-    place = Place(torch.device("cpu"), "fp64")
+    place = DistributedContext(torch.device("cpu"), "fp64")
     return Subject("tiny", model, resolve("bytes"), place, pass_tokens)
 
 
@@ -43,6 +43,6 @@ def exported(folder: Path) -> Path:
 def subject_of(folder: Path, precision: str = "fp64") -> Subject:
     """The model of a Transformers folder."""
     pretrained = read(folder)
-    place = Place(torch.device("cpu"), precision)
+    place = DistributedContext(torch.device("cpu"), precision)
     model = pretrained.gpt().to(DTYPES[precision])
     return Subject(folder.name, model, pretrained.text, place, 4096)

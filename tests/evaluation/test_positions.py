@@ -41,7 +41,7 @@ def full_loss(subject: Subject, store: Store, size: int, windows: int) -> float:
         sequences=windows,
         full_length=size,
         rows=3,
-        place=subject.place,
+        context=subject.place,
     )
     assert loss is not None
     return loss

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.packing import LEAST_HEADER
 from lengthen.evaluation.requests import Request
@@ -97,12 +97,14 @@ def test_single_precision_differs_by_rounding_alone() -> None:
     asked = [Request(tuple(range(each + 1)), (each, 8)) for each in range(30)]
     wanted = score(SUBJECT, asked)
     model = tiny_subject(length=96).model.float()
-    found = score(replace(SUBJECT, model=model, place=Place(torch.device("cpu"))), asked)
+    found = score(
+        replace(SUBJECT, model=model, place=DistributedContext(torch.device("cpu"))), asked
+    )
     assert all(same(one, other, 1e-5) for one, other in zip(found, wanted, strict=True))
 
 
 def test_half_precision_gives_scores_too() -> None:
-    place = Place(torch.device("cpu"), "bf16")
+    place = DistributedContext(torch.device("cpu"), "bf16")
     asked = [Request((1, 2, 3) * 12, (each, 8)) for each in range(30)]
     low = score(replace(SUBJECT, model=tiny_subject(length=96).model.float(), place=place), asked)
     pairs = zip(low, score(SUBJECT, asked), strict=True)

@@ -48,7 +48,7 @@ def saved_run(
 ) -> Path:
     """A run of any shape with random weights, without the time to train it."""
     paths = RunPaths(folder)
-    state = {"clock": {"step": 3, "tokens": 48}}
+    state = {"counters": {"step": 3, "tokens": 48}}
     folder.mkdir(parents=True, exist_ok=True)
     groups = {"model": weights or random_weights(model, seed), "optimizer": {}}
     commit.save(Disk(), paths.checkpoints, 3, groups, state)

@@ -29,7 +29,7 @@ GROUPS = {"model": {"a": torch.ones(3, 2)}, "optimizer": {}}
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
-    return commit.save(Disk(), folder / "checkpoints", 3, GROUPS, {"clock": {}})
+    return commit.save(Disk(), folder / "checkpoints", 3, GROUPS, {"counters": {}})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from lengthen.config.load import merge
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
 
@@ -53,8 +53,8 @@ def trainer_on(device: torch.device) -> TrainerOn:
         size = config.batch.micro_tokens
         assert size != "auto"
         there = torch.device(where) if where else device
-        place = Place(there, config.run.precision, sharded=sharded)
-        return Trainer(config, store, place, size)
+        context = DistributedContext(there, config.run.precision, sharded=sharded)
+        return Trainer(config, store, context, size)
 
     return trainer
 

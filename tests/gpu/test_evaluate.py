@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lengthen.cli.main import main
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.requests import requests_of
@@ -29,7 +29,9 @@ PAIRS = [
 def both(device: torch.device, pass_tokens: int) -> tuple[Subject, Subject]:
     """The same model on the device and on a processor, in double precision."""
     here, there = (tiny_subject(pass_tokens) for _ in range(2))
-    return replace(here, model=here.model.to(device), place=Place(device, "fp64")), there
+    return replace(
+        here, model=here.model.to(device), place=DistributedContext(device, "fp64")
+    ), there
 
 
 @pytest.mark.parametrize("pass_tokens", [64, 512])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from lengthen.config.load import changed, load
+from lengthen.config.load import load, with_overrides
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place, fit_check
+from lengthen.distributed.context import DistributedContext, fit_check
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import choose_micro_tokens, train, trial_fits
 from tests.conftest import Configure
@@ -64,22 +64,22 @@ def large(on_device: Configure) -> Config:
     return on_device(**LARGE)
 
 
-def ready(config: Config, device: torch.device) -> tuple[Config, Any, Place]:
+def ready(config: Config, device: torch.device) -> tuple[Config, Any, DistributedContext]:
     store = open_store(config)
-    return with_store(config, store), store, Place(device, config.run.precision)
+    return with_store(config, store), store, DistributedContext(device, config.run.precision)
 
 
 @pytest.mark.usefixtures("little")
 def test_f34_the_fit_check_finds_passes_in_which_a_step_fits(
     large: Config, device: torch.device, trainer_on: TrainerOn
 ) -> None:
-    config, store, place = ready(large, device)
-    found = fit_check(WHOLE, 64, partial(trial_fits, config, store, place))
+    config, store, context = ready(large, device)
+    found = fit_check(WHOLE, 64, partial(trial_fits, config, store, context))
     assert 64 <= found < WHOLE
     if device.type == "cuda":  # a processor's passes come from a formula
-        auto = changed(config, {"batch": {"micro_tokens": "auto"}})
-        assert choose_micro_tokens(auto, store, place) == found
-    trainer = trainer_on(changed(large, {"batch": {"micro_tokens": found}}))
+        auto = with_overrides(config, {"batch": {"micro_tokens": "auto"}})
+        assert choose_micro_tokens(auto, store, context) == found
+    trainer = trainer_on(with_overrides(large, {"batch": {"micro_tokens": found}}))
     for _ in range(2):
         assert trainer.step() is not None
     # The C library's heap has gaps, where the allocator of a GPU joins its pages.
@@ -94,7 +94,7 @@ def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
     record = trainer.step()
     assert record is not None
     assert 64 <= trainer.micro_tokens < WHOLE
-    small = trainer_on(changed(large, {"batch": {"micro_tokens": 512}}))
+    small = trainer_on(with_overrides(large, {"batch": {"micro_tokens": 512}}))
     expected = small.step()
     assert expected is not None
     for name in ("loss", "grad_norm", "variance_norm"):
@@ -106,6 +106,6 @@ def test_f35_a_run_says_what_fits_and_goes_on(large: Config, tmp_path: Path) -> 
     train(large, tmp_path / "run", shown=False)
     paths = RunPaths(tmp_path / "run")
     events = read_metrics(paths.metrics).of("event")
-    (smaller,) = [event for event in events if event["event"] == "smaller_passes"]
+    (smaller,) = [event for event in events if event["event"] == "micro_tokens_lowered"]
     assert smaller["before"] == WHOLE
     assert load(str(paths.config))[0].batch.micro_tokens == smaller["micro_tokens"] < WHOLE

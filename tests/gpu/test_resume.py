@@ -48,7 +48,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
         trainer = restored(tmp_path / "run", names[before], trainer_on(config))
         trainer.step()
         saved = checkpoint.load_step(RunPaths(tmp_path / "run").checkpoints, names[after])
-        assert trainer.state()["ledger"] == saved.state["ledger"]
+        assert trainer.state_dict()["ledger"] == saved.state["ledger"]
         for group, tensors in trainer.tensors().items():
             assert set(tensors) == set(saved.tensors[group])
             for key, tensor in tensors.items():

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint import write as commit
-from lengthen.model.shards import is_cut
+from lengthen.model.shards import is_sharded
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 from tests.conftest import Configure
@@ -39,7 +39,7 @@ def test_the_run_is_that_of_whole_weights(
 ) -> None:
     config = on_device(run={"precision": "fp64", "recompute": recompute})
     plain, sharded = trainer_on(config), trainer_on(config, sharded=True)
-    assert all(is_cut(parameter) for parameter in sharded.model.parameters())
+    assert all(is_sharded(parameter) for parameter in sharded.model.parameters())
     for _ in range(12):
         expected, record = plain.step(), sharded.step()
         assert record is not None
@@ -59,9 +59,9 @@ def test_bfloat16_learns(on_device: Configure, trainer_on: TrainerOn) -> None:
 
 
 def save(trainer: Trainer, folder: Path) -> checkpoint.Checkpoint:
-    step = trainer.progress.clock.step
-    commit.save(Disk(), folder, step, trainer.tensors(), trainer.state(), trainer.place)
-    return checkpoint.load_step(folder, checkpoint.name_of(step), trainer.place)
+    step = trainer.train_state.counters.step
+    commit.save(Disk(), folder, step, trainer.tensors(), trainer.state_dict(), trainer.context)
+    return checkpoint.load_step(folder, checkpoint.name_of(step), trainer.context)
 
 
 def test_a_checkpoint_of_shards_goes_on_whole_and_back(

@@ -76,7 +76,7 @@ def test_what_is_dropped_is_drawn_from_the_seed_alone(
 ) -> None:
     config = on_device(model={"dropout": 0.2}, run={"recompute": recompute})
     one = [record["loss"] for record in steps(trainer_on(config), 4)]
-    torch.rand(7, device=trainer_on(config).place.device)  # chance that is none of the run's
+    torch.rand(7, device=trainer_on(config).context.device)  # chance that is none of the run's
     again = [record["loss"] for record in steps(trainer_on(config), 4)]
     assert again == one
     plain = on_device(run={"recompute": recompute})
@@ -90,7 +90,7 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
 ) -> None:
     plain = trainer_on(on_device())
     counters.clear()
-    compiled = trainer_on(on_device(run={"compile": True}))
+    compiled = trainer_on(on_device(run={"compile": "on"}))
     expected, found = steps(plain, 14), steps(compiled, 14)
     assert len({record["length"] for record in found}) == 8
     for mine, other in zip(found, expected, strict=True):
@@ -119,7 +119,7 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
 
 def waits(trainer: Trainer) -> int:
     """Train a step; return how often the processor waited for the GPU meanwhile."""
-    on_gpu = trainer.place.device.type == "cuda"
+    on_gpu = trainer.context.device.type == "cuda"
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         if on_gpu:

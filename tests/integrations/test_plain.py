@@ -47,19 +47,24 @@ def flat(feed: Feed) -> list[list[int]]:
 # Batches
 
 
-@given(passes=st.integers(1, 4), world=st.integers(1, 4), rows=st.integers(1, 9))
-def test_ranks_and_passes_laid_end_to_end_are_the_step(passes: int, world: int, rows: int) -> None:
+@given(passes=st.integers(1, 4), world_size=st.integers(1, 4), rows=st.integers(1, 9))
+def test_ranks_and_passes_laid_end_to_end_are_the_step(
+    passes: int, world_size: int, rows: int
+) -> None:
     course = replace(COURSE, rows=rows)
     whole = list(Feed(TOKENS, course))
-    split = [Feed(TOKENS, course, passes=passes, rank=rank, world=world) for rank in range(world)]
+    split = [
+        Feed(TOKENS, course, passes=passes, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
     for (step, (alone,)), *ranks in zip(whole, *split, strict=True):
         parts = [part for _, own in ranks for part in own]
-        assert [len(own) for _, own in ranks] == [passes] * world
+        assert [len(own) for _, own in ranks] == [passes] * world_size
         for name in ("inputs", "targets"):
             kept = torch.cat([getattr(part, name) for part in parts if part.share])
             assert torch.equal(kept, getattr(alone, name))
         assert sum(part.share for part in parts) == pytest.approx(1)
-        assert {part.length for part in parts} == {step.shape.length}
+        assert {part.length for part in parts} == {step.plan.length}
 
 
 def test_a_pass_without_rows_has_a_blank_one_that_weighs_nothing() -> None:
@@ -84,10 +89,10 @@ def test_the_feed_is_what_our_own_trainer_reads(configured: Configure) -> None:
         record = ours.step()
         assert record is not None
         assert (step.number, step.tokens) == (record["step"], record["tokens"])
-        assert (step.shape.rows, step.shape.length) == (record["rows"], record["length"])
+        assert (step.plan.rows, step.plan.length) == (record["rows"], record["length"])
         assert step.joined == record["joined"]
         assert step.factor * 1e-2 == pytest.approx(record["lr"])
-        assert step.after.ledger == ours.progress.ledger
+        assert step.after.ledger == ours.train_state.ledger
     assert ours.step() is None
 
 
@@ -120,7 +125,7 @@ def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
         optimizer.step()
         found.append(optimizer.param_groups[0]["lr"])
         rates.step()
-    wanted = [0.5 * shape.rate for _, shape in steps(course.schedule)]
+    wanted = [0.5 * shape.learning_rate for _, shape in steps(course.schedule)]
     assert found == pytest.approx(wanted)
     assert found[-1] == pytest.approx(0.05)
     assert course.number_of_steps() == len(wanted)
@@ -142,7 +147,7 @@ def test_the_number_and_the_rate_of_a_step_are_known_without_walking(
     walked = [shape for _, shape in steps(course.schedule)]
     assert course.number_of_steps() == len(walked)
     if step < len(walked):
-        assert factors(course.schedule)(step) == walked[step].rate
+        assert factors(course.schedule)(step) == walked[step].learning_rate
 
 
 def test_forty_million_steps_are_counted_and_rated_at_once() -> None:
@@ -242,7 +247,7 @@ def test_a_mistake_is_one_line_that_names_the_setting(
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("where", [{"rank": 2, "world": 2}, {"rank": -1}, {"passes": 0}])
+@pytest.mark.parametrize("where", [{"rank": 2, "world_size": 2}, {"rank": -1}, {"passes": 0}])
 def test_a_place_that_does_not_exist_is_refused(where: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="must be"):
         Feed(TOKENS, COURSE, **where)

@@ -111,7 +111,7 @@ def test_every_step_is_that_of_our_own_trainer_to_the_token(
     for name in SAME:
         assert [step[name] for step in logged] == pytest.approx([step[name] for step in records])
     assert all(step[name] is not None for step in logged[1:] for name in MEASURED)
-    assert theirs.callback.state()["attributes"]["ledger"] == ours.progress.ledger.state()
+    assert theirs.callback.state()["attributes"]["ledger"] == ours.train_state.ledger.state()
 
 
 class Gradients(TrainerCallback):
@@ -145,7 +145,7 @@ def test_a_step_has_the_gradient_of_its_mean_loss_over_tokens(
         total = nn.functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), reduction="sum"
         )
-        loss = total / step.shape.tokens
+        loss = total / step.plan.tokens
         model.zero_grad()
         torch.autograd.backward(loss)
         assert share == 1.0

@@ -23,7 +23,7 @@ from lengthen.core.ledger import Ledger, reuse_spacing
 from lengthen.core.schedule import steps
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.distributed.context import Place
+from lengthen.distributed.context import DistributedContext
 from lengthen.model import cost
 from lengthen.planning.plan import Corpus, Moment, Plan, plan, seconds_along
 from lengthen.run.directory import Record, RunPaths, read_metrics
@@ -31,7 +31,7 @@ from lengthen.training.start import train
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def bound(config: Config) -> tuple[Config, Store, int]:
@@ -56,7 +56,7 @@ def trained(config: Config) -> tuple[list[Record], list[int], Trainer]:
     records, leftovers = [], []
     while (record := trainer.step()) is not None:
         records.append(record)
-        leftovers.append(trainer.progress.ledger.leftover)
+        leftovers.append(trainer.train_state.ledger.leftover)
     return records, leftovers, trainer
 
 
@@ -103,7 +103,7 @@ def test_every_recipe_is_planned_as_it_trains(name: str, store: Path) -> None:
     expect_the_run(found, records, leftovers)
     assert found.full is not None
     assert found.corpus is not None
-    ledger = trainer.progress.ledger
+    ledger = trainer.train_state.ledger
     assert (found.corpus.unread, found.corpus.dropped) == (ledger.unread, ledger.dropped)
     assert found.corpus.most_leftover == max(leftovers)
 
@@ -117,7 +117,7 @@ PACINGS: dict[str, dict[str, Any]] = {
     "tokens held": {"batch": {"hold": "tokens"}},
     "dropped": {"batch": {"leftovers": "drop"}},
     "longer than the run": {"pacing": {"duration": 500}},
-    "passes": {"budget": {"passes": 0.2}},
+    "passes": {"budget": {"epochs": 0.2}},
 }
 
 
@@ -247,13 +247,15 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> Record:
         )
     moments: list[Moment] = []
     flops = 0
-    for clock, shape in steps(schedule, calm=calm):
+    for counters, shape in steps(schedule, calm=calm):
         if ledger is not None:
             _, ledger = ledger.take(shape.rows, shape.length)
         flops += cost.flops(config.model, shape.rows, shape.length)
         leftover = None if ledger is None else ledger.leftover
-        after = schedule.after(clock, shape)
-        moment = Moment(after.step, after.tokens, shape.length, shape.rows, shape.rate, flops)
+        after = schedule.after(counters, shape)
+        moment = Moment(
+            after.step, after.tokens, shape.length, shape.rows, shape.learning_rate, flops
+        )
         moments.append(replace(moment, leftover=leftover))
     late = [one for one in moments if one.step > schedule.warmup_steps]
     lowest = [one for one in late if one.tokens_before >= schedule.decay_tokens]
@@ -339,7 +341,7 @@ LONG: dict[str, dict[str, Any]] = {
     "dropped": {"pacing": {"duration": 10**6}, "batch": {"leftovers": "drop"}},
     "rows paced": {"pacing": {"of": "rows", "start": 1, "end": 4, "duration": 10**7}},
     "adaptive": {"pacing": {"kind": "adaptive"}},
-    "passes": {"budget": {"passes": 2e5}},
+    "passes": {"budget": {"epochs": 2e5}},
 }
 
 
@@ -356,7 +358,7 @@ def test_ten_billion_tokens_of_small_steps_cost_few_takes(
 
     monkeypatch.setattr(Ledger, "take", counted_take)
     base = {"batch": {"rows": 4}, "budget": {"tokens": 10**10}}
-    config = settings.changed(configured(**base), changes)
+    config = settings.with_overrides(configured(**base), changes)
     found = planned(config)
     assert found.steps > 10**7
     assert len(takes) < 2000

@@ -11,11 +11,11 @@ from lengthen.run.directory import Metrics, Record
 def records(steps: int, spike: int = 0) -> Iterator[Record]:
     """Yield a log whose loss falls, but for one step."""
     for step in range(1, steps + 1):
-        clock = {"step": step, "tokens": 512 * step, "seconds": 0.25 * step}
+        counters = {"step": step, "tokens": 512 * step, "seconds": 0.25 * step}
         loss = 3 + 4 / step**0.5
         yield {
             "kind": "step",
-            **clock,
+            **counters,
             "length": 64,
             "rows": 8,
             "loss": loss,
@@ -27,8 +27,8 @@ def records(steps: int, spike: int = 0) -> Iterator[Record]:
             "joined": 0.0,
         }
         if step % 10 == 0:
-            yield {"kind": "probe", **clock, "loss": loss, "loss_ratio": 0.98}
-            yield {"kind": "eval", **clock, "loss": loss, "perplexity": math.exp(loss)}
+            yield {"kind": "probe", **counters, "loss": loss, "loss_ratio": 0.98}
+            yield {"kind": "eval", **counters, "loss": loss, "perplexity": math.exp(loss)}
 
 
 def run(

@@ -19,13 +19,13 @@ def config(rate: float, seed: int, **more: object) -> dict[str, Any]:
 
 def test_only_settings_that_differ_are_shown() -> None:
     table = settings_table(
-        [run("a", config=config(0.001, 0)), run("b", config=config(0.01, 0, compile=True))]
+        [run("a", config=config(0.001, 0)), run("b", config=config(0.01, 0, compile="on"))]
     )
     assert table is not None
     assert table.columns == ("setting", "a", "b")
     assert table.rows == (
         ("optimizer.learning_rate", "0.001", "0.01"),
-        ("run.compile", "-", "true"),
+        ("run.compile", "-", "on"),
     )
 
 

@@ -182,10 +182,10 @@ def test_a_value_that_was_not_finite_is_a_cross(out: Path) -> None:
 
 
 def test_what_an_adaptive_pacing_decided_is_a_circle_that_says_so(out: Path) -> None:
-    clock = {"step": 1, "tokens": 8}
+    counters = {"step": 1, "tokens": 8}
     lines = [
-        {"kind": "step", **clock, "length": 8},
-        {"kind": "observation", **clock, "length": 8, "next_length": 16, "loss": 4.0},
+        {"kind": "step", **counters, "length": 8},
+        {"kind": "observation", **counters, "length": 8, "next_length": 16, "loss": 4.0},
         {"kind": "step", "step": 2, "tokens": 24, "length": 16},
         {"kind": "observation", "step": 2, "length": 16, "next_length": 16, "loss": None},
     ]

@@ -12,14 +12,14 @@ SAME: Record = {"tokenizer": "a1", "valid": "b1"}
 
 
 def step(number: int, ratio: float | None = 1.0, **more: object) -> Record:
-    clock = {"step": number, "tokens": 1000 * number, "seconds": 0.5 * number, "length": 64}
-    return {"kind": "step", **clock, "loss": 5.0, "loss_ratio": ratio, **more}
+    counters = {"step": number, "tokens": 1000 * number, "seconds": 0.5 * number, "length": 64}
+    return {"kind": "step", **counters, "loss": 5.0, "loss_ratio": ratio, **more}
 
 
 def evaluation(number: int, loss: float) -> Record:
     side = {"side_tokens": 40, "side_seconds": 0.25}
-    clock = {"step": number, "tokens": 1000 * number, "seconds": 0.5 * number}
-    return {"kind": "eval", **clock, "loss": loss, **side}
+    counters = {"step": number, "tokens": 1000 * number, "seconds": 0.5 * number}
+    return {"kind": "eval", **counters, "loss": loss, **side}
 
 
 def probe(number: int, ratio: float | None) -> Record:

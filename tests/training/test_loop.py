@@ -12,7 +12,7 @@ import torch
 from lengthen.checkpoint import read as checkpoint
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place, fit_check
+from lengthen.distributed.context import DistributedContext, fit_check
 from lengthen.run.directory import Metrics, read_metrics
 from lengthen.training import trainer as trainer_module
 from lengthen.training.loop import StopSignal
@@ -121,7 +121,7 @@ def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_th
         assert ledger_at(tmp_path / "short", number) == ledger_at(tmp_path / "enough", number)
     events = [e for e in metrics_of(tmp_path / "short").of("event") if e["event"] != "saved"]
     assert [(e["event"], e["step"], e.get("micro_tokens")) for e in events] == [
-        ("smaller_passes", step, found),
+        ("micro_tokens_lowered", step, found),
         ("finished", len(metrics_of(tmp_path / "short").of("step")), None),
     ]
     saved = checkpoint.load_newest(tmp_path / "short" / "checkpoints")[0].state
@@ -226,7 +226,9 @@ def test_f21_a_signal_that_is_ignored_stays_ignored() -> None:
 def test_the_fit_check_trial_allocates_gradients_and_moments(configured: Configure) -> None:
     config = configured()
     store = open_store(config)
-    trainer = Trainer(with_store(config, store), store, Place(torch.device("cpu")), 256)
+    trainer = Trainer(
+        with_store(config, store), store, DistributedContext(torch.device("cpu")), 256
+    )
     trainer.trial(256)
     assert len(trainer.optimizer.state) == len(list(trainer.model.parameters()))
 

@@ -51,7 +51,7 @@ ON_THE_SIDE = ("seconds", "evaluated", "probed", "probe_lowest")
 
 def digest(trainer: Trainer) -> str:
     """SHA-256 of every weight and moment and of all other state that training depends on."""
-    state = {**trainer.state(), **dict.fromkeys(ON_THE_SIDE)}
+    state = {**trainer.state_dict(), **dict.fromkeys(ON_THE_SIDE)}
     whole = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
     for name, group in sorted(trainer.tensors().items()):
         for key, tensor in sorted(group.items()):
@@ -67,8 +67,8 @@ def lines_of(run: Path, kind: str) -> list[Record]:
 
 def look(trainer: Trainer) -> None:
     """Observe where an adaptive pacing wants it, as the loop does before it saves."""
-    clock, schedule = trainer.progress.clock, trainer.schedule
-    if schedule.shape(clock) is not None and schedule.observes(clock):
+    counters, schedule = trainer.train_state.counters, trainer.schedule
+    if schedule.step_plan(counters) is not None and schedule.observes(counters):
         trainer.observe()
 
 
@@ -86,7 +86,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
         digests.append(digest(unbroken))
     assert len(saved) == len(digests) >= 14
     if name == "pass border":
-        assert unbroken.progress.ledger.pass_number == 1
+        assert unbroken.train_state.ledger.epoch == 1
     for path in saved[:-1]:
         start = checkpoint.load_step(path.parent, path.name)
         again = trainer_of(config)

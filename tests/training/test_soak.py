@@ -22,9 +22,9 @@ def test_kills_are_many_at_ever_later_steps_and_the_processes_change_as_often_as
     assert len(kills) == 100
     assert behind == sorted(behind)
     assert 1 <= behind[0] < behind[-1] < 20_000
-    worlds = [*(kill.ranks.world for kill in kills), 1]
+    worlds = [*(kill.ranks.world_size for kill in kills), 1]
     assert sum(a != b for a, b in pairwise(worlds)) == 10
-    assert {kill.ranks.sharded for kill in kills if kill.ranks.world == 2} == {False, True}
+    assert {kill.ranks.sharded for kill in kills if kill.ranks.world_size == 2} == {False, True}
     assert {kill.victim for kill in kills} == {None, 0, 1}
     assert {kill.asynchronous for kill in kills} == {False, True}
     assert any(kill.behind is None for kill in kills)

@@ -19,7 +19,7 @@ import pytest
 import lengthen
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.read import name_of
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import resume, train
@@ -221,7 +221,9 @@ def test_f15_a_directory_that_may_not_be_written_is_said_before_any_work(
     configured: Configure, public: Path, store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(store, public / "store")
-    config = changed(configured(budget={"tokens": 800}), {"data": {"path": str(public / "store")}})
+    config = with_overrides(
+        configured(budget={"tokens": 800}), {"data": {"path": str(public / "store")}}
+    )
     train(config, public / "ours", shown=False)  # it loads modules that another may not read
     out = public / "out"
     out.mkdir()

@@ -68,9 +68,9 @@ def test_no_split_into_micro_batches_changes_the_gradient(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
-    configured: Configure, tmp_path: Path, world: int
+    configured: Configure, tmp_path: Path, world_size: int
 ) -> None:
     # Rows 7 on 2 and 3 ranks are uneven; from one row on, a rank has none at all.
     tables = {
@@ -81,7 +81,7 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     config = configured(**tables)
     (tmp_path / "config.toml").write_text(config.to_toml())
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", str(world), "-m", "tests.ranks"]
+    command = [*launcher, "--nproc-per-node", str(world_size), "-m", "tests.ranks"]
     words = [str(tmp_path / "config.toml"), "4", str(tmp_path / "out")]
     subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[2], timeout=120)
     alone = trainer_of(config)
@@ -99,7 +99,7 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
         assert ours["loss"] == pytest.approx(other["loss"], rel=1e-12)
         assert ours["variance_norm"] == pytest.approx(other["variance_norm"], rel=1e-10)
     ledger = json.loads((tmp_path / "out" / "state.json").read_text())
-    assert ledger == json.loads(json.dumps(alone.state()["ledger"]))
+    assert ledger == json.loads(json.dumps(alone.state_dict()["ledger"]))
 
 
 def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
@@ -175,14 +175,14 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
     for _ in range(3):
         trainer.step()
     before = kept(trainer)
-    clock = trainer.progress.clock
+    counters = trainer.train_state.counters
     record = poisoned_step(trainer, gradient=gradient)
     assert record["finite"] is False
     assert (record["loss"] is None) is (not gradient)
     after = kept(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert trainer.progress.clock.step == clock.step + 1
-    assert trainer.progress.skipped_tokens == record["rows"] * record["length"]
+    assert trainer.train_state.counters.step == counters.step + 1
+    assert trainer.train_state.skipped_tokens == record["rows"] * record["length"]
     again = trainer.step()
     assert again is not None
     assert again.get("finite", True)
@@ -211,7 +211,7 @@ def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
     step = Trainer.step
 
     def sometimes(self: Trainer) -> Any:
-        if self.progress.clock.step in at:
+        if self.train_state.counters.step in at:
             handle = self.model.register_forward_hook(lambda _m, _i, loss: loss * torch.nan)
             try:
                 return step(self)
@@ -339,12 +339,12 @@ def test_evaluation_by_tokens_crosses_each_multiple_once(
 def test_a_pass_trains_on_every_token_of_the_corpus_once(
     configured: Configure, tmp_path: Path
 ) -> None:
-    config = configured(budget={"passes": 1}, batch={"rows": 32, "micro_tokens": 2048})
+    config = configured(budget={"epochs": 1}, batch={"rows": 32, "micro_tokens": 2048})
     summary = train(config, tmp_path / "run", shown=False)
     sequences = (len(open_store(config).train) - 1) // 64
     assert summary["tokens"] + summary["short_of_budget"] == sequences * 64
     state = checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].state
-    assert state["ledger"]["pass_number"] == 0
+    assert state["ledger"]["epoch"] == 0
     joined = [
         line["joined"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
     ]
@@ -389,7 +389,7 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
 ) -> None:
     plain = trainer_of(configured())
     counters.clear()
-    compiled = trainer_of(configured(run={"compile": True, "recompute": recompute}))
+    compiled = trainer_of(configured(run={"compile": "on", "recompute": recompute}))
     lengths = set()
     for _ in range(14):
         record, expected = compiled.step(), plain.step()

@@ -20,7 +20,7 @@ from tests.conftest import AskFor, Configure
 
 
 def spoilt_at(site: faults.Site, times: int) -> list[int]:
-    return [number for number in range(1, times + 1) if faults.reach(site)]
+    return [number for number in range(1, times + 1) if faults.inject(site)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_site_on_the_disk_fails_as_the_disk_would(
 def test_memory_runs_out_in_the_words_of_torch(ask_for: AskFor) -> None:
     ask_for("step:1:oom")
     with pytest.raises(RuntimeError) as caught:
-        faults.reach("step")
+        faults.inject("step")
     assert is_out_of_memory(caught.value)
 
 
@@ -110,4 +110,4 @@ def test_a_step_told_to_is_not_finite_and_no_other(
 def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, said: str) -> None:
     ask_for(text)
     with pytest.raises(SettingError, match=said):
-        faults.reach("step")
+        faults.inject("step")

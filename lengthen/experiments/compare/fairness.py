@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from itertools import islice, pairwise
 
-from lengthen.config.load import changed, flat
+from lengthen.config.load import flat, with_overrides
 from lengthen.config.schema import MOST, Config, Tables, parse_count
 from lengthen.core.pacing import Adaptive, Linear
 from lengthen.core.schedule import steps
@@ -45,7 +45,7 @@ def with_flops(config: Config, given: object) -> Config:
         raise SettingError("flops", "must be a whole number above 0, such as 2e15", given)
     if config.model.vocabulary is None:
         raise SettingError("model.vocabulary", "is missing; a budget in flops needs it")
-    unlimited = changed(config, {"budget": {"tokens": MOST}}).schedule()
+    unlimited = with_overrides(config, {"budget": {"tokens": MOST}}).schedule()
     tokens, left = 0, most
     for number, (_, shape) in enumerate(steps(unlimited)):
         _must_be_walkable(config, number, "a budget in flops")
@@ -58,7 +58,7 @@ def with_flops(config: Config, given: object) -> Config:
             break
     if not tokens:
         raise SettingError("flops", "does not pay for one step", given)
-    return changed(config, {"budget": {"tokens": tokens}})
+    return with_overrides(config, {"budget": {"tokens": tokens}})
 
 
 def _must_be_walkable(config: Config, number: int, what: str) -> None:
@@ -71,7 +71,7 @@ def _must_be_walkable(config: Config, number: int, what: str) -> None:
 def must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets: bool) -> None:
     """Raise SettingError where two variants of a cell differ in what all must share."""
     expected = flat(configs[baseline].tables())
-    budgets = ("budget.tokens", "budget.passes") if equal_budgets else ()
+    budgets = ("budget.tokens", "budget.epochs") if equal_budgets else ()
     for name, config in configs.items():
         found = flat(config.tables())
         if not config.evaluation.probe_every_steps:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthen.config.load import build, changed, flat, merge, read_toml, with_recipe
+from lengthen.config.load import build, flat, merge, read_toml, with_overrides, with_recipe
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
 from lengthen.core.pacing import Linear
@@ -115,7 +115,7 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
         must_be_fair(configs[label], baseline, equal_budgets="flops" not in own)
         must_have_the_same_tokens(configs[label], variants)
     runs = [
-        Planned(variant, label, seed, changed(config, {"run": {"seed": seed}}))
+        Planned(variant, label, seed, with_overrides(config, {"run": {"seed": seed}}))
         for seed, label in itertools.product(seeds, cells)
         for variant, config in configs[label].items()
     ]

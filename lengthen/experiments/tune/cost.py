@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import LinearRegression, linear_regression
 
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.schedule import spans
 from lengthen.experiments.runner import read_attempts
@@ -62,7 +62,7 @@ def whole_training(problem: Problem, setting: Setting) -> Config:
     It has the rows and the rate that were given, whatever --aggressive finds.
     """
     plain = Setting(setting.start, setting.multiple)
-    return changed(problem.training(plain), {"budget": {"tokens": problem.budget}})
+    return with_overrides(problem.training(plain), {"budget": {"tokens": problem.budget}})
 
 
 def _training_flops(config: Config) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import MOST as MOST_TOKENS
 from lengthen.config.schema import Config, Tables
 from lengthen.core.pacing import Constant, Linear, Root
@@ -90,7 +90,7 @@ class Problem:
             "batch": {"rows": setting.rows * self.config.batch.rows},
             "optimizer": rates,
         }
-        return changed(self.config, changes)
+        return with_overrides(self.config, changes)
 
     def trial_config(self, setting: Setting) -> Config:
         """Return the first steps of that training, evaluated for judging.
@@ -110,7 +110,7 @@ class Problem:
             # Not finite is not calm, so there is nothing to continue for.
             "run": {"on_nonfinite": "stop"},
         }
-        return changed(self.training(setting), trial)
+        return with_overrides(self.training(setting), trial)
 
     def _when(self, setting: Setting) -> dict[str, int]:
         if setting.raced:
@@ -160,7 +160,7 @@ def trial_steps(config: Config, tokens: int) -> int:
 
 def _endless(config: Config) -> Schedule:
     # A budget that ends makes the rows of a last step fewer.
-    return changed(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
+    return with_overrides(config, {"budget": {"tokens": MOST_TOKENS}}).schedule()
 
 
 def resolution(tokens: int) -> float:
@@ -295,7 +295,7 @@ def _must_fit_the_budget(problem: Problem) -> None:
     needed = trial_tokens(problem.training(largest), problem.steps(largest))
     if needed > problem.budget:
         name, verb = (
-            ("tokens", "be") if problem.config.budget.passes is None else ("passes", "give")
+            ("tokens", "be") if problem.config.budget.epochs is None else ("epochs", "give")
         )
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
         smallest = problem.space.starts[-1] <= _least_start(problem.config)

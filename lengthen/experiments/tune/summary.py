@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import exp, expm1, inf, isfinite
 from typing import Any
 
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.experiments.tune.cost import SearchCost
 from lengthen.experiments.tune.problem import (
     OPENING_WARMUPS,
@@ -196,7 +196,7 @@ def _cost(cost: SearchCost) -> str:
 def _warnings(result: SearchResult, chosen: Setting) -> list[str]:
     text = []
     tuned = result.problem.training(chosen)
-    tuned = changed(tuned, {"budget": {"tokens": result.problem.budget}})
+    tuned = with_overrides(tuned, {"budget": {"tokens": result.problem.budget}})
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
         early = "Even with this T the budget ends before full length is reached"
         text.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")

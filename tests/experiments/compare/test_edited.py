@@ -96,10 +96,10 @@ EDITS: dict[str, tuple[Text, Text, str]] = {
     ),
     "a default is relied upon": (top("run.on_nonfinite = 'skip'"), PLAIN, "run.on_nonfinite"),
     "the budget grows": (PLAIN, Text({"= 1600": "= 2000"}), "budget.tokens"),
-    "the budget is in passes": (PLAIN, Text({"tokens = 1600": "passes = 0.03"}), "budget.passes"),
+    "the budget is in passes": (PLAIN, Text({"tokens = 1600": "epochs = 0.03"}), "budget.epochs"),
     "the decay of a budget in passes is deleted": (
-        Text({"budget.tokens = 1600": "budget.passes = 0.03\noptimizer.decay_tokens = 900"}),
-        Text({"budget.tokens = 1600": "budget.passes = 0.03"}),
+        Text({"budget.tokens = 1600": "budget.epochs = 0.03\noptimizer.decay_tokens = 900"}),
+        Text({"budget.tokens = 1600": "budget.epochs = 0.03"}),
         "optimizer.decay_tokens",
     ),
     "the arithmetic grows": (
@@ -248,7 +248,7 @@ def test_a_budget_in_passes_is_looked_at_without_naming_the_store_while_it_is_th
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = shutil.copytree(store, tmp_path / "store")
-    passes = Text({"tokens = 1600": "passes = 0.03"})
+    passes = Text({"tokens = 1600": "epochs = 0.03"})
     out = tmp_path / "out"
     assert call(passes.write(tmp_path / "small.toml", moved), out) == 0
     file = Text({**passes.replaced, f'data.path = "{store}"': ""}).write(
@@ -286,7 +286,7 @@ def test_a_crash_under_settings_that_the_file_no_longer_has_is_no_result(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     file, out = tmp_path / "small.toml", tmp_path / "out"
-    assert call(more("run.compile = true\n").write(file, store), out) == 0
+    assert call(more('run.compile = "on"\n').write(file, store), out) == 0
     assert "slw/seed-1 crashed: run.compile: " in capsys.readouterr().out
     assert call(PLAIN.write(file, store), out, "--look") == 0
     assert "2 runs have not come to their end" in (printed := capsys.readouterr().out)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lengthen.cli.main import main
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.experiments.compare.file import Comparison, Planned, read_comparison
 from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
@@ -50,7 +50,7 @@ def plant(
     """Write a run whose evaluations, one a step of 1,000 tokens and 10 seconds, are given."""
     paths = RunPaths(run.directory(root))
     paths.root.mkdir(parents=True)
-    paths.config.write_text(changed(run.config, {"data": {"store_id": store_id}}).to_toml())
+    paths.config.write_text(with_overrides(run.config, {"data": {"store_id": store_id}}).to_toml())
     paths.environment.write_text(json.dumps(environment or {}))
     lines: list[dict[str, object]] = []
     for number, loss in enumerate(losses, 1):
@@ -225,8 +225,8 @@ def test_runs_of_another_tokenizer_or_validation_set_are_refused(
     comparison = read_comparison(written())
     for number, run in enumerate(comparison.runs):
         digests = {"tokenizer": "a" * 64, "valid": "b" * 64}
-        changed = {what: "c" * 64} if number == 3 else {}
-        plant(tmp_path, run, [6.0, 5.0], environment=digests | changed)
+        with_overrides = {what: "c" * 64} if number == 3 else {}
+        plant(tmp_path, run, [6.0, 5.0], environment=digests | with_overrides)
     with pytest.raises(DataError, match="not comparable"):
         read_outcomes(comparison, tmp_path)
 

@@ -86,14 +86,14 @@ def plant(
         paths.environment.write_text(json.dumps({"threads": threads}), encoding="utf-8")
     records: list[Record] = []
     when, before, looks = trial.config.evaluation, 0, 0
-    for clock, shape in steps(trial.config.schedule()):
-        step = clock.step + 1
-        tokens = clock.tokens + shape.tokens
+    for counters, shape in steps(trial.config.schedule()):
+        step = counters.step + 1
+        tokens = counters.tokens + shape.tokens
         moment = {"step": step, "tokens": tokens, "seconds": seconds * step}
         loss = 5.0 - falls * step if calm or looks == 0 else 6.0
-        size = {"length": shape.length, "rows": shape.rows, "lr": shape.rate}
+        size = {"length": shape.length, "rows": shape.rows, "lr": shape.learning_rate}
         records.append({"kind": "step", **moment, **size, "loss": loss, "loss_ratio": None})
-        due = crossed(when.every_steps or 0, clock.step, step)
+        due = crossed(when.every_steps or 0, counters.step, step)
         due |= crossed(when.every_tokens or 0, before, tokens)
         if not due and step < trial.steps:
             continue

@@ -5,7 +5,7 @@ from itertools import accumulate, islice
 
 import pytest
 
-from lengthen.core.schedule import Shape, steps
+from lengthen.core.schedule import StepPlan, steps
 from lengthen.experiments.tune.search import Setting
 from lengthen.model import cost
 from tests.experiments.tune.conftest import Tuned
@@ -46,7 +46,7 @@ def test_the_seconds_of_the_whole_training_come_from_a_line_through_those_of_the
     trials = tuned([Setting(8, 43)])
     model = tuned.config.model
 
-    def took(shape: Shape) -> float:
+    def took(shape: StepPlan) -> float:
         return start + per_flop * cost.flops(model, shape.rows, shape.length)
 
     for trial in trials:

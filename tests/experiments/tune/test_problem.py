@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.config.load import build, changed
+from lengthen.config.load import build, with_overrides
 from lengthen.config.schema import Tables
 from lengthen.core.pacing import Linear, Root
 from lengthen.core.schedule import crossed, steps
@@ -52,7 +52,7 @@ def problem_of(**tables: Tables) -> Problem:
     }
     config = build({**base, **tables})
     decay = {"optimizer": {"decay_tokens": config.schedule().decay_tokens}}
-    return Problem(changed(config, decay), 100_000, 512, Space((8,)))
+    return Problem(with_overrides(config, decay), 100_000, 512, Space((8,)))
 
 
 @given(
@@ -134,7 +134,7 @@ def test_wherever_the_budget_has_room_a_race_is_evaluated_as_often_as_is_billed(
         return
     race = problem.trial_config(setting)
     when, looks, last = race.evaluation.every_tokens or 0, 0, 0
-    moments = [clock.tokens + shape.tokens for clock, shape in steps(race.schedule())]
+    moments = [counters.tokens + shape.tokens for counters, shape in steps(race.schedule())]
     for tokens in moments:
         if crossed(when, last, tokens) or tokens == moments[-1]:
             looks, last = looks + 1, tokens
@@ -173,10 +173,10 @@ def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree
 
 
 def test_a_budget_in_passes_stays_one_and_trials_are_cut_in_tokens(asked: Asked) -> None:
-    problem = asked(budget={"passes": 1})
+    problem = asked(budget={"epochs": 1})
     setting = problem.space.starts[0], 4
-    assert problem.training(Setting(*setting)).budget.passes == 1
-    assert problem.trial_config(Setting(*setting)).budget.passes is None
+    assert problem.training(Setting(*setting)).budget.epochs == 1
+    assert problem.trial_config(Setting(*setting)).budget.epochs is None
 
 
 def test_starts_double_from_8_to_a_quarter_of_full_length(asked: Asked) -> None:
@@ -271,8 +271,8 @@ MISTAKES: dict[str, tuple[Tables, str]] = {
         "optimizer.warmup_steps or batch.rows, or give smaller --starts",
     ),
     "passes below a trial": (
-        {"budget": {"passes": 0.05}},
-        "budget.passes: must give at least one trial, 3 warm-ups (2816 tokens), got 2412; lower",
+        {"budget": {"epochs": 0.05}},
+        "budget.epochs: must give at least one trial, 3 warm-ups (2816 tokens), got 2412; lower",
     ),
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lengthen.cli.main import main
-from lengthen.config.load import changed
+from lengthen.config.load import with_overrides
 from lengthen.config.schema import Tables
 from lengthen.experiments import runner
 from lengthen.experiments.runner import ATTEMPTS, Job, Machine, Process
@@ -181,7 +181,7 @@ def test_trials_whose_memory_ran_out_are_known_in_the_passes_that_they_went_on_i
     for trial in trials[1:]:
         half = {"batch": {"micro_tokens": 128}}
         config = RunPaths(trial.directory(tuned.root)).config
-        config.write_text(changed(trial.config, half).to_toml(), encoding="utf-8")
+        config.write_text(with_overrides(trial.config, half).to_toml(), encoding="utf-8")
     assert tuned.again() == 0
     assert (tuned.config, tuned.facts) == (chosen, told)
 
