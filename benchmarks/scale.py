@@ -29,7 +29,8 @@ from benchmarks.measure import report
 from lengthen.config.load import build, with_overrides
 from lengthen.config.load import load as load_settings
 from lengthen.config.schema import Config
-from lengthen.distributed.context import free_at_once, join_process_group
+from lengthen.distributed.launch import join_process_group
+from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.distributed.per_rank import load
 from lengthen.planning.calibrate import random_store
 from lengthen.training.trainer import Trainer
@@ -87,7 +88,7 @@ def worker(config: Config, out: Path) -> None:
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
     small = with_overrides(config, {"model": tiny, "pacing": {"end": 8}, "batch": {"rows": 2}})
     torch.set_num_threads(1)
-    free_at_once()
+    free_large_blocks_at_once()
     with join_process_group(config.run) as context:
         # What torch itself loads and allocates for its first steps is no part of the figure.
         trainer = Trainer(small, random_store(small.model, 2), context, 8)

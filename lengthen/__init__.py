@@ -1,5 +1,9 @@
 """Sequence length warmup for GPT pre-training: start short, lengthen, count every token."""
 
-from importlib.metadata import version
 
-__version__ = version("lengthen")
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # here, for it takes longer than all the rest
+
+        return version("lengthen")
+    raise AttributeError(f"module 'lengthen' has no attribute {name!r}")

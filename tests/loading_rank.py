@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.config.schema import Run
-from lengthen.distributed.context import join_process_group
+from lengthen.distributed.launch import join_process_group
 from lengthen.util.errors import CheckpointError
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import join_process_group
+from lengthen.distributed.launch import join_process_group
 from lengthen.training.trainer import Trainer
 
 

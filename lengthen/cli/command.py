@@ -1,13 +1,15 @@
 """What a subcommand is made of, and what several share."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from lengthen.config.schema import Tables
 from lengthen.util.errors import SettingError, nearest
+
+Settings = dict[str, Any]  # as nested tables, before they are checked
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,12 +33,11 @@ class Command:
     summary: str
     examples: str
     arguments: Callable[[Parser], None]
-    run: Callable[[argparse.Namespace, Tables], int]
+    run: Callable[[argparse.Namespace, Settings], int]
     takes_settings: bool = False
-    computes: bool = False  # with torch, in this process
 
 
-def with_data(overrides: Tables, path: str | None) -> Tables:
+def with_data(overrides: Settings, path: str | None) -> Settings:
     """Lay the store that --data names over the other settings."""
     if path is None:
         return overrides
@@ -59,3 +60,34 @@ def print_lines(lines: Sequence[tuple[str, str]]) -> int:
     for name, text in lines:
         print(f"{name:<{width}}  {text}")
     return 0
+
+
+def print_summary(run: Path, summary: dict[str, object]) -> int:
+    """Print what a run came to, on rank 0; return the exit code."""
+    from lengthen.run.directory import RunPaths, read_metrics
+
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    evaluations = read_metrics(RunPaths(run).metrics).of("eval")
+    lines = [(name.replace("_", " "), _figure(value)) for name, value in summary.items()]
+    if evaluations:
+        loss = evaluations[-1]["loss"]
+        lines.append(("validation loss", "not finite" if loss is None else f"{loss:.4f}"))
+    return print_lines(lines)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def start_computing(options: argparse.Namespace) -> None:
+    """Import torch, whose numbers may get a mode of ours where this process does nothing else.
+
+    A command calls it once its settings are checked: a mistake in them waits for no torch.
+    """
+    from lengthen.distributed.subnormals import flush_subnormals
+
+    if options.alone:
+        flush_subnormals()

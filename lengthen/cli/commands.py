@@ -1,11 +1,35 @@
-"""What each subcommand is called with, and what it calls.
+"""The commands by name, in the order of `lengthen --help`."""
 
-Nothing heavy is imported before a command needs it.
-"""
+from lengthen.cli import (
+    compare,
+    demo,
+    eval,
+    export,
+    import_model,
+    plan,
+    prepare,
+    report,
+    resume,
+    sample,
+    train,
+    tune,
+    verify,
+    watch,
+)
 
-from lengthen.cli.exchange import EXCHANGE
-from lengthen.cli.judge import JUDGE
-from lengthen.cli.look import LOOK
-from lengthen.cli.work import WORK
-
-COMMANDS = {**WORK, **JUDGE, **EXCHANGE, **LOOK}
+COMMANDS = {
+    "demo": demo.COMMAND,
+    "prepare": prepare.COMMAND,
+    "train": train.COMMAND,
+    "resume": resume.COMMAND,
+    "compare": compare.COMMAND,
+    "tune": tune.COMMAND,
+    "eval": eval.COMMAND,
+    "export": export.COMMAND,
+    "import": import_model.COMMAND,
+    "plan": plan.COMMAND,
+    "report": report.COMMAND,
+    "watch": watch.COMMAND,
+    "sample": sample.COMMAND,
+    "verify": verify.COMMAND,
+}

@@ -14,7 +14,7 @@ from typing import NoReturn
 import lengthen
 from lengthen.cli.command import Parser
 from lengthen.cli.commands import COMMANDS
-from lengthen.config.load import parse_overrides
+from lengthen.cli.overrides import parse_overrides
 from lengthen.util import faults
 from lengthen.util.disk import STORAGE
 from lengthen.util.errors import LengthenError, SettingError, StorageError, nearest, shown
@@ -138,10 +138,7 @@ def _dispatch(words: list[str], *, alone: bool) -> int:
         table, settings = next(iter(overrides.items()))
         rule = f"{options.command} takes no settings"
         raise SettingError(f"{table}.{next(iter(settings))}", rule)
-    if alone and command.computes:
-        from lengthen.distributed.subnormals import flush_subnormals
-
-        flush_subnormals()
+    options.alone = alone
     return command.run(options, overrides)
 
 

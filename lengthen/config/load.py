@@ -6,7 +6,7 @@ wherever it was made: one line with the setting, the rule, the value and the nea
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -146,42 +146,6 @@ def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
         return []
     lowered = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
     return [f"optimizer.min_learning_rate was above the new peak, lowered with it to {lowered:g}"]
-
-
-def parse_overrides(arguments: Sequence[str]) -> tuple[Tables, list[str]]:
-    """Take `--table.setting VALUE` and `--table.setting=VALUE` out of a command line.
-
-    Returns the settings as tables, and the other arguments in their order. A value is read as a
-    TOML value, else as text. Raises SettingError for a setting without a value.
-    """
-    tables: Tables = {}
-    others: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if not _is_dotted(name):
-            others.append(argument)
-            continue
-        table, _, setting = name.removeprefix("--").partition(".")
-        if not (table and setting):
-            raise SettingError(name, "must be --table.setting, such as --pacing.start")
-        text = value if equals else next(rest, None)
-        if text is None:
-            raise SettingError(f"{table}.{setting}", "needs a value behind it")
-        tables.setdefault(table, {})[setting.replace("-", "_")] = parse_value(text)
-    return tables, others
-
-
-def _is_dotted(name: str) -> bool:
-    return name.startswith("--") and "." in name and "/" not in name
-
-
-def parse_value(text: str) -> Any:
-    """Read a TOML value; what is none is text, so that nobody has to quote a word for a shell."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
 
 
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:

@@ -1,29 +1,90 @@
-"""How much fits: bytes of a training at its peak, and the tokens of a micro-batch."""
+"""How much fits: limits of memory, the peak of a training, and the tokens of a micro-batch.
+
+PyTorch is imported where a device is asked, so that planning for a CPU does without it.
+"""
+
+import ctypes
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lengthen.config.schema import Config
-from lengthen.distributed.context import fit_check
-from lengthen.distributed.hardware import device_here, memory_limit
+from lengthen.distributed.device import device_here
 from lengthen.model import cost
 from lengthen.util.errors import MemoryLimitError
 
-CPU_PASS = 4096  # tokens of a pass on a processor: larger ones fall out of its caches
+if TYPE_CHECKING:
+    import torch
+
+CPU_MICRO_TOKENS = 4096  # of a micro-batch on a processor: larger ones fall out of its caches
+USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+MEMINFO = Path("/proc/meminfo")
+# What an error says that is no torch.OutOfMemoryError: a processor's allocator has no class for it,
+# nor have CUDA and its libraries for what they take beside PyTorch's allocator.
+NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+MMAP_THRESHOLD, LARGE = -3, 2**16  # M_MMAP_THRESHOLD of the C library's mallopt; bytes
+
+
+def memory_limit(device: "torch.device") -> int:
+    """Return the bytes that this process may still take on a device."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return cpu_memory_limit()
+
+
+def cpu_memory_limit() -> int:
+    """Return the bytes that this process may still take: what is free, or what its group has."""
+    limits = []
+    if MEMINFO.exists():
+        lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
+        limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    if CGROUP.exists() and (text := CGROUP.read_text().strip()).isdigit():
+        limits.append(int(text))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # that share this memory
+    return int(min(limits, default=2**33) * USABLE) // ranks
 
 
 def memory_of(config: Config, micro_tokens: int) -> int:
-    """Return the bytes that training takes at its peak, with so many tokens in a pass."""
+    """Return the bytes that training takes at its peak, with so many tokens in a micro-batch."""
     doubled = 2 if config.run.precision == "fp64" else 1
     return doubled * cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
 
 
-def auto_micro_tokens(config: Config) -> int:
-    """Return the tokens of a pass that "auto" comes to for one process on this machine.
+def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:
+    """Return the tokens of a micro-batch: the whole step if it fits, else halved until it does.
 
-    On a GPU they are foretold from its free memory, where `train` tries them; too little of it for
-    one row gives one row, since a plan is also made for a larger machine. So a processor is taken
-    to have enough.
+    `fits` is asked with numbers of tokens that are multiples of `full_length`. Raises
+    MemoryLimitError where not even one full row fits.
     """
-    device = device_here(config.run.device)
-    if device.type == "cpu":
+    rows = max(1, whole // full_length)
+    while not fits(rows * full_length):
+        if rows == 1:
+            message = f"out of memory: one row of model.length ({full_length}) does not fit"
+            raise MemoryLimitError(f"{message}; choose a smaller model or a shorter length")
+        rows = -(-rows // 2)
+    return rows * full_length
+
+
+def auto_micro_tokens(config: Config) -> int:
+    """Return the tokens of a micro-batch that "auto" comes to for one process on this machine.
+
+    On a GPU they are estimated from its free memory, where `train` tries them; too little of it for
+    one row gives one row, since a plan is also made for a larger machine. For the same reason a
+    processor is taken to have enough.
+    """
+    if config.run.device == "cpu" or (device := device_here(config.run.device)).type == "cpu":
         return micro_tokens_within(config, limit=None)
     length, limit = config.model.length, memory_limit(device)
     try:
@@ -34,14 +95,44 @@ def auto_micro_tokens(config: Config) -> int:
 
 
 def micro_tokens_within(config: Config, limit: int | None, world_size: int = 1) -> int:
-    """Return the tokens of a pass on a CPU with `limit` bytes, None meaning any number.
+    """Return the tokens of a micro-batch on a CPU with `limit` bytes, None meaning any number.
 
     Raises MemoryLimitError where not one row fits.
     """
     length = config.model.length
-    whole = min(-(-config.batch.rows // world_size) * length, max(length, CPU_PASS))
+    whole = min(-(-config.batch.rows // world_size) * length, max(length, CPU_MICRO_TOKENS))
 
     def fits(size: int) -> bool:
         return limit is None or memory_of(config, size) <= limit
 
     return fit_check(whole, length, fits)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch ran out of memory; only a GPU's allocator has a class for it."""
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(one in text for one in NO_MEMORY)
+
+
+def free_memory(device: "torch.device") -> None:
+    """Give back memory that nothing uses any more, so that the next try finds it."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def free_large_blocks_at_once() -> None:
+    """Have this process give back every large block of memory as soon as it is freed.
+
+    glibc's heap would keep so many of them, in pieces that fit nothing, that recomputing saved
+    little. It costs a little time, which whoever recomputes trades for memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if mallopt:
+        mallopt(MMAP_THRESHOLD, LARGE)

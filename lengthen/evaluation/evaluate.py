@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lengthen.distributed.context import is_out_of_memory
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.evaluation import lm_eval_tasks as harness
 from lengthen.evaluation import positions, results
 from lengthen.evaluation.models import Loaded, Named, load, must_share_tokenizer, store_of

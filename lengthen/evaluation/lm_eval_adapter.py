@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from lengthen.config.schema import known_device
 from lengthen.distributed.context import DTYPES, DistributedContext
-from lengthen.distributed.hardware import device_of
+from lengthen.distributed.device import device_of
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.requests import Request, requests_of

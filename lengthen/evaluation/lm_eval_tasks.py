@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.data.store import one_line
-from lengthen.distributed.context import is_out_of_memory
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.evaluation.lm_eval_adapter import Adapter
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.outcome import Measure, Outcome

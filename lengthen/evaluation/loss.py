@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthen.distributed.context import DistributedContext, let_go
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.wrap import reshard
 from lengthen.util import faults
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
@@ -56,7 +57,7 @@ def validation_loss(
             batch = fronts(tokens, share or range(1), full_length, length).to(context.device)
             loss = module(batch[:, :-1], batch[:, 1:])
             total += loss if share else 0.0
-    let_go(module)
+    reshard(module)
     module.train(was_training)
     return None if stopped else float(context.all_reduce_sum(total)) / (sequences * length)
 

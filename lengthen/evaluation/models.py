@@ -16,7 +16,7 @@ from lengthen.data import open_store as bind
 from lengthen.data.alike import difference
 from lengthen.data.store import Store
 from lengthen.distributed.context import DTYPES, DistributedContext
-from lengthen.distributed.hardware import device_of
+from lengthen.distributed.device import device_of
 from lengthen.evaluation.model import Subject
 from lengthen.evaluation.results import weights_at
 from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run, read_folder

@@ -22,7 +22,7 @@ from torch import Tensor
 from lengthen.checkpoint.read import FILE_NAME, Tensors
 from lengthen.config.schema import Model
 from lengthen.data.store import lfs_pointer, one_line, read_limited
-from lengthen.distributed.hardware import cpu_memory_limit
+from lengthen.distributed.memory import cpu_memory_limit
 from lengthen.exchange.layout import (
     CAUSAL_MASK,
     HEAD,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from lengthen.config.schema import Config
-from lengthen.distributed.hardware import SHARED_OUT, cards, cpu_memory_limit, usable_cores
-from lengthen.distributed.memory import memory_of, micro_tokens_within
+from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
+from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
 from lengthen.run.directory import MetricsLog, Record, owned
 from lengthen.training.loop import StopSignal
 from lengthen.util.disk import Disk

@@ -16,7 +16,7 @@ BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass an
 CHUNKS = 3  # of logits at once: one chunk's own, their logarithms, and the chunk's before
 # What the C library's heap holds for each byte in use, once several passes broke it up. Larger
 # blocks are mapped each by itself, and where layers are recomputed all of them are
-# (`devices.free_at_once`): those are given back whole.
+# (`memory.free_large_blocks_at_once`): those are given back whole.
 WASTE = 1.7
 MAPPED = 2**25  # bytes of a block
 

@@ -201,12 +201,6 @@ class GPT(nn.Module):
         return self.norm(x), tuple(reading.kept for reading in readings if reading.kept)
 
 
-def compile_blocks(model: GPT) -> None:
-    """Compile each layer in place; one dynamic graph serves all layers, rows and lengths."""
-    for block in model.blocks:
-        block.compile(dynamic=True)
-
-
 def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the sum of the cross-entropies of `hidden @ weight.T`, which is never held whole.
 

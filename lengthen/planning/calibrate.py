@@ -26,8 +26,8 @@ from lengthen.core.schedule import Counters
 from lengthen.data.loader import passes
 from lengthen.data.store import Manifest, Store
 from lengthen.distributed.context import DistributedContext
-from lengthen.distributed.hardware import device_here, memory_limit
-from lengthen.distributed.memory import memory_of
+from lengthen.distributed.device import device_here
+from lengthen.distributed.memory import memory_limit, memory_of
 from lengthen.model import cost
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError

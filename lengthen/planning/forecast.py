@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.hardware import gpus
+from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import LIMIT, Speed

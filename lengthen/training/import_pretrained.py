@@ -16,7 +16,8 @@ from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
 from lengthen.data.open_store import NO_STORE, open_store, with_store
 from lengthen.data.store import TOKENIZER, Store
-from lengthen.distributed.context import DistributedContext, join_process_group
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog

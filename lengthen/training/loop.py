@@ -15,7 +15,8 @@ from lengthen.checkpoint.write import nothing
 from lengthen.config import load as settings
 from lengthen.core.loss_ratio import SKIPS_IN_A_ROW
 from lengthen.core.schedule import crossed
-from lengthen.distributed.context import is_out_of_memory, is_peer_lost, is_time_out
+from lengthen.distributed.launch import is_peer_lost, is_time_out
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.run.directory import MetricsLog, Record, RunPaths
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import Line

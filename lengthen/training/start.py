@@ -16,15 +16,16 @@ from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.distributed.context import (
-    DistributedContext,
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.device import described
+from lengthen.distributed.launch import join_process_group
+from lengthen.distributed.memory import (
+    cpu_memory_limit,
     fit_check,
     free_memory,
     is_out_of_memory,
-    join_process_group,
+    micro_tokens_within,
 )
-from lengthen.distributed.hardware import cpu_memory_limit, described
-from lengthen.distributed.memory import micro_tokens_within
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
@@ -272,7 +273,7 @@ def trial_fits(config: Config, store: Store, context: DistributedContext, size: 
         if not is_out_of_memory(error):
             raise
         failed += 1
-    free_memory(context)
+    free_memory(context.device)
     return not context.all_reduce_sum(failed).item()
 
 

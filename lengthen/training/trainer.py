@@ -23,16 +23,11 @@ from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
 from lengthen.data.loader import Batch, Loader, passes, split
 from lengthen.data.store import Store
-from lengthen.distributed.context import (
-    DistributedContext,
-    free_memory,
-    is_out_of_memory,
-    without_sync,
-    wrapped,
-)
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
+from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
-from lengthen.model.gpt import compile_blocks
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.model.shards import is_sharded, local_shard
 from lengthen.run.directory import Record
@@ -74,7 +69,7 @@ class Trainer:
         self.model = build_model(config, context)
         if config.run.compile == "on":
             compile_blocks(self.model)
-        self.module = wrapped(self.model, context)
+        self.module = wrap(self.model, context)
         self.optimizer = build_optimizer(
             self.model,
             betas=config.optimizer.betas,
@@ -144,7 +139,7 @@ class Trainer:
             # Behind the handler: the error's traceback still holds what the pass had computed.
             self.micro_tokens = max(smallest, self.micro_tokens // 2)
             self.optimizer.zero_grad(set_to_none=True)
-            free_memory(self.context)
+            free_memory(self.context.device)
 
     def _gradient(self, batch: Batch, plan: StepPlan) -> tuple[Tensor, Tensor]:
         """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
@@ -170,7 +165,7 @@ class Trainer:
             self._seed_dropout(number)
             last = number == len(parts) - 1
             spoilt = last and faults.inject("step")
-            with without_sync(self.module, last=last):
+            with no_sync_before(self.module, last=last):
                 total[0] += self._pass(part, scale, spoilt=spoilt)
         if self.context.world_size > 1:
             total[1] = float(self._stop())

@@ -20,7 +20,8 @@ from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.core.schedule import steps
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import DistributedContext, free_memory, join_process_group
+from lengthen.distributed.launch import join_process_group
+from lengthen.distributed.memory import free_memory
 from lengthen.planning.calibrate import real_steps
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import choose_micro_tokens
@@ -156,7 +157,7 @@ def main(call: Call) -> None:
         for name in ("constant", "linear")
     }
     by_length, passes = seconds_by_length(call, size, trials["constant"])
-    free_memory(DistributedContext(torch.device(call.device)))  # for the processes of the runs
+    free_memory(torch.device(call.device))  # for the processes of the runs
     left = call.seconds - (time.monotonic() - began)
     each = left / len(trials) - BESIDE
     for name, trial in trials.items():

@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.rivals import Case
 from benchmarks.step import configuration
-from lengthen.distributed.context import DistributedContext, is_out_of_memory
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.model import cost
 from lengthen.planning.calibrate import StepSeconds, real_steps
 from scripts.gpu.parts import Call, called

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 CARD = "name,driver_version,memory.total,power.limit,clocks.max.sm"
-NEEDED = ("torch", "numpy", "lengthen.cli.main", "lengthen.cli.work", "lengthen.cli.judge")
+NEEDED = (
+    "torch",
+    "numpy",
+    "lengthen.cli.main",
+    "lengthen.training.start",
+    "lengthen.evaluation.evaluate",
+)
 NEEDED_BY_TESTS = ("pytest", "pytest_timeout", "hypothesis")
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lengthen.config.load import build, load, merge, parse_overrides, parse_value, with_overrides
+from lengthen.cli.overrides import parse_overrides, parse_value
+from lengthen.config.load import build, load, merge, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear, Root

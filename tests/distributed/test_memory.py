@@ -14,7 +14,8 @@ import resource, sys
 from pathlib import Path
 import torch
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import Place, fit_check
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.memory import fit_check
 from lengthen.training.start import trial_fits
 from lengthen.config.load import load
 from lengthen.training.trainer import Trainer
@@ -23,7 +24,7 @@ torch.set_num_threads(1)
 config = load(sys.argv[1])[0]
 store = open_store(config)
 config = with_store(config, store)
-place, whole = Place(torch.device("cpu")), config.batch.micro_tokens
+place, whole = DistributedContext(torch.device("cpu")), config.batch.micro_tokens
 trainer = Trainer(config, store, place, whole)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 120 * 2**20

@@ -13,7 +13,8 @@ import torch
 from lengthen.config.load import load, with_overrides
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import DistributedContext, fit_check
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.memory import fit_check
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import choose_micro_tokens, train, trial_fits
 from tests.conftest import Configure

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lengthen.config.schema import Model
-from lengthen.distributed.context import free_at_once
+from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.model import cost
 from lengthen.model import gpt as model
 from lengthen.model.gpt import GPT
@@ -139,7 +139,7 @@ def bytes_of(name: str) -> int:
 
 def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
     if recompute:
-        free_at_once()
+        free_large_blocks_at_once()
     gpt = GPT(**shape)
     gpt.recompute = recompute
     gpt.initialise(torch.Generator().manual_seed(0))

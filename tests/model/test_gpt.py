@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from lengthen.model.gpt import CHUNK, GPT, compile_blocks, summed_loss
+from lengthen.distributed.wrap import compile_blocks
+from lengthen.model.gpt import CHUNK, GPT, summed_loss
 
 VOCABULARY, LENGTH = 61, 16
 

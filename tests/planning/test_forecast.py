@@ -12,7 +12,7 @@ import torch
 from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.distributed import memory as memory_module
-from lengthen.distributed.memory import CPU_PASS, memory_of
+from lengthen.distributed.memory import CPU_MICRO_TOKENS, memory_of
 from lengthen.planning import calibrate
 from lengthen.planning import forecast as forecast_module
 from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
@@ -186,7 +186,7 @@ def auto(configured: Configure, **run: Any) -> Forecast:
 
 def test_auto_is_foretold_for_a_processor_by_its_caches(configured: Configure) -> None:
     found = auto(configured)
-    assert found.plan.micro_tokens == CPU_PASS
+    assert found.plan.micro_tokens == CPU_MICRO_TOKENS
     assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a pass")
 
 
@@ -209,7 +209,7 @@ def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
         found = auto(configured)
         assert found.plan.micro_tokens == size
         assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
-    assert auto(configured, device="cpu").plan.micro_tokens == CPU_PASS
+    assert auto(configured, device="cpu").plan.micro_tokens == CPU_MICRO_TOKENS
 
 
 def test_a_plan_for_a_gpu_that_is_not_here_says_that_its_passes_are_another_machines(

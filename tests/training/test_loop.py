@@ -12,7 +12,8 @@ import torch
 from lengthen.checkpoint import read as checkpoint
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.context import DistributedContext, fit_check
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.memory import fit_check
 from lengthen.run.directory import Metrics, read_metrics
 from lengthen.training import trainer as trainer_module
 from lengthen.training.loop import StopSignal

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.distributed.context import is_out_of_memory
+from lengthen.distributed.memory import is_out_of_memory
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import train
 from lengthen.util import faults

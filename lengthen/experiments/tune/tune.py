@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
-from lengthen.distributed.hardware import cards, usable_cores
+from lengthen.distributed.device import cards, usable_cores
 from lengthen.experiments.runner import ATTEMPTS, Machine, machine_for
 from lengthen.experiments.tune.cost import chosen_or_likely, estimate, search_cost
 from lengthen.experiments.tune.problem import Problem, define_problem

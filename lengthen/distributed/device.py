@@ -1,19 +1,20 @@
-"""The device that a run computes on: which one is meant, what it has, and its free memory."""
+"""The device that a run computes on: which one `run.device` means, and what it can do.
+
+PyTorch is imported where it is asked: `run.device = "cpu"` needs no answer of it.
+"""
 
 import os
 import shutil
 import sys
-from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from lengthen.config.schema import Run
 from lengthen.util.errors import SettingError
 
+if TYPE_CHECKING:
+    import torch
+
 SHARED_OUT = ("auto", "cuda")  # devices of which each run side by side gets a card of its own
-USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
-CGROUP = Path("/sys/fs/cgroup/memory.max")
-MEMINFO = Path("/proc/meminfo")
 # What PyTorch looks for: C++ for a processor's code, C for what starts a GPU's.
 COMPILERS = {
     "cpu": ["clang++" if sys.platform == "darwin" else "g++"],
@@ -23,6 +24,8 @@ COMPILERS = {
 
 def gpus() -> int:
     """Return the number of GPUs that PyTorch sees."""
+    import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
@@ -33,18 +36,20 @@ def cards(setting: str) -> int:
     return gpus() if setting in SHARED_OUT else 1
 
 
-def device_of(setting: str) -> torch.device:
+def device_of(setting: str) -> "torch.device":
     """Return the device that `run.device` means in this process, and make it CUDA's current one.
 
     "auto" is a GPU of CUDA where there is one, else the CPU. Of several processes each takes the
     card of its LOCAL_RANK. Raises SettingError where the device is not here.
     """
-    found, several = gpus(), variable("WORLD_SIZE", 1) > 1
-    if setting == "cpu" or (setting == "auto" and not found):
+    import torch
+
+    available, several = gpus(), launcher_variable("WORLD_SIZE", 1) > 1
+    if setting == "cpu" or (setting == "auto" and not available):
         return torch.device("cpu")
     if setting == "mps":
         return _mps(several=several)
-    if not found:
+    if not available:
         built = torch.version.cuda or torch.version.hip
         rule = "PyTorch finds no GPU here" if built else "this PyTorch is built without CUDA"
         raise SettingError("run.device", rule, setting, 'set "cpu" or "auto"')
@@ -52,23 +57,27 @@ def device_of(setting: str) -> torch.device:
     if number and several:
         rule = "cannot be one card for several processes: each takes that of its LOCAL_RANK"
         raise SettingError("run.device", rule, setting, 'set "cuda" or "auto"')
-    card = int(number or (variable("LOCAL_RANK") if several else 0))
-    if card >= found:
-        raise _no_such_card(setting, card, found, several=several)
+    card = int(number or (launcher_variable("LOCAL_RANK") if several else 0))
+    if card >= available:
+        raise _no_such_card(setting, card, available, several=several)
     device = torch.device("cuda", card)
     torch.cuda.set_device(device)
     return device
 
 
-def _no_such_card(setting: str, card: int, found: int, *, several: bool) -> SettingError:
-    seen = f"PyTorch finds {found} GPU{'s' * (found > 1)} here"
+def _no_such_card(setting: str, card: int, available: int, *, several: bool) -> SettingError:
+    finds = f"PyTorch finds {available} GPU{'s' * (available > 1)} here"
     if several:
-        rule = f"each process needs a GPU of its own, and {seen}, none for LOCAL_RANK {card}"
-        return SettingError("run.device", rule, setting, f"start at most {found} processes here")
-    return SettingError("run.device", seen, setting, f'did you mean "cuda:{found - 1}"?')
+        rule = f"each process needs a GPU of its own, and {finds}, none for LOCAL_RANK {card}"
+        return SettingError(
+            "run.device", rule, setting, f"start at most {available} processes here"
+        )
+    return SettingError("run.device", finds, setting, f'did you mean "cuda:{available - 1}"?')
 
 
-def _mps(*, several: bool) -> torch.device:
+def _mps(*, several: bool) -> "torch.device":
+    import torch
+
     if not torch.backends.mps.is_available():
         rule = "PyTorch finds no Apple GPU here"
         raise SettingError("run.device", rule, "mps", 'set "cpu" or "auto"')
@@ -77,7 +86,7 @@ def _mps(*, several: bool) -> torch.device:
     return torch.device("mps")
 
 
-def device_here(setting: str) -> torch.device:
+def device_here(setting: str) -> "torch.device":
     """Return the device of a run that may be planned for another machine: "auto" stands in."""
     try:
         return device_of(setting)
@@ -85,30 +94,33 @@ def device_here(setting: str) -> torch.device:
         return device_of("auto")
 
 
-def described(device: torch.device) -> str:
+def described(device: "torch.device") -> str:
     """Return what a device is called, a GPU with its number and its model."""
+    import torch
+
     if device.type != "cuda":
         return device.type
     return f"{device}, {torch.cuda.get_device_name(device)}"
 
 
-def must_have(device: torch.device, run: Run) -> None:
-    """Raise SettingError where a device cannot do what the settings want: known before any work."""
+def check_supports(device: "torch.device", run: Run) -> None:
+    """Raise SettingError where a device cannot do what the settings want, before any work."""
     if run.precision == "bf16" and not _computes_in_bf16(device):
         raise SettingError("run.precision", "this GPU has no bfloat16", "bf16", 'set "fp32"')
     if run.precision == "fp64" and device.type == "mps":
         raise SettingError("run.precision", "this GPU has no float64", "fp64", 'set "fp32"')
     if run.compile == "on":
-        must_compile(device)
+        _check_compiler(device)
 
 
-def _computes_in_bf16(device: torch.device) -> bool:
+def _computes_in_bf16(device: "torch.device") -> bool:
+    import torch
+
     # Older GPUs only emulate it, many times slower than float32.
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def must_compile(device: torch.device) -> None:
-    """Raise SettingError where `run.compile` would find no compiler: known before any work."""
+def _check_compiler(device: "torch.device") -> None:
     if device.type not in COMPILERS:
         raise SettingError("run.compile", f"is not there for {device.type}", "on", 'set "off"')
     wanted = os.environ.get("CXX" if device.type == "cpu" else "CC")
@@ -118,33 +130,12 @@ def must_compile(device: torch.device) -> None:
         raise SettingError("run.compile", rule, "on", 'install one, or set "off"')
 
 
-def memory_limit(device: torch.device) -> int:
-    """Return the bytes that this process may still take on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return cpu_memory_limit()
-
-
-def cpu_memory_limit() -> int:
-    """Return the bytes that this process may still take: what is free, or what its group has."""
-    limits = []
-    if MEMINFO.exists():
-        lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    if CGROUP.exists() and (text := CGROUP.read_text().strip()).isdigit():
-        limits.append(int(text))
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this memory
-    return int(min(limits, default=2**33) * USABLE) // beside
-
-
 def usable_cores() -> int:
     """Return the cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, others count them all
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def variable(name: str, default: int = 0) -> int:
+def launcher_variable(name: str, default: int = 0) -> int:
     """Return a whole number that the launcher says in the environment."""
     return int(os.environ.get(name, default))

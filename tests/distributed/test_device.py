@@ -9,16 +9,9 @@ import torch
 
 from lengthen.cli.main import main
 from lengthen.config.schema import Run
-from lengthen.distributed import hardware
-from lengthen.distributed.hardware import (
-    cards,
-    described,
-    device_here,
-    device_of,
-    memory_limit,
-    must_have,
-)
-from lengthen.distributed.memory import auto_micro_tokens, memory_of
+from lengthen.distributed import device as devices
+from lengthen.distributed.device import cards, check_supports, described, device_here, device_of
+from lengthen.distributed.memory import auto_micro_tokens, memory_limit, memory_of
 from lengthen.experiments import runner as processes
 from lengthen.experiments.runner import Machine, machine_for
 from lengthen.run.directory import RunPaths
@@ -180,7 +173,7 @@ def test_the_command_says_in_one_line_that_a_card_is_not_here(
 def test_a_run_says_what_auto_took(
     configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if hardware.gpus():
+    if devices.gpus():
         pytest.skip("there is a GPU on this machine")
     train(configured(budget={"tokens": 1_000}), tmp_path)
     assert capsys.readouterr().err.startswith('computing on cpu (run.device = "auto")\n')
@@ -244,9 +237,9 @@ def test_runs_on_one_named_card_share_it_and_others_are_shared_out(
 def test_what_a_device_lacks_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     apple, card = torch.device("mps"), torch.device("cuda", 0)
     with pytest.raises(SettingError, match=r"run.precision: this GPU has no float64.*set \"fp32\""):
-        must_have(apple, Run(precision="fp64"))
+        check_supports(apple, Run(precision="fp64"))
     with pytest.raises(SettingError, match=r"run.compile: is not there for mps"):
-        must_have(apple, Run(compile="on"))
+        check_supports(apple, Run(compile="on"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(SettingError, match=r"run.precision: this GPU has no bfloat16"):
-        must_have(card, Run(precision="bf16"))
+        check_supports(card, Run(precision="bf16"))

@@ -1,13 +1,12 @@
-"""The command that judges trained models: eval."""
+"""`lengthen eval`: evaluate trained models."""
 
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, print_notes
-from lengthen.config.schema import Tables
+from lengthen.cli.command import Command, Parser, Settings, print_notes, start_computing
 
 
-def _eval_arguments(parser: Parser) -> None:
+def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "models", nargs="+", type=Path, metavar="RUN|CHECKPOINT|HF_FOLDER", help="any number"
     )
@@ -26,7 +25,8 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="results (beside each model)")
 
 
-def _eval(options: argparse.Namespace, _: Tables) -> int:
+def _run(options: argparse.Namespace, _: Settings) -> int:
+    start_computing(options)
     from lengthen.evaluation.evaluate import chosen, judge
     from lengthen.evaluation.models import named
     from lengthen.evaluation.options import Wanted
@@ -58,18 +58,15 @@ def _eval(options: argparse.Namespace, _: Tables) -> int:
     return 0
 
 
-JUDGE = {
-    "eval": Command(
-        "Judge trained models: validation loss by position, WikiText-103, LAMBADA, choices.",
-        """
+COMMAND = Command(
+    "Judge trained models: validation loss by position, WikiText-103, LAMBADA, choices.",
+    """
   lengthen eval runs/first --tasks valid
   lengthen eval runs/baseline runs/first --tasks valid,lambada,hellaswag,wikitext103 --sets sets
   lengthen eval runs/first/checkpoints/step-00001000 --tasks piqa,arc_easy --shots 5
   lengthen eval gpt2 --tasks wikitext103 --sets sets --stride 32 --out gpt2.json
   lengthen eval runs/first --tasks lm-eval:blimp
 """,
-        _eval_arguments,
-        _eval,
-        computes=True,
-    ),
-}
+    _arguments,
+    _run,
+)

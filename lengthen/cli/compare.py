@@ -1,0 +1,45 @@
+"""`lengthen compare`: train variants over several seeds and compare them."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings, with_data
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.toml", help="variants, grid and seeds")
+    parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    parser.add_argument("--jobs", type=int, help="runs side by side (one a GPU, else one a core)")
+    parser.add_argument("--threads", type=int, help="of each run (the cores, shared out)")
+    parser.add_argument("--look", action="store_true", help="train nothing: tables so far")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _run(options: argparse.Namespace, overrides: Settings) -> int:
+    from lengthen.experiments.compare.compare import compare
+
+    compare(
+        options.file,
+        options.out,
+        overrides=with_data(overrides, options.data),
+        jobs=options.jobs,
+        threads=options.threads,
+        look=options.look,
+        shown=not options.quiet,
+    )
+    return 0
+
+
+COMMAND = Command(
+    "Train variants under equal budgets over several seeds, and say what can be told apart.",
+    """
+  lengthen compare examples/controls.toml --data store --out runs/controls
+  lengthen compare examples/controls.toml --data store --out runs/controls    goes on where it was
+  lengthen compare my.toml --data store --out runs/timed --jobs 1             seconds count, too
+  lengthen compare my.toml --out runs/timed --look                            tables so far
+""",
+    _arguments,
+    _run,
+    takes_settings=True,
+)

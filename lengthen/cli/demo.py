@@ -1,0 +1,31 @@
+"""`lengthen demo`: train a small GPT three ways and compare them."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings, start_computing
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="where it goes (demo)")
+    parser.add_argument("--text", type=Path, help="your own text instead of the Python library")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+
+
+def _run(options: argparse.Namespace, _: Settings) -> int:
+    start_computing(options)
+    from lengthen.experiments.demo import demo
+
+    demo(options.out, text=options.text, overwrite=options.overwrite)
+    return 0
+
+
+COMMAND = Command(
+    "Train a small GPT three ways and compare them, in about two minutes.",
+    """
+  lengthen demo
+  lengthen demo --text my-novel.txt --out my-demo
+""",
+    _arguments,
+    _run,
+)

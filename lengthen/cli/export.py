@@ -1,0 +1,33 @@
+"""`lengthen export`: write a run as a GPT-2 for Transformers."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings, print_lines, print_notes
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    parser.add_argument("--checkpoint", metavar="step-N", help="this one, not the newest good one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+
+
+def _run(options: argparse.Namespace, _: Settings) -> int:
+    from lengthen.exchange.export import export
+
+    name, out = options.checkpoint, options.out
+    name, notes = export(options.run, out, name=name, overwrite=options.overwrite)
+    print_notes(notes)
+    return print_lines([("checkpoint", name), ("folder", str(out))])
+
+
+COMMAND = Command(
+    "Write a run as a GPT-2 that Transformers opens.",
+    """
+  lengthen export runs/first --out first-hf
+  lengthen export runs/first --out first-hf --checkpoint step-00001000 --overwrite
+""",
+    _arguments,
+    _run,
+)

@@ -1,0 +1,57 @@
+"""`lengthen import`: make a run of a GPT-2 from Transformers."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import (
+    Command,
+    Parser,
+    Settings,
+    print_lines,
+    print_notes,
+    start_computing,
+    with_data,
+)
+from lengthen.config.recipes import RECIPES
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "folder", type=Path, metavar="HF_FOLDER", help="GPT-2 as Transformers saves it"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
+    parser.add_argument("--data", metavar="STORE", help="a token store to train it on")
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE|FILE.toml",
+        help=f"how it will be trained, the model aside: {', '.join(RECIPES)}",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+
+
+def _run(options: argparse.Namespace, overrides: Settings) -> int:
+    start_computing(options)
+    from lengthen.training.import_pretrained import adopt
+
+    notes = adopt(
+        options.folder,
+        options.out,
+        recipe=options.recipe,
+        overrides=with_data(overrides, options.data),
+        overwrite=options.overwrite,
+    )
+    print_notes(notes)
+    return print_lines([("run", str(options.out)), ("checkpoint", "step-00000000")])
+
+
+COMMAND = Command(
+    "Make a run of a GPT-2 that Transformers saved, to sample from or to train on.",
+    """
+  lengthen import gpt2 --out runs/gpt2
+  lengthen import gpt2 --out runs/tuned --data store --recipe my.toml --budget.tokens 20M
+  lengthen resume runs/tuned
+""",
+    _arguments,
+    _run,
+    takes_settings=True,
+)

@@ -1,0 +1,62 @@
+"""`lengthen prepare`: turn text into a token store."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings
+from lengthen.util.errors import SettingError
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob or -")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the store")
+    parser.add_argument(
+        "--tokenizer",
+        default="train:8192",
+        help="train:N, a tokenizer.json, a folder, gpt2, gpt2:FOLDER or bytes (train:8192)",
+    )
+    parser.add_argument(
+        "--separator", metavar="TOKEN", help="between documents (the tokenizer's end of text)"
+    )
+    parser.add_argument("--valid", type=float, default=0.01, help="validation share (0.01)")
+    parser.add_argument(
+        "--valid-files", nargs="+", default=[], metavar="FILE", help="validation text instead"
+    )
+    parser.add_argument("--field", default="text", help="the text's name in JSON, tables (text)")
+    parser.add_argument(
+        "--stdin-format", choices=("txt", "jsonl"), default="txt", help="what - carries (txt)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of sample and validation part (0)")
+    parser.add_argument(
+        "--on-bad", choices=("stop", "skip"), default="stop", help="unreadable documents (stop)"
+    )
+    parser.add_argument("--workers", type=int, help="cores (all)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier store")
+
+
+def _run(options: argparse.Namespace, _: Settings) -> int:
+    from lengthen.data.prepare import prepare
+
+    own = ("command", "alone")
+    named = {name: value for name, value in vars(options).items() if name not in own}
+    try:
+        print(prepare(named.pop("sources"), named.pop("out"), **named))
+    except SettingError as error:
+        if error.setting not in vars(options):
+            raise
+        option = f"--{error.setting.replace('_', '-')}"
+        raise SettingError(option, error.rule, error.value, error.hint) from None
+    return 0
+
+
+COMMAND = Command(
+    "Turn text into a token store.",
+    """
+  lengthen prepare books/ --out store
+  lengthen prepare 'data/*.jsonl.zst' --field content --tokenizer train:32768 --out store
+  lengthen prepare train.txt --valid-files valid.txt --tokenizer gpt2 --out store
+  zcat dump.gz | lengthen prepare - --stdin-format jsonl --out store
+""",
+    _arguments,
+    _run,
+)

@@ -1,0 +1,34 @@
+"""`lengthen resume`: continue a run from a checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings, print_summary, start_computing
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("--checkpoint", metavar="step-N", help="this one, not the newest good one")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def _run(options: argparse.Namespace, overrides: Settings) -> int:
+    start_computing(options)
+    from lengthen.training.start import resume
+
+    shown = not options.quiet
+    summary = resume(options.run, overrides=overrides, name=options.checkpoint, shown=shown)
+    return print_summary(options.run, summary)
+
+
+COMMAND = Command(
+    "Go on with a run from its newest good checkpoint.",
+    """
+  lengthen resume runs/first
+  lengthen resume runs/first --budget.tokens 20M
+  lengthen resume runs/first --checkpoint step-00001000 --run.on_nonfinite skip
+""",
+    _arguments,
+    _run,
+    takes_settings=True,
+)

@@ -1,0 +1,49 @@
+"""`lengthen sample`: write text with a trained model."""
+
+import argparse
+from itertools import chain
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings, start_computing
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN|HF_FOLDER", help="a run, or GPT-2 weights")
+    parser.add_argument("--prompt", default="", help="text to go on from")
+    parser.add_argument("--tokens", type=int, default=200, help="at most so many (200)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest (0.8)")
+    parser.add_argument("--top-k", type=int, default=50, help="choose among so many; 0: all (50)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same text (0)")
+
+
+def _run(options: argparse.Namespace, _: Settings) -> int:
+    start_computing(options)
+    from lengthen.evaluation.sample import sample
+
+    pieces = sample(
+        options.run,
+        prompt=options.prompt,
+        tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=options.seed,
+    )
+    first = next(pieces, "")  # a model that gives no text gives no prompt either
+    print(options.prompt, end="")
+    try:
+        for piece in chain([first], pieces):
+            print(piece, end="", flush=True)
+    finally:
+        print()
+    return 0
+
+
+COMMAND = Command(
+    "Write text with a trained model.",
+    """
+  lengthen sample runs/first --prompt 'It was a dark and'
+  lengthen sample runs/first --tokens 500 --temperature 0.7 --seed 3
+""",
+    _arguments,
+    _run,
+)

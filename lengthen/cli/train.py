@@ -1,0 +1,58 @@
+"""`lengthen train`: train a GPT on a token store."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import (
+    Command,
+    Parser,
+    Settings,
+    print_notes,
+    print_summary,
+    start_computing,
+    with_data,
+)
+from lengthen.config.recipes import RECIPES
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    parser.add_argument(
+        "--resume", choices=("auto",), help="go on with the same run if it is there, for launchers"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def _run(options: argparse.Namespace, overrides: Settings) -> int:
+    from lengthen.config.load import load
+
+    config, notes = load(options.recipe, with_data(overrides, options.data))
+    print_notes(notes)
+    start_computing(options)
+    from lengthen.training.start import train
+
+    summary = train(
+        config,
+        options.out,
+        overwrite=options.overwrite,
+        resume_auto=options.resume == "auto",
+        shown=not options.quiet,
+    )
+    return print_summary(options.out, summary)
+
+
+COMMAND = Command(
+    "Train a GPT on a token store.",
+    """
+  lengthen train laptop-10min --data store --out runs/first
+  lengthen train my.toml --data store --out runs/second --pacing.start 8 --pacing.duration 200
+  lengthen train runs/first/config.toml --out runs/again      the same run once more
+  torchrun --nproc-per-node 4 -m lengthen train gpt2-117m --data store --out run --resume auto
+""",
+    _arguments,
+    _run,
+    takes_settings=True,
+)

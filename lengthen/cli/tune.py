@@ -1,0 +1,66 @@
+"""`lengthen tune`: find start and duration of the length warmup."""
+
+import argparse
+from pathlib import Path
+
+from lengthen.cli.command import Command, Parser, Settings, print_notes, with_data
+from lengthen.config.recipes import RECIPES
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    parser.add_argument(
+        "--starts",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="TOKENS",
+        help="start lengths to try (8, or 64 from a billion parameters on, doubled up to a quarter "
+        "of full length)",
+    )
+    parser.add_argument(
+        "--judge-tokens",
+        type=int,
+        help="validation tokens of each evaluation in a race (6656); others read a quarter",
+    )
+    parser.add_argument(
+        "--aggressive", action="store_true", help="then the largest learning rate and rows, too"
+    )
+    parser.add_argument("--jobs", type=int, help="trials side by side (a GPU or 4 cores each)")
+    parser.add_argument("--threads", type=int, help="of each trial (the cores, shared out)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _run(options: argparse.Namespace, overrides: Settings) -> int:
+    from lengthen.config.load import load
+    from lengthen.experiments.tune.tune import tune
+
+    config, notes = load(options.recipe, with_data(overrides, options.data))
+    print_notes(notes)
+    tune(
+        config,
+        options.out,
+        starts=options.starts,
+        judge_tokens=options.judge_tokens,
+        aggressive=options.aggressive,
+        jobs=options.jobs,
+        threads=options.threads,
+        shown=not options.quiet,
+    )
+    return 0
+
+
+COMMAND = Command(
+    "Find start and duration of the length warmup for a new model, by short trials.",
+    """
+  lengthen tune laptop-10min --data store --out runs/tuned
+  lengthen tune laptop-10min --data store --out runs/tuned    goes on where it was
+  lengthen tune my.toml --data store --out runs/tuned --starts 8 16 32 --aggressive
+  lengthen train runs/tuned/tuned.toml --out runs/first
+""",
+    _arguments,
+    _run,
+    takes_settings=True,
+)
