@@ -15,6 +15,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.util.errors import DataError
 
 VERSIONS = ("lengthen", "torch")  # another one may compute other digits
+ALONE = Attempts(alone=True, threads=frozenset({"all"}))  # of a run that no comparison started
 EndState = Literal["finished", "diverged", "crashed"]
 
 
@@ -87,15 +88,18 @@ def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], in
     Raises DataError where runs of different tokenizers, validation parts or stores lie together.
     """
     attempts = attempts_of_runs(root)
-    read = [_outcome(root, run, attempts.get(run.name, Attempts())) for run in comparison.runs]
-    outcomes = [outcome for outcome in read if outcome is not None]
+    ends = [
+        read_outcome(run, run.directory(root), attempts.get(run.name, Attempts()))
+        for run in comparison.runs
+    ]
+    outcomes = [outcome for outcome in ends if outcome is not None]
     comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
     _must_share_a_store(outcomes)
     return outcomes, len(comparison.runs) - len(outcomes)
 
 
-def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
-    directory = run.directory(root)
+def read_outcome(run: Planned, directory: Path, attempts: Attempts = ALONE) -> Outcome | None:
+    """Return what became of the run in `directory`; None where it has not come to an end."""
     status = run_status(directory, run.config)
     state: EndState = "crashed"
     if status.state == "finished" or status.state == "diverged":
