@@ -63,7 +63,7 @@ def loader_figures(loader: Loader, rows: int, length: int) -> None:
     for _ in range(200):
         blocks, ledger = ledger.take(rows, length)
         began = time.perf_counter()
-        loader.load(blocks, rows, length)
+        loader.load(blocks, length, range(rows))
         seconds.append(time.perf_counter() - began)
     median = statistics.median(seconds)
     report(f"LOAD_US_{rows}x{length}", 1e6 * median)

@@ -48,7 +48,7 @@ STATE: Names = {
     "format": None,
     "numerics.world": "numerics.world_size",
 }
-EVENTS: dict[str, str] = {}  # values of the field `event`: {"smaller_passes": "smaller_batches"}
+EVENTS = {"smaller_passes": "micro_tokens_lowered"}  # values of the field `event`
 KINDS: dict[str, str] = {}  # values of the field `kind` of a line
 # Old name -> its old values -> new ones: {"run.compile": {False: "off", True: "on"}}. The old name
 # counts wherever a name ends in it, so that this covers settings.run.compile of state.json too.
@@ -211,6 +211,7 @@ NEW_CODE = {
     "lengthen.corpus.store": "lengthen.data.store",
     "lengthen.pacing": "lengthen.core.pacing",
     "lengthen.plug": "lengthen.integrations",
+    "world=3": "world_size=3",
 }
 
 

@@ -1,12 +1,11 @@
-"""From blocks to a batch: this rank's rows, read out of the token store.
+"""From blocks to a batch: rows of a step, read out of the token store.
 
-Only here do positions become sequences and tokens, and only for the rows that this rank trains on.
+Only here do positions become sequences and tokens, and only for the rows that a rank trains on.
 Every input keeps its own true successor as its target: a short row loses none, and a row of several
 pieces has no false one where they meet.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,16 +44,9 @@ class Loader:
         self.sequences = (len(tokens) - 1) // full_length  # N; the last one has its last target
         self._tokens = np.asarray(tokens)  # of a memory map, the same memory without its overhead
 
-    def load(
-        self, blocks: tuple[Block, ...], rows: int, length: int, rank: int = 0, world_size: int = 1
-    ) -> Batch:
-        """Return the rows of `rank` from a step of `rows` rows in all; there may be none.
-
-        Rank r of W has the rows from r * rows // W to (r + 1) * rows // W, so their numbers differ
-        by one at most, and laid end to end they are the batch of a single process.
-        """
-        first, last = (rows * r // world_size for r in (rank, rank + 1))
-        parts = list(self._parts(blocks, first * length, last * length))
+    def load(self, blocks: tuple[Block, ...], length: int, rows: range) -> Batch:
+        """Return some of the rows of a step, laid end to end from its blocks; there may be none."""
+        parts = list(self._parts(blocks, rows.start * length, rows.stop * length))
         inputs, targets = (_rows([part[side] for part in parts], length) for side in (0, 1))
         return Batch(inputs, targets)
 
@@ -75,7 +67,7 @@ class Loader:
             begin, end = begin - block.tokens, end - block.tokens
 
     def _windows(self, piece: Piece, numbers: NDArray[np.int64]) -> Tokens:
-        """Return a piece and the token behind it: (numbers, piece.tokens + 1)."""
+        """Return a piece and the token after it: (numbers, piece.tokens + 1)."""
         order = KeyedPermutation(self.sequences, sub_seed(self.seed, "order", piece.epoch))
         starts = order(piece.first + numbers) * self.full_length + piece.offset
         windows: Tokens = sliding_window_view(self._tokens, piece.tokens + 1)[starts]
@@ -87,20 +79,20 @@ def _rows(parts: list[Tokens], length: int) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, length))
 
 
-def passes(rows: int, world_size: int, length: int, micro_tokens: int) -> int:
-    """Return in how many passes every rank trains its share of a step.
+def accumulation_steps(rows: int, world_size: int, length: int, micro_tokens: int) -> int:
+    """Return in how many micro-batches every rank trains its share of a step.
 
-    No pass is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
-    passes of many rows, not many of few.
+    None is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
+    micro-batches of many rows, not many of few.
     """
     most_rows = -(-rows // world_size)  # of a rank
     return -(-most_rows // (micro_tokens // length))
 
 
-def split(batch: Batch, passes: int) -> list[Batch]:
-    """Cut a batch into parts whose rows differ by one at most, in order; some may have none."""
-    rows = len(batch.inputs)
-    ends = [rows * part // passes for part in range(passes + 1)]
-    return [
-        Batch(batch.inputs[first:last], batch.targets[first:last]) for first, last in pairwise(ends)
-    ]
+def share(rows: range, part: int, parts: int) -> range:
+    """Return part `part` of `parts` of neighbouring rows; they differ by one at most, in order.
+
+    A step is shared out to its ranks, and a rank's rows to its micro-batches.
+    """
+    first, last = (len(rows) * number // parts for number in (part, part + 1))
+    return rows[first:last]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 
 from lengthen.config.schema import Config, Model
-from lengthen.data.loader import passes
+from lengthen.data.loader import accumulation_steps
 from lengthen.model import cost
 from lengthen.util.tables import Table
 
@@ -73,7 +73,7 @@ def load(config: Config, micro_tokens: int, world_size: int, *, sharded: bool) -
     """
     model, rows, length = config.model, config.batch.rows, config.model.length
     size = cost.FLOAT * (2 if config.run.precision == "fp64" else 1)
-    count = passes(rows, world_size, length, micro_tokens)
+    count = accumulation_steps(rows, world_size, length, micro_tokens)
     share = -(-rows // world_size)
     tokens = -(-share // count) * length  # of the largest pass
     recompute, on_cpu = config.run.recompute, config.run.device == "cpu"

@@ -9,19 +9,18 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lengthen.config.load import build
 from lengthen.config.schema import Tables
-from lengthen.core.ledger import Block, Ledger, Leftovers, State, joined_tokens, reuse_spacing
+from lengthen.core.ledger import Leftovers, State
 from lengthen.core.pacing import Adaptive, Fixed
-from lengthen.core.schedule import Counters, Hold, Schedule, StepPlan, spans
+from lengthen.core.schedule import Hold, Schedule, spans
 from lengthen.data.loader import Loader, Tokens
+from lengthen.data.stream import StepStream, StreamState
 from lengthen.util.errors import SettingError
 
 CHANGEABLE = ("budget",)  # on a resume: it cuts the last steps and moves none
@@ -125,121 +124,25 @@ def factors(schedule: Schedule) -> Callable[[int], float]:
     return factor
 
 
-@dataclass(frozen=True)
-class Moment:
-    """How far a run is, between two steps."""
-
-    counters: Counters
-    ledger: Ledger
-
-    def state(self) -> State:
-        """Return it as JSON has it."""
-        return {"counters": asdict(self.counters), "ledger": self.ledger.state()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "Moment":
-        """Return what `state` was made of; raises CheckpointError for a damaged ledger."""
-        return cls(Counters(**state["counters"]), Ledger.from_state(state["ledger"]))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, in positions of the corpus, and how the run stands after it."""
-
-    plan: StepPlan
-    blocks: tuple[Block, ...]
-    after: Moment
-
-    @property
-    def number(self) -> int:
-        """Finished steps, this one included."""
-        return self.after.counters.step
-
-    @property
-    def tokens(self) -> int:
-        """Trained tokens, this step's included."""
-        return self.after.counters.tokens
-
-    @property
-    def factor(self) -> float:
-        """The learning rate of its update, as a share of the peak."""
-        return self.plan.learning_rate
-
-    @property
-    def joined(self) -> float:
-        """The share of its tokens that lie in rows of more than one piece."""
-        return joined_tokens(self.blocks, self.plan.length) / self.plan.tokens
-
-
-class Part(NamedTuple):
-    """What one forward and backward pass trains on; at least one row, on the CPU."""
-
-    inputs: Tensor  # (rows, length) int64
-    targets: Tensor  # (rows, length) int64: the token that follows each input in the store
-    length: int  # tokens
-    share: float  # of the step's tokens; 0 where there were too few rows, and a blank one stands in
-
-
-class Steps:
+class PlannedSteps:
     """Every step of a course over a corpus, and its tokens."""
 
     def __init__(self, tokens: Tokens, course: Course) -> None:
         """Read from `tokens` (1-D); raises DataError where not one sequence fits."""
-        self.course, self.schedule = course, course.schedule
+        self.course = course
         self.loader = Loader(tokens, course.length, course.seed)
-        sequences = self.loader.sequences
-        ledger = Ledger.start(
-            sequences=sequences,
-            full_length=course.length,
-            reuse_after=reuse_spacing(course.reuse_after, self.schedule.most_rows, sequences),
+        self.stream = StepStream(
+            course.schedule,
+            self.loader.sequences,
             leftovers=course.leftovers,
+            reuse_after=course.reuse_after,
         )
-        self.start = Moment(Counters(), ledger)
 
-    def following(self, moment: Moment) -> Step | None:
-        """Return the step that follows `moment`; None where the budget is spent."""
-        plan = self.schedule.step_plan(moment.counters)
-        if plan is None:
-            return None
-        blocks, ledger = moment.ledger.take(plan.rows, plan.length)
-        return Step(plan, blocks, Moment(self.schedule.after(moment.counters, plan), ledger))
-
-    def part(self, step: Step, number: int, parts: int) -> Part:
-        """Return part `number` of a step that is cut into `parts` of nearly equal rows."""
-        rows, length = step.plan.rows, step.plan.length
-        batch = self.loader.load(step.blocks, rows, length, rank=number, world_size=parts)
-        if not len(batch.inputs):
-            # Every rank needs as many passes as its peers, or they wait for it for ever.
-            blank = torch.zeros((1, length), dtype=torch.int64)
-            return Part(blank, blank, length, 0.0)
-        return Part(*batch, length, len(batch.inputs) / rows)
-
-    def restored(self, saved: Mapping[str, Any]) -> Moment:
-        """Return the moment of a saved state; raises SettingError where it is another corpus's."""
-        moment = Moment.from_state(saved)
-        found, own = moment.ledger.sequences, self.start.ledger.sequences
+    def restored(self, saved: Mapping[str, Any]) -> StreamState:
+        """Return a saved state; raises SettingError where it is another corpus's."""
+        state = StreamState.from_state(saved)
+        found, own = state.ledger.sequences, self.loader.sequences
         if found != own:
             rule = f"the checkpoint was trained on one of {found} sequences"
             raise SettingError("store", rule, own, "give the run its own store back")
-        return moment
-
-
-class Walk:
-    """Steps by number; going on to the next costs one `take`, going back begins at the start."""
-
-    def __init__(self, source: Steps, start: Moment) -> None:
-        self._source, self._start = source, start
-        self._step = self._begin()
-
-    def _begin(self) -> Step:
-        return Step(StepPlan(0, 0, 0.0), (), self._start)
-
-    def at(self, number: int) -> Step:
-        """Return step `number`, counted from 1, which lies behind the start and in the budget."""
-        if number < self._step.number:
-            self._step = self._begin()
-        while self._step.number < number:
-            step = self._source.following(self._step.after)
-            assert step is not None
-            self._step = step
-        return self._step
+        return state

@@ -15,10 +15,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from lengthen.data.loader import share
 from lengthen.data.store import Store
+from lengthen.data.stream import Step, StepCursor, StreamState, micro_batch
 from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.calls import IGNORED, Batch
-from lengthen.integrations.data_plan import Course, Moment, Step, Steps, Walk
+from lengthen.integrations.data_plan import Course, PlannedSteps
 from lengthen.util.errors import SettingError
 
 Row = dict[str, Tensor]  # input_ids, labels, shift_labels: (length,) int64
@@ -30,17 +32,17 @@ class LengthenDataset(Dataset[Row]):
     def __init__(self, store: str | Path, course: Course) -> None:
         """Open the store in a directory; raises DataError where it cannot be used."""
         self.store, self.course = Store.open(store), course
-        self.steps = Steps(self.store.train, course)
+        self.steps = PlannedSteps(self.store.train, course)
         self._passes, self._world_size = 1, 0  # unknown until the callback meets the Trainer
-        self.begin(self.steps.start)
+        self.begin(self.steps.stream.start)
 
     def divide(self, passes: int, world_size: int) -> None:
         """Cut every step into `passes` for each of `world` ranks."""
         self._passes, self._world_size = passes, world_size
 
-    def begin(self, moment: Moment) -> None:
-        """Read from `moment` on; the steps before it are not asked for again."""
-        self._start, self._walk = moment, Walk(self.steps, moment)
+    def begin(self, state: StreamState) -> None:
+        """Read from `state` on; the steps before it are not asked for again."""
+        self._start, self._cursor = state, StepCursor(self.steps.stream, state)
 
     @cached_property
     def number_of_steps(self) -> int:
@@ -60,24 +62,25 @@ class LengthenDataset(Dataset[Row]):
         step, number = divmod(item, self._passes * self._world_size)
         # The Trainer deals items out in turns: to all ranks for one pass, then for the next one.
         which, rank = divmod(number, self._world_size)
-        batch = self.batch(self._walk.at(step + 1), which, rank)
+        batch = self.batch(self._cursor.at(step + 1), which, rank)
         return rows_of(batch.inputs, batch.targets)
 
     def batch(self, step: Step, which: int, rank: int) -> Batch:
         """Return what pass `which` of a rank trains on in a step; both are counted from 0."""
-        number, parts = rank * self._passes + which, self._passes * self._world_size
-        inputs, targets, _, share = self.steps.part(step, number, parts)
-        if not share:
+        rows = share(range(step.plan.rows), rank, self._world_size)
+        rows = share(rows, which, self._passes)
+        inputs, targets, _, weight = micro_batch(self.steps.loader, step, rows)
+        if not weight:
             # A blank row stands in where a rank has none: it must meet its peers, weigh nothing.
             targets = torch.full_like(targets, IGNORED)
         return Batch(inputs, targets, step.plan.tokens)
 
     def first_row(self) -> Row:
         """Return the first row of the first step."""
-        step = self.steps.following(self.steps.start)
+        step = self.steps.stream.after(self.steps.stream.start)
         assert step is not None
-        inputs, targets, _, _ = self.steps.part(step, 0, 1)
-        return rows_of(inputs, targets)[0]
+        first = micro_batch(self.steps.loader, step, range(1))
+        return rows_of(first.inputs, first.targets)[0]
 
     def validation(self, tokens: int = 100_000) -> list[Row]:
         """Return about `tokens` of the validation part as full-length rows, for `eval_dataset`."""
@@ -99,7 +102,7 @@ class LengthenDataset(Dataset[Row]):
 
 
 def _opened(
-    store: Path, course: Course, passes: int, world_size: int, start: Moment
+    store: Path, course: Course, passes: int, world_size: int, start: StreamState
 ) -> LengthenDataset:
     dataset = LengthenDataset(store, course)
     dataset.divide(passes, world_size)

@@ -20,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lengthen.core.ledger import State
-from lengthen.data.loader import Tokens
-from lengthen.integrations.data_plan import Course, Part, Step, Steps
+from lengthen.data.loader import Tokens, share
+from lengthen.data.stream import MicroBatch, Step, micro_batches
+from lengthen.integrations.data_plan import Course, PlannedSteps
 from lengthen.integrations.run_log import RunLog
 from lengthen.util.errors import SettingError
 
-__all__ = ["Course", "Feed", "Part", "RunLog", "Step"]
+__all__ = ["Course", "Feed", "MicroBatch", "RunLog", "Step"]
 
 
 class Feed:
@@ -45,29 +46,26 @@ class Feed:
                 raise SettingError(name, "must be at least 1", value)
         if not 0 <= rank < world_size:
             raise SettingError("rank", f"must be from 0 to world - 1 ({world_size - 1})", rank)
-        self.steps = Steps(tokens, course)
+        self.steps = PlannedSteps(tokens, course)
         self._passes, self._rank, self._world_size = passes, rank, world_size
-        self._moment = self.steps.start
+        self._state = self.steps.stream.start
 
-    def __iter__(self) -> Iterator[tuple[Step, tuple[Part, ...]]]:
+    def __iter__(self) -> Iterator[tuple[Step, tuple[MicroBatch, ...]]]:
         """Yield the steps that are left of the budget.
 
         A step counts as trained once it was yielded: save after its update, not before.
         """
-        while step := self.steps.following(self._moment):
-            self._moment = step.after
-            yield step, tuple(self._part(step, number) for number in range(self._passes))
-
-    def _part(self, step: Step, number: int) -> Part:
-        # Numbered rank by rank, so that a rank's rows are neighbours, as in our own trainer.
-        number += self._rank * self._passes
-        return self.steps.part(step, number, self._world_size * self._passes)
+        while step := self.steps.stream.after(self._state):
+            self._state = step.after
+            rows = share(range(step.plan.rows), self._rank, self._world_size)
+            batch = self.steps.loader.load(step.blocks, step.plan.length, rows)
+            yield step, tuple(micro_batches(batch, step.plan, self._passes))
 
     def state_dict(self) -> State:
         """Return where it stands, for JSON; the same on every rank, whatever the passes."""
-        return {"course": self.steps.course.state(), **self._moment.state()}
+        return {"course": self.steps.course.state(), **self._state.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; raises SettingError for another course or corpus."""
         self.steps.course.must_be(state["course"])
-        self._moment = self.steps.restored(state)
+        self._state = self.steps.restored(state)

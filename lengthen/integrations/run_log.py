@@ -18,9 +18,10 @@ from torch.optim import Optimizer
 from lengthen.core.ledger import State
 from lengthen.core.loss_ratio import LowestLoss, finite_or_none
 from lengthen.data.store import Store
+from lengthen.data.stream import Step
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.loss import perplexity
-from lengthen.integrations.data_plan import Course, Step
+from lengthen.integrations.data_plan import Course
 from lengthen.model.optim import second_moment_scale
 from lengthen.run.directory import MetricsLog, Record, RunPaths, cut_metrics, environment, owned
 from lengthen.util.disk import Disk

@@ -22,10 +22,10 @@ from transformers.trainer_callback import ExportableState
 
 from lengthen.core.loss_ratio import PROBE_SEQUENCES
 from lengthen.core.schedule import crossed
+from lengthen.data.stream import StepCursor, StreamState
 from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.arguments import check, must_fit
 from lengthen.integrations.calls import Call, must_have, outputs_of
-from lengthen.integrations.data_plan import Moment, Walk
 from lengthen.integrations.dataset import LengthenDataset, Row
 from lengthen.integrations.micro_batches import Passes
 from lengthen.integrations.run_log import RunLog
@@ -57,13 +57,13 @@ class LengthenCallback(TrainerCallback, ExportableState):
         # Unrecorded losses, with the tokens and seconds that they took.
         self._evaluations: list[tuple[float, int | None, float | None]] = []
         self._unlogged: float | None = None  # the mean loss of a step that is to be recorded
-        self._begin(dataset.steps.start)
+        self._begin(dataset.steps.stream.start)
 
-    def _begin(self, moment: Moment) -> None:
-        self._dataset.begin(moment)
-        # A walk of its own: the dataset's is ahead by what is read beforehand.
-        self._walk = Walk(self._dataset.steps, moment)
-        self._trained = moment
+    def _begin(self, start: StreamState) -> None:
+        self._dataset.begin(start)
+        # A cursor of its own: the dataset's is ahead by what is read beforehand.
+        self._cursor = StepCursor(self._dataset.steps.stream, start)
+        self._trained = start
 
     def on_init_end(
         self,
@@ -89,10 +89,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         course, store = self._dataset.course, self._dataset.store
         must_fit(met["model"], course.length, store.vocabulary)
         saved = self._saved(state) if state.global_step else None
-        moment = self._dataset.steps.start
-        if saved is not None:
-            moment = self._dataset.steps.restored(saved)
-        self._begin(moment)
+        steps = self._dataset.steps
+        self._begin(steps.restored(saved) if saved else steps.stream.start)
         if self._log is not None:  # a training that failed has left it open
             self._log.close()
         if state.is_world_process_zero:
@@ -134,7 +132,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
         return self._passes
 
     def _expect(self, args: TrainingArguments, state: TrainerState) -> None:
-        step = self._walk.at(state.global_step + 1)
+        step = self._cursor.at(state.global_step + 1)
         self._watch.expect(self._dataset.batch(step, self._which, args.process_index))
 
     def _take(self, args: TrainingArguments, optimizer: Any) -> None:
@@ -192,7 +190,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
             return
         self._compare(loss, logs["loss"], state.global_step)
         self._unlogged = None
-        step = self._walk.at(state.global_step)
+        step = self._cursor.at(state.global_step)
         self._trained = step.after
         if self._log is not None:
             self._log.step(

@@ -21,10 +21,10 @@ import torch
 
 from lengthen.config import load as settings
 from lengthen.config.schema import MOST, Config, Model, parse_count
-from lengthen.core.pacing import Constant
-from lengthen.core.schedule import Counters
-from lengthen.data.loader import passes
+from lengthen.core.schedule import StepPlan
+from lengthen.data.loader import accumulation_steps
 from lengthen.data.store import Manifest, Store
+from lengthen.data.stream import StreamState
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import device_here
 from lengthen.distributed.memory import memory_limit, memory_of
@@ -94,7 +94,7 @@ class Measured:
 
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
-        count = passes(rows, 1, length, self.micro_tokens)
+        count = accumulation_steps(rows, 1, length, self.micro_tokens)
         place = np.log(rows * length / count * length)
         places = [knot.place for knot in self.knots]
         per_flop = np.exp(np.interp(place, places, np.log([knot.per_flop for knot in self.knots])))
@@ -174,7 +174,7 @@ def measured(
     knots = []
     for shape in shapes:
         tried, seconds = _tried(shape, micro_tokens, step_seconds, limit / len(shapes))
-        beside = update + passes(tried[0], 1, tried[1], micro_tokens) * each_pass
+        beside = update + accumulation_steps(tried[0], 1, tried[1], micro_tokens) * each_pass
         arithmetic = max(seconds - beside, LEAST_SHARE * seconds)
         per_flop = arithmetic / cost.flops(model, *tried)
         knots.append(Knot(_pass_tokens(*shape, micro_tokens), shape[1], per_flop))
@@ -205,13 +205,13 @@ def _tried(
 
 def _part(rows: int, length: int, micro_tokens: int, wanted: int) -> StepShape:
     """Return the shape of `wanted` passes of a step, at least one, at most all it has."""
-    count = passes(rows, 1, length, micro_tokens)
+    count = accumulation_steps(rows, 1, length, micro_tokens)
     return max(1, rows * min(max(1, wanted), count) // count), length
 
 
 def _pass_tokens(rows: int, length: int, micro_tokens: int) -> float:
     """Return the mean tokens of a pass."""
-    return rows * length / passes(rows, 1, length, micro_tokens)
+    return rows * length / accumulation_steps(rows, 1, length, micro_tokens)
 
 
 def knot_shapes(
@@ -234,18 +234,11 @@ def real_steps(
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
         trainer.micro_tokens = micro_tokens
-        trainer.schedule = replace(
-            trainer.schedule,
-            pacing=Constant(end=length),
-            rows=rows,
-            hold="rows",
-            # Without a rate the weights stay as they are drawn, and no number runs away.
-            learning_rate=0.0,
-            min_learning_rate=0.0,
-        )
-        trainer.train_state = replace(trainer.train_state, counters=Counters())
-        began = time.perf_counter()
-        trainer.step()
+        began, now = time.perf_counter(), trainer.train_state
+        # Without a rate the weights stay as they are drawn, and no number runs away.
+        plan = StepPlan(rows, length, learning_rate=0.0)
+        step = trainer.stream.planned(plan, StreamState(now.counters, now.ledger))
+        trainer.train_on(step)
         return time.perf_counter() - began
 
     return step_seconds

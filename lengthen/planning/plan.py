@@ -12,8 +12,9 @@ from itertools import accumulate
 import numpy as np
 
 from lengthen.config.schema import Config
-from lengthen.core.ledger import Ledger, reuse_spacing
+from lengthen.core.ledger import Ledger
 from lengthen.core.schedule import Schedule, Span, spans
+from lengthen.data.stream import StepStream, ledgers
 from lengthen.distributed.memory import memory_of
 from lengthen.model import cost
 
@@ -209,23 +210,19 @@ def _read(
     ledger: Ledger, span: Span, steps: int, most: int, heard: Callable[[int], None]
 ) -> tuple[Ledger, int]:
     """Return the ledger after some steps of a span, and the most leftover behind any so far."""
-    if span.length == ledger.full_length or ledger.leftovers == "drop":
-        return ledger.after(span.rows, span.length, steps), most  # none of them leaves more
-    for _ in range(steps):
-        _, ledger = ledger.take(span.rows, span.length)
-        most = max(most, ledger.leftover)
+    for after in ledgers(ledger, span.plan, steps):
+        ledger, most = after, max(most, after.leftover)
         if ledger.takes % HEARD_EVERY == 0:
             heard(ledger.read)
     return ledger, most
 
 
 def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
-    return Ledger.start(
-        sequences=sequences,
-        full_length=config.model.length,
-        reuse_after=reuse_spacing(config.batch.reuse_after, schedule.most_rows, sequences),
-        leftovers=config.batch.leftovers,
+    batch = config.batch
+    stream = StepStream(
+        schedule, sequences, leftovers=batch.leftovers, reuse_after=batch.reuse_after
     )
+    return stream.start.ledger
 
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:

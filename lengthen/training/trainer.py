@@ -17,12 +17,12 @@ from lengthen.checkpoint.restore import build_model, load_moments, load_weights
 from lengthen.checkpoint.train_state import TrainState, must_fit
 from lengthen.config.load import as_trained
 from lengthen.config.schema import Config
-from lengthen.core.ledger import Ledger, joined_tokens, reuse_spacing
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, passes, split
+from lengthen.data.loader import Batch, Loader, accumulation_steps, share
 from lengthen.data.store import Store
+from lengthen.data.stream import MicroBatch, Step, StepStream, StreamState, micro_batches
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
@@ -78,17 +78,14 @@ class Trainer:
             decay_positions=config.optimizer.decay_positions,
         )
         self.loader = Loader(store.train, config.model.length, config.run.seed)
-        self.schedule = config.schedule(self.loader.sequences)
-        self.train_state = TrainState(Counters(), self._first_ledger())
-
-    def _first_ledger(self) -> Ledger:
-        sequences, batch = self.loader.sequences, self.config.batch
-        return Ledger.start(
-            sequences=sequences,
-            full_length=self.config.model.length,
-            reuse_after=reuse_spacing(batch.reuse_after, self.schedule.most_rows, sequences),
-            leftovers=batch.leftovers,
+        self.stream = StepStream(
+            config.schedule(self.loader.sequences),
+            self.loader.sequences,
+            leftovers=config.batch.leftovers,
+            reuse_after=config.batch.reuse_after,
         )
+        self.schedule = self.stream.schedule
+        self.train_state = TrainState(Counters(), self.stream.start.ledger)
 
     def step(self) -> Record | None:
         """Train on the next rows * length tokens, once; None where the budget is spent.
@@ -98,30 +95,30 @@ class Trainer:
         `"finite": false`. Where memory runs out before the update, one process does the same step
         again in passes of half the `micro_tokens`, which stay so.
         """
-        began = time.monotonic()
         now = self.train_state
-        plan = self.schedule.step_plan(now.counters)
-        if plan is None:
-            return None
-        blocks, ledger = now.ledger.take(plan.rows, plan.length)
-        batch = self.loader.load(
-            blocks, plan.rows, plan.length, self.context.rank, self.context.world_size
-        )
+        step = self.stream.after(StreamState(now.counters, now.ledger))
+        return None if step is None else self.train_on(step)
+
+    def train_on(self, step: Step) -> Record:
+        """Train on a step that follows the present one, as `step` does."""
+        began = time.monotonic()
+        now, plan = self.train_state, step.plan
+        rows = share(range(plan.rows), self.context.rank, self.context.world_size)
+        batch = self.loader.load(step.blocks, plan.length, rows)
         loss, grad_norm = self._fitting(lambda: self._gradient(batch, plan))
         health = self._update(loss, grad_norm, plan.learning_rate)
         ratio = now.lowest.ratio(health.loss)
         self.train_state = replace(
             now,
-            counters=self.schedule.after(now.counters, plan),
-            ledger=ledger,
+            counters=step.after.counters,
+            ledger=step.after.ledger,
             lowest=now.lowest.after(health.loss),
             seconds=now.seconds + time.monotonic() - began,
             skipped_tokens=now.skipped_tokens + (0 if health.finite else plan.tokens),
             skipped_in_a_row=0 if health.finite else now.skipped_in_a_row + 1,
             stop=health.stop,
         )
-        joined = joined_tokens(blocks, plan.length) / plan.tokens
-        return self._record(plan, health, ratio, joined)
+        return self._record(plan, health, ratio, step.joined)
 
     def _fitting(self, work: Callable[[], T]) -> T:
         """Do work that changes no state but gradients, in passes halved until memory is enough.
@@ -155,9 +152,10 @@ class Trainer:
         scale = self.context.world_size / plan.tokens
         # All at once: each copy to a GPU waits until what it computes is done.
         batch = Batch(*(tensor.to(self.context.device) for tensor in batch))
-        parts = split(
-            batch, passes(plan.rows, self.context.world_size, plan.length, self.micro_tokens)
+        count = accumulation_steps(
+            plan.rows, self.context.world_size, plan.length, self.micro_tokens
         )
+        parts = micro_batches(batch, plan, count)
         total = torch.zeros(
             2, dtype=self.context.sum_dtype, device=self.context.device
         )  # loss, stop
@@ -173,15 +171,11 @@ class Trainer:
         total[0] /= plan.tokens
         return total
 
-    def _pass(self, part: Batch, scale: float, *, spoilt: bool = False) -> Tensor:
-        inputs, targets = part.inputs, part.targets
-        weight = math.nan if spoilt else 1.0
-        if not len(inputs):
-            # A rank without rows must still meet its peers in the collectives of this pass.
-            inputs = targets = inputs.new_zeros((1, inputs.shape[1]))
-            weight = 0.0
+    def _pass(self, part: MicroBatch, scale: float, *, spoilt: bool = False) -> Tensor:
+        # A rank without rows must still meet its peers in the collectives of this pass.
+        weight = math.nan if spoilt and part.share else float(part.share > 0)
         with self.context.autocast():
-            loss: Tensor = self.module(inputs, targets)
+            loss: Tensor = self.module(part.inputs, part.targets)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
@@ -298,10 +292,11 @@ class Trainer:
         length = self.config.model.length
         shape = (micro_tokens // length, length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
-        total = self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        part = MicroBatch(tokens, tokens, length, 1.0)
+        total = self._pass(part, 1 / micro_tokens)
         update(self.optimizer, torch.isfinite(total))
         # Once more over the gradients that are there, as in a step of several passes.
-        self._pass(Batch(tokens, tokens), 1 / micro_tokens)
+        self._pass(part, 1 / micro_tokens)
         clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _moment(self, kind: str) -> Record:
@@ -363,5 +358,5 @@ class Trainer:
         load_weights(self.model, checkpoint)
         load_moments(self.optimizer, self.model, checkpoint)
         progress = TrainState.from_state(checkpoint.state)
-        must_fit(progress, self._first_ledger())
+        must_fit(progress, self.stream.start.ledger)
         self.train_state = progress

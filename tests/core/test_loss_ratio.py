@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from lengthen.checkpoint.restore import build_model
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss, finite_or_none
 from lengthen.data.loader import Batch
+from lengthen.data.stream import StreamState
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW, second_moment_scale
@@ -96,10 +97,9 @@ def oracle_of(trainer: Trainer) -> Oracle:
 def next_batch(trainer: Trainer) -> Batch:
     """The tokens of the step that comes next, on one process."""
     now = trainer.train_state
-    shape = trainer.schedule.step_plan(now.counters)
-    assert shape is not None
-    blocks, _ = now.ledger.take(shape.rows, shape.length)
-    return trainer.loader.load(blocks, shape.rows, shape.length)
+    step = trainer.stream.after(StreamState(now.counters, now.ledger))
+    assert step is not None
+    return trainer.loader.load(step.blocks, step.plan.length, range(step.plan.rows))
 
 
 def same(record: Record, expected: dict[str, Any], rel: float) -> None:

@@ -1,4 +1,4 @@
-"""From blocks to rows: true successors, no token lost or doubled by any split over ranks or passes.
+"""From blocks to rows: true successors, no token lost or doubled by any split.
 
 The corpus is mostly 0, 1, 2 ...: a token is its own place, so its successor is the next number.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lengthen.core.ledger import Block, Ledger, reuse_spacing
 from lengthen.core.pacing import Linear
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
-from lengthen.data.loader import Loader, Tokens, passes, split
+from lengthen.data.loader import Loader, Tokens, accumulation_steps, share
 from lengthen.util.errors import DataError, SettingError
 from tests.naive_ledger import tokens_of
 
@@ -51,7 +51,7 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 def test_every_row_holds_what_its_blocks_say_in_the_order_of_the_pass(case: Case) -> None:
     loader, blocks, rows, length = case
-    batch = loader.load(blocks, rows, length)
+    batch = loader.load(blocks, length, range(rows))
     orders: dict[int, list[int]] = {}
     for number in {piece.epoch for block in blocks for piece in block.pieces}:
         order = KeyedPermutation(loader.sequences, sub_seed(SEED, "order", number))
@@ -68,30 +68,9 @@ def test_every_row_holds_what_its_blocks_say_in_the_order_of_the_pass(case: Case
 @given(cases())
 def test_every_target_is_the_true_successor_of_its_input(case: Case) -> None:
     loader, blocks, rows, length = case
-    batch = loader.load(blocks, rows, length)
+    batch = loader.load(blocks, length, range(rows))
     assert torch.equal(batch.targets, batch.inputs + 1)
     assert batch.inputs.max() < loader.sequences * loader.full_length
-
-
-@given(case=cases(), world_size=st.integers(1, 8), spare=st.integers(0, 200))
-def test_ranks_and_passes_laid_end_to_end_are_the_batch_of_one_process(
-    case: Case, world_size: int, spare: int
-) -> None:
-    loader, blocks, rows, length = case
-    micro_tokens = loader.full_length + spare
-    count = passes(rows, world_size, length, micro_tokens)
-    parts = [
-        part
-        for rank in range(world_size)
-        for part in split(loader.load(blocks, rows, length, rank, world_size), count)
-    ]
-    whole = loader.load(blocks, rows, length)
-    assert torch.equal(torch.cat([part.inputs for part in parts]), whole.inputs)
-    assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
-    sizes = [len(part.inputs) for part in parts]
-    assert len(sizes) == world_size * count
-    assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) * length <= micro_tokens
 
 
 @given(
@@ -100,25 +79,28 @@ def test_ranks_and_passes_laid_end_to_end_are_the_batch_of_one_process(
     length=st.integers(1, 1024),
     spare=st.integers(0, 10_000),
 )
-def test_no_fewer_passes_would_do(rows: int, world_size: int, length: int, spare: int) -> None:
-    count = passes(rows, world_size, length, length + spare)
+def test_no_fewer_micro_batches_would_do(
+    rows: int, world_size: int, length: int, spare: int
+) -> None:
+    count = accumulation_steps(rows, world_size, length, length + spare)
     most_rows = -(-rows // world_size)
     assert -(-most_rows // count) * length <= length + spare
     assert count == 1 or -(-most_rows // (count - 1)) * length > length + spare
 
 
-def test_a_short_step_is_one_pass_and_not_many_of_few_rows() -> None:
-    assert passes(rows=512, world_size=1, length=16, micro_tokens=8192) == 1
-    assert passes(rows=512, world_size=1, length=1024, micro_tokens=8192) == 64
-    assert passes(rows=3, world_size=8, length=1024, micro_tokens=8192) == 1
+def test_a_short_step_is_one_micro_batch_and_not_many_of_few_rows() -> None:
+    assert accumulation_steps(rows=512, world_size=1, length=16, micro_tokens=8192) == 1
+    assert accumulation_steps(rows=512, world_size=1, length=1024, micro_tokens=8192) == 64
+    assert accumulation_steps(rows=3, world_size=8, length=1024, micro_tokens=8192) == 1
 
 
-def test_a_rank_without_rows_gets_an_empty_batch_and_as_many_parts() -> None:
-    loader = Loader(counting(100), 8, SEED)
-    blocks, _ = Ledger.start(sequences=12, full_length=8, reuse_after=1).take(3, 8)
-    batch = loader.load(blocks, 3, 8, rank=0, world_size=4)
-    assert batch.inputs.shape == (0, 8)
-    assert [len(part.inputs) for part in split(batch, 2)] == [0, 0]
+@given(rows=st.integers(0, 60), first=st.integers(0, 9), parts=st.integers(1, 9))
+def test_shares_laid_end_to_end_are_the_rows_and_differ_by_one_at_most(
+    rows: int, first: int, parts: int
+) -> None:
+    shares = [share(range(first, first + rows), part, parts) for part in range(parts)]
+    assert [row for one in shares for row in one] == [*range(first, first + rows)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -128,7 +110,7 @@ def test_it_reads_a_read_only_memory_map_of_either_width(
     np.arange(65_500, 65_533).astype(dtype).tofile(tmp_path / "train.bin")
     loader = Loader(np.memmap(tmp_path / "train.bin", dtype, mode="r"), 8, SEED)
     blocks, _ = Ledger.start(sequences=4, full_length=8, reuse_after=1).take(4, 8)
-    inputs, targets = loader.load(blocks, 4, 8)
+    inputs, targets = loader.load(blocks, 8, range(4))
     assert sorted(inputs.flatten().tolist()) == list(range(65_500, 65_532))
     assert torch.equal(targets, inputs + 1)
 
@@ -172,7 +154,7 @@ def places_of_a_pass(
             assert [piece.tokens for block in blocks for piece in block.pieces] == [full_length]
         if step < duration:
             assert after.opened <= after.read // full_length + spacing * rows
-        batch, where = loader.load(blocks, *shape), places.load(blocks, *shape)
+        batch, where = (one.load(blocks, shape[1], range(shape[0])) for one in (loader, places))
         inputs, targets = where.inputs.numpy(), where.targets.numpy()
         assert (tokens[inputs] == batch.inputs.numpy()).all()
         assert (tokens[targets] == batch.targets.numpy()).all()

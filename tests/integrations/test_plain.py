@@ -23,7 +23,7 @@ from lengthen.data.store import Store
 from lengthen.evaluation.models import named
 from lengthen.evaluation.sample import sample
 from lengthen.exchange.export import export
-from lengthen.integrations.data_plan import Steps, Walk, factors
+from lengthen.integrations.data_plan import factors
 from lengthen.integrations.plain import Course, Feed, RunLog, Step
 from lengthen.reporting.gather import gather
 from lengthen.reporting.text import lines
@@ -91,7 +91,7 @@ def test_the_feed_is_what_our_own_trainer_reads(configured: Configure) -> None:
         assert (step.number, step.tokens) == (record["step"], record["tokens"])
         assert (step.plan.rows, step.plan.length) == (record["rows"], record["length"])
         assert step.joined == record["joined"]
-        assert step.factor * 1e-2 == pytest.approx(record["lr"])
+        assert step.plan.learning_rate * 1e-2 == pytest.approx(record["lr"])
         assert step.after.ledger == ours.train_state.ledger
     assert ours.step() is None
 
@@ -183,14 +183,6 @@ def test_a_restored_feed_goes_on_as_the_unbroken_one(after: int) -> None:
     restored = Feed(TOKENS, COURSE)
     restored.load_state_dict(state)
     assert flat(restored) == flat(unbroken)
-
-
-@given(numbers=st.lists(st.integers(1, 12), min_size=1, max_size=6))
-def test_a_walk_gives_any_step_by_its_number(numbers: list[int]) -> None:
-    source = Steps(TOKENS, COURSE)
-    in_order = [step for step, _ in Feed(TOKENS, COURSE)]
-    walk = Walk(source, source.start)
-    assert [walk.at(number) for number in numbers] == [in_order[n - 1] for n in numbers]
 
 
 @pytest.mark.parametrize(

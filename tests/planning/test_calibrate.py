@@ -8,7 +8,8 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from lengthen.config.schema import Config, Model
-from lengthen.data.loader import passes
+from lengthen.data.loader import accumulation_steps
+from lengthen.data.stream import Step
 from lengthen.model import cost
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import (
@@ -51,7 +52,7 @@ class Machine:
     asked: list[StepShape] = field(default_factory=list)
 
     def step(self, rows: int, length: int, micro_tokens: int = MICRO) -> float:
-        count, tokens = passes(rows, 1, length, micro_tokens), rows * length
+        count, tokens = accumulation_steps(rows, 1, length, micro_tokens), rows * length
         per_pass = count * self.each + self.per_row * rows
         seconds = self.update + per_pass + tokens * (self.per_token + self.per_pair * length)
         self.spent += seconds
@@ -90,7 +91,7 @@ def test_a_shape_that_was_tried_whole_is_told_exactly() -> None:
 def test_the_smallest_and_the_largest_passes_are_tried_and_a_few_between() -> None:
     chosen = knot_shapes(HELD_ROWS, MICRO)
     assert chosen[0] == (32, 16)
-    assert passes(*chosen[-1][:1], 1, chosen[-1][1], MICRO) * MICRO == 32 * 256
+    assert accumulation_steps(*chosen[-1][:1], 1, chosen[-1][1], MICRO) * MICRO == 32 * 256
     assert len(chosen) == KNOTS
     assert knot_shapes([(8, 64)], MICRO) == [(8, 64)]
 
@@ -134,16 +135,15 @@ def test_the_steps_are_the_trainers_own_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[StepShape] = []
-    step = Trainer.step
+    train_on = Trainer.train_on
 
-    def watched(trainer: Trainer) -> Record | None:
-        record = step(trainer)
-        assert record is not None
+    def watched(trainer: Trainer, step: Step) -> Record:
+        record = train_on(trainer, step)
         assert record["lr"] == 0.0
         seen.append((record["rows"], record["length"]))
         return record
 
-    monkeypatch.setattr(Trainer, "step", watched)
+    monkeypatch.setattr(Trainer, "train_on", watched)
     # However busy this machine is, there is time for whole steps of all shapes.
     speed = calibrated(tiny(configured), 256, [(8, 8), (8, 64), (3, 64)], limit=60.0)
     assert isinstance(speed, Measured)

@@ -1,0 +1,145 @@
+"""The steps of a run over a corpus: plan, blocks of the ledger, micro-batches of a rank.
+
+Whoever needs a step takes it from here: the trainer, the plan of a run, and every integration into
+another training loop.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lengthen.core.ledger import Block, Ledger, Leftovers, State, joined_tokens, reuse_spacing
+from lengthen.core.schedule import Counters, Schedule, StepPlan
+from lengthen.data.loader import Batch, Loader, share
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where a run stands between two steps."""
+
+    counters: Counters
+    ledger: Ledger
+
+    def state(self) -> State:
+        """Return it as JSON has it."""
+        return {"counters": asdict(self.counters), "ledger": self.ledger.state()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "StreamState":
+        """Return what `state` was made of, without an adaptive pacing.
+
+        Raises CheckpointError for a damaged ledger.
+        """
+        return cls(Counters(**state["counters"]), Ledger.from_state(state["ledger"]))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its plan, what it reads, and where the run stands after it."""
+
+    plan: StepPlan
+    blocks: tuple[Block, ...]  # positions of the corpus, alike on every rank
+    after: StreamState
+
+    @property
+    def number(self) -> int:
+        """Finished steps, this one included."""
+        return self.after.counters.step
+
+    @property
+    def tokens(self) -> int:
+        """Trained tokens, this step's included."""
+        return self.after.counters.tokens
+
+    @property
+    def joined(self) -> float:
+        """The share of its tokens that lie in rows of more than one piece."""
+        return joined_tokens(self.blocks, self.plan.length) / self.plan.tokens
+
+
+class StepStream:
+    """Every step of a schedule over a corpus of N sequences. It has no state of its own."""
+
+    def __init__(
+        self, schedule: Schedule, sequences: int, *, leftovers: Leftovers, reuse_after: int
+    ) -> None:
+        """Begin a corpus of `sequences` (N); raises SettingError for a number out of its range."""
+        ledger = Ledger.start(
+            sequences=sequences,
+            full_length=schedule.full_length,
+            reuse_after=reuse_spacing(reuse_after, schedule.most_rows, sequences),
+            leftovers=leftovers,
+        )
+        self.schedule, self.start = schedule, StreamState(Counters(), ledger)
+
+    def after(self, state: StreamState) -> Step | None:
+        """Return the step that follows `state`; None where the budget is spent."""
+        plan = self.schedule.step_plan(state.counters)
+        return None if plan is None else self.planned(plan, state)
+
+    def planned(self, plan: StepPlan, state: StreamState) -> Step:
+        """Return the step that trains by `plan` after `state`."""
+        blocks, ledger = state.ledger.take(plan.rows, plan.length)
+        return Step(plan, blocks, StreamState(self.schedule.after(state.counters, plan), ledger))
+
+
+class StepCursor:
+    """Steps by their number: the next one costs one `take`, an earlier one begins at the start."""
+
+    def __init__(self, stream: StepStream, start: StreamState) -> None:
+        self._stream, self._start = stream, start
+        self._step: Step | None = None
+
+    def at(self, number: int) -> Step:
+        """Return step `number`, counted from 1; it follows the start and lies in the budget."""
+        if self._step is not None and number < self._step.number:
+            self._step = None
+        while self._step is None or self._step.number < number:
+            self._step = self._stream.after(self._step.after if self._step else self._start)
+            assert self._step is not None, f"step {number} lies beyond the budget"
+        return self._step
+
+
+def ledgers(ledger: Ledger, plan: StepPlan, steps: int) -> Iterator[Ledger]:
+    """Yield the ledger after each of so many steps with one plan.
+
+    Only the last one where no sequence waits for another step: whole epochs are skipped then.
+    """
+    if plan.length == ledger.full_length or ledger.leftovers == "drop":
+        yield ledger.after(plan.rows, plan.length, steps)
+        return
+    for _ in range(steps):
+        _, ledger = ledger.take(plan.rows, plan.length)
+        yield ledger
+
+
+class MicroBatch(NamedTuple):
+    """What one forward and backward pass trains on; at least one row."""
+
+    inputs: Tensor  # (rows, length) int64
+    targets: Tensor  # (rows, length) int64: the token that follows each input in the store
+    length: int  # tokens
+    share: float  # of the step's tokens; 0 where there were too few rows, and a blank one stands in
+
+
+def micro_batch(loader: Loader, step: Step, rows: range) -> MicroBatch:
+    """Load some rows of a step as one micro-batch, on the CPU."""
+    return _micro_batch(loader.load(step.blocks, step.plan.length, rows), step.plan)
+
+
+def micro_batches(batch: Batch, plan: StepPlan, count: int) -> list[MicroBatch]:
+    """Cut a rank's rows of a step into `count` micro-batches, on the device of the batch."""
+    rows = range(len(batch.inputs))
+    parts = [share(rows, part, count) for part in range(count)]
+    return [_micro_batch(Batch(*(side[p.start : p.stop] for side in batch)), plan) for p in parts]
+
+
+def _micro_batch(batch: Batch, plan: StepPlan) -> MicroBatch:
+    if rows := len(batch.inputs):
+        return MicroBatch(*batch, plan.length, rows / plan.rows)
+    # Every rank needs as many micro-batches as its peers, or they wait for it for ever.
+    blank = batch.inputs.new_zeros((1, plan.length), dtype=torch.int64)
+    return MicroBatch(blank, blank, plan.length, 0.0)

@@ -1,0 +1,132 @@
+"""The walk through a run: every step's tokens once, whatever the split and wherever it resumes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthen.core.ledger import Leftovers
+from lengthen.core.pacing import Linear
+from lengthen.core.schedule import Schedule, steps
+from lengthen.data.loader import Loader, accumulation_steps, share
+from lengthen.data.stream import (
+    MicroBatch,
+    Step,
+    StepCursor,
+    StepStream,
+    StreamState,
+    ledgers,
+    micro_batch,
+    micro_batches,
+)
+
+SCHEDULE = Schedule(
+    pacing=Linear(start=8, end=32, duration=6),
+    full_length=32,
+    rows=6,
+    budget=1_800,
+    learning_rate=1.0,
+    min_learning_rate=0.0,
+    warmup_steps=3,
+    decay_tokens=1_800,
+)
+LOADER = Loader(np.arange(3001, dtype=np.uint16), 32, seed=0)
+
+
+def stream(leftovers: Leftovers = "requeue") -> StepStream:
+    return StepStream(SCHEDULE, LOADER.sequences, leftovers=leftovers, reuse_after=2)
+
+
+def walked(source: StepStream, state: StreamState) -> list[Step]:
+    found = []
+    while step := source.after(state):
+        found.append(step)
+        state = step.after
+    return found
+
+
+IN_ORDER = walked(stream(), stream().start)
+
+
+def of_rank(step: Step, rank: int, world_size: int, count: int) -> list[MicroBatch]:
+    rows = share(range(step.plan.rows), rank, world_size)
+    return micro_batches(LOADER.load(step.blocks, step.plan.length, rows), step.plan, count)
+
+
+def test_the_steps_are_those_of_the_schedule_and_take_their_tokens_from_the_ledger() -> None:
+    assert [step.plan for step in IN_ORDER] == [plan for _, plan in steps(SCHEDULE)]
+    assert [step.number for step in IN_ORDER] == [*range(1, len(IN_ORDER) + 1)]
+    for step in IN_ORDER:
+        assert sum(block.tokens for block in step.blocks) == step.plan.tokens
+        assert step.after.ledger.read == step.tokens
+
+
+@given(
+    number=st.integers(0, len(IN_ORDER) - 1),
+    world_size=st.integers(1, 8),
+    spare=st.integers(0, 200),
+)
+def test_ranks_and_micro_batches_laid_end_to_end_are_the_step(
+    number: int, world_size: int, spare: int
+) -> None:
+    step = IN_ORDER[number]
+    (whole,) = of_rank(step, 0, 1, 1)
+    micro_tokens = 32 + spare
+    count = accumulation_steps(step.plan.rows, world_size, step.plan.length, micro_tokens)
+    parts = [part for rank in range(world_size) for part in of_rank(step, rank, world_size, count)]
+    assert len(parts) == world_size * count
+    assert sum(part.share for part in parts) == pytest.approx(1)
+    assert max(part.inputs.numel() for part in parts) <= micro_tokens
+    for side in ("inputs", "targets"):
+        joined = torch.cat([getattr(part, side) for part in parts if part.share])
+        assert torch.equal(joined, getattr(whole, side))
+
+
+@given(world_size=st.integers(1, 4), count=st.integers(1, 4))
+def test_a_micro_batch_by_itself_is_the_one_that_its_rank_gets(world_size: int, count: int) -> None:
+    step = IN_ORDER[3]
+    for rank in range(world_size):
+        for part, expected in enumerate(of_rank(step, rank, world_size, count)):
+            rows = share(share(range(step.plan.rows), rank, world_size), part, count)
+            alone = micro_batch(LOADER, step, rows)
+            assert torch.equal(alone.inputs, expected.inputs)
+            assert alone[2:] == expected[2:]
+
+
+def test_a_micro_batch_without_rows_has_a_blank_one_that_weighs_nothing() -> None:
+    parts = of_rank(IN_ORDER[0], 0, 4, 3)
+    assert [part.share for part in parts] == [0.0, 0.0, 1 / 6]
+    assert parts[0].inputs.shape == parts[0].targets.shape == (1, 8)
+    assert parts[0].inputs.dtype == torch.int64
+
+
+@given(numbers=st.lists(st.integers(1, len(IN_ORDER)), min_size=1, max_size=6))
+def test_a_cursor_gives_any_step_by_its_number(numbers: list[int]) -> None:
+    cursor = StepCursor(stream(), stream().start)
+    assert [cursor.at(number) for number in numbers] == [IN_ORDER[n - 1] for n in numbers]
+
+
+@given(number=st.integers(0, len(IN_ORDER) - 1))
+def test_a_walk_resumes_from_json_where_it_was(number: int) -> None:
+    state = json.loads(json.dumps(IN_ORDER[number].after.state()))
+    assert walked(stream(), StreamState.from_state(state)) == IN_ORDER[number + 1 :]
+
+
+@pytest.mark.parametrize("leftovers", ["requeue", "drop"])
+def test_the_ledgers_of_equal_steps_end_as_those_of_the_steps_one_by_one(
+    leftovers: Leftovers,
+) -> None:
+    ledger = expected = stream(leftovers).start.ledger
+    plan = IN_ORDER[0].plan
+    for _ in range(40):
+        _, expected = expected.take(plan.rows, plan.length)
+    *_, last = ledgers(ledger, plan, 40)
+    assert (last.read, last.leftover, last.dropped, last.epoch) == (
+        expected.read,
+        expected.leftover,
+        expected.dropped,
+        expected.epoch,
+    )
