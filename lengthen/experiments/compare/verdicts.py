@@ -17,8 +17,8 @@ from lengthen.util.stats import (
     stands_apart,
 )
 
-# variant -> seed -> final validation loss in nats per token; None: diverged or crashed
-Losses: TypeAlias = Mapping[str, Mapping[int, float | None]]
+Seeds: TypeAlias = Mapping[int, float | None]  # seed -> final loss in nats; None: it diverged
+Losses: TypeAlias = Mapping[str, Seeds]  # by variant
 Verdict: TypeAlias = Literal["better", "worse", "not distinguishable", "too few seeds"]
 
 FEWEST_SEEDS = 3
@@ -41,49 +41,37 @@ class PairVerdict:
 
     def sentence(self) -> str:
         """Return the verdict as one plain line, with what it rests on."""
-        match self.verdict:
-            case "too few seeds":
-                finding = self._too_few()
-            case "not distinguishable":
-                finding = self._not_distinguishable()
-            case "better" | "worse":
-                finding = self._distinguished()
-        return finding + self._divergence()
-
-    def _too_few(self) -> str:
-        if self.p_adjusted is not None:
-            lost, kept = (self.a, self.b) if self.diverged[0] else (self.b, self.a)
-            why = f"{lost} never finished, {kept} always: p {self.p_adjusted:.2g} after Holm"
-            return f"{self.a} and {self.b}: too few seeds ({why})"
-        seeds = f"{self.seeds} finished in both, {FEWEST_SEEDS} are needed"
-        return f"{self.a} and {self.b}: too few seeds ({seeds})"
-
-    def _not_distinguishable(self) -> str:
-        assert self.difference is not None
-        line = (
-            f"{self.a} and {self.b} are not distinguishable: "
-            f"difference {_nats(self.difference)} over {self.seeds} seeds"
-        )
-        if self.smallest_effect is None:
-            return line
-        return f"{line}; these seeds can see {self.smallest_effect:.2g} nats at {100 * POWER:.0f} %"
-
-    def _distinguished(self) -> str:
-        claim = f"{self.a} is {self.verdict} than {self.b}"
-        if self.difference is None:
-            lost = self.b if self.verdict == "better" else self.a
-            return f"{claim}: {lost} never finished (p {self.p_adjusted:.2g} after Holm)"
-        gap = _nats(self.difference, -1 if self.verdict == "better" else 1)
-        return f"{claim} by {gap} over {self.seeds} seeds (p {self.p_adjusted:.2g} after Holm)"
-
-    def _divergence(self) -> str:
         # Without it a reader would ask why an interval far from 0 is no verdict.
         bar = " and so is not called better" if self.verdict == "not distinguishable" else ""
-        return "".join(
+        return self._finding() + "".join(
             f"; {name} diverged in {count} seed{'s' if count > 1 else ''}{bar}"
             for name, count in zip((self.a, self.b), self.diverged, strict=True)
             if count
         )
+
+    def _finding(self) -> str:
+        p = "" if self.p_adjusted is None else f"p {self.p_adjusted:.2g} after Holm"
+        if self.verdict == "too few seeds":
+            why = f"{self.seeds} finished in both, {FEWEST_SEEDS} are needed"
+            if p:
+                lost, kept = (self.a, self.b) if self.diverged[0] else (self.b, self.a)
+                why = f"{lost} never finished, {kept} always: {p}"
+            return f"{self.a} and {self.b}: too few seeds ({why})"
+        gap = self.difference
+        if gap is None:
+            lost = self.b if self.verdict == "better" else self.a
+            return f"{self.a} is {self.verdict} than {self.b}: {lost} never finished ({p})"
+        if self.verdict == "not distinguishable":
+            line = (
+                f"{self.a} and {self.b} are not distinguishable: "
+                f"difference {_nats(gap)} over {self.seeds} seeds"
+            )
+            if self.smallest_effect is None:
+                return line
+            see = f"these seeds can see {self.smallest_effect:.2g} nats at {100 * POWER:.0f} %"
+            return f"{line}; {see}"
+        by = _nats(gap, -1 if self.verdict == "better" else 1)
+        return f"{self.a} is {self.verdict} than {self.b} by {by} over {self.seeds} seeds ({p})"
 
 
 @dataclass(frozen=True)
@@ -160,15 +148,13 @@ def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -
     return Speedup(math.exp(mean.mean), low, high, mean.n, len(tokens))
 
 
-def _gaps(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> list[float]:
+def _gaps(a: Seeds, b: Seeds) -> list[float]:
     """Return a - b of each seed that finished in both."""
     theirs = _finished(b)
     return [loss - theirs[seed] for seed, loss in _finished(a).items() if seed in theirs]
 
 
-def _p(
-    a: Mapping[int, float | None], b: Mapping[int, float | None], difference: Paired | None
-) -> float | None:
+def _p(a: Seeds, b: Seeds, difference: Paired | None) -> float | None:
     """Return the p of 'a and b are alike', before Holm; None where nothing can be tested."""
     if _lost_to(a, b) or _lost_to(b, a):
         return all_against_none(len(a.keys() & b.keys()))
@@ -176,8 +162,8 @@ def _p(
 
 
 def _verdict(
-    a: Mapping[int, float | None],
-    b: Mapping[int, float | None],
+    a: Seeds,
+    b: Seeds,
     difference: Paired | None,
     *,
     significant: bool,
@@ -193,7 +179,7 @@ def _verdict(
     return verdict if significant and not _diverged(winner) else "not distinguishable"
 
 
-def _lost_to(one: Mapping[int, float | None], other: Mapping[int, float | None]) -> bool:
+def _lost_to(one: Seeds, other: Seeds) -> bool:
     """Whether `one` never finished, where `other` always did."""
     given = len(one.keys() & other.keys())
     return given >= FEWEST_SEEDS and not _finished(one) and not _diverged(other)
@@ -205,11 +191,11 @@ def _smallest_effect(difference: Paired | None, alpha: float) -> float | None:
     return smallest_effect(difference.n, alpha, POWER) * difference.sd
 
 
-def _finished(losses: Mapping[int, float | None]) -> dict[int, float]:
+def _finished(losses: Seeds) -> dict[int, float]:
     return {s: loss for s, loss in losses.items() if loss is not None and math.isfinite(loss)}
 
 
-def _diverged(losses: Mapping[int, float | None]) -> int:
+def _diverged(losses: Seeds) -> int:
     return len(losses) - len(_finished(losses))
 
 
