@@ -8,22 +8,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lengthen.cli.main import main
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Tables
 from lengthen.experiments import runner
-from lengthen.experiments.runner import ATTEMPTS, Job, Machine, Process
+from lengthen.experiments.runner import ATTEMPTS, Job, Machine, Process, read_attempts
 from lengthen.experiments.tune.problem import Problem
-from lengthen.experiments.tune.search import End, Setting, next_step
+from lengthen.experiments.tune.search import MULTIPLES, End, Setting, next_step
 from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
 from lengthen.run.directory import RunPaths, last_record, owned
 from lengthen.training.start import train
 from tests.conftest import Configure
-from tests.experiments.tune.conftest import ROOM, Asked, Tuned, own, search_here, written
+from tests.experiments.tune.conftest import (
+    ROOM,
+    Asked,
+    Tuned,
+    own,
+    plant,
+    search_here,
+    written,
+)
 
 STARTS = (8, 32)  # which race
 # Long enough to be killed in the middle, and with evaluations that mean something.
@@ -116,29 +124,52 @@ def test_f55_killed_and_started_again_it_repeats_no_finished_trial_and_chooses_t
     assert not list((broken / "trials").rglob("*.safetensors"))
 
 
-def test_a_trial_ends_as_soon_as_it_is_not_calm_and_none_calm_is_exit_6(
-    asked: Asked, tunable: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_trial_is_stopped_as_soon_as_it_is_not_calm_and_none_calm_is_exit_6(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wild: Tables = {
-        "optimizer": {"learning_rate": 1.0, "warmup_steps": 400},
-        "budget": {"tokens": 8_000_000},
-    }
-    root, file = tmp_path / "out", written(tunable(**wild), tmp_path)
-    base = ["tune", file, "--out", str(root), "--judge-tokens", "512", "--quiet"]
-    assert main([*base, "--starts", "8", "--jobs", "1", "--threads", "1"]) == 6
-    said = capsys.readouterr().err
-    assert (
-        "no trial stayed calm for 3 warm-ups "
-        "(start 8, T 17200; start 8, T 1600, beginning; start 8, T 800; start 8, T 400): "
-    ) in said
-    facts = json.loads((root / "tune.json").read_text())["trials"]
-    assert len(facts) == 4
-    whole = asked(starts=(8,), **wild).steps(Setting(8, 4, opening=True))
-    for fact in facts:
-        assert fact["verdict"] == "not calm"
-        assert 0 < fact["steps"] < whole
-    assert not list(root.rglob("*.safetensors"))
-    assert (root / "tune.html").is_file()
+    processes = []
+
+    def endless(job: Job, _machine: Machine, slot: int) -> Process:
+        (trial,) = (one for one in every_trial(tuned.problem) if one.name == job.name)
+        plant(tuned.root, trial, calm=False)
+        processes.append(subprocess.Popen(["sleep", "100"]))
+        return Process(job, slot, processes[-1])
+
+    tuned.problem = tuned.asked(**ROOM)
+    monkeypatch.setattr(runner, "start", endless)
+    monkeypatch.setattr(runner, "LOOK_SECONDS", 0.0)
+    assert tuned.again() == 6
+    assert "no trial stayed calm for 3 warm-ups (start 8, T 256; " in capsys.readouterr().err
+    assert [fact["verdict"] for fact in tuned.facts["trials"]] == ["not calm"] * 5
+    assert [process.returncode for process in processes] == [-signal.SIGTERM] * 5
+    assert (tuned.root / "tune.html").is_file()
+
+
+def every_trial(problem: Problem) -> Iterator[Trial]:
+    for start in problem.space.starts:
+        yield trial_of(problem, Setting(start, 4, opening=True))
+        yield from (trial_of(problem, Setting(start, multiple)) for multiple in MULTIPLES)
+
+
+def test_speculation_that_is_not_needed_any_more_is_stopped_and_counts(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned.problem = tuned.asked(**ROOM)
+    wildest = trial_of(tuned.problem, Setting(8, 64))
+
+    def start(job: Job, _machine: Machine, slot: int) -> Process:
+        if job.name == wildest.name:
+            plant(tuned.root, wildest, calm=True)
+            return Process(job, slot, subprocess.Popen(["true"]))
+        return Process(job, slot, subprocess.Popen(["sleep", "100"]))
+
+    monkeypatch.setattr(runner, "start", start)
+    assert tuned.again("--jobs", "2") == 0
+    assert tuned.facts["chosen"]["warmups"] == 64
+    assert [fact["verdict"] for fact in tuned.facts["trials"]] == ["calm", "undecided"]
+    events = [record["event"] for _, record in read_attempts(tuned.root)]
+    assert events == ["started", "started", "ended", "stopped"]
+    assert "not needed" in capsys.readouterr().out
 
 
 @pytest.mark.slow
