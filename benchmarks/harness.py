@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import build
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DistributedContext
@@ -62,7 +62,7 @@ def exported(folder: Path) -> Path:
     groups = {"model": model.state_dict(), "optimizer": {}}
     state = {"counters": {"step": 1, "tokens": 1}}
     paths.root.mkdir()
-    commit.save(Disk(), paths.checkpoints, 1, groups, state)
+    write_checkpoint(Disk(), paths.checkpoints, 1, groups, state)
     paths.config.write_text(build(tables).to_toml(), encoding="utf-8")
     tokenizer = resolve(f"gpt2:{GPT2}" if GPT2.exists() else "gpt2")
     paths.tokenizer.write_text(tokenizer.tokenizer.to_str(), encoding="utf-8")

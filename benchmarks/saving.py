@@ -51,13 +51,13 @@ class Measured:
         """Return the seconds that training waits for the copy."""
         self.step += 1
         began = time.perf_counter()
-        self.saves.begin(self.step, self.tensors, {})
+        self.saves.write_in_background(self.step, self.tensors, {})
         return self._taken(began)
 
     def _taken(self, began: float) -> float:
         taken = time.perf_counter() - began
-        self.saves.settle(wait=True)
-        self.saves.rotate()
+        self.saves.finish(wait=True)
+        self.saves.delete_old()
         return taken
 
 

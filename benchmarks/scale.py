@@ -8,7 +8,7 @@ set over the second step, less what the process had before the model was built; 
 told to give every large block back at once, so that the peak is what was in use.
 
 Gloo has no reduce-scatter of its own: torch makes one of an all-reduce, which sends twice as much.
-What is foretold for rings is corrected for that here, and nowhere else.
+What is predicted for rings is corrected for that here, and nowhere else.
 """
 
 import argparse
@@ -102,12 +102,12 @@ def worker(config: Config, out: Path) -> None:
         PEAK.write_text("5")  # forget the peak so far
         sent = bytes_sent()
         trainer.step()
-        figures = {"sent": bytes_sent() - sent, "held": resident("VmHWM") - before}
+        figures = {"sent": bytes_sent() - sent, "peak": resident("VmHWM") - before}
     (out / f"{context.rank}.json").write_text(json.dumps(figures))
 
 
 def measured(config: Config, folder: Path) -> Mapping[str, int]:
-    """Return what the rank that has most held and sent."""
+    """Return what the rank that has most stored and sent."""
     folder.mkdir(parents=True)
     file = folder / "config.toml"
     file.write_text(config.to_toml())
@@ -119,12 +119,12 @@ def measured(config: Config, folder: Path) -> Mapping[str, int]:
     return {name: max(rank[name] for rank in ranks) for name in ranks[0]}
 
 
-def foretold(config: Config) -> Mapping[str, int]:
+def predicted(config: Config) -> Mapping[str, int]:
     """Return what `plan` says of the same rank, with gradients scattered as gloo does it."""
     size, sharded = config.batch.micro_tokens, config.run.sharded
     assert size != "auto"
-    told = load(config, size, WORLD, sharded=sharded)
-    return {"sent": told.sent + sharded * told.reducing, "held": told.held}
+    planned = load(config, size, WORLD, sharded=sharded)
+    return {"sent": planned.sent + sharded * planned.reduce_sent, "peak": planned.peak}
 
 
 def main() -> None:
@@ -140,9 +140,9 @@ def main() -> None:
             for sharded in (False, True):
                 config = configuration(name, sharded=sharded)
                 real = measured(config, Path(folder) / f"{name}-{sharded}")
-                for what, told in foretold(config).items():
+                for what, told in predicted(config).items():
                     figure = f"{what.upper()}_{name}_{'SHARDED' if sharded else 'REPLICATED'}"
-                    print(f"{told / 1e6:.2f} MB foretold, {real[what] / 1e6:.2f} MB measured")
+                    print(f"{told / 1e6:.2f} MB predicted, {real[what] / 1e6:.2f} MB measured")
                     report(f"SCALE_{figure}", told / real[what])
 
 

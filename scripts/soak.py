@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear
@@ -129,7 +130,7 @@ def start(run: Path, file: Path, ranks: Ranks, asynchronous: bool) -> subprocess
     settings = ["--run.sharded", str(ranks.sharded).lower()]
     settings += ["--saving.asynchronous", str(asynchronous).lower()]
     words = ["resume", str(run), *settings]
-    if not checkpoint.listed(RunPaths(run).checkpoints):
+    if not list_checkpoints(RunPaths(run).checkpoints):
         words = ["train", str(file), "--out", str(run), "--overwrite", *settings]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [

@@ -1,15 +1,16 @@
-"""A configuration's model, and the weights and moments of a checkpoint in it."""
+"""Weights and moments between a run's model and optimizer and its checkpoints."""
 
 import torch
 from torch import Tensor, nn
 
-from lengthen.checkpoint.read import OTHER, Checkpoint
+from lengthen.checkpoint.read import Checkpoint, Tensors
+from lengthen.checkpoint.train_state import OTHER_CHECKPOINT
 from lengthen.config.schema import Config
 from lengthen.core.shuffle import sub_seed
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW
-from lengthen.model.shards import shard_like
+from lengthen.model.shards import is_sharded, local_shard, shard_like
 from lengthen.util.errors import CheckpointError, SettingError
 
 
@@ -32,6 +33,32 @@ def build_model(config: Config, context: DistributedContext) -> GPT:
     return model.to(device=context.device, dtype=context.dtype)
 
 
+def tensors_of(
+    model: nn.Module, optimizer: AdamW, context: DistributedContext
+) -> dict[str, Tensors]:
+    """Return the weights and moments that this rank saves, by parameter name, without a copy.
+
+    Of what is sharded every rank saves its own shard; of all else, such as Adam's count of steps,
+    every rank has a copy, and rank 0 saves it.
+    """
+    named = dict(model.named_parameters())
+    moments = {
+        f"{name}.{key}": value
+        for name, parameter in named.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+    def saved(tensors: Tensors) -> Tensors:
+        return {
+            name: local_shard(tensor)
+            for name, tensor in tensors.items()
+            if context.is_rank_zero or is_sharded(tensor)
+        }
+
+    weights = {name: parameter.detach() for name, parameter in named.items()}
+    return {"model": saved(weights), "optimizer": saved(moments)}
+
+
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the weights of a checkpoint in; raises SettingError for another architecture."""
     saved, own = checkpoint.tensors["model"], dict(model.named_parameters())
@@ -49,19 +76,19 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
     saved = checkpoint.tensors.get("optimizer", {})
     for name, parameter in model.named_parameters():
         state = {}
-        for key, target in _places(optimizer, parameter).items():
+        for key, target in _targets(optimizer, parameter).items():
             moment = saved.get(f"{name}.{key}")
             if moment is None:
                 continue
             if moment.shape != target.shape:
-                found = f"{name}.{key} of shape {tuple(moment.shape)}"
-                raise CheckpointError(f"{checkpoint.path.name}: has {found}; {OTHER}")
+                shape = f"{name}.{key} of shape {tuple(moment.shape)}"
+                raise CheckpointError(f"{checkpoint.path.name}: has {shape}; {OTHER_CHECKPOINT}")
             state[key] = shard_like(moment, target)
         if state:
             optimizer.state[parameter] = state
 
 
-def _places(optimizer: AdamW, parameter: nn.Parameter) -> dict[str, Tensor]:
+def _targets(optimizer: AdamW, parameter: nn.Parameter) -> dict[str, Tensor]:
     """Return for each moment of a parameter a tensor that lies where it has to lie."""
     # The fused update keeps its step count beside the weights, the plain one on the host.
     fused = bool(optimizer.defaults["fused"])

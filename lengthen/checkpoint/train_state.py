@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from lengthen.checkpoint.read import OTHER
 from lengthen.config.schema import MOST
 from lengthen.core.ledger import Ledger
 from lengthen.core.loss_ratio import LowestLoss
 from lengthen.core.pacing import Grown
 from lengthen.core.schedule import Counters
 from lengthen.util.errors import CheckpointError
+
+OTHER_CHECKPOINT = "choose another one with --checkpoint"
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class TrainState:
     skipped_in_a_row: int = 0
     evaluated: Counters = field(default_factory=Counters)  # at the last evaluation
     probed: int = 0  # step of the last probe
-    stop: bool = False  # a signal asked for the end; all ranks agree
+    stop: bool = False  # a signal asked for it; all ranks agree
 
     def state(self) -> dict[str, Any]:
-        """Return it as JSON has it; a wish to stop is not part of a run."""
+        """Return it as JSON has it; a request to stop is not part of a run."""
         return {
             "counters": asdict(self.counters),
             "ledger": self.ledger.state(),
@@ -45,7 +46,7 @@ class TrainState:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "TrainState":
-        """Return what `state` was made of; it may hold more.
+        """Return the train state that `state` was written from; there may be other keys in it.
 
         Raises CheckpointError for what no run has written.
         """
@@ -64,18 +65,18 @@ class TrainState:
         except (KeyError, TypeError, AttributeError):
             train_state = None
         if train_state is None or not _is_sound(train_state):
-            raise CheckpointError(f"state.json: is not the state of a run; {OTHER}")
+            raise CheckpointError(f"state.json: is not the state of a run; {OTHER_CHECKPOINT}")
         return train_state
 
 
 def _counters(state: dict[str, Any]) -> Counters:
     grown = state["grown"]
-    told = None if grown is None else Grown(**_every(Grown, grown))
-    return Counters(**{**_every(Counters, state), "grown": told})
+    growth = None if grown is None else Grown(**_every(Grown, grown))
+    return Counters(**{**_every(Counters, state), "grown": growth})
 
 
 def _every(kind: type[Counters | Grown], state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state, where it leaves nothing of its kind to a default."""
+    """Return the fields of `kind` in `state`; raises KeyError where it leaves one to a default."""
     return {one.name: state[one.name] for one in fields(kind)}
 
 
@@ -100,18 +101,18 @@ def _losses(train_state: TrainState) -> Iterator[float | None]:
     )
 
 
-def must_fit(train_state: TrainState, first: Ledger) -> None:
-    """Raise CheckpointError for a state, though sound, of another run than began with `first`."""
+def check_same_run(train_state: TrainState, first: Ledger) -> None:
+    """Raise CheckpointError for a sound state of another run than one that begins with `first`."""
     ledger, grown = train_state.ledger, train_state.counters.grown
     names = ("sequences", "full_length", "leftovers")
     other = any(getattr(ledger, name) != getattr(first, name) for name in names)
     if other or (grown is not None and not 1 <= grown.value <= first.full_length):
-        raise CheckpointError(f"state.json: is of another run; {OTHER}")
+        raise CheckpointError(f"state.json: is of another run; {OTHER_CHECKPOINT}")
 
 
 def log_size(state: dict[str, Any]) -> int:
     """Return the bytes that metrics.jsonl had at a save; raises CheckpointError for none."""
     size = state.get("metrics_bytes")
     if type(size) is not int or size < 0:
-        raise CheckpointError(f"state.json: has no size of metrics.jsonl; {OTHER}")
+        raise CheckpointError(f"state.json: has no size of metrics.jsonl; {OTHER_CHECKPOINT}")
     return size

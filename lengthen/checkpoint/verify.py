@@ -1,50 +1,177 @@
-"""Every byte of a token store, a run or a checkpoint, against what its manifest says."""
+"""The files of a checkpoint against its manifest, every byte; no torch, which takes seconds.
 
+A checkpoint is a directory `step-...` with a manifest.json that gives size and SHA-256 of every
+other file, and its own.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from lengthen.checkpoint import read as checkpoint
 from lengthen.data import store
 from lengthen.run.directory import RunPaths
-from lengthen.util.errors import CheckpointError, DataError, SettingError
+from lengthen.util.disk import with_retries
+from lengthen.util.errors import CheckpointError, DataError, SettingError, shown
+
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 2**24  # bytes
+NAME = re.compile(r"step-(\d{8,18})")
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+CHUNK = 2**22  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint's manifest lists, its own hash verified."""
+
+    sha256: str  # its own
+    files: Mapping[str, Mapping[str, Any]]  # by name: size and SHA-256
 
 
 def verify(path: Path) -> list[str]:
-    """Return one line for each thing that is whole.
+    """Return one line for each thing that is whole in a token store, a run or a checkpoint.
 
     Raises DataError for a damaged store, CheckpointError for a damaged checkpoint, both with every
     problem, and SettingError where `path` is none of these.
     """
     if RunPaths(path).config.is_file():
-        return _run(path)
-    if checkpoint.NAME.fullmatch(path.name):
-        return _checkpoints([path])
+        checkpoints = list_checkpoints(RunPaths(path).checkpoints)
+        if not checkpoints:
+            raise CheckpointError(f"no checkpoint in {path}; none was saved yet")
+        return _verify_checkpoints(checkpoints)
+    if NAME.fullmatch(path.name):
+        return _verify_checkpoints([path])
     if (path / store.MANIFEST).exists():
-        return _store(path)
+        return _verify_store(path)
     raise SettingError("DIR", "must be a token store, a run or a checkpoint", str(path))
 
 
-def _store(path: Path) -> list[str]:
+def _verify_store(path: Path) -> list[str]:
     problems = store.verify(path)
     if problems:
         raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-    extra = [f"warning: {path} holds {name} too" for name in store.strangers(path)]
+    extra = [f"warning: {path} also has {name}" for name in store.strangers(path)]
     return [f"store {path}: every byte as its manifest says", *extra]
 
 
-def _run(path: Path) -> list[str]:
-    found = checkpoint.listed(RunPaths(path).checkpoints)
-    if not found:
-        raise CheckpointError(f"no checkpoint in {path}; none was saved yet")
-    return _checkpoints(found)
-
-
-def _checkpoints(paths: list[Path]) -> list[str]:
-    damaged = [f"{path.name}: {problem}" for path in paths for problem in checkpoint.damage(path)]
+def _verify_checkpoints(paths: list[Path]) -> list[str]:
+    damaged = [f"{path.name}: {problem}" for path in paths for problem in damage(path)]
     if damaged:
         raise CheckpointError(f"damaged: {'; '.join(damaged)}; resume uses the newest good one")
     whole = [f"checkpoint {path.name}: every byte as its manifest says" for path in paths]
-    return whole + [
-        f"warning: {path.name} holds {name} too"
-        for path in paths
-        for name in checkpoint.extra_files(path)
-    ]
+    extra = [(path.name, name) for path in paths for name in extra_files(path)]
+    return whole + [f"warning: {checkpoint} also has {name}" for checkpoint, name in extra]
+
+
+def name_of(step: int) -> str:
+    """Return the directory name of the checkpoint of `step` finished steps."""
+    return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step in the name of a checkpoint's directory."""
+    return int(path.name.removeprefix("step-"))
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, newest first, by the number in the name."""
+    entries = folder.iterdir() if folder.exists() else iter(())
+    return sorted((p for p in entries if NAME.fullmatch(p.name)), key=step_of, reverse=True)
+
+
+def json_bytes(value: object) -> bytes:
+    """Return JSON as checkpoints have it: for equal values always the same bytes."""
+    return json.dumps(value, allow_nan=False, sort_keys=True, indent=1).encode()
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a manifest.json, which has the hash of all the rest in it."""
+    return json_bytes({**manifest, "sha256": hashlib.sha256(json_bytes(manifest)).hexdigest()})
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the checkpoint in `path`; raises OSError, ValueError and the like."""
+    data = with_retries(lambda: first_bytes(path / MANIFEST, MANIFEST_LIMIT + 1))
+    if len(data) > MANIFEST_LIMIT:
+        raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
+    manifest = json.loads(data)
+    sha256 = manifest.pop("sha256")
+    if hashlib.sha256(json_bytes(manifest)).hexdigest() != sha256:
+        raise ValueError("sha256 differs")
+    if name_of(manifest["step"]) != path.name:
+        raise ValueError(f"is that of step {manifest['step']}")
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    for name in files:
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"names the file {shown(name)}")
+    return Manifest(sha256, files)
+
+
+def damage(path: Path, part: slice = slice(None)) -> list[str]:
+    """Return what is wrong with a checkpoint, every byte against its manifest; nothing if good.
+
+    Of the manifest's files those of `part` are hashed.
+    """
+    try:
+        files = list(read_manifest(path).files.items())[part]
+        return list(_differences(path, files))
+    except OSError as error:
+        return [f"{MANIFEST} {reason_of(error)}"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return [f"{MANIFEST}: {error or type(error).__name__}"]
+
+
+def _differences(path: Path, files: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    for name, entry in files:
+        expected = entry["size"]
+        try:
+            size, sha256 = with_retries(partial(_size_and_hash, path / name, expected))
+        except OSError as error:
+            yield f"{name} {reason_of(error)}"
+            continue
+        if size != expected:
+            yield f"{name} has {size} bytes, should have {shown(expected)}"
+        elif sha256 != entry["sha256"]:
+            yield f"{name} sha256 differs"
+
+
+def _size_and_hash(path: Path, expected: int) -> tuple[int, str]:
+    """Return size and SHA-256 of a file; one of another size than expected is not read."""
+    digest = hashlib.sha256()
+    with _open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        while size == expected and (data := file.read(CHUNK)):
+            digest.update(data)
+    return size, digest.hexdigest()
+
+
+def extra_files(path: Path) -> list[str]:
+    """Return files of a good checkpoint that its manifest does not list."""
+    known = {*read_manifest(path).files, MANIFEST}
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in known)
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system says of a failure, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
+def first_bytes(path: Path, limit: int) -> bytes:
+    """Return at most `limit` bytes of a regular file; raises OSError for anything else."""
+    with _open_regular(path) as file:
+        return file.read(limit)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path.name} is not a regular file")
+    return os.fdopen(descriptor, "rb")

@@ -1,7 +1,7 @@
-"""How a checkpoint comes to be and goes: whole or not at all.
+"""Write and delete checkpoints: each is on the disk whole or not at all.
 
-It is written under a temporary name, every file synced, given a manifest with size and SHA-256 of
-each, and renamed; the rename is the moment it exists. Only then are older ones rotated.
+A checkpoint is written under a temporary name, every file synced, given a manifest with size and
+SHA-256 of each, and renamed; from the rename on it exists. Only then are older ones deleted.
 """
 
 import json
@@ -13,126 +13,133 @@ from pathlib import Path
 
 import torch
 
-from lengthen.checkpoint.read import (
-    FORMAT,
-    State,
-    Tensors,
-    as_json,
+from lengthen.checkpoint.read import FORMAT, SUFFIX, State, Tensors
+from lengthen.checkpoint.verify import (
+    MANIFEST,
     damage,
-    listed,
+    json_bytes,
+    list_checkpoints,
+    manifest_bytes,
     name_of,
     reason_of,
-    sealed,
+    step_of,
 )
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.util.disk import FULL, Disk, Written
 from lengthen.util.errors import StorageError
 
-BESIDE = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
-DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files say it
+OTHER_FILES = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
+DTYPES = {torch.float32: "F32", torch.float64: "F64"}  # of weights and moments, as files name it
 SPARE = 1.1  # free space asked for before a save, in sizes of the checkpoint
-Ahead = Callable[[], None]  # what the first rank does before a save
+BeforeWrite = Callable[[], None]
 
 
-def nothing() -> None:
-    """Nothing has to be done before a save."""
-
-
-def save(
+def write_checkpoint(
     disk: Disk,
     folder: Path,
     step: int,
     tensors: Mapping[str, Tensors],
     state: State,
     context: DistributedContext = SINGLE_PROCESS,
-    ahead: Ahead = nothing,
+    before: BeforeWrite | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` and return its path once it is true; raises StorageError.
+    """Write the checkpoint of `step` and return its path once it exists; raises StorageError.
 
-    The first rank calls `ahead` before: what the checkpoint counts on goes onto the disk there.
-
-    A checkpoint of this step that verifies already is kept as it is. Every rank calls this at the
-    same step: sharded, each writes the `tensors` that it holds, otherwise the first one writes, and
-    `state` is that rank's. Where one fails, all of them raise.
+    Rank 0 calls `before` first, to put what the checkpoint counts on onto the disk. A checkpoint
+    of this step that verifies already is kept as it is. Every rank calls this at the same step:
+    sharded, each writes its own shards in `tensors`, otherwise rank 0 writes, and `state` is that
+    of rank 0. Where one rank fails, all of them raise.
     """
     target = folder / name_of(step)
-    size = _size(tensors, context)
-    with _figures_if_full(folder, size):
-        temporary = _begin(disk, target, size, context, ahead)
-        if temporary is None:
-            return target
-        try:
-            written = _write_parts(disk, temporary, tensors, context)
-            with _agreed(context, f"checkpoint {target.name}"):
-                if context.is_rank_zero:
-                    _seal(disk, temporary, step, written, state)
-                    if target.exists():
-                        discard(disk, target)  # damaged, or we would have kept it
-                    disk.commit_directory(temporary, target)
-        except Exception:
-            if context.is_rank_zero:
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    size = _needed_bytes(tensors, context)
+    with _size_in_message_if_full(folder, size):
+        temporary = _make_temporary(disk, target, size, context, before)
+        if temporary is not None:
+            _write_and_commit(disk, temporary, target, tensors, state, context)
     return target
 
 
-def _size(tensors: Mapping[str, Tensors], context: DistributedContext) -> int:
-    """Return the free bytes that a save asks for."""
+def _needed_bytes(tensors: Mapping[str, Tensors], context: DistributedContext) -> int:
     mine = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    return int((mine * (context.world_size if context.sharded else 1) + BESIDE) * SPARE)
+    return int((mine * (context.world_size if context.sharded else 1) + OTHER_FILES) * SPARE)
 
 
-def _begin(
-    disk: Disk, target: Path, size: int, context: DistributedContext, ahead: Ahead
+def _make_temporary(
+    disk: Disk, target: Path, size: int, context: DistributedContext, before: BeforeWrite | None
 ) -> Path | None:
     """Return the temporary directory that all ranks write into; None: the checkpoint is there."""
     token = 0
-    folder = target.parent
-    with _agreed(context, f"checkpoint {target.name}"):
-        if context.is_rank_zero:
-            ahead()
+    with _failing_together(context, f"checkpoint {target.name}"):
+        if context.is_rank_zero and before is not None:
+            before()
         if context.is_rank_zero and damage(target):
-            if not folder.exists():
-                folder.parent.stat()  # a run's directory that has vanished is not made anew
-                disk.make_directory(folder)
-                disk.sync_directory(folder.parent)
-            if shutil.disk_usage(folder).free < size:
-                raise _too_full(folder, size)
             token = 1 + secrets.randbelow(2**62)
+            _make_folder(disk, target.parent, size)
             disk.make_directory(_temporary(target, token), private=True)
     token = context.broadcast(token)
     return _temporary(target, token) if token else None
+
+
+def _make_folder(disk: Disk, folder: Path, size: int) -> None:
+    if not folder.exists():
+        folder.parent.stat()  # a run's directory that has vanished is not made anew
+        disk.make_directory(folder)
+        disk.sync_directory(folder.parent)
+    if shutil.disk_usage(folder).free < size:
+        raise _too_full(folder, size)
 
 
 def _temporary(target: Path, token: int) -> Path:
     return target.parent / f".tmp-{target.name}-{token:016x}"
 
 
-def _write_parts(
+def _write_and_commit(
+    disk: Disk,
+    temporary: Path,
+    target: Path,
+    tensors: Mapping[str, Tensors],
+    state: State,
+    context: DistributedContext,
+) -> None:
+    try:
+        written = _write_tensors(disk, temporary, tensors, context)
+        with _failing_together(context, f"checkpoint {target.name}"):
+            if context.is_rank_zero:
+                _write_manifest(disk, temporary, step_of(target), written, state)
+                if target.exists():
+                    delete_checkpoint(disk, target)  # damaged, or it would have been kept
+                disk.commit_directory(temporary, target)
+    except Exception:
+        if context.is_rank_zero:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_tensors(
     disk: Disk, temporary: Path, tensors: Mapping[str, Tensors], context: DistributedContext
 ) -> dict[str, Written]:
-    """Write what this rank holds; return what all ranks wrote, by file."""
+    """Write the tensors of this rank; return what all ranks wrote, by file."""
     mine = [Written(0, "0" * 64) for _ in tensors]
-    with _agreed(context, f"its part of {temporary.name}"):
+    with _failing_together(context, f"its part of {temporary.name}"):
         if context.is_rank_zero or context.sharded:
             mine = [
                 disk.write_file(
-                    temporary / _part(group, context.rank, context), safetensors_of(held)
+                    temporary / _file_name(name, context.rank, context), safetensors_of(group)
                 )
-                for group, held in tensors.items()
+                for name, group in tensors.items()
             ]
-    figures = [figure for written in mine for figure in (written.size, *_words(written.sha256))]
+    figures = [figure for one in mine for figure in (one.size, *_words(one.sha256))]
     written = {}
     for rank, row in enumerate(context.all_gather(figures)):
-        for number, group in enumerate(tensors):
+        for number, name in enumerate(tensors):
             size, *words = row[5 * number : 5 * number + 5]
             if size:
-                written[_part(group, rank, context)] = Written(size, _digest(words))
+                written[_file_name(name, rank, context)] = Written(size, _digest(words))
     return written
 
 
 def safetensors_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a safetensors file that holds `tensors`, a piece for each.
+    """Yield the bytes of a safetensors file of `tensors`, a piece for each.
 
     The library's own writer copies everything twice, and all threads of the process stand still
     meanwhile. Pieces of tensors that lie in this process's memory are views of it.
@@ -151,13 +158,10 @@ def safetensors_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
             yield tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B")
 
 
-def _part(group: str, rank: int, context: DistributedContext) -> str:
-    whose = (
-        f"-r{rank:05d}-of-{context.world_size:05d}"
-        if context.sharded and context.world_size > 1
-        else ""
-    )
-    return f"{group}{whose}.safetensors"
+def _file_name(group: str, rank: int, context: DistributedContext) -> str:
+    if context.sharded and context.world_size > 1:
+        return f"{group}-r{rank:05d}-of-{context.world_size:05d}{SUFFIX}"
+    return f"{group}{SUFFIX}"
 
 
 def _words(sha256: str) -> list[int]:
@@ -171,40 +175,40 @@ def _digest(words: Sequence[int]) -> str:
 
 
 @contextmanager
-def _agreed(context: DistributedContext, what: str) -> Iterator[None]:
-    """Raise on every rank where the block failed on one of them, with what that one says."""
-    error: StorageError | None = None
+def _failing_together(context: DistributedContext, what: str) -> Iterator[None]:
+    """Raise StorageError on every rank where the block failed on one of them, with its reason."""
+    failure: StorageError | None = None
     try:
         yield
-    except StorageError as caught:
-        error = caught
-    except FileNotFoundError as caught:
+    except StorageError as error:
+        failure = error
+    except FileNotFoundError as error:
         way_out = "put it back, or run the command again elsewhere"
-        error = StorageError(f"storage {caught.filename}: it has vanished; {way_out}")
-    except OSError as caught:  # whatever it is, the others must not wait
-        error = StorageError(f"storage {caught.filename}: {reason_of(caught)}")
-    told = context.all_gather_text(str(error or ""))
-    if error is not None:
-        raise error
-    for rank, why in enumerate(told):
-        if why:
-            raise StorageError(f"rank {rank} could not write {what}: {why}")
+        failure = StorageError(f"storage {error.filename}: it has vanished; {way_out}")
+    except OSError as error:  # whatever it is, the others must not wait
+        failure = StorageError(f"storage {error.filename}: {reason_of(error)}")
+    reasons = context.all_gather_text(str(failure or ""))
+    if failure is not None:
+        raise failure
+    for rank, reason in enumerate(reasons):
+        if reason:
+            raise StorageError(f"rank {rank} could not write {what}: {reason}")
 
 
-def _seal(
+def _write_manifest(
     disk: Disk, temporary: Path, step: int, written: Mapping[str, Written], state: State
 ) -> None:
     """Write the state, and last the manifest that makes the directory a checkpoint."""
-    whole = as_json({**state, "format": FORMAT, "step": step})
+    whole = json_bytes({**state, "format": FORMAT, "step": step})
     every = {**written, "state.json": disk.write_file(temporary / "state.json", whole)}
     entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(every.items())}
     manifest = {"format": FORMAT, "step": step, "files": entries}
-    disk.write_file(temporary / "manifest.json", sealed(manifest))
+    disk.write_file(temporary / MANIFEST, manifest_bytes(manifest))
 
 
 @contextmanager
-def _figures_if_full(folder: Path, size: int) -> Iterator[None]:
-    """Say how much a save needs where the disk was found full in the middle of it."""
+def _size_in_message_if_full(folder: Path, size: int) -> Iterator[None]:
+    """Give the bytes that a checkpoint needs where the disk fills up while it is written."""
     try:
         yield
     except StorageError as error:
@@ -217,29 +221,28 @@ def _figures_if_full(folder: Path, size: int) -> Iterator[None]:
 def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:
     free = shutil.disk_usage(folder.parent).free  # the folder itself may be what found no room
     needs = f"a checkpoint needs {size} bytes, {free} are free"
-    return StorageError(
-        f"storage {folder}: {reason}{needs}; free some space and run the command again"
-    )
+    way_out = "free some space and run the command again"
+    return StorageError(f"storage {folder}: {reason}{needs}; {way_out}")
 
 
-def rotate(disk: Disk, folder: Path, keep: int, verified: set[str]) -> None:
+def delete_old(disk: Disk, folder: Path, keep: int, verified: set[str]) -> None:
     """Delete what is older than the newest `keep` good checkpoints; call it after a good save.
 
     Those in `verified`, by name, are known to be good; others are read whole, and added if so, but
     only where that decides something: the other ranks wait meanwhile.
     """
-    there, good = listed(folder), 0
-    if len(there) <= keep:
+    paths, good = list_checkpoints(folder), 0
+    if len(paths) <= keep:
         return
-    for path in there:
+    for path in paths:
         if good == keep:
-            discard(disk, path)
+            delete_checkpoint(disk, path)
         elif path.name in verified or not damage(path):
             verified.add(path.name)
             good += 1
 
 
-def discard(disk: Disk, path: Path) -> None:
+def delete_checkpoint(disk: Disk, path: Path) -> None:
     """Delete a checkpoint; it loses its name first, so a half-deleted one is never listed."""
     trash = path.parent / f".trash-{path.name}-{secrets.token_hex(4)}"
     disk.rename(path, trash)
@@ -247,18 +250,18 @@ def discard(disk: Disk, path: Path) -> None:
     disk.remove(trash)
 
 
-def set_aside(disk: Disk, folder: Path, after: int) -> None:
-    """Take the checkpoints behind step `after` out of the list: the run goes another way now.
+def supersede_after(disk: Disk, folder: Path, step: int) -> None:
+    """Rename the checkpoints after `step`, from which the run now continues in another way.
 
     They stay on the disk as `superseded-step-...` until somebody deletes them.
     """
-    for path in listed(folder):
-        if int(path.name.removeprefix("step-")) > after:
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
             disk.rename(path, folder / f"superseded-{path.name}-{secrets.token_hex(4)}")
             disk.sync_directory(folder)
 
 
-def sweep(disk: Disk, folder: Path) -> None:
-    """Delete what an interrupted save or rotation left; call it only as the run's owner."""
+def remove_incomplete(disk: Disk, folder: Path) -> None:
+    """Delete what an interrupted save or deletion left; call it only as the run's owner."""
     for path in sorted(folder.glob(".t*-step-*")) if folder.exists() else []:
         disk.remove(path)

@@ -10,6 +10,7 @@ import torch
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.read import Tensors
+from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data import open_store as bind
@@ -83,7 +84,7 @@ def _run_of(path: Path) -> tuple[RunPaths | None, str | None]:
     """Return the run, and the name of the checkpoint where the path is one."""
     if RunPaths(path).config.is_file():
         return RunPaths(path), None
-    if checkpoint.NAME.fullmatch(path.name) and len(path.parts) > 3:
+    if NAME.fullmatch(path.name) and len(path.parts) > 3:
         run = RunPaths(path.parents[1])
         if run.config.is_file() and path.parent == run.checkpoints:
             return run, path.name

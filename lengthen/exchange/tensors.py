@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lengthen.checkpoint.read import FILE_NAME, Tensors
+from lengthen.checkpoint.read import Tensors
+from lengthen.checkpoint.verify import FILE_NAME
 from lengthen.config.schema import Model
 from lengthen.data.store import lfs_pointer, one_line, read_limited
 from lengthen.distributed.memory import cpu_memory_limit

@@ -20,7 +20,6 @@ from lengthen.config.schema import Config
 from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
 from lengthen.run.directory import MetricsLog, Record, owned
-from lengthen.training.loop import StopSignal
 from lengthen.util.disk import Disk
 from lengthen.util.errors import (
     BusyError,
@@ -29,6 +28,7 @@ from lengthen.util.errors import (
     UnstableError,
     printable,
 )
+from lengthen.util.signals import StopSignal
 
 ATTEMPTS = "attempts.jsonl"  # beside the runs: which were started, and how they ended
 LOOK_SECONDS = 0.5  # between two looks at the processes

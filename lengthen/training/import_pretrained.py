@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import State, Tensors
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
@@ -167,6 +167,6 @@ def _write(
     for name, data in files.items():
         disk.write_file(paths.root / name, data)
     whole = {**state, "metrics_bytes": len(files[METRICS])}
-    commit.save(disk, paths.checkpoints, 0, tensors, whole)
+    write_checkpoint(disk, paths.checkpoints, 0, tensors, whole)
     # Last: a run without a checkpoint would be started afresh, from other weights.
     disk.replace_file(paths.config, config.to_toml().encode())

@@ -1,9 +1,8 @@
-"""The step: everything that happens to weights, moments, ledger and clock.
+"""The optimizer step: everything that happens to weights, moments, ledger and counters.
 
-Nothing here writes a file or draws a line; `loop` does both around it.
+Nothing here writes a file or prints a line; `loop` does both around it.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lengthen.checkpoint.read import Checkpoint, State, Tensors
-from lengthen.checkpoint.restore import build_model, load_moments, load_weights
-from lengthen.checkpoint.train_state import TrainState, must_fit
-from lengthen.config.load import as_trained
+from lengthen.checkpoint.restore import build_model, load_moments, load_weights, tensors_of
+from lengthen.checkpoint.train_state import TrainState, check_same_run
+from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
 from lengthen.core.schedule import Counters, StepPlan
@@ -29,9 +28,7 @@ from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
-from lengthen.model.shards import is_sharded, local_shard
 from lengthen.run.directory import Record
-from lengthen.util import faults
 
 T = TypeVar("T")
 
@@ -59,12 +56,8 @@ class Trainer:
         micro_tokens: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.config, self.store, self.context, self.micro_tokens = (
-            config,
-            store,
-            context,
-            micro_tokens,
-        )
+        self.config, self.store, self.context = config, store, context
+        self.micro_tokens = micro_tokens
         self._stop = stop
         self.model = build_model(config, context)
         if config.run.compile == "on":
@@ -91,9 +84,9 @@ class Trainer:
         """Train on the next rows * length tokens, once; None where the budget is spent.
 
         A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
-        they were; it advances step, ledger and clock all the same, and its record says
+        they were; it advances counters and ledger all the same, and its record says
         `"finite": false`. Where memory runs out before the update, one process does the same step
-        again in passes of half the `micro_tokens`, which stay so.
+        again in micro-batches of half the `micro_tokens`, which stay so.
         """
         now = self.train_state
         step = self.stream.after(StreamState(now.counters, now.ledger))
@@ -121,9 +114,9 @@ class Trainer:
         return self._record(plan, health, ratio, step.joined)
 
     def _fitting(self, work: Callable[[], T]) -> T:
-        """Do work that changes no state but gradients, in passes halved until memory is enough.
+        """Do work that changes no state but gradients, in micro-batches halved until they fit.
 
-        Only alone: of several ranks the others may wait in a collective for this one.
+        One process alone: of several ranks the others may wait in a collective for this one.
         """
         while True:
             try:
@@ -133,8 +126,10 @@ class Trainer:
                 alone, halves = self.context.world_size == 1, self.micro_tokens > smallest
                 if not (is_out_of_memory(error) and alone and halves):
                     raise
-            # Behind the handler: the error's traceback still holds what the pass had computed.
+            # After the handler: the error's traceback keeps alive what the forward had computed.
             self.micro_tokens = max(smallest, self.micro_tokens // 2)
+            lowered = {"batch": {"micro_tokens": self.micro_tokens}}
+            self.config = with_overrides(self.config, lowered)
             self.optimizer.zero_grad(set_to_none=True)
             free_memory(self.context.device)
 
@@ -162,18 +157,18 @@ class Trainer:
         for number, part in enumerate(parts):
             self._seed_dropout(number)
             last = number == len(parts) - 1
-            spoilt = last and faults.inject("step")
             with no_sync_before(self.module, last=last):
-                total[0] += self._pass(part, scale, spoilt=spoilt)
+                total[0] += self._micro_batch(part, scale)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def _pass(self, part: MicroBatch, scale: float, *, spoilt: bool = False) -> Tensor:
-        # A rank without rows must still meet its peers in the collectives of this pass.
-        weight = math.nan if spoilt and part.share else float(part.share > 0)
+    def _micro_batch(self, part: MicroBatch, scale: float) -> Tensor:
+        """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
+        # A rank without rows must still join its peers in the collectives of this micro-batch.
+        weight = float(part.share > 0)
         with self.context.autocast():
             loss: Tensor = self.module(part.inputs, part.targets)
         torch.autograd.backward(loss * (scale * weight))
@@ -240,7 +235,7 @@ class Trainer:
         return {**self._moment("probe"), **figures, **side}
 
     def observe(self) -> Record | None:
-        """Tell an adaptive pacing the loss at the length it is at; None where a stop came.
+        """Give an adaptive pacing the loss at its present length; None where a stop came.
 
         The loss is a sum over all ranks, the same bits on each, so all of them decide alike.
         """
@@ -257,7 +252,7 @@ class Trainer:
         return {**self._moment("observation"), **figures, **side}
 
     def _loss_over(self, wanted: int, length: int | None = None) -> tuple[float, Record] | None:
-        """Return the validation loss over about `wanted` tokens, and what it cost on the side.
+        """Return the validation loss over about `wanted` tokens, and what it cost beside training.
 
         With `length` it is that of the fronts of so many sequences.
         """
@@ -285,7 +280,7 @@ class Trainer:
         return loss, {"side_tokens": tokens, "side_seconds": seconds}
 
     def trial(self, micro_tokens: int) -> None:
-        """Run the largest pass with gradients and moments allocated, for the fit check.
+        """Run the largest micro-batch with gradients and moments allocated, for the fit check.
 
         It spoils the weights.
         """
@@ -293,10 +288,10 @@ class Trainer:
         shape = (micro_tokens // length, length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
         part = MicroBatch(tokens, tokens, length, 1.0)
-        total = self._pass(part, 1 / micro_tokens)
+        total = self._micro_batch(part, 1 / micro_tokens)
         update(self.optimizer, torch.isfinite(total))
-        # Once more over the gradients that are there, as in a step of several passes.
-        self._pass(part, 1 / micro_tokens)
+        # Once more over the gradients that are there, as in a step of several micro-batches.
+        self._micro_batch(part, 1 / micro_tokens)
         clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _moment(self, kind: str) -> Record:
@@ -330,25 +325,11 @@ class Trainer:
         }
 
     def tensors(self) -> dict[str, Tensors]:
-        """Return what this rank holds of weights and moments, by parameter name.
+        """Return the weights and moments that this rank saves, by parameter name.
 
         They change in place as it trains. Of a sharded run every rank has its own part.
         """
-        named = dict(self.model.named_parameters())
-        moments = {
-            f"{name}.{key}": value
-            for name, parameter in named.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        weights = {name: parameter.detach() for name, parameter in named.items()}
-        return {"model": self._held(weights), "optimizer": self._held(moments)}
-
-    def _held(self, tensors: Tensors) -> Tensors:
-        # What is not cut, such as Adam's count of steps, every rank has: the first one gives it.
-        mine = {
-            name: t for name, t in tensors.items() if self.context.is_rank_zero or is_sharded(t)
-        }
-        return {name: local_shard(tensor) for name, tensor in mine.items()}
+        return tensors_of(self.model, self.optimizer, self.context)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the run that `checkpoint` was taken of.
@@ -357,6 +338,6 @@ class Trainer:
         """
         load_weights(self.model, checkpoint)
         load_moments(self.optimizer, self.model, checkpoint)
-        progress = TrainState.from_state(checkpoint.state)
-        must_fit(progress, self.stream.start.ledger)
-        self.train_state = progress
+        train_state = TrainState.from_state(checkpoint.state)
+        check_same_run(train_state, self.stream.start.ledger)
+        self.train_state = train_state

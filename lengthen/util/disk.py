@@ -174,8 +174,8 @@ class Disk:
                 path.unlink(missing_ok=True)
 
 
-def patiently(read: Callable[[], T]) -> T:
-    """Return what `read` returns; an OSError that may pass is met by three more tries."""
+def with_retries(read: Callable[[], T]) -> T:
+    """Return what `read` returns; after an OSError that may pass, try three times more."""
     for wait in WAITS:
         try:
             faults.inject("load")

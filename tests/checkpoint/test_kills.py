@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import damage, list_checkpoints
 from lengthen.config.schema import Config
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import resume, train
@@ -31,8 +31,8 @@ def killed_in(work: Callable[[Disk], object], at: int) -> bool:
 def goes_on(config: Config, run: Path, unbroken: Path) -> None:
     """Bring a killed run to its end, which is that of the unbroken one."""
     paths = RunPaths(run)
-    there = checkpoint.listed(paths.checkpoints)
-    assert all(not checkpoint.damage(path) for path in there)
+    there = list_checkpoints(paths.checkpoints)
+    assert all(not damage(path) for path in there)
     train(config, run, resume_auto=True, shown=False)
     assert lines_of(run, "step") == lines_of(unbroken, "step")
     assert not list(paths.checkpoints.glob(".t*"))
@@ -84,7 +84,7 @@ def test_f01_f13_a_new_run_killed_anywhere(
         log = RunPaths(run).metrics
         said = read_metrics(log).of("event") if log.exists() else []
         saved = [event["name"] for event in said if event["event"] == "saved"]
-        there = [path.name for path in checkpoint.listed(RunPaths(run).checkpoints)]
+        there = [path.name for path in list_checkpoints(RunPaths(run).checkpoints)]
         assert max(there, default="") >= max(saved, default="")
         goes_on(config, run, tmp_path / "unbroken")
 
@@ -99,7 +99,7 @@ def test_f01_a_resumed_run_killed_anywhere_and_again(
     while True:
         run = tmp_path / str(at)
         train(config, run, shown=False)
-        back = checkpoint.listed(RunPaths(run).checkpoints)[-2].name
+        back = list_checkpoints(RunPaths(run).checkpoints)[-2].name
 
         def again(disk: Disk, run: Path = run, back: str = back) -> None:
             resume(run, name=back, disk=disk, shown=False)

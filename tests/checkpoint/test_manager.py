@@ -10,6 +10,7 @@ import torch
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.manager import checkpoint_manager
+from lengthen.checkpoint.verify import damage, list_checkpoints, name_of
 from lengthen.distributed.context import DistributedContext
 from lengthen.run.directory import RunPaths, read_metrics
 from lengthen.training.start import train
@@ -31,12 +32,14 @@ def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> No
     with checkpoint_manager(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
         for step in (1, 2):
             goes_on.clear()
-            saves.begin(step, {"model": {"w": weights}, "optimizer": {}}, {"step": step})
+            saves.write_in_background(
+                step, {"model": {"w": weights}, "optimizer": {}}, {"step": step}
+            )
             weights += 100
-            assert saves.settle(wait=False) is None
+            assert saves.finish(wait=False) is None
             assert saves.step == (None if step == 1 else 1)
             goes_on.set()
-            assert saves.settle(wait=True) == checkpoint.name_of(step)
+            assert saves.finish(wait=True) == name_of(step)
             loaded = checkpoint.load_newest(tmp_path)[0]
             assert torch.equal(loaded.tensors["model"]["w"], weights - 100)
 
@@ -44,14 +47,14 @@ def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> No
 def test_the_end_waits_for_what_is_still_being_written(tmp_path: Path) -> None:
     disk = Disk(before=lambda number, name, path: time.sleep(0.02))
     with checkpoint_manager(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
-        saves.begin(1, {"model": {"w": torch.ones(3)}}, {})
-        assert not checkpoint.listed(tmp_path)
+        saves.write_in_background(1, {"model": {"w": torch.ones(3)}}, {})
+        assert not list_checkpoints(tmp_path)
     assert checkpoint.load_newest(tmp_path)[0].step == 1
 
 
 def full_at(steps: set[int]) -> Disk:
     def before(_number: int, name: str, path: Path) -> None:
-        names = {checkpoint.name_of(step) for step in steps}
+        names = {name_of(step) for step in steps}
         if name == "create" and any(one in str(path.parent) for one in names):
             raise OSError(errno.ENOSPC, "full")
 
@@ -66,8 +69,8 @@ def test_f03_one_failure_is_an_event_and_two_in_a_row_end_the_run(
     events = read_metrics(RunPaths(tmp_path / "one").metrics).of("event")
     assert sum(event["event"] == "save_failed" for event in events) == 1
     saved = [event["name"] for event in events if event["event"] == "saved"]
-    assert checkpoint.name_of(4) in saved
-    assert checkpoint.name_of(8) not in saved
+    assert name_of(4) in saved
+    assert name_of(8) not in saved
     with pytest.raises(StorageError, match="free some space"):
         train(config, tmp_path / "two", disk=full_at({8, 12}), shown=False)
     assert checkpoint.load_newest(RunPaths(tmp_path / "two").checkpoints)[0].step == 4
@@ -78,7 +81,7 @@ def test_no_checkpoint_is_called_saved_before_it_is(configured: Configure, tmp_p
     train(config, tmp_path / "run", shown=False)
     events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
     named = [event["name"] for event in events if event["event"] == "saved"]
-    there = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)
+    there = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)
     assert [path.name for path in there] == named[:-4:-1]
-    assert not [path for path in there if checkpoint.damage(path)]
+    assert not [path for path in there if damage(path)]
     assert not []

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.verify import damage, list_checkpoints
+from lengthen.checkpoint.write import delete_old
 from lengthen.config.load import load
 from lengthen.run.directory import RunPaths
 from lengthen.training.start import train
@@ -23,8 +24,8 @@ def newest_of(left: Left, folder: Path) -> int | None:
     """Put what is left into `folder`; every checkpoint listed there is whole; return the newest."""
     shutil.rmtree(folder, ignore_errors=True)
     put(left, folder)
-    there = checkpoint.listed(folder)
-    assert [problem for path in there for problem in checkpoint.damage(path)] == []
+    there = list_checkpoints(folder)
+    assert [problem for path in there for problem in damage(path)] == []
     return checkpoint.load_newest(folder)[0].step if there else None
 
 
@@ -37,7 +38,7 @@ def test_f02_power_that_fails_at_any_operation_of_saves_and_rotation_leaves_the_
     first = len(disk.effects)
     save(root, 2, disk)
     second = len(disk.effects)
-    commit.rotate(disk, root, 1, set())
+    delete_old(disk, root, 1, set())
     seen: dict[str, int | None] = {}
     for number, top in enumerate(moments(disk.effects, root)):
         for left in every_way(top):
@@ -78,7 +79,7 @@ def whole_run(left: Left, run: Path, effects: list[Effect], folder: Path) -> Non
     paths = RunPaths(folder)
     shutil.rmtree(folder, ignore_errors=True)
     put(left, folder)
-    there = checkpoint.listed(paths.checkpoints)
+    there = list_checkpoints(paths.checkpoints)
     said = [effect for effect in effects if b'"saved"' in effect.data]
     assert bool(there) >= bool(said)
     if there:

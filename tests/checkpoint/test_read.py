@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import Tensors
-from lengthen.checkpoint.verify import verify
+from lengthen.checkpoint.verify import damage, manifest_bytes, verify
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError, shown
 from tests.conftest import AskFor
@@ -31,7 +32,7 @@ def tensors(value: float) -> dict[str, Tensors]:
 
 
 def save(folder: Path, step: int, disk: Disk | None = None) -> Path:
-    return commit.save(disk or Disk(), folder, step, tensors(step), {"value": step / 3})
+    return write_checkpoint(disk or Disk(), folder, step, tensors(step), {"value": step / 3})
 
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
@@ -76,21 +77,21 @@ def test_f07_f08_a_shorter_longer_or_missing_file_is_found(tmp_path: Path, name:
     whole = file.read_bytes()
     for data in (whole[:-1], whole + b"x", b""):
         file.write_bytes(data)
-        (problem,) = checkpoint.damage(file.parent)
+        (problem,) = damage(file.parent)
         assert problem.startswith(f"{name}")
         if name != "manifest.json":
             assert problem == f"{name} has {len(data)} bytes, should have {len(whole)}"
         assert checkpoint.load_newest(tmp_path)[0].step == 1
     file.unlink()
-    assert checkpoint.damage(file.parent) == [f"{name} no such file or directory"]
+    assert damage(file.parent) == [f"{name} no such file or directory"]
     assert checkpoint.load_newest(tmp_path)[0].step == 1
 
 
 def test_f08_a_file_too_many_does_no_harm_and_verify_names_it(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     (path / "notes.md").write_text("mine")
-    assert checkpoint.damage(path) == []
-    assert "warning: step-00000001 holds notes.md too" in verify(path)
+    assert damage(path) == []
+    assert "warning: step-00000001 also has notes.md" in verify(path)
 
 
 def test_f09_a_size_that_is_no_number_and_no_text_either_is_damage(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_f09_a_size_that_is_no_number_and_no_text_either_is_damage(tmp_path: Pat
     manifest = json.loads((path / "manifest.json").read_bytes())
     del manifest["sha256"]
     manifest["files"]["state.json"]["size"] = "\ud800" * 1000
-    (path / "manifest.json").write_bytes(checkpoint.sealed(manifest))
+    (path / "manifest.json").write_bytes(manifest_bytes(manifest))
     loaded, (note,) = checkpoint.load_newest(tmp_path)
     assert loaded.step == 1
     assert len(note) < 300
@@ -146,7 +147,7 @@ def test_f09_a_bad_manifest_is_damage_and_never_a_crash(tmp_path: Path, manifest
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     (path / "manifest.json").write_bytes(manifest)
-    assert checkpoint.damage(path)
+    assert damage(path)
     assert checkpoint.load_newest(tmp_path)[0].step == 1
 
 
@@ -155,7 +156,7 @@ def test_f09_a_manifest_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
     os.truncate(path / "manifest.json", 2**30)  # a hole: no disk is filled
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert checkpoint.damage(path) == [f"manifest.json: larger than {2**24} bytes"]
+    assert damage(path) == [f"manifest.json: larger than {2**24} bytes"]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < began + 64 * 1024  # KiB
     assert checkpoint.load_newest(tmp_path)[0].step == 1
 
@@ -186,7 +187,7 @@ def test_f09_whatever_a_sealed_manifest_says_is_damage_and_never_a_crash(
     said = body if files is None else {**body, "step": 1, "files": files}
     seal = hashlib.sha256(json.dumps(said, sort_keys=True, indent=1).encode()).hexdigest()
     (path / "manifest.json").write_text(json.dumps({**said, "sha256": seal}))
-    problems = checkpoint.damage(path)
+    problems = damage(path)
     nothing_named = said.get("step") == 1 and said.get("files") in ({}, [], "")
     assert problems or nothing_named
 
@@ -196,7 +197,7 @@ def test_f47_a_link_out_of_the_directory_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "secret").write_bytes(b"s")
     shutil.move(path / "state.json", tmp_path / "state.json")
     (path / "state.json").symlink_to(tmp_path / "state.json")
-    assert "state.json" in checkpoint.damage(path)[0]
+    assert "state.json" in damage(path)[0]
 
 
 STRANGE = ["../state.json", "/etc/passwd", "a/b", ".hidden", "..", "", "x" * 101, "a\nb"]
@@ -208,8 +209,8 @@ def test_f47_a_manifest_that_names_anything_else_is_damaged(tmp_path: Path, name
     manifest = json.loads((path / "manifest.json").read_bytes())
     del manifest["sha256"]
     manifest["files"][name] = manifest["files"]["state.json"]
-    (path / "manifest.json").write_bytes(checkpoint.sealed(manifest))
-    assert checkpoint.damage(path) == [f"manifest.json: names the file {shown(name)}"]
+    (path / "manifest.json").write_bytes(manifest_bytes(manifest))
+    assert damage(path) == [f"manifest.json: names the file {shown(name)}"]
 
 
 def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:
@@ -219,11 +220,11 @@ def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:
             whole = (path / name).read_bytes()
             (path / name).unlink()
             odd(path / name)
-            assert len(checkpoint.damage(path)) == 1
-            assert name in checkpoint.damage(path)[0]
+            assert len(damage(path)) == 1
+            assert name in damage(path)[0]
             (path / name).rmdir() if odd is os.mkdir else (path / name).unlink()
             (path / name).write_bytes(whole)
-    assert checkpoint.damage(path) == []
+    assert damage(path) == []
 
 
 def test_f14_a_renamed_directory_is_not_believed(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_f12_a_newer_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells")
 def test_loading_takes_memory_for_what_is_used_alone(tmp_path: Path) -> None:
     large = {"model": {"a": torch.ones(64, 2**18)}}  # 64 MiB
-    commit.save(Disk(), tmp_path, 1, large, {})
+    write_checkpoint(Disk(), tmp_path, 1, large, {})
     before = own_memory()
     loaded, _ = checkpoint.load_newest(tmp_path)
     rows = loaded.tensors["model"]["a"][:4].clone()

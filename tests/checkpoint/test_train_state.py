@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
-from lengthen.checkpoint.train_state import TrainState, log_size, must_fit
+from lengthen.checkpoint.train_state import TrainState, check_same_run, log_size
+from lengthen.checkpoint.verify import list_checkpoints
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError
@@ -75,11 +76,11 @@ def test_a_value_that_no_run_writes_is_refused(
 
 def test_a_state_of_another_run_is_refused(configured: Configure, state: dict[str, Any]) -> None:
     progress = TrainState.from_state(state)
-    must_fit(progress, trainer_of(configured()).train_state.ledger)
+    check_same_run(progress, trainer_of(configured()).train_state.ledger)
     for tables in ({"model": {"length": 32}}, {"batch": {"leftovers": "drop"}}):
         other = trainer_of(configured(**tables)).train_state.ledger
         with pytest.raises(CheckpointError, match="of another run"):
-            must_fit(progress, other)
+            check_same_run(progress, other)
 
 
 @pytest.mark.parametrize("size", [None, "7", -1, 1.5, True])
@@ -94,7 +95,7 @@ def test_a_sealed_state_that_is_no_object_is_refused(
 ) -> None:
     run = tmp_path / "run"
     train(configured(budget={"tokens": 200}), run, shown=False)
-    for path in checkpoint.listed(run / "checkpoints"):
+    for path in list_checkpoints(run / "checkpoints"):
         (path / "state.json").write_bytes(data)
         seal_anew(path)
     with pytest.raises(CheckpointError, match=r"state\.json is no JSON object"):
@@ -107,6 +108,6 @@ def test_moments_of_another_shape_are_refused(configured: Configure, tmp_path: P
     groups = {name: dict(tensors) for name, tensors in trainer.tensors().items()}
     name = next(n for n in groups["optimizer"] if n.endswith("exp_avg"))
     groups["optimizer"][name] = groups["optimizer"][name].flatten()[:3]
-    commit.save(Disk(), tmp_path, 1, groups, trainer.state_dict())
+    write_checkpoint(Disk(), tmp_path, 1, groups, trainer.state_dict())
     with pytest.raises(CheckpointError, match=rf"has {name} of shape \(3,\)"):
         trainer.restore(checkpoint.load_newest(tmp_path)[0])

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint import write
+from lengthen.checkpoint.verify import damage, list_checkpoints, name_of
+from lengthen.checkpoint.write import delete_old, remove_incomplete, safetensors_of
 from lengthen.util.disk import Disk
 from lengthen.util.errors import StorageError
 from tests.checkpoint.test_read import save
@@ -33,7 +35,7 @@ def test_the_library_reads_what_we_write_in_its_format(
     made = torch.Generator().manual_seed(len(shapes))
     dtype = torch.float64 if double else torch.float32
     group = {n: torch.randn(s, generator=made, dtype=dtype) for n, s in shapes.items()}
-    found = load(b"".join(commit.safetensors_of(group)))
+    found = load(b"".join(safetensors_of(group)))
     assert found.keys() == group.keys()
     for name, tensor in group.items():
         assert found[name].dtype == dtype
@@ -59,8 +61,8 @@ def test_f03_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path:
             loaded, _ = checkpoint.load_newest(folder)
             # The rename is the commit: a fault behind it leaves the new one, before it the old one.
             assert loaded.step in (1, 2)
-            assert all(not checkpoint.damage(path) for path in checkpoint.listed(folder))
-            commit.sweep(Disk(), folder)
+            assert all(not damage(path) for path in list_checkpoints(folder))
+            remove_incomplete(Disk(), folder)
             assert all(path.name.startswith("step-") for path in folder.iterdir())
             save(folder, 2)
             assert checkpoint.load_newest(folder)[0].step == 2
@@ -73,8 +75,8 @@ def test_rotation_keeps_the_newest_good_ones_and_never_counts_a_damaged_one(tmp_
     for step in (1, 2, 3, 10):
         save(tmp_path, step)
     (tmp_path / "step-00000010" / "state.json").unlink()
-    commit.rotate(Disk(), tmp_path, 2, set())
-    left = [path.name for path in checkpoint.listed(tmp_path)]
+    delete_old(Disk(), tmp_path, 2, set())
+    left = [path.name for path in list_checkpoints(tmp_path)]
     assert left == ["step-00000010", "step-00000003", "step-00000002"]
 
 
@@ -83,20 +85,20 @@ def test_rotation_reads_a_checkpoint_again_only_where_that_decides_something(
 ) -> None:
     looked: list[str] = []
 
-    def damage(path: Path) -> list[str]:
+    def looked_at(path: Path) -> list[str]:
         looked.append(path.name)
-        return checkpoint.damage(path)
+        return damage(path)
 
-    monkeypatch.setattr(commit, "damage", damage)
+    monkeypatch.setattr(write, "damage", looked_at)
     for step in (1, 2, 3):
         save(tmp_path, step)
     looked.clear()
-    verified = {checkpoint.name_of(3)}
-    commit.rotate(Disk(), tmp_path, 3, verified)
+    verified = {name_of(3)}
+    delete_old(Disk(), tmp_path, 3, verified)
     assert not looked  # nothing is to go
-    commit.rotate(Disk(), tmp_path, 2, verified)
-    assert looked == [checkpoint.name_of(2)]  # of the one that goes nobody asks
-    assert verified == {checkpoint.name_of(3), checkpoint.name_of(2)}
+    delete_old(Disk(), tmp_path, 2, verified)
+    assert looked == [name_of(2)]  # of the one that goes nobody asks
+    assert verified == {name_of(3), name_of(2)}
 
 
 def test_f13_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_path: Path) -> None:
@@ -110,9 +112,9 @@ def test_f13_a_kill_during_rotation_leaves_nothing_half_deleted_in_the_list(tmp_
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            commit.rotate(Disk(before=die), folder, 1, set())
-        assert all(not checkpoint.damage(path) for path in checkpoint.listed(folder))
-        commit.sweep(Disk(), folder)
+            delete_old(Disk(before=die), folder, 1, set())
+        assert all(not damage(path) for path in list_checkpoints(folder))
+        remove_incomplete(Disk(), folder)
         assert not list(folder.glob(".t*"))
 
 
@@ -124,15 +126,15 @@ def test_f13_a_process_killed_at_any_operation_of_a_rotation_leaves_only_whole_o
         for step in (1, 2, 3):
             save(folder, step)
         ask_for(f"save:{at}:kill")
-        code = in_a_child(partial(commit.rotate, Disk().at("save"), folder, 1, set()))
+        code = in_a_child(partial(delete_old, Disk().at("save"), folder, 1, set()))
         if not code:
             break
         assert code == -signal.SIGKILL
         assert checkpoint.load_newest(folder)[0].step == 3
-        assert all(not checkpoint.damage(path) for path in checkpoint.listed(folder))
+        assert all(not damage(path) for path in list_checkpoints(folder))
         ask_for("")
-        commit.sweep(Disk(), folder)
-        commit.rotate(Disk(), folder, 1, set())
+        remove_incomplete(Disk(), folder)
+        delete_old(Disk(), folder, 1, set())
         assert [path.name for path in folder.iterdir()] == ["step-00000003"]
     assert at == 7  # two go, each by a rename, a sync and a removal
 

@@ -1,4 +1,4 @@
-"""A rank that dies: the others say so and save nothing; a launcher goes on without a human."""
+"""A rank that dies: the others say so and save nothing; a launcher restarts them by itself."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.schema import Config
 from lengthen.run.directory import RunPaths, owned, read_metrics
 from lengthen.training.start import train
@@ -99,9 +99,9 @@ def test_f22_who_is_left_says_so_and_saves_nothing(
     assert both[1 - dead].returncode == 9
     log = RunPaths(tmp_path / "run").metrics
     line = said(errors)
-    assert f"rank {1 - dead} lost another rank behind step" in line
+    assert f"rank {1 - dead} lost another rank after step" in line
     saved = [line for line in read_metrics(log).of("event") if line["event"] == "saved"]
-    assert line.endswith(f"goes on from {saved[-1]['name']}")
+    assert line.endswith(f"continues from {saved[-1]['name']}")
     assert dead == 0 or not list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
     both[dead].communicate()
 
@@ -159,7 +159,7 @@ def test_f16_ranks_take_the_newest_checkpoint_that_is_the_same_to_all_of_them(
         save(views["fresh"], step)
     save(views["stale"], 1)
     save(views["other"], 1)
-    commit.save(Disk(), views["other"], 2, tensors(3), {})
+    write_checkpoint(Disk(), views["other"], 2, tensors(3), {})
     for pair in (("fresh", "stale"), ("stale", "fresh"), ("fresh", "other")):
         found = loaded("replicated", *([views[name]] for name in pair))
         assert [newest for ((newest, _),) in found] == [1, 1]
@@ -258,9 +258,9 @@ def test_f27_a_rank_that_hangs_is_waited_for_as_long_as_was_set(
     both[1].kill()
     both[1].communicate()
     assert both[0].returncode == 9
-    waited = "rank 0 waited 10 s (run.timeout_seconds) for another rank behind step 6"
+    waited = "rank 0 waited 10 s (run.timeout_seconds) for another rank after step 6"
     assert waited in line
-    assert line.endswith("goes on from step-00000004")
+    assert line.endswith("continues from step-00000004")
 
 
 def test_f18_a_second_run_of_several_ranks_in_one_directory_is_one_line_on_each(

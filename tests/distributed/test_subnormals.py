@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lengthen.checkpoint.read import listed
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.cli.main import entry, main
 from lengthen.distributed.subnormals import GRAIN, flush_subnormals, flushes_subnormals
 from lengthen.run.directory import RunPaths, read_metrics
@@ -97,7 +97,7 @@ def test_threads_that_run_already_keep_their_mode_and_then_none_is_changed(
 def test_a_run_records_whether_its_threads_flush(configured: Configure, tmp_path: Path) -> None:
     assert in_a_child(partial(computed, training(configured, tmp_path))) == 0
     paths = RunPaths(tmp_path / "trained")
-    state = json.loads((listed(paths.checkpoints)[0] / "state.json").read_bytes())
+    state = json.loads((list_checkpoints(paths.checkpoints)[0] / "state.json").read_bytes())
     assert state["numerics"]["flush_subnormals"] is True
     assert json.loads(paths.environment.read_bytes())["flush_subnormals"] is True
 

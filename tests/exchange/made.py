@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lengthen.checkpoint import write as commit
 from lengthen.checkpoint.read import Tensors
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import build
 from lengthen.core.shuffle import sub_seed
 from lengthen.data.tokenizer import resolve
@@ -51,7 +51,7 @@ def saved_run(
     state = {"counters": {"step": 3, "tokens": 48}}
     folder.mkdir(parents=True, exist_ok=True)
     groups = {"model": weights or random_weights(model, seed), "optimizer": {}}
-    commit.save(Disk(), paths.checkpoints, 3, groups, state)
+    write_checkpoint(Disk(), paths.checkpoints, 3, groups, state)
     paths.config.write_text(build(tables(model)).to_toml(), encoding="utf-8")
     paths.tokenizer.write_text(resolve("bytes").tokenizer.to_str(), encoding="utf-8")
     return folder

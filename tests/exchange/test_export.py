@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.exchange.export import NAMES, export
 from lengthen.exchange.pretrained import read
 from lengthen.run.directory import read_metrics
@@ -71,7 +71,7 @@ def test_an_older_checkpoint_is_exported_with_the_settings_that_it_was_trained_w
 ) -> None:
     run = tmp_path / "run"
     train(configured(budget={"tokens": 1500}), run, shown=False)
-    older = checkpoint.listed(run / "checkpoints")[0].name
+    older = list_checkpoints(run / "checkpoints")[0].name
     overrides = {"budget": {"tokens": 2500}, "optimizer": {"learning_rate": 5e-3}}
     resume(run, overrides=overrides, shown=False)
     for name, rate in ((older, "0.01"), (None, "0.005")):
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     configured: Configure, tmp_path: Path
 ) -> None:
     train(configured(budget={"tokens": 1000}), tmp_path / "run", shown=False)
-    newest, older = checkpoint.listed(tmp_path / "run/checkpoints")[:2]
+    newest, older = list_checkpoints(tmp_path / "run/checkpoints")[:2]
     (newest / "model.safetensors").write_bytes(b"")
     name, notes = export(tmp_path / "run", tmp_path / "hf")
     assert name == older.name

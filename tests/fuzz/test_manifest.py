@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.verify import damage, extra_files, manifest_bytes
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.data import store as stores
 from lengthen.data.store import Store, content_id
 from lengthen.util.disk import Disk
@@ -29,7 +30,7 @@ GROUPS = {"model": {"a": torch.ones(3, 2)}, "optimizer": {}}
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
-    return commit.save(Disk(), folder / "checkpoints", 3, GROUPS, {"counters": {}})
+    return write_checkpoint(Disk(), folder / "checkpoints", 3, GROUPS, {"counters": {}})
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_the_manifest_of_a_store(
 
 def forged(manifest: dict[str, object]) -> bytes:
     try:
-        return checkpoint.sealed(manifest)
+        return manifest_bytes(manifest)
     except ValueError:  # what is not finite has no seal: it is no JSON of ours
         return json.dumps(manifest).encode()
 
@@ -74,4 +75,4 @@ def test_the_manifest_of_a_checkpoint(
         text = data.draw(json_near(good))
     path.write_bytes(text)
     held("checkpoint manifest", lambda: checkpoint.load_newest(saved.parent))
-    held("checkpoint manifest", lambda: checkpoint.damage(saved) or checkpoint.extra_files(saved))
+    held("checkpoint manifest", lambda: damage(saved) or extra_files(saved))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import manifest_bytes
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from tests.exchange.made import TINY, saved_run
@@ -110,4 +110,4 @@ def seal_anew(path: Path) -> None:
     for name, entry in manifest["files"].items():
         data = (path / name).read_bytes()
         entry |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (path / "manifest.json").write_bytes(checkpoint.sealed(manifest))
+    (path / "manifest.json").write_bytes(manifest_bytes(manifest))

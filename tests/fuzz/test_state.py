@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.train_state import log_size
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.load import load
 from lengthen.exchange.card import card
 from lengthen.exchange.pretrained import of_run
@@ -27,7 +28,7 @@ from tests.fuzz.test_safetensors import seal_anew
 def copied(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path:
     """The run with its newest checkpoint alone."""
     copied = Path(shutil.copytree(run, tmp_path_factory.mktemp("state") / "run"))
-    for older in checkpoint.listed(copied / "checkpoints")[1:]:
+    for older in list_checkpoints(copied / "checkpoints")[1:]:
         shutil.rmtree(older)
     return copied
 
@@ -40,7 +41,7 @@ def trainer(copied: Path) -> Trainer:
 @given(data=st.data())
 def test_a_state(copied: Path, run: Path, trainer: Trainer, data: st.DataObject) -> None:
     paths = RunPaths(copied)
-    (path,) = checkpoint.listed(paths.checkpoints)
+    (path,) = list_checkpoints(paths.checkpoints)
     good = json.loads((run / "checkpoints" / path.name / "state.json").read_bytes())
     (path / "state.json").write_bytes(data.draw(json_near(good)))
     seal_anew(path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.exchange.export import export
@@ -42,7 +43,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
 ) -> None:
     config = on_device(budget=SHORT, **CASES[name])
     train(config, tmp_path / "run", shown=False)
-    names = [path.name for path in checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]]
+    names = [path.name for path in list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[::-1]]
     assert len(names) > 8
     for before, after in [(0, 1), (4, 5), (-2, -1)]:
         trainer = restored(tmp_path / "run", names[before], trainer_on(config))
@@ -65,7 +66,7 @@ def test_without_equal_bits_a_resumed_run_parts_by_rounding_alone(
     config = on_device(budget=SHORT)
     train(config, tmp_path / "whole", shown=False)
     train(config, tmp_path / "run", shown=False)
-    resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
+    resume(tmp_path / "run", name=name_of(5), shown=False)
     assert evaluated(tmp_path / "run") == pytest.approx(evaluated(tmp_path / "whole"), rel=1e-3)
 
 
@@ -80,7 +81,7 @@ def test_a_checkpoint_goes_on_on_a_processor_and_back(
         resume(run, overrides=overrides, shown=False)
     text = RunPaths(run).metrics.read_text()
     assert ("device was cuda, is cpu" in text) == (device.type == "cuda")
-    newest = checkpoint.listed(RunPaths(run).checkpoints)[0].name
+    newest = list_checkpoints(RunPaths(run).checkpoints)[0].name
     config = on_device()
     losses = [restored(run, newest, trainer_on(config, where)).evaluate() for where in ("", "cpu")]
     here, there = (record["loss"] for record in losses if record is not None)
@@ -93,7 +94,7 @@ def test_an_export_is_the_model_that_was_trained(
 ) -> None:
     train(on_device(budget=SHORT), tmp_path / "run", shown=False)
     export(tmp_path / "run", tmp_path / "hf")
-    newest = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[0].name
+    newest = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[0].name
     model = restored(tmp_path / "run", newest, trainer_on(on_device())).model.eval()
     tokens = torch.arange(64)[None] % 257
     with torch.no_grad():
@@ -127,6 +128,6 @@ def test_f32_a_run_skips_a_step_that_is_not_finite_where_it_is_told_to(
     poisoned(on_device(budget=SHORT, run={"on_nonfinite": "skip"}), run, ask_for, 4)
     metrics = read_metrics(RunPaths(run).metrics)
     assert [line["step"] for line in metrics.of("event") if line["event"] == "skipped"] == [5]
-    saved = [checkpoint.load_step(RunPaths(run).checkpoints, checkpoint.name_of(n)) for n in (4, 5)]
+    saved = [checkpoint.load_step(RunPaths(run).checkpoints, name_of(n)) for n in (4, 5)]
     for name, tensor in saved[0].tensors["optimizer"].items():
         assert torch.equal(saved[1].tensors["optimizer"][name], tensor)

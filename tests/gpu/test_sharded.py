@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint import write as commit
+from lengthen.checkpoint.verify import name_of
+from lengthen.checkpoint.write import write_checkpoint
 from lengthen.model.shards import is_sharded
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -60,8 +61,8 @@ def test_bfloat16_learns(on_device: Configure, trainer_on: TrainerOn) -> None:
 
 def save(trainer: Trainer, folder: Path) -> checkpoint.Checkpoint:
     step = trainer.train_state.counters.step
-    commit.save(Disk(), folder, step, trainer.tensors(), trainer.state_dict(), trainer.context)
-    return checkpoint.load_step(folder, checkpoint.name_of(step), trainer.context)
+    write_checkpoint(Disk(), folder, step, trainer.tensors(), trainer.state_dict(), trainer.context)
+    return checkpoint.load_step(folder, name_of(step), trainer.context)
 
 
 def test_a_checkpoint_of_shards_goes_on_whole_and_back(

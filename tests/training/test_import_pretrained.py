@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint.verify import verify
+from lengthen.checkpoint.verify import list_checkpoints, verify
 from lengthen.cli.main import main
 from lengthen.config.load import load
 from lengthen.config.schema import Tables
@@ -290,7 +290,7 @@ def test_a_run_that_is_there_is_replaced_only_when_asked(
         adopt(hf, run)
     assert contents(run) == before
     adopt(hf, run, overwrite=True)
-    assert [path.name for path in checkpoint.listed(run / "checkpoints")] == ["step-00000000"]
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-00000000"]
 
 
 def test_a_fault_at_every_single_operation_leaves_a_whole_run_or_none(

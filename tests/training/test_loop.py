@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import name_of
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
 from lengthen.run.directory import Metrics, read_metrics
 from lengthen.training import trainer as trainer_module
-from lengthen.training.loop import StopSignal
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 from lengthen.util.errors import MemoryLimitError, SettingError, StorageError
+from lengthen.util.signals import StopSignal
 from tests.conftest import AskFor, Configure
 
 
@@ -63,7 +64,7 @@ def test_going_back_to_an_older_checkpoint_starts_a_line_of_its_own(
     train(configured(), run, shown=False)
     last = checkpoint.load_newest(run / "checkpoints")[0].step
     lower = {"optimizer": {"learning_rate": 5e-3}, "saving": {"every_steps": 3, "keep": 2}}
-    resume(run, name=checkpoint.name_of(5), overrides=lower, shown=False)
+    resume(run, name=name_of(5), overrides=lower, shown=False)
     newest = checkpoint.load_newest(run / "checkpoints")[0]
     assert newest.step == last
     assert len(list((run / "checkpoints").glob("superseded-step-*"))) == last - 5
@@ -101,7 +102,7 @@ def metrics_of(run: Path) -> Metrics:
 
 
 def ledger_at(run: Path, step: int) -> object:
-    return checkpoint.load_step(run / "checkpoints", checkpoint.name_of(step)).state["ledger"]
+    return checkpoint.load_step(run / "checkpoints", name_of(step)).state["ledger"]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +163,8 @@ def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
     configured: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
     ask_for("step:7-:oom")
-    said = "behind step 6, last checkpoint step-00000006; a pass is one row already"
-    with pytest.raises(MemoryLimitError, match=said):
+    cause = "after step 6, last checkpoint step-00000006; a micro-batch is one row already"
+    with pytest.raises(MemoryLimitError, match=cause):
         train(configured(), tmp_path / "run", shown=False)
     ask_for("")
     resume(tmp_path / "run", shown=False)
@@ -177,8 +178,8 @@ def test_f35_an_update_that_may_be_half_done_is_not_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module, "second_moment_scale", fails)
-        said = r"behind step 0, .*`lengthen resume .* --batch\.micro_tokens 128` goes on"
-        with pytest.raises(MemoryLimitError, match=said):
+        cause = r"after step 0, .*`lengthen resume .* --batch\.micro_tokens 128` continues"
+        with pytest.raises(MemoryLimitError, match=cause):
             train(configured(), tmp_path / "run", shown=False)
     resume(tmp_path / "run", overrides={"batch": {"micro_tokens": 128}}, shown=False)
 

@@ -8,7 +8,7 @@ chain of resumes, is exact.
 import hashlib
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +20,11 @@ import pytest
 import torch
 
 from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.run.directory import Record, RunPaths, read_metrics
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
-from tests.conftest import Configure, trainer_of
+from tests.conftest import AskFor, Configure, in_a_child, trainer_of
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {},
@@ -37,8 +38,8 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
     "saved in the background": {"saving": {"asynchronous": True}},
-    # 40 sequences of the tiny store's 850: a border between passes within the run.
-    "pass border": {
+    # 40 sequences of the tiny store's 850: a border between epochs within the run.
+    "epoch border": {
         "model": {"length": 64},
         "batch": {"rows": 64, "micro_tokens": 1024},
         "budget": {"tokens": 70_000},
@@ -78,14 +79,14 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
 ) -> None:
     config = configured(**CASES[name])
     train(config, tmp_path / "run", shown=False)
-    saved = checkpoint.listed(RunPaths(tmp_path / "run").checkpoints)[::-1]
+    saved = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[::-1]
     unbroken = trainer_of(config)
     digests = [digest(unbroken)]
     while unbroken.step() is not None:
         look(unbroken)
         digests.append(digest(unbroken))
     assert len(saved) == len(digests) >= 14
-    if name == "pass border":
+    if name == "epoch border":
         assert unbroken.train_state.ledger.epoch == 1
     for path in saved[:-1]:
         start = checkpoint.load_step(path.parent, path.name)
@@ -106,47 +107,37 @@ def lengthen(*words: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    "when",
-    [
-        pytest.param("first step", marks=pytest.mark.slow),
-        "mid-warmup",
-        pytest.param("full length", marks=pytest.mark.slow),
-    ],
+    "step",
+    [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(12, marks=pytest.mark.slow)],
+    ids=["first step", "mid-warmup", "full length"],
 )
-def test_a_new_process_goes_on_to_the_same_end_even_when_killed_twice(
-    configured: Configure, tmp_path: Path, when: str
+def test_a_run_killed_twice_in_the_middle_of_a_step_comes_to_the_same_end(
+    configured: Configure, tmp_path: Path, ask_for: AskFor, step: int
 ) -> None:
     config = configured(budget={"tokens": 14_000})
-    train(config, tmp_path / "unbroken", shown=False)
-    train(config, tmp_path / "run", shown=False)
-    step = {"first step": 1, "mid-warmup": 6, "full length": 12}[when]
-    kills = random.Random(step)
-    for _ in range(2):
-        process = lengthen(
-            "resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step)
-        )
-        time.sleep(kills.uniform(1.0, 3.0))
-        process.kill()
-        process.communicate()
-    done = lengthen("resume", str(tmp_path / "run"), "--checkpoint", checkpoint.name_of(step))
-    _, errors = done.communicate()
-    assert done.returncode == 0, errors
-    assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
-    for kind in ("eval", "probe"):
-        assert lines_of(tmp_path / "run", kind) == lines_of(tmp_path / "unbroken", kind)
-    ends = [
-        checkpoint.load_newest(RunPaths(tmp_path / name).checkpoints)[0]
-        for name in ("run", "unbroken")
-    ]
-    assert ends[0].step == ends[1].step
-    for group, tensors in ends[0].tensors.items():
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    train(config, unbroken, shown=False)
+    shutil.copytree(unbroken, run)
+    for kill in ("step:3:kill", "step:2:kill"):
+        ask_for(kill)
+        resumed = in_a_child(lambda: resume(run, name=name_of(step), shown=False))
+        assert resumed == -signal.SIGKILL
+    ask_for("")
+    resume(run, name=name_of(step), shown=False)
+    for kind in ("step", "eval", "probe"):
+        assert lines_of(run, kind) == lines_of(unbroken, kind)
+    ours, theirs = (checkpoint.load_newest(RunPaths(one).checkpoints)[0] for one in (run, unbroken))
+    assert ours.step == theirs.step
+    for group, tensors in ours.tensors.items():
         for key, tensor in tensors.items():
-            assert torch.equal(tensor, ends[1].tensors[group][key])
+            assert torch.equal(tensor, theirs.tensors[group][key])
 
 
 @pytest.mark.usefixtures("hears_hangups")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGHUP]
+)
+def test_f19_f21_a_signal_saves_first_and_names_the_command_that_resumes(
     configured: Configure, tmp_path: Path, number: signal.Signals
 ) -> None:
     config = configured(budget={"tokens": 400_000}, saving={"every_steps": 0})
@@ -161,15 +152,17 @@ def test_f19_f21_a_signal_saves_first_and_says_how_to_go_on(
     assert process.returncode == 128 + number
     message = errors.strip().splitlines()[-1]
     assert message.startswith("lengthen: stopped after step")
-    assert f"`lengthen resume {run}` goes on" in message
+    assert f"`lengthen resume {run}` continues" in message
     stopped = read_metrics(run / "metrics.jsonl").of("step")[-1]["step"]
     assert checkpoint.load_newest(run / "checkpoints")[0].step == stopped
 
 
-def test_what_lay_behind_the_checkpoint_is_set_aside(configured: Configure, tmp_path: Path) -> None:
+def test_lines_after_the_checkpoint_are_moved_to_the_discarded_ones(
+    configured: Configure, tmp_path: Path
+) -> None:
     train(configured(), tmp_path / "run", shown=False)
     before = lines_of(tmp_path / "run", "step")
-    resume(tmp_path / "run", name=checkpoint.name_of(5), shown=False)
+    resume(tmp_path / "run", name=name_of(5), shown=False)
     assert lines_of(tmp_path / "run", "step") == before
     discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
     assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))

@@ -18,7 +18,7 @@ import pytest
 
 import lengthen
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint.read import name_of
+from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.run.directory import RunPaths, read_metrics
@@ -38,7 +38,7 @@ def events(run: Path, name: str) -> list[int]:
 
 
 def saved(run: Path) -> list[str]:
-    return [path.name for path in checkpoint.listed(RunPaths(run).checkpoints)]
+    return [path.name for path in list_checkpoints(RunPaths(run).checkpoints)]
 
 
 def test_f01_a_process_that_kills_itself_in_a_save_costs_only_that_save(
@@ -175,7 +175,7 @@ def test_f10_nothing_is_trained_from_scratch_where_every_checkpoint_is_damaged(
     run = tmp_path / "run"
     config = configured(budget={"tokens": 1_500})
     train(config, run, shown=False)
-    for path in checkpoint.listed(RunPaths(run).checkpoints):
+    for path in list_checkpoints(RunPaths(run).checkpoints):
         (path / "state.json").unlink()
     before = RunPaths(run).metrics.read_bytes()
     with pytest.raises(CheckpointError, match="no usable checkpoint in .*run: "):
@@ -294,7 +294,7 @@ def test_f28_no_clock_that_jumps_changes_a_run_or_its_seconds(
     run = tmp_path / "run"
     began = time.monotonic()
     train(configured(budget={"tokens": 1_000}, saving={"keep": 2}), run, shown=False)
-    newest, older = checkpoint.listed(RunPaths(run).checkpoints)
+    newest, older = list_checkpoints(RunPaths(run).checkpoints)
     os.utime(newest, (0, 0))  # 1970
     os.utime(older, (4_102_444_800, 4_102_444_800))  # 2100
     resume(run, overrides={"budget": {"tokens": 2_000}}, shown=False)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.cli.main import main
 from lengthen.data.open_store import open_store
 from lengthen.model import optim
@@ -324,7 +325,7 @@ def test_evaluations_probes_and_saves_come_when_they_are_due(
     due = list(range(5, last + 1, 5))
     assert [line["step"] for line in metrics.of("eval")] == due + [last] * (last % 5 > 0)
     assert [line["step"] for line in metrics.of("probe")] == list(range(7, last + 1, 7))
-    assert len(checkpoint.listed(tmp_path / "run" / "checkpoints")) == 2
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
 
 
 def test_evaluation_by_tokens_crosses_each_multiple_once(

@@ -1,10 +1,7 @@
 """Faults on purpose happen where and as often as they were asked for, and never otherwise."""
 
 import errno
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ from lengthen.training.start import train
 from lengthen.util import faults
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, StorageError
-from tests.conftest import AskFor, Configure
+from tests.conftest import AskFor, Configure, in_a_child
 
 
 def spoilt_at(site: faults.Site, times: int) -> list[int]:
@@ -83,10 +80,9 @@ def test_what_a_gpu_lacks_memory_for_beside_the_allocator_counts_too(
     ("action", "code"),
     [("kill", -signal.SIGKILL), ("term", -signal.SIGTERM), ("exit", faults.EXIT)],
 )
-def test_a_process_ends_as_it_was_told(action: str, code: int) -> None:
-    words = [sys.executable, "-c", "from lengthen.util.faults import reach; reach('step')"]
-    environment = {**os.environ, faults.VARIABLE: f"step:1:{action}"}
-    assert subprocess.run(words, env=environment, check=False).returncode == code
+def test_a_process_ends_as_the_action_says(ask_for: AskFor, action: str, code: int) -> None:
+    ask_for(f"step:1:{action}")
+    assert in_a_child(lambda: faults.inject("step")) == code
 
 
 def test_a_step_told_to_is_not_finite_and_no_other(

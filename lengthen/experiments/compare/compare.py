@@ -10,6 +10,7 @@ from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import MANIFEST
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
+from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
     correlations,
@@ -54,9 +55,6 @@ def compare(
     must_be_ours(page)
     _must_be_our_tables(data)
     if not look:
-        # Loads torch, which a look does without.
-        from lengthen.experiments.compare.run import carry_out
-
         carry_out(comparison, root, jobs=jobs, threads=threads, shown=shown)
     with opened(root) as folder:
         outcomes, missing = read_outcomes(comparison, folder)

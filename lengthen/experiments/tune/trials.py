@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from lengthen.checkpoint import read as checkpoint
+from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.schema import Config, Model
 from lengthen.experiments.runner import Job
 from lengthen.experiments.status import RunStatus, run_status
@@ -257,7 +257,7 @@ def known_losses(problem: Problem, root: Path) -> Callable[[Setting], float | No
 
 def repeated_work(root: Path, trial: Trial) -> Work:
     """Return what a trial that resumes now computes again: all after its newest checkpoint."""
-    checkpoints = checkpoint.listed(RunPaths(trial.directory(root)).checkpoints)
+    checkpoints = list_checkpoints(RunPaths(trial.directory(root)).checkpoints)
     kept = int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
     metrics = read_running(root, trial).metrics
     before = (step["seconds"] for step in metrics.of("step") if step["step"] == kept)

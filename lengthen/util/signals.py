@@ -1,0 +1,39 @@
+"""SIGINT, SIGTERM and SIGHUP as a request to stop, which a loop looks at between two steps."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopSignal:
+    """Remembers the first signal that asks this process to stop; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal; 0: none came yet
+
+    def __call__(self) -> bool:
+        """Return whether to stop."""
+        return self.number != 0
+
+    @contextmanager
+    def listening(self) -> Iterator["StopSignal"]:
+        """Catch SIGINT, SIGTERM and SIGHUP while the block runs.
+
+        A signal that this process was told to ignore stays ignored: that is what `nohup` does.
+        """
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        caught = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in caught}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = number
