@@ -21,13 +21,7 @@ from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
 from lengthen.run.directory import MetricsLog, Record, owned
 from lengthen.util.disk import Disk
-from lengthen.util.errors import (
-    BusyError,
-    SettingError,
-    StoppedError,
-    UnstableError,
-    printable,
-)
+from lengthen.util.errors import BusyError, SettingError, StoppedError, UnstableError, printable
 from lengthen.util.signals import StopSignal
 
 ATTEMPTS = "attempts.jsonl"  # beside the runs: which were started, and how they ended
@@ -85,18 +79,6 @@ Event = Literal["ended", "cancelled", "stopped", "busy"]
 
 
 @dataclass(frozen=True)
-class End:
-    """How a job's process ended."""
-
-    job: Job
-    event: Event
-    code: int
-    message: str  # its error; empty where it came to its end, or was stopped
-    seconds: float  # that the process lived
-    log: Path  # what it printed; gone where that says nothing more
-
-
-@dataclass(frozen=True)
 class Process:
     """A job's process."""
 
@@ -110,10 +92,10 @@ class Process:
         """What it prints."""
         return _beside(self.job.directory, "log")
 
-    def end(self, event: Event, message: str = "") -> End:
-        """Return how it ended."""
-        seconds = time.monotonic() - self.began
-        return End(self.job, event, self.popen.returncode, message, seconds, self.log)
+    @property
+    def code(self) -> int:
+        """Its exit code, once it has ended."""
+        return int(self.popen.returncode)
 
 
 class Experiment(Protocol):
@@ -128,8 +110,12 @@ class Experiment(Protocol):
     def starting(self, job: Job) -> None:
         """Take note that a job is about to start."""
 
-    def ended(self, end: End) -> None:
-        """Take note of how a job ended; what this raises ends the experiment."""
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        """Take note of how a job ended; what this raises ends the experiment.
+
+        `message` is the error of one that ended by itself, empty where it came to its end. Its log
+        is there if it says more.
+        """
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -192,23 +178,26 @@ class _Pool:
             self.running.remove(process)
         for process in unwanted:
             process.log.unlink(missing_ok=True)
-            self.experiment.ended(process.end(event))
+            self.experiment.ended(process, event, "")
 
     def take_ends(self) -> None:
         """Pass on which processes have ended since."""
         for process in [one for one in self.running if one.popen.poll() is not None]:
             self.running.remove(process)
-            job, code = process.job, process.popen.returncode
-            if code == BusyError.exit_code:
-                if job.name not in self.retry_at:
-                    self.experiment.say(f"{job.label}: {last_line(process.log)}; trying later")
-                self.retry_at[job.name] = time.monotonic() + BUSY_SECONDS
-                self.experiment.ended(process.end("busy"))
+            if process.code == BusyError.exit_code:
+                self._retry_later(process)
                 continue
-            message = "" if code == 0 else _why(code, process.log)
-            if code in (0, UnstableError.exit_code):
+            message = "" if process.code == 0 else _why(process.code, process.log)
+            if process.code in (0, UnstableError.exit_code):
                 process.log.unlink(missing_ok=True)
-            self.experiment.ended(process.end("ended", message))
+            self.experiment.ended(process, "ended", message)
+
+    def _retry_later(self, process: Process) -> None:
+        job = process.job
+        if job.name not in self.retry_at:
+            self.experiment.say(f"{job.label}: {last_line(process.log)}; trying again later")
+        self.retry_at[job.name] = time.monotonic() + BUSY_SECONDS
+        self.experiment.ended(process, "busy", "")
 
 
 def start(job: Job, machine: Machine, slot: int) -> Process:

@@ -22,14 +22,10 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
+class Paired(Interval):
     """A mean difference with Student's interval, and the p of 'there is none'."""
 
-    mean: float
-    low: float | None  # None: one difference has no spread
-    high: float | None
     p: float
-    n: int
     sd: float | None  # of the differences, n - 1 in the denominator
 
 
@@ -84,7 +80,7 @@ def paired(differences: Sequence[float], confidence: float = 0.95) -> Paired:
     """
     mean = interval(differences, confidence)
     if mean.n == 1:
-        return Paired(mean.mean, None, None, 1.0, 1, None)
+        return Paired(mean.mean, None, None, 1, 1.0, None)
     sd = _deviation(differences)
     if sd == 0:
         # t is 0/0 or infinite. No difference at all shows none; one that no seed changes leaves
@@ -92,7 +88,7 @@ def paired(differences: Sequence[float], confidence: float = 0.95) -> Paired:
         p = 1.0 if mean.mean == 0 else 0.0
     else:
         p = student_two_sided(mean.mean / sd * math.sqrt(mean.n), mean.n - 1)
-    return Paired(mean.mean, mean.low, mean.high, p, mean.n, sd)
+    return Paired(mean.mean, mean.low, mean.high, mean.n, p, sd)
 
 
 def all_against_none(n: int) -> float:

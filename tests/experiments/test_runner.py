@@ -11,7 +11,7 @@ import pytest
 
 from lengthen.config.schema import Config
 from lengthen.experiments import runner
-from lengthen.experiments.runner import End, Job, Machine, Process, machine_for, run_jobs
+from lengthen.experiments.runner import Event, Job, Machine, Process, machine_for, run_jobs
 from lengthen.model.cost import memory
 from lengthen.util.errors import SettingError, StoppedError
 from tests.conftest import Configure
@@ -73,9 +73,8 @@ class Wanting:
     def starting(self, job: Job) -> None:
         self.events.append(f"{job.name} started")
 
-    def ended(self, end: End) -> None:
-        message = f" with {end.message}" if end.message else ""
-        self.events.append(f"{end.job.name} {end.event}{message}")
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        self.events.append(f"{process.job.name} {event}" + (f" with {message}" if message else ""))
 
     def say(self, text: str) -> None:
         self.events.append(text)
@@ -152,7 +151,7 @@ def test_a_run_that_another_process_has_is_tried_again_and_that_is_said_once(
     events = carried_out(unfinished("a"), a=["exit 5", "exit 5", "true"])
     assert events == [
         "a started",
-        "a: its error; trying later",
+        "a: its error; trying again later",
         "a busy",
         "a started",
         "a busy",

@@ -20,7 +20,15 @@ from lengthen.analysis.instability import figure
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.experiments.compare.file import Comparison, Planned
-from lengthen.experiments.runner import End, Job, Machine, machine_for, owned_attempts, run_jobs
+from lengthen.experiments.runner import (
+    Event,
+    Job,
+    Machine,
+    Process,
+    machine_for,
+    owned_attempts,
+    run_jobs,
+)
 from lengthen.experiments.status import run_status
 from lengthen.run.directory import MetricsLog, RunPaths, last_record
 from lengthen.util.console import ErrorStream, clock_time
@@ -105,11 +113,12 @@ class _Training:
         jobs, threads = self.machine.jobs, self.machine.threads
         self.attempts.write({"run": job.name, "event": "started", "jobs": jobs, "threads": threads})
 
-    def ended(self, end: End) -> None:
-        if end.event == "ended":
-            del self.left[end.job.name]
-            self.attempts.write({"run": end.job.name, "event": "ended", "message": end.message})
-            self.board.ended(end.job, end.message)
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        if event == "ended":
+            name = process.job.name
+            del self.left[name]
+            self.attempts.write({"run": name, "event": "ended", "message": message})
+            self.board.ended(process.job, message)
 
     def say(self, text: str) -> None:
         self.board.say(text)

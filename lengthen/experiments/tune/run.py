@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from lengthen.experiments.runner import (
-    End,
+    Event,
     Job,
     Machine,
+    Process,
     owned_attempts,
     read_attempts,
     run_jobs,
@@ -145,22 +146,23 @@ class _Search:
         self.computed[job.name] = read_running(self.root, trial).work.seconds - again.seconds
         self._write(trial, "started", **({"redone": asdict(again)} if again != Work() else {}))
 
-    def ended(self, end: End) -> None:
-        trial = self._trial_of(end.job)
-        if end.event == "busy":
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        trial = self._trial_of(process.job)
+        if event == "busy":
             self._write(trial, "busy")
             return
         result = read_trial(self.root, trial)
         # What was no computing: starting, saving, our polling.
-        overhead = max(0.0, end.seconds - (result.work.seconds - self.computed[trial.name]))
-        self._write(trial, end.event, message=end.message, beside_seconds=round(overhead, 3))
-        if end.event == "ended":
+        lived = time.monotonic() - process.began
+        overhead = max(0.0, lived - (result.work.seconds - self.computed[trial.name]))
+        self._write(trial, event, message=message, beside_seconds=round(overhead, 3))
+        if event == "ended":
             if not result.is_decided:
-                raise _crashed(end)
-            end.log.unlink(missing_ok=True)
+                raise _crashed(process, message)
+            process.log.unlink(missing_ok=True)
             if trial.setting not in self.losses:
                 self._learn(result)
-        elif end.event == "cancelled" and trial.setting not in self.losses:
+        elif event == "cancelled" and trial.setting not in self.losses:
             self.say(f"{trial.label}: not needed any more")
         if result.is_decided:
             drop_checkpoints(self.root, trial)
@@ -181,15 +183,15 @@ class _Search:
         self.console.print(escape(f"{spent}  {text}"), highlight=False, soft_wrap=True)
 
 
-def _crashed(end: End) -> Exception:
+def _crashed(process: Process, message: str) -> Exception:
     """Return the error that a trial ended with, as one of ours where it is one of ours."""
-    what = f"trial {end.job.name}: {end.message}"
-    if end.code == SettingError.exit_code:
-        return SettingError(f"trial {end.job.name}", end.message)
+    name, code = f"trial {process.job.name}", process.code
+    if code == SettingError.exit_code:
+        return SettingError(name, message)
     for kind in PASSED_ON:
-        if end.code == kind.exit_code:
-            return kind(what)
-    number = -end.code if end.code < 0 else end.code - 128
+        if code == kind.exit_code:
+            return kind(f"{name}: {message}")
+    number = -code if code < 0 else code - 128
     if number in set(signal.Signals):
-        return StoppedError(number, f"{what}; the same command continues")
-    return RuntimeError(f"{what}; {end.log} has the rest")
+        return StoppedError(number, f"{name}: {message}; the same command continues")
+    return RuntimeError(f"{name}: {message}; {process.log} has the rest")
