@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
+from math import inf
 from pathlib import Path
 from statistics import LinearRegression, linear_regression
 
@@ -34,14 +35,12 @@ class Range:
     least: float
     most: float
 
-    def __add__(self, more: float) -> "Range":
-        return Range(self.least + more, self.most + more)
+    def or_after(self, spent: float, other: "Range") -> "Range":
+        """Return the range of this and of `other` with so much spent before."""
+        return Range(min(self.least, other.least + spent), max(self.most, other.most + spent))
 
-    def __truediv__(self, by: float) -> "Range":
-        return Range(self.least / by, self.most / by)
 
-    def __or__(self, other: "Range") -> "Range":
-        return Range(min(self.least, other.least), max(self.most, other.most))
+NOTHING = Range(inf, -inf)
 
 
 def trial_flops(problem: Problem, setting: Setting) -> float:
@@ -86,10 +85,11 @@ def estimate(problem: Problem, known: KnownLoss = lambda _: None) -> Range:
         return prices[plain]
 
     ends = ways(problem.space, price, known)
-    first, *others = (spent / training_flops(problem, end) for end, spent in ends.items())
-    for other in others:
-        first |= other
-    return first
+    shares = [(spent, training_flops(problem, end)) for end, spent in ends.items()]
+    return Range(
+        min(spent.least / training for spent, training in shares),
+        max(spent.most / training for spent, training in shares),
+    )
 
 
 def chosen_or_likely(space: Space, end: End) -> Setting:
@@ -126,7 +126,7 @@ def ways(
         joined: dict[Setting, Range] = {}
         spent = price(way.step)
         for choice, cost in chain.from_iterable((cost_of(x) or {}).items() for x in way.next_ways):
-            joined[choice] = cost + spent | joined.get(choice, cost + spent)
+            joined[choice] = joined.get(choice, NOTHING).or_after(spent, cost)
         costs[way.line] = joined
     return cost_of(root) or {}
 

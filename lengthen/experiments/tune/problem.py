@@ -81,14 +81,13 @@ class Problem:
     def training(self, setting: Setting) -> Config:
         """Return the whole training with a setting."""
         given = self.config.optimizer
-        rates = {
-            "learning_rate": setting.rate * given.learning_rate,
-            "min_learning_rate": setting.rate * given.min_learning_rate,
-        }
         changes = {
             "pacing": _pacing(self.config, setting, self.warmup),
             "batch": {"rows": setting.rows * self.config.batch.rows},
-            "optimizer": rates,
+            "optimizer": {
+                "learning_rate": setting.rate * given.learning_rate,
+                "min_learning_rate": setting.rate * given.min_learning_rate,
+            },
         }
         return with_overrides(self.config, changes)
 
@@ -98,24 +97,19 @@ class Problem:
         Steps and learning rates are those of the whole training, to the last digit: only the budget
         is cut, and the rate decays over the tokens that it would have decayed over.
         """
+        when = {"every_steps": evaluation_steps(self.warmup)}
+        if setting.raced:
+            when = {"every_tokens": -(-self.race_tokens // RACE_EVALUATIONS)}
+        tokens = self.evaluation_tokens(setting)
         trial = {
             "budget": {"tokens": trial_tokens(self.training(setting), self.steps(setting))},
-            "evaluation": {
-                **self._when(setting),
-                "tokens": self.evaluation_tokens(setting),
-                "probe_every_steps": 0,
-            },
+            "evaluation": {**when, "tokens": tokens, "probe_every_steps": 0},
             # Three warm-ups are done again sooner than saved; a race may be hours.
             "saving": {"keep": 1} if setting.raced else {"every_steps": 0, "keep": 1},
             # Not finite is not calm, so there is nothing to continue for.
             "run": {"on_nonfinite": "stop"},
         }
         return with_overrides(self.training(setting), trial)
-
-    def _when(self, setting: Setting) -> dict[str, int]:
-        if setting.raced:
-            return {"every_tokens": -(-self.race_tokens // RACE_EVALUATIONS)}
-        return {"every_steps": evaluation_steps(self.warmup)}
 
     def fits(self, setting: Setting) -> bool:
         """Return whether the budget has room for a trial, and for enough after the warmup.
@@ -196,9 +190,9 @@ def define_problem(
     config = with_store(config, store)
     budget = config.schedule((len(store.train) - 1) // config.model.length).budget
     space = Space(_starts(config, starts), aggressive)
-    problem = Problem(config, budget, judge_tokens, space)
+    problem = within_budget(Problem(config, budget, judge_tokens, space))
     _must_fit_the_budget(problem)
-    return within_budget(problem)
+    return problem
 
 
 def within_budget(problem: Problem) -> Problem:
@@ -229,40 +223,35 @@ def _judge_tokens(config: Config, store: Store, wanted: int | None) -> int:
     there = max(0, len(store.valid) - 1) // length * length
     if there >= needed:
         return needed
-    coarser = f"prepare with a larger --valid, or judge more coarsely with --judge-tokens {there}"
-    way_out = coarser if there else "prepare with a larger --valid"
+    why = f"--judge-tokens {wanted} asks for more"
     if wanted is None:
         why = (
             f"differences of 1 % in perplexity need {tokens_for(0.01)}, where two standard errors "
             f"of the paired mean loss, 2 x {PAIRED_SD:.2f} / sqrt(n) nats, are ln 1.01 {SPREAD}"
         )
-    else:
-        why = f"--judge-tokens {wanted} asks for more"
     has = f"the valid part has {len(store.valid)} tokens, {needed + 1} are needed"
-    raise DataError(f"store {store.path}: {has}: {why}; {way_out}")
+    hint = "prepare with a larger --valid"
+    hint += f", or judge more coarsely with --judge-tokens {there}" if there else ""
+    raise DataError(f"store {store.path}: {has}: {why}; {hint}")
 
 
 def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
     end, multiple = config.pacing.end, _multiple(config)
-    if given:
-        for start in given:
-            if not 1 <= start < end:
-                raise SettingError(
-                    "--starts", f"must be from 1 to below full length ({end})", start
-                )
-            if start % multiple:
-                rule = f"must be multiples of pacing.multiple ({multiple})"
-                raise SettingError("--starts", rule, start)
-        return tuple(sorted(set(given)))
-    starts = []
+    for start in given:
+        if not 1 <= start < end:
+            raise SettingError("--starts", f"must be from 1 to below full length ({end})", start)
+        if start % multiple:
+            rule = f"must be multiples of pacing.multiple ({multiple})"
+            raise SettingError("--starts", rule, start)
+    starts = list(given)
     start = _least_start(config)
-    while 4 * start <= end:
+    while not given and 4 * start <= end:
         starts.append(start)
         start *= 2
     if not starts:
         rule = f"is missing: no default lies at or below a quarter of full length ({end})"
         raise SettingError("--starts", f"{rule} and is a multiple of {multiple}")
-    return tuple(starts)
+    return tuple(sorted(set(starts)))
 
 
 def _least_start(config: Config) -> int:
@@ -294,11 +283,11 @@ def _must_fit_the_budget(problem: Problem) -> None:
     largest = Setting(problem.space.starts[-1], FIRST)
     needed = trial_tokens(problem.training(largest), problem.steps(largest))
     if needed > problem.budget:
-        name, verb = (
-            ("tokens", "be") if problem.config.budget.epochs is None else ("epochs", "give")
-        )
+        is_tokens = problem.config.budget.epochs is None
+        verb = "be" if is_tokens else "give"
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
-        smallest = problem.space.starts[-1] <= _least_start(problem.config)
         hint = "lower optimizer.warmup_steps or batch.rows"
-        hint += "" if smallest else ", or give smaller --starts"
-        raise SettingError(f"budget.{name}", rule, problem.budget, hint)
+        if problem.space.starts[-1] > _least_start(problem.config):
+            hint += ", or give smaller --starts"
+        name = "budget.tokens" if is_tokens else "budget.epochs"
+        raise SettingError(name, rule, problem.budget, hint)
