@@ -103,8 +103,8 @@ def all_against_none(n: int) -> float:
 def stands_apart(values: Sequence[float], alpha: float = 0.01) -> bool:
     """Return whether one value lies too far from the others for normal ones (Grubbs' test).
 
-    The value farthest from the mean of the others, in standard deviations of those, is held
-    against Student's t with n - 2 degrees of freedom, at alpha / n. Never for n < 3.
+    The value farthest from the mean of the others, in standard deviations of those, is compared
+    with Student's t with n - 2 degrees of freedom, at alpha / n. Never for n < 3.
     """
     n = len(values)
     if n < 3:

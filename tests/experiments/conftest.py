@@ -81,7 +81,12 @@ def known_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
 def in_this_process(
     known_runs: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Train runs in this process, each configuration once: a run depends on that alone."""
+    """Train runs in this process, each configuration once."""
+    train_here(monkeypatch, *known_runs)
+
+
+def train_here(monkeypatch: pytest.MonkeyPatch, folder: Path, known: dict[str, Path]) -> None:
+    """Train what is started in this process; copy what is `known`: a run is its configuration's."""
 
     def start(job: Job, _machine: Machine, slot: int) -> Process:
         job.directory.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +94,7 @@ def in_this_process(
         error = ""
         try:
             code = 0
-            _train_or_copy(job.directory, job.config, *known_runs)
+            _train_or_copy(job.directory, job.config, folder, known)
         except LengthenError as caught:
             code, error = caught.exit_code, f"lengthen: {caught}\n"
         process = Process(job, slot, subprocess.Popen(["sh", "-c", f"exit {code}"]))

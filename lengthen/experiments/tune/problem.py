@@ -120,8 +120,8 @@ class Problem:
         training = self.training(setting)
         trial = trial_tokens(training, WARMUPS * self.warmup)
         if setting.raced:
-            held = training.batch.hold == "tokens"
-            full = training.model.length if held else training.pacing.end
+            holds_tokens = training.batch.hold == "tokens"
+            full = training.model.length if holds_tokens else training.pacing.end
             return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race_tokens
         return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
 
