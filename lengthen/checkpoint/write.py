@@ -7,7 +7,7 @@ SHA-256 of each, and renamed; from the rename on it exists. Only then are older 
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -119,23 +119,17 @@ def _write_tensors(
     disk: Disk, temporary: Path, tensors: Mapping[str, Tensors], context: DistributedContext
 ) -> dict[str, Written]:
     """Write the tensors of this rank; return what all ranks wrote, by file."""
-    mine = [Written(0, "0" * 64) for _ in tensors]
+    mine: dict[str, tuple[int, str]] = {}
+    whose = ""
+    if context.sharded and context.world_size > 1:
+        whose = f"-r{context.rank:05d}-of-{context.world_size:05d}"
     with _failing_together(context, f"its part of {temporary.name}"):
-        if context.is_rank_zero or context.sharded:
-            mine = [
-                disk.write_file(
-                    temporary / _file_name(name, context.rank, context), safetensors_of(group)
-                )
-                for name, group in tensors.items()
-            ]
-    figures = [figure for one in mine for figure in (one.size, *_words(one.sha256))]
-    written = {}
-    for rank, row in enumerate(context.all_gather(figures)):
-        for number, name in enumerate(tensors):
-            size, *words = row[5 * number : 5 * number + 5]
-            if size:
-                written[_file_name(name, rank, context)] = Written(size, _digest(words))
-    return written
+        for group, named in tensors.items() if context.is_rank_zero or context.sharded else ():
+            name = f"{group}{whose}{SUFFIX}"
+            written = disk.write_file(temporary / name, safetensors_of(named))
+            mine[name] = written.size, written.sha256
+    ranks = map(json.loads, context.all_gather_text(json.dumps(mine)))
+    return {name: Written(*figures) for files in ranks for name, figures in files.items()}
 
 
 def safetensors_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
@@ -156,22 +150,6 @@ def safetensors_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
     for tensor in tensors.values():
         if tensor.numel():
             yield tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B")
-
-
-def _file_name(group: str, rank: int, context: DistributedContext) -> str:
-    if context.sharded and context.world_size > 1:
-        return f"{group}-r{rank:05d}-of-{context.world_size:05d}{SUFFIX}"
-    return f"{group}{SUFFIX}"
-
-
-def _words(sha256: str) -> list[int]:
-    """Return a digest as the four numbers that ranks can exchange."""
-    data = bytes.fromhex(sha256)
-    return [int.from_bytes(data[n : n + 8], signed=True) for n in range(0, 32, 8)]
-
-
-def _digest(words: Sequence[int]) -> str:
-    return b"".join(word.to_bytes(8, signed=True) for word in words).hex()
 
 
 @contextmanager

@@ -31,9 +31,9 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, overrides: Settings) -> int:
     start_computing(options)
-    from lengthen.training.import_pretrained import adopt
+    from lengthen.training.import_pretrained import import_pretrained
 
-    notes = adopt(
+    notes = import_pretrained(
         options.folder,
         options.out,
         recipe=options.recipe,

@@ -1,8 +1,6 @@
-"""A published model becomes a run, whose step 0 has its weights."""
+"""Import a published model: make a run whose step 0 has its weights."""
 
-import hashlib
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,24 +13,22 @@ from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
 from lengthen.data.open_store import NO_STORE, open_store, with_store
-from lengthen.data.store import TOKENIZER, Store
+from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.launch import join_process_group
-from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
-from lengthen.training.start import choose_micro_tokens
+from lengthen.training.start import choose_micro_tokens, write_run_files
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError, shown
 
 UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
-METRICS = "metrics.jsonl"
 OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
 
 
-def adopt(
+def import_pretrained(
     folder: Path,
     out: Path,
     *,
@@ -45,30 +41,38 @@ def adopt(
 
     With `data.path` among the overrides it can be trained on, by the settings of `recipe`, a name
     or a file; without, it can be sampled, verified and exported. Raises what `read_folder` and
-    `runs.train` raise before the first step, and DataError for a store with another tokenizer.
+    `train` raise before the first step, and DataError for a store with another tokenizer.
     """
     overrides = overrides or {}
     if recipe is None and overrides.get("data", {}).get("path"):
         rule = "is missing; it says how --data is trained on"
         raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
     runlog.check_new(out, overwrite=overwrite)
-    model = _read(folder, overrides)
+    model = _read_model(folder, overrides)
     config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
-        _must_say_dropout(overrides, model)
-        _must_share_tokenizer(store, model, folder)
+        _check_dropout_is_given(overrides, model)
+        _check_same_tokenizer(store, model, folder)
         config = with_store(config, store)
     elif model.dropouts:
         taken = f"model.dropout is {config.model.dropout}"
-        notes = [*notes, f"{taken}; the folder has {_several(model)}"]
+        notes = [*notes, f"{taken}; the folder has {_dropouts(model)}"]
     with runlog.owned(out), join_process_group(config.run) as context:
-        config, tensors, state = _begun(config, model, store, context)
-        _write(disk or Disk(), RunPaths(out), config, tensors, state, _files(folder, model, store))
+        config, tensors, state = _first_state(config, model, store, context)
+        disk, paths = disk or Disk(), RunPaths(out)
+        runlog.clear(disk, paths)
+        tokenizer = model.text.files() if store is None else store.tokenizer_files()
+        valid = None if store is None else store.manifest.valid.sha256
+        write_run_files(disk, paths, tokenizer, valid=valid)
+        state = {**state, "metrics_bytes": _write_log(disk, paths, folder)}
+        write_checkpoint(disk, paths.checkpoints, 0, tensors, state)
+        # Last: a run without a checkpoint would be started afresh, from other weights.
+        disk.replace_file(paths.config, config.to_toml().encode())
     return notes
 
 
-def _read(folder: Path, overrides: Tables) -> Pretrained:
+def _read_model(folder: Path, overrides: Tables) -> Pretrained:
     """Return the model of the folder, with the separator of the store that it will be trained on.
 
     Where there is no store, the separator is the folder's own.
@@ -86,14 +90,14 @@ def _read(folder: Path, overrides: Tables) -> Pretrained:
         raise DataError(f"store {path}: {rule}; prepare it with --tokenizer {folder}") from None
 
 
-def _must_say_dropout(overrides: Tables, model: Pretrained) -> None:
+def _check_dropout_is_given(overrides: Tables, model: Pretrained) -> None:
     """Raise SettingError for a folder with several dropouts, of which training has one."""
     if model.dropouts and "dropout" not in overrides.get("model", {}):
-        rule = f"is one for all, and the folder has {_several(model)}"
+        rule = f"is one for all, and the folder has {_dropouts(model)}"
         raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
 
 
-def _several(model: Pretrained) -> str:
+def _dropouts(model: Pretrained) -> str:
     return ", ".join(f"{name} {share}" for name, share in model.dropouts.items())
 
 
@@ -110,7 +114,7 @@ def _with_model(overrides: Tables, model: Pretrained) -> Tables:
     return laid
 
 
-def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
+def _check_same_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
     if part := difference(store.tokenizer(), model.tokenizer):
         rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
         way_out = f"prepare it with --tokenizer {folder}"
@@ -123,13 +127,14 @@ def _must_share_tokenizer(store: Store, model: Pretrained, folder: Path) -> None
         raise DataError(f"store {store.path}: {rule} of the embedding; {way_out}")
 
 
-def _begun(
+def _first_state(
     config: Config, model: Pretrained, store: Store | None, context: DistributedContext
 ) -> tuple[Config, dict[str, Tensors], State]:
     """Return the run before its first step: its settings, its weights and all else."""
     if store is None:
         config = settings.with_overrides(config, {"data": {"store_id": NO_STORE}})
-        return config, {"model": model.weights, "optimizer": {}}, {"counters": asdict(Counters())}
+        tensors: dict[str, Tensors] = {"model": model.weights, "optimizer": {}}
+        return settings.with_auto_decided(config), tensors, {"counters": asdict(Counters())}
     micro_tokens = choose_micro_tokens(config, store, context)
     config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
     trainer = Trainer(config, store, context, micro_tokens)
@@ -137,36 +142,9 @@ def _begun(
     return config, trainer.tensors(), trainer.state_dict()
 
 
-def _files(folder: Path, model: Pretrained, store: Store | None) -> dict[str, bytes]:
-    """Return the run's small files by name, without the configuration."""
-    tokenizer = model.text.files() if store is None else store.tokenizer_files()
-    environment = runlog.environment(sys.argv) | {
-        "threads": torch.get_num_threads(),
-        "flush_subnormals": flushes_subnormals(),
-        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
-        "valid": None if store is None else store.manifest.valid.sha256,
-    }
+def _write_log(disk: Disk, paths: RunPaths, folder: Path) -> int:
+    """Write the log, with an event that names the folder; return its bytes."""
     moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
     record = {**moment, "source": folder.resolve().name}
-    return {
-        "environment.json": json.dumps(environment, indent=1).encode(),
-        **tokenizer,
-        METRICS: json.dumps(record, separators=(",", ":")).encode() + b"\n",
-    }
-
-
-def _write(
-    disk: Disk,
-    paths: RunPaths,
-    config: Config,
-    tensors: dict[str, Tensors],
-    state: State,
-    files: dict[str, bytes],
-) -> None:
-    runlog.clear(disk, paths)
-    for name, data in files.items():
-        disk.write_file(paths.root / name, data)
-    whole = {**state, "metrics_bytes": len(files[METRICS])}
-    write_checkpoint(disk, paths.checkpoints, 0, tensors, whole)
-    # Last: a run without a checkpoint would be started afresh, from other weights.
-    disk.replace_file(paths.config, config.to_toml().encode())
+    line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return disk.write_file(paths.metrics, line).size

@@ -114,8 +114,6 @@ class TrainingLoop:
                     self._checkpoints.write(*self._whole_state())
             raise
 
-    # ------------------------------------------------------------ what is measured
-
     def _observe_when_due(self) -> None:
         """Let an adaptive pacing observe the loss; log its growth."""
         before = self._trainer.train_state.counters
@@ -138,8 +136,6 @@ class TrainingLoop:
         due |= done and now.evaluated.step != now.counters.step
         if due and not trainer.train_state.stop:
             self._write(trainer.evaluate())
-
-    # ------------------------------------------------------------ what is saved
 
     def _save_when_due(self, *, last: bool) -> None:
         trainer = self._trainer
@@ -203,8 +199,6 @@ class TrainingLoop:
             raise error
         self.event("save_failed", reason=str(error))
 
-    # ------------------------------------------------------------ what goes wrong
-
     def _record_micro_tokens(self) -> None:
         """Where memory ran out, write what fits into config.toml at once, for a resume."""
         now, before = self._trainer.micro_tokens, self._micro_tokens
@@ -263,8 +257,6 @@ class TrainingLoop:
             return PeerError(f"{at}; nothing was saved yet: run the command again with --overwrite")
         command = f"lengthen resume {self._paths.root}"
         return PeerError(f"{at}; `{command}` continues from {self._checkpoints.last_name}")
-
-    # ------------------------------------------------------------ what is shown
 
     def _progress(self, record: Record) -> str:
         seconds = record["seconds"] - self._began.seconds

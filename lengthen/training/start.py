@@ -1,7 +1,9 @@
 """Start a run: a new one, or one that resumes from a checkpoint; everything around the loop."""
 
+import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from lengthen.checkpoint.write import remove_incomplete, supersede_after
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
-from lengthen.data.store import Store
+from lengthen.data.store import TOKENIZER, Store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
@@ -81,7 +83,10 @@ def train(
         config = _with_micro_tokens(config, store, context)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
-            _write_run_files(disk, paths, config, store, context)
+            facts = {"device": described(context.device), "valid": store.manifest.valid.sha256}
+            write_run_files(disk, paths, store.tokenizer_files(), **facts)
+            # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
+            disk.replace_file(paths.config, config.to_toml().encode())
         stop = stack.enter_context(StopSignal().listening())
         trainer = _build_trainer(config, store, context, stop)
         return _build_loop(stack, trainer, paths, disk, stop, shown=shown).run()
@@ -278,21 +283,19 @@ def trial_fits(config: Config, store: Store, context: DistributedContext, size: 
     return not context.any_rank(not fits)
 
 
-def _write_run_files(
-    disk: Disk, paths: RunPaths, config: Config, store: Store, context: DistributedContext
+def write_run_files(
+    disk: Disk, paths: RunPaths, tokenizer: Mapping[str, bytes], **facts: object
 ) -> None:
+    """Write the environment, with `facts` in it, and the files of the tokenizer."""
     environment = runlog.environment(sys.argv) | {
-        "device": described(context.device),
         "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
-        "tokenizer": store.manifest.tokenizer.sha256,
-        "valid": store.manifest.valid.sha256,
+        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
+        **facts,
     }
     disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
-    for name, data in store.tokenizer_files().items():
+    for name, data in tokenizer.items():
         disk.write_file(paths.root / name, data)
-    # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
-    disk.replace_file(paths.config, config.to_toml().encode())
 
 
 def _build_trainer(

@@ -1,11 +1,11 @@
-"""Where a long piece of work stands: a live line in a terminal, now and then a line elsewhere."""
+"""Progress of long work on the error stream: a live bar in a terminal, some lines elsewhere."""
 
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any, Protocol, TextIO, cast
 
 from rich.console import Console
@@ -15,32 +15,32 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
 
-@dataclass
-class Heard:
-    """A stream as long as somebody reads it, then silence: work goes on without a reader."""
+@dataclass(frozen=True)
+class Unbreakable:
+    """A stream for as long as somebody reads it, then silence: work continues without a reader."""
 
     stream: TextIO
 
     def write(self, text: str) -> int:
-        """Write `text`, if it can be heard."""
-        with self._heard():
+        """Write `text`, if somebody reads it."""
+        with self._silent_if_closed():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Send on what was written, if it can be heard."""
-        with self._heard():
+        """Send on what was written, if somebody reads it."""
+        with self._silent_if_closed():
             self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     @contextmanager
-    def _heard(self) -> Iterator[None]:
+    def _silent_if_closed(self) -> Iterator[None]:
         try:
             yield
         except OSError:  # a closed pipe, or a terminal that is gone
-            # Python tries once more at its end, and would end with a code of its own.
+            # Python flushes once more at its end, and would end with a code of its own.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
@@ -48,30 +48,30 @@ class ErrorStream(Console):
     """The error stream, for as long as somebody reads it."""
 
     def __init__(self) -> None:
-        super().__init__(file=cast(IO[str], Heard(sys.stderr)))
+        super().__init__(file=cast(IO[str], Unbreakable(sys.stderr)))
 
 
 def note(text: str) -> None:
     """Print a line of ours on the error stream, if somebody reads it."""
     if sys.stderr is None:  # closed from the start
         return
-    errors = Heard(sys.stderr)
+    errors = Unbreakable(sys.stderr)
     errors.write(f"lengthen: {text}\n")
     errors.flush()
 
 
 class Line(Protocol):
-    """What the training loop tells about itself."""
+    """Where work reports how far it is."""
 
     def update(self, done: int, text: str) -> None:
-        """Say how much is done, and how it goes."""
+        """Show how much is done, and `text` beside it."""
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
 
 
 class Silent:
-    """Says nothing: for ranks but the first, and for libraries."""
+    """Prints nothing: for ranks but the first, and for libraries."""
 
     def update(self, done: int, text: str) -> None:
         """Ignore it."""
@@ -80,9 +80,9 @@ class Silent:
         """Ignore it."""
 
 
-@dataclass
-class Terminal:
-    """A bar with the time left."""
+@dataclass(frozen=True)
+class Bar:
+    """A live bar with the time left: for terminals."""
 
     bar: Progress
     task: TaskID
@@ -96,35 +96,29 @@ class Terminal:
         self.bar.console.print(escape(text), highlight=False)
 
 
-@dataclass
-class Plain:
+class Lines:
     """One line every ten seconds: for files and pipes."""
 
-    total: int
-    console: Console
-    began: float = field(default_factory=time.monotonic)
-    first: int | None = None  # what was done already when this process began
-    last: float = 0.0
+    def __init__(self, total: int, console: Console) -> None:
+        self._total, self._console = total, console
+        self._began, self._printed = time.monotonic(), 0.0
+        self._first: int | None = None  # what was done already when this process began
 
     def update(self, done: int, text: str) -> None:
         """Print a line if the last one is long ago."""
         now = time.monotonic()
-        if self.first is None:
-            self.first = done
-        if now - self.last < PLAIN_SECONDS:
+        self._first = done if self._first is None else self._first
+        if now - self._printed < PLAIN_SECONDS:
             return
-        self.last = now
-        self.say(f"{100 * done // max(1, self.total):3d}%  {text}  {self._left(done, now)}")
-
-    def _left(self, done: int, now: float) -> str:
-        new = done - (self.first or 0)
-        if not new:
-            return ""
-        return f"{clock_time((self.total - done) * (now - self.began) / new)} left"
+        self._printed = now
+        left = ""
+        if new := done - self._first:
+            left = f"{clock_time((self._total - done) * (now - self._began) / new)} left"
+        self.say(f"{100 * done // max(1, self._total):3d}%  {text}  {left}")
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(escape(text), highlight=False, soft_wrap=True)
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def clock_time(seconds: float) -> str:
@@ -140,13 +134,9 @@ def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     if not shown:
         yield Silent()
     elif not console.is_terminal:
-        yield Plain(total, console)
+        yield Lines(total, console)
     else:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-        )
+        left = (TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *left)
         with Progress(*columns, console=console) as bar:
-            yield Terminal(bar, bar.add_task(escape(label), total=total, text=""))
+            yield Bar(bar, bar.add_task(escape(label), total=total, text=""))

@@ -19,7 +19,7 @@ from lengthen.evaluation.sample import sample
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.run.directory import RunPaths, read_metrics
-from lengthen.training.import_pretrained import adopt
+from lengthen.training.import_pretrained import import_pretrained
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError, StorageError
@@ -52,7 +52,7 @@ def asked(store: Path, **tables: Tables) -> Tables:
 def test_an_imported_run_is_the_same_model_and_exports_again_to_the_last_bit(
     trained: Path, hf: Path, tmp_path: Path
 ) -> None:
-    adopt(hf, tmp_path / "run")
+    import_pretrained(hf, tmp_path / "run")
     before, after = read(trained / "run"), read(tmp_path / "run")
     assert after.shape == before.shape
     assert all(torch.equal(after.weights[n], t) for n, t in before.weights.items())
@@ -62,7 +62,7 @@ def test_an_imported_run_is_the_same_model_and_exports_again_to_the_last_bit(
 
 
 def test_what_was_not_trained_here_does_not_claim_to_be(hf: Path, tmp_path: Path) -> None:
-    adopt(hf, tmp_path / "run")
+    import_pretrained(hf, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "again")
     text = (tmp_path / "again/README.md").read_text(encoding="utf-8")
     assert "| began with the weights of | hf |" in text
@@ -74,7 +74,7 @@ def test_what_was_not_trained_here_does_not_claim_to_be(hf: Path, tmp_path: Path
 def test_an_imported_run_can_be_verified_and_sampled(
     trained: Path, hf: Path, tmp_path: Path
 ) -> None:
-    adopt(hf, tmp_path / "run")
+    import_pretrained(hf, tmp_path / "run")
     assert verify(tmp_path / "run") == ["checkpoint step-00000000: every byte as its manifest says"]
     texts = {
         "".join(sample(path, prompt="the ", tokens=20, seed=1))
@@ -86,7 +86,7 @@ def test_an_imported_run_can_be_verified_and_sampled(
 def test_training_goes_on_from_the_weights_of_the_folder(
     trained: Path, hf: Path, store: Path, tmp_path: Path
 ) -> None:
-    adopt(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
     summary = resume(tmp_path / "run", shown=False)
     assert summary["steps"] == 4
     metrics = read_metrics(tmp_path / "run/metrics.jsonl")
@@ -100,7 +100,7 @@ def test_training_goes_on_from_the_weights_of_the_folder(
 def test_going_on_is_as_exact_as_any_resume(hf: Path, store: Path, tmp_path: Path) -> None:
     overrides = asked(store, saving={"every_steps": 1})
     for name in ("whole", "broken"):
-        adopt(hf, tmp_path / name, recipe=RECIPE, overrides=overrides)
+        import_pretrained(hf, tmp_path / name, recipe=RECIPE, overrides=overrides)
         resume(tmp_path / name, shown=False)
     resume(tmp_path / "broken", name="step-00000003", shown=False)
     folders = (tmp_path / name / "checkpoints" for name in ("whole", "broken"))
@@ -115,7 +115,7 @@ def test_a_launcher_can_go_on_with_it_by_train(
     hf: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    adopt(hf, run, recipe=RECIPE, overrides=asked(store))
+    import_pretrained(hf, run, recipe=RECIPE, overrides=asked(store))
     words = ["train", str(run / "config.toml"), "--out", str(run), "--resume", "auto", "--quiet"]
     assert main(words) == 0
     assert "steps            4" in capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_the_folder_decides_the_model_and_the_recipe_the_rest(
     hf: Path, store: Path, tmp_path: Path
 ) -> None:
     overrides = asked(store, model={"dropout": 0.2})
-    adopt(hf, tmp_path / "run", recipe=RECIPE, overrides=overrides)
+    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=overrides)
     config = load(str(tmp_path / "run/config.toml"))[0]
     shape = config.model
     assert (shape.layers, shape.width, shape.heads, shape.length) == (1, 16, 2, 64)
@@ -133,7 +133,9 @@ def test_the_folder_decides_the_model_and_the_recipe_the_rest(
     assert config.optimizer.learning_rate == 3e-3
     assert config.budget.tokens == 1024
     with pytest.raises(SettingError, match="model.width: is decided by the folder, got 64"):
-        adopt(hf, tmp_path / "b", recipe=RECIPE, overrides=asked(store, model={"width": 64}))
+        import_pretrained(
+            hf, tmp_path / "b", recipe=RECIPE, overrides=asked(store, model={"width": 64})
+        )
 
 
 def test_float64_weights_make_a_float64_run(tmp_path: Path, configured: Configure) -> None:
@@ -141,7 +143,7 @@ def test_float64_weights_make_a_float64_run(tmp_path: Path, configured: Configur
     train(config, tmp_path / "old", shown=False)
     export(tmp_path / "old", tmp_path / "hf")
     store = Path(str(config.data.path))
-    adopt(tmp_path / "hf", tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+    import_pretrained(tmp_path / "hf", tmp_path / "run", recipe=RECIPE, overrides=asked(store))
     assert load(str(tmp_path / "run/config.toml"))[0].run.precision == "fp64"
     before, after = read(tmp_path / "old"), read(tmp_path / "run")
     assert all(torch.equal(after.weights[n], t) for n, t in before.weights.items())
@@ -150,7 +152,7 @@ def test_float64_weights_make_a_float64_run(tmp_path: Path, configured: Configur
 def test_a_run_without_a_store_says_so_when_it_is_to_be_trained(
     hf: Path, store: Path, tmp_path: Path
 ) -> None:
-    adopt(hf, tmp_path / "run")
+    import_pretrained(hf, tmp_path / "run")
     before = contents(tmp_path / "run")
     imported = (
         "RUN: was imported without a token store, so it cannot be trained on; import it again"
@@ -178,7 +180,7 @@ def test_another_tokenizer_than_the_stores_is_refused(
     hf: Path, trained_tokenizer: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="its tokenizer is not that of the folder") as caught:
-        adopt(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(trained_tokenizer))
+        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(trained_tokenizer))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -191,7 +193,7 @@ def test_a_tokenizer_of_the_same_size_with_two_tokens_swapped_is_refused(
     tokens["a"], tokens["b"] = tokens["b"], tokens["a"]
     (hf / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
     with pytest.raises(DataError, match="tokens differ"):
-        adopt(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
 
 
 def test_a_tokenizer_that_leaves_out_the_merging_is_refused(
@@ -201,7 +203,7 @@ def test_a_tokenizer_that_leaves_out_the_merging_is_refused(
     spelled["model"]["ignore_merges"] = True
     (hf / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
     with pytest.raises(DataError, match="options differ"):
-        adopt(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
 
 
 def test_the_same_tokenizer_may_be_spelled_otherwise(hf: Path, store: Path, tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_the_same_tokenizer_may_be_spelled_otherwise(hf: Path, store: Path, tmp_
     spelled["model"]["continuing_subword_prefix"] = ""
     spelled["added_tokens"][0]["normalized"] = True
     (hf / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
-    adopt(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
     assert RunPaths(tmp_path / "run").config.is_file()
 
 
@@ -287,9 +289,9 @@ def test_a_run_that_is_there_is_replaced_only_when_asked(
     run = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     before = contents(run)
     with pytest.raises(SettingError, match="--out"):
-        adopt(hf, run)
+        import_pretrained(hf, run)
     assert contents(run) == before
-    adopt(hf, run, overwrite=True)
+    import_pretrained(hf, run, overwrite=True)
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-00000000"]
 
 
@@ -304,11 +306,11 @@ def test_a_fault_at_every_single_operation_leaves_a_whole_run_or_none(
                 raise OSError(errno.ENOSPC, "full")
 
         try:
-            adopt(hf, run, disk=Disk(before=fail))
+            import_pretrained(hf, run, disk=Disk(before=fail))
         except StorageError:
             if (run / "config.toml").exists():
                 verify(run)
-            adopt(hf, run, overwrite=True)  # and the place is good for another try
+            import_pretrained(hf, run, overwrite=True)  # and the place is good for another try
             verify(run)
         else:
             break
