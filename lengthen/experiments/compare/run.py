@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -83,55 +82,14 @@ def _job(run: Planned, root: Path) -> Job:
     return Job(run.name, run.name, run.directory(root), run.config)
 
 
-class _Board(Protocol):
-    """Shows how far the runs are."""
-
-    def update(self, running: Sequence[Job]) -> None:
-        """Show which runs are being trained."""
-
-    def ended(self, job: Job, message: str) -> None:
-        """Show that a run has ended, with its error or an empty message."""
-
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-
-
-@dataclass(frozen=True)
-class _Training:
-    """The runs of a comparison that are not at their end (runner.Experiment)."""
-
-    machine: Machine
-    attempts: MetricsLog
-    board: _Board
-    left: dict[str, Job]
-
-    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
-        self.board.update(running)
-        return list(self.left.values())
-
-    def starting(self, job: Job) -> None:
-        jobs, threads = self.machine.jobs, self.machine.threads
-        self.attempts.write({"run": job.name, "event": "started", "jobs": jobs, "threads": threads})
-
-    def ended(self, process: Process, event: Event, message: str) -> None:
-        if event == "ended":
-            name = process.job.name
-            del self.left[name]
-            self.attempts.write({"run": name, "event": "ended", "message": message})
-            self.board.ended(process.job, message)
-
-    def say(self, text: str) -> None:
-        self.board.say(text)
-
-
 @contextmanager
-def _board(comparison: Comparison, root: Path, *, shown: bool) -> Iterator[_Board]:
+def _board(comparison: Comparison, root: Path, *, shown: bool) -> Iterator["_Lines | _LiveTable"]:
     """Open the display on the error stream, so that output stays clean."""
     console = ErrorStream()
     console.quiet = not shown
     cells = {run.name: _cell(_job(run, root)) for run in comparison.runs}
     if not console.is_terminal or not shown:
-        done = sum(cell not in ("missing", "begun") for cell in cells.values())
+        done = sum(cell not in (".", "begun") for cell in cells.values())
         yield _Lines(len(cells), done, console)
         return
     # Refreshed by `update` alone: a thread of its own would be forked into every run.
@@ -192,9 +150,37 @@ class _LiveTable:
         self.live.console.print(escape(text), highlight=False)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """The runs of a comparison that are not at their end (runner.Experiment)."""
+
+    machine: Machine
+    attempts: MetricsLog
+    board: _Lines | _LiveTable
+    left: dict[str, Job]
+
+    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+        self.board.update(running)
+        return list(self.left.values())
+
+    def starting(self, job: Job) -> None:
+        jobs, threads = self.machine.jobs, self.machine.threads
+        self.attempts.write({"run": job.name, "event": "started", "jobs": jobs, "threads": threads})
+
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        if event == "ended":
+            name = process.job.name
+            del self.left[name]
+            self.attempts.write({"run": name, "event": "ended", "message": message})
+            self.board.ended(process.job, message)
+
+    def say(self, text: str) -> None:
+        self.board.say(text)
+
+
 def _cell(job: Job) -> str:
     state = run_status(job.directory, job.config).state
-    return _loss(job) if state == "finished" else state
+    return _loss(job) if state == "finished" else "." if state == "missing" else state
 
 
 def _loss(job: Job) -> str:

@@ -50,17 +50,14 @@ class Setting:
     raced: bool = False  # trained further, and compared with other starts
 
 
-def _always(_setting: Setting) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Space:
     """What may be tried."""
 
     starts: tuple[int, ...]  # tokens, rising
     aggressive: bool = False  # also larger learning rates, then more rows
-    fits: Callable[[Setting], bool] = _always  # has the budget room for such a trial and training?
+    # Whether the budget has room for such a trial, and for such a training.
+    fits: Callable[[Setting], bool] = lambda _: True
 
     def ladder(self, start: int) -> list[Setting]:
         """Return the durations that are tried at a start, rising: as far as the budget has room.
@@ -93,90 +90,97 @@ class End:
 Losses = Mapping[Setting, float]  # setting -> loss at the end of its trial, nats; inf: not calm
 
 
+class _Needed(Exception):
+    """A setting whose loss nobody knows, and the search cannot continue without."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.setting = setting
+
+
 def next_step(space: Space, known: Losses) -> Setting | End:
     """Return the setting that must be tried next, or the end of the search."""
-    step = _next_calm(space, known)
-    for further in (_next_of_race, _next_bolder):
-        if isinstance(step, Setting) or step.chosen is None:
-            return step
-        step = further(space, known, step.chosen)
-    return step
+    try:
+        return End(_search(space, known))
+    except _Needed as needed:
+        return needed.setting
 
 
-def _next_calm(space: Space, known: Losses) -> Setting | End:
-    """Look for the first start that is calm, and the largest T that is."""
+def _loss(known: Losses, setting: Setting) -> float:
+    if setting not in known:
+        raise _Needed(setting)
+    return known[setting]
+
+
+def _is_calm(known: Losses, setting: Setting) -> bool:
+    return isfinite(_loss(known, setting))
+
+
+def _search(space: Space, known: Losses) -> Setting | None:
+    chosen = _first_calm(space, known)
+    if chosen is None:
+        return None
+    chosen = _race_winner(space, known, chosen)
+    return _boldest(space, known, chosen) if space.aggressive else chosen
+
+
+def _first_calm(space: Space, known: Losses) -> Setting | None:
+    """Return the first start that is calm with the largest T that is."""
     wildest = space.ladder(space.starts[0])[-1]
-    if wildest not in known:
+    if _is_calm(known, wildest):
         return wildest
-    if isfinite(known[wildest]):
-        return End(wildest)
     for start in space.starts:
         rising = [setting for setting in space.ladder(start) if setting != wildest]
-        opening = Setting(start, FIRST, opening=True)
-        if not rising:
-            continue
-        if opening not in known:
-            return opening
-        if not isfinite(known[opening]):
+        if not rising or not _is_calm(known, Setting(start, FIRST, opening=True)):
             continue
         # A calm opening stands for the whole trial until no larger T is calm.
-        step = _largest(known, rising, low=0)
-        if step != End(None):
-            return step
+        if longest := _longest(known, rising, low=0):
+            return longest
     shorter = [Setting(space.starts[-1], k) for k in MULTIPLES if k < FIRST]
-    return _largest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
+    return _longest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
 
 
-def _largest(known: Losses, rising: Sequence[Setting], low: int) -> Setting | End:
-    """Bisect: return what must be tried next, or the end with the last that is calm.
+def _longest(known: Losses, rising: Sequence[Setting], low: int) -> Setting | None:
+    """Return the last that is calm, by bisection.
 
     `low` is the index of one that is taken to be calm, -1 for none.
     """
     high = len(rising)
     while high - low > 1:
         middle = (low + high) // 2
-        if rising[middle] not in known:
-            return rising[middle]
-        low, high = (middle, high) if isfinite(known[rising[middle]]) else (low, middle)
-    if low >= 0 and rising[low] not in known:
-        return rising[low]
-    return End(rising[low] if low >= 0 and isfinite(known[rising[low]]) else None)
+        low, high = (middle, high) if _is_calm(known, rising[middle]) else (low, middle)
+    return rising[low] if low >= 0 and _is_calm(known, rising[low]) else None
 
 
-def _next_of_race(space: Space, known: Losses, chosen: Setting) -> Setting | End:
+def _race_winner(space: Space, known: Losses, chosen: Setting) -> Setting:
     """Let longer starts take the place of what was chosen, while they are not clearly worse."""
-    entries, missing = _entries(space, known, chosen)
-    if missing is not None:
-        return missing
+    entries = _entries(space, known, chosen)
     for winner in reversed([one for other, one in pairwise(entries) if _wins(known, one, other)]):
         # What was too long for the shorter start need not be for this one.
         ladder = space.ladder(winner.start)
-        step = _largest(known, ladder[ladder.index(winner) :], low=0)
-        if step != End(None):
-            return step
-    return End(chosen)
+        if longest := _longest(known, ladder[ladder.index(winner) :], low=0):
+            return longest
+    return chosen
 
 
 def race_entries(space: Space, known: Losses) -> list[Setting]:
     """Return what has raced, each against the one before; nothing where there was no race."""
-    step = _next_calm(space, known)
-    if isinstance(step, Setting) or step.chosen is None:
+    try:
+        chosen = _first_calm(space, known)
+        entries = [] if chosen is None else _entries(space, known, chosen)
+    except _Needed:
         return []
-    entries, _ = _entries(space, known, step.chosen)
     return entries if len(entries) > 1 else []
 
 
-def _entries(space: Space, known: Losses, first: Setting) -> tuple[list[Setting], Setting | None]:
-    """Return who has raced, up to the first that loses, and the trial that a race still lacks."""
+def _entries(space: Space, known: Losses, first: Setting) -> list[Setting]:
+    """Return what races, up to the first that loses."""
     entries = [first]
     while rival := space.rival(entries[-1]):
-        for entry in (entries[-1], rival):
-            if raced(entry) not in known:
-                return entries, raced(entry)
         entries.append(rival)
         if not _wins(known, rival, entries[-2]):
             break
-    return entries, None
+    return entries
 
 
 def raced(setting: Setting) -> Setting:
@@ -185,28 +189,20 @@ def raced(setting: Setting) -> Setting:
 
 
 def _wins(known: Losses, rival: Setting, other: Setting) -> bool:
-    its, mine = known[raced(rival)], known[raced(other)]
-    return isfinite(its) and its - mine <= RACE_TOLERANCE
+    others, its = _loss(known, raced(other)), _loss(known, raced(rival))
+    return isfinite(its) and its - others <= RACE_TOLERANCE
 
 
-def _next_bolder(space: Space, known: Losses, chosen: Setting) -> Setting | End:
+def _boldest(space: Space, known: Losses, chosen: Setting) -> Setting:
     """Double the learning rate of what was chosen while the trial stays calm, then the rows."""
-    if not space.aggressive:
-        return End(chosen)
     while chosen.rate < MOST_RATE:
-        setting = replace(chosen, rate=2 * chosen.rate)
-        if setting not in known:
-            return setting
-        if not isfinite(known[setting]):
+        faster = replace(chosen, rate=2 * chosen.rate)
+        if not _is_calm(known, faster):
             break
-        chosen = setting
-    while wider := space.with_more_rows(chosen):
-        if wider not in known:
-            return wider
-        if not isfinite(known[wider]):
-            break
+        chosen = faster
+    while (wider := space.with_more_rows(chosen)) and _is_calm(known, wider):
         chosen = wider
-    return End(chosen)
+    return chosen
 
 
 def next_settings(space: Space, known: Losses, jobs: int) -> list[Setting]:

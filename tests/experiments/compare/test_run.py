@@ -1,5 +1,6 @@
 """A comparison in real processes: interrupted, killed and crashed, it comes to the same end."""
 
+import io
 import json
 import os
 import shutil
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lengthen.cli.main import main
 from lengthen.data.prepare import prepare
@@ -134,6 +137,24 @@ def test_f55_a_crashed_run_is_a_result_with_its_message(
     assert shown.err.splitlines()[0].startswith("1 of 2  0:00:0")
     assert "holds files" in attempts_of_runs(root)["baseline/seed-0"].message
     assert status_of(root, comparison.runs[1]).state == "finished"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_on_a_terminal_a_table_fills_with_losses(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    terminal = partial(Console, file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr("lengthen.experiments.compare.run.ErrorStream", terminal)
+    file, root = written(**{"[0, 1, 2]": "[0, 1]"}), tmp_path / "out"
+    assert main(["compare", str(file), "--out", str(root), "--jobs", "1"]) == 0
+    shown = screen.getvalue()
+    losses = [
+        status_of(root, run).metrics.of("eval")[-1]["loss"] for run in read_comparison(file).runs
+    ]
+    first, *_, last = [frame for frame in shown.split("seed 0")[1:] if "slw" in frame]
+    assert [line.split()[1:] for line in first.splitlines() if "slw" in line] == [[".", "."]]
+    assert all(f"{loss:.3f}" in last for loss in losses[:3])
 
 
 def test_two_at_once_in_one_directory_are_refused(
