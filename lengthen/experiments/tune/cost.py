@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain
 from math import inf
 from pathlib import Path
 from statistics import LinearRegression, linear_regression
@@ -101,82 +99,51 @@ def ways(
     space: Space, price: Callable[[Setting], float], known: KnownLoss
 ) -> Mapping[Setting, Range]:
     """Return for each choice of a search what the ways to it cost, its rate and rows aside."""
-    # Ways with the same line continue alike and are worked out once: there are some lines for each
-    # setting, where the ways double with every start.
-    costs: dict[_Line, Mapping[Setting, Range]] = {}
+    costs: dict[tuple[Setting | End, ...], Mapping[Setting, Range]] = {}
 
-    def cost_of(way: _Way) -> Mapping[Setting, Range] | None:
-        if isinstance(way.step, End):
-            choice = chosen_or_likely(space, way.step)
+    def costs_from(losses: Losses) -> Mapping[Setting, Range]:
+        losses, step = _next_unknown(space, known, losses)
+        if isinstance(step, End):
+            choice = chosen_or_likely(space, step)
             return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
-        return costs.get(way.line)
+        # Ways with the same line continue alike and are worked out once: there are some lines for
+        # each setting, where the ways double with every start.
+        line = _line(space, known, losses, step)
+        if line not in costs:
+            rivals = (known(replace(step, start=start)) for start in space.starts)
+            there = [loss for loss in rivals if loss is not None] if step.raced else []
+            joined: dict[Setting, Range] = {}
+            for loss in possible_losses(losses, there):
+                for choice, cost in costs_from({**losses, step: loss}).items():
+                    joined[choice] = joined.get(choice, NOTHING).or_after(price(step), cost)
+            costs[line] = joined
+        return costs[line]
 
-    root = _Way.after_known(space, known, {})
-    waiting = [root]
-    while waiting:
-        way = waiting[-1]
-        if cost_of(way) is not None:
-            waiting.pop()
-            continue
-        assert isinstance(way.step, Setting)
-        unknown = [one for one in way.next_ways if cost_of(one) is None]
-        if unknown:
-            waiting += unknown
-            continue
-        joined: dict[Setting, Range] = {}
-        spent = price(way.step)
-        for choice, cost in chain.from_iterable((cost_of(x) or {}).items() for x in way.next_ways):
-            joined[choice] = joined.get(choice, NOTHING).or_after(spent, cost)
-        costs[way.line] = joined
-    return cost_of(root) or {}
+    return costs_from({})
 
 
-_Line = tuple[Setting | End, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Way:
-    """A search that has come so far."""
-
-    space: Space
-    known: KnownLoss
-    losses: Losses
-    step: Setting | End  # what is next
-
-    @staticmethod
-    def after_known(space: Space, known: KnownLoss, losses: Losses) -> "_Way":
-        """Continue over what has been tried, to the next trial that nobody has done or the end."""
-        losses = dict(losses)
+def _next_unknown(space: Space, known: KnownLoss, losses: Losses) -> tuple[Losses, Setting | End]:
+    """Continue over what has been tried, to the next trial that nobody has done or the end."""
+    losses = dict(losses)
+    step = next_step(space, losses)
+    while isinstance(step, Setting) and (loss := known(step)) is not None:
+        losses[step] = loss
         step = next_step(space, losses)
-        while isinstance(step, Setting) and (loss := known(step)) is not None:
-            losses[step] = loss
-            step = next_step(space, losses)
-        return _Way(space, known, losses, step)
+    return losses, step
 
-    @cached_property
-    def next_ways(self) -> list["_Way"]:
-        """Where it is when its next trial has ended: well, and then not calm."""
-        step = self.step
-        assert isinstance(step, Setting)
-        rivals = (self.known(replace(step, start=start)) for start in self.space.starts)
-        there = [loss for loss in rivals if loss is not None] if step.raced else []
-        return [
-            _Way.after_known(self.space, self.known, {**self.losses, step: loss})
-            for loss in possible_losses(self.losses, there)
-        ]
 
-    @cached_property
-    def line(self) -> _Line:
-        """What will be tried if every trial fails: to the end, or until another start's turn.
+def _line(
+    space: Space, known: KnownLoss, losses: Losses, step: Setting
+) -> tuple[Setting | End, ...]:
+    """Return what will be tried if every trial fails: to the end, or until another start's turn.
 
-        From there on it does not matter how the search has come there.
-        """
-        if isinstance(self.step, End):
-            return (self.step,)
-        failed = self.next_ways[-1]
-        if isinstance(failed.step, Setting) and failed.step.opening:
-            return (self.step, failed.step)
-        return (self.step, *failed.line)
+    From there on it does not matter how the search has come there.
+    """
+    line: list[Setting | End] = [step]
+    while isinstance(last := line[-1], Setting) and (last is step or not last.opening):
+        losses, following = _next_unknown(space, known, {**losses, last: inf})
+        line.append(following)
+    return tuple(line)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ RACE_SHARE = 0.05  # of the budget, that each start of a race is trained for (ou
 RACE_EVALUATIONS = 10  # evaluations of a race, the same tokens apart
 RACE_STEPS = 40  # of full length, that a race must have the tokens of (ours)
 MOST_WARMUP = 10**5  # steps
+MOST_STARTS = 64  # of more the cost is not estimated in seconds any more
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
 # Of the difference, token by token, between the losses of two trials at their third warm-up:
@@ -251,6 +252,8 @@ def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
     if not starts:
         rule = f"is missing: no default lies at or below a quarter of full length ({end})"
         raise SettingError("--starts", f"{rule} and is a multiple of {multiple}")
+    if len(set(starts)) > MOST_STARTS:
+        raise SettingError("--starts", f"must be at most {MOST_STARTS}", len(set(starts)))
     return tuple(sorted(set(starts)))
 
 

@@ -304,6 +304,14 @@ def test_starts_that_cannot_be_are_one_line(
     assert str(caught.value) == message
 
 
+def test_more_starts_than_an_estimate_can_go_through_are_one_line(asked: Asked) -> None:
+    linear = {"kind": "linear", "start": 1, "duration": 12, "multiple": 1, "end": 66}
+    tables: Tables = {"model": {"length": 66}, "pacing": linear, "budget": {"tokens": 10**6}}
+    assert len(asked(starts=tuple(range(1, 65)), **tables).space.starts) == 64
+    with pytest.raises(LengthenError, match="^--starts: must be at most 64, got 65$"):
+        asked(starts=tuple(range(1, 66)), **tables)
+
+
 def test_a_validation_part_too_small_to_judge_says_how_large_it_must_be_and_why(
     tunable: Configure, store: Path
 ) -> None:
