@@ -32,7 +32,8 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
 from lengthen.model.optim import AdamW, second_moment_scale
-from lengthen.run.directory import MetricsLog, Record
+from lengthen.run.metrics import JsonLines
+from lengthen.run.records import StepRecord, to_json
 from lengthen.training import trainer as step_of
 from lengthen.training.trainer import Health, Trainer
 from lengthen.util.disk import Disk
@@ -66,8 +67,8 @@ class Unwatched(Trainer):
 
     def _record(
         self, shape: StepPlan, health: Health, ratio: float | None, joined: float
-    ) -> Record:
-        return {}
+    ) -> StepRecord:
+        return StepRecord(step=1, loss=0.0)
 
 
 def configured(folder: Path) -> tuple[Config, Store]:
@@ -94,12 +95,12 @@ def built(kind: type[Trainer], config: Config, store: Store) -> Trainer:
 
 def logged(trainer: Trainer, path: Path) -> Callable[[], object]:
     """Return the trainer's step with its record written to a log on disk."""
-    log = MetricsLog(Disk(), path)
+    log = JsonLines(Disk(), path)
 
     def step() -> None:
         record = trainer.step()
         assert record is not None
-        log.write(record)
+        log.write(to_json(record))
 
     return step
 
@@ -108,14 +109,14 @@ def alone(trainer: Trainer, path: Path) -> float:
     """Return the seconds of the monitor's work by itself, the median of many times."""
     record = trainer.step()
     assert record is not None
-    log, lowest = MetricsLog(Disk(), path), LowestLoss()
+    log, lowest = JsonLines(Disk(), path), LowestLoss()
     taken = []
     for _ in range(30):
         began = time.perf_counter()
         second_moment_scale(trainer.optimizer)
-        lowest.ratio(record["loss"])
-        lowest = lowest.after(record["loss"])
-        log.write(record)
+        lowest.ratio(record.loss or 0.0)
+        lowest = lowest.after(record.loss or 0.0)
+        log.write(to_json(record))
         taken.append(time.perf_counter() - began)
     return figure(taken).median
 

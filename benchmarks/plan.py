@@ -70,9 +70,9 @@ def configuration(tables: Mapping[str, Any], store: Path, share: float) -> Confi
 def compared(name: str, config: Config, out: Path) -> float:
     """Foretell one training, carry it out, and print both; return predicted / measured seconds."""
     (foretold,) = forecasts({name: config}, None, lambda note: print(f"  {note}", file=sys.stderr))
-    summary = train(config, out, shown=False)
-    assert (summary["steps"], summary["tokens"]) == (foretold.plan.steps, foretold.plan.tokens)
-    predicted, measured = foretold.duration, summary["seconds"]
+    summary = train(config, out, quiet=True)
+    assert (summary.steps, summary.tokens) == (foretold.plan.steps, foretold.plan.tokens)
+    predicted, measured = foretold.duration, summary.seconds
     print(f"  {name}: {predicted:.1f} s foretold ({foretold.told}), {measured:.1f} s trained")
     report(f"PLAN_SECONDS_{name}", predicted / measured)
     return float(predicted / measured)

@@ -20,13 +20,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import sync_playwright
 
 from benchmarks.measure import report
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
-from lengthen.run.directory import Record
+from lengthen.run.records import EvalRecord, ProbeRecord, Record, StepRecord, to_json
 
 FIRST_PLOT = """() => new Promise(done => {
     const look = () => document.querySelector(".js-plotly-plot .scatterlayer path")
@@ -42,38 +43,34 @@ def records(steps: int, random_: random.Random) -> Iterator[Record]:
     for step in range(1, steps + 1):
         length = min(1024, 64 + step // 10 * 8)
         tokens += 64 * length
-        counters = {"step": step, "tokens": tokens, "seconds": step * 0.123456789}
+        counters: dict[str, Any] = {"step": step, "tokens": tokens, "seconds": step * 0.123456789}
         loss = 2.5 + 7 / step**0.2 + random_.gauss(0, 0.02)
         loss *= 1.4 if random_.random() < 0.001 else 1.0
-        yield {
-            "kind": "step",
+        yield StepRecord(
             **counters,
-            "length": length,
-            "rows": 64,
-            "loss": loss,
-            "loss_ratio": None if step == 1 else loss / lowest,
-            "grad_norm": random_.lognormvariate(0, 0.3),
-            "variance_norm": 100 * random_.lognormvariate(0, 0.05),
-            "variance_max": 0.01 * random_.lognormvariate(0, 0.1),
-            "lr": 1e-3 * (1 - step / (steps + 1)),
-            "joined": 0.0,
-        }
+            length=length,
+            rows=64,
+            loss=loss,
+            loss_ratio=None if step == 1 else loss / lowest,
+            grad_norm=random_.lognormvariate(0, 0.3),
+            variance_norm=100 * random_.lognormvariate(0, 0.05),
+            variance_max=0.01 * random_.lognormvariate(0, 0.1),
+            lr=1e-3 * (1 - step / (steps + 1)),
+            joined=0.0,
+        )
         lowest = min(lowest, loss)
-        side = {"side_tokens": 8192, "side_seconds": 0.1}
+        counters |= {"side_tokens": 8192, "side_seconds": 0.1}
         if step % 10 == 0:
-            yield {"kind": "probe", **counters, "loss": loss, "loss_ratio": loss / lowest, **side}
+            yield ProbeRecord(**counters, loss=loss, loss_ratio=loss / lowest)
         if step % 100 == 0:
-            perplexity = math.exp(loss)
-            yield {"kind": "eval", **counters, "split": "valid", "loss": loss, **side} | {
-                "perplexity": perplexity
-            }
+            yield EvalRecord(**counters, loss=loss, perplexity=math.exp(loss))
 
 
 def write_runs(root: Path, runs: int, steps: int) -> None:
     for number in range(runs):
         folder = root / f"variant-{number % 6}" / f"seed-{number // 6}"
         folder.mkdir(parents=True)
-        lines = (json.dumps(record) for record in records(steps, random.Random(number)))
+        lines = (json.dumps(to_json(record)) for record in records(steps, random.Random(number)))
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -29,7 +29,8 @@ from lengthen.config.schema import Config
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
 from lengthen.distributed.memory import micro_tokens_within
-from lengthen.run.directory import MetricsLog
+from lengthen.run.metrics import JsonLines
+from lengthen.run.records import to_json
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 
@@ -61,12 +62,12 @@ def configuration(case: rivals.Case, length: int, tokens: int) -> Config:
 
 def logged(trainer: Trainer, folder: Path) -> Step:
     """Return one step of a trainer, its record written to a log on disk."""
-    log = MetricsLog(Disk(), folder / f"metrics-{trainer.config.model.length}.jsonl")
+    log = JsonLines(Disk(), folder / f"metrics-{trainer.config.model.length}.jsonl")
 
     def step() -> None:
         record = trainer.step()
         assert record is not None
-        log.write(record)
+        log.write(to_json(record))
 
     return step
 

@@ -65,7 +65,7 @@ def step_at(trainer: Trainer, length: int) -> Step:
         trainer.train_state = replace(trainer.train_state, counters=counters)
         record = trainer.step()
         assert record is not None
-        assert (record["length"], record["rows"] * length) == (length, TOKENS)
+        assert (record.length, (record.rows or 0) * length) == (length, TOKENS)
 
     return step
 

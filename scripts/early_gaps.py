@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from lengthen.experiments.compare.file import RUNS
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.run.packed import opened
 
 LOOKS = (0, 2, 9, -1)
@@ -29,7 +30,7 @@ def rows(study: Path, variant: str, other: str) -> list[str]:
 def _losses(variant: Path) -> dict[str, list[float]]:
     """Return the validation losses of each seed."""
     metrics = {run.name: read_metrics(RunPaths(run).metrics) for run in variant.iterdir()}
-    return {seed: [look["loss"] for look in log.of("eval")] for seed, log in metrics.items()}
+    return {seed: [look.loss or 0.0 for look in log.evaluations] for seed, log in metrics.items()}
 
 
 if __name__ == "__main__":

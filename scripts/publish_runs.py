@@ -20,8 +20,10 @@ from pathlib import Path
 from lengthen.evaluation.results import Result, read, write
 from lengthen.experiments.compare.file import RUNS
 from lengthen.experiments.runner import ATTEMPTS
-from lengthen.run.directory import RunPaths, last_record
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import last_record
 from lengthen.run.packed import opened
+from lengthen.run.records import Event
 from lengthen.util.disk import Disk
 
 
@@ -59,8 +61,8 @@ def copy(comparison: Path, out: Path) -> int:
             RunPaths(metrics.parent),
             RunPaths(out / metrics.parent.relative_to(comparison)),
         )
-        last = last_record(metrics) or {}
-        if last.get("event") != "finished":
+        last = last_record(metrics)
+        if not isinstance(last, Event) or last.name != "finished":
             continue
         there.root.mkdir(parents=True, exist_ok=True)
         if here.evaluations.exists():

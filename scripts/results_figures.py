@@ -58,10 +58,10 @@ def variants_over_tokens(root: Path) -> list[Panel]:
 
 
 def _mean(group: Group) -> Curve:
-    logs = [outcome.shown.metrics.of("eval") for outcome in group.outcomes]
+    logs = [outcome.shown.metrics.evaluations for outcome in group.outcomes]
     # Seeds of one variant are evaluated after the same steps, so that places can be averaged.
     places = zip(*logs, strict=True)
-    means = [(here[0]["tokens"], sum(r["loss"] for r in here) / len(here)) for here in places]
+    means = [(here[0].tokens, sum(r.loss for r in here) / len(here)) for here in places]
     return Curve(group.variant, [(x, y) for x, y in means if x >= FROM_TOKENS])
 
 
@@ -71,9 +71,9 @@ def _every_seed(members: Sequence[Group], field: str) -> list[Curve]:
         Curve(
             outcome.run.name,
             [
-                (line["step"], line[field])
-                for line in outcome.shown.metrics.of("step")
-                if line[field] is not None
+                (line.step, getattr(line, field))
+                for line in outcome.shown.metrics.steps
+                if getattr(line, field) is not None
             ],
             family=group.variant,
         )

@@ -31,17 +31,21 @@ from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear
 from lengthen.data.prepare import prepare
-from lengthen.run.directory import Record, RunPaths, last_record, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import last_record, read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord, to_json
 
 LOSS = 1e-9  # largest relative difference of a loss
 MEMORY = 0.01  # largest growth
-SETTLED = 0.25  # share of the steps behind which memory may not grow any more
+SETTLED = 0.25  # share of the steps after which memory may not grow any more
 TENTH = 0.1  # of what is left: memory is compared between the first and the last of them
 LOOK_SECONDS = 0.02  # between two looks at a run
 START_SECONDS = 6.0  # within which a process starts up, on an idle machine
 STARTING = 0.1  # share of the kills that strike within them
 BEHIND_SECONDS = 0.05  # within which a kill follows the step that it waits for
 STUCK_SECONDS = 300.0  # without a step nothing more is to be expected
+Line = dict[str, Any]  # of a log
+
 EXACT = ("step", "tokens", "length", "rows", "lr", "joined")  # of a step line
 
 
@@ -65,10 +69,10 @@ TURNS = (Ranks(1), Ranks(2), Ranks(1), Ranks(2, sharded=True))
 
 @dataclass(frozen=True)
 class Kill:
-    """When to strike and whom: behind a step, or so many seconds after the start."""
+    """When to strike and whom: after a step, or so many seconds after the start."""
 
     ranks: Ranks
-    behind: int | None
+    after: int | None
     seconds: float
     victim: int | None  # a rank; None: the whole job
     asynchronous: bool
@@ -111,11 +115,11 @@ def configuration(store: Path, steps: int, saves: int) -> Config:
 
 
 def plan(steps: int, kills: int, changes: int, seed: int) -> list[Kill]:
-    """Return the kills in order: behind ever later steps, with so many changes of the processes."""
+    """Return the kills in order: after ever later steps, with so many changes of the processes."""
     chance = random.Random(seed)
-    behind = sorted(chance.randrange(1, steps - 1) for _ in range(kills))
+    after = sorted(chance.randrange(1, steps - 1) for _ in range(kills))
     planned = []
-    for number, step in enumerate(behind):
+    for number, step in enumerate(after):
         ranks = TURNS[number * (changes + 1) // (kills + 1) % len(TURNS)]
         starting = chance.random() < STARTING
         seconds = chance.uniform(0, START_SECONDS if starting else BEHIND_SECONDS)
@@ -158,11 +162,11 @@ def below(process: int) -> Iterator[tuple[int, int | None]]:
         except OSError:
             continue
         children.setdefault(parent, []).append(int(place.parent.name))
-    found = [process]
-    while found:
-        one = found.pop()
+    pending = [process]
+    while pending:
+        one = pending.pop()
         yield one, rank_of(one)
-        found += children.get(one, [])
+        pending += children.get(one, [])
 
 
 def rank_of(process: int) -> int | None:
@@ -192,7 +196,7 @@ def strike(process: subprocess.Popen[Any], victim: int | None) -> None:
 def step_of(run: Path) -> int:
     """Return the step that a run has come to."""
     last = last_record(RunPaths(run).metrics)
-    return 0 if last is None else int(last["step"])
+    return 0 if last is None else last.step
 
 
 def written(run: Path) -> int:
@@ -201,8 +205,8 @@ def written(run: Path) -> int:
     return log.stat().st_mtime_ns if log.exists() else 0
 
 
-def wait_behind(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
-    """Wait until this part of a run writes its log and is behind a step.
+def wait_until_after(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
+    """Wait until this part of a run writes its log and is after a step.
 
     Raises RuntimeError where it ends or stands still.
     """
@@ -213,7 +217,7 @@ def wait_behind(step: int, process: subprocess.Popen[bytes], run: Path) -> None:
         if now != at:
             at, since = now, time.monotonic()
         if time.monotonic() > since + STUCK_SECONDS:
-            raise RuntimeError(f"the run stands still behind step {at}")
+            raise RuntimeError(f"the run stands still after step {at}")
         time.sleep(LOOK_SECONDS)
 
 
@@ -222,14 +226,14 @@ def broken(run: Path, file: Path, kills: Sequence[Kill]) -> None:
     for number, kill in enumerate(kills):
         process = start(run, file, kill.ranks, kill.asynchronous)
         try:
-            if kill.behind is not None:
-                wait_behind(kill.behind, process, run)
+            if kill.after is not None:
+                wait_until_after(kill.after, process, run)
             time.sleep(kill.seconds)
             strike(process, kill.victim)
         finally:
             strike(process, None)
         whom = "all" if kill.victim is None else f"rank {kill.victim}"
-        at = "at the start" if kill.behind is None else f"behind step {step_of(run)}"
+        at = "at the start" if kill.after is None else f"after step {step_of(run)}"
         print(f"  kill {number + 1} of {len(kills)}: {kill.ranks}, {whom}, {at}", flush=True)
     process = start(run, file, Ranks(1), asynchronous=False)
     if process.wait():
@@ -253,7 +257,7 @@ def unbroken(run: Path, file: Path) -> list[Sample]:
 
 
 def growth(samples: Sequence[Sample], steps: int) -> float:
-    """Return how much memory grew behind `SETTLED` of the steps, as a share."""
+    """Return how much memory grew after `SETTLED` of the steps, as a share."""
     settled = [sample for sample in samples if SETTLED * steps <= sample.step < steps]
     width = (1 - SETTLED) * steps * TENTH
     first = [s.resident for s in settled if s.step < SETTLED * steps + width]
@@ -261,7 +265,7 @@ def growth(samples: Sequence[Sample], steps: int) -> float:
     return statistics.median(last) / statistics.median(first) - 1
 
 
-def difference(ours: Sequence[Record], theirs: Sequence[Record]) -> float:
+def difference(ours: Sequence[Line], theirs: Sequence[Line]) -> float:
     """Return the largest relative difference of two runs' losses; raises RuntimeError otherwise."""
     if len(ours) != len(theirs):
         raise RuntimeError(f"{len(ours)} lines where the unbroken run has {len(theirs)}")
@@ -276,15 +280,15 @@ def difference(ours: Sequence[Record], theirs: Sequence[Record]) -> float:
 
 
 def ledger(run: Path) -> object:
-    """Return what is left of the corpus behind the run."""
+    """Return what is left of the corpus after the run."""
     return checkpoint.load_newest(RunPaths(run).checkpoints)[0].state["ledger"]
 
 
 def saves(run: Path) -> int:
     """Return the saves that the log tells of, those that a kill took back included."""
     logs = [log for log in (RunPaths(run).metrics, RunPaths(run).discarded) if log.exists()]
-    events = [event for log in logs for event in read_metrics(log).of("event")]
-    return sum(event["event"] == "saved" for event in events)
+    events = [event for log in logs for event in read_metrics(log).events]
+    return sum(event.name == "saved" for event in events)
 
 
 def soak(folder: Path, options: argparse.Namespace) -> list[str]:
@@ -302,12 +306,13 @@ def soak(folder: Path, options: argparse.Namespace) -> list[str]:
     changes = sum(a != b for a, b in pairwise([*(kill.ranks.world_size for kill in kills), 1]))
     print(f"changes of the number of processes: {changes}")
     wrong = []
-    for kind in ("step", "eval", "probe"):
-        logs = [read_metrics(RunPaths(run).metrics).of(kind) for run in (torn, whole)]
-        off = difference(*logs)
-        print(f"SOAK_LOSS_{kind.upper()}: {off:.1e}")
+    for kind in (StepRecord, EvalRecord, ProbeRecord):
+        metrics = [read_metrics(RunPaths(run).metrics) for run in (torn, whole)]
+        off = difference(*([to_json(record) for record in one.of(kind)] for one in metrics))
+        name = kind.__name__.removesuffix("Record").lower()
+        print(f"SOAK_LOSS_{name.upper()}: {off:.1e}")
         if off > LOSS:
-            wrong.append(f"a {kind} loss differs by {off:.1e}")
+            wrong.append(f"a {name} loss differs by {off:.1e}")
     print(f"SOAK_MINUTES: {(time.monotonic() - began) / 60:.1f}")
     if ledger(torn) != ledger(whole):
         wrong.append("the ledgers differ")

@@ -41,7 +41,7 @@ config = build({{
 store = Store.open(folder / "store")
 trainer = Trainer(config, store, context, max(length, 4096))
 with tempfile.TemporaryDirectory() as out:
-    log = MetricsLog(Disk(), Path(out) / "metrics.jsonl")
+    log = JsonLines(Disk(), Path(out) / "metrics.jsonl")
     for line in sys.stdin:
         began = time.perf_counter()
         for _ in range(int(line)):
@@ -55,7 +55,7 @@ OLD = """
 from lengthen.corpus.store import Store
 from lengthen.devices import ALONE as context
 from lengthen.disk import Disk
-from lengthen.runlog import MetricsLog
+from lengthen.runlog import JsonLines
 from lengthen.settings import build
 from lengthen.trainer import Trainer
 """
@@ -63,7 +63,7 @@ NEW = """
 from lengthen.config.load import build
 from lengthen.data.store import Store
 from lengthen.distributed.context import SINGLE_PROCESS as context
-from lengthen.run.metrics import MetricsLog
+from lengthen.run.metrics import JsonLines
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lengthen.run.records import to_json
 from tests.ranks import trainer_of
 from tests.training.test_trainer import kept, poisoned_step
 
@@ -24,7 +25,8 @@ def main(file: str, what: str, folder: str) -> None:
         after = kept(trainer)
         equal = all(torch.equal(after[name], value) for name, value in before.items())
         again = trainer.step()
-        found = {"record": record, "untouched": equal, "again": again}
+        assert again is not None
+        found = {"record": to_json(record), "untouched": equal, "again": to_json(again)}
         (Path(folder) / f"{trainer.context.rank}.json").write_text(json.dumps(found))
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.launch import join_process_group
+from lengthen.run.records import to_json
 from lengthen.training.trainer import Trainer
 
 
@@ -33,7 +34,8 @@ def trainer_of(file: str) -> Iterator[Trainer]:
 
 def main(file: str, steps: str, out: str) -> None:
     with trainer_of(file) as trainer:
-        records = [trainer.step() for _ in range(int(steps))]
+        made = (trainer.step() for _ in range(int(steps)))
+        records = [to_json(record) for record in made if record is not None]
         if trainer.context.is_rank_zero:
             folder = Path(out)
             folder.mkdir()

@@ -21,7 +21,10 @@ from lengthen.config.schema import KINDS, Config, Table
 from lengthen.core.ledger import Ledger
 from lengthen.core.pacing import Pacing
 from lengthen.exchange.export import NAMES
-from lengthen.run.directory import VARIABLES, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.environment import VARIABLES
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import EvalRecord, Measurement, ObservationRecord, ProbeRecord, StepRecord
 from lengthen.training.start import train
 from lengthen.util import errors
 from tests.conftest import Configure
@@ -283,7 +286,7 @@ def test_the_drawing_of_the_ledger_is_what_the_ledger_does() -> None:
 @pytest.fixture(scope="module")
 def run(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     folder = tmp_path_factory.mktemp("documented") / "run"
-    train(configured(budget={"tokens": 2000}, saving={"every_steps": 100}), folder, shown=False)
+    train(configured(budget={"tokens": 2000}, saving={"every_steps": 100}), folder, quiet=True)
     return RunPaths(folder)
 
 
@@ -291,18 +294,18 @@ def first_names(text: str) -> set[str]:
     return {name for row in rows_of(text) for name in names_in(row[0])}
 
 
-@pytest.mark.parametrize("kind", ["step", "eval", "probe"])
-def test_the_page_on_files_has_every_field_of_a_measurement(run: RunPaths, kind: str) -> None:
-    written = {name for record in read_metrics(run.metrics).of(kind) for name in record}
-    documented = first_names(section(read(DOCS / "files.md"), f"### `{kind}`"))
-    assert written == documented - {"finite"}  # which stands on a step that is not
+@pytest.mark.parametrize("kind", [StepRecord, EvalRecord, ProbeRecord, ObservationRecord])
+def test_the_page_on_files_has_every_field_of_a_measurement(kind: type[Measurement]) -> None:
+    names = {field.name: field.default for field in fields(kind)}
+    documented = first_names(section(read(DOCS / "files.md"), f"### `{names['kind']}`"))
+    assert names.keys() == documented
 
 
 def test_the_page_on_files_has_every_field_of_an_event(run: RunPaths) -> None:
     rows = rows_of(section(read(DOCS / "files.md"), "### `event`"))
     documented = {names_in(row[0])[0]: set(names_in(row[1])) for row in rows}
-    for record in read_metrics(run.metrics).of("event"):
-        assert record.keys() - {"kind", "event", "step", "tokens"} == documented[record["event"]]
+    for record in read_metrics(run.metrics).events:
+        assert record.facts.keys() == documented[record.name]
 
 
 def test_the_page_on_files_has_every_file_of_a_run_and_what_is_in_it(run: RunPaths) -> None:

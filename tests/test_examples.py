@@ -39,7 +39,7 @@ def test_a_plain_loop_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
     assert (lengths[0], lengths[19], lengths[20]) == (8, 56, 64)
     assert losses[-1] < losses[0] - 1
     (logged,) = gather([tmp_path / "run"])
-    assert [step["length"] for step in logged.metrics.of("step")] == lengths
+    assert [step.length for step in logged.metrics.steps] == lengths
 
 
 def test_a_trainer_of_transformers_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_trainer_of_transformers_lengthens_its_steps_and_learns(tmp_path: Path
     run = example(source, store, out, "20000")
     assert run.returncode == 0, run.stderr
     (logged,) = gather([out])
-    steps = logged.metrics.of("step")
-    lengths = [step["length"] for step in steps]
+    steps = logged.metrics.steps
+    lengths = [step.length or 0 for step in steps]
     assert lengths == sorted(lengths)
     assert lengths[0] == 8 < lengths[-1]
-    assert steps[-1]["loss"] < steps[0]["loss"] - 1
+    assert (steps[-1].loss or 0) < (steps[0].loss or 0) - 1

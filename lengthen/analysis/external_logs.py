@@ -5,15 +5,23 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from lengthen.core.loss_ratio import LowestLoss, finite_or_none
-from lengthen.run.directory import LINE_LIMIT, Metrics, Record
+from lengthen.run.metrics import LINE_LIMIT, Metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.util.errors import DataError, SettingError, nearest, shown
 
-KINDS = {"loss": "step", "eval_loss": "eval", "probe_loss": "probe"}  # column -> kind of record
+Foreign: TypeAlias = StepRecord | EvalRecord | ProbeRecord
+
+KINDS: dict[str, type[Foreign]] = {
+    "loss": StepRecord,
+    "eval_loss": EvalRecord,
+    "probe_loss": ProbeRecord,
+}
 SHAPE = ("length", "rows")
 MEASURED = ("grad_norm", "variance_norm", "variance_max", "lr")
 NAMES = ("step", "tokens", "seconds", *KINDS, *SHAPE, *MEASURED)
@@ -33,14 +41,14 @@ def read_foreign(path: Path, columns: Mapping[str, str]) -> Metrics:
     and for a log without rows or losses.
     """
     _check_names(columns)
-    records: dict[tuple[str, int], Record] = {}
+    records: dict[tuple[type[Foreign], int], Foreign] = {}
     seen: set[str] = set()
     unreadable = 0
     for line, row in _rows(path):
         found = None if row is None else _records(_Cells(path, line, row, columns))
         unreadable += found is None
         seen.update(row or ())
-        records.update({(record["kind"], record["step"]): record for record in found or ()})
+        records.update({(type(record), record.step): record for record in found or ()})
     if not seen:
         raise DataError(f"{path}: has no rows; {unreadable} lines cannot be read")
     for name, column in columns.items():
@@ -113,36 +121,32 @@ def _number(value: object) -> int | float | None:
     return value
 
 
-def _records(cells: _Cells) -> list[Record] | None:
+def _records(cells: _Cells) -> list[Foreign] | None:
     """Return what a row says, one record for each loss in it; None for a loss at no known step."""
     losses = {column: cells.number(column) for column in KINDS}
-    measured = {column: loss for column, loss in losses.items() if loss is not None}
+    measured = {KINDS[column]: loss for column, loss in losses.items() if loss is not None}
     step = cells.whole("step")
     if step is None:
         return None if measured else []
-    clock = _present({"tokens": cells.whole("tokens"), "seconds": cells.number("seconds")})
-    return [
-        {"kind": KINDS[column], "step": step, **clock, **_of(KINDS[column], loss, cells)}
-        for column, loss in measured.items()
-    ]
+    place: dict[str, Any] = {
+        "step": step,
+        "tokens": cells.whole("tokens"),
+        "seconds": cells.number("seconds"),
+    }
+    return [_record(kind, loss, place, cells) for kind, loss in measured.items()]
 
 
-def _of(kind: str, loss: float, cells: _Cells) -> Record:
-    """Return the fields that records of this kind have besides the clock."""
-    fields: Record = {"loss": finite_or_none(loss)}
-    if kind == "eval":
-        fields |= {"split": "valid", "perplexity": _perplexity(loss)}
-    if kind == "step":
-        measured = {name: cells.number(name) for name in MEASURED}
-        fields |= _present({name: cells.whole(name) for name in SHAPE})
-        fields |= {name: finite_or_none(value) for name, value in _present(measured).items()}
-        if not math.isfinite(loss) or not math.isfinite(measured["grad_norm"] or 0.0):
-            fields["finite"] = False
-    return fields
-
-
-def _present(fields: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _record(kind: type[Foreign], loss: float, place: dict[str, Any], cells: _Cells) -> Foreign:
+    known = {**place, "loss": finite_or_none(loss)}
+    if kind is EvalRecord:
+        return EvalRecord(**known, perplexity=_perplexity(loss))
+    if kind is ProbeRecord:
+        return ProbeRecord(**known)
+    measured = {name: cells.number(name) for name in MEASURED}
+    finite = math.isfinite(loss) and math.isfinite(measured["grad_norm"] or 0.0)
+    known |= {name: cells.whole(name) for name in SHAPE}
+    known |= {n: None if v is None else finite_or_none(v) for n, v in measured.items()}
+    return StepRecord(**known, finite=finite)
 
 
 def _perplexity(loss: float) -> float | None:
@@ -152,23 +156,24 @@ def _perplexity(loss: float) -> float | None:
         return None
 
 
-def _completed(records: Iterable[Record]) -> Iterator[Record]:
+def _completed(records: Iterable[Foreign]) -> Iterator[Foreign]:
     """Yield the records in the order of their steps, with loss ratios and clocks.
 
     An evaluation that was logged apart has no tokens or seconds: those of the last step are its.
     """
-    lowest = {"step": LowestLoss(), "probe": LowestLoss()}
-    clock: Record = {}
-    for record in sorted(records, key=lambda record: (record["step"], record["kind"] != "step")):
-        kind = record["kind"]
-        if kind == "step":
-            clock = {name: record[name] for name in ("tokens", "seconds") if name in record}
-        full = {"kind": kind, "step": record["step"], **clock, **record}
-        if kind in lowest:
-            loss = math.nan if record["loss"] is None else record["loss"]
-            ratio = lowest[kind].ratio(loss)
-            full["loss_ratio"] = None if ratio is None else finite_or_none(ratio)
-            lowest[kind] = lowest[kind].after(loss)
+    lowest = {StepRecord: LowestLoss(), ProbeRecord: LowestLoss()}
+    tokens, seconds = None, None
+    for record in sorted(records, key=lambda one: (one.step, not isinstance(one, StepRecord))):
+        if isinstance(record, StepRecord):
+            tokens, seconds = record.tokens, record.seconds
+        at = tokens if record.tokens is None else record.tokens
+        since = seconds if record.seconds is None else record.seconds
+        full = replace(record, tokens=at, seconds=since)
+        if not isinstance(full, EvalRecord):
+            loss = math.nan if full.loss is None else full.loss
+            ratio = lowest[type(full)].ratio(loss)
+            full = replace(full, loss_ratio=None if ratio is None else finite_or_none(ratio))
+            lowest[type(full)] = lowest[type(full)].after(loss)
         yield full
 
 

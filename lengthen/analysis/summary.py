@@ -1,12 +1,12 @@
 """What metrics.jsonl says about a run; needs no model and no torch."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lengthen.analysis.instability import PAPERS, Ratios, figure, height, numbered, ratios_of
-from lengthen.core.loss_ratio import SKIPS_IN_A_ROW, UNSTABLE
-from lengthen.run.directory import Metrics, Record
+from lengthen.analysis.instability import PAPERS, Ratios, ratios_of
+from lengthen.core.loss_ratio import UNSTABLE
+from lengthen.run.metrics import Metrics
+from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
 from lengthen.util.errors import DataError
 from lengthen.util.stats import Correlation, pearson
 
@@ -72,28 +72,26 @@ class Summary:
         return bool(self.why_diverged)
 
 
-def first_at_or_below(evaluations: Iterable[Record], loss: float) -> Record | None:
+def first_at_or_below(evaluations: Iterable[EvalRecord], loss: float) -> EvalRecord | None:
     """Return the first evaluation with a loss of at most `loss`; None where it was not reached."""
-    losses = ((evaluation, figure(evaluation, "loss")) for evaluation in evaluations)
-    return next((e for e, reached in losses if reached is not None and reached <= loss), None)
+    return next((e for e in evaluations if e.loss is not None and e.loss <= loss), None)
 
 
-def best_loss(evaluations: Iterable[Record]) -> float | None:
+def best_loss(evaluations: Iterable[EvalRecord]) -> float | None:
     """Return the lowest finite validation loss, in nats per token."""
-    losses = (figure(evaluation, "loss") for evaluation in evaluations)
-    return min((loss for loss in losses if loss is not None), default=None)
+    return min((e.loss for e in evaluations if e.loss is not None), default=None)
 
 
-def correlations(steps: Sequence[Record]) -> tuple[Correlated, ...]:
+def correlations(steps: Sequence[StepRecord]) -> tuple[Correlated, ...]:
     """Correlate the loss ratio with each of QUANTITIES, of the same step and of the one before.
 
     A spike makes large gradients, which raise the variance: that a variance comes *before* its
     spike says more than that both come together (paper, section 4.1, has the latter alone).
     """
-    ratios = [figure(step, "loss_ratio") for step in steps]
+    ratios = [step.loss_ratio for step in steps]
     found = []
     for quantity in QUANTITIES:
-        values = [figure(step, quantity) for step in steps]
+        values = [getattr(step, quantity) for step in steps]
         found += [Correlated(quantity, lag, _correlation(values, ratios[lag:])) for lag in LAGS]
     return tuple(found)
 
@@ -105,20 +103,13 @@ def _correlation(x: Sequence[float | None], y: Sequence[float | None]) -> Correl
 
 def time_to(metrics: Metrics, losses: Iterable[float]) -> list[Reached | None]:
     """Return for each loss, in nats, when an evaluation was first at or below it, or None."""
-    evaluations = numbered(metrics.of("eval"))
-    reached = (first_at_or_below(evaluations, loss) for loss in losses)
-    return [
-        None if at is None else Reached(at["step"], figure(at, "tokens"), figure(at, "seconds"))
-        for at in reached
-    ]
+    reached = (first_at_or_below(metrics.evaluations, loss) for loss in losses)
+    return [None if at is None else Reached(at.step, at.tokens, at.seconds) for at in reached]
 
 
-def summarise(metrics: Metrics, on_nonfinite: str = "stop") -> Summary:
-    """Return what a log says; raises DataError where it has no step.
-
-    `on_nonfinite` is the run's setting of that name.
-    """
-    steps, probes, evaluations = (numbered(metrics.of(k)) for k in ("step", "probe", "eval"))
+def summarise(metrics: Metrics) -> Summary:
+    """Return what a log says; raises DataError where it has no step."""
+    steps, probes, evaluations = metrics.steps, metrics.probes, metrics.evaluations
     if not steps:
         raise DataError("a run without steps")
     ratios = ratios_of(steps)
@@ -129,56 +120,58 @@ def summarise(metrics: Metrics, on_nonfinite: str = "stop") -> Summary:
     best = best_loss(evaluations)
     reached = None if best is None else first_at_or_below(evaluations, best)
     return Summary(
-        steps=steps[-1]["step"],
-        tokens=figure(steps[-1], "tokens"),
-        seconds=figure(steps[-1], "seconds"),
-        last_loss=figure(evaluations[-1], "loss") if evaluations else None,
+        steps=steps[-1].step,
+        tokens=steps[-1].tokens,
+        seconds=steps[-1].seconds,
+        last_loss=evaluations[-1].loss if evaluations else None,
         best_loss=best,
-        best_step=None if reached is None else reached["step"],
+        best_step=None if reached is None else reached.step,
         ratios=ratios,
         probe=probe,
         stable=judge.beyond == 0 and ratios.not_finite == 0,
         judged_by="probe" if judges else "steps",
-        why_diverged=why_diverged(metrics, on_nonfinite),
+        why_diverged=why_diverged(metrics),
         correlations=correlations(steps),
         peaks=tuple(_peak(steps, quantity) for quantity in QUANTITIES),
         probing=_side(probes),
         evaluating=_side(evaluations),
-        observing=_side(metrics.of("observation")),
+        observing=_side(metrics.observations),
         unreadable=metrics.unreadable,
     )
 
 
-def _peak(steps: Sequence[Record], quantity: str) -> float | None:
-    values = (figure(step, quantity) for step in steps)
+def _peak(steps: Sequence[StepRecord], quantity: str) -> float | None:
+    values = (getattr(step, quantity) for step in steps)
     return max((value for value in values if value is not None), default=None)
 
 
-def why_diverged(metrics: Metrics, on_nonfinite: str = "stop") -> str:
+def why_diverged(metrics: Metrics) -> str:
     """Return why a run counts as diverged, empty where it does not; every reader asks here.
 
     A skipped step leaves the weights as they were. So an evaluation after the last step, which is
-    of the weights at the end, decides alone. Without one, the run diverged where its last steps
-    were not finite as often in a row as ends a run with this `on_nonfinite`.
+    of the weights at the end, decides alone. Without one, the run diverged where its last step was
+    not finite, unless the trainer continued after it.
     """
-    steps, evaluations = (numbered(metrics.of(kind)) for kind in ("step", "eval"))
-    final = evaluations[-1] if evaluations else None
-    is_of_the_end = final is not None and (not steps or final["step"] >= steps[-1]["step"])
-    most = SKIPS_IN_A_ROW if on_nonfinite == "skip" else 1
-    tail = [step for step in steps[-most:] if height(step) == math.inf]
-    if len(tail) == most and not is_of_the_end:
-        return f"the last step, {tail[-1]['step']:,}, is not finite"
-    if final is not None and figure(final, "loss") is None:
+    final = metrics.evaluations[-1] if metrics.evaluations else None
+    last = metrics.steps[-1] if metrics.steps else None
+    is_of_the_end = final is not None and (last is None or final.step >= last.step)
+    if last is not None and not last.is_finite and not is_of_the_end:
+        skips = (event for event in metrics.events if event.name == "skipped")
+        if False not in [skip.facts.get("diverged") for skip in skips if skip.step == last.step]:
+            return f"the last step, {last.step:,}, is not finite"
+    if final is not None and final.loss is None:
         return "the last validation loss is not finite"
     return ""
 
 
-def _side(records: Sequence[Record]) -> Side:
+def _side(records: Sequence[EvalRecord | ProbeRecord | ObservationRecord]) -> Side:
     return Side(len(records), _total(records, "side_tokens"), _total(records, "side_seconds"))
 
 
-def _total(records: Sequence[Record], name: str) -> float | None:
-    values = [value for value in (figure(r, name) for r in records) if value is not None]
+def _total(
+    records: Sequence[EvalRecord | ProbeRecord | ObservationRecord], name: str
+) -> float | None:
+    values = [value for value in (getattr(r, name) for r in records) if value is not None]
     return sum(values) if values else None
 
 
@@ -226,7 +219,7 @@ def _said_of_probe(probe: Ratios) -> str:
     return f"the probe never rose above {UNSTABLE} times its lowest (largest {reached})"
 
 
-def comparable(environments: Mapping[str, Record]) -> list[str]:
+def comparable(environments: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Check that runs, by name, can be compared; return notes on what could not be checked.
 
     `environments` are the runs' environment.json. Raises DataError where two runs have different

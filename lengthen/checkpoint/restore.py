@@ -27,8 +27,8 @@ def build_model(config: Config, context: DistributedContext) -> GPT:
         vocabulary=shape.vocabulary,
         dropout=shape.dropout,
         init_std=shape.init_std,
+        recompute=config.run.recompute,
     )
-    model.recompute = config.run.recompute
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
     return model.to(device=context.device, dtype=context.dtype)
 
@@ -89,7 +89,7 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
 
 
 def _targets(optimizer: AdamW, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Return for each moment of a parameter a tensor that lies where it has to lie."""
+    """Return for each moment of a parameter a tensor of its shape on its device."""
     # The fused update keeps its step count beside the weights, the plain one on the host.
     fused = bool(optimizer.defaults["fused"])
     count = torch.empty((), device=parameter.device if fused else "cpu")

@@ -105,10 +105,7 @@ def _write_and_commit(
         written = _write_tensors(disk, temporary, tensors, context)
         with _failing_together(context, f"checkpoint {target.name}"):
             if context.is_rank_zero:
-                _write_manifest(disk, temporary, step_of(target), written, state)
-                if target.exists():
-                    delete_checkpoint(disk, target)  # damaged, or it would have been kept
-                disk.commit_directory(temporary, target)
+                _commit(disk, temporary, target, written, state)
     except Exception:
         if context.is_rank_zero:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -173,15 +170,19 @@ def _failing_together(context: DistributedContext, what: str) -> Iterator[None]:
             raise StorageError(f"rank {rank} could not write {what}: {reason}")
 
 
-def _write_manifest(
-    disk: Disk, temporary: Path, step: int, written: Mapping[str, Written], state: State
+def _commit(
+    disk: Disk, temporary: Path, target: Path, written: Mapping[str, Written], state: State
 ) -> None:
-    """Write the state, and last the manifest that makes the directory a checkpoint."""
+    """Write the state, and last the manifest; then give the directory its name."""
+    step = step_of(target)
     whole = json_bytes({**state, "format": FORMAT, "step": step})
     every = {**written, "state.json": disk.write_file(temporary / "state.json", whole)}
     entries = {name: {"size": w.size, "sha256": w.sha256} for name, w in sorted(every.items())}
     manifest = {"format": FORMAT, "step": step, "files": entries}
     disk.write_file(temporary / MANIFEST, manifest_bytes(manifest))
+    if target.exists():
+        delete_checkpoint(disk, target)  # damaged, or it would have been kept
+    disk.commit_directory(temporary, target)
 
 
 @contextmanager
@@ -197,7 +198,7 @@ def _size_in_message_if_full(folder: Path, size: int) -> Iterator[None]:
 
 
 def _too_full(folder: Path, size: int, reason: str = "") -> StorageError:
-    free = shutil.disk_usage(folder.parent).free  # the folder itself may be what found no room
+    free = shutil.disk_usage(folder.parent).free  # the folder itself may be what had no room
     needs = f"a checkpoint needs {size} bytes, {free} are free"
     way_out = "free some space and run the command again"
     return StorageError(f"storage {folder}: {reason}{needs}; {way_out}")

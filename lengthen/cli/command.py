@@ -4,12 +4,11 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lengthen.util.errors import SettingError, nearest
 
-Settings = dict[str, Any]  # as nested tables, before they are checked
+Settings = dict[str, Any]  # by dotted name, before they are checked
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,15 +36,6 @@ class Command:
     takes_settings: bool = False
 
 
-def with_data(overrides: Settings, path: str | None) -> Settings:
-    """Lay the store that --data names over the other settings."""
-    if path is None:
-        return overrides
-    # The file may name the store of an earlier run: another one is meant, whatever its id.
-    store = {"path": str(Path(path).resolve()), "store_id": None}
-    return {**overrides, "data": {**overrides.get("data", {}), **store}}
-
-
 def print_notes(notes: Sequence[str]) -> None:
     """Say on the error stream what was dropped or filled in."""
     from lengthen.util.console import note
@@ -54,32 +44,11 @@ def print_notes(notes: Sequence[str]) -> None:
         note(one)
 
 
-def print_lines(lines: Sequence[tuple[str, str]]) -> int:
-    """Print names and their texts in two columns; return the exit code."""
-    width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        print(f"{name:<{width}}  {text}")
+def print_on_rank_zero(summary: object) -> int:
+    """Print what a run came to, once for all ranks; return the exit code."""
+    if os.environ.get("RANK", "0") == "0":
+        print(summary)
     return 0
-
-
-def print_summary(run: Path, summary: dict[str, object]) -> int:
-    """Print what a run came to, on rank 0; return the exit code."""
-    from lengthen.run.directory import RunPaths, read_metrics
-
-    if os.environ.get("RANK", "0") != "0":
-        return 0
-    evaluations = read_metrics(RunPaths(run).metrics).of("eval")
-    lines = [(name.replace("_", " "), _figure(value)) for name, value in summary.items()]
-    if evaluations:
-        loss = evaluations[-1]["loss"]
-        lines.append(("validation loss", "not finite" if loss is None else f"{loss:.4f}"))
-    return print_lines(lines)
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def start_computing(options: argparse.Namespace) -> None:

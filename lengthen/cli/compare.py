@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, with_data
+from lengthen.cli.command import Command, Parser, Settings
 
 
 def _arguments(parser: Parser) -> None:
@@ -16,13 +16,14 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def _run(options: argparse.Namespace, overrides: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from lengthen.config.load import nested, with_data
     from lengthen.experiments.compare.compare import compare
 
     compare(
         options.file,
         options.out,
-        overrides=with_data(overrides, options.data),
+        overrides=with_data(nested(settings), options.data),
         jobs=options.jobs,
         threads=options.threads,
         look=options.look,

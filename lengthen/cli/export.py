@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_lines, print_notes
+from lengthen.cli.command import Command, Parser, Settings, print_notes
 
 
 def _arguments(parser: Parser) -> None:
@@ -15,11 +15,13 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.exchange.export import export
+    from lengthen.util.tables import two_columns
 
     name, out = options.checkpoint, options.out
     name, notes = export(options.run, out, name=name, overwrite=options.overwrite)
     print_notes(notes)
-    return print_lines([("checkpoint", name), ("folder", str(out))])
+    print(two_columns([("checkpoint", name), ("folder", str(out))]))
+    return 0
 
 
 COMMAND = Command(

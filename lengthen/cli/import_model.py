@@ -7,10 +7,8 @@ from lengthen.cli.command import (
     Command,
     Parser,
     Settings,
-    print_lines,
     print_notes,
     start_computing,
-    with_data,
 )
 from lengthen.config.recipes import RECIPES
 
@@ -29,19 +27,22 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
 
 
-def _run(options: argparse.Namespace, overrides: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings) -> int:
     start_computing(options)
     from lengthen.training.import_pretrained import import_pretrained
+    from lengthen.util.tables import two_columns
 
     notes = import_pretrained(
         options.folder,
         options.out,
         recipe=options.recipe,
-        overrides=with_data(overrides, options.data),
+        data=options.data,
+        settings=settings,
         overwrite=options.overwrite,
     )
     print_notes(notes)
-    return print_lines([("run", str(options.out)), ("checkpoint", "step-00000000")])
+    print(two_columns([("run", str(options.out)), ("checkpoint", "step-00000000")]))
+    return 0
 
 
 COMMAND = Command(

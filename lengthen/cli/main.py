@@ -108,7 +108,7 @@ def _missing(error: Exception) -> str:
     with suppress(PackageNotFoundError):
         found = version(package)
         if not (isinstance(error, ModuleNotFoundError) and name == package):
-            lacked = str(error).partition(" (")[0]  # behind it is where the package lies
+            lacked = str(error).partition(" (")[0]  # after it comes where the package lies
             return f"{package} {found} does not fit: {lacked}; pip install --upgrade {package}"
     return f"the package {package} is not installed; pip install --upgrade lengthen"
 
@@ -122,7 +122,7 @@ def _say(text: str) -> None:
 def _dispatch(words: list[str], *, alone: bool) -> int:
     faults.asked()  # now, for a mistake in it reads like damage where a file is read
     _refuse_empty(words)
-    overrides, words = parse_overrides(words)
+    settings, words = parse_overrides(words)
     parser, commands = _parser()
     name = next((word for word in words if not word.startswith("-")), None)
     if name is not None and name not in COMMANDS:
@@ -134,12 +134,10 @@ def _dispatch(words: list[str], *, alone: bool) -> int:
         parser.print_help()
         return 0
     command = COMMANDS[options.command]
-    if overrides and not command.takes_settings:
-        table, settings = next(iter(overrides.items()))
-        rule = f"{options.command} takes no settings"
-        raise SettingError(f"{table}.{next(iter(settings))}", rule)
+    if settings and not command.takes_settings:
+        raise SettingError(next(iter(settings)), f"{options.command} takes no settings")
     options.alone = alone
-    return command.run(options, overrides)
+    return command.run(options, settings)
 
 
 def _refuse_empty(words: list[str]) -> None:

@@ -10,10 +10,10 @@ from lengthen.util.errors import SettingError
 def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Take `--table.setting VALUE` and `--table.setting=VALUE` out of a command line.
 
-    Returns the settings as tables, and the other arguments in their order. A value is read as a
-    TOML value, else as text. Raises SettingError for a setting without a value.
+    Returns the settings by dotted name, and the other arguments in their order. A value is read as
+    a TOML value, else as text. Raises SettingError for a setting without a value.
     """
-    tables: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -26,9 +26,9 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
             raise SettingError(name, "must be --table.setting, such as --pacing.start")
         text = value if equals else next(rest, None)
         if text is None:
-            raise SettingError(f"{table}.{setting}", "needs a value behind it")
-        tables.setdefault(table, {})[setting.replace("-", "_")] = parse_value(text)
-    return tables, others
+            raise SettingError(f"{table}.{setting}", "needs a value after it")
+        settings[f"{table}.{setting.replace('-', '_')}"] = parse_value(text)
+    return settings, others
 
 
 def _is_dotted(name: str) -> bool:

@@ -7,10 +7,8 @@ from lengthen.cli.command import (
     Command,
     Parser,
     Settings,
-    print_lines,
     print_notes,
     start_computing,
-    with_data,
 )
 from lengthen.config.recipes import RECIPES
 from lengthen.util.errors import SettingError
@@ -32,25 +30,25 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.svg|FILE.html", help="a picture as well")
 
 
-def _run(options: argparse.Namespace, overrides: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load
 
     worlds = _worlds(options.ranks)
     named = {}
     for source in options.recipes:
-        config, notes = load(source, with_data(overrides, options.data))
+        config, notes = load(source, settings, data=options.data)
         print_notes(notes)
         named[_plan_name(source, options.recipes)] = config
     start_computing(options)
     from lengthen.distributed.per_rank import table as loads
     from lengthen.planning.forecast import check_out, forecasts, lines, table, write
-    from lengthen.util.tables import console, printed
+    from lengthen.util.tables import console, printed, two_columns
 
     if options.out is not None:
         check_out(options.out)
     found = forecasts(named, options.flops, lambda note: print_notes([note]))
     if len(found) == 1:
-        print_lines(lines(found[0]))
+        print(two_columns(lines(found[0])))
     else:
         console().print(printed(table(found)))
     for one in found if worlds else ():

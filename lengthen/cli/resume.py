@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_summary, start_computing
+from lengthen.cli.command import Command, Parser, Settings, print_on_rank_zero, start_computing
 
 
 def _arguments(parser: Parser) -> None:
@@ -12,17 +12,18 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def _run(options: argparse.Namespace, overrides: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings) -> int:
     start_computing(options)
     from lengthen.training.start import resume
 
-    shown = not options.quiet
-    summary = resume(options.run, overrides=overrides, name=options.checkpoint, shown=shown)
-    return print_summary(options.run, summary)
+    summary = resume(
+        options.run, settings=settings, checkpoint=options.checkpoint, quiet=options.quiet
+    )
+    return print_on_rank_zero(summary)
 
 
 COMMAND = Command(
-    "Go on with a run from its newest good checkpoint.",
+    "Continue a run from its newest good checkpoint.",
     """
   lengthen resume runs/first
   lengthen resume runs/first --budget.tokens 20M

@@ -8,9 +8,8 @@ from lengthen.cli.command import (
     Parser,
     Settings,
     print_notes,
-    print_summary,
+    print_on_rank_zero,
     start_computing,
-    with_data,
 )
 from lengthen.config.recipes import RECIPES
 
@@ -21,15 +20,15 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     parser.add_argument(
-        "--resume", choices=("auto",), help="go on with the same run if it is there, for launchers"
+        "--resume", choices=("auto",), help="continue the same run if it is there, for launchers"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def _run(options: argparse.Namespace, overrides: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load
 
-    config, notes = load(options.recipe, with_data(overrides, options.data))
+    config, notes = load(options.recipe, settings, data=options.data)
     print_notes(notes)
     start_computing(options)
     from lengthen.training.start import train
@@ -38,10 +37,10 @@ def _run(options: argparse.Namespace, overrides: Settings) -> int:
         config,
         options.out,
         overwrite=options.overwrite,
-        resume_auto=options.resume == "auto",
-        shown=not options.quiet,
+        resume=options.resume,
+        quiet=options.quiet,
     )
-    return print_summary(options.out, summary)
+    return print_on_rank_zero(summary)
 
 
 COMMAND = Command(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_notes, with_data
+from lengthen.cli.command import Command, Parser, Settings, print_notes
 from lengthen.config.recipes import RECIPES
 
 
@@ -33,11 +33,11 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
-def _run(options: argparse.Namespace, overrides: Settings) -> int:
+def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load
     from lengthen.experiments.tune.tune import tune
 
-    config, notes = load(options.recipe, with_data(overrides, options.data))
+    config, notes = load(options.recipe, settings, data=options.data)
     print_notes(notes)
     tune(
         config,

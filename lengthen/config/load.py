@@ -1,4 +1,4 @@
-"""Where settings come from: recipe <- TOML file <- `--table.setting VALUE`, checked once.
+"""Where settings come from: recipe <- TOML file <- settings of a call or command, checked once.
 
 Every source is merged as plain tables and validated together, so that a mistake reads the same
 wherever it was made: one line with the setting, the rule, the value and the nearest valid name.
@@ -17,9 +17,13 @@ from pydantic_core import ErrorDetails
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Tables
 from lengthen.core.pacing import Adaptive
+from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError, nearest
 
+Source = str | os.PathLike[str] | Config  # a recipe's name, a TOML file, or what they give
+
 FILE_LIMIT = 2**20  # bytes
+EXAMPLE = '{"pacing": {"start": 8}} or {"pacing.start": 8}'
 # Of two settings that say one thing in two ways, the one set later wins.
 EXCLUSIVE = {
     ("budget", "tokens"): "epochs",
@@ -59,16 +63,54 @@ RULES = {
 }
 
 
-def load(source: str, overrides: Tables | None = None) -> tuple[Config, list[str]]:
-    """Return the checked configuration of a recipe's name or a TOML file, and notes on it.
+def load(
+    source: Source,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+) -> tuple[Config, list[str]]:
+    """Return the checked configuration of a source, and notes on it.
 
-    They say which settings were dropped, and what is legal and hardly meant.
-
-    Raises SettingError for the first mistake.
+    `settings` lie over the source, as nested tables or under dotted names; `data` is the token
+    store. Notes say which settings were dropped, and what is legal and hardly meant. Raises
+    SettingError for the first mistake.
     """
-    tables, notes = merge(_tables_of(source), overrides or {})
+    changes = with_data(nested(settings), data)
+    if isinstance(source, Config) and not changes:
+        return source, []
+    tables, notes = merge(_tables_of(source), changes)
     config = build(tables)
     return config, notes + _warnings(config)
+
+
+def with_data(changes: Tables, data: str | os.PathLike[str] | None) -> Tables:
+    """Return changes of settings with the token store `data` as `data.path`."""
+    if data is None:
+        return changes
+    # The source may name the store of an earlier run: another one is meant, whatever its id.
+    store = {"path": str(as_path("data", data).resolve()), "store_id": None}
+    return merge(changes, {"data": store})[0]
+
+
+def nested(settings: Mapping[str, Any] | None) -> Tables:
+    """Return settings as nested tables; {"pacing.start": 8} is {"pacing": {"start": 8}}.
+
+    Raises SettingError for what has no names of settings in it.
+    """
+    tables: Tables = {}
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping):
+        raise SettingError("settings", f"must be a dictionary, such as {EXAMPLE}", settings)
+    for name, value in settings.items():
+        if not isinstance(name, str):
+            raise SettingError("settings", f"must name settings, as {EXAMPLE} does", name)
+        table, dot, setting = name.partition(".")
+        change = {setting: value} if dot else value
+        before = tables.get(table, {})
+        if table in tables and not (isinstance(change, Mapping) and isinstance(before, Mapping)):
+            raise SettingError(name, "is set twice", value)
+        tables[table] = {**before, **change} if isinstance(change, Mapping) else change
+    return tables
 
 
 def _warnings(config: Config) -> list[str]:
@@ -182,13 +224,15 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
     return values
 
 
-def _tables_of(source: str) -> Tables:
-    if source in RECIPES:
+def _tables_of(source: Source) -> Tables:
+    if isinstance(source, Config):
+        return source.tables()
+    if isinstance(source, str) and source in RECIPES:
         return RECIPES[source]()
-    path = Path(source)
+    path = as_path("recipe", source)
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
-        raise SettingError("recipe", rule, source, nearest(source, RECIPES))
+        raise SettingError("recipe", rule, str(source), nearest(str(source), RECIPES))
     tables = with_recipe(read_toml(path))
     if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
         rule = "was written by another training loop, which has its model and its checkpoints"

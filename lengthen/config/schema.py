@@ -77,8 +77,10 @@ Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
 
 def read_pacing(table: object) -> object:
     """Turn a pacing table into pacing's own value; raises SettingError with a bare name."""
-    if not isinstance(table, dict):
+    if isinstance(table, get_args(Pacing)):
         return table
+    if not isinstance(table, dict):
+        raise ValueError("must be a table, or a pacing")
     kind = KINDS.get(str(table.get("kind")))
     if kind is None:
         hint = nearest(str(table.get("kind", "")), KINDS)

@@ -241,11 +241,15 @@ class Adaptive:
 
         A loss that is not finite is not calm.
         """
-        calm = isfinite(loss) and (state.best is None or loss <= state.best)
-        in_a_row = state.calm + 1 if calm else 0
-        if in_a_row >= self.patience or step - state.since >= self.max_hold:
+        calm = self.calm(state, loss)
+        if calm >= self.patience or step - state.since >= self.max_hold:
             return self.grown(state, step)
-        return replace(state, seen=step, best=loss if calm else state.best, calm=in_a_row)
+        return replace(state, seen=step, best=loss if calm else state.best, calm=calm)
+
+    def calm(self, state: Grown, loss: float) -> int:
+        """Return the observations in a row, with this one, that were not above the best."""
+        is_calm = isfinite(loss) and (state.best is None or loss <= state.best)
+        return state.calm + 1 if is_calm else 0
 
     def grown(self, state: Grown, step: int) -> Grown:
         """Return the state when it grows after `step` finished steps."""

@@ -87,7 +87,7 @@ def _mps(*, several: bool) -> "torch.device":
 
 
 def device_here(setting: str) -> "torch.device":
-    """Return the device of a run that may be planned for another machine: "auto" stands in."""
+    """Return the device of a run that may be planned for another machine, or that of "auto"."""
     try:
         return device_of(setting)
     except SettingError:

@@ -68,7 +68,7 @@ def _process_group(
 def _rendezvous_store(timeout: timedelta) -> Store:
     """Return the store in which ranks exchange addresses, a new one after each restart.
 
-    After a restart torch 2.13's launcher hands out the last attempt's store, old addresses
+    After a restart torch 2.13's launcher gives the last attempt's store, old addresses
     included: a rank that reads one before its owner has written the new one waits for ever.
     """
     store, _, _ = next(rendezvous("env://", timeout=timeout))

@@ -1,20 +1,18 @@
 """The model card of an export: how the model was trained, and what is not decided yet."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import tomli_w
 
 from lengthen.checkpoint.read import Checkpoint
 from lengthen.config.load import as_trained, build, recorded
 from lengthen.config.schema import Config, Model
-from lengthen.data.store import read_limited
 from lengthen.model import cost
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.environment import read_environment
+from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.util.errors import DataError
-
-ENVIRONMENT_LIMIT = 2**20  # bytes
 
 TEXT = """\
 ---
@@ -70,13 +68,13 @@ def card(paths: RunPaths, config: Config, saved: Checkpoint, shape: Model) -> st
 
 
 def _facts(paths: RunPaths, config: Config, saved: Checkpoint) -> Iterator[tuple[str, str]]:
-    records = read_metrics(paths.metrics).records if paths.metrics.is_file() else ()
-    for record in records:
-        if record.get("event") == "imported":
-            yield "began with the weights of", str(record.get("source"))
+    metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
+    for event in metrics.events:
+        if event.name == "imported":
+            yield "began with the weights of", str(event.facts.get("source"))
     yield "steps", f"{saved.step:,}"
     yield "trained tokens", _tokens(saved)
-    yield "final validation loss", _validation_loss(records, saved.step)
+    yield "final validation loss", _validation_loss(metrics, saved.step)
     yield "full length", f"{config.model.length} tokens"
     if saved.step:
         pacing = config.tables()["pacing"]
@@ -95,21 +93,20 @@ def _tokens(saved: Checkpoint) -> str:
         return "not recorded"
 
 
-def _validation_loss(records: Sequence[Record], step: int) -> str:
-    steps = {record.get("step"): record for record in records if record["kind"] == "eval"}
-    reached = [number for number in steps if isinstance(number, int) and number <= step]
+def _validation_loss(metrics: Metrics, step: int) -> str:
+    reached = [record for record in metrics.evaluations if record.step <= step]
     if not reached:
         return "not measured"
-    loss = steps[max(reached)].get("loss")
-    found = f"{loss:.4f} nats per token" if isinstance(loss, float) else "not finite"
-    return f"{found}, at full length, after step {max(reached):,}"
+    last = reached[-1]
+    loss = "not finite" if last.loss is None else f"{last.loss:.4f} nats per token"
+    return f"{loss}, at full length, after step {last.step:,}"
 
 
 def _versions(paths: RunPaths) -> str:
     try:
-        packages = json.loads(read_limited(paths.environment, ENVIRONMENT_LIMIT))["packages"]
+        packages = read_environment(paths.environment)["packages"]
         return ", ".join(f"{name} {number}" for name, number in packages.items())
-    except (DataError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (DataError, LookupError, AttributeError):
         return "not recorded"  # a model without them is still worth its card
 
 

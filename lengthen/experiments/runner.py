@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from lengthen.config.schema import Config
 from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
-from lengthen.run.directory import MetricsLog, Record, owned
+from lengthen.run.directory import owned
+from lengthen.run.metrics import JsonLines
 from lengthen.util.disk import Disk
 from lengthen.util.errors import BusyError, SettingError, StoppedError, UnstableError, printable
 from lengthen.util.signals import StopSignal
@@ -234,17 +235,17 @@ def _beside(directory: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def owned_attempts(root: Path) -> Iterator[MetricsLog]:
+def owned_attempts(root: Path) -> Iterator[JsonLines]:
     """Own an experiment's directory and write its attempts.jsonl; raises BusyError."""
     with owned(root):
-        log = MetricsLog(Disk(), root / ATTEMPTS)
+        log = JsonLines(Disk(), root / ATTEMPTS)
         try:
             yield log
         finally:
             log.close()
 
 
-def read_attempts(root: Path) -> Iterator[tuple[str, Record]]:
+def read_attempts(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each run's lines of attempts.jsonl in order; a line that was cut is left out."""
     path = root / ATTEMPTS
     for line in path.read_bytes().splitlines() if path.is_file() else ():

@@ -8,10 +8,11 @@ from typing import Literal
 from lengthen.analysis.summary import why_diverged
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
-from lengthen.core.loss_ratio import SKIPS_IN_A_ROW
 from lengthen.data.open_store import open_store, with_store
 from lengthen.experiments.runner import config_beside, read_attempts
-from lengthen.run.directory import Metrics, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import Metrics, read_metrics
+from lengthen.run.records import Event
 from lengthen.util.errors import SettingError, printable
 
 State = Literal["missing", "begun", "finished", "diverged"]
@@ -44,7 +45,7 @@ def run_status(directory: Path, config: Config) -> RunStatus:
         return RunStatus("missing", Metrics((), 0), used)
     metrics = read_metrics(paths.metrics)
     _must_have_been_all_along(metrics, directory)
-    return RunStatus(_state(config, metrics), metrics, used)
+    return RunStatus(_state(metrics), metrics, used)
 
 
 def was_started_so(directory: Path, config: Config) -> bool:
@@ -58,13 +59,13 @@ def was_started_so(directory: Path, config: Config) -> bool:
     return True
 
 
-def _state(config: Config, metrics: Metrics) -> State:
-    last = metrics.records[-1] if metrics.records else {}
-    if last.get("event") == "finished":
-        return "diverged" if why_diverged(metrics, config.run.on_nonfinite) else "finished"
-    most = SKIPS_IN_A_ROW if config.run.on_nonfinite == "skip" else 1
-    in_a_row = last.get("in_a_row")
-    lost = last.get("event") == "skipped" and isinstance(in_a_row, int) and in_a_row >= most
+def _state(metrics: Metrics) -> State:
+    last = metrics.records[-1] if metrics.records else None
+    if not isinstance(last, Event):
+        return "begun"
+    if last.name == "finished":
+        return "diverged" if why_diverged(metrics) else "finished"
+    lost = last.name == "skipped" and last.facts.get("diverged") is not False
     return "diverged" if lost else "begun"
 
 
@@ -102,8 +103,8 @@ def _decided(config: Config, used: Config) -> Config:
 
 def _must_have_been_all_along(metrics: Metrics, directory: Path) -> None:
     """Raise SettingError where a run was resumed with other settings than it ends with or began."""
-    for event in metrics.of("event"):
-        overrides = event.get("overrides")
+    for event in metrics.events:
+        overrides = event.facts.get("overrides")
         for name, value in settings.flat(overrides if isinstance(overrides, dict) else {}).items():
             if name not in (*NO_RESULT, "run.device"):
                 rule = f"{directory} holds a run that was resumed with {value!r} on the way"

@@ -23,7 +23,10 @@ from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.loss import perplexity
 from lengthen.integrations.data_plan import Course
 from lengthen.model.optim import second_moment_scale
-from lengthen.run.directory import MetricsLog, Record, RunPaths, cut_metrics, environment, owned
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.environment import environment
+from lengthen.run.metrics import JsonLines, cut_metrics
+from lengthen.run.records import EvalRecord, Event, ProbeRecord, Record, StepRecord, to_json
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
 
@@ -58,13 +61,15 @@ class RunLog:
             else:
                 cut_metrics(self._disk, self._paths, saved["metrics_bytes"])
             self._disk.replace_file(self._paths.config, _config(course, store))
-            self._log = MetricsLog(self._disk, self._paths.metrics)
+            self._log = JsonLines(self._disk, self._paths.metrics)
             stack.callback(self._log.close)
             self._stack = stack.pop_all()
         self._lowest = LowestLoss(saved["lowest"] if saved else None)
         self._probe_lowest = LowestLoss(saved["probe_lowest"] if saved else None)
         self._seconds: float = saved["seconds"] if saved else 0.0
-        self._at: Record = {"step": 0, "tokens": 0} if saved is None else dict(saved["at"])
+        at = saved["at"] if saved else {"step": 0, "tokens": 0}
+        self._step: int = at["step"]
+        self._tokens: int = at["tokens"]
         self._mark = time.monotonic()
 
     def step(
@@ -75,7 +80,7 @@ class RunLog:
         grad_norm: Number,
         optimizer: Optimizer,
         rate: Number | None = None,
-    ) -> Record:
+    ) -> StepRecord:
         """Write a step after its update; return its line.
 
         `loss` is the step's mean over all its tokens, in nats, as it came, finite or not;
@@ -85,26 +90,26 @@ class RunLog:
         loss, grad_norm = _number("loss", loss), _number("grad_norm", grad_norm)
         rate = _number("rate", optimizer.param_groups[0]["lr"] if rate is None else rate)
         self._seconds += time.monotonic() - self._mark
-        self._at = {"step": step.number, "tokens": step.tokens}
+        self._step, self._tokens = step.number, step.tokens
         norm, largest = _variance(optimizer)
-        record: Record = {
-            "kind": "step",
-            **self._at,
-            "length": step.plan.length,
-            "rows": step.plan.rows,
-            "loss": finite_or_none(loss),
-            "loss_ratio": self._lowest.ratio(loss),
-            "grad_norm": finite_or_none(grad_norm),
-            "variance_norm": norm,
-            "variance_max": largest,
-            "lr": finite_or_none(rate),
-            "joined": step.joined,
-            "seconds": self._seconds,
-        }
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            record["finite"] = False
+        record = StepRecord(
+            step=self._step,
+            tokens=self._tokens,
+            length=step.plan.length,
+            rows=step.plan.rows,
+            loss=finite_or_none(loss),
+            loss_ratio=self._lowest.ratio(loss),
+            grad_norm=finite_or_none(grad_norm),
+            variance_norm=norm,
+            variance_max=largest,
+            lr=finite_or_none(rate),
+            joined=step.joined,
+            seconds=self._seconds,
+            finite=math.isfinite(loss) and math.isfinite(grad_norm),
+        )
         self._lowest = self._lowest.after(loss)
-        return self._write(record)
+        self._write(record)
+        return record
 
     def evaluation(
         self,
@@ -112,12 +117,16 @@ class RunLog:
         *,
         side_tokens: Number | None = None,
         side_seconds: Number | None = None,
-    ) -> Record:
+    ) -> EvalRecord:
         """Write a validation loss at full length, in nats per token, and what it read and took."""
         loss = _number("loss", loss)
-        figures: Record = {"split": "valid", "loss": finite_or_none(loss)}
-        figures |= {"perplexity": finite_or_none(perplexity(loss))}
-        return self._aside("eval", figures, side_tokens, side_seconds)
+        record = EvalRecord(
+            **self._now(side_tokens, side_seconds),
+            loss=finite_or_none(loss),
+            perplexity=finite_or_none(perplexity(loss)),
+        )
+        self._write(record)
+        return record
 
     def probe(
         self,
@@ -125,16 +134,21 @@ class RunLog:
         *,
         side_tokens: Number | None = None,
         side_seconds: Number | None = None,
-    ) -> Record:
+    ) -> ProbeRecord:
         """Write the loss of some full-length sequences, always the same, and its own loss ratio."""
         loss = _number("loss", loss)
-        figures = {"loss": finite_or_none(loss), "loss_ratio": self._probe_lowest.ratio(loss)}
+        record = ProbeRecord(
+            **self._now(side_tokens, side_seconds),
+            loss=finite_or_none(loss),
+            loss_ratio=self._probe_lowest.ratio(loss),
+        )
         self._probe_lowest = self._probe_lowest.after(loss)
-        return self._aside("probe", figures, side_tokens, side_seconds)
+        self._write(record)
+        return record
 
     def finish(self) -> None:
         """Say that the run has come to its end, and close the log."""
-        self._write({"kind": "event", "event": "finished", **self._at})
+        self._write(Event("finished", self._step, self._tokens))
         self.close()
 
     def close(self) -> None:
@@ -153,23 +167,22 @@ class RunLog:
             "lowest": self._lowest.value,
             "probe_lowest": self._probe_lowest.value,
             "seconds": self._seconds,
-            "at": dict(self._at),
+            "at": {"step": self._step, "tokens": self._tokens},
         }
 
-    def _aside(
-        self, kind: str, figures: Record, tokens: Number | None, seconds: Number | None
-    ) -> Record:
-        cost: Record = {}
-        if tokens is not None:
-            cost["side_tokens"] = int(_number("side_tokens", tokens))
-        if seconds is not None:
-            cost["side_seconds"] = _number("side_seconds", seconds)
-        return self._write({"kind": kind, **self._at, "seconds": self._seconds, **figures, **cost})
+    def _now(self, tokens: Number | None, seconds: Number | None) -> dict[str, Any]:
+        """Return what evaluations and probes have in common."""
+        return {
+            "step": self._step,
+            "tokens": self._tokens,
+            "seconds": self._seconds,
+            "side_tokens": None if tokens is None else int(_number("side_tokens", tokens)),
+            "side_seconds": None if seconds is None else _number("side_seconds", seconds),
+        }
 
-    def _write(self, record: Record) -> Record:
-        self._log.write(record)
+    def _write(self, record: Record) -> None:
+        self._log.write(to_json(record))
         self.mark()
-        return record
 
 
 def _number(name: str, value: object) -> float:

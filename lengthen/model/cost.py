@@ -14,8 +14,8 @@ DROPOUT_KEEPS = 2  # more of them: the masks of its two branches
 ATTENTION_KEEPS = 3  # length * length matrices per head, which only dropout on a CPU brings back
 BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass and around the layers
 CHUNKS = 3  # of logits at once: one chunk's own, their logarithms, and the chunk's before
-# What the C library's heap holds for each byte in use, once several passes broke it up. Larger
-# blocks are mapped each by itself, and where layers are recomputed all of them are
+# What the C library's heap holds for each byte in use, once several micro-batches broke it up.
+# Larger blocks are mapped each by itself, and where layers are recomputed all of them are
 # (`memory.free_large_blocks_at_once`): those are given back whole.
 WASTE = 1.7
 MAPPED = 2**25  # bytes of a block
@@ -37,12 +37,12 @@ def flops(shape: Model, rows: int, length: int, *, recompute: bool = False) -> i
     A multiply and an add are two. Attention counts at the step's own length and in full: what a
     kernel saves on the causal half is not subtracted. It is what `torch.utils.flop_counter` counts
     with plain attention and a plain loss, to the last one, since both count matrix products alone.
-    Left out is all else: embeddings, biases, norms, GELU, softmax, dropout, the loss behind its
+    Left out is all else: embeddings, biases, norms, GELU, softmax, dropout, the loss after its
     logits, clipping, AdamW, monitor; and what a kernel computes twice, as fast attention does with
     its scores.
 
     With `recompute` 2 B l 8 n d^2 + 4 B n l^2 d are done once more: the layers' forward pass up to
-    the last product that something behind it needs. That is its very last with dropout: 12 for 8.
+    the last product that something after it needs. That is its very last with dropout: 12 for 8.
     """
     width, tokens = shape.width, rows * length
     products = 6 * tokens * (12 * shape.layers * width**2 + _vocabulary(shape) * width)
@@ -56,25 +56,25 @@ def flops(shape: Model, rows: int, length: int, *, recompute: bool = False) -> i
 def memory(shape: Model, micro_tokens: int, *, recompute: bool = False) -> int:
     """Return the bytes that training takes at its peak, in float32, beside Python and torch.
 
-    `micro_tokens` at full length are in one pass. Measured on a CPU over several passes, it is 0.86
-    to 1.16 of the peak, and with `recompute` 0.98 to 1.13.
+    `micro_tokens` at full length are in one micro-batch. Measured on a CPU over several of them, it
+    is 0.86 to 1.16 of the peak, and with `recompute` 0.98 to 1.13.
     """
-    held = _held(shape, micro_tokens, recompute, on_cpu=True, waste=1 if recompute else WASTE)
-    return int(FLOAT * (COPIES * parameters(shape) + held))
+    peak = _peak(shape, micro_tokens, recompute, on_cpu=True, waste=1 if recompute else WASTE)
+    return int(FLOAT * (COPIES * parameters(shape) + peak))
 
 
 def activations(
     shape: Model, micro_tokens: int, *, recompute: bool = False, on_cpu: bool = True
 ) -> int:
-    """Return the numbers that one pass holds at its peak, parameters and their copies aside.
+    """Return the numbers in memory at a micro-batch's peak, parameters and their copies aside.
 
     With `recompute` a layer keeps its input alone, and all the rest while its own turn lasts.
     """
-    return int(_held(shape, micro_tokens, recompute, on_cpu=on_cpu, waste=1))
+    return int(_peak(shape, micro_tokens, recompute, on_cpu=on_cpu, waste=1))
 
 
-def _held(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, waste: float) -> float:
-    """Return the numbers that a pass holds, and those that the heap wastes beside them.
+def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, waste: float) -> float:
+    """Return the numbers in memory at the peak of a micro-batch, and those that the heap wastes.
 
     The logits are gone when the first layer's turn comes: the larger of both makes the peak.
     """

@@ -4,7 +4,7 @@
     x += out(attention(norm(x)));  x += down(gelu(up(norm(x))))        for each of the layers
     logits = norm(x) @ tokens.T
 
-Learned positions, LayerNorm ahead of each branch, GELU in its tanh form, biases, tied embeddings,
+Learned positions, LayerNorm before each branch, GELU in its tanh form, biases, tied embeddings,
 scaled residual initialisation (Radford et al. 2019, section 2.3; Brown et al. 2020, section 2.1).
 Any length up to the full one goes through the same code, and nothing here remembers the last one.
 """
@@ -39,7 +39,7 @@ class Reading:
     kept: KeysAndValues | None = None
 
     def joined(self, key: Tensor, value: Tensor) -> KeysAndValues:
-        """Return the keys and values of the earlier tokens, and behind them the given ones."""
+        """Return the keys and values of the earlier tokens, followed by the given ones."""
         if self.earlier:
             old_key, old_value = (old.expand(len(key), -1, -1, -1) for old in self.earlier)
             key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
@@ -49,7 +49,7 @@ class Reading:
 
 
 class Attention(nn.Module):
-    """Causal self-attention: every token reads itself and what stands before it in its row."""
+    """Causal self-attention: every token reads itself and those before it in its row."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -122,11 +122,12 @@ class GPT(nn.Module):
         vocabulary: int,
         dropout: float = 0.0,
         init_std: float = 0.02,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.length = length  # full length L; shorter inputs are as welcome
         self.dropout = dropout
-        self.recompute = False  # where true, layers keep their input alone for the backward pass
+        self.recompute = recompute  # layers keep their input alone for the backward pass
         self.init_std = init_std
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(length, width)
@@ -168,9 +169,9 @@ class GPT(nn.Module):
         x = functional.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                # Without dropout there is no chance in a layer, and no state of it to bring back.
-                chance = self.dropout > 0
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=chance)
+                # Without dropout a layer draws no random numbers, whose state would be restored.
+                random = self.dropout > 0
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x)
         hidden: Tensor = self.norm(x)
@@ -188,13 +189,12 @@ class GPT(nn.Module):
         """Return the hidden states (rows, length, width) of rows that are no plain texts.
 
         Inputs and positions are (rows, length) int64, `mask` is that of `Reading`. `earlier` and,
-        with `keeps`, the second value have the keys and values of each layer: what this pass gives
+        with `keeps`, the second value have the keys and values of each layer: what this call gives
         back is the next one's `earlier`. The model must be in evaluation mode.
         """
         assert not self.training
-        readings = [Reading(mask, keeps=keeps) for _ in self.blocks]
-        for reading, old in zip(readings, earlier, strict=False):
-            reading.earlier = old
+        before = earlier or [None] * len(self.blocks)
+        readings = [Reading(mask, old, keeps=keeps) for old in before]
         x = self.tokens(inputs) + self.positions(positions)
         for block, reading in zip(self.blocks, readings, strict=True):
             x = block(x, reading)
@@ -202,7 +202,7 @@ class GPT(nn.Module):
 
 
 def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum of the cross-entropies of `hidden @ weight.T`, which is never held whole.
+    """Return the sum of the cross-entropies of `hidden @ weight.T`, of which chunks exist alone.
 
     `hidden` (tokens, width), `weight` (vocabulary, width), `targets` (tokens,) int64. Under
     autocast the products are in its precision, and all that is summed in the weight's.

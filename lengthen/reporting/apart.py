@@ -7,10 +7,9 @@ sequences of the full length, and a probe's of the first few of those.
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from lengthen.analysis.instability import figure
 from lengthen.reporting.differences import MISSING, cells
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.directory import Record
+from lengthen.run.records import EvalRecord, ProbeRecord
 
 LENGTH, PART = "model.length", "evaluation.tokens"
 READ = "tokens read"  # by each evaluation, or each probe
@@ -25,7 +24,9 @@ Facts = Mapping[str, str]  # of what text losses are; what is not recorded is ab
 
 def facts(run: NamedRun, kind: str) -> Facts:
     """Return of what text a run's evaluations ("eval") or probes are; nothing without any."""
-    records = run.metrics.of(kind)
+    log = run.metrics
+    records: Sequence[EvalRecord | ProbeRecord]
+    records = log.evaluations if kind == "eval" else log.probes
     if not records:
         return {}
     settings = cells(run.config)
@@ -34,8 +35,8 @@ def facts(run: NamedRun, kind: str) -> Facts:
     return found | ({READ: read} if (read := _read(records)) else {})
 
 
-def _read(records: Sequence[Record]) -> str:
-    sizes = {figure(record, "side_tokens") for record in records}
+def _read(records: Sequence[EvalRecord | ProbeRecord]) -> str:
+    sizes = {record.side_tokens for record in records}
     return SEVERAL.join(f"{size:,.0f}" for size in sorted(size for size in sizes if size))
 
 
@@ -109,7 +110,7 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
 
 
 def _unchecked(runs: Sequence[NamedRun]) -> Iterator[str]:
-    evaluated = [run for run in runs if run.metrics.of("eval")]
+    evaluated = [run for run in runs if run.metrics.evaluations]
     known = {run.name: facts(run, "eval").keys() for run in evaluated}
     missing = [name for name, names in known.items() if names.isdisjoint((READ, PART))]
     if missing and len(evaluated) > 1:

@@ -1,12 +1,11 @@
 """What an adaptive pacing saw and decided: marks beside the curves of its run, and a table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from lengthen.analysis.instability import figure
 from lengthen.reporting.figures import Mark
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.directory import Metrics
+from lengthen.run.metrics import Metrics
+from lengthen.run.records import ObservationRecord
 from lengthen.util.tables import Table, number
 
 NOTE = (
@@ -16,68 +15,25 @@ NOTE = (
 ROWS = 12  # of the table of decisions, about; many runs show fewer each
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What followed from one observation; lengths in tokens, losses in nats."""
-
-    step: float
-    before: float
-    after: float
-    loss: float | None  # None: not finite
-    best: float | None  # the lowest observed at this length before; None: there was no earlier one
-    calm: int  # observations in a row, up to this one, that were not above the best
-    held: float | None  # steps at the length before; None: the log does not say
-
-    @property
-    def grew(self) -> bool:
-        """Whether the length changed."""
-        return self.after != self.before
-
-    @property
-    def seen(self) -> str:
-        """The observed loss in words."""
-        return _seen(self.loss)
-
-
-def decisions(metrics: Metrics) -> Iterator[Decision]:
-    """Yield every decision in the order of the log; a broken observation is left out."""
-    growths = [event for event in metrics.of("event") if event.get("event") == "length"]
-    held = {figure(event, "step"): figure(event, "held") for event in growths}
-    since, best, calm = 0.0, None, 0
-    for record in metrics.of("observation"):
-        step, before, after = (figure(record, name) for name in ("step", "length", "next_length"))
-        if step is None or before is None or after is None:
-            continue
-        loss = figure(record, "loss")
-        is_calm = loss is not None and (best is None or loss <= best)
-        calm = calm + 1 if is_calm else 0
-        if after != before:
-            yield Decision(step, before, after, loss, best, calm, held.get(step))
-            since, best, calm = step, None, 0
-            continue
-        yield Decision(step, before, after, loss, best, calm, step - since)
-        best = loss if is_calm else best
-
-
 def decided(metrics: Metrics) -> Iterator[Mark]:
     """Yield every decision at its step and the length that it led to."""
-    for one in decisions(metrics):
-        text = f"held at {one.before:g}"
+    for one in metrics.observations:
+        text = f"held at {one.length}"
         if one.grew:
-            since = "" if one.held is None else f" after {one.held:g} steps"
-            text = f"grew from {one.before:g} to {one.after:g}{since}"
-        yield Mark(one.step, one.after, f"{text}, {one.seen}", hollow=not one.grew)
+            text = f"grew from {one.length} to {one.next_length} after {one.held} steps"
+        text = f"{text}, {_observed(one.loss)}"
+        yield Mark(one.step, one.next_length, text, hollow=not one.grew)
 
 
 def observed(metrics: Metrics) -> Iterator[Mark]:
     """Yield every observed loss that is finite, at the tokens trained by then."""
-    for record in metrics.of("observation"):
-        tokens, loss, length = (figure(record, name) for name in ("tokens", "loss", "length"))
-        if tokens is not None and loss is not None and length is not None:
-            yield Mark(tokens, loss, f"{_seen(loss)} at length {length:g}", hollow=True)
+    for one in metrics.observations:
+        if one.loss is not None:
+            text = f"{_observed(one.loss)} at length {one.length}"
+            yield Mark(one.tokens, one.loss, text, hollow=True)
 
 
-def _seen(loss: float | None) -> str:
+def _observed(loss: float | None) -> str:
     return "observed " + ("a loss that is not finite" if loss is None else f"{loss:.4f} nats")
 
 
@@ -93,47 +49,38 @@ def table(runs: Sequence[NamedRun]) -> Table | None:
 
     Of a run with many growths it has the first and the last, and how many are between.
     """
-    found = {run.name: _told(run) for run in runs}
-    found = {name: told for name, told in found.items() if told}
+    found = {run.name: _growths(run) for run in runs if run.metrics.observations}
     if not found:
         return None
     each = max(1, ROWS // (2 * len(found)))
     return Table(
         "What adaptive pacings decided",
         ("run", "step", "length", "next", "held steps", "observed loss", "to beat", "growth"),
-        tuple((name, *cells) for name, told in found.items() for cells in _rows(told, each)),
+        tuple((name, *cells) for name, growths in found.items() for cells in _rows(growths, each)),
         "To beat: the lowest loss observed at this length before. Calm: pacing.patience "
         "observations in a row were not above it. Forced: pacing.max_hold steps went by first. "
         f"Of many growths a run shows its first {each} and last {each}.",
     )
 
 
-def _told(run: NamedRun) -> list[tuple[Decision, str]]:
-    """Return the growths of a run, and its last decision whatever it was, each with its kind."""
-    every = list(decisions(run.metrics))
-    pacing = run.config.get("pacing")
-    patience = figure(pacing, "patience") if isinstance(pacing, dict) else None
-    return [(one, _kind(one, patience)) for one in every if one.grew or one is every[-1]]
+def _growths(run: NamedRun) -> list[ObservationRecord]:
+    """Return the observations that a growth followed, and the last one whatever it was."""
+    every = run.metrics.observations
+    return [one for one in every if one.grew or one is every[-1]]
 
 
-def _kind(one: Decision, patience: float | None) -> str:
-    if not one.grew:
-        return "not yet"
-    return "-" if patience is None else "calm" if one.calm >= patience else "forced"
-
-
-def _rows(told: Sequence[tuple[Decision, str]], each: int) -> Iterator[tuple[str, ...]]:
-    between = told[each:-each]
+def _rows(growths: Sequence[ObservationRecord], each: int) -> Iterator[tuple[str, ...]]:
+    between = growths[each:-each]
     if len(between) < 2:  # a row of its own is no longer than the row that counts it
-        yield from (_row(*one) for one in told)
+        yield from map(_row, growths)
         return
-    yield from (_row(*one) for one in told[:each])
-    kinds = [kind for _, kind in between]
-    forced = "" if "-" in kinds else f", {kinds.count('forced'):,} forced"
-    yield (*("...",) * 6, f"{len(between):,} more{forced}")
-    yield from (_row(*one) for one in told[-each:])
+    yield from map(_row, growths[:each])
+    forced = sum(one.forced for one in between)
+    yield (*("...",) * 6, f"{len(between):,} more, {forced:,} forced")
+    yield from map(_row, growths[-each:])
 
 
-def _row(one: Decision, kind: str) -> tuple[str, ...]:
-    clock = (number(value, 0) for value in (one.step, one.before, one.after, one.held))
-    return (*clock, number(one.loss, 4, "not finite"), number(one.best, 4), kind)
+def _row(one: ObservationRecord) -> tuple[str, ...]:
+    place = (f"{count:,}" for count in (one.step, one.length, one.next_length, one.held))
+    kind = "forced" if one.forced else "calm" if one.grew else "not yet"
+    return (*place, number(one.loss, 4, "not finite"), number(one.best, 4), kind)

@@ -1,23 +1,23 @@
 """Paths -> runs with names: run directories, directories of runs, other trainers' logs."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lengthen.analysis.external_logs import read_foreign
 from lengthen.config.load import read_toml
 from lengthen.config.schema import Tables
 from lengthen.evaluation.results import Result, weights_at
 from lengthen.evaluation.results import read as read_results
-from lengthen.run.directory import Metrics, Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.environment import read_environment
+from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.packed import opened
 from lengthen.util import console as progress
 from lengthen.util.errors import DataError, SettingError, printable
-
-ENVIRONMENT_LIMIT = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class NamedRun:
 
     name: str  # unique among the runs gathered with it; printable
     metrics: Metrics
-    environment: Record  # empty where there is none, as with other trainers' logs
+    environment: dict[str, Any]  # empty where there is none, as with other trainers' logs
     config: Tables  # empty likewise
     results: tuple[Result, ...] = ()  # of `eval`
 
@@ -175,7 +175,7 @@ def _is_superseded(paths: RunPaths, result: Result) -> bool:
 
 def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
     ours = read_metrics(path)
-    if ours.of("step") or path.name == RunPaths(path.parent).metrics.name:
+    if ours.steps or path.name == RunPaths(path.parent).metrics.name:
         return ours
     if columns is None:
         rule = "must say which columns another trainer's log has, as step=..., loss=..."
@@ -183,23 +183,8 @@ def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
     return read_foreign(path, columns)
 
 
-def read_environment(path: Path) -> Record:
-    """Return what environment.json says, nothing where there is none; raises DataError."""
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        data = file.read(ENVIRONMENT_LIMIT + 1)
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or len(data) > ENVIRONMENT_LIMIT:
-        raise DataError(f"{path}: must be a JSON object of at most {ENVIRONMENT_LIMIT} bytes")
-    return record
-
-
 def _why_left_out(run: NamedRun) -> str:
-    if run.metrics.of("step"):
+    if run.metrics.steps:
         return ""
     if run.metrics.unreadable:
         return f"a run without steps; unreadable lines of its log: {run.metrics.unreadable}"

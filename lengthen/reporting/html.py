@@ -151,7 +151,7 @@ def _file(name: str) -> str:
 
 
 def _opening(content: _Content) -> str:
-    steps = sum(len(run.metrics.of("step")) for run in content.runs)
+    steps = sum(len(run.metrics.steps) for run in content.runs)
     size = f"{_count(len(content.runs), 'run')}, {_count(steps, 'step')} in all"
     size = size if content.runs else "worked out, before any run"
     return (

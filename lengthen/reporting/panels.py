@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lengthen.analysis.instability import finite
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.reporting import apart
 from lengthen.reporting.decisions import decided, fewer, observed
 from lengthen.reporting.figures import Curve, Mark, Panel
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.thin import points_per_curve, thin
-from lengthen.run.directory import Metrics, Record
+from lengthen.run.metrics import Metrics
+from lengthen.run.records import LARGEST, EvalRecord, ProbeRecord, StepRecord
 
 # The clocks that curves run along: field of a record -> its name on an axis.
 CLOCKS = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
@@ -97,7 +97,12 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
 
 
 def _curves(run: NamedRun, family: str, most: int) -> list[Curve]:
-    logs = {kind: _Columns.of(run.metrics.of(kind)) for kind in ("step", "eval", "probe")}
+    log = run.metrics
+    logs = {
+        "step": _Columns.of(log.steps),
+        "eval": _Columns.of(log.evaluations),
+        "probe": _Columns.of(log.probes),
+    }
     return [
         replace(_curve(plot, logs[plot.kind], run.name, family, most), marks=marks)
         for plot in PLOTS
@@ -113,20 +118,20 @@ class _Columns:
     finite: Sequence[bool]
 
     @staticmethod
-    def of(records: Sequence[Record]) -> "_Columns":
+    def of(records: Sequence[StepRecord | EvalRecord | ProbeRecord]) -> "_Columns":
         fields = {"rows", "length", *CLOCKS, *(plot.field for plot in PLOTS)}
-        numbers = {name: [finite(record.get(name)) for record in records] for name in fields}
+        numbers = {
+            name: [_drawable(getattr(record, name, None)) for record in records] for name in fields
+        }
         numbers[STEP_TOKENS] = [
-            None if rows is None or length is None else finite(rows * length)
+            None if rows is None or length is None else _drawable(rows * length)
             for rows, length in zip(numbers["rows"], numbers["length"], strict=True)
         ]
-        return _Columns(numbers, [_finite(record) for record in records])
+        return _Columns(numbers, [record.is_finite for record in records])
 
 
-def _finite(record: Record) -> bool:
-    # A loss ratio is also missing where there is no earlier loss, and that is no fault.
-    losses = record.get("loss", 0.0), record.get("perplexity", 0.0)
-    return record.get("finite") is not False and None not in losses
+def _drawable(value: float | None) -> float | None:
+    return None if value is None or value > LARGEST else value
 
 
 def _curve(plot: _Plot, log: _Columns, name: str, family: str, most: int) -> Curve:

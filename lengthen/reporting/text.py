@@ -33,7 +33,7 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     """
     notes = [*full_lengths(runs), *apart.notes(runs)]
     notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
-    summaries = {run.name: summarise(run.metrics, _on_nonfinite(run)) for run in runs}
+    summaries = {run.name: summarise(run.metrics) for run in runs}
     for name, summary in summaries.items():
         yield from block(name, summary)
     yield from (f"note: {text}" for text in notes)
@@ -44,11 +44,6 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     if (decided := decisions.table(runs)) is not None:
         yield decided
     yield from evaluations.tables({run.name: run.results for run in runs})
-
-
-def _on_nonfinite(run: NamedRun) -> str:
-    table = run.config.get("run")
-    return str(table.get("on_nonfinite", "stop")) if isinstance(table, dict) else "stop"
 
 
 def block(name: str, summary: Summary) -> Iterator[str]:
@@ -170,7 +165,7 @@ def _correlation(found: Correlated) -> tuple[str, ...]:
 
 def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | None:
     """Return when each run first had each validation loss; None without a goal."""
-    baseline = best_loss(runs[0].metrics.of("eval"))
+    baseline = best_loss(runs[0].metrics.evaluations)
     goals = list(losses) or ([] if baseline is None else [baseline])
     if not goals:
         return None

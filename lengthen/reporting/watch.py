@@ -17,11 +17,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lengthen.analysis.instability import figure
+from lengthen.analysis.instability import height
 from lengthen.config import load as settings
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.data.open_store import open_store
-from lengthen.run.directory import LINE_LIMIT, Record, RunPaths, open_run, parse_line
+from lengthen.run.directory import RunPaths, open_run
+from lengthen.run.metrics import LINE_LIMIT
+from lengthen.run.records import EvalRecord, Event, ProbeRecord, StepRecord, from_json
 from lengthen.util.console import clock_time
 from lengthen.util.errors import DataError, LengthenError, SettingError, printable
 from lengthen.util.tables import number
@@ -73,67 +75,65 @@ class Story:
     lines: int = 0
     unreadable: int = 0  # lines
     finished: bool = False  # the budget is spent, its end evaluated and saved
-    latest: dict[str, Record] = field(default_factory=dict)  # of each kind, "saved" beside them
+    step: StepRecord | None = None  # the last one
+    probe: ProbeRecord | None = None
+    evaluation: EvalRecord | None = None
+    saved: int | None = None  # step of the last save
     best: float | None = None  # validation loss, nats
     unstable: int = 0  # steps
     losses: Trail = field(default_factory=Trail)
     lengths: Trail = field(default_factory=Trail)
-    recent: deque[Record] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
+    recent: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
     def add(self, line: bytes) -> None:
         """Take in one line; one that is none of ours is counted."""
         self.lines += 1
-        record = _record(line)
-        if record is None:
+        record = from_json(line)
+        if record is None or (isinstance(record, StepRecord) and not _is_ours(record)):
             self.unreadable += 1
-            return
-        # Saves stand apart from the other events: so many of them would leave none in sight.
-        kind = "saved" if record.get("event") == "saved" else record["kind"]
-        self.latest[kind] = record
-        if kind in ("event", "step"):  # a resume, or a step after it, takes the end back
-            self.finished = record.get("event") == "finished"
-        loss = figure(record, "loss")
-        if kind == "event":
-            self.events.append(_event(record))
-        elif kind == "eval" and loss is not None:
-            self.best = loss if self.best is None else min(self.best, loss)
-        elif kind == "step":
-            self._step(record, loss)
+        elif isinstance(record, StepRecord):
+            self._step(record)
+        elif isinstance(record, EvalRecord):
+            self.evaluation = record
+            if record.loss is not None:
+                self.best = record.loss if self.best is None else min(self.best, record.loss)
+        elif isinstance(record, ProbeRecord):
+            self.probe = record
+        elif isinstance(record, Event):
+            self._event(record)
 
-    def _step(self, record: Record, loss: float | None) -> None:
+    def _event(self, event: Event) -> None:
+        # Saves stand apart from the other events: so many of them would leave none in sight.
+        if event.name == "saved":
+            self.saved = event.step
+            return
+        self.finished = event.name == "finished"  # a resume takes the end back
+        self.events.append(_event(event))
+
+    def _step(self, record: StepRecord) -> None:
+        self.step, self.finished = record, False
         self.recent.append(record)
-        self.lengths.add(record["length"])
-        if loss is not None:
-            self.losses.add(loss)
-        ratio = figure(record, "loss_ratio") or 0.0
-        self.unstable += ratio > UNSTABLE or record.get("finite") is False
+        self.lengths.add(record.length or 0)
+        if record.loss is not None:
+            self.losses.add(record.loss)
+        self.unstable += height(record) > UNSTABLE
 
     @property
     def speed(self) -> float | None:
         """Trained tokens per second over the last steps; None where that cannot be told."""
-        at = [(record["tokens"], figure(record, "seconds") or 0.0) for record in self.recent]
+        at = [(record.tokens or 0, record.seconds or 0.0) for record in self.recent]
         tokens, seconds = (at[-1][n] - at[0][n] if at else 0 for n in (0, 1))
         return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
-def _record(line: bytes) -> Record | None:
-    """Return a line's record where it has the counts of its kind; None for any other line."""
-    record = parse_line(line)
-    if record is None:
-        return None
-    counts = ("step", "tokens", "length", "rows") if record["kind"] == "step" else ("step",)
-    return record if all(_is_count(record.get(name)) for name in counts) else None
+def _is_ours(record: StepRecord) -> bool:
+    return None not in (record.tokens, record.length, record.rows)
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _event(record: Record) -> str:
-    known = ("kind", "event", "step", "tokens")
-    told = (f"  {name} {value}" for name, value in record.items() if name not in known and value)
-    return printable(f"step {record['step']}  {record.get('event')}{''.join(told)}")[:500]
+def _event(event: Event) -> str:
+    facts = "".join(f"  {name} {value}" for name, value in event.facts.items() if value)
+    return printable(f"step {event.step}  {event.name}{facts}")[:500]
 
 
 @dataclass
@@ -276,8 +276,8 @@ def drawn(view: View) -> RenderableType:
     grid.add_column(no_wrap=True, overflow="ellipsis")
     for name, text in [("state", _state(view)), *_facts(view)]:
         grid.add_row(Text(name), Text(text))
-        if name == "tokens" and view.budget is not None:
-            done = view.story.latest["step"]["tokens"]
+        if name == "tokens" and view.budget is not None and view.story.step is not None:
+            done = view.story.step.tokens or 0
             bar = ProgressBar(total=view.budget, completed=done, width=WIDTH)
             grid.add_row(Text(), bar)
     for name, trail in (("loss so far", view.story.losses), ("length so far", view.story.lengths)):
@@ -297,33 +297,31 @@ def _state(view: View) -> str:
 
 def _facts(view: View) -> Iterator[tuple[str, str]]:
     """Yield what there is to say, as a name and its text."""
-    story, latest = view.story, view.story.latest
-    step, probe, valid = (latest.get(kind) for kind in ("step", "probe", "eval"))
+    story, step = view.story, view.story.step
     if step is None:
         yield "step", "0"
         return
-    yield "step", f"{step['step']:,}"
-    yield "tokens", _tokens(view, step["tokens"])
-    yield from ((name, f"{step[name]:,}") for name in ("length", "rows"))
+    yield "step", f"{step.step:,}"
+    yield "tokens", _tokens(view, step.tokens or 0)
+    yield "length", f"{step.length:,}"
+    yield "rows", f"{step.rows:,}"
     yield "loss", _loss(step)
-    if probe is not None:
-        yield "probe", _loss(probe)
-    if valid is not None:
-        yield "valid", f"{_loss(valid)} (best {number(story.best)}) at step {valid['step']:,}"
-    yield "rate", f"{figure(step, 'lr') or 0.0:.2e}"
+    if story.probe is not None:
+        yield "probe", _loss(story.probe)
+    if (valid := story.evaluation) is not None:
+        yield "valid", f"{_loss(valid)} (best {number(story.best)}) at step {valid.step:,}"
+    yield "rate", f"{step.lr or 0.0:.2e}"
     yield "tokens/s", number(story.speed, 0)
     yield "unstable", f"{story.unstable:,}"
-    if "saved" in latest:
-        yield "saved", f"step {latest['saved']['step']:,}"
+    if story.saved is not None:
+        yield "saved", f"step {story.saved:,}"
     if story.unreadable:
         yield "unreadable lines", f"{story.unreadable:,}"
 
 
-def _loss(record: Record) -> str:
-    loss = number(figure(record, "loss"), missing="not finite")
-    if "loss_ratio" not in record:
-        return loss
-    return f"{loss} (ratio {number(figure(record, 'loss_ratio'))})"
+def _loss(record: StepRecord | ProbeRecord | EvalRecord) -> str:
+    loss = number(record.loss, missing="not finite")
+    return loss if isinstance(record, EvalRecord) else f"{loss} (ratio {number(record.loss_ratio)})"
 
 
 def _tokens(view: View, done: int) -> str:

@@ -1,14 +1,24 @@
 """Import a published model: make a run whose step 0 has its weights."""
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lengthen.checkpoint.read import State, Tensors
 from lengthen.checkpoint.write import write_checkpoint
-from lengthen.config import load as settings
+from lengthen.config.load import (
+    Source,
+    load,
+    nested,
+    with_auto_decided,
+    with_data,
+    with_overrides,
+)
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
@@ -19,6 +29,7 @@ from lengthen.distributed.launch import join_process_group
 from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
+from lengthen.run.records import Event, to_json
 from lengthen.training.start import choose_micro_tokens, write_run_files
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -32,24 +43,25 @@ def import_pretrained(
     folder: Path,
     out: Path,
     *,
-    recipe: str | None = None,
-    overrides: Tables | None = None,
+    recipe: Source | None = None,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     disk: Disk | None = None,
 ) -> list[str]:
     """Make `out` a run that begins with the model of a Transformers folder; return notes.
 
-    With `data.path` among the overrides it can be trained on, by the settings of `recipe`, a name
-    or a file; without, it can be sampled, verified and exported. Raises what `read_folder` and
-    `train` raise before the first step, and DataError for a store with another tokenizer.
+    With `data`, a token store, it can be trained on, by the settings of `recipe`; without, it can
+    be sampled, verified and exported. Raises what `read_folder` and `train` raise before the first
+    step, and DataError for a store with another tokenizer.
     """
-    overrides = overrides or {}
+    overrides = with_data(nested(settings), data)
     if recipe is None and overrides.get("data", {}).get("path"):
         rule = "is missing; it says how --data is trained on"
         raise SettingError("--recipe", rule, None, "laptop-10min-baseline is one")
     runlog.check_new(out, overwrite=overwrite)
     model = _read_model(folder, overrides)
-    config, notes = settings.load(recipe or UNTRAINED, _with_model(overrides, model))
+    config, notes = load(recipe or UNTRAINED, _with_model(overrides, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
         _check_dropout_is_given(overrides, model)
@@ -132,11 +144,11 @@ def _first_state(
 ) -> tuple[Config, dict[str, Tensors], State]:
     """Return the run before its first step: its settings, its weights and all else."""
     if store is None:
-        config = settings.with_overrides(config, {"data": {"store_id": NO_STORE}})
+        config = with_overrides(config, {"data": {"store_id": NO_STORE}})
         tensors: dict[str, Tensors] = {"model": model.weights, "optimizer": {}}
-        return settings.with_auto_decided(config), tensors, {"counters": asdict(Counters())}
+        return with_auto_decided(config), tensors, {"counters": asdict(Counters())}
     micro_tokens = choose_micro_tokens(config, store, context)
-    config = settings.with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+    config = with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
     trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)
     return config, trainer.tensors(), trainer.state_dict()
@@ -144,7 +156,6 @@ def _first_state(
 
 def _write_log(disk: Disk, paths: RunPaths, folder: Path) -> int:
     """Write the log, with an event that names the folder; return its bytes."""
-    moment = {"kind": "event", "event": "imported", "step": 0, "tokens": 0}
-    record = {**moment, "source": folder.resolve().name}
+    record = to_json(Event("imported", 0, 0, {"source": folder.resolve().name}))
     line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
     return disk.write_file(paths.metrics, line).size

@@ -3,6 +3,8 @@
 import math
 import signal
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -12,7 +14,9 @@ from lengthen.core.loss_ratio import SKIPS_IN_A_ROW
 from lengthen.core.schedule import crossed
 from lengthen.distributed.launch import is_peer_lost, is_time_out
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.run.directory import MetricsLog, Record, RunPaths
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import JsonLines, read_metrics
+from lengthen.run.records import Event, Record, StepRecord, to_json
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 from lengthen.util.console import Line
@@ -24,6 +28,33 @@ from lengthen.util.errors import (
     UnstableError,
 )
 from lengthen.util.signals import StopSignal
+from lengthen.util.tables import two_columns
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to; its text has a line for each."""
+
+    run: Path  # its directory
+    steps: int
+    tokens: int  # trained
+    short_of_budget: int  # tokens of the budget that are not one more row
+    skipped_tokens: int  # of steps that were not finite
+    seconds: float  # of training
+    validation_loss: float | None  # nats; NaN: not finite; None: not measured, or not on rank 0
+
+    def __str__(self) -> str:
+        loss = "not measured" if self.validation_loss is None else f"{self.validation_loss:.4f}"
+        lines = {
+            "run": str(self.run),
+            "steps": f"{self.steps:,}",
+            "tokens": f"{self.tokens:,}",
+            "short of budget": f"{self.short_of_budget:,}",
+            "skipped tokens": f"{self.skipped_tokens:,}",
+            "seconds": f"{self.seconds:.1f}",
+            "validation loss": loss.replace("nan", "not finite"),
+        }
+        return two_columns(lines.items())
 
 
 class TrainingLoop:
@@ -33,7 +64,7 @@ class TrainingLoop:
         self,
         trainer: Trainer,
         paths: RunPaths,
-        log: MetricsLog | None,
+        log: JsonLines | None,
         stop: StopSignal,
         line: Line,
         checkpoints: CheckpointManager,
@@ -46,7 +77,7 @@ class TrainingLoop:
         if faults.requested("step"):
             trainer.module.register_forward_hook(_StepFault(trainer))
 
-    def run(self) -> Record:
+    def run(self) -> RunSummary:
         """Train to the end of the budget, evaluating and saving when due; return the summary.
 
         Raises MemoryLimitError, PeerError, StorageError, UnstableError and, after saving,
@@ -64,11 +95,10 @@ class TrainingLoop:
         self.event("finished")
         return self._summary()
 
-    def event(self, event: str, **facts: object) -> None:
+    def event(self, name: str, /, **facts: object) -> None:
         """Log an event at the present step."""
         counters = self._trainer.train_state.counters
-        moment = {"kind": "event", "event": event, "step": counters.step, "tokens": counters.tokens}
-        self._write({**moment, **facts})
+        self._write(Event(name, counters.step, counters.tokens, facts))
 
     def note(self, text: str) -> None:
         """Print a line, and log it as an event."""
@@ -97,7 +127,7 @@ class TrainingLoop:
         self._act_on_nonfinite(record)
         if trainer.train_state.ledger.epoch > epoch:
             trainer.store.must_be_whole()
-        self._line.update(record["tokens"], self._progress(record))
+        self._line.update(trainer.train_state.counters.tokens, self._progress(record))
         return False
 
     def _write(self, record: Record | None) -> None:
@@ -105,7 +135,7 @@ class TrainingLoop:
         if self._log is None or record is None:
             return
         try:
-            self._log.write(record)
+            self._log.write(to_json(record))
         except StorageError:
             # The weights are more than their line in the log, and may still find room. Of several
             # ranks the others know nothing of it, and all of them take part in a save.
@@ -116,15 +146,12 @@ class TrainingLoop:
 
     def _observe_when_due(self) -> None:
         """Let an adaptive pacing observe the loss; log its growth."""
-        before = self._trainer.train_state.counters
-        if not self._trainer.schedule.observes(before):
+        if not self._trainer.schedule.observes(self._trainer.train_state.counters):
             return
         record = self._trainer.observe()
         self._write(record)
-        if record is None or record["next_length"] == record["length"]:
-            return
-        steps = before.step - (before.grown.since if before.grown else 0)
-        self.event("length", length=record["next_length"], held=steps)
+        if record is not None and record.grew:
+            self.event("length", length=record.next_length, held=record.held)
 
     def _evaluate_when_due(self, *, done: bool) -> None:
         trainer, config = self._trainer, self._trainer.config.evaluation
@@ -210,17 +237,19 @@ class TrainingLoop:
         self.event("micro_tokens_lowered", micro_tokens=now, before=before)
         self._line.say(f"out of memory: batch.micro_tokens is {now} from here on, was {before}")
 
-    def _act_on_nonfinite(self, record: Record) -> None:
+    def _act_on_nonfinite(self, record: StepRecord) -> None:
         """Stop, or note the skipped step and continue; the record is in the log already."""
-        if record.get("finite", True):
+        if record.finite:
             return
         trainer = self._trainer
         in_a_row = trainer.train_state.skipped_in_a_row
-        self.event("skipped", in_a_row=in_a_row, skipped_tokens=trainer.train_state.skipped_tokens)
-        if trainer.config.run.on_nonfinite == "skip" and in_a_row < SKIPS_IN_A_ROW:
-            self._line.say(f"step {record['step']} is not finite; skipped, weights untouched")
+        tokens = trainer.train_state.skipped_tokens
+        diverged = trainer.config.run.on_nonfinite == "stop" or in_a_row >= SKIPS_IN_A_ROW
+        self.event("skipped", in_a_row=in_a_row, skipped_tokens=tokens, diverged=diverged)
+        if not diverged:
+            self._line.say(f"step {record.step} is not finite; skipped, weights untouched")
             return
-        where = f"step {record['step']} (length {record['length']}, {record['tokens']} tokens)"
+        where = f"step {record.step} (length {record.length}, {record.tokens} tokens)"
         way_out = "lower optimizer.learning_rate"
         if self._checkpoints.step is not None:
             way_out += ", or resume with --run.on_nonfinite skip"
@@ -258,23 +287,27 @@ class TrainingLoop:
         command = f"lengthen resume {self._paths.root}"
         return PeerError(f"{at}; `{command}` continues from {self._checkpoints.last_name}")
 
-    def _progress(self, record: Record) -> str:
-        seconds = record["seconds"] - self._began.seconds
-        speed = (record["tokens"] - self._began.counters.tokens) / seconds if seconds else 0.0
-        loss = "not finite" if record["loss"] is None else f"{record['loss']:.3f}"
-        where = f"step {record['step']}  length {record['length']}  rows {record['rows']}"
+    def _progress(self, record: StepRecord) -> str:
+        now, began = self._trainer.train_state, self._began
+        seconds = now.seconds - began.seconds
+        speed = (now.counters.tokens - began.counters.tokens) / seconds if seconds else 0.0
+        loss = "not finite" if record.loss is None else f"{record.loss:.3f}"
+        where = f"step {record.step}  length {record.length}  rows {record.rows}"
         return f"{where}  loss {loss}  {speed:,.0f} tokens/s"
 
-    def _summary(self) -> Record:
+    def _summary(self) -> RunSummary:
         now, budget = self._trainer.train_state, self._trainer.schedule.budget
-        return {
-            "run": str(self._paths.root),
-            "steps": now.counters.step,
-            "tokens": now.counters.tokens,
-            "short_of_budget": budget - now.counters.tokens,
-            "skipped_tokens": now.skipped_tokens,
-            "seconds": now.seconds,
-        }
+        evaluations = read_metrics(self._paths.metrics).evaluations if self._log else []
+        losses = [math.nan if record.loss is None else record.loss for record in evaluations]
+        return RunSummary(
+            run=self._paths.root,
+            steps=now.counters.step,
+            tokens=now.counters.tokens,
+            short_of_budget=budget - now.counters.tokens,
+            skipped_tokens=now.skipped_tokens,
+            seconds=now.seconds,
+            validation_loss=losses[-1] if losses else None,
+        )
 
 
 class _StepFault:

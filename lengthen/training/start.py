@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +16,17 @@ from lengthen.checkpoint.read import Checkpoint, load_newest, load_step
 from lengthen.checkpoint.train_state import log_size
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.checkpoint.write import remove_incomplete, supersede_after
-from lengthen.config import load as settings
+from lengthen.config.load import (
+    Source,
+    as_trained,
+    differences,
+    flat,
+    load,
+    nested,
+    recorded,
+    with_auto_decided,
+    with_overrides,
+)
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import TOKENIZER, Store
@@ -31,12 +43,15 @@ from lengthen.distributed.memory import (
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
-from lengthen.run.directory import MetricsLog, Record, RunPaths
-from lengthen.training.loop import TrainingLoop
+from lengthen.run.directory import RunPaths
+from lengthen.run.environment import environment
+from lengthen.run.metrics import JsonLines, cut_metrics
+from lengthen.training.loop import RunSummary, TrainingLoop
+from lengthen.training.ownership import check_still_new, own_directory
 from lengthen.training.trainer import Trainer
-from lengthen.util.console import line
-from lengthen.util.disk import Disk
-from lengthen.util.errors import BusyError, DataError, SettingError
+from lengthen.util.console import line, say
+from lengthen.util.disk import Disk, as_path
+from lengthen.util.errors import DataError, SettingError
 from lengthen.util.signals import StopSignal
 
 # What a checkpoint was built on: another value would make it another run.
@@ -50,20 +65,46 @@ FIXED = {
 
 
 def train(
-    config: Config,
-    out: Path,
+    recipe: Source,
+    out: str | os.PathLike[str],
     *,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    resume_auto: bool = False,
+    resume: Literal["auto"] | None = None,
+    quiet: bool = False,
     disk: Disk | None = None,
-    shown: bool = True,
-) -> Record:
-    """Train a new run in `out` to the end of its budget; return its summary.
+) -> RunSummary:
+    """Train a new run in `out` to the end of its budget.
 
-    With `resume_auto` a run of the same configuration that is there already is resumed instead.
-    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError and,
-    after saving, StoppedError.
+    `recipe` is a recipe's name, a TOML file or a configuration; `data` a token store; `settings`
+    lie over the recipe, as {"pacing": {"start": 8}} or {"pacing.start": 8}. `overwrite` replaces an
+    earlier run. With `resume="auto"` a run of the same configuration that is there already is
+    resumed instead. Notes and progress go to the error stream, unless `quiet`. `disk` carries out
+    what is written; tests give one that fails.
+
+    Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError,
+    PeerError and, after saving, StoppedError.
+
+    >>> small = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
+    >>> summary = lengthen.train(
+    ...     "laptop-2min", data="store", out="runs/second", settings=small, quiet=True
+    ... )
+    >>> summary.tokens, summary.validation_loss < 6
+    (19984, True)
     """
+    if resume not in (None, "auto"):
+        raise SettingError("resume", 'must be "auto" or None', resume)
+    out = as_path("out", out)
+    config, notes = load(recipe, settings, data=data)
+    if not quiet:
+        say(notes)
+    return _train(config, out, overwrite, resume == "auto", disk or Disk(), shown=not quiet)
+
+
+def _train(
+    config: Config, out: Path, overwrite: bool, resume_auto: bool, disk: Disk, *, shown: bool
+) -> RunSummary:
     store = open_store(config)
     config = with_store(config, store)
     paths = RunPaths(out)
@@ -71,15 +112,14 @@ def train(
         _check_same_settings(config, paths)
         if list_checkpoints(paths.checkpoints):
             overrides = _local_overrides(config, paths)
-            return resume(out, overrides=overrides, disk=disk, shown=shown)
+            return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
-    disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
-        _own_directory(stack, out, context, "train anew", config)
+        own_directory(stack, out, context, "train anew", config)
         if context.is_rank_zero:
-            _check_still_new(paths, resume_auto=resume_auto)
+            check_still_new(paths, resume_auto=resume_auto)
         config = _with_micro_tokens(config, store, context)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
@@ -93,32 +133,40 @@ def train(
 
 
 def resume(
-    out: Path,
+    run: str | os.PathLike[str],
     *,
-    overrides: Tables | None = None,
-    name: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
+    quiet: bool = False,
     disk: Disk | None = None,
-    shown: bool = True,
-) -> Record:
-    """Resume a run from its newest good checkpoint, or from the one called `name`.
+) -> RunSummary:
+    """Resume a run from its newest good checkpoint, or from the one called `checkpoint`.
 
-    `overrides` are recorded as an event and in config.toml. Raises what `train` raises, and
-    CheckpointError.
+    `settings` change some of the run's own, such as its budget; they are recorded as an event and
+    in config.toml. Raises what `train` raises, and CheckpointError.
+
+    >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
+    >>> summary.tokens
+    29984
     """
-    paths = runlog.open_run(out)
-    _refuse_fixed(overrides or {})
-    config, notes = settings.load(str(paths.config), overrides)
-    config = settings.with_auto_decided(config)
+    paths = runlog.open_run(as_path("run", run))
+    overrides = nested(settings)
+    _refuse_fixed(overrides)
+    config, notes = load(paths.config, overrides)
+    config = with_auto_decided(config)
     store = open_store(config)
-    config = settings.with_overrides(config, {"data": {"path": str(store.path.resolve())}})
+    config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
-        what = f"resume from {name or 'the newest checkpoint'}"
-        _own_directory(stack, out, context, what, config)
+        what = f"resume from {checkpoint or 'the newest checkpoint'}"
+        own_directory(stack, paths.root, context, what, config)
         if context.is_rank_zero:
             remove_incomplete(disk, paths.checkpoints)
-        start, damaged = _load(paths, name, context)
+        if checkpoint is None:
+            start, damaged = load_newest(paths.checkpoints, context)
+        else:
+            start, damaged = load_step(paths.checkpoints, checkpoint, context), []
         config = _with_micro_tokens(config, store, context)
         stop = stack.enter_context(StopSignal().listening())
         trainer = _build_trainer(config, store, context, stop)
@@ -126,60 +174,15 @@ def resume(
         _check_budget(trainer)
         # Only now, after everything that could be refused, do the run's files change.
         discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
-        loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)
-        for note in [*notes, *damaged, *_changed_numerics(trainer, start)]:
-            loop.note(note)
-        changed = _changed_settings(overrides or {}, config, start)
+        loop = _build_loop(
+            stack, trainer, paths, disk, stop, shown=not quiet, resumed_from=start.step
+        )
+        for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
+            loop.note(text)
+        changed = _changed_settings(overrides, config, start)
         loop.event("resumed", discarded_lines=discarded, overrides=changed)
         del start  # its files are mapped as long as it lives, and will be deleted
         return loop.run()
-
-
-def _own_directory(
-    stack: ExitStack, out: Path, context: DistributedContext, what: str, config: Config
-) -> None:
-    """Own the run's directory, on rank 0, and check that all ranks see it and do the same."""
-    context.barrier()  # no rank reads the directory any more once rank 0 writes
-    mark = context.broadcast(stack.enter_context(runlog.owned(out)) if context.is_rank_zero else 0)
-    same = context.all_gather([int(runlog.mark_in(out) == mark)])
-    if [0] in same:
-        rule = (
-            f"must be one directory for all ranks; rank {same.index([0])} sees another than rank 0"
-        )
-        raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
-    _check_ranks_agree(context, what, config)
-
-
-def _check_ranks_agree(context: DistributedContext, what: str, config: Config) -> None:
-    """Raise SettingError on every rank where one is about to do something else than rank 0."""
-    # All settings, but where the store lies.
-    plan = json.dumps([what, settings.flat(settings.as_trained(config))])
-    (what_of_first, first), *others = map(json.loads, context.all_gather_text(plan))
-    for rank, (other_what, other) in enumerate(others, start=1):
-        if other_what != what_of_first:
-            rule = (
-                f"rank 0 is to {what_of_first}, rank {rank} to {other_what}: a shared disk is late"
-            )
-            raise SettingError("RUN", rule, hint="run the command again")
-        for name in sorted(first.keys() | other.keys()):
-            if first.get(name) != other.get(name):
-                rule = f"must be the same on all ranks; rank 0 has {first.get(name)!r}"
-                raise SettingError(name, f"{rule}, rank {rank} {other.get(name)!r}")
-
-
-def _check_still_new(paths: RunPaths, *, resume_auto: bool) -> None:
-    # It was looked at before this process owned it: the last owner may have saved since.
-    if resume_auto and list_checkpoints(paths.checkpoints):
-        way_out = "run the same command again"
-        raise BusyError(f"{paths.root} has just been saved by another process; {way_out}")
-
-
-def _load(
-    paths: RunPaths, name: str | None, context: DistributedContext
-) -> tuple[Checkpoint, list[str]]:
-    if name is not None:
-        return load_step(paths.checkpoints, name, context), []
-    return load_newest(paths.checkpoints, context)
 
 
 def _check_budget(trainer: Trainer) -> None:
@@ -194,7 +197,7 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     """Take the run's files back to the checkpoint; return the lines of metrics set aside."""
     # Checkpoints first: a newer one could not be resumed from once its lines are cut.
     supersede_after(disk, paths.checkpoints, start.step)
-    discarded = runlog.cut_metrics(disk, paths, log_size(start.state))
+    discarded = cut_metrics(disk, paths, log_size(start.state))
     with suppress(DataError):  # a file that is not ours is shown by nobody, and stays
         set_aside(disk, paths.evaluations, lambda result: (result.step or 0) > start.step)
     disk.replace_file(paths.config, config.to_toml().encode())
@@ -203,10 +206,10 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
 
 def _local_overrides(config: Config, paths: RunPaths) -> Tables:
     """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
-    recorded = settings.load(str(paths.config))[0]
-    asked, used = config.batch.micro_tokens, recorded.batch.micro_tokens
+    there = load(paths.config)[0]
+    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     overrides: Tables = {}
-    if recorded.data.path != config.data.path:
+    if there.data.path != config.data.path:
         overrides["data"] = {"path": config.data.path}
     # A run that ran out of memory continues in smaller micro-batches than were asked for.
     if asked != "auto" and used != "auto" and asked < used:
@@ -220,11 +223,11 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
     More than what was asked for: an earlier resume may have died before its first save, its lines
     are set aside, and its settings stay. And less: a value as before is no change.
     """
-    before = settings.flat(settings.recorded(start.state))
+    before = flat(recorded(start.state))
     if not before:
         return asked
-    now = settings.flat(settings.as_trained(config))
-    changed = {n: v for n, v in settings.flat(asked).items() if n not in now and n not in before}
+    now = flat(as_trained(config))
+    changed = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
     names = sorted(now.keys() | before.keys())
     changed |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
     tables: dict[str, Tables] = {}
@@ -235,11 +238,11 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
 
 
 def _check_same_settings(config: Config, paths: RunPaths) -> None:
-    recorded = settings.load(str(paths.config))[0]
+    there = load(paths.config)[0]
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
-    recorded = settings.with_overrides(recorded, own)
-    for name, (asked, before) in sorted(settings.differences(config, recorded).items()):
+    there = with_overrides(there, own)
+    for name, (asked, before) in sorted(differences(config, there).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
 
@@ -254,7 +257,7 @@ def _refuse_fixed(overrides: Tables) -> None:
 
 def _with_micro_tokens(config: Config, store: Store, context: DistributedContext) -> Config:
     size = choose_micro_tokens(config, store, context)
-    return settings.with_overrides(config, {"batch": {"micro_tokens": size}})
+    return with_overrides(config, {"batch": {"micro_tokens": size}})
 
 
 def choose_micro_tokens(config: Config, store: Store, context: DistributedContext) -> int:
@@ -287,13 +290,13 @@ def write_run_files(
     disk: Disk, paths: RunPaths, tokenizer: Mapping[str, bytes], **facts: object
 ) -> None:
     """Write the environment, with `facts` in it, and the files of the tokenizer."""
-    environment = runlog.environment(sys.argv) | {
+    recorded = environment(sys.argv) | {
         "flush_subnormals": flushes_subnormals(),
         "threads": torch.get_num_threads(),
         "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
         **facts,
     }
-    disk.write_file(paths.environment, json.dumps(environment, indent=1).encode())
+    disk.write_file(paths.environment, json.dumps(recorded, indent=1).encode())
     for name, data in tokenizer.items():
         disk.write_file(paths.root / name, data)
 
@@ -319,7 +322,7 @@ def _build_loop(
     context, run, saving = trainer.context, trainer.config.run, trainer.config.saving
     log = None
     if context.is_rank_zero:
-        log = stack.enter_context(closing(MetricsLog(disk.at("log"), paths.metrics)))
+        log = stack.enter_context(closing(JsonLines(disk.at("log"), paths.metrics)))
     checkpoints = stack.enter_context(
         checkpoint_manager(
             disk.at("save"),
@@ -338,8 +341,8 @@ def _build_loop(
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
-    recorded, now = start.state.get("numerics"), trainer.numerics()
-    before = recorded if isinstance(recorded, dict) else {}
+    saved, now = start.state.get("numerics"), trainer.numerics()
+    before = saved if isinstance(saved, dict) else {}
     changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"

@@ -6,7 +6,7 @@ Nothing here writes a file or prints a line; `loop` does both around it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from lengthen.checkpoint.train_state import TrainState, check_same_run
 from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
+from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
 from lengthen.data.loader import Batch, Loader, accumulation_steps, share
@@ -28,7 +29,7 @@ from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
-from lengthen.run.directory import Record
+from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
 
 T = TypeVar("T")
 
@@ -80,19 +81,19 @@ class Trainer:
         self.schedule = self.stream.schedule
         self.train_state = TrainState(Counters(), self.stream.start.ledger)
 
-    def step(self) -> Record | None:
+    def step(self) -> StepRecord | None:
         """Train on the next rows * length tokens, once; None where the budget is spent.
 
         A step whose loss or gradient is not finite leaves weights, moments and Adam's own count as
-        they were; it advances counters and ledger all the same, and its record says
-        `"finite": false`. Where memory runs out before the update, one process does the same step
+        they were; it advances counters and ledger all the same, and its record is not
+        `finite`. Where memory runs out before the update, one process does the same step
         again in micro-batches of half the `micro_tokens`, which stay so.
         """
         now = self.train_state
         step = self.stream.after(StreamState(now.counters, now.ledger))
         return None if step is None else self.train_on(step)
 
-    def train_on(self, step: Step) -> Record:
+    def train_on(self, step: Step) -> StepRecord:
         """Train on a step that follows the present one, as `step` does."""
         began = time.monotonic()
         now, plan = self.train_state, step.plan
@@ -192,36 +193,38 @@ class Trainer:
         asked = stop > 0 or (self.context.world_size == 1 and self._stop())
         return Health(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
 
-    def _record(self, plan: StepPlan, health: Health, ratio: float | None, joined: float) -> Record:
-        record: Record = {
-            "kind": "step",
-            "step": self.train_state.counters.step,
-            "tokens": self.train_state.counters.tokens,
-            "length": plan.length,
-            "rows": plan.rows,
-            "loss": finite_or_none(health.loss),
-            "loss_ratio": ratio,
-            "grad_norm": finite_or_none(health.grad_norm),
-            "variance_norm": finite_or_none(health.variance_norm),
-            "variance_max": finite_or_none(health.variance_max),
-            "lr": plan.learning_rate,
-            "joined": joined,
-            "seconds": self.train_state.seconds,
-        }
-        return record if health.finite else {**record, "finite": False}
+    def _record(
+        self, plan: StepPlan, health: Health, ratio: float | None, joined: float
+    ) -> StepRecord:
+        return StepRecord(
+            **self._now(),
+            length=plan.length,
+            rows=plan.rows,
+            loss=finite_or_none(health.loss),
+            loss_ratio=ratio,
+            grad_norm=finite_or_none(health.grad_norm),
+            variance_norm=finite_or_none(health.variance_norm),
+            variance_max=finite_or_none(health.variance_max),
+            lr=plan.learning_rate,
+            joined=joined,
+            finite=health.finite,
+        )
 
-    def evaluate(self) -> Record | None:
+    def evaluate(self) -> EvalRecord | None:
         """Return the loss over the validation part; None where there is none, or a stop came."""
         measured = self._loss_over(self.config.evaluation.tokens)
         if measured is None:
             return None
         loss, side = measured
         self.train_state = replace(self.train_state, evaluated=self.train_state.counters)
-        figures = {"split": "valid", "loss": finite_or_none(loss)}
-        figures |= {"perplexity": finite_or_none(perplexity(loss))}
-        return {**self._moment("eval"), **figures, **side}
+        return EvalRecord(
+            **self._now(),
+            loss=finite_or_none(loss),
+            perplexity=finite_or_none(perplexity(loss)),
+            **side,
+        )
 
-    def probe(self) -> Record | None:
+    def probe(self) -> ProbeRecord | None:
         """Return the loss of the probe and its ratio to the lowest probe so far; or None."""
         measured = self._loss_over(PROBE_SEQUENCES * self.config.model.length)
         if measured is None:
@@ -231,27 +234,39 @@ class Trainer:
         self.train_state = replace(
             self.train_state, probe_lowest=lowest.after(loss), probed=self.train_state.counters.step
         )
-        figures = {"loss": finite_or_none(loss), "loss_ratio": lowest.ratio(loss)}
-        return {**self._moment("probe"), **figures, **side}
+        ratio = lowest.ratio(loss)
+        return ProbeRecord(**self._now(), loss=finite_or_none(loss), loss_ratio=ratio, **side)
 
-    def observe(self) -> Record | None:
+    def observe(self) -> ObservationRecord | None:
         """Give an adaptive pacing the loss at its present length; None where a stop came.
 
         The loss is a sum over all ranks, the same bits on each, so all of them decide alike.
         """
-        now = self.train_state.counters
-        length = self.schedule.length(now)
+        now, pacing = self.train_state.counters, self.schedule.pacing
+        assert isinstance(pacing, Adaptive)
+        before, length = now.grown or pacing.begin(), self.schedule.length(now)
         measured = self._loss_over(OBSERVED_SEQUENCES * self.config.model.length, length)
         if measured is None:
             return None
         loss, side = measured
         counters = self.schedule.observed(now, loss)
         self.train_state = replace(self.train_state, counters=counters)
-        figures = {"length": length, "loss": finite_or_none(loss)}
-        figures |= {"next_length": self.schedule.length(counters)}
-        return {**self._moment("observation"), **figures, **side}
+        calm, next_length = pacing.calm(before, loss), self.schedule.length(counters)
+        return ObservationRecord(
+            **self._now(),
+            length=length,
+            loss=finite_or_none(loss),
+            next_length=next_length,
+            best=before.best,
+            calm=calm,
+            held=now.step - before.since,
+            forced=next_length != length and calm < pacing.patience,
+            **side,
+        )
 
-    def _loss_over(self, wanted: int, length: int | None = None) -> tuple[float, Record] | None:
+    def _loss_over(
+        self, wanted: int, length: int | None = None
+    ) -> tuple[float, dict[str, Any]] | None:
         """Return the validation loss over about `wanted` tokens, and what it cost beside training.
 
         With `length` it is that of the fronts of so many sequences.
@@ -294,10 +309,10 @@ class Trainer:
         self._micro_batch(part, 1 / micro_tokens)
         clip(self.model.parameters(), self.config.optimizer.clip)
 
-    def _moment(self, kind: str) -> Record:
+    def _now(self) -> dict[str, Any]:
         counters = self.train_state.counters
         seconds = self.train_state.seconds
-        return {"kind": kind, "step": counters.step, "tokens": counters.tokens, "seconds": seconds}
+        return {"step": counters.step, "tokens": counters.tokens, "seconds": seconds}
 
     def state_dict(self) -> State:
         """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, TextIO, cast
@@ -58,6 +58,12 @@ def note(text: str) -> None:
     errors = Unbreakable(sys.stderr)
     errors.write(f"lengthen: {text}\n")
     errors.flush()
+
+
+def say(notes: Iterable[str]) -> None:
+    """Print notes on the error stream, a line each."""
+    for text in notes:
+        note(text)
 
 
 class Line(Protocol):

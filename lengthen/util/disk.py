@@ -1,8 +1,8 @@
 """Every file effect of stores, runs and checkpoints, in one place, numbered.
 
-A test hands `Disk` a `before` hook that is called ahead of each operation with its number; the hook
+A test hands `Disk` a `before` hook that is called before each operation with its number; the hook
 may raise or kill the process, so that a fault can be tried at every single operation of a save.
-A rename is the only commit: what lies under its final name is whole and synced.
+A rename is the only commit: what is there under its final name is whole and synced.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lengthen.util import faults
-from lengthen.util.errors import StorageError
+from lengthen.util.errors import SettingError, StorageError
 from lengthen.util.faults import Site
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 STORAGE = FULL | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENXIO}
 
 PASSING = {errno.EIO, errno.ESTALE}  # what a network disk says while it is away for a moment
-WAITS = (0.1, 1.0, 5.0)  # seconds ahead of each further try
+WAITS = (0.1, 1.0, 5.0)  # seconds before each further try
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Disk:
             return DiskFile(self, path, path.open("xb"))
 
     def open_append(self, path: Path) -> DiskFile:
-        """Open a file, new or old, to write behind its end; unbuffered: a line is out at once."""
+        """Open a file, new or old, to write after its end; unbuffered: a line is out at once."""
         with self.operation("open_append", path):
             return DiskFile(self, path, path.open("ab", buffering=0))
 
@@ -186,6 +186,13 @@ def with_retries(read: Callable[[], T]) -> T:
         time.sleep(wait)
     faults.inject("load")
     return read()
+
+
+def as_path(name: str, value: object) -> Path:
+    """Return what a user gave for `name` as a path; raises SettingError for what is none."""
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise SettingError(name, "must be a path", value)
+    return Path(value)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,5 +1,7 @@
 """A table as plain text cells, made once and shown by the terminal and by the report alike."""
 
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich import box
@@ -41,6 +43,25 @@ def console() -> Console:
     """Return the standard output; a file or a pipe gets room for whole tables."""
     out = Console()
     return out if out.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def as_text(parts: Iterable[Table | str], width: int = PIPE_WIDTH) -> str:
+    """Return tables and lines as they are printed, in plain text."""
+    out = io.StringIO()
+    plain = Console(file=out, width=width, color_system=None)
+    for part in parts:
+        if isinstance(part, Table):
+            plain.print(printed(part))
+        else:
+            out.write(f"{part}\n")
+    return out.getvalue().rstrip("\n")
+
+
+def two_columns(lines: Iterable[tuple[str, str]]) -> str:
+    """Return names and their texts, a line each."""
+    lines = list(lines)
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:

@@ -23,7 +23,8 @@ from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.memory import free_memory
 from lengthen.planning.calibrate import real_steps
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import choose_micro_tokens
 from scripts.gpu.install import ROOT
 from scripts.gpu.lengths import lengths
@@ -129,11 +130,12 @@ def trained(call: Call, name: str, config: Config) -> None:
     whole = time.monotonic() - began
     shutil.rmtree(RunPaths(run).checkpoints)
     metrics = read_metrics(RunPaths(run).metrics)
-    last = metrics.of("step")[-1]
+    last = metrics.steps[-1]
     looks = [
-        {key: line[key] for key in ("tokens", "seconds", "loss")} for line in metrics.of("eval")
+        {"tokens": line.tokens, "seconds": line.seconds, "loss": line.loss}
+        for line in metrics.evaluations
     ]
-    facts = {key: last[key] for key in ("step", "tokens", "seconds")}
+    facts = {"step": last.step, "tokens": last.tokens, "seconds": last.seconds}
     call.write(run=name, seconds_in_all=whole, **facts, evaluations=looks)
 
 

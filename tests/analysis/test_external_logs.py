@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lengthen.analysis.external_logs import NAMES, read_foreign
 from lengthen.analysis.summary import summarise
-from lengthen.run.directory import Record
+from lengthen.run.records import EvalRecord, Record, StepRecord, to_json
 from lengthen.util.errors import DataError, LengthenError, SettingError
 
 COLUMNS = {"step": "iteration", "loss": "train/loss", "eval_loss": "val/loss", "lr": "rate"}
@@ -20,7 +20,7 @@ CSV = """iteration,train/loss,val/loss,rate,note
 2,,3.0,,
 3,3.0,2.5,0.05,
 """
-ROWS: list[Record] = [
+ROWS: list[dict[str, object]] = [
     {"iteration": 1, "train/loss": 4.0, "rate": 0.1, "note": "a, b"},
     {"iteration": 2, "train/loss": 2.0, "rate": 0.1},
     {"iteration": 2, "val/loss": 3.0},
@@ -40,11 +40,11 @@ def read(path: Path, text: str, columns: dict[str, str] = COLUMNS) -> list[Recor
 
 
 EXPECTED: list[Record] = [
-    {"kind": "step", "step": 1, "loss": 4.0, "lr": 0.1, "loss_ratio": None},
-    {"kind": "step", "step": 2, "loss": 2.0, "lr": 0.1, "loss_ratio": 0.5},
-    {"kind": "eval", "step": 2, "loss": 3.0, "split": "valid", "perplexity": math.exp(3.0)},
-    {"kind": "step", "step": 3, "loss": 3.0, "lr": 0.05, "loss_ratio": 1.5},
-    {"kind": "eval", "step": 3, "loss": 2.5, "split": "valid", "perplexity": math.exp(2.5)},
+    StepRecord(step=1, loss=4.0, lr=0.1),
+    StepRecord(step=2, loss=2.0, lr=0.1, loss_ratio=0.5),
+    EvalRecord(step=2, loss=3.0, perplexity=math.exp(3.0)),
+    StepRecord(step=3, loss=3.0, lr=0.05, loss_ratio=1.5),
+    EvalRecord(step=3, loss=2.5, perplexity=math.exp(2.5)),
 ]
 
 
@@ -53,33 +53,32 @@ def test_a_log_of_columns_or_of_objects_is_read_as_ours(tmp_path: Path, text: st
     assert read(tmp_path, text) == EXPECTED
 
 
-KINDS = ("step", "eval", "probe")
-
-
 def test_every_name_that_we_know_can_be_mapped(tmp_path: Path) -> None:
     row = {f"their {name}": number for number, name in enumerate(NAMES, start=1)}
-    records = read(tmp_path, json.dumps(row), {name: f"their {name}" for name in NAMES})
-    step, evaluation, probe = (next(r for r in records if r["kind"] == k) for k in KINDS)
+    file = log(tmp_path, json.dumps(row))
+    metrics = read_foreign(file, {name: f"their {name}" for name in NAMES})
+    (step,), (evaluation,), (probe,) = metrics.steps, metrics.evaluations, metrics.probes
     loss_named = {"eval_loss", "probe_loss"}
-    assert {name: step[name] for name in NAMES if name not in loss_named} == {
+    assert {name: getattr(step, name) for name in NAMES if name not in loss_named} == {
         name: number for number, name in enumerate(NAMES, start=1) if name not in loss_named
     }
-    assert evaluation["loss"] == row["their eval_loss"]
-    assert probe["loss"] == row["their probe_loss"]
-    assert evaluation["tokens"] == probe["tokens"] == row["their tokens"]
+    assert evaluation.loss == row["their eval_loss"]
+    assert probe.loss == row["their probe_loss"]
+    assert evaluation.tokens == probe.tokens == row["their tokens"]
 
 
 def test_an_evaluation_logged_apart_has_the_clock_of_the_step_before_it(tmp_path: Path) -> None:
     text = "s,l,v,t,sec\n1,4,,100,1.5\n2,3,,200,3.0\n2,,3.5,,\n3,3,,300,4.5\n"
     columns = {"step": "s", "loss": "l", "eval_loss": "v", "tokens": "t", "seconds": "sec"}
-    evaluation = next(r for r in read(tmp_path, text, columns) if r["kind"] == "eval")
-    assert (evaluation["tokens"], evaluation["seconds"]) == (200, 3.0)
+    evaluation = read_foreign(log(tmp_path, text), columns).evaluations[0]
+    assert (evaluation.tokens, evaluation.seconds) == (200, 3.0)
 
 
 def test_whole_numbers_keep_all_their_digits(tmp_path: Path) -> None:
     text = f"s,l,t\n1.0,4,{2**60 + 1}\n"
-    step = read(tmp_path, text, {"step": "s", "loss": "l", "tokens": "t"})[0]
-    assert (step["step"], step["tokens"]) == (1, 2**60 + 1)
+    columns = {"step": "s", "loss": "l", "tokens": "t"}
+    step = read_foreign(log(tmp_path, text), columns).steps[0]
+    assert (step.step, step.tokens) == (1, 2**60 + 1)
 
 
 WORDS = [("csv", word) for word in ("NaN", "Infinity", "-Infinity", "inf", "nan")]
@@ -93,26 +92,27 @@ def test_what_is_not_finite_is_null_and_marked(tmp_path: Path, kind: str, cell: 
     rows = ('{"s":1,"l":4,"g":1}', f'{{"s":2,"l":{cell},"g":1}}', f'{{"s":3,"l":4,"g":{cell}}}')
     path = log(tmp_path, texts.get(kind, "\n".join(rows)))
     metrics = read_foreign(path, {"step": "s", "loss": "l", "grad_norm": "g"})
-    first, second, third = metrics.records
-    assert "finite" not in first
-    assert (second["loss"], second["loss_ratio"], second["finite"]) == (None, None, False)
-    assert (third["loss"], third["grad_norm"], third["finite"]) == (4, None, False)
+    first, second, third = metrics.steps
+    assert first.finite
+    assert (second.loss, second.loss_ratio, second.finite) == (None, None, False)
+    assert (third.loss, third.grad_norm, third.finite) == (4, None, False)
     assert summarise(metrics).ratios.not_finite == 2
 
 
 def test_a_loss_too_large_for_a_perplexity_has_none(tmp_path: Path) -> None:
     text = "s,v\n1,1000\n2,NaN\n"
-    first, second = read(tmp_path, text, {"step": "s", "eval_loss": "v"})
-    assert (first["loss"], first["perplexity"]) == (1000, None)
-    assert (second["loss"], second["perplexity"]) == (None, None)
+    columns = {"step": "s", "eval_loss": "v"}
+    first, second = read_foreign(log(tmp_path, text), columns).evaluations
+    assert (first.loss, first.perplexity) == (1000, None)
+    assert (second.loss, second.perplexity) == (None, None)
 
 
 def test_of_two_rows_for_one_step_the_later_counts_and_steps_are_put_in_order(
     tmp_path: Path,
 ) -> None:
     text = "s,l\n3,2\n1,4\n2,9\n2,3\n"
-    found = read(tmp_path, text, {"step": "s", "loss": "l"})
-    assert [(r["step"], r["loss"], r["loss_ratio"]) for r in found] == [
+    found = read_foreign(log(tmp_path, text), {"step": "s", "loss": "l"}).steps
+    assert [(r.step, r.loss, r.loss_ratio) for r in found] == [
         (1, 4, None),
         (2, 3, 0.75),
         (3, 2, pytest.approx(2 / 3)),
@@ -134,8 +134,8 @@ def test_a_column_that_is_not_mapped_is_not_read_whatever_its_name(
     tmp_path: Path, text: str
 ) -> None:
     first, second = read(tmp_path, text, {"step": "s", "loss": "l"})
-    assert first == {"kind": "step", "step": 1, "loss": 4.0, "loss_ratio": None}
-    assert second == {"kind": "step", "step": 2, "loss": 3.0, "loss_ratio": 0.75}
+    assert first == StepRecord(step=1, loss=4.0)
+    assert second == StepRecord(step=2, loss=3.0, loss_ratio=0.75)
 
 
 @pytest.mark.parametrize("text", [INDEXED["numbers before"], INDEXED["objects"]])
@@ -157,7 +157,7 @@ def test_a_log_cut_at_any_byte_is_read_up_to_there(tmp_path: Path, text: str) ->
         lines = data[:size].count(b"\n") - (text is CSV)
         whole = lines + (text is JSONL and data[size : size + 1] == b"\n")
         losses = [row["train/loss"] for row in ROWS[:whole] if "train/loss" in row]
-        assert [r["loss"] for r in metrics.records] == losses
+        assert [r.loss for r in metrics.steps] == losses
         assert metrics.unreadable == 0
     assert full == EXPECTED
 
@@ -240,6 +240,6 @@ def test_no_numbers_however_odd_are_a_traceback(
         metrics = read_foreign(path, columns)
     except LengthenError:
         return
-    json.dumps(metrics.records, allow_nan=False)
-    if metrics.of("step"):
+    json.dumps([to_json(record) for record in metrics.records], allow_nan=False)
+    if metrics.steps:
         summarise(metrics)

@@ -1,41 +1,27 @@
 """Which steps of a log are unstable, and where: exactly those that are, in any log."""
 
-import math
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.analysis.instability import figure, largest_ratio, ratios_of, spikes
+from lengthen.analysis.instability import largest_ratio, ratios_of, spikes
 from lengthen.core.loss_ratio import LowestLoss
-from lengthen.run.directory import Record
-from tests.logs import bad, probe, step, through_a_file
+from tests.logs import Line, bad, metrics, probe, step
 
 
 def test_a_step_above_the_threshold_or_not_finite_is_unstable() -> None:
-    steps: list[Record] = [
-        {"step": 1, "loss_ratio": None},
-        {"step": 2, "loss_ratio": 1.2},
-        {"step": 3, "loss_ratio": 1.21},
-        {"step": 4, "loss_ratio": None, "finite": False},
-    ]
+    steps = metrics(step(1, None), step(2, 1.2), step(3, 1.21), bad(4)).steps
     assert ratios_of(steps).unstable == (3, 2, 1)
     assert largest_ratio(steps) == 1.21
     assert largest_ratio(steps[:1]) is None
-
-
-@pytest.mark.parametrize("value", [None, True, "5.0", [5], math.nan, math.inf, -math.inf, 10**400])
-def test_what_is_no_finite_number_is_not_there(value: object) -> None:
-    assert figure({"loss": value}, "loss") is None
-    assert figure({"loss": 2**70}, "loss") == 2**70
 
 
 @dataclass(frozen=True)
 class Planted:
     """Steps of a log, and (highest step, ratio, duration) of every spike that was put in."""
 
-    steps: list[Record]
+    steps: list[Line]
     spikes: list[tuple[int, float, int]]
 
 
@@ -43,7 +29,7 @@ class Planted:
 def planted_logs(draw: st.DrawFn) -> Planted:
     """Losses that only fall, with spikes of any height and duration between calm stretches."""
     loss, lowest = 10.0, LowestLoss()
-    steps: list[Record] = []
+    steps: list[Line] = []
     planted = []
 
     def add(value: float) -> float | None:
@@ -74,7 +60,7 @@ def planted_logs(draw: st.DrawFn) -> Planted:
 
 @given(planted_logs())
 def test_exactly_the_planted_spikes_are_found(log: Planted) -> None:
-    steps = through_a_file(log.steps).of("step")
+    steps = metrics(*log.steps).steps
     found = [(spike.step, spike.ratio, spike.duration) for spike in spikes(steps)]
     assert found == log.spikes
     ratios = ratios_of(steps)
@@ -88,7 +74,9 @@ def test_exactly_the_planted_spikes_are_found(log: Planted) -> None:
 
 
 def test_a_step_that_is_not_finite_is_worse_than_any_ratio_and_part_of_its_spike() -> None:
-    ratios = ratios_of([step(1, None), step(2, 9.0), step(3), step(4, 1.3), bad(5), step(6)])
+    ratios = ratios_of(
+        metrics(step(1, None), step(2, 9.0), step(3), step(4, 1.3), bad(5), step(6)).steps
+    )
     assert [(s.step, s.ratio, s.duration) for s in ratios.spikes] == [(5, None, 2), (2, 9.0, 1)]
     assert (ratios.unstable, ratios.not_finite) == ((3, 3, 2), 1)
     assert (ratios.largest, ratios.largest_step) == (9.0, 2)
@@ -96,11 +84,11 @@ def test_a_step_that_is_not_finite_is_worse_than_any_ratio_and_part_of_its_spike
 
 def test_unstable_steps_at_a_changed_length_or_with_joined_rows_are_told_apart() -> None:
     steps = [step(1), step(2, 1.3), step(3, 1.3, length=72), step(4, 1.3, length=72, joined=0.5)]
-    ratios = ratios_of([*steps, step(5, 1.15, length=80)])
+    ratios = ratios_of(metrics(*steps, step(5, 1.15, length=80)).steps)
     assert ratios.unstable == (4, 3, 0)
     assert ratios.marked == (3, 2, 0)
 
 
 def test_a_spike_of_the_probe_lasts_in_steps() -> None:
-    ratios = ratios_of([probe(10), probe(20, 1.4), probe(30, 1.2), probe(40)])
+    ratios = ratios_of(metrics(probe(10), probe(20, 1.4), probe(30, 1.2), probe(40)).probes)
     assert [(s.step, s.length, s.duration) for s in ratios.spikes] == [(20, None, 11)]

@@ -9,7 +9,8 @@ import pytest
 
 from lengthen.checkpoint.verify import damage, list_checkpoints
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from tests.conftest import Configure, in_a_child
@@ -33,14 +34,14 @@ def goes_on(config: Config, run: Path, unbroken: Path) -> None:
     paths = RunPaths(run)
     there = list_checkpoints(paths.checkpoints)
     assert all(not damage(path) for path in there)
-    train(config, run, resume_auto=True, shown=False)
+    train(config, run, resume="auto", quiet=True)
     assert lines_of(run, "step") == lines_of(unbroken, "step")
     assert not list(paths.checkpoints.glob(".t*"))
 
 
 def operations(config: Config, run: Path) -> int:
     disk = Disk()
-    train(config, run, disk=disk, shown=False)
+    train(config, run, disk=disk, quiet=True)
     return disk.operations
 
 
@@ -55,13 +56,13 @@ def test_a_run_killed_while_it_writes_its_configuration(
         if "config.toml" in path.name or follows:
             touched.append(number)
 
-    train(config, tmp_path / "unbroken", disk=Disk(before=before), shown=False)
+    train(config, tmp_path / "unbroken", disk=Disk(before=before), quiet=True)
     assert len(touched) == 5  # create, write, sync, rename, and the directory's sync
     for at in touched:
         run = tmp_path / str(at)
 
         def begin(disk: Disk, run: Path = run) -> None:
-            train(config, run, disk=disk, shown=False)
+            train(config, run, disk=disk, quiet=True)
 
         assert killed_in(begin, at)
         goes_on(config, run, tmp_path / "unbroken")
@@ -78,12 +79,12 @@ def test_f01_f13_a_new_run_killed_anywhere(
         run = tmp_path / str(at)
 
         def begin(disk: Disk, run: Path = run) -> None:
-            train(config, run, disk=disk, shown=False)
+            train(config, run, disk=disk, quiet=True)
 
         assert killed_in(begin, at)
         log = RunPaths(run).metrics
-        said = read_metrics(log).of("event") if log.exists() else []
-        saved = [event["name"] for event in said if event["event"] == "saved"]
+        logged = read_metrics(log).events if log.exists() else []
+        saved = [event.facts["name"] for event in logged if event.name == "saved"]
         there = [path.name for path in list_checkpoints(RunPaths(run).checkpoints)]
         assert max(there, default="") >= max(saved, default="")
         goes_on(config, run, tmp_path / "unbroken")
@@ -98,11 +99,11 @@ def test_f01_a_resumed_run_killed_anywhere_and_again(
     at = 1
     while True:
         run = tmp_path / str(at)
-        train(config, run, shown=False)
+        train(config, run, quiet=True)
         back = list_checkpoints(RunPaths(run).checkpoints)[-2].name
 
         def again(disk: Disk, run: Path = run, back: str = back) -> None:
-            resume(run, name=back, disk=disk, shown=False)
+            resume(run, checkpoint=back, disk=disk, quiet=True)
 
         if not killed_in(again, at):
             break

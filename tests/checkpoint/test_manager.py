@@ -12,7 +12,8 @@ from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.manager import checkpoint_manager
 from lengthen.checkpoint.verify import damage, list_checkpoints, name_of
 from lengthen.distributed.context import DistributedContext
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import StorageError
@@ -65,22 +66,22 @@ def test_f03_one_failure_is_an_event_and_two_in_a_row_end_the_run(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(saving={"every_steps": 4, "asynchronous": True})
-    train(config, tmp_path / "one", disk=full_at({8}), shown=False)
-    events = read_metrics(RunPaths(tmp_path / "one").metrics).of("event")
-    assert sum(event["event"] == "save_failed" for event in events) == 1
-    saved = [event["name"] for event in events if event["event"] == "saved"]
+    train(config, tmp_path / "one", disk=full_at({8}), quiet=True)
+    events = read_metrics(RunPaths(tmp_path / "one").metrics).events
+    assert sum(event.name == "save_failed" for event in events) == 1
+    saved = [event.facts["name"] for event in events if event.name == "saved"]
     assert name_of(4) in saved
     assert name_of(8) not in saved
     with pytest.raises(StorageError, match="free some space"):
-        train(config, tmp_path / "two", disk=full_at({8, 12}), shown=False)
+        train(config, tmp_path / "two", disk=full_at({8, 12}), quiet=True)
     assert checkpoint.load_newest(RunPaths(tmp_path / "two").checkpoints)[0].step == 4
 
 
 def test_no_checkpoint_is_called_saved_before_it_is(configured: Configure, tmp_path: Path) -> None:
     config = configured(saving={"every_steps": 1, "asynchronous": True, "keep": 3})
-    train(config, tmp_path / "run", shown=False)
-    events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
-    named = [event["name"] for event in events if event["event"] == "saved"]
+    train(config, tmp_path / "run", quiet=True)
+    events = read_metrics(RunPaths(tmp_path / "run").metrics).events
+    named = [event.facts["name"] for event in events if event.name == "saved"]
     there = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)
     assert [path.name for path in there] == named[:-4:-1]
     assert not [path for path in there if damage(path)]

@@ -56,7 +56,7 @@ def trained(
 ) -> tuple[Path, list[Effect]]:
     disk, run = NotedDisk(), tmp_path_factory.mktemp("power") / "run"
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 3, "keep": 1})
-    train(config, run, disk=disk, shown=False)
+    train(config, run, disk=disk, quiet=True)
     return run, disk.effects
 
 
@@ -80,8 +80,8 @@ def whole_run(left: Left, run: Path, effects: list[Effect], folder: Path) -> Non
     shutil.rmtree(folder, ignore_errors=True)
     put(left, folder)
     there = list_checkpoints(paths.checkpoints)
-    said = [effect for effect in effects if b'"saved"' in effect.data]
-    assert bool(there) >= bool(said)
+    saved = [effect for effect in effects if b'"saved"' in effect.data]
+    assert bool(there) >= bool(saved)
     if there:
         size = checkpoint.load_newest(paths.checkpoints)[0].state["metrics_bytes"]
         whole = RunPaths(run).metrics.read_bytes()

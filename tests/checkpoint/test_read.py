@@ -184,11 +184,11 @@ def test_f09_whatever_a_sealed_manifest_says_is_damage_and_never_a_crash(
     path = folder / "step-00000001"
     if not path.exists():
         save(folder, 1)
-    said = body if files is None else {**body, "step": 1, "files": files}
-    seal = hashlib.sha256(json.dumps(said, sort_keys=True, indent=1).encode()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps({**said, "sha256": seal}))
+    manifest = body if files is None else {**body, "step": 1, "files": files}
+    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True, indent=1).encode()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": seal}))
     problems = damage(path)
-    nothing_named = said.get("step") == 1 and said.get("files") in ({}, [], "")
+    nothing_named = manifest.get("step") == 1 and manifest.get("files") in ({}, [], "")
     assert problems or nothing_named
 
 

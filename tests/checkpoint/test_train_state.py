@@ -94,12 +94,12 @@ def test_a_sealed_state_that_is_no_object_is_refused(
     configured: Configure, tmp_path: Path, data: bytes
 ) -> None:
     run = tmp_path / "run"
-    train(configured(budget={"tokens": 200}), run, shown=False)
+    train(configured(budget={"tokens": 200}), run, quiet=True)
     for path in list_checkpoints(run / "checkpoints"):
         (path / "state.json").write_bytes(data)
         seal_anew(path)
     with pytest.raises(CheckpointError, match=r"state\.json is no JSON object"):
-        resume(run, shown=False)
+        resume(run, quiet=True)
 
 
 def test_moments_of_another_shape_are_refused(configured: Configure, tmp_path: Path) -> None:

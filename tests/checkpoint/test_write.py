@@ -59,7 +59,7 @@ def test_f03_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path:
             save(folder, 2, disk)
         except StorageError:
             loaded, _ = checkpoint.load_newest(folder)
-            # The rename is the commit: a fault behind it leaves the new one, before it the old one.
+            # The rename is the commit: a fault after it leaves the new one, before it the old one.
             assert loaded.step in (1, 2)
             assert all(not damage(path) for path in list_checkpoints(folder))
             remove_incomplete(Disk(), folder)

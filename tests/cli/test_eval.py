@@ -32,7 +32,7 @@ def trained(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder with a run of two checkpoints and the export of its end."""
     folder = tmp_path_factory.mktemp("eval")
     config = configured(budget={"tokens": 1500}, saving={"every_steps": 4, "keep": 9})
-    train(config, folder / "run", shown=False)
+    train(config, folder / "run", quiet=True)
     export(folder / "run", folder / "hf")
     return folder
 
@@ -164,7 +164,7 @@ def test_a_new_run_in_the_place_of_an_old_one_has_no_results(
     made: Path, configured: Configure
 ) -> None:
     assert asked(made, str(made / "run"), "--tasks", "valid") == 0
-    train(configured(budget={"tokens": 600}), made / "run", overwrite=True, shown=False)
+    train(configured(budget={"tokens": 600}), made / "run", overwrite=True, quiet=True)
     assert not (made / "run/evaluations.json").exists()
 
 
@@ -214,7 +214,7 @@ def test_models_whose_own_stores_differ_are_shown_apart_by_eval(
     made: Path, other_store: Path, configured: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(
-        configured(data={"path": str(other_store)}, budget={"tokens": 600}), made / "b", shown=False
+        configured(data={"path": str(other_store)}, budget={"tokens": 600}), made / "b", quiet=True
     )
     capsys.readouterr()
     assert main(["eval", str(made / "run"), str(made / "b"), "--tasks", "valid"]) == 0
@@ -251,9 +251,9 @@ def test_a_resume_from_an_earlier_checkpoint_drops_what_is_known_of_later_ones(
     assert len({one.weights for one in old.values()}) == 3
     resume(
         run,
-        name="step-00000004",
-        overrides={"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 1e-5}},
-        shown=False,
+        checkpoint="step-00000004",
+        settings={"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 1e-5}},
+        quiet=True,
     )
     assert [one.step for one in read(run / "evaluations.json")] == [4]
     assert [one.step for one in read(run / "evaluations.discarded.json")] == [8, 9]
@@ -277,7 +277,7 @@ def test_a_resume_from_an_earlier_checkpoint_drops_what_is_known_of_later_ones(
 
 def test_a_resume_leaves_a_results_file_alone_that_is_not_ours(made: Path) -> None:
     (made / "run/evaluations.json").write_text("my notes", encoding="utf-8")
-    resume(made / "run", name="step-00000004", shown=False)
+    resume(made / "run", checkpoint="step-00000004", quiet=True)
     assert (made / "run/evaluations.json").read_text(encoding="utf-8") == "my notes"
 
 

@@ -13,7 +13,8 @@ import pytest
 import lengthen
 from lengthen.cli.commands import COMMANDS
 from lengthen.cli.main import main
-from lengthen.run.directory import owned, read_metrics
+from lengthen.run.directory import owned
+from lengthen.run.metrics import read_metrics
 from lengthen.util import faults
 
 Words = list[str]
@@ -361,10 +362,10 @@ def test_the_plan_is_exactly_the_run(
     assert main(["plan", *base]) == 0
     plan = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert main(["train", *base, "--out", str(world.folder / "run"), "--quiet"]) == 0
-    steps = read_metrics(world.folder / "run" / "metrics.jsonl").of("step")
+    steps = read_metrics(world.folder / "run" / "metrics.jsonl").steps
     assert plan["steps"] == f"{len(steps):,}"
-    assert plan["tokens"].split(", ")[0] == f"{steps[-1]['tokens']:,}"
-    lengths = {step["length"] for step in steps}
+    assert plan["tokens"].split(", ")[0] == f"{steps[-1].tokens:,}"
+    lengths = {step.length or 0 for step in steps}
     assert f"{min(lengths)} " in plan["lengths"]
 
 
@@ -444,4 +445,4 @@ def test_f21_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:
     assert process.stderr is not None
     process.stderr.close()
     assert process.wait() == 0
-    assert read_metrics(world.folder / "r" / "metrics.jsonl").of("eval")
+    assert read_metrics(world.folder / "r" / "metrics.jsonl").evaluations

@@ -164,14 +164,63 @@ def test_a_rows_warmup_with_the_same_tokens_must_come_out_whole() -> None:
 
 def test_overrides_are_taken_from_anywhere_in_a_command_line() -> None:
     words = ["--pacing.start", "16", "recipe", "--run.precision=bf16", "--out", "a.b", "--x"]
-    tables, others = parse_overrides(words)
-    assert tables == {"pacing": {"start": 16}, "run": {"precision": "bf16"}}
+    settings, others = parse_overrides(words)
+    assert settings == {"pacing.start": 16, "run.precision": "bf16"}
     assert others == ["recipe", "--out", "a.b", "--x"]
 
 
 def test_an_override_without_a_value_is_refused() -> None:
     with pytest.raises(SettingError, match=r"pacing\.start: needs a value"):
         parse_overrides(["recipe", "--pacing.start"])
+
+
+def test_settings_of_a_call_are_nested_or_dotted_and_lie_over_every_kind_of_source(
+    tmp_path: Path, store: Path
+) -> None:
+    file = tmp_path / "my.toml"
+    config = build(small())
+    file.write_text(config.to_toml(), encoding="utf-8")
+    for source in ("laptop-2min", file, str(file), config):
+        dotted, _ = load(source, {"pacing.start": 16, "pacing.duration": 7}, data=store)
+        tables, _ = load(source, {"pacing": {"start": 16}, "pacing.duration": 7}, data=str(store))
+        assert dotted == tables
+        assert dotted.tables()["pacing"]["start"] == 16
+        assert dotted.data.path == str(store)
+    assert load(config) == (config, [])
+
+
+def test_a_pacing_can_be_given_as_a_value() -> None:
+    pacing = Root(start=8, end=64, duration=10)
+    assert load(build(small()), {"pacing": pacing})[0].pacing == pacing
+
+
+def test_another_store_takes_the_place_of_the_recorded_one(tmp_path: Path) -> None:
+    config = build(small(data={"path": "/old", "store_id": "123"}))
+    data = load(config, data=tmp_path)[0].data
+    assert (data.path, data.store_id) == (str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        ("laptop-3min", None, "recipe: no such recipe, and no such file, got 'laptop-3min'"),
+        (3, None, "recipe: must be a path, got 3"),
+        ("", None, "recipe: must be a path, got ''"),
+        ("laptop-2min", ["pacing.start"], "settings: must be a dictionary, such as"),
+        ("laptop-2min", {8: 9}, "settings: must name settings"),
+        ("laptop-2min", {"pacing.strat": 8}, "pacing.strat: no such setting"),
+        ("laptop-2min", {"start": 8}, "start: no such setting"),
+        ("laptop-2min", {"pacing": 8}, "pacing: must be a table, or a pacing, got 8"),
+        ("laptop-2min", {"pacing": 8, "pacing.start": 8}, "pacing.start: is set twice"),
+        ("laptop-2min", {"pacing.start": object()}, "pacing.start: must be"),
+        ("laptop-2min", {"model": None}, "model: must be a table"),
+    ],
+)
+def test_a_mistake_in_a_call_is_one_line(source: Any, changes: Any, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load(source, changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_another_kind_drops_the_fields_it_does_not_have_and_says_so() -> None:

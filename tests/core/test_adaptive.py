@@ -16,7 +16,8 @@ from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES
 from lengthen.core.pacing import Adaptive
 from lengthen.evaluation.loss import validation_loss
-from lengthen.run.directory import Metrics, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.training import trainer as training
 from lengthen.training.start import train
 from lengthen.training.trainer import Trainer
@@ -31,18 +32,18 @@ ADAPTIVE: dict[str, Any] = {
 
 
 def trained(config: Config, run: Path) -> Metrics:
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
     return read_metrics(RunPaths(run).metrics)
 
 
 def replayed(pacing: Adaptive, metrics: Metrics) -> Iterator[tuple[int, int]]:
     """Each decision, as the pure function makes it from the losses in the log."""
     state = pacing.begin()
-    for record in metrics.of("observation"):
-        assert pacing.observes(state, record["step"])
-        loss = math.nan if record["loss"] is None else record["loss"]
-        state = pacing.next(state, record["step"], loss)
-        yield record["step"], state.value
+    for record in metrics.observations:
+        assert pacing.observes(state, record.step)
+        loss = math.nan if record.loss is None else record.loss
+        state = pacing.next(state, record.step, loss)
+        yield record.step, state.value
 
 
 def test_a_replay_from_the_log_makes_the_live_decisions(
@@ -51,26 +52,26 @@ def test_a_replay_from_the_log_makes_the_live_decisions(
     config = configured(**ADAPTIVE)
     assert isinstance(config.pacing, Adaptive)
     metrics = trained(config, tmp_path / "run")
-    decided = [(record["step"], record["next_length"]) for record in metrics.of("observation")]
+    decided = [(record.step, record.next_length) for record in metrics.observations]
     assert list(replayed(config.pacing, metrics)) == decided
     lengths = {0: config.pacing.start, **dict(decided)}
     current = 0
-    for step in metrics.of("step"):
-        current = lengths.get(step["step"] - 1, current)
-        assert step["length"] == current
+    for step in metrics.steps:
+        current = lengths.get(step.step - 1, current)
+        assert step.length == current
     assert current == config.model.length
-    grown = [event for event in metrics.of("event") if event["event"] == "length"]
-    assert [event["length"] for event in grown] == [16, 24, 32, 40, 48, 56, 64]
-    assert all(1 <= event["held"] <= 6 for event in grown)
+    grown = [event for event in metrics.events if event.name == "length"]
+    assert [event.facts["length"] for event in grown] == [16, 24, 32, 40, 48, 56, 64]
+    assert all(1 <= event.facts["held"] <= 6 for event in grown)
 
 
 def test_an_observation_is_of_the_fronts_of_the_first_sequences(
     configured: Configure, tmp_path: Path
 ) -> None:
     metrics = trained(configured(**ADAPTIVE), tmp_path / "run")
-    for record in metrics.of("observation"):
-        assert record["side_tokens"] == OBSERVED_SEQUENCES * record["length"]
-        assert record["side_seconds"] > 0
+    for record in metrics.observations:
+        assert record.side_tokens == OBSERVED_SEQUENCES * record.length
+        assert (record.side_seconds or 0) > 0
 
 
 def test_it_holds_at_a_planted_spike_and_then_goes_on(
@@ -87,7 +88,7 @@ def test_it_holds_at_a_planted_spike_and_then_goes_on(
 
     monkeypatch.setattr(training, "validation_loss", spiky)
     metrics = trained(configured(**ADAPTIVE), tmp_path / "run")
-    after = [record["next_length"] for record in metrics.of("observation")]
+    after = [record.next_length for record in metrics.observations]
     # Two calm ones grow; the spike of observations 4 to 6 holds 16 until two calm ones follow.
     assert after[:9] == [8, 16, 16, 16, 16, 16, 16, 24, 24]
     assert after[-1] == 64
@@ -100,8 +101,8 @@ def test_a_model_that_never_calms_down_reaches_the_end_all_the_same(
     monkeypatch.setattr(training, "validation_loss", lambda *_, **__: planted)
     tables = {**ADAPTIVE, "budget": {"tokens": 30_000}}
     metrics = trained(configured(**tables), tmp_path / "run")
-    assert metrics.of("step")[-1]["length"] == 64
-    held = [event["held"] for event in metrics.of("event") if event["event"] == "length"]
+    assert metrics.steps[-1].length == 64
+    held = [event.facts["held"] for event in metrics.events if event.name == "length"]
     assert held == [6] * 7
 
 
@@ -114,7 +115,7 @@ def states(trainer: Trainer) -> dict[str, Any]:
             state = trainer.train_state.counters.grown
             assert record is not None
             assert state is not None
-            losses.append(record["loss"])
+            losses.append(record.loss)
             grown.append({**asdict(state), "best": None})  # the losses say it to rounding
         trainer.step()
     return {"losses": losses, "grown": grown}
@@ -142,7 +143,7 @@ def test_without_a_validation_part_it_has_nothing_to_look_at(
     tables = {**ADAPTIVE, "model": {"length": 8192}, "evaluation": {"every_steps": 0}}
     tables["batch"] = {"rows": 1, "micro_tokens": 8192}
     with pytest.raises(DataError, match=r"valid.*pace adaptively"):
-        train(configured(**tables), tmp_path / "run", shown=False)
+        train(configured(**tables), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize("tokens", range(2000, 2520, 40))
@@ -152,7 +153,7 @@ def test_a_run_ends_well_where_growth_leaves_no_room_for_one_more_row(
     pacing = {"kind": "adaptive", "every": 1, "patience": 1, "multiple": 8}
     tables = {**ADAPTIVE, "pacing": pacing, "batch": {"rows": 4}, "budget": {"tokens": tokens}}
     metrics = trained(configured(**tables), tmp_path / "run")
-    last = metrics.of("step")[-1]
-    assert metrics.records[-1]["event"] == "finished"
-    assert metrics.of("eval")[-1]["step"] == last["step"]
-    assert tokens - last["tokens"] < 64
+    last = metrics.steps[-1]
+    assert metrics.events[-1].name == "finished"
+    assert metrics.evaluations[-1].step == last.step
+    assert tokens - (last.tokens or 0) < 64

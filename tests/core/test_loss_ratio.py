@@ -24,7 +24,7 @@ from lengthen.data.stream import StreamState
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW, second_moment_scale
-from lengthen.run.directory import Record
+from lengthen.run.records import ProbeRecord, StepRecord, to_json
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure, trainer_of
 
@@ -102,9 +102,11 @@ def next_batch(trainer: Trainer) -> Batch:
     return trainer.loader.load(step.blocks, step.plan.length, range(step.plan.rows))
 
 
-def same(record: Record, expected: dict[str, Any], rel: float) -> None:
+def same(record: StepRecord | ProbeRecord, expected: dict[str, Any], rel: float) -> None:
     for name, value in expected.items():
-        assert record[name] == (value if value is None else pytest.approx(value, rel=rel)), name
+        assert getattr(record, name) == (
+            value if value is None else pytest.approx(value, rel=rel)
+        ), name
 
 
 # A second moment starts from zero: at a large beta2 it stays far from the gradient's square.
@@ -132,14 +134,14 @@ def test_every_value_of_every_step_is_that_of_an_independent_computation(
         assert record is not None
         same(record, expected, gradient)
         same(record, oracle.after(), CLOSE)
-        assert record["lr"] == rate
+        assert record.lr == rate
         probed = trainer.probe()
         assert probed is not None
         same(probed, oracle.probe(), gradient)
-        lengths.add(record["length"])
-        clipped += record["grad_norm"] > 0.5
-        joined += record["joined"] > 0
-        rose += (record["loss_ratio"] or 0) > 1
+        lengths.add(record.length)
+        clipped += (record.grad_norm or 0) > 0.5
+        joined += (record.joined or 0) > 0
+        rose += (record.loss_ratio or 0) > 1
     assert lengths == set(range(8, 65, 8))
     assert min(clipped, joined, rose) > 0
 
@@ -161,7 +163,7 @@ def test_the_rate_rises_with_the_steps_and_falls_with_the_tokens(configured: Con
     for _ in range(STEPS):
         record = trainer.step()
         assert record is not None
-        rates.append(record["lr"])
+        rates.append(record.lr or 0.0)
     assert rates[:4] == pytest.approx([0.0125, 0.025, 0.0375, 0.05])
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
@@ -172,7 +174,7 @@ def test_unclipped_gradients_have_the_same_norm_as_clipped_ones(configured: Conf
         optimizer = {**TABLES["optimizer"], "clip": clip}
         record = trainer_of(configured(**{**TABLES, "optimizer": optimizer})).step()
         assert record is not None
-        norms.append(record["grad_norm"])
+        norms.append(record.grad_norm or 0.0)
     assert norms[0] == norms[1] > 0.5
 
 
@@ -190,11 +192,11 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
     record, probed = trainer.step(), trainer.probe()
     assert record is not None
     assert probed is not None
-    assert (record["finite"], record["loss"], record["loss_ratio"]) == (False, None, None)
+    assert (record.finite, record.loss, record.loss_ratio) == (False, None, None)
     same(record, sound, CLOSE)
-    assert (probed["loss"], probed["loss_ratio"]) == (None, None)
+    assert (probed.loss, probed.loss_ratio) == (None, None)
     assert trainer.train_state.lowest == lowest
-    json.dumps([record, probed], allow_nan=False)  # as the log takes it
+    json.dumps([to_json(record), to_json(probed)], allow_nan=False)  # as the log takes it
 
 
 def reads(work: Callable[[], object]) -> int:
@@ -240,15 +242,13 @@ def test_two_ranks_record_what_one_process_computes(configured: Configure, tmp_p
     words = [str(tmp_path / "config.toml"), str(STEPS), str(tmp_path / "out")]
     command = [*launcher, "--nproc-per-node", "2", "-m", "tests.ranks", *words]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=120)
-    records = json.loads((tmp_path / "out" / "records.json").read_text())
+    records = [
+        StepRecord(**line) for line in json.loads((tmp_path / "out" / "records.json").read_text())
+    ]
     moments = load_file(tmp_path / "out" / "moments.safetensors")
     roots = [v.double().sqrt() for name, v in moments.items() if name.endswith("exp_avg_sq")]
-    assert records[-1]["variance_norm"] == pytest.approx(
-        sum(r.sum().item() for r in roots), rel=CLOSE
-    )
-    assert records[-1]["variance_max"] == pytest.approx(
-        max(r.max().item() for r in roots), rel=CLOSE
-    )
+    assert records[-1].variance_norm == pytest.approx(sum(r.sum().item() for r in roots), rel=CLOSE)
+    assert records[-1].variance_max == pytest.approx(max(r.max().item() for r in roots), rel=CLOSE)
     alone = trainer_of(config)
     oracle = oracle_of(alone)
     # Rounding differs between one process and two and grows with the steps: the first is exact.
@@ -257,7 +257,7 @@ def test_two_ranks_record_what_one_process_computes(configured: Configure, tmp_p
         expected = alone.step()
         assert expected is not None
         names = ("loss", "loss_ratio", "grad_norm", "variance_norm", "variance_max", "lr")
-        same(record, {name: expected[name] for name in names}, 1e-3)
+        same(record, {name: getattr(expected, name) for name in names}, 1e-3)
 
 
 @given(losses=st.lists(st.floats(0.001, 100.0) | st.just(float("nan")), max_size=20))

@@ -14,7 +14,7 @@ from lengthen.cli.main import main
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
-from lengthen.run.directory import read_metrics
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError
@@ -29,7 +29,7 @@ def test_f38_another_store_of_the_same_size_is_refused_with_both_ids(
         [tmp_path / "other.txt"], tmp_path / "other", tokenizer="bytes", valid=0.1, progress=False
     )
     config = configured(budget={"tokens": 1000})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     own, other = open_store(config).id, Store.open(tmp_path / "other").id
     capsys.readouterr()
     assert main(["resume", str(tmp_path / "run"), "--data.path", str(tmp_path / "other")]) == 3
@@ -84,12 +84,12 @@ def test_f39_a_store_of_another_size_is_found_when_a_pass_ends(
                 file.write(b"\0\0")
 
     with pytest.raises(DataError, match=r"train\.bin has \d+ bytes, the manifest says"):
-        train(config, tmp_path / "run", disk=Disk(before=before), shown=False)
-    steps = read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
+        train(config, tmp_path / "run", disk=Disk(before=before), quiet=True)
+    steps = read_metrics(tmp_path / "run" / "metrics.jsonl").steps
     assert (
-        sum(line["rows"] * 16 for line in steps[:-1])
+        sum((line.rows or 0) * 16 for line in steps[:-1])
         < Store.open(store).manifest.train.tokens
-        <= steps[-1]["tokens"] + 16
+        <= (steps[-1].tokens or 0) + 16
     )
 
 
@@ -113,12 +113,12 @@ def test_f39_a_store_that_is_cut_under_a_run_ends_it_and_a_replaced_one_does_not
         process.communicate(timeout=120)
         assert process.returncode == -signal.SIGBUS
         train_bin.write_bytes((store / "train.bin").read_bytes())
-        end = read_metrics(run / "metrics.jsonl").of("step")[-1]["tokens"] + 2000
-        resume(run, overrides={"budget": {"tokens": end}}, shown=False)
+        end = 2000 + (read_metrics(run / "metrics.jsonl").steps[-1].tokens or 0)
+        resume(run, settings={"budget": {"tokens": end}}, quiet=True)
         return
     (tmp_path / "new").write_bytes(b"\0" * 10)
     (tmp_path / "new").rename(train_bin)
-    before = len(read_metrics(run / "metrics.jsonl").of("step"))
+    before = len(read_metrics(run / "metrics.jsonl").steps)
     wait_for_steps(run, before + 5)  # what was mapped stays what it was
     process.terminate()
     process.communicate(timeout=120)
@@ -128,6 +128,6 @@ def test_f39_a_store_that_is_cut_under_a_run_ends_it_and_a_replaced_one_does_not
 def wait_for_steps(run: Path, count: int) -> None:
     ends = time.monotonic() + 200
     log = run / "metrics.jsonl"
-    while not log.exists() or len(read_metrics(log).of("step")) < count:
+    while not log.exists() or len(read_metrics(log).steps) < count:
         assert time.monotonic() < ends
         time.sleep(0.02)

@@ -48,7 +48,7 @@ def test_one_node_and_two_train_the_run_of_one_process(
     config = configured(
         budget={"tokens": 8_000}, run={"precision": "fp64"}, saving={"every_steps": 0}
     )
-    train(config, tmp_path / "alone", shown=False)
+    train(config, tmp_path / "alone", quiet=True)
     file = written(config, tmp_path / "config.toml")
     finished(started("one-node.sh", file, store, tmp_path / "one", PROCESSES="2"))
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""The device that is meant: which there is, what it has, and how a wrong one is said."""
+"""The device that `run.device` means: which there are, what each can do, and wrong settings."""
 
 import json
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_auto_never_takes_an_apple_gpu(
 
 
 @pytest.mark.parametrize(
-    ("count", "setting", "said"),
+    ("count", "setting", "message"),
     [
         (0, "cuda", 'run.device: PyTorch finds no GPU here, got \'cuda\'; set "cpu" or "auto"'),
         (0, "cuda:1", "run.device: PyTorch finds no GPU here, got 'cuda:1'"),
@@ -80,14 +80,14 @@ def test_a_device_that_is_not_here_is_said(
     monkeypatch: pytest.MonkeyPatch,
     count: int,
     setting: str,
-    said: str,
+    message: str,
 ) -> None:
     with_cards(count)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(SettingError) as raised:
         device_of(setting)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_pytorch_without_cuda_is_said(
@@ -144,9 +144,9 @@ def test_a_word_that_is_no_device_is_refused_with_the_nearest(
 ) -> None:
     with pytest.raises(SettingError) as raised:
         configured(run={"device": value})
-    said = str(raised.value)
-    assert said.startswith('run.device: must be "auto", "cpu", "cuda", "cuda:N" with the number')
-    assert said.endswith(f"got {value!r}; {hint}")
+    message = str(raised.value)
+    assert message.startswith('run.device: must be "auto", "cpu", "cuda", "cuda:N" with the number')
+    assert message.endswith(f"got {value!r}; {hint}")
 
 
 @pytest.mark.parametrize("value", [1, True, ["cuda"]])

@@ -63,6 +63,6 @@ def test_f35_of_several_ranks_none_tries_again_and_all_end(
     errors = [process.communicate(timeout=240)[1] for process in both]
     assert [process.returncode for process in both] == [9, 7], errors
     lines = [[t for t in text.splitlines() if t.startswith("lengthen:")] for text in errors]
-    assert [len(said) for said in lines] == [1, 1]
+    assert [len(errors) for errors in lines] == [1, 1]
     assert "--batch.micro_tokens 128` continues from it" in lines[1][0]
     assert "rank 0 lost another rank after step 4" in lines[0][0]

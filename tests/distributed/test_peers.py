@@ -15,7 +15,8 @@ import pytest
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, owned, read_metrics
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util import faults
 from lengthen.util.disk import Disk
@@ -61,14 +62,14 @@ def training(config: Config, folder: Path, run: str = "run") -> list[str]:
     return [sys.executable, "-m", "lengthen", *words]
 
 
-def said(errors: str) -> str:
+def error_line(errors: str) -> str:
     """The one line of ours in what a rank wrote to its error stream."""
     assert "Traceback" not in errors
     (line,) = [line for line in errors.splitlines() if line.startswith("lengthen:")]
     return line
 
 
-def wait_behind(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
+def wait_until_after(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
     begun = time.monotonic()
     while not RunPaths(run).metrics.exists() or len(steps(run)) <= step:
         assert process.poll() is None, process.communicate()[1]
@@ -93,15 +94,15 @@ def test_f22_who_is_left_says_so_and_saves_nothing(
     )
     command = training(config, tmp_path)
     both = ranks(command, command)
-    wait_behind(tmp_path / "run", 5, both[0])
+    wait_until_after(tmp_path / "run", 5, both[0])
     both[dead].kill()
     _, errors = both[1 - dead].communicate(timeout=60)
     assert both[1 - dead].returncode == 9
     log = RunPaths(tmp_path / "run").metrics
-    line = said(errors)
+    line = error_line(errors)
     assert f"rank {1 - dead} lost another rank after step" in line
-    saved = [line for line in read_metrics(log).of("event") if line["event"] == "saved"]
-    assert line.endswith(f"continues from {saved[-1]['name']}")
+    saved = [line for line in read_metrics(log).events if line.name == "saved"]
+    assert line.endswith(f"continues from {saved[-1].facts['name']}")
     assert dead == 0 or not list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
     both[dead].communicate()
 
@@ -113,11 +114,11 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
         configured(budget={"tokens": 4_000_000}, saving={"every_steps": 0}), tmp_path
     )
     both = ranks(command, command)
-    wait_behind(tmp_path / "run", 5, both[0])
+    wait_until_after(tmp_path / "run", 5, both[0])
     both[1].send_signal(signal.SIGTERM)
-    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [143, 143]
-    last = steps(tmp_path / "run")[-1]["step"]
+    last = steps(tmp_path / "run")[-1].step
     assert all(line.startswith(f"lengthen: stopped after step {last}, ") for line in lines)
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == last
 
@@ -173,14 +174,14 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     commands = [training(config, tmp_path, run) for run in ("one", "other")]
     if command == "resume":
         for run in ("one", "other"):
-            train(config, tmp_path / run, shown=False)
+            train(config, tmp_path / run, quiet=True)
         commands = [
             [sys.executable, "-m", "lengthen", "resume", str(tmp_path / run), "--quiet"]
             for run in ("one", "other")
         ]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     both = ranks(*commands)
-    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     assert all("rank 1 sees another than rank 0" in line for line in lines)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
@@ -193,7 +194,7 @@ def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train
     command = training(config, tmp_path)
     faster = [*command, "--optimizer.learning_rate", "0.5"]
     both = ranks(command, faster)
-    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     rule = "optimizer.learning_rate: must be the same on all ranks; rank 0 has 0.01, rank 1 0.5"
     assert lines == [f"lengthen: {rule}"] * 2
@@ -204,10 +205,10 @@ def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     command = training(config, tmp_path)
     both = ranks([*command, "--resume", "auto"], [*command, "--overwrite"])
-    lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+    lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     rule = "rank 0 is to resume from the newest checkpoint, rank 1 to train anew"
     assert all(f"{rule}: a shared disk is late" in line for line in lines)
@@ -219,9 +220,9 @@ def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:
     for number in range(3, 50):
         ask_for(f"log:{number}:eio")
         with suppress(StorageError):
-            train(config, folder / str(number), shown=False)
+            train(config, folder / str(number), quiet=True)
             log = read_metrics(RunPaths(folder / str(number)).metrics)
-            assert any(event["event"] == "save_failed" for event in log.of("event"))
+            assert any(event.name == "save_failed" for event in log.events)
             ask_for("")
             return number
     raise AssertionError("no save forces the log onto the disk")
@@ -235,12 +236,12 @@ def test_f05_a_log_that_cannot_be_forced_onto_the_disk_is_a_failed_save_of_all_r
     config = configured(budget={"tokens": 4_000}, saving=saves)
     command = training(config, tmp_path)
     both = ranks(command, command, first=f"log:{passage_of_a_sync(config, tmp_path, ask_for)}:eio")
-    said = [rank.communicate(timeout=120)[1] for rank in both]
-    assert [rank.returncode for rank in both] == [0, 0], said
+    errors = [rank.communicate(timeout=120)[1] for rank in both]
+    assert [rank.returncode for rank in both] == [0, 0], errors
     log = read_metrics(RunPaths(tmp_path / "run").metrics)
-    (failed,) = (event for event in log.of("event") if event["event"] == "save_failed")
-    assert "metrics.jsonl: input/output error" in failed["reason"]
-    assert log.of("event")[-1]["event"] == "finished"
+    (failed,) = (event for event in log.events if event.name == "save_failed")
+    assert "metrics.jsonl: input/output error" in failed.facts["reason"]
+    assert log.events[-1].name == "finished"
 
 
 @pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -254,7 +255,7 @@ def test_f27_a_rank_that_hangs_is_waited_for_as_long_as_was_set(
     )
     command = training(config, tmp_path)
     both = ranks(command, command, last="step:7:sleep")
-    line = said(both[0].communicate(timeout=120)[1])
+    line = error_line(both[0].communicate(timeout=120)[1])
     both[1].kill()
     both[1].communicate()
     assert both[0].returncode == 9
@@ -269,7 +270,7 @@ def test_f18_a_second_run_of_several_ranks_in_one_directory_is_one_line_on_each(
     command = training(configured(), tmp_path)
     with owned(tmp_path / "run"):
         both = ranks(command, command)
-        lines = [said(rank.communicate(timeout=120)[1]) for rank in both]
+        lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [5, 9]
     assert f"in use by pid {os.getpid()}" in lines[0]
     assert "rank 1 lost another rank" in lines[1]
@@ -296,14 +297,14 @@ def test_f22_f23_the_launcher_brings_a_run_to_its_end_whose_worker_was_killed(
         run={"precision": "fp64", "sharded": True},
         saving={"every_steps": 3},
     )
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     (tmp_path / "config.toml").write_text(config.to_toml())
     run = tmp_path / "run"
     words = ("train", str(tmp_path / "config.toml"), "--quiet", "--resume", "auto")
     launcher = torchrun(2, *words, "--out", str(run), before=("--max-restarts", "3"))
-    wait_behind(run, 8, launcher)
+    wait_until_after(run, 8, launcher)
     os.kill(worker(launcher, 1), signal.SIGKILL)
     finished(launcher)
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
-    events = [line["event"] for line in read_metrics(RunPaths(run).metrics).of("event")]
+    events = [line.name for line in read_metrics(RunPaths(run).metrics).events]
     assert "resumed" in events

@@ -1,6 +1,5 @@
 """Weights and moments over several processes: the same run as on one, and on any number of them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from safetensors.torch import load_file
 from lengthen.checkpoint import read as checkpoint
 from lengthen.cli.main import main
 from lengthen.config.schema import Config
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training.start import train
 from scripts.soak import strike
 from tests.conftest import Configure
@@ -48,21 +49,22 @@ def written(config: Config, path: Path, **run: object) -> str:
     return str(path)
 
 
-def steps(run: Path) -> list[Record]:
-    return read_metrics(RunPaths(run).metrics).of("step")
+def steps(run: Path) -> list[StepRecord]:
+    return read_metrics(RunPaths(run).metrics).steps
 
 
 def ledger(run: Path) -> object:
     return checkpoint.load_newest(RunPaths(run).checkpoints)[0].state["ledger"]
 
 
-def same(ours: list[Record], theirs: list[Record], loss: float, monitor: float) -> None:
+def same(ours: list[StepRecord], theirs: list[StepRecord], loss: float, monitor: float) -> None:
     assert ours
     for mine, other in zip(ours, theirs, strict=True):
-        assert [mine[name] for name in EXACT] == [other[name] for name in EXACT]
-        assert mine["loss"] == pytest.approx(other["loss"], rel=loss)
+        assert [getattr(mine, name) for name in EXACT] == [getattr(other, name) for name in EXACT]
+        assert mine.loss == pytest.approx(other.loss, rel=loss)
         for name in MONITOR:
-            assert (mine[name] or 0) == pytest.approx(other[name] or 0, rel=monitor)
+            ours_, theirs_ = (getattr(one, name) or 0 for one in (mine, other))
+            assert ours_ == pytest.approx(theirs_, rel=monitor)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +88,18 @@ def test_the_same_run_on_several_processes(
     config = configured(
         budget={"tokens": tokens}, run={"precision": "fp64"}, saving={"every_steps": 0}
     )
-    train(config, tmp_path / "one", shown=False)
+    train(config, tmp_path / "one", quiet=True)
     file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
     finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
     assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
-    for kind in ("eval", "probe"):
+    for kind in (EvalRecord, ProbeRecord):
         logs = [
             read_metrics(RunPaths(tmp_path / name).metrics).of(kind) for name in ("one", "many")
         ]
         for mine, other in zip(*logs, strict=True):
-            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-9)
+            assert mine.loss == pytest.approx(other.loss, rel=1e-9)
 
 
 @pytest.mark.slow
@@ -119,7 +121,7 @@ def test_twenty_steps_of_single_precision(
     configured: Configure, tmp_path: Path, world_size: int, sharded: bool
 ) -> None:
     config = configured(budget={"tokens": 8_000}, saving={"every_steps": 0})
-    train(config, tmp_path / "one", shown=False)
+    train(config, tmp_path / "one", quiet=True)
     file = written(config, tmp_path / "config.toml", sharded=sharded)
     finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
     one, many = steps(tmp_path / "one")[:20], steps(tmp_path / "many")[:20]
@@ -129,7 +131,7 @@ def test_twenty_steps_of_single_precision(
 
 def on_one_and_on_three(config: Config, folder: Path) -> None:
     """Train in one process, and sharded in three: the runs `one` and `three`."""
-    train(config, folder / "one", shown=False)
+    train(config, folder / "one", quiet=True)
     file = written(config, folder / "config.toml", sharded=True)
     finished(torchrun(3, "train", file, "--quiet", "--out", str(folder / "three")))
 
@@ -161,10 +163,10 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
     capsys.readouterr()
 
 
-def killed(process: "subprocess.Popen[str]", run: Path, behind: int) -> None:
-    """Kill a launcher and all it started, each in a session of its own, once behind a step."""
+def killed(process: "subprocess.Popen[str]", run: Path, after: int) -> None:
+    """Kill a launcher and all it started, each in a session of its own, once after a step."""
     begun = time.monotonic()
-    while not RunPaths(run).metrics.exists() or len(steps(run)) <= behind:
+    while not RunPaths(run).metrics.exists() or len(steps(run)) <= after:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < begun + 120
         time.sleep(0.05)
@@ -178,7 +180,7 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     config = configured(
         budget={"tokens": 14_000}, run={"precision": "fp64"}, saving={"every_steps": 3}
     )
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     run = tmp_path / "run"
     file = written(config, tmp_path / "config.toml", sharded=True)
     words = ("train", file, "--quiet", "--resume", "auto", "--out", str(run))
@@ -187,9 +189,9 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     finished(torchrun(1, *words))
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
-    worlds = [line for line in read_metrics(RunPaths(run).metrics).of("event") if "text" in line]
-    assert any("world_size was 1, is 2" in json.dumps(line) for line in worlds)
-    assert any("world_size was 2, is 1" in json.dumps(line) for line in worlds)
+    worlds = [line for line in read_metrics(RunPaths(run).metrics).events if "text" in line.facts]
+    assert any("world_size was 1, is 2" in line.facts["text"] for line in worlds)
+    assert any("world_size was 2, is 1" in line.facts["text"] for line in worlds)
 
 
 def test_f31_a_rank_that_holds_nothing_of_a_weight_trains_and_saves_with_the_others(

@@ -14,7 +14,8 @@ import torch
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.cli.main import entry, main
 from lengthen.distributed.subnormals import GRAIN, flush_subnormals, flushes_subnormals
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume
 from tests.conftest import Configure, in_a_child
 from tests.exchange.made import TINY, saved_run
@@ -107,11 +108,11 @@ def test_a_run_that_goes_on_in_the_other_mode_says_so(
 ) -> None:
     assert in_a_child(partial(computed, training(configured, tmp_path))) == 0
     run = tmp_path / "trained"
-    resume(run, overrides={"budget": {"tokens": 2_000}}, shown=False)
-    events = read_metrics(RunPaths(run).metrics).of("event")
-    said = [event["text"] for event in events if "flush" in event.get("text", "")]
+    resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
+    events = read_metrics(RunPaths(run).metrics).events
+    notes = [event.facts["text"] for event in events if "flush" in event.facts.get("text", "")]
     rule = "equal to rounding, not to the last digit"
-    assert said == [f"flush_subnormals was True, is False: {rule}"]
+    assert notes == [f"flush_subnormals was True, is False: {rule}"]
 
 
 def test_a_host_that_calls_us_keeps_its_mode(configured: Configure, tmp_path: Path) -> None:

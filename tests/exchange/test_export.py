@@ -10,7 +10,7 @@ import torch
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.exchange.export import NAMES, export
 from lengthen.exchange.pretrained import read
-from lengthen.run.directory import read_metrics
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import (
@@ -32,16 +32,16 @@ def test_an_export_has_six_files_and_a_card_with_the_facts(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"tokens": 3000})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     name, notes = export(tmp_path / "run", tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == NAMES
-    evaluations = read_metrics(tmp_path / "run/metrics.jsonl").of("eval")
+    evaluations = read_metrics(tmp_path / "run/metrics.jsonl").evaluations
     text = (tmp_path / "hf/README.md").read_text(encoding="utf-8")
     step = int(name.removeprefix("step-"))
     for fact in (
         f"| steps | {step:,} |",
-        f"| trained tokens | {evaluations[-1]['tokens']:,} |",
-        f"| final validation loss | {evaluations[-1]['loss']:.4f} nats per token, at full length",
+        f"| trained tokens | {evaluations[-1].tokens:,} |",
+        f"| final validation loss | {evaluations[-1].loss:.4f} nats per token, at full length",
         "| pacing | kind linear, start 8, end 64, duration 12, multiple 8 |",
         f"torch {version('torch')}",
         "learning_rate = 0.01",
@@ -56,7 +56,7 @@ def test_an_export_has_six_files_and_a_card_with_the_facts(
 def test_an_older_checkpoint_is_exported_with_its_own_loss(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(budget={"tokens": 3000}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 3000}), tmp_path / "run", quiet=True)
     assert export(tmp_path / "run", tmp_path / "hf", name="step-00000006")[0] == "step-00000006"
     text = (tmp_path / "hf/README.md").read_text(encoding="utf-8")
     assert "| steps | 6 |" in text
@@ -70,10 +70,10 @@ def test_an_older_checkpoint_is_exported_with_the_settings_that_it_was_trained_w
     configured: Configure, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train(configured(budget={"tokens": 1500}), run, shown=False)
+    train(configured(budget={"tokens": 1500}), run, quiet=True)
     older = list_checkpoints(run / "checkpoints")[0].name
     overrides = {"budget": {"tokens": 2500}, "optimizer": {"learning_rate": 5e-3}}
-    resume(run, overrides=overrides, shown=False)
+    resume(run, settings=overrides, quiet=True)
     for name, rate in ((older, "0.01"), (None, "0.005")):
         export(run, tmp_path / f"hf{name}", name=name)
         text = (tmp_path / f"hf{name}/README.md").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def test_an_older_checkpoint_is_exported_with_the_settings_that_it_was_trained_w
 def test_a_damaged_checkpoint_is_passed_over_and_named(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(budget={"tokens": 1000}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 1000}), tmp_path / "run", quiet=True)
     newest, older = list_checkpoints(tmp_path / "run/checkpoints")[:2]
     (newest / "model.safetensors").write_bytes(b"")
     name, notes = export(tmp_path / "run", tmp_path / "hf")

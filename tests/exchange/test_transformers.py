@@ -69,7 +69,7 @@ def test_an_export_is_the_same_model_in_transformers(tmp_path: Path, recipe: str
 def test_a_trained_run_is_the_same_model_in_transformers(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(budget={"tokens": 3000}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 3000}), tmp_path / "run", quiet=True)
     export(tmp_path / "run", tmp_path / "hf")
     assert_alike(tmp_path / "run", tmp_path / "hf")
 

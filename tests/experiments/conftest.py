@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Comp
     file.write_text(FILE.format(store=store), encoding="utf-8")
     comparison = read_comparison(file)
     for run in comparison.runs:
-        train(run.config, run.directory(root), shown=False)
+        train(run.config, run.directory(root), quiet=True)
     return comparison, root
 
 
@@ -108,12 +108,12 @@ def train_here(monkeypatch: pytest.MonkeyPatch, folder: Path, known: dict[str, P
 
 def _train_or_copy(place: Path, config: Config, folder: Path, known: dict[str, Path]) -> None:
     if place.exists():
-        train(config, place, resume_auto=True, shown=False)
+        train(config, place, resume="auto", quiet=True)
         return
     text, new = config.to_toml(), folder / str(len(list(folder.iterdir())))
     try:
         if text not in known:
-            train(config, new, shown=False)
+            train(config, new, quiet=True)
             known[text] = new
     finally:
         if known.get(text, new).exists():

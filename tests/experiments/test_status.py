@@ -12,7 +12,7 @@ from lengthen.experiments.status import attempts_of_runs
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import SettingError
 from tests.experiments.conftest import Written, status_of
-from tests.logs import bad, evaluation, step
+from tests.logs import bad, evaluation, skipped, step
 
 
 @pytest.fixture
@@ -34,24 +34,15 @@ def test_a_run_is_finished_when_its_log_ends_so(one: tuple[Planned, Path]) -> No
     assert status_of(root, run).state == "missing"
 
 
-@pytest.mark.parametrize(
-    ("in_a_row", "on_nonfinite", "state"),
-    [
-        (1, "stop", "diverged"),
-        (1, "skip", "begun"),
-        (3, "skip", "diverged"),
-        ("3", "stop", "begun"),  # a line that no run writes
-    ],
-)
+@pytest.mark.parametrize(("diverged", "state"), [(True, "diverged"), (False, "begun")])
 def test_a_run_that_ended_not_finite_is_not_redone(
-    written: Written, tmp_path: Path, in_a_row: object, on_nonfinite: str, state: str
+    written: Written, tmp_path: Path, diverged: bool, state: str
 ) -> None:
-    run = read_comparison(written(), {"run": {"on_nonfinite": on_nonfinite}}).runs[0]
+    run = read_comparison(written()).runs[0]
     paths = RunPaths(run.directory(tmp_path))
     paths.root.mkdir(parents=True)
     paths.config.write_text(run.config.to_toml())
-    event = {"kind": "event", "event": "skipped", "step": 1, "tokens": 512, "in_a_row": in_a_row}
-    paths.metrics.write_text(json.dumps(event) + "\n")
+    paths.metrics.write_text(json.dumps(skipped(1, diverged=diverged)) + "\n")
     assert status_of(tmp_path, run).state == state
 
 

@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, configured: Configure) -> Path
     """A finished run of some steps that nobody spoils, with a line of every kind in its log."""
     out = tmp_path_factory.mktemp("fuzz") / "run"
     pacing = {"kind": "adaptive", "start": 8, "patience": 1, "max_hold": 2, "every": 1}
-    train(configured(pacing=pacing, budget={"tokens": 4000}), out, shown=False)
+    train(configured(pacing=pacing, budget={"tokens": 4000}), out, quiet=True)
     return out
 
 

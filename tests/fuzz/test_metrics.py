@@ -17,7 +17,8 @@ from lengthen.reporting.gather import gather
 from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import Follower, View, drawn, plain
-from lengthen.run.directory import RunPaths, last_record
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import last_record
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import HOSTILE, bytes_near, json_near, json_values, scalars
 

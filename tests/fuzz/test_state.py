@@ -14,8 +14,8 @@ from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.load import load
 from lengthen.exchange.card import card
 from lengthen.exchange.pretrained import of_run
-from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import cut_metrics
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 from tests.conftest import trainer_of
@@ -52,6 +52,6 @@ def test_a_state(copied: Path, run: Path, trainer: Trainer, data: st.DataObject)
         trainer.step()
         config = load(str(paths.config))[0]
         card(paths, config, found, of_run(paths, config, found).shape)
-        runlog.cut_metrics(Disk(), paths, log_size(found.state))
+        cut_metrics(Disk(), paths, log_size(found.state))
 
     held("state.json", use, inside=copied)

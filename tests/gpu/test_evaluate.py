@@ -58,5 +58,5 @@ def test_greedy_answers_are_the_same(device: torch.device) -> None:
 
 
 def test_eval_reads_a_run_that_was_trained_there(on_device: Configure, tmp_path: Path) -> None:
-    train(on_device(budget={"tokens": 2_000}), tmp_path / "run", shown=False)
+    train(on_device(budget={"tokens": 2_000}), tmp_path / "run", quiet=True)
     assert main(["eval", str(tmp_path / "run"), "--tasks", "valid", "--limit", "4"]) == 0

@@ -15,7 +15,8 @@ from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import choose_micro_tokens, train, trial_fits
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
@@ -99,14 +100,14 @@ def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
     expected = small.step()
     assert expected is not None
     for name in ("loss", "grad_norm", "variance_norm"):
-        assert record[name] == pytest.approx(expected[name], rel=1e-4)
+        assert getattr(record, name) == pytest.approx(getattr(expected, name), rel=1e-4)
 
 
 @pytest.mark.usefixtures("little")
 def test_f35_a_run_says_what_fits_and_goes_on(large: Config, tmp_path: Path) -> None:
-    train(large, tmp_path / "run", shown=False)
+    train(large, tmp_path / "run", quiet=True)
     paths = RunPaths(tmp_path / "run")
-    events = read_metrics(paths.metrics).of("event")
-    (smaller,) = [event for event in events if event["event"] == "micro_tokens_lowered"]
-    assert smaller["before"] == WHOLE
-    assert load(str(paths.config))[0].batch.micro_tokens == smaller["micro_tokens"] < WHOLE
+    events = read_metrics(paths.metrics).events
+    (smaller,) = [event for event in events if event.name == "micro_tokens_lowered"]
+    assert smaller.facts["before"] == WHOLE
+    assert load(str(paths.config))[0].batch.micro_tokens == smaller.facts["micro_tokens"] < WHOLE

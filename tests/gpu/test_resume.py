@@ -1,4 +1,4 @@
-"""Runs on a GPU that stop: what was saved goes on to the bit, there, and elsewhere to rounding."""
+"""Runs on a GPU that stop: what was saved resumes to the bit there, and elsewhere to rounding."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import UnstableError
@@ -42,7 +43,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
     on_device: Configure, trainer_on: TrainerOn, tmp_path: Path, name: str
 ) -> None:
     config = on_device(budget=SHORT, **CASES[name])
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     names = [path.name for path in list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[::-1]]
     assert len(names) > 8
     for before, after in [(0, 1), (4, 5), (-2, -1)]:
@@ -57,16 +58,16 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
 
 
 def evaluated(run: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(RunPaths(run).metrics).of("eval")]
+    return [line.loss or 0.0 for line in read_metrics(RunPaths(run).metrics).evaluations]
 
 
 def test_without_equal_bits_a_resumed_run_parts_by_rounding_alone(
     on_device: Configure, tmp_path: Path
 ) -> None:
     config = on_device(budget=SHORT)
-    train(config, tmp_path / "whole", shown=False)
-    train(config, tmp_path / "run", shown=False)
-    resume(tmp_path / "run", name=name_of(5), shown=False)
+    train(config, tmp_path / "whole", quiet=True)
+    train(config, tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", checkpoint=name_of(5), quiet=True)
     assert evaluated(tmp_path / "run") == pytest.approx(evaluated(tmp_path / "whole"), rel=1e-3)
 
 
@@ -74,17 +75,17 @@ def test_a_checkpoint_goes_on_on_a_processor_and_back(
     on_device: Configure, trainer_on: TrainerOn, device: torch.device, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train(on_device(budget=SHORT), run, shown=False)
+    train(on_device(budget=SHORT), run, quiet=True)
     assert main(["verify", str(run)]) == 0
     for where, tokens in (("cpu", 6_000), (device.type, 8_000)):
         overrides = {"run": {"device": where}, "budget": {"tokens": tokens}}
-        resume(run, overrides=overrides, shown=False)
+        resume(run, settings=overrides, quiet=True)
     text = RunPaths(run).metrics.read_text()
     assert ("device was cuda, is cpu" in text) == (device.type == "cuda")
     newest = list_checkpoints(RunPaths(run).checkpoints)[0].name
     config = on_device()
     losses = [restored(run, newest, trainer_on(config, where)).evaluate() for where in ("", "cpu")]
-    here, there = (record["loss"] for record in losses if record is not None)
+    here, there = (record.loss for record in losses if record is not None)
     assert here == pytest.approx(there, rel=1e-5)
     assert here == pytest.approx(evaluated(run)[-1], rel=1e-5)
 
@@ -92,7 +93,7 @@ def test_a_checkpoint_goes_on_on_a_processor_and_back(
 def test_an_export_is_the_model_that_was_trained(
     on_device: Configure, trainer_on: TrainerOn, device: torch.device, tmp_path: Path
 ) -> None:
-    train(on_device(budget=SHORT), tmp_path / "run", shown=False)
+    train(on_device(budget=SHORT), tmp_path / "run", quiet=True)
     export(tmp_path / "run", tmp_path / "hf")
     newest = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[0].name
     model = restored(tmp_path / "run", newest, trainer_on(on_device())).model.eval()
@@ -105,20 +106,23 @@ def test_an_export_is_the_model_that_was_trained(
 
 
 def poisoned(config: Config, run: Path, ask_for: AskFor, passed: int) -> None:
-    """Train, where the step behind `passed` others loses its loss."""
+    """Train, where the step after `passed` others loses its loss."""
     ask_for(f"step:{passed + 1}:nan")
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
 
 
 def test_f32_a_run_stops_at_a_step_that_is_not_finite_and_can_go_on_past_it(
     on_device: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
-    run, said = tmp_path / "run", r"step 5 .*weights are untouched, last checkpoint step-00000004"
-    with pytest.raises(UnstableError, match=said):
+    run, message = (
+        tmp_path / "run",
+        r"step 5 .*weights are untouched, last checkpoint step-00000004",
+    )
+    with pytest.raises(UnstableError, match=message):
         poisoned(on_device(budget=SHORT), run, ask_for, 4)
     ask_for("")
-    resume(run, shown=False)
-    assert all(line.get("finite", True) for line in read_metrics(RunPaths(run).metrics).of("step"))
+    resume(run, quiet=True)
+    assert all(line.finite for line in read_metrics(RunPaths(run).metrics).steps)
 
 
 def test_f32_a_run_skips_a_step_that_is_not_finite_where_it_is_told_to(
@@ -127,7 +131,7 @@ def test_f32_a_run_skips_a_step_that_is_not_finite_where_it_is_told_to(
     run = tmp_path / "run"
     poisoned(on_device(budget=SHORT, run={"on_nonfinite": "skip"}), run, ask_for, 4)
     metrics = read_metrics(RunPaths(run).metrics)
-    assert [line["step"] for line in metrics.of("event") if line["event"] == "skipped"] == [5]
+    assert [line.step for line in metrics.events if line.name == "skipped"] == [5]
     saved = [checkpoint.load_step(RunPaths(run).checkpoints, name_of(n)) for n in (4, 5)]
     for name, tensor in saved[0].tensors["optimizer"].items():
         assert torch.equal(saved[1].tensors["optimizer"][name], tensor)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lengthen.run.directory import Record
+from lengthen.run.records import StepRecord
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
@@ -19,7 +19,7 @@ MONITOR = ("loss", "grad_norm", "variance_norm", "variance_max")
 EXACT = ("step", "tokens", "length", "rows", "lr", "joined")
 
 
-def steps(trainer: Trainer, count: int) -> list[Record]:
+def steps(trainer: Trainer, count: int) -> list[StepRecord]:
     records = [trainer.step() for _ in range(count)]
     return [record for record in records if record is not None]
 
@@ -41,10 +41,12 @@ def test_the_run_is_that_of_a_processor(
     here, there = (steps(trainer_on(config, where), 14) for where in ("", "cpu"))
     assert len(here) == 14
     for number, (mine, other) in enumerate(zip(here, there, strict=True)):
-        assert [mine[name] for name in EXACT] == [other[name] for name in EXACT]
+        assert [getattr(mine, name) for name in EXACT] == [getattr(other, name) for name in EXACT]
         for name in MONITOR:
-            assert mine[name] == pytest.approx(other[name], rel=later if number else first * 10)
-    assert here[0]["loss"] == pytest.approx(there[0]["loss"], rel=first)
+            assert getattr(mine, name) == pytest.approx(
+                getattr(other, name), rel=later if number else first * 10
+            )
+    assert here[0].loss == pytest.approx(there[0].loss, rel=first)
 
 
 def test_bfloat16_has_the_gradient_of_float32_to_its_own_digits(
@@ -54,7 +56,7 @@ def test_bfloat16_has_the_gradient_of_float32_to_its_own_digits(
     for precision in ("fp32", "bf16"):
         trainer = trainer_on(on_device(**{**GRADIENTS, "run": {"precision": precision}}))
         (record,) = steps(trainer, 1)
-        found[precision] = record["loss"], gradients(trainer)
+        found[precision] = record.loss, gradients(trainer)
         assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
     (loss, exact), (low_loss, low) = found["fp32"], found["bf16"]
     assert low_loss == pytest.approx(loss, rel=2e-3)
@@ -66,7 +68,7 @@ def test_bfloat16_has_the_gradient_of_float32_to_its_own_digits(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_learns(on_device: Configure, trainer_on: TrainerOn, precision: str) -> None:
     records = steps(trainer_on(on_device(run={"precision": precision})), 20)
-    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert (records[-1].loss or 0) < 0.8 * (records[0].loss or 0)
 
 
 @pytest.mark.usefixtures("same_bits")
@@ -75,12 +77,12 @@ def test_what_is_dropped_is_drawn_from_the_seed_alone(
     on_device: Configure, trainer_on: TrainerOn, recompute: bool
 ) -> None:
     config = on_device(model={"dropout": 0.2}, run={"recompute": recompute})
-    one = [record["loss"] for record in steps(trainer_on(config), 4)]
+    one = [record.loss for record in steps(trainer_on(config), 4)]
     torch.rand(7, device=trainer_on(config).context.device)  # chance that is none of the run's
-    again = [record["loss"] for record in steps(trainer_on(config), 4)]
+    again = [record.loss for record in steps(trainer_on(config), 4)]
     assert again == one
     plain = on_device(run={"recompute": recompute})
-    assert one != [record["loss"] for record in steps(trainer_on(plain), 4)]
+    assert one != [record.loss for record in steps(trainer_on(plain), 4)]
 
 
 @pytest.mark.timeout(900)
@@ -92,9 +94,9 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
     counters.clear()
     compiled = trainer_on(on_device(run={"compile": "on"}))
     expected, found = steps(plain, 14), steps(compiled, 14)
-    assert len({record["length"] for record in found}) == 8
+    assert len({record.length for record in found}) == 8
     for mine, other in zip(found, expected, strict=True):
-        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert mine.loss == pytest.approx(other.loss, rel=1e-4)
     assert counters["stats"]["unique_graphs"] <= 4
 
 
@@ -108,12 +110,12 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
     steps(trainer, 3)
     before = kept(trainer)
     record = poisoned_step(trainer, gradient=gradient)
-    assert record["finite"] is False
+    assert record.finite is False
     after = kept(trainer)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     (again,) = steps(trainer, 1)
-    assert again.get("finite", True)
+    assert again.finite
     assert not torch.equal(kept(trainer)["model.tokens.weight"], before["model.tokens.weight"])
 
 

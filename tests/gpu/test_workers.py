@@ -8,7 +8,8 @@ import torch
 
 from lengthen.cli.main import main
 from lengthen.config.load import load
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from tests.conftest import Configure
 from tests.experiments.conftest import FILE
 
@@ -47,4 +48,4 @@ def test_tune_finds_a_start_and_a_duration(
     assert chosen["start"] in (8, 16)
     assert load(str(root / "tuned.toml"))[0].run.device == device.type
     for log in root.rglob("metrics.jsonl"):
-        assert read_metrics(RunPaths(log.parent).metrics).of("step")
+        assert read_metrics(RunPaths(log.parent).metrics).steps

@@ -16,7 +16,9 @@ from lengthen.core.pacing import Linear
 from lengthen.integrations.calls import Batch
 from lengthen.integrations.micro_batches import Passes
 from lengthen.integrations.transformers import LengthenCallback
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import StepRecord
 from lengthen.util.errors import SettingError
 from tests.integrations.hosted import COURSE, hosted, llama
 
@@ -26,23 +28,23 @@ MEASURED = ("loss", "grad_norm", "tokens", "lr")
 Inputs = dict[str, Any]
 
 
-def steps(out: Path) -> list[Record]:
-    return read_metrics(RunPaths(out / "run").metrics).of("step")
+def steps(out: Path) -> list[StepRecord]:
+    return read_metrics(RunPaths(out / "run").metrics).steps
 
 
 @pytest.fixture(scope="module")
-def plain(store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+def plain(store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[StepRecord]:
     """The steps of a Trainer that nobody changed."""
     out = tmp_path_factory.mktemp("plain")
     hosted(store, out, SHORT).trainer.train()
     return steps(out)
 
 
-def must_be_plain(out: Path, plain: list[Record]) -> None:
+def must_be_plain(out: Path, plain: list[StepRecord]) -> None:
     assert len(steps(out)) == len(plain) > 3
     for one, other in zip(steps(out), plain, strict=True):
         for name in MEASURED:
-            assert one[name] == pytest.approx(other[name], rel=2e-5)
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=2e-5)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, number: Any) -> Tensor:
@@ -116,7 +118,7 @@ class CallsItTwice(Models):
 
 @pytest.mark.parametrize("kind", [Own, Models, LogsALoss, CallsItTwice])
 def test_a_right_loss_may_be_computed_anywhere(
-    store: Path, tmp_path: Path, plain: list[Record], kind: type[Trainer]
+    store: Path, tmp_path: Path, plain: list[StepRecord], kind: type[Trainer]
 ) -> None:
     hosted(store, tmp_path, SHORT, kind=kind).trainer.train()
     must_be_plain(tmp_path, plain)
@@ -127,7 +129,7 @@ def aligned(output: Any, labels: Tensor, num_items_in_batch: Any = None) -> Any:
 
 
 def test_a_loss_function_gets_the_targets_as_labels(
-    store: Path, tmp_path: Path, plain: list[Record]
+    store: Path, tmp_path: Path, plain: list[StepRecord]
 ) -> None:
     hosted(store, tmp_path, SHORT, given={"compute_loss_func": aligned}).trainer.train()
     must_be_plain(tmp_path, plain)
@@ -235,7 +237,7 @@ def test_a_wrong_loss_is_refused_before_the_first_update(
 
 
 def test_the_number_does_not_matter_to_a_step_of_one_pass(
-    store: Path, tmp_path: Path, plain: list[Record]
+    store: Path, tmp_path: Path, plain: list[StepRecord]
 ) -> None:
     host = hosted(store, tmp_path, SHORT, kind=Unnumbered, gradient_accumulation_steps=1)
     host.trainer.train()
@@ -292,7 +294,7 @@ def test_a_mean_of_means_is_refused_at_the_first_step_of_unequal_passes(
     with pytest.raises(SettingError, match="loss: must be .* this step had .* times it"):
         host.trainer.train()
     done = steps(tmp_path)
-    assert [step["rows"] % 4 for step in done] == [0] * len(done)
+    assert [(step.rows or 1) % 4 for step in done] == [0] * len(done)
     assert len(done) > 0
     assert not all(map(torch.equal, before, host.model.parameters()))
 
@@ -346,7 +348,7 @@ def generates(model: Any) -> None:
 @pytest.mark.parametrize("call", [quietly, with_a_gradient, generates])
 @pytest.mark.parametrize("first", [True, False])
 def test_other_calls_of_the_model_are_not_recorded(
-    store: Path, tmp_path: Path, plain: list[Record], call: Any, first: bool
+    store: Path, tmp_path: Path, plain: list[StepRecord], call: Any, first: bool
 ) -> None:
     looks = Looks(call)
     host = hosted(store, tmp_path, SHORT)
@@ -371,15 +373,15 @@ class Evaluates(TrainerCallback):
 
 
 def test_an_evaluation_between_a_step_and_its_line_belongs_to_that_step(
-    store: Path, tmp_path: Path, plain: list[Record]
+    store: Path, tmp_path: Path, plain: list[StepRecord]
 ) -> None:
     host, evaluates = hosted(store, tmp_path, SHORT), Evaluates()
     evaluates.trainer = host.trainer
     host.trainer.add_callback(evaluates)
     host.trainer.train()
     must_be_plain(tmp_path, plain)
-    (evaluation,) = read_metrics(RunPaths(tmp_path / "run").metrics).of("eval")
-    assert evaluation["step"] == 2
+    (evaluation,) = read_metrics(RunPaths(tmp_path / "run").metrics).evaluations
+    assert evaluation.step == 2
 
 
 # Models that return something else
@@ -447,7 +449,7 @@ def flat(output: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_model_may_return_its_logits_in_any_form(
-    store: Path, tmp_path: Path, plain: list[Record], name: str
+    store: Path, tmp_path: Path, plain: list[StepRecord], name: str
 ) -> None:
     make, kind = FORMS[name]
     changes: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 5}
@@ -458,8 +460,8 @@ def test_a_model_may_return_its_logits_in_any_form(
     host.trainer.train()
     must_be_plain(tmp_path, plain)
     metrics = read_metrics(RunPaths(tmp_path / "run").metrics)
-    (probe,), (evaluation,) = metrics.of("probe"), metrics.of("eval")[:1]
-    assert probe["loss"] == pytest.approx(evaluation["loss"], rel=1e-5)
+    (probe,), (evaluation,) = metrics.probes, metrics.evaluations[:1]
+    assert probe.loss == pytest.approx(evaluation.loss, rel=1e-5)
 
 
 def test_a_model_that_keeps_its_logits_is_refused(store: Path, tmp_path: Path) -> None:
@@ -502,7 +504,7 @@ class Gives(Models):
 
 
 def test_a_model_gets_its_masks_and_flags_wherever_it_is_called(
-    store: Path, tmp_path: Path, plain: list[Record]
+    store: Path, tmp_path: Path, plain: list[StepRecord]
 ) -> None:
     host = hosted(store, tmp_path, SHORT, model=Demanding(), kind=Gives)
     host.trainer.train()

@@ -28,7 +28,9 @@ from lengthen.integrations.plain import Course, Feed, RunLog, Step
 from lengthen.reporting.gather import gather
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import watch
-from lengthen.run.directory import Record, RunPaths, owned, read_metrics
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import to_json
 from lengthen.training.start import resume
 from lengthen.util.errors import BusyError, DataError, SettingError
 from tests.conftest import Configure, trainer_of
@@ -88,10 +90,10 @@ def test_the_feed_is_what_our_own_trainer_reads(configured: Configure) -> None:
     for step, _ in feed:
         record = ours.step()
         assert record is not None
-        assert (step.number, step.tokens) == (record["step"], record["tokens"])
-        assert (step.plan.rows, step.plan.length) == (record["rows"], record["length"])
-        assert step.joined == record["joined"]
-        assert step.plan.learning_rate * 1e-2 == pytest.approx(record["lr"])
+        assert (step.number, step.tokens) == (record.step, record.tokens)
+        assert (step.plan.rows, step.plan.length) == (record.rows, record.length)
+        assert step.joined == record.joined
+        assert step.plan.learning_rate * 1e-2 == pytest.approx(record.lr)
         assert step.after.ledger == ours.train_state.ledger
     assert ours.step() is None
 
@@ -254,8 +256,8 @@ def test_a_corpus_without_one_sequence_is_refused() -> None:
 
 
 def train(
-    out: Path, number: int, saved: Record | None = None, store: Store | None = None
-) -> Record:
+    out: Path, number: int, saved: dict[str, Any] | None = None, store: Store | None = None
+) -> dict[str, Any]:
     """Train a bigram model to step `number`, and return the state of feed and log there."""
     torch.manual_seed(0)
     model = nn.Embedding(3001, 8)
@@ -284,12 +286,12 @@ def train(
 def test_reports_read_the_log_of_a_plain_loop(tmp_path: Path, store: Path) -> None:
     train(tmp_path / "run", 12, store=Store.open(store))
     (run,) = gather([tmp_path / "run"])
-    first, *_, last = run.metrics.of("step")
-    assert first["loss_ratio"] is None
-    assert last.keys() == first.keys()
-    assert (last["step"], last["lr"]) == (12, 1e-2)
-    assert [one["loss_ratio"] is None for one in run.metrics.of("probe")] == [True, False, False]
-    assert run.metrics.records[-1]["event"] == "finished"
+    first, *_, last = run.metrics.steps
+    assert first.loss_ratio is None
+    assert to_json(last).keys() == to_json(first).keys()
+    assert (last.step, last.lr) == (12, 1e-2)
+    assert [one.loss_ratio is None for one in run.metrics.probes] == [True, False, False]
+    assert run.metrics.events[-1].name == "finished"
     assert run.config["data"]["store_id"] == Store.open(store).id
     assert run.environment["valid"] == Store.open(store).manifest.valid.sha256
     assert any("up to step 12" in line for line in lines([run]) if isinstance(line, str))
@@ -301,10 +303,10 @@ def test_a_log_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
     before = read_metrics(paths.metrics).records
     train(paths.root, 8, state)  # it said "finished" at 5; what came later than the state goes
     again = read_metrics(paths.metrics)
-    assert [step["step"] for step in again.of("step")] == [*range(1, 9)]
+    assert [step.step for step in again.steps] == [*range(1, 9)]
     assert again.records[: len(before)] == before
-    assert again.of("step")[5]["seconds"] >= again.of("step")[4]["seconds"]
-    assert again.of("probe")[1]["loss_ratio"] is not None
+    assert (again.steps[5].seconds or 0) >= (again.steps[4].seconds or 0)
+    assert again.probes[1].loss_ratio is not None
 
 
 def test_lines_behind_the_state_are_set_aside(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_lines_behind_the_state_are_set_aside(tmp_path: Path) -> None:
     size = state["log"]["metrics_bytes"]
     paths.metrics.write_bytes(paths.metrics.read_bytes()[:size] + b'{"kind":"step","step":4}\n')
     train(paths.root, 4, state)
-    assert read_metrics(paths.metrics).of("step")[3]["loss"] > 0
+    assert (read_metrics(paths.metrics).steps[3].loss or 0) > 0
     assert paths.discarded.read_bytes() == b'{"kind":"step","step":4}\n'
 
 
@@ -346,12 +348,12 @@ def test_what_is_not_finite_is_recorded_as_it_is(tmp_path: Path, loss: float, no
     ):
         log.step(step, loss=one_loss, grad_norm=one_norm, optimizer=optimizer)
     log.close()
-    first, poor, third = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
-    assert (poor["loss"] is None, poor["grad_norm"] is None) == (loss != 1.0, norm != 1.0)
-    assert (poor["finite"], first.get("finite"), third.get("finite")) == (False, None, None)
-    assert third["loss_ratio"] == (1.5 if loss != 1.0 else 3.0)
+    first, poor, third = read_metrics(RunPaths(tmp_path / "run").metrics).steps
+    assert (poor.loss is None, poor.grad_norm is None) == (loss != 1.0, norm != 1.0)
+    assert (poor.finite, first.finite, third.finite) == (False, True, True)
+    assert third.loss_ratio == (1.5 if loss != 1.0 else 3.0)
     # Such an optimizer has no second moment: that is unknown, and not zero.
-    assert first["variance_norm"] is first["variance_max"] is None
+    assert first.variance_norm is first.variance_max is None
 
 
 NUMBERS = [2, 2.0, np.float32(2), np.float64(2), np.int64(2), np.array([2.0])]
@@ -372,10 +374,10 @@ def test_a_number_is_taken_in_whatever_form_it_comes(tmp_path: Path, two: Any) -
     log.probe(two, side_seconds=two)
     log.close()
     metrics = read_metrics(RunPaths(tmp_path).metrics)
-    (line,), (evaluation,), (probe,) = (metrics.of(kind) for kind in ("step", "eval", "probe"))
-    assert [line[name] for name in ("loss", "grad_norm", "lr")] == [2.0, 2.0, 2.0]
-    assert (evaluation["loss"], evaluation["side_seconds"]) == (2.0, 2.0)
-    assert (probe["loss"], probe["side_seconds"]) == (2.0, 2.0)
+    (line,), (evaluation,), (probe,) = metrics.steps, metrics.evaluations, metrics.probes
+    assert (line.loss, line.grad_norm, line.lr) == (2.0, 2.0, 2.0)
+    assert (evaluation.loss, evaluation.side_seconds) == (2.0, 2.0)
+    assert (probe.loss, probe.side_seconds) == (2.0, 2.0)
 
 
 OTHERS = [None, "2.0", True, [2.0], 2j, torch.ones(2), np.ones(2), torch.tensor(True)]
@@ -460,7 +462,7 @@ def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path)
     train(root, 3)
     cause = "RUN: was written by another training loop, which has its model and its checkpoints"
     for use in (
-        lambda: resume(root, shown=False),
+        lambda: resume(root, quiet=True),
         lambda: export(root, tmp_path / "hf"),
         lambda: list(sample(root)),
         lambda: named([root], None)[0].config,

@@ -34,7 +34,9 @@ from lengthen.integrations.plain import Feed
 from lengthen.integrations.transformers import LengthenDataset
 from lengthen.reporting.gather import gather
 from lengthen.reporting.text import lines
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import StepRecord, to_json
 from lengthen.util.errors import CheckpointError, SettingError
 from tests.conftest import Configure, trainer_of
 from tests.integrations.hosted import (
@@ -54,8 +56,8 @@ SAME = ("step", "tokens", "length", "rows", "joined", "lr")
 MEASURED = ("loss", "loss_ratio", "grad_norm", "variance_norm", "variance_max")
 
 
-def steps(out: Path) -> list[Record]:
-    return read_metrics(RunPaths(out / "run").metrics).of("step")
+def steps(out: Path) -> list[StepRecord]:
+    return read_metrics(RunPaths(out / "run").metrics).steps
 
 
 def by_step(seen: list[Any], passes: int) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -98,7 +100,7 @@ def test_every_step_is_that_of_our_own_trainer_to_the_token(
             rows.extend(part.tolist())
 
     ours.module.register_forward_pre_hook(look)
-    records: list[Record] = []
+    records: list[StepRecord] = []
     while record := ours.step():
         records.append(record)
         trained.append(([], []))
@@ -109,8 +111,10 @@ def test_every_step_is_that_of_our_own_trainer_to_the_token(
     assert list(by_step(seen, passes=4)) == trained[:-1]
     logged = steps(tmp_path)
     for name in SAME:
-        assert [step[name] for step in logged] == pytest.approx([step[name] for step in records])
-    assert all(step[name] is not None for step in logged[1:] for name in MEASURED)
+        assert [getattr(step, name) for step in logged] == pytest.approx(
+            [getattr(step, name) for step in records]
+        )
+    assert all(getattr(step, name) is not None for step in logged[1:] for name in MEASURED)
     assert theirs.callback.state()["attributes"]["ledger"] == ours.train_state.ledger.state()
 
 
@@ -149,7 +153,7 @@ def test_a_step_has_the_gradient_of_its_mean_loss_over_tokens(
         model.zero_grad()
         torch.autograd.backward(loss)
         assert share == 1.0
-        assert logged["loss"] == pytest.approx(loss.item(), rel=1e-6)
+        assert logged.loss == pytest.approx(loss.item(), rel=1e-6)
         for parameter, other in zip(model.parameters(), gradient, strict=True):
             torch.testing.assert_close(parameter.grad, other, rtol=0, atol=1e-6)
 
@@ -157,10 +161,10 @@ def test_a_step_has_the_gradient_of_its_mean_loss_over_tokens(
 # Resume
 
 
-def measured(out: Path) -> list[Record]:
+def measured(out: Path) -> list[dict[str, Any]]:
     """Return all lines without what a clock says."""
     records = read_metrics(RunPaths(out / "run").metrics).records
-    return [{k: v for k, v in one.items() if not k.endswith("seconds")} for one in records]
+    return [{k: v for k, v in to_json(one).items() if not k.endswith("seconds")} for one in records]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -220,7 +224,7 @@ def test_a_run_goes_on_to_a_larger_budget(store: Path, broken_off: Path, tmp_pat
     shutil.copytree(broken_off, out)
     course = replace(COURSE, budget=7_000, decay_tokens=6_000)
     hosted(store, out, course).trainer.train(resume_from_checkpoint=str(out / "checkpoint-4"))
-    assert 6_000 < steps(out)[-1]["tokens"] <= 7_000
+    assert 6_000 < (steps(out)[-1].tokens or 0) <= 7_000
     assert "tokens = 7000" in RunPaths(out / "run").config.read_text()
 
 
@@ -290,9 +294,9 @@ def test_a_loss_that_is_not_finite_is_recorded_as_it_is_and_so_are_those_after_i
     host.trainer.callback_handler.callbacks.insert(0, Poison())
     host.trainer.train()
     *calm, third, fourth = steps(tmp_path)
-    assert third["loss"] is third["loss_ratio"] is third["grad_norm"] is None
-    assert [one.get("finite") for one in (*calm, third, fourth)] == [None, None, False, None]
-    assert fourth["loss"] < calm[0]["loss"]
+    assert third.loss is third.loss_ratio is third.grad_norm is None
+    assert [one.finite for one in (*calm, third, fourth)] == [True, True, False, True]
+    assert (fourth.loss or 0) < (calm[0].loss or 0)
     summary = summarise(read_metrics(RunPaths(tmp_path / "run").metrics))
     assert (summary.ratios.not_finite, summary.diverged) == (1, False)
 
@@ -342,10 +346,10 @@ def test_comparisons_judge_the_runs_as_ours(six_runs: Path) -> None:
 
 def test_the_evaluation_and_the_probe_are_of_whole_sequences(six_runs: Path, store: Path) -> None:
     (run,) = gather([six_runs / "slw" / "seed-0" / "run"])
-    (probe,) = run.metrics.of("probe")
-    (at_ten,) = (one for one in run.metrics.of("eval") if one["step"] == probe["step"] == 10)
+    (probe,) = run.metrics.probes
+    (at_ten,) = (one for one in run.metrics.evaluations if one.step == probe.step == 10)
     # Both are of the first 8 sequences of the validation part.
-    assert probe["loss"] == pytest.approx(at_ten["loss"], rel=1e-6)
+    assert probe.loss == pytest.approx(at_ten.loss, rel=1e-6)
     dataset = LengthenDataset(store, COURSE)
     rows = dataset.validation(512)
     assert {tuple(row["input_ids"].shape) for row in rows} == {(64,)}
@@ -489,9 +493,9 @@ def test_two_ranks_train_the_tokens_of_one_process(one_and_two: tuple[Path, Path
     joined = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(first, second, strict=True)]
     assert joined == alone
     for one, two in zip(steps(alone_in), steps(both_in), strict=True):
-        assert [one[name] for name in SAME] == [two[name] for name in SAME]
+        assert [getattr(one, name) for name in SAME] == [getattr(two, name) for name in SAME]
         for name in MEASURED:
-            assert (two[name] or 0) == pytest.approx(one[name] or 0, rel=1e-4)
+            assert (getattr(two, name) or 0) == pytest.approx(getattr(one, name) or 0, rel=1e-4)
 
 
 @pytest.mark.ranks
@@ -499,8 +503,8 @@ def test_an_evaluation_is_the_mean_over_its_rows_in_any_number_of_processes(
     one_and_two: tuple[Path, Path],
 ) -> None:
     for out in one_and_two:
-        *_, last = read_metrics(RunPaths(out / "run").metrics).of("eval")
-        assert last["loss"] == pytest.approx(left_by(out)["exact"], rel=1e-6)
+        *_, last = read_metrics(RunPaths(out / "run").metrics).evaluations
+        assert last.loss == pytest.approx(left_by(out)["exact"], rel=1e-6)
     # The Trainer's own figure is another one, or this would show nothing.
     theirs, exact = left_by(one_and_two[1])["theirs"][-1], left_by(one_and_two[1])["exact"]
     assert theirs != pytest.approx(exact, rel=1e-5)

@@ -43,8 +43,7 @@ def test_flops_are_those_that_torch_counts(
     shape: dict[str, Any], rows: int, length: int, recompute: bool, dropout: float
 ) -> None:
     shape = {**shape, "dropout": dropout}
-    gpt = GPT(**shape)
-    gpt.recompute = recompute
+    gpt = GPT(**shape, recompute=recompute)
     tokens = torch.zeros((rows, length), dtype=torch.int64)
     # torch counts neither the fast attention of a CPU nor a loss in chunks: both plain here.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -140,8 +139,7 @@ def bytes_of(name: str) -> int:
 def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
     if recompute:
         free_large_blocks_at_once()
-    gpt = GPT(**shape)
-    gpt.recompute = recompute
+    gpt = GPT(**shape, recompute=recompute)
     gpt.initialise(torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(gpt.parameters(), fused=True)
     tokens = torch.zeros((micro_tokens // gpt.length, gpt.length), dtype=torch.int64)

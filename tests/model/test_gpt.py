@@ -32,8 +32,8 @@ def small(
         vocabulary=VOCABULARY,
         dropout=dropout,
         init_std=0.2,  # large enough for attention to matter
+        recompute=recompute,
     )
-    model.recompute = recompute
     model.initialise(torch.Generator().manual_seed(seed))
     return model.to(dtype)
 

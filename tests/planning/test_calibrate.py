@@ -23,7 +23,7 @@ from lengthen.planning.calibrate import (
     knot_shapes,
     measured,
 )
-from lengthen.run.directory import Record
+from lengthen.run.records import StepRecord
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure
@@ -137,10 +137,10 @@ def test_the_steps_are_the_trainers_own_and_nothing_is_written(
     seen: list[StepShape] = []
     train_on = Trainer.train_on
 
-    def watched(trainer: Trainer, step: Step) -> Record:
+    def watched(trainer: Trainer, step: Step) -> StepRecord:
         record = train_on(trainer, step)
-        assert record["lr"] == 0.0
-        seen.append((record["rows"], record["length"]))
+        assert record.lr == 0.0
+        seen.append((record.rows or 0, record.length or 0))
         return record
 
     monkeypatch.setattr(Trainer, "train_on", watched)

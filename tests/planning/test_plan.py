@@ -26,7 +26,9 @@ from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
 from lengthen.model import cost
 from lengthen.planning.plan import Corpus, Moment, Plan, plan, seconds_along
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import StepRecord
 from lengthen.training.start import train
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure
@@ -47,7 +49,7 @@ def planned(config: Config, *, calm: bool = True) -> Plan:
     return plan(config, micro_tokens, sequences, calm=calm)
 
 
-def trained(config: Config) -> tuple[list[Record], list[int], Trainer]:
+def trained(config: Config) -> tuple[list[StepRecord], list[int], Trainer]:
     """Every step that the trainer itself makes, the leftovers behind each, and the trainer."""
     config, store, _ = bound(config)
     micro_tokens = config.batch.micro_tokens
@@ -60,16 +62,16 @@ def trained(config: Config) -> tuple[list[Record], list[int], Trainer]:
     return records, leftovers, trainer
 
 
-def expect_the_run(plan: Plan, records: Sequence[Record], leftovers: Sequence[int]) -> None:
+def expect_the_run(plan: Plan, records: Sequence[StepRecord], leftovers: Sequence[int]) -> None:
     """Every moment of the curve is the step that the trainer made, and so are the totals."""
     for moment in plan.curve:
         record = records[moment.step - 1]
-        assert moment.tokens == record["tokens"]
-        assert (moment.rows, moment.length) == (record["rows"], record["length"])
-        assert moment.rate == record["lr"]
+        assert moment.tokens == record.tokens
+        assert (moment.rows, moment.length) == (record.rows, record.length)
+        assert moment.rate == record.lr
         assert moment.leftover == leftovers[moment.step - 1]
-    assert (plan.steps, plan.tokens) == (len(records), records[-1]["tokens"])
-    counted = [(record["rows"], record["length"]) for record in records]
+    assert (plan.steps, plan.tokens) == (len(records), records[-1].tokens)
+    counted = [(record.rows, record.length) for record in records]
     assert plan.shapes == {shape: counted.count(shape) for shape in dict.fromkeys(counted)}
 
 
@@ -135,13 +137,13 @@ def test_an_adaptive_run_lies_between_its_quickest_and_its_slowest(
 ) -> None:
     pacing = {"kind": "adaptive", "every": 1, "patience": 2, "max_hold": 6}
     config = configured(pacing=pacing, budget={"tokens": 16_000}, saving={"every_steps": 0})
-    train(config, tmp_path / "run", shown=False)
-    records = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
+    train(config, tmp_path / "run", quiet=True)
+    records = read_metrics(RunPaths(tmp_path / "run").metrics).steps
     quickest, slowest = planned(config, calm=True), planned(config, calm=False)
     assert quickest.steps <= len(records) <= slowest.steps
     assert quickest.full is not None
     assert slowest.full is not None
-    full_from = next(record["step"] for record in records if record["length"] == 64)
+    full_from = next(record.step for record in records if record.length == 64)
     assert quickest.full.step <= full_from <= slowest.full.step
     assert (quickest.full.step, slowest.full.step) == (1 + 7 * 2, 1 + 7 * 6)
 
@@ -232,7 +234,7 @@ def test_without_a_store_nothing_is_said_of_the_corpus(configured: Configure) ->
     assert {moment.leftover for moment in found.curve} == {None}
 
 
-def walked(config: Config, sequences: int | None, *, calm: bool) -> Record:
+def walked(config: Config, sequences: int | None, *, calm: bool) -> dict[str, Any]:
     """Every figure of a plan, by going through all steps one by one."""
     schedule = config.schedule(sequences)
     ledger = None
@@ -266,7 +268,7 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> Record:
     kept += [one for one in moments if one.tokens_before // every < one.tokens // every]
     shapes = Counter((one.rows, one.length) for one in moments)
     warm = [one.tokens for one in moments if one.step <= schedule.warmup_steps]
-    figures: Record = {
+    figures: dict[str, Any] = {
         "curve": tuple(sorted(set(kept), key=lambda one: one.step)),
         "shapes": list(shapes.items()),
         "full": next(iter(full), None),

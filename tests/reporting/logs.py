@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.directory import Metrics, Record
+from tests.logs import Line, metrics
 
 
-def records(steps: int, spike: int = 0) -> Iterator[Record]:
+def records(steps: int, spike: int = 0) -> Iterator[Line]:
     """Yield a log whose loss falls, but for one step."""
     for step in range(1, steps + 1):
         counters = {"step": step, "tokens": 512 * step, "seconds": 0.25 * step}
@@ -37,13 +37,12 @@ def run(
     *,
     spike: int = 0,
     config: dict[str, Any] | None = None,
-    environment: Record | None = None,
+    environment: dict[str, Any] | None = None,
 ) -> NamedRun:
     """Return a run of `steps` steps under this name."""
-    metrics = Metrics(tuple(records(steps, spike)), 0)
-    return NamedRun(name, metrics, environment or {}, config or {})
+    return NamedRun(name, metrics(*records(steps, spike)), environment or {}, config or {})
 
 
-def run_of(*lines: Record, name: str = "run") -> NamedRun:
+def run_of(*lines: Line, name: str = "run") -> NamedRun:
     """Return a run with these records alone."""
-    return NamedRun(name, Metrics(lines, 0), {}, {})
+    return NamedRun(name, metrics(*lines), {}, {})

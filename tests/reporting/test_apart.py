@@ -12,10 +12,11 @@ from lengthen.reporting.gather import NamedRun, gather
 from lengthen.reporting.html import write
 from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines
-from lengthen.run.directory import Metrics, Record
+from lengthen.run.metrics import Metrics
 from lengthen.training.start import resume, train
 from lengthen.util.tables import Table
 from tests.conftest import Configure
+from tests.logs import Line, metrics
 
 VALIDATION = "Validation perplexity by step"
 PROBE = "Loss ratio of the probe, at full length"
@@ -31,7 +32,7 @@ def run(
     valid: str = "",
 ) -> NamedRun:
     """A run of two steps and evaluations, the losses falling from 6 to 5."""
-    records: list[Record] = []
+    records: list[Line] = []
     for number in (1, 2):
         at = {"step": number, "tokens": 100 * number, "seconds": 1.0 * number}
         loss = 7.0 - number
@@ -44,7 +45,7 @@ def run(
             {"kind": "probe", **at, **figures, **probe_side},
         ]
     environment = {"tokenizer": "t", "valid": valid} if valid else {}
-    return NamedRun(name, Metrics(tuple(records), 0), environment, config or {})
+    return NamedRun(name, metrics(*records), environment, config or {})
 
 
 def first_at(*runs: NamedRun) -> Table:
@@ -215,7 +216,7 @@ def test_text_and_page_of_real_runs_say_the_same(
         train(
             configured(evaluation={"every_steps": 5, "tokens": tokens}, budget={"tokens": 2000}),
             tmp_path / name,
-            shown=False,
+            quiet=True,
         )
     assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     text = capsys.readouterr().out
@@ -235,9 +236,9 @@ def test_a_real_run_that_was_told_to_read_more_on_the_way_says_so(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"tokens": 2000}, saving={"every_steps": 4, "keep": 9})
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     overrides = {"evaluation": {"tokens": 1024}}
-    resume(tmp_path / "run", name="step-00000008", overrides=overrides, shown=False)
+    resume(tmp_path / "run", checkpoint="step-00000008", settings=overrides, quiet=True)
     (note,) = told(*gather([tmp_path / "run"]))
     assert note.startswith("note: run: its evaluations read 512 and 1,024 tokens")
 

@@ -3,23 +3,21 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lengthen.core.pacing import Adaptive
-from lengthen.reporting.decisions import ROWS, decisions, table
+from lengthen.reporting.decisions import ROWS, table
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.text import lines
-from lengthen.run.directory import Metrics, Record
+from lengthen.run.metrics import Metrics
+from tests.logs import Line, metrics
 from tests.reporting.logs import run
 
 CALM = [5.0, 4.9]  # two observations that let a length grow
 
 
-def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Record]:
+def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Line]:
     """Yield what a run logs that observes these losses, one after every step."""
     state = pacing.begin()
     for step, loss in enumerate(losses, 1):
@@ -29,9 +27,14 @@ def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Record]:
         yield {
             "kind": "observation",
             "step": step,
+            "tokens": 64 * step,
             "length": before.value,
             "loss": loss if math.isfinite(loss) else None,
             "next_length": state.value,
+            "best": before.best,
+            "calm": (calm := pacing.calm(before, loss)),
+            "held": step - before.since,
+            "forced": state.value > before.value and calm < pacing.patience,
         }
         if state.value > before.value:
             moment = {"kind": "event", "event": "length", "step": step}
@@ -41,7 +44,7 @@ def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Record]:
 
 def adaptive(losses: Sequence[float], name: str = "a") -> NamedRun:
     pacing = Adaptive(start=8, end=1024, every=1, max_hold=4)
-    return NamedRun(name, Metrics(tuple(looks(pacing, losses)), 0), {}, {"pacing": asdict(pacing)})
+    return NamedRun(name, metrics(*looks(pacing, losses)), {}, {"pacing": asdict(pacing)})
 
 
 def rows(*runs: NamedRun) -> Sequence[tuple[str, ...]]:
@@ -63,12 +66,6 @@ def test_a_loss_that_is_not_finite_is_said() -> None:
     assert rows(adaptive([math.nan] * 4)) == (
         ("a", "4", "8", "16", "4", "not finite", "-", "forced"),
     )
-
-
-def test_without_the_configuration_nobody_knows_whether_a_growth_was_forced() -> None:
-    known = adaptive(CALM * 20)
-    unknown = rows(NamedRun("a", known.metrics, {}, {}))
-    assert {row[-1] for row in unknown} == {"-", f"{20 - ROWS} more"}
 
 
 @pytest.mark.parametrize("growths", [1, 12, 13, 14, 120])
@@ -102,22 +99,3 @@ def test_the_text_of_a_report_has_the_table_where_a_run_adapts() -> None:
     adapts = NamedRun("a", Metrics((*plain.metrics.records, *looked), 0), {}, {})
     assert table([adapts]) in list(lines([plain, adapts]))
     assert table([plain]) is None
-
-
-@given(
-    st.lists(st.floats(1, 9) | st.just(math.nan), max_size=60),
-    st.integers(1, 3),
-    st.integers(1, 5),
-)
-def test_the_log_alone_gives_back_what_the_pacing_knew(
-    losses: list[float], patience: int, max_hold: int
-) -> None:
-    settings: dict[str, Any] = {"start": 8, "end": 64, "every": 1}
-    pacing = Adaptive(**settings, patience=patience, max_hold=max_hold)
-    state = pacing.begin()
-    for one in decisions(Metrics(tuple(looks(pacing, losses)), 0)):
-        assert (one.before, one.best) == (state.value, state.best)
-        assert one.held == one.step - state.since
-        state = pacing.next(state, int(one.step), math.nan if one.loss is None else one.loss)
-        assert one.after == state.value
-        assert one.grew or one.calm == state.calm

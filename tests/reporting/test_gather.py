@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.reporting.gather import gather
-from lengthen.run.directory import Record
 from lengthen.util.errors import DataError, LengthenError, SettingError, shown
+from tests.logs import Line, record
 
-STEP: Record = {"kind": "step", "step": 1, "loss": 5.0, "loss_ratio": None}
+STEP: Line = {"kind": "step", "step": 1, "loss": 5.0, "loss_ratio": None}
 COLUMNS = {"step": "s", "loss": "l"}
 
 
-def run(root: Path, records: Sequence[Record] = (STEP,), *, tail: str = "") -> Path:
+def run(root: Path, records: Sequence[Line] = (STEP,), *, tail: str = "") -> Path:
     root.mkdir(parents=True)
     (root / "config.toml").write_text("[model]\nlayers = 2\n")
     (root / "environment.json").write_text('{"tokenizer": "a1"}')
@@ -38,7 +38,7 @@ def names(paths: Sequence[Path]) -> list[str]:
 def test_a_run_brings_its_metrics_settings_and_environment(tmp_path: Path) -> None:
     (named,) = gather([run(tmp_path / "SLW")])
     assert named.name == "SLW"
-    assert named.metrics.of("step") == [STEP]
+    assert named.metrics.steps == [record(STEP)]
     assert named.config == {"model": {"layers": 2}}
     assert named.environment == {"tokenizer": "a1"}
 
@@ -98,7 +98,7 @@ def test_logs_of_other_trainers_and_ours_go_together(tmp_path: Path) -> None:
     copy.write_bytes((ours / "metrics.jsonl").read_bytes())
     found = gather([ours, copy, csv(tmp_path / "theirs.csv")], COLUMNS)
     assert [named.name for named in found] == ["SLW", "published.jsonl", "theirs.csv"]
-    assert [len(named.metrics.of("step")) for named in found] == [1, 1, 1]
+    assert [len(named.metrics.steps) for named in found] == [1, 1, 1]
 
 
 def test_f54_runs_without_steps_are_left_out_and_named(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from lengthen.reporting import html as page
 from lengthen.reporting.figures import COLOURS, Curve, Panel
 from lengthen.reporting.html import write
 from lengthen.reporting.plotly_json import rounded
-from lengthen.run.directory import Metrics
+from lengthen.run.metrics import Metrics
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import Table
+from tests.logs import observation, step
 from tests.reporting.logs import run, run_of
 
 EVIL = "<script>alert(1)</script>&\u2028'\"</title></style><img src=http://x.example/ onerror=a()>"
@@ -162,7 +163,7 @@ def test_plotly_accepts_every_figure(out: Path) -> None:
     lines = [
         {"kind": "step", "step": 1, "tokens": 8, "loss": 4.0},
         {"kind": "step", "step": 2, "tokens": 16, "loss": None, "length": 8},
-        {"kind": "observation", "step": 2, "length": 8, "next_length": 8, "loss": 4.0},
+        observation(2, 8, 8, 4.0),
     ]
     log = Panel("p", "x", "y", [Curve("c", [(1, 2)])], mark=1.0, lesser=[2.0], log_x=True)
     write(out, [run("a"), run_of(*lines)], title="t", panels=[log])
@@ -182,19 +183,18 @@ def test_a_value_that_was_not_finite_is_a_cross(out: Path) -> None:
 
 
 def test_what_an_adaptive_pacing_decided_is_a_circle_that_says_so(out: Path) -> None:
-    counters = {"step": 1, "tokens": 8}
     lines = [
-        {"kind": "step", **counters, "length": 8},
-        {"kind": "observation", **counters, "length": 8, "next_length": 16, "loss": 4.0},
-        {"kind": "step", "step": 2, "tokens": 24, "length": 16},
-        {"kind": "observation", "step": 2, "length": 16, "next_length": 16, "loss": None},
+        step(1, length=8),
+        observation(1, 8, 16, 4.0),
+        step(2, length=16),
+        observation(2, 16, 16, None),
     ]
     write(out, [run_of(*lines)], title="t")
     shown = read(out)
     line, circles = next(f for f in shown.data["figures"] if f["title"] == "Length")["data"]
     assert (circles["x"], circles["y"]) == ([1, 2], [16, 16])
     assert circles["marker"]["symbol"] == ["circle", "circle-open"]
-    assert circles["text"][0] == "grew from 8 to 16, observed 4.0000 nats"
+    assert circles["text"][0] == "grew from 8 to 16 after 1 steps, observed 4.0000 nats"
     assert circles["legendgroup"] == line["legendgroup"]
     assert "Circles are of adaptive pacings" in out.read_text(encoding="utf-8")
     write(out, [run("a")], title="t")

@@ -1,34 +1,38 @@
 """The text of a report: a block for each run, then tables with steps and probe in each."""
 
+from typing import Any
+
 import pytest
 
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.text import CALM, NO_GOAL, lines
-from lengthen.run.directory import Metrics, Record
 from lengthen.util.errors import DataError
 from lengthen.util.tables import Table
+from tests.logs import Line, metrics, observation
 
-SAME: Record = {"tokenizer": "a1", "valid": "b1"}
+SAME: dict[str, Any] = {"tokenizer": "a1", "valid": "b1"}
 
 
-def step(number: int, ratio: float | None = 1.0, **more: object) -> Record:
+def step(number: int, ratio: float | None = 1.0, **more: object) -> Line:
     counters = {"step": number, "tokens": 1000 * number, "seconds": 0.5 * number, "length": 64}
     return {"kind": "step", **counters, "loss": 5.0, "loss_ratio": ratio, **more}
 
 
-def evaluation(number: int, loss: float) -> Record:
+def evaluation(number: int, loss: float) -> Line:
     side = {"side_tokens": 40, "side_seconds": 0.25}
     counters = {"step": number, "tokens": 1000 * number, "seconds": 0.5 * number}
     return {"kind": "eval", **counters, "loss": loss, **side}
 
 
-def probe(number: int, ratio: float | None) -> Record:
+def probe(number: int, ratio: float | None) -> Line:
     side = {"side_tokens": 8, "side_seconds": 0.125}
     return {"kind": "probe", "step": number, "loss": 5.0, "loss_ratio": ratio, **side}
 
 
-def named(name: str, *records: Record, environment: Record = SAME, unreadable: int = 0) -> NamedRun:
-    return NamedRun(name, Metrics(records, unreadable), environment, {})
+def named(
+    name: str, *records: Line, environment: dict[str, Any] = SAME, unreadable: int = 0
+) -> NamedRun:
+    return NamedRun(name, metrics(*records, unreadable=unreadable), environment, {})
 
 
 BASELINE = named(
@@ -71,7 +75,7 @@ def test_a_run_is_a_block_with_its_verdict_and_what_it_cost() -> None:
 
 def test_what_an_adaptive_pacing_observed_is_counted_apart_too() -> None:
     side = {"side_tokens": 256, "side_seconds": 0.5}
-    looks = [{"kind": "observation", "step": n, "loss": 5.0, **side} for n in (1, 2)]
+    looks = [{**observation(n, 8, 8, 5.0), **side} for n in (1, 2)]
     texts, _ = shown(named("adaptive", step(1), *looks))
     assert "  apart from training: 2 observations (512 tokens, 1.0 s)" in texts
 

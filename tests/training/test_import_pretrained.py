@@ -1,4 +1,4 @@
-"""A published model becomes a run: it is the same model, and training goes on from it."""
+"""A published model becomes a run: it is the same model, and training continues from it."""
 
 import errno
 import json
@@ -18,7 +18,8 @@ from lengthen.data.prepare import prepare
 from lengthen.evaluation.sample import sample
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.import_pretrained import import_pretrained
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
@@ -33,7 +34,7 @@ RECIPE = "laptop-2min-baseline"
 def trained(configured: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run and, beside it, its export."""
     place = tmp_path_factory.mktemp("trained")
-    train(configured(budget={"tokens": 5000}), place / "run", shown=False)
+    train(configured(budget={"tokens": 5000}), place / "run", quiet=True)
     export(place / "run", place / "hf")
     return place
 
@@ -86,23 +87,26 @@ def test_an_imported_run_can_be_verified_and_sampled(
 def test_training_goes_on_from_the_weights_of_the_folder(
     trained: Path, hf: Path, store: Path, tmp_path: Path
 ) -> None:
-    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
-    summary = resume(tmp_path / "run", shown=False)
-    assert summary["steps"] == 4
+    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=asked(store))
+    summary = resume(tmp_path / "run", quiet=True)
+    assert summary.steps == 4
     metrics = read_metrics(tmp_path / "run/metrics.jsonl")
     # The loss of a new model would be log 257 = 5.5; this one has learned something.
-    learned = read_metrics(trained / "run/metrics.jsonl").of("eval")[-1]["loss"]
-    assert abs(metrics.of("step")[0]["loss"] - learned) < 0.2
-    assert [event["event"] for event in metrics.of("event")][:2] == ["imported", "resumed"]
-    assert not [event for event in metrics.of("event") if event["event"] == "note"]
+    learned = read_metrics(trained / "run/metrics.jsonl").evaluations[-1].loss
+    first, before = metrics.steps[0].loss, learned
+    assert first is not None
+    assert before is not None
+    assert abs(first - before) < 0.2
+    assert [event.name for event in metrics.events][:2] == ["imported", "resumed"]
+    assert not [event for event in metrics.events if event.name == "note"]
 
 
 def test_going_on_is_as_exact_as_any_resume(hf: Path, store: Path, tmp_path: Path) -> None:
     overrides = asked(store, saving={"every_steps": 1})
     for name in ("whole", "broken"):
-        import_pretrained(hf, tmp_path / name, recipe=RECIPE, overrides=overrides)
-        resume(tmp_path / name, shown=False)
-    resume(tmp_path / "broken", name="step-00000003", shown=False)
+        import_pretrained(hf, tmp_path / name, recipe=RECIPE, settings=overrides)
+        resume(tmp_path / name, quiet=True)
+    resume(tmp_path / "broken", checkpoint="step-00000003", quiet=True)
     folders = (tmp_path / name / "checkpoints" for name in ("whole", "broken"))
     ends = [checkpoint.load_newest(folder)[0] for folder in folders]
     assert ends[0].step == ends[1].step == 4
@@ -115,7 +119,7 @@ def test_a_launcher_can_go_on_with_it_by_train(
     hf: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    import_pretrained(hf, run, recipe=RECIPE, overrides=asked(store))
+    import_pretrained(hf, run, recipe=RECIPE, settings=asked(store))
     words = ["train", str(run / "config.toml"), "--out", str(run), "--resume", "auto", "--quiet"]
     assert main(words) == 0
     assert "steps            4" in capsys.readouterr().out
@@ -125,7 +129,7 @@ def test_the_folder_decides_the_model_and_the_recipe_the_rest(
     hf: Path, store: Path, tmp_path: Path
 ) -> None:
     overrides = asked(store, model={"dropout": 0.2})
-    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=overrides)
+    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=overrides)
     config = load(str(tmp_path / "run/config.toml"))[0]
     shape = config.model
     assert (shape.layers, shape.width, shape.heads, shape.length) == (1, 16, 2, 64)
@@ -134,16 +138,16 @@ def test_the_folder_decides_the_model_and_the_recipe_the_rest(
     assert config.budget.tokens == 1024
     with pytest.raises(SettingError, match="model.width: is decided by the folder, got 64"):
         import_pretrained(
-            hf, tmp_path / "b", recipe=RECIPE, overrides=asked(store, model={"width": 64})
+            hf, tmp_path / "b", recipe=RECIPE, settings=asked(store, model={"width": 64})
         )
 
 
 def test_float64_weights_make_a_float64_run(tmp_path: Path, configured: Configure) -> None:
     config = configured(budget={"tokens": 600}, run={"precision": "fp64"})
-    train(config, tmp_path / "old", shown=False)
+    train(config, tmp_path / "old", quiet=True)
     export(tmp_path / "old", tmp_path / "hf")
     store = Path(str(config.data.path))
-    import_pretrained(tmp_path / "hf", tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+    import_pretrained(tmp_path / "hf", tmp_path / "run", recipe=RECIPE, settings=asked(store))
     assert load(str(tmp_path / "run/config.toml"))[0].run.precision == "fp64"
     before, after = read(tmp_path / "old"), read(tmp_path / "run")
     assert all(torch.equal(after.weights[n], t) for n, t in before.weights.items())
@@ -159,7 +163,7 @@ def test_a_run_without_a_store_says_so_when_it_is_to_be_trained(
     )
     for overrides in ({}, {"data": {"path": str(store)}}):
         with pytest.raises(SettingError, match=imported):
-            resume(tmp_path / "run", overrides=overrides, shown=False)
+            resume(tmp_path / "run", settings=overrides, quiet=True)
     assert contents(tmp_path / "run") == before
 
 
@@ -180,7 +184,7 @@ def test_another_tokenizer_than_the_stores_is_refused(
     hf: Path, trained_tokenizer: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="its tokenizer is not that of the folder") as caught:
-        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(trained_tokenizer))
+        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=asked(trained_tokenizer))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -193,7 +197,7 @@ def test_a_tokenizer_of_the_same_size_with_two_tokens_swapped_is_refused(
     tokens["a"], tokens["b"] = tokens["b"], tokens["a"]
     (hf / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
     with pytest.raises(DataError, match="tokens differ"):
-        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=asked(store))
 
 
 def test_a_tokenizer_that_leaves_out_the_merging_is_refused(
@@ -203,7 +207,7 @@ def test_a_tokenizer_that_leaves_out_the_merging_is_refused(
     spelled["model"]["ignore_merges"] = True
     (hf / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
     with pytest.raises(DataError, match="options differ"):
-        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+        import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=asked(store))
 
 
 def test_the_same_tokenizer_may_be_spelled_otherwise(hf: Path, store: Path, tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ def test_the_same_tokenizer_may_be_spelled_otherwise(hf: Path, store: Path, tmp_
     spelled["model"]["continuing_subword_prefix"] = ""
     spelled["added_tokens"][0]["normalized"] = True
     (hf / "tokenizer.json").write_text(json.dumps(spelled), encoding="utf-8")
-    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, overrides=asked(store))
+    import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=asked(store))
     assert RunPaths(tmp_path / "run").config.is_file()
 
 

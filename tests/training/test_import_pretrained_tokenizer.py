@@ -68,7 +68,7 @@ def test_a_store_of_the_folders_tokenizer_is_the_folders_own(tmp_path: Path, nam
     tokenizer, form, files, options, separator = WAYS[name]
     folder = model_folder(tmp_path, tokenizer, form, **files)
     assert main(prepared(tmp_path, folder, *options)) == 0
-    assert resume(tmp_path / "run", shown=False)["tokens"] == 128
+    assert resume(tmp_path / "run", quiet=True).tokens == 128
     of_run = read(tmp_path / "run")
     assert of_run.text.separator_text == separator
     export(tmp_path / "run", tmp_path / "out")

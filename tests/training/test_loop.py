@@ -1,4 +1,4 @@
-"""The loop: a save that fails is survived once, memory that runs out is said, nothing is lost."""
+"""The loop: a failed save is survived once, memory that runs out is reported, nothing is lost."""
 
 import errno
 import os
@@ -15,7 +15,8 @@ from lengthen.config.load import load
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
-from lengthen.run.directory import Metrics, read_metrics
+from lengthen.run.metrics import Metrics, read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training import trainer as trainer_module
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
@@ -40,9 +41,9 @@ def test_f03_one_failed_save_is_an_event_and_training_goes_on(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(saving={"every_steps": 4, "keep": 2})
-    train(config, tmp_path / "run", disk=full_while_saving({"step-00000008"}), shown=False)
-    events = read_metrics(tmp_path / "run" / "metrics.jsonl").of("event")
-    assert [event["step"] for event in events if event["event"] == "save_failed"] == [8]
+    train(config, tmp_path / "run", disk=full_while_saving({"step-00000008"}), quiet=True)
+    events = read_metrics(tmp_path / "run" / "metrics.jsonl").events
+    assert [event.step for event in events if event.name == "save_failed"] == [8]
     assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step > 8
 
 
@@ -52,32 +53,32 @@ def test_f03_two_failed_saves_in_a_row_end_the_run_with_the_older_one_whole(
     config = configured(saving={"every_steps": 4, "keep": 2})
     disk = full_while_saving({"step-00000008", "step-00000012"})
     with pytest.raises(StorageError, match="free some space"):
-        train(config, tmp_path / "run", disk=disk, shown=False)
+        train(config, tmp_path / "run", disk=disk, quiet=True)
     assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step == 4
-    resume(tmp_path / "run", shown=False)
+    resume(tmp_path / "run", quiet=True)
 
 
 def test_going_back_to_an_older_checkpoint_starts_a_line_of_its_own(
     configured: Configure, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train(configured(), run, shown=False)
+    train(configured(), run, quiet=True)
     last = checkpoint.load_newest(run / "checkpoints")[0].step
     lower = {"optimizer": {"learning_rate": 5e-3}, "saving": {"every_steps": 3, "keep": 2}}
-    resume(run, name=name_of(5), overrides=lower, shown=False)
+    resume(run, checkpoint=name_of(5), settings=lower, quiet=True)
     newest = checkpoint.load_newest(run / "checkpoints")[0]
     assert newest.step == last
     assert len(list((run / "checkpoints").glob("superseded-step-*"))) == last - 5
-    resume(run, overrides={"budget": {"tokens": 12_000}}, shown=False)
-    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl").of("step")]
+    resume(run, settings={"budget": {"tokens": 12_000}}, quiet=True)
+    steps = [line.step for line in read_metrics(run / "metrics.jsonl").steps]
     assert steps == list(range(1, len(steps) + 1))
 
 
 def test_a_finished_run_resumed_has_nothing_to_set_aside(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(), tmp_path / "run", shown=False)
-    resume(tmp_path / "run", shown=False)
+    train(configured(), tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "metrics.discarded.jsonl").exists()
 
 
@@ -85,16 +86,18 @@ def test_a_budget_below_what_is_trained_changes_nothing(
     configured: Configure, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train(configured(), run, shown=False)
+    train(configured(), run, quiet=True)
     before = {path: path.read_bytes() for path in (run / "config.toml", run / "metrics.jsonl")}
     with pytest.raises(SettingError, match=r"budget\.tokens: must be at least the \d+ tokens"):
-        resume(run, overrides={"budget": {"tokens": 5000}}, shown=False)
+        resume(run, settings={"budget": {"tokens": 5000}}, quiet=True)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def losses(run: Path) -> dict[tuple[str, int], float]:
-    kept = [r for kind in ("step", "eval", "probe") for r in metrics_of(run).of(kind)]
-    return {(record["kind"], record["step"]): record["loss"] for record in kept}
+    metrics = metrics_of(run)
+    kept: list[StepRecord | EvalRecord | ProbeRecord]
+    kept = [*metrics.steps, *metrics.evaluations, *metrics.probes]
+    return {(record.kind, record.step): record.loss or 0.0 for record in kept}
 
 
 def metrics_of(run: Path) -> Metrics:
@@ -114,17 +117,17 @@ def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_th
     configured: Configure, tmp_path: Path, ask_for: AskFor, fault: str, step: int, found: int
 ) -> None:
     config = configured(run={"precision": "fp64"})
-    train(config, tmp_path / "enough", shown=False)
+    train(config, tmp_path / "enough", quiet=True)
     ask_for(fault)
-    train(config, tmp_path / "short", shown=False)
+    train(config, tmp_path / "short", quiet=True)
     enough, short = (losses(tmp_path / name) for name in ("enough", "short"))
     assert short == pytest.approx(enough, rel=1e-9)
     for number in (step - 1, step, step + 1):
         assert ledger_at(tmp_path / "short", number) == ledger_at(tmp_path / "enough", number)
-    events = [e for e in metrics_of(tmp_path / "short").of("event") if e["event"] != "saved"]
-    assert [(e["event"], e["step"], e.get("micro_tokens")) for e in events] == [
+    events = [e for e in metrics_of(tmp_path / "short").events if e.name != "saved"]
+    assert [(e.name, e.step, e.facts.get("micro_tokens")) for e in events] == [
         ("micro_tokens_lowered", step, found),
-        ("finished", len(metrics_of(tmp_path / "short").of("step")), None),
+        ("finished", len(metrics_of(tmp_path / "short").steps), None),
     ]
     saved = checkpoint.load_newest(tmp_path / "short" / "checkpoints")[0].state
     assert saved["micro_tokens"] == saved["numerics"]["micro_tokens"] == found
@@ -136,11 +139,11 @@ def test_f35_a_restart_goes_on_in_the_smaller_passes(
 ) -> None:
     run = tmp_path / "run"
     ask_for("step:7:oom")
-    train(configured(budget={"tokens": 2000}), run, shown=False)
+    train(configured(budget={"tokens": 2000}), run, quiet=True)
     ask_for("")
-    train(configured(budget={"tokens": 2000}), run, resume_auto=True, shown=False)
+    train(configured(budget={"tokens": 2000}), run, resume="auto", quiet=True)
     assert load(str(run / "config.toml"))[0].batch.micro_tokens == 128
-    notes = [e for e in metrics_of(run).of("event") if e["event"] == "note"]
+    notes = [e for e in metrics_of(run).events if e.name == "note"]
     assert notes == []
 
 
@@ -150,13 +153,13 @@ def test_f35_a_restart_that_asks_for_smaller_passes_than_the_run_has_gets_them(
     run, small = tmp_path / "run", {"rows": 8, "micro_tokens": 64, "reuse_after": 3}
     ask_for("step:7:enospc")
     with pytest.raises(OSError, match="No space left"):
-        train(configured(budget={"tokens": 2000}), run, shown=False)
+        train(configured(budget={"tokens": 2000}), run, quiet=True)
     ask_for("")
     smaller = configured(budget={"tokens": 2000}, batch=small)
-    train(smaller, run, resume_auto=True, shown=False)
+    train(smaller, run, resume="auto", quiet=True)
     assert load(str(run / "config.toml"))[0].batch.micro_tokens == 64
-    (resumed,) = [e for e in metrics_of(run).of("event") if e["event"] == "resumed"]
-    assert resumed["overrides"] == {"batch": {"micro_tokens": 64}}
+    (resumed,) = [e for e in metrics_of(run).events if e.name == "resumed"]
+    assert resumed.facts["overrides"] == {"batch": {"micro_tokens": 64}}
 
 
 def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
@@ -165,9 +168,9 @@ def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
     ask_for("step:7-:oom")
     cause = "after step 6, last checkpoint step-00000006; a micro-batch is one row already"
     with pytest.raises(MemoryLimitError, match=cause):
-        train(configured(), tmp_path / "run", shown=False)
+        train(configured(), tmp_path / "run", quiet=True)
     ask_for("")
-    resume(tmp_path / "run", shown=False)
+    resume(tmp_path / "run", quiet=True)
 
 
 def test_f35_an_update_that_may_be_half_done_is_not_repeated(
@@ -180,8 +183,8 @@ def test_f35_an_update_that_may_be_half_done_is_not_repeated(
         patch.setattr(trainer_module, "second_moment_scale", fails)
         cause = r"after step 0, .*`lengthen resume .* --batch\.micro_tokens 128` continues"
         with pytest.raises(MemoryLimitError, match=cause):
-            train(configured(), tmp_path / "run", shown=False)
-    resume(tmp_path / "run", overrides={"batch": {"micro_tokens": 128}}, shown=False)
+            train(configured(), tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", settings={"batch": {"micro_tokens": 128}}, quiet=True)
 
 
 def test_f35_another_bug_is_never_taken_for_a_lack_of_memory(
@@ -192,7 +195,7 @@ def test_f35_another_bug_is_never_taken_for_a_lack_of_memory(
 
     monkeypatch.setattr(Trainer, "step", fails)
     with pytest.raises(RuntimeError, match="shapes"):
-        train(configured(), tmp_path / "run", shown=False)
+        train(configured(), tmp_path / "run", quiet=True)
 
 
 def test_f05_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
@@ -206,11 +209,11 @@ def test_f05_a_log_that_cannot_grow_saves_what_is_trained_and_ends_the_run(
 
     config = configured(saving={"every_steps": 0})
     with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left"):
-        train(config, tmp_path / "run", disk=Disk(before=before), shown=False)
-    last = read_metrics(metrics).of("step")[-1]["step"]
+        train(config, tmp_path / "run", disk=Disk(before=before), quiet=True)
+    last = read_metrics(metrics).steps[-1].step
     # The step whose line found no room is in the checkpoint all the same.
     assert checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].step == last + 1
-    resume(tmp_path / "run", shown=False)
+    resume(tmp_path / "run", quiet=True)
 
 
 def test_f21_a_signal_that_is_ignored_stays_ignored() -> None:

@@ -21,7 +21,9 @@ import torch
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
-from lengthen.run.directory import Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import to_json
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from tests.conftest import AskFor, Configure, in_a_child, trainer_of
@@ -60,10 +62,11 @@ def digest(trainer: Trainer) -> str:
     return whole.hexdigest()
 
 
-def lines_of(run: Path, kind: str) -> list[Record]:
+def lines_of(run: Path, kind: str) -> list[dict[str, Any]]:
     """The records of a kind without what the clock on the wall says."""
     untimed = dict.fromkeys(("seconds", "side_seconds"))
-    return [{**line, **untimed} for line in read_metrics(RunPaths(run).metrics).of(kind)]
+    lines = map(to_json, read_metrics(RunPaths(run).metrics).records)
+    return [{**line, **untimed} for line in lines if line["kind"] == kind]
 
 
 def look(trainer: Trainer) -> None:
@@ -78,7 +81,7 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
     configured: Configure, tmp_path: Path, name: str
 ) -> None:
     config = configured(**CASES[name])
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     saved = list_checkpoints(RunPaths(tmp_path / "run").checkpoints)[::-1]
     unbroken = trainer_of(config)
     digests = [digest(unbroken)]
@@ -116,14 +119,14 @@ def test_a_run_killed_twice_in_the_middle_of_a_step_comes_to_the_same_end(
 ) -> None:
     config = configured(budget={"tokens": 14_000})
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    train(config, unbroken, shown=False)
+    train(config, unbroken, quiet=True)
     shutil.copytree(unbroken, run)
     for kill in ("step:3:kill", "step:2:kill"):
         ask_for(kill)
-        resumed = in_a_child(lambda: resume(run, name=name_of(step), shown=False))
+        resumed = in_a_child(lambda: resume(run, checkpoint=name_of(step), quiet=True))
         assert resumed == -signal.SIGKILL
     ask_for("")
-    resume(run, name=name_of(step), shown=False)
+    resume(run, checkpoint=name_of(step), quiet=True)
     for kind in ("step", "eval", "probe"):
         assert lines_of(run, kind) == lines_of(unbroken, kind)
     ours, theirs = (checkpoint.load_newest(RunPaths(one).checkpoints)[0] for one in (run, unbroken))
@@ -153,27 +156,27 @@ def test_f19_f21_a_signal_saves_first_and_names_the_command_that_resumes(
     message = errors.strip().splitlines()[-1]
     assert message.startswith("lengthen: stopped after step")
     assert f"`lengthen resume {run}` continues" in message
-    stopped = read_metrics(run / "metrics.jsonl").of("step")[-1]["step"]
+    stopped = read_metrics(run / "metrics.jsonl").steps[-1].step
     assert checkpoint.load_newest(run / "checkpoints")[0].step == stopped
 
 
 def test_lines_after_the_checkpoint_are_moved_to_the_discarded_ones(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(), tmp_path / "run", shown=False)
+    train(configured(), tmp_path / "run", quiet=True)
     before = lines_of(tmp_path / "run", "step")
-    resume(tmp_path / "run", name=name_of(5), shown=False)
+    resume(tmp_path / "run", checkpoint=name_of(5), quiet=True)
     assert lines_of(tmp_path / "run", "step") == before
-    discarded = read_metrics(RunPaths(tmp_path / "run").discarded).of("step")
-    assert [line["step"] for line in discarded] == list(range(6, len(before) + 1))
-    events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
-    assert [e["step"] for e in events if e["event"] == "resumed"] == [5]
+    discarded = read_metrics(RunPaths(tmp_path / "run").discarded).steps
+    assert [line.step for line in discarded] == list(range(6, len(before) + 1))
+    events = read_metrics(RunPaths(tmp_path / "run").metrics).events
+    assert [e.step for e in events if e.name == "resumed"] == [5]
 
 
 def test_the_configuration_of_a_run_alone_reproduces_it(
     configured: Configure, tmp_path: Path
 ) -> None:
-    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", shown=False)
+    train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", quiet=True)
     config = tmp_path / "first" / "config.toml"
     process = lengthen("train", str(config), "--out", str(tmp_path / "again"), "--quiet")
     output, errors = process.communicate()

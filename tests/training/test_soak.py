@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.run.directory import Record
 from scripts.soak import Sample, difference, growth, plan, strike
 
 ROOT = Path(__file__).parents[2]
@@ -18,19 +17,19 @@ ROOT = Path(__file__).parents[2]
 def test_kills_are_many_at_ever_later_steps_and_the_processes_change_as_often_as_asked() -> None:
     kills = plan(steps=20_000, kills=100, changes=10, seed=0)
     assert kills == plan(steps=20_000, kills=100, changes=10, seed=0)
-    behind = [kill.behind for kill in kills if kill.behind is not None]
+    after = [kill.after for kill in kills if kill.after is not None]
     assert len(kills) == 100
-    assert behind == sorted(behind)
-    assert 1 <= behind[0] < behind[-1] < 20_000
+    assert after == sorted(after)
+    assert 1 <= after[0] < after[-1] < 20_000
     worlds = [*(kill.ranks.world_size for kill in kills), 1]
     assert sum(a != b for a, b in pairwise(worlds)) == 10
     assert {kill.ranks.sharded for kill in kills if kill.ranks.world_size == 2} == {False, True}
     assert {kill.victim for kill in kills} == {None, 0, 1}
     assert {kill.asynchronous for kill in kills} == {False, True}
-    assert any(kill.behind is None for kill in kills)
+    assert any(kill.after is None for kill in kills)
 
 
-def lines(*losses: float, rows: int = 8) -> list[Record]:
+def lines(*losses: float, rows: int = 8) -> list[dict[str, float]]:
     rest = {"tokens": 64, "length": 8, "rows": rows, "lr": 0.1, "joined": 0.0}
     return [{"step": n, "loss": loss, **rest} for n, loss in enumerate(losses)]
 
@@ -62,8 +61,8 @@ def test_a_kill_takes_all_that_a_job_has_started() -> None:
     assert job.stdout is not None
     assert job.stdout.readline() == b"1\n"
     strike(job, None)
-    said, _ = job.communicate(timeout=10)  # ends once the child, which has the other end, is gone
-    assert said == b""
+    output, _ = job.communicate(timeout=10)  # ends once the child, which has the other end, is gone
+    assert output == b""
     assert job.returncode == -signal.SIGKILL
 
 

@@ -21,7 +21,8 @@ from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError, SettingError, StorageError
@@ -33,8 +34,8 @@ NOBODY = 65534
 
 
 def events(run: Path, name: str) -> list[int]:
-    found = read_metrics(RunPaths(run).metrics).of("event")
-    return [event["step"] for event in found if event["event"] == name]
+    found = read_metrics(RunPaths(run).metrics).events
+    return [event.step for event in found if event.name == name]
 
 
 def saved(run: Path) -> list[str]:
@@ -45,9 +46,9 @@ def test_f01_a_process_that_kills_itself_in_a_save_costs_only_that_save(
     configured: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 2, "keep": 1})
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     ask_for("save:25:kill")
-    code = in_a_child(partial(train, config, tmp_path / "run", shown=False))
+    code = in_a_child(partial(train, config, tmp_path / "run", quiet=True))
     assert code == -signal.SIGKILL
     ask_for("")
     assert list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
@@ -59,7 +60,7 @@ def test_f04_a_disk_that_is_full_at_the_last_save_is_tried_once_more(
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 0, "keep": 1})
     ask_for("save:3:enospc")
-    train(config, tmp_path / "run", shown=False)
+    train(config, tmp_path / "run", quiet=True)
     assert len(saved(tmp_path / "run")) == 1
     assert events(tmp_path / "run", "finished")
 
@@ -69,17 +70,19 @@ def test_f04_a_disk_that_stays_full_says_what_is_needed_and_keeps_what_is_there(
 ) -> None:
     run = tmp_path / "run"
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 4, "keep": 3})
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
     before = saved(run)
     longer = {"budget": {"tokens": 2_000}, "saving": {"every_steps": 0}}
     ask_for("save:2-:enospc")
-    said = r"no space left on device; a checkpoint needs \d+ bytes, \d+ are free; free some space"
-    with pytest.raises(StorageError, match=said):
-        resume(run, overrides=longer, shown=False)
+    message = (
+        r"no space left on device; a checkpoint needs \d+ bytes, \d+ are free; free some space"
+    )
+    with pytest.raises(StorageError, match=message):
+        resume(run, settings=longer, quiet=True)
     ask_for("")
     assert saved(run) == before
     assert not list(RunPaths(run).checkpoints.glob(".t*"))
-    resume(run, shown=False)
+    resume(run, quiet=True)
     assert len(saved(run)) == 3
 
 
@@ -109,7 +112,7 @@ def test_f03_a_real_disk_that_is_full_keeps_what_it_has_and_the_run_goes_on_with
     configured: Configure, tmp_path: Path, small: str, large: str, reason: str
 ) -> None:
     config = configured(budget={"tokens": 4_000}, saving={"every_steps": 2, "keep": 99})
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     (tmp_path / "config.toml").write_text(config.to_toml())
     (tmp_path / "disk").mkdir()
     # A user namespace may mount what an ordinary user may not.
@@ -134,7 +137,7 @@ def test_a_resumed_run_has_nothing_of_a_checkpoint_in_memory_that_it_deletes(
 ) -> None:
     """A network disk keeps a file under a hidden name as long as somebody has it mapped."""
     run = tmp_path / "run"
-    train(configured(budget={"tokens": 1_500}, saving={"every_steps": 0}), run, shown=False)
+    train(configured(budget={"tokens": 1_500}, saving={"every_steps": 0}), run, quiet=True)
     mapped: list[str] = []
     removed: list[Path] = []
 
@@ -145,7 +148,7 @@ def test_a_resumed_run_has_nothing_of_a_checkpoint_in_memory_that_it_deletes(
             mapped.extend(line for line in lines if path.name in line)
 
     longer = {"budget": {"tokens": 2_000}, "saving": {"keep": 1}}
-    resume(run, overrides=longer, disk=Disk(before=before), shown=False)
+    resume(run, settings=longer, disk=Disk(before=before), quiet=True)
     assert removed
     assert not mapped
 
@@ -155,15 +158,15 @@ def test_f05_a_log_that_cannot_grow_ends_the_run_with_its_last_step_saved(
     configured: Configure, tmp_path: Path, ask_for: AskFor, line: int
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 0})
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     ask_for(f"log:{line + 1}-:enospc")
     with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left on device"):
-        train(config, tmp_path / "run", shown=False)
+        train(config, tmp_path / "run", quiet=True)
     ask_for("")
     assert RunPaths(tmp_path / "run").metrics.read_bytes()[-1:] in (b"\n", b"")
     # The step is in the checkpoint; its line alone is lost.
     lost = checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step
-    resume(tmp_path / "run", shown=False)
+    resume(tmp_path / "run", quiet=True)
     unbroken = lines_of(tmp_path / "unbroken", "step")
     left = [step for step in unbroken if step["step"] != lost]
     assert lines_of(tmp_path / "run", "step") == left
@@ -174,12 +177,12 @@ def test_f10_nothing_is_trained_from_scratch_where_every_checkpoint_is_damaged(
 ) -> None:
     run = tmp_path / "run"
     config = configured(budget={"tokens": 1_500})
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
     for path in list_checkpoints(RunPaths(run).checkpoints):
         (path / "state.json").unlink()
     before = RunPaths(run).metrics.read_bytes()
     with pytest.raises(CheckpointError, match="no usable checkpoint in .*run: "):
-        train(config, run, resume_auto=True, shown=False)
+        train(config, run, resume="auto", quiet=True)
     assert RunPaths(run).metrics.read_bytes() == before
 
 
@@ -188,13 +191,13 @@ def test_f12_a_checkpoint_of_another_architecture_names_the_first_shape_that_dif
 ) -> None:
     run = tmp_path / "run"
     config = configured(budget={"tokens": 800})
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
     there = RunPaths(run).config
     there.write_text(there.read_text().replace("layers = 1", "layers = 2"))
     with pytest.raises(
         SettingError, match=r"has blocks\.1\.\S+ of shape None, the model \("
     ) as caught:
-        resume(run, shown=False)
+        resume(run, quiet=True)
     assert caught.value.exit_code == 2
 
 
@@ -204,7 +207,7 @@ def as_nobody(config: Config, run: Path) -> int:
     def work() -> None:
         if os.geteuid() == 0:
             os.setuid(NOBODY)
-        train(config, run, shown=False)
+        train(config, run, quiet=True)
 
     return in_a_child(work)
 
@@ -224,13 +227,13 @@ def test_f15_a_directory_that_may_not_be_written_is_said_before_any_work(
     config = with_overrides(
         configured(budget={"tokens": 800}), {"data": {"path": str(public / "store")}}
     )
-    train(config, public / "ours", shown=False)  # it loads modules that another may not read
+    train(config, public / "ours", quiet=True)  # it loads modules that another may not read
     out = public / "out"
     out.mkdir()
     out.chmod(0o555)
     assert as_nobody(config, out / "run") == StorageError.exit_code
-    said = "permission denied; check the disk and its permissions and run the command again"
-    assert said in capfd.readouterr().err
+    message = "permission denied; check the disk and its permissions and run the command again"
+    assert message in capfd.readouterr().err
     assert list(out.iterdir()) == []
     out.chmod(0o777)
     assert as_nobody(config, out / "run") == 0
@@ -247,11 +250,11 @@ def test_f15_a_directory_that_vanishes_is_not_made_anew_and_ends_the_run_at_the_
 
     config = configured(saving={"every_steps": 4})
     with pytest.raises(StorageError, match="run: it has vanished; put it back"):
-        train(config, run, disk=Disk(before), shown=False)
+        train(config, run, disk=Disk(before), quiet=True)
     assert not run.exists()
     assert events(elsewhere, "save_failed") == [8]
     elsewhere.rename(run)
-    resume(run, shown=False)
+    resume(run, quiet=True)
     assert events(run, "finished")
 
 
@@ -265,10 +268,10 @@ def test_f16_a_run_goes_on_though_its_disk_was_away_for_a_moment(
 ) -> None:
     monkeypatch.setattr("lengthen.util.disk.WAITS", (0.01, 0.01, 0.01))
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 3})
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     shutil.copytree(tmp_path / "unbroken", tmp_path / "run")
     ask_for(f"load:{first}-{first + 3}:eio")
-    resume(tmp_path / "run", shown=False)
+    resume(tmp_path / "run", quiet=True)
     older = int(saved(tmp_path / "unbroken")[1].removeprefix("step-"))
     assert events(tmp_path / "run", "resumed") == [older]
     assert lines_of(tmp_path / "run", "step") == lines_of(tmp_path / "unbroken", "step")
@@ -293,15 +296,15 @@ def test_f28_no_clock_that_jumps_changes_a_run_or_its_seconds(
 ) -> None:
     run = tmp_path / "run"
     began = time.monotonic()
-    train(configured(budget={"tokens": 1_000}, saving={"keep": 2}), run, shown=False)
+    train(configured(budget={"tokens": 1_000}, saving={"keep": 2}), run, quiet=True)
     newest, older = list_checkpoints(RunPaths(run).checkpoints)
     os.utime(newest, (0, 0))  # 1970
     os.utime(older, (4_102_444_800, 4_102_444_800))  # 2100
-    resume(run, overrides={"budget": {"tokens": 2_000}}, shown=False)
-    steps = read_metrics(RunPaths(run).metrics).of("step")
+    resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
+    steps = read_metrics(RunPaths(run).metrics).steps
     assert events(run, "resumed") == [int(newest.name.removeprefix("step-"))]
-    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
-    seconds = [step["seconds"] for step in steps]
+    assert [step.step for step in steps] == list(range(1, len(steps) + 1))
+    seconds = [step.seconds or 0.0 for step in steps]
     assert seconds[0] > 0
     assert seconds == sorted(seconds)
     assert seconds[-1] < time.monotonic() - began
@@ -330,7 +333,7 @@ def test_f29_a_run_has_no_worker_processes_and_forks_none(
             configured(budget={"tokens": 1_500}, saving={"every_steps": 2, "asynchronous": True}),
             tmp_path / "run",
             disk=Disk(before),
-            shown=False,
+            quiet=True,
         )
         assert children == {""}
         assert threading.active_count() == 1
@@ -347,23 +350,23 @@ def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_sav
     config = configured(budget={"tokens": 3_000}, saving={"every_steps": 4, "keep": 9})
     run = tmp_path / "run"
     ask_for("step:6:kill")
-    assert in_a_child(partial(train, config, run, shown=False)) == -signal.SIGKILL
+    assert in_a_child(partial(train, config, run, quiet=True)) == -signal.SIGKILL
     asked = {"optimizer": {"learning_rate": 5e-3}, "run": {"on_nonfinite": "skip"}}
     ask_for("step:2:kill")
     for overrides in (asked, {"optimizer": {"clip": 0.5}}):
-        work = partial(resume, run, overrides=overrides, shown=False)
+        work = partial(resume, run, settings=overrides, quiet=True)
         assert in_a_child(work) == -signal.SIGKILL
     ask_for("")
-    resume(run, shown=False)
+    resume(run, quiet=True)
     rates = {record["step"]: record["lr"] for record in lines_of(run, "step")}
     assert max(rate for step, rate in rates.items() if step > 4) == 5e-3
-    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
-    assert [(one["step"], one["overrides"]) for one in told] == [
+    resumed = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert [(one["step"], one["overrides"]) for one in resumed] == [
         (4, {"optimizer": {"learning_rate": 5e-3, "clip": 0.5}, "run": {"on_nonfinite": "skip"}})
     ]
-    resume(run, overrides={"budget": {"tokens": 4_000}}, shown=False)
-    told = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
-    assert told[1]["overrides"] == {"budget": {"tokens": 4_000}}
+    resume(run, settings={"budget": {"tokens": 4_000}}, quiet=True)
+    resumed = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
+    assert resumed[1]["overrides"] == {"budget": {"tokens": 4_000}}
 
 
 def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(
@@ -371,9 +374,9 @@ def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(
 ) -> None:
     run = tmp_path / "run"
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 4, "keep": 9})
-    train(config, run, shown=False)
+    train(config, run, quiet=True)
     clip = config.optimizer.clip
     asked = {"optimizer": {"clip": clip}, "run": {"on_nonfinite": "skip"}}
-    resume(run, name="step-00000004", overrides=asked, shown=False)
+    resume(run, checkpoint="step-00000004", settings=asked, quiet=True)
     (resumed,) = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
     assert resumed["overrides"] == {"run": {"on_nonfinite": "skip"}}

@@ -19,7 +19,8 @@ from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.cli.main import main
 from lengthen.data.open_store import open_store
 from lengthen.model import optim
-from lengthen.run.directory import Record, read_metrics
+from lengthen.run.metrics import read_metrics
+from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord, to_json
 from lengthen.training import trainer as trainer_module
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
@@ -97,8 +98,8 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     )
     for ours, other in zip(records, theirs, strict=True):
         assert ours is not None
-        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-12)
-        assert ours["variance_norm"] == pytest.approx(other["variance_norm"], rel=1e-10)
+        assert ours.loss == pytest.approx(other["loss"], rel=1e-12)
+        assert ours.variance_norm == pytest.approx(other["variance_norm"], rel=1e-10)
     ledger = json.loads((tmp_path / "out" / "state.json").read_text())
     assert ledger == json.loads(json.dumps(alone.state_dict()["ledger"]))
 
@@ -106,7 +107,7 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
 def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
     record = trainer_of(configured()).step()
     assert record is not None
-    assert list(record) == [
+    assert list(to_json(record)) == [
         "kind",
         "step",
         "tokens",
@@ -121,9 +122,9 @@ def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
         "joined",
         "seconds",
     ]
-    assert (record["step"], record["tokens"], record["length"], record["rows"]) == (1, 64, 8, 8)
-    assert record["loss_ratio"] is None
-    assert record["loss"] == pytest.approx(5.55, abs=0.1)  # ln 257: nothing is known yet
+    assert (record.step, record.tokens, record.length, record.rows) == (1, 64, 8, 8)
+    assert record.loss_ratio is None
+    assert record.loss == pytest.approx(5.55, abs=0.1)  # ln 257: nothing is known yet
 
 
 def test_the_loss_ratio_is_over_the_lowest_earlier_loss(configured: Configure) -> None:
@@ -133,8 +134,8 @@ def test_the_loss_ratio_is_over_the_lowest_earlier_loss(configured: Configure) -
         record = trainer.step()
         assert record is not None
         if losses:
-            assert record["loss_ratio"] == record["loss"] / min(losses)
-        losses.append(record["loss"])
+            assert record.loss_ratio == (record.loss or 0) / min(losses)
+        losses.append(record.loss or 0)
 
 
 def test_the_variance_numbers_are_those_of_adams_second_moment(configured: Configure) -> None:
@@ -144,8 +145,8 @@ def test_the_variance_numbers_are_those_of_adams_second_moment(configured: Confi
     assert record is not None
     moments = trainer.tensors()["optimizer"]
     roots = [value.sqrt() for name, value in moments.items() if name.endswith("exp_avg_sq")]
-    assert record["variance_norm"] == pytest.approx(sum(float(r.sum()) for r in roots), rel=1e-5)
-    assert record["variance_max"] == pytest.approx(max(float(r.max()) for r in roots), rel=1e-6)
+    assert record.variance_norm == pytest.approx(sum(float(r.sum()) for r in roots), rel=1e-5)
+    assert record.variance_max == pytest.approx(max(float(r.max()) for r in roots), rel=1e-6)
 
 
 def kept(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -156,7 +157,7 @@ def kept(trainer: Trainer) -> dict[str, torch.Tensor]:
     }
 
 
-def poisoned_step(trainer: Trainer, *, gradient: bool) -> Record:
+def poisoned_step(trainer: Trainer, *, gradient: bool) -> StepRecord:
     """Train one step that is not finite: in its loss, or in one element of one gradient only."""
     element = next(trainer.model.parameters())[0, 0]
     # The root of nothing is nothing, and its slope is infinite.
@@ -178,15 +179,15 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
     before = kept(trainer)
     counters = trainer.train_state.counters
     record = poisoned_step(trainer, gradient=gradient)
-    assert record["finite"] is False
-    assert (record["loss"] is None) is (not gradient)
+    assert record.finite is False
+    assert (record.loss is None) is (not gradient)
     after = kept(trainer)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert trainer.train_state.counters.step == counters.step + 1
-    assert trainer.train_state.skipped_tokens == record["rows"] * record["length"]
+    assert trainer.train_state.skipped_tokens == (record.rows or 0) * (record.length or 0)
     again = trainer.step()
     assert again is not None
-    assert again.get("finite", True)
+    assert again.finite
 
 
 @pytest.mark.ranks
@@ -231,13 +232,13 @@ def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
     with pytest.raises(
         UnstableError, match=r"step 7 .*weights are untouched, last checkpoint step-0000000"
     ):
-        train(configured(), run, shown=False)
-    last = read_metrics(run / "metrics.jsonl").of("step")[-1]
-    assert (last["step"], last["finite"], last["loss"]) == (7, False, None)
-    resume(run, overrides={"run": {"on_nonfinite": "skip"}}, shown=False)
+        train(configured(), run, quiet=True)
+    last = read_metrics(run / "metrics.jsonl").steps[-1]
+    assert (last.step, last.finite, last.loss) == (7, False, None)
+    resume(run, settings={"run": {"on_nonfinite": "skip"}}, quiet=True)
     metrics = read_metrics(run / "metrics.jsonl")
-    assert [event["step"] for event in metrics.of("event") if event["event"] == "skipped"] == [7]
-    assert 10_000 - 64 < metrics.of("step")[-1]["tokens"] <= 10_000
+    assert [event.step for event in metrics.events if event.name == "skipped"] == [7]
+    assert 10_000 - 64 < (metrics.steps[-1].tokens or 0) <= 10_000
 
 
 def test_f32_three_skips_in_a_row_stop_a_run_all_the_same(
@@ -245,7 +246,7 @@ def test_f32_three_skips_in_a_row_stop_a_run_all_the_same(
 ) -> None:
     poisoned_training(monkeypatch, {3, 4, 6, 7, 8})
     with pytest.raises(UnstableError, match="step 9 "):
-        train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
+        train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", quiet=True)
 
 
 def test_f32_a_run_that_is_not_finite_ends_in_one_line_with_code_6(
@@ -267,11 +268,11 @@ def test_f36_a_spike_that_is_finite_is_recorded_and_stops_nothing(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(optimizer={"learning_rate": 3.0, "warmup_steps": 0, "clip": 0.0})
-    summary = train(config, tmp_path / "run", shown=False)
-    steps = read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
-    assert summary["short_of_budget"] < 64
-    assert max(line["loss_ratio"] or 0 for line in steps) > 1.2
-    assert all(line.get("finite", True) for line in steps)
+    summary = train(config, tmp_path / "run", quiet=True)
+    steps = read_metrics(tmp_path / "run" / "metrics.jsonl").steps
+    assert summary.short_of_budget < 64
+    assert max(line.loss_ratio or 0 for line in steps) > 1.2
+    assert all(line.finite for line in steps)
 
 
 def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
@@ -285,10 +286,10 @@ def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
         return scale(optimizer)
 
     monkeypatch.setattr(trainer_module, "second_moment_scale", overflown)
-    train(configured(budget={"tokens": 300}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 300}), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert metrics.unreadable == 0
-    assert {(s["variance_norm"], s["variance_max"]) for s in metrics.of("step")} == {(None, None)}
+    assert {(s.variance_norm, s.variance_max) for s in metrics.steps} == {(None, None)}
 
 
 @pytest.mark.parametrize(
@@ -305,26 +306,26 @@ def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
 def test_every_way_to_train_learns(
     configured: Configure, tmp_path: Path, tables: dict[str, Any]
 ) -> None:
-    summary = train(configured(**tables, budget={"tokens": 20_000}), tmp_path / "run", shown=False)
-    assert 0 <= summary["short_of_budget"] < 64
+    summary = train(configured(**tables, budget={"tokens": 20_000}), tmp_path / "run", quiet=True)
+    assert 0 <= summary.short_of_budget < 64
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert metrics.of("eval")[-1]["loss"] < 4.0 < metrics.of("step")[0]["loss"]
+    assert (metrics.evaluations[-1].loss or 0) < 4.0 < (metrics.steps[0].loss or 0)
     tokens = 0
-    for line in metrics.of("step"):
-        tokens += line["rows"] * line["length"]
-        assert line["tokens"] == tokens
+    for line in metrics.steps:
+        tokens += (line.rows or 0) * (line.length or 0)
+        assert line.tokens == tokens
 
 
 def test_evaluations_probes_and_saves_come_when_they_are_due(
     configured: Configure, tmp_path: Path
 ) -> None:
     saving = {"every_steps": 6, "keep": 2}
-    train(configured(saving=saving), tmp_path / "run", shown=False)
+    train(configured(saving=saving), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    last = metrics.of("step")[-1]["step"]
+    last = metrics.steps[-1].step
     due = list(range(5, last + 1, 5))
-    assert [line["step"] for line in metrics.of("eval")] == due + [last] * (last % 5 > 0)
-    assert [line["step"] for line in metrics.of("probe")] == list(range(7, last + 1, 7))
+    assert [line.step for line in metrics.evaluations] == due + [last] * (last % 5 > 0)
+    assert [line.step for line in metrics.probes] == list(range(7, last + 1, 7))
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
 
 
@@ -332,8 +333,8 @@ def test_evaluation_by_tokens_crosses_each_multiple_once(
     configured: Configure, tmp_path: Path
 ) -> None:
     evaluation = {"every_tokens": 2000, "every_steps": 0}
-    train(configured(evaluation=evaluation), tmp_path / "run", shown=False)
-    tokens = [e["tokens"] for e in read_metrics(tmp_path / "run" / "metrics.jsonl").of("eval")]
+    train(configured(evaluation=evaluation), tmp_path / "run", quiet=True)
+    tokens = [e.tokens or 0 for e in read_metrics(tmp_path / "run" / "metrics.jsonl").evaluations]
     assert [t // 2000 for t in tokens[:4]] == [1, 2, 3, 4]
 
 
@@ -341,14 +342,12 @@ def test_a_pass_trains_on_every_token_of_the_corpus_once(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"epochs": 1}, batch={"rows": 32, "micro_tokens": 2048})
-    summary = train(config, tmp_path / "run", shown=False)
+    summary = train(config, tmp_path / "run", quiet=True)
     sequences = (len(open_store(config).train) - 1) // 64
-    assert summary["tokens"] + summary["short_of_budget"] == sequences * 64
+    assert summary.tokens + summary.short_of_budget == sequences * 64
     state = checkpoint.load_newest(tmp_path / "run" / "checkpoints")[0].state
     assert state["ledger"]["epoch"] == 0
-    joined = [
-        line["joined"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl").of("step")
-    ]
+    joined = [line.joined or 0.0 for line in read_metrics(tmp_path / "run" / "metrics.jsonl").steps]
     assert joined[0] == 0.0 < max(joined) <= 1.0
 
 
@@ -362,15 +361,15 @@ def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: P
     subprocess.run(command, check=True, timeout=120)
     assert main([*words, str(tmp_path / "one")]) == 0
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    for kind in ("step", "eval", "probe"):
+    for kind in (StepRecord, EvalRecord, ProbeRecord):
         pairs = list(zip(one.of(kind), two.of(kind), strict=True))
         assert pairs
         for ours, theirs in pairs:
-            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+            assert ours.loss == pytest.approx(theirs.loss, rel=1e-9)
 
 
 def test_a_restored_trainer_has_let_go_of_the_files(configured: Configure, tmp_path: Path) -> None:
-    train(configured(budget={"tokens": 1_000}), tmp_path / "run", shown=False)
+    train(configured(budget={"tokens": 1_000}), tmp_path / "run", quiet=True)
     saved, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
     trainer = trainer_of(configured())
     trainer.restore(saved)
@@ -396,7 +395,7 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
         record, expected = compiled.step(), plain.step()
         assert record is not None
         assert expected is not None
-        assert record["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-        lengths.add(record["length"])
+        assert record.loss == pytest.approx(expected.loss, rel=1e-4)
+        lengths.add(record.length)
     assert len(lengths) == 8  # every multiple of 8 up to the full length
     assert counters["stats"]["unique_graphs"] <= 4

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util import faults
 from lengthen.util.disk import Disk
@@ -89,13 +90,13 @@ def test_a_step_told_to_is_not_finite_and_no_other(
     configured: Configure, ask_for: AskFor, tmp_path: Path
 ) -> None:
     ask_for("step:4:nan")
-    train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", shown=False)
-    steps = read_metrics(RunPaths(tmp_path / "run").metrics).of("step")
-    assert [step["step"] for step in steps if step["loss"] is None] == [4]
+    train(configured(run={"on_nonfinite": "skip"}), tmp_path / "run", quiet=True)
+    steps = read_metrics(RunPaths(tmp_path / "run").metrics).steps
+    assert [step.step for step in steps if step.loss is None] == [4]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("stop:3:nan", "did you mean 'step'"),
         ("step:3:nam", "did you mean 'nan'"),
@@ -103,7 +104,7 @@ def test_a_step_told_to_is_not_finite_and_no_other(
         ("step", "site:numbers:action"),
     ],
 )
-def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, said: str) -> None:
+def test_a_fault_that_is_none_is_said(ask_for: AskFor, text: str, message: str) -> None:
     ask_for(text)
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         faults.inject("step")

@@ -13,7 +13,8 @@ import pytest
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.config.schema import Config
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from tests.checkpoint.test_kills import goes_on
 from tests.conftest import AskFor, Configure, in_a_child
@@ -28,7 +29,7 @@ def saved_to_the_last_line(run: Path) -> bool:
     paths = RunPaths(run)
     newest = checkpoint.load_newest(paths.checkpoints)[0].step
     nothing_left = not list(paths.checkpoints.glob(".t*"))
-    return nothing_left and newest == read_metrics(paths.metrics).of("step")[-1]["step"]
+    return nothing_left and newest == read_metrics(paths.metrics).steps[-1].step
 
 
 @pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
@@ -36,11 +37,11 @@ def test_f17_a_signal_at_any_operation_of_a_save_lets_it_finish(
     configured: Configure, tmp_path: Path, ask_for: AskFor, stride: int
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving=SAVES)
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     for at in range(2, 1000, stride):
         run = tmp_path / str(at)
         ask_for(f"save:{at}:term")
-        code = in_a_child(partial(train, config, run, shown=False))
+        code = in_a_child(partial(train, config, run, quiet=True))
         ask_for("")
         if not code:
             break  # the run was over before it had so many operations
@@ -55,9 +56,9 @@ def test_f17_a_second_signal_ends_the_process_at_once_and_costs_only_that_save(
     configured: Configure, tmp_path: Path, ask_for: AskFor, at: int
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving=SAVES)
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     ask_for(f"save:{20 + at}-{21 + at}:term")
-    code = in_a_child(lambda: train(config, tmp_path / "run", shown=False))
+    code = in_a_child(lambda: train(config, tmp_path / "run", quiet=True))
     ask_for("")
     assert code == -signal.SIGTERM
     assert list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
@@ -69,9 +70,9 @@ def test_f19_a_signal_in_a_step_lets_it_finish_and_saves_it(
     configured: Configure, tmp_path: Path, ask_for: AskFor, step: int
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving={"every_steps": 0})
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     ask_for(f"step:{step}:term")
-    assert in_a_child(lambda: train(config, tmp_path / "run", shown=False)) == TERMINATED
+    assert in_a_child(lambda: train(config, tmp_path / "run", quiet=True)) == TERMINATED
     ask_for("")
     assert saved_to_the_last_line(tmp_path / "run")
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == step
@@ -81,7 +82,7 @@ def test_f19_a_signal_in_a_step_lets_it_finish_and_saves_it(
 def signalled_after(seconds: float, config: Config, run: Path) -> int:
     def work() -> None:
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        train(config, run, shown=False)
+        train(config, run, quiet=True)
 
     return in_a_child(work)
 
@@ -91,7 +92,7 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
     configured: Configure, tmp_path: Path, seeds: int
 ) -> None:
     config = configured(budget={"tokens": 1_500}, saving=SAVES)
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     for seed in range(seeds):
         run = tmp_path / str(seed)
         code = signalled_after(random.Random(seed).uniform(0.05, 0.6), config, run)
@@ -108,15 +109,15 @@ def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does
     # 20 sequences, four a pass: five passes.
     evaluation = {"every_steps": 3, "tokens": 20 * 64, "probe_every_steps": 0}
     config = configured(budget={"tokens": 800}, evaluation=evaluation, saving={"every_steps": 0})
-    train(config, tmp_path / "unbroken", shown=False)
+    train(config, tmp_path / "unbroken", quiet=True)
     run = tmp_path / "run"
     ask_for(f"eval:{number}:term")
-    assert in_a_child(lambda: train(config, run, shown=False)) == TERMINATED
+    assert in_a_child(lambda: train(config, run, quiet=True)) == TERMINATED
     ask_for("")
     assert saved_to_the_last_line(run)
     assert checkpoint.load_newest(RunPaths(run).checkpoints)[0].step == 3
     assert lines_of(run, "eval") == []
-    resume(run, shown=False)
+    resume(run, quiet=True)
     for kind in ("eval", "step"):
         assert lines_of(run, kind) == lines_of(tmp_path / "unbroken", kind)
 
@@ -150,5 +151,5 @@ def test_f21_a_reader_of_the_output_that_is_gone_stops_nothing(
             run.stdout.close()
             assert head.communicate()[0].startswith(b"run")
         assert run.wait() == 0
-    events = read_metrics(RunPaths(tmp_path / "run").metrics).of("event")
-    assert events[-1]["event"] == "finished"
+    events = read_metrics(RunPaths(tmp_path / "run").metrics).events
+    assert events[-1].name == "finished"

@@ -10,8 +10,9 @@ from lengthen.analysis.summary import Reached, Summary, comparable, summarise, t
 from lengthen.config.schema import Config
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.status import Attempts, attempts_of_runs, run_status, was_started_so
-from lengthen.reporting.gather import NamedRun, read_environment
+from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import RunPaths
+from lengthen.run.environment import read_environment
 from lengthen.util.errors import DataError
 
 VERSIONS = ("lengthen", "torch")  # another one may compute other digits
@@ -107,7 +108,7 @@ def read_outcome(run: Planned, directory: Path, attempts: Attempts = ALONE) -> O
     elif not attempts.message or not was_started_so(directory, run.config):
         return None
     metrics = status.metrics
-    summary = summarise(metrics, run.config.run.on_nonfinite) if metrics.of("step") else None
+    summary = summarise(metrics) if metrics.steps else None
     environment = read_environment(RunPaths(directory).environment)
     shown = NamedRun(run.name, metrics, environment, run.config.tables())
     return Outcome(run, state, summary, shown, status.config, attempts)

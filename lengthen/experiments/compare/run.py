@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from lengthen.analysis.instability import figure
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.experiments.compare.file import Comparison, Planned
@@ -29,7 +28,8 @@ from lengthen.experiments.runner import (
     run_jobs,
 )
 from lengthen.experiments.status import run_status
-from lengthen.run.directory import MetricsLog, RunPaths, last_record
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import JsonLines, last_record
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.errors import DataError
 from lengthen.util.tables import Table, printed
@@ -155,7 +155,7 @@ class _Training:
     """The runs of a comparison that are not at their end (runner.Experiment)."""
 
     machine: Machine
-    attempts: MetricsLog
+    attempts: JsonLines
     board: _Lines | _LiveTable
     left: dict[str, Job]
 
@@ -184,14 +184,14 @@ def _cell(job: Job) -> str:
 
 
 def _loss(job: Job) -> str:
-    evaluations = run_status(job.directory, job.config).metrics.of("eval")
-    loss = figure(evaluations[-1], "loss") if evaluations else None
+    evaluations = run_status(job.directory, job.config).metrics.evaluations
+    loss = evaluations[-1].loss if evaluations else None
     return "not finite" if loss is None else f"{loss:.3f}"
 
 
 def _progress(job: Job) -> str:
-    last = last_record(RunPaths(job.directory).metrics) or {}
+    last = last_record(RunPaths(job.directory).metrics)
     budget = job.config.budget.tokens
     if budget is None:
-        return f"step {last.get('step', 0):,}"
-    return f"{100 * last.get('tokens', 0) // budget} %"
+        return f"step {last.step if last else 0:,}"
+    return f"{100 * (last.tokens or 0 if last else 0) // budget} %"

@@ -234,10 +234,10 @@ def _line_through_steps(results: Iterable[TrialResult]) -> LinearRegression | No
     seconds: list[float] = []
     for result in results:
         before = 0.0
-        for step in result.metrics.of("step"):
-            flops.append(step_flops(result.trial.config, step["rows"], step["length"]))
-            seconds.append(step["seconds"] - before)
-            before = step["seconds"]
+        for step in result.metrics.steps:
+            flops.append(step_flops(result.trial.config, step.rows or 0, step.length or 0))
+            seconds.append((step.seconds or 0.0) - before)
+            before = step.seconds or 0.0
     if not flops:
         return None
     if len(set(flops)) > 1:

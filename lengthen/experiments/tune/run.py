@@ -34,7 +34,7 @@ from lengthen.experiments.tune.trials import (
     repeated_work,
     trial_of,
 )
-from lengthen.run.directory import MetricsLog
+from lengthen.run.metrics import JsonLines
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.errors import (
     CheckpointError,
@@ -99,7 +99,7 @@ class _Search:
     problem: Problem
     root: Path
     machine: Machine
-    attempts: MetricsLog
+    attempts: JsonLines
     console: Console
     losses: dict[Setting, float] = field(default_factory=dict)
     trials: dict[Setting, Trial] = field(default_factory=dict)  # that were ever wanted

@@ -273,8 +273,8 @@ def panels(result: SearchResult) -> list[Panel]:
 
 def _panel(title: str, clock: str, x: str, trials: Sequence[TrialResult]) -> Panel:
     def points(one: TrialResult) -> list[tuple[float, float]]:
-        perplexities = ((record[clock], record["perplexity"]) for record in one.metrics.of("eval"))
-        return [(at, perplexity) for at, perplexity in perplexities if perplexity is not None]
+        shown = (record for record in one.metrics.evaluations if record.perplexity is not None)
+        return [(getattr(record, clock), record.perplexity or 0.0) for record in shown]
 
     curves = [Curve(curve_name(one), points(one)) for one in trials]
     return Panel(title, x, "perplexity", curves, log_y=True)

@@ -26,7 +26,8 @@ from lengthen.experiments.status import RunStatus, run_status
 from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import Setting
 from lengthen.model import cost
-from lengthen.run.directory import Metrics, Record, RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.util.disk import Disk
 
 TRIALS = "trials"  # in a tuner's directory
@@ -157,18 +158,20 @@ def evaluation_flops(model: Model, tokens: int) -> float:
     return cost.flops(model, tokens // model.length, model.length) / FORWARD
 
 
-def work_of(config: Config, records: Sequence[Record], before: float = 0.0) -> Work:
-    """Return the work that lines of a log show; `before` are the seconds of the step before."""
-    steps = [record for record in records if record["kind"] == "step"]
-    evaluations = [record for record in records if record["kind"] == "eval"]
-    judged = sum(int(evaluation["side_tokens"]) for evaluation in evaluations)
-    flops = sum(step_flops(config, step["rows"], step["length"]) for step in steps)
-    training = float(steps[-1]["seconds"]) - before if steps else 0.0
+def work_of(metrics: Metrics, config: Config, after: int = 0) -> Work:
+    """Return the work that a log shows of the steps after step `after`."""
+    steps = [step for step in metrics.steps if step.step > after]
+    evaluations = [one for one in metrics.evaluations if one.step > after]
+    before = [step.seconds or 0.0 for step in metrics.steps if step.step <= after]
+    shapes = [(step.rows or 0, step.length or 0) for step in steps]
+    judged = sum(one.side_tokens or 0 for one in evaluations)
+    flops = sum(step_flops(config, rows, length) for rows, length in shapes)
+    training = (steps[-1].seconds or 0.0) - (before[-1] if before else 0.0) if steps else 0.0
     return Work(
-        tokens=sum(int(step["rows"]) * int(step["length"]) for step in steps),
+        tokens=sum(rows * length for rows, length in shapes),
         judged=judged,
         flops=flops + evaluation_flops(config.model, judged),
-        seconds=training + sum(float(evaluation["side_seconds"]) for evaluation in evaluations),
+        seconds=training + sum(one.side_seconds or 0.0 for one in evaluations),
     )
 
 
@@ -195,17 +198,18 @@ class TrialResult:
         """Nats at its end, over its last evaluations, since one alone jumps; inf: not calm."""
         if not self.is_calm:
             return math.inf
-        return fmean(record["loss"] for record in self.metrics.of("eval")[-LAST_EVALUATIONS:])
+        last = self.metrics.evaluations[-LAST_EVALUATIONS:]
+        return fmean(math.inf if one.loss is None else one.loss for one in last)
 
     @property
     def steps(self) -> int:
         """Steps that it trained."""
-        return len(self.metrics.of("step"))
+        return len(self.metrics.steps)
 
     @property
     def work(self) -> Work:
         """What it has computed."""
-        return work_of(self.trial.config, self.metrics.records)
+        return work_of(self.metrics, self.trial.config)
 
 
 def losses_of(results: Iterable[TrialResult]) -> dict[Setting, float]:
@@ -232,10 +236,10 @@ def read_running(root: Path, trial: Trial) -> TrialResult:
 
 def _result(trial: Trial, status: RunStatus) -> TrialResult:
     metrics = status.metrics
-    curve = [(int(record["step"]), record["loss"]) for record in metrics.of("eval")]
+    curve = [(one.step, one.loss) for one in metrics.evaluations]
     stability = judge(curve, trial.steps)
     if stability.verdict == "undecided" and status.state == "diverged":
-        why = f"step {metrics.records[-1]['step']} is not finite"
+        why = f"step {metrics.records[-1].step} is not finite"
         stability = Stability("not calm", why, "not finite")
     return TrialResult(trial, stability, metrics)
 
@@ -259,10 +263,7 @@ def repeated_work(root: Path, trial: Trial) -> Work:
     """Return what a trial that resumes now computes again: all after its newest checkpoint."""
     checkpoints = list_checkpoints(RunPaths(trial.directory(root)).checkpoints)
     kept = int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
-    metrics = read_running(root, trial).metrics
-    before = (step["seconds"] for step in metrics.of("step") if step["step"] == kept)
-    after = [record for record in metrics.records if record.get("step", 0) > kept]
-    return work_of(trial.config, after, next(before, 0.0))
+    return work_of(read_running(root, trial).metrics, trial.config, kept)
 
 
 def drop_checkpoints(root: Path, trial: Trial) -> None:

@@ -23,9 +23,10 @@ from lengthen.experiments.tune.summary import (
     trials_table,
 )
 from lengthen.experiments.tune.trials import TRIALS, TrialResult, known_losses, losses_of
-from lengthen.reporting.gather import NamedRun, read_environment
+from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.directory import RunPaths
+from lengthen.run.environment import read_environment
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, UnstableError
 from lengthen.util.tables import console, printed
@@ -146,7 +147,7 @@ def _write(root: Path, result: SearchResult) -> None:
     shown = [
         NamedRun(one.trial.label, one.metrics, _environment(root, one), one.trial.config.tables())
         for one in result.trials
-        if one.metrics.of("step")
+        if one.metrics.steps
     ]
     write(
         root / PAGE,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def compare(file: Path, out: Path, *more: str) -> subprocess.Popen[str]:
 
 def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
     return [
-        [{**step, "seconds": None} for step in status_of(root, run).metrics.of("step")]
+        [replace(step, seconds=None) for step in status_of(root, run).metrics.steps]
         for run in comparison.runs
     ]
 
@@ -46,7 +47,7 @@ def test_f55_killed_it_gives_the_same_tables_as_unbroken(
     comparison = read_comparison(file)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for run in comparison.runs:
-        train(run.config, run.directory(whole), shown=False)
+        train(run.config, run.directory(whole), quiet=True)
     assert main(["compare", str(file), "--out", str(whole), "--look"]) == 0
     for number in range(kills):
         process = compare(file, broken)
@@ -150,7 +151,7 @@ def test_on_a_terminal_a_table_fills_with_losses(
     assert main(["compare", str(file), "--out", str(root), "--jobs", "1"]) == 0
     shown = screen.getvalue()
     losses = [
-        status_of(root, run).metrics.of("eval")[-1]["loss"] for run in read_comparison(file).runs
+        status_of(root, run).metrics.evaluations[-1].loss for run in read_comparison(file).runs
     ]
     first, *_, last = [frame for frame in shown.split("seed 0")[1:] if "slw" in frame]
     assert [line.split()[1:] for line in first.splitlines() if "slw" in line] == [[".", "."]]

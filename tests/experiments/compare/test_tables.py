@@ -20,11 +20,13 @@ from lengthen.experiments.compare.tables import (
     verdict_table,
 )
 from lengthen.experiments.runner import ATTEMPTS
-from lengthen.run.directory import RunPaths, read_metrics
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util.errors import DataError
 from tests.conftest import AskFor
 from tests.experiments.conftest import Written, status_of
+from tests.logs import observation
 
 SWEEP = """
 [[grid]]
@@ -101,7 +103,7 @@ def test_observations_of_an_adaptive_pacing_are_counted_apart_where_there_are_an
     assert measuring(members(comparison, tmp_path)).columns[-1] == "evaluation seconds"
     for run in comparison.runs[:1]:
         log = RunPaths(run.directory(tmp_path)).metrics
-        look = {"kind": "observation", "step": 1, "side_tokens": 256, "side_seconds": 0.5}
+        look = {**observation(1, 8, 16, 5.0), "side_tokens": 256, "side_seconds": 0.5}
         log.write_text(json.dumps(look) + "\n" + log.read_text())
     table = measuring(members(comparison, tmp_path))
     assert table.columns[-2:] == ("observation tokens", "observation seconds")
@@ -144,12 +146,12 @@ def test_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
     run = comparison.runs[0]
     place = run.directory(tmp_path)
     ask_for(f"step:{6000 // 512 + 1}:nan")  # the last of them
-    train(run.config, place, shown=False)
+    train(run.config, place, quiet=True)
     metrics = read_metrics(RunPaths(place).metrics)
-    assert metrics.of("step")[-1]["finite"] is False
+    assert metrics.steps[-1].finite is False
     assert status_of(tmp_path, run).state == "finished"
     (outcome,), _ = read_outcomes(comparison, tmp_path)
-    assert (outcome.state, outcome.loss) == ("finished", metrics.of("eval")[-1]["loss"])
+    assert (outcome.state, outcome.loss) == ("finished", metrics.evaluations[-1].loss)
     assert main(["report", str(place)]) == 0
     assert "diverged" not in capsys.readouterr().out
 

@@ -18,7 +18,7 @@ from lengthen.experiments.runner import ATTEMPTS, Process
 from lengthen.experiments.tune.problem import Problem, define_problem
 from lengthen.experiments.tune.search import Setting, next_step
 from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
-from lengthen.run.directory import Record, RunPaths
+from lengthen.run.directory import RunPaths
 from tests.conftest import Configure
 
 Asked = Callable[..., Problem]
@@ -84,7 +84,7 @@ def plant(
     paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
     if threads is not None:
         paths.environment.write_text(json.dumps({"threads": threads}), encoding="utf-8")
-    records: list[Record] = []
+    records: list[dict[str, Any]] = []
     when, before, looks = trial.config.evaluation, 0, 0
     for counters, shape in steps(trial.config.schedule()):
         step = counters.step + 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from lengthen.experiments.runner import ATTEMPTS, Job, Machine, Process, read_at
 from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import MULTIPLES, End, Setting, next_step
 from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
-from lengthen.run.directory import RunPaths, last_record, owned
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.metrics import last_record
 from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.experiments.tune.conftest import (
@@ -62,14 +64,14 @@ def trained(problem: Problem, root: Path) -> list[Trial]:
     """Carry the whole search out in this process."""
 
     def carry(trial: Trial) -> None:
-        train(trial.config, trial.directory(root), shown=False)
+        train(trial.config, trial.directory(root), quiet=True)
 
     return search_here(problem, root, carry)
 
 
 def steps_of(root: Path, trials: list[Trial]) -> list[object]:
     return [
-        [{**step, "seconds": None} for step in read_trial(root, trial).metrics.of("step")]
+        [replace(step, seconds=None) for step in read_trial(root, trial).metrics.steps]
         for trial in trials
     ]
 
@@ -90,7 +92,7 @@ def chosen_in(root: Path) -> Setting:
 
 def wait_for_step(root: Path, trial: Trial, process: subprocess.Popen[str], step: int) -> None:
     log = trial.directory(root) / "metrics.jsonl"
-    while (last_record(log) or {}).get("step", 0) < step:
+    while (last := last_record(log)) is None or last.step < step:
         assert process.poll() is None
         time.sleep(0.02)
 

@@ -1,0 +1,74 @@
+"""environment.json: what a run depends on besides its configuration."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lengthen.util.errors import DataError
+
+PACKAGES = ("lengthen", "torch", "numpy", "tokenizers", "safetensors", "pydantic")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "WORLD_SIZE")
+SECRET = re.compile(r"token=|key|secret|password", re.IGNORECASE)
+LIMIT = 2**20  # bytes of the file
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """Return what environment.json says, nothing where there is none; raises DataError."""
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        data = file.read(LIMIT + 1)
+    try:
+        environment = json.loads(data)
+    except (ValueError, RecursionError):
+        environment = None
+    if not isinstance(environment, dict) or len(data) > LIMIT:
+        raise DataError(f"{path}: must be a JSON object of at most {LIMIT} bytes")
+    return environment
+
+
+def environment(command: Sequence[str]) -> dict[str, Any]:
+    """Return what a run depends on besides its configuration, for environment.json."""
+    return {
+        "command": [_masked(word) for word in command],
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def _masked(word: str) -> str:
+    name, equals, _ = word.partition("=")
+    return f"{name}=***" if equals and SECRET.search(name + equals) else word
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that runs, or None where it is an installed package.
+
+    `-dirty` behind it: files had been changed since.
+    """
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
