@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,22 +25,21 @@ from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import build
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DistributedContext
-from lengthen.evaluation import lambada, sets
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.prompts import QUESTIONS
-from lengthen.evaluation.requests import Pair, requests_of
-from lengthen.evaluation.scoring import score
+from lengthen.evaluation.lambada import divide, read_passages
+from lengthen.evaluation.lm_eval_adapter import model_class, write_definition
+from lengthen.evaluation.models import MICRO_TOKENS, EvalModel
+from lengthen.evaluation.scoring import requests_of
+from lengthen.evaluation.task_files import LAMBADA
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
 from lengthen.util.disk import Disk
 
-SHAPE = {"layers": 12, "width": 80, "heads": 5, "length": 1024, "vocabulary": 50257}
+SHAPE: dict[str, Any] = {"layers": 12, "width": 80, "heads": 5, "length": 1024, "vocabulary": 50257}
 BATCHES = (1, 8, 32, 64)
-PASS_TOKENS = 8192
 ITEMS = {"lambada": 500, "hellaswag": 250}
-BAR = 1.5
+BAR = 3.0  # times lm-eval's speed
 GPT2 = Path(__file__).parents[1] / "../shared/data/gpt2-bpe"
 
 Run = Callable[[], object]
@@ -70,35 +68,45 @@ def exported(folder: Path) -> Path:
     return folder / "hf"
 
 
-def pairs_of(name: str, items: int) -> list[Pair]:
-    """Return the first items of a set, as both are asked them."""
+def instances_of(name: str, items: int, folder: Path) -> list[Any]:
+    """Return what lm-eval asks a model about the first items of a set."""
     if name == "lambada":
-        rows = sets.load(lambada.PLACE, None).rows[:items]
-        return [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
-    question = QUESTIONS[name]
-    rows = sets.load(question.place, None).rows[:items]
-    return list(chain.from_iterable(question.item(row).pairs for row in rows))
+        _, files = LAMBADA.require(None)
+        texts, _ = read_passages(files)
+        pairs = [(before, f" {word}") for before, word in map(divide, texts[:items])]
+        return [
+            SimpleNamespace(
+                args=pair, doc=None, request_type="loglikelihood", task_name="", doc_id=n
+            )
+            for n, pair in enumerate(pairs)
+        ]
+    folder.mkdir()
+    write_definition(name, None, folder)
+    library: Any = import_module("lm_eval.tasks")
+    manager = library.TaskManager(include_path=str(folder), include_defaults=False)
+    task = manager.load([name])["tasks"][name]
+    task.build_all_requests(limit=items, rank=0, world_size=1)
+    return list(task.instances)
 
 
-def ours(folder: Path, pairs: Sequence[Pair]) -> Run:
-    """Return what scores the pairs."""
+def ours(folder: Path, instances: Sequence[Any]) -> Run:
+    """Return what scores the instances."""
     pretrained = read(folder)
-    place = DistributedContext(torch.device("cpu"))
-    subject = Subject("model", pretrained.gpt(), pretrained.text, place, PASS_TOKENS)
-    return lambda: score(subject, requests_of(subject.text, pairs))
+    context = DistributedContext(torch.device("cpu"))
+    model = EvalModel("model", pretrained.gpt(), pretrained.text, context, MICRO_TOKENS)
+    return partial(model_class()(model).loglikelihood, instances)
 
 
-def theirs(folder: Path, pairs: Sequence[Pair], batch: int) -> Run:
+def theirs(folder: Path, instances: Sequence[Any], batch: int) -> Run:
     """Return what does so in lm-eval."""
     library: Any = import_module("lm_eval.models.huggingface")
     model = library.HFLM(str(folder), dtype="float32", batch_size=batch, device="cpu")
-    instances = [SimpleNamespace(args=pair) for pair in pairs]
     return partial(model.loglikelihood, instances, disable_tqdm=True)
 
 
-def fastest(folder: Path, pairs: Sequence[Pair]) -> Run:
+def fastest(folder: Path, instances: Sequence[Any]) -> Run:
     """Return lm-eval at the batch size at which one run, after one to warm up, is the quickest."""
-    runs = {str(batch): theirs(folder, pairs, batch) for batch in BATCHES}
+    runs = {str(batch): theirs(folder, instances, batch) for batch in BATCHES}
     taken = {batch: min(each) for batch, each in seconds_in_rounds(runs, rounds=1).items()}
     best = min(taken, key=lambda batch: taken[batch])
     print("  lm-eval's seconds by batch size:", {k: round(v, 2) for k, v in taken.items()})
@@ -107,11 +115,11 @@ def fastest(folder: Path, pairs: Sequence[Pair]) -> Run:
 
 def compare(folder: Path, name: str, items: int, rounds: int) -> None:
     """Print the ratio on one set."""
-    pairs = pairs_of(name, items)
-    requests = requests_of(read(folder).text, pairs)
+    instances = instances_of(name, items, folder.parent / name)
+    requests = requests_of(read(folder).text, [each.args for each in instances])
     tokens = sum(len(each.context) + len(each.continuation) - 1 for each in requests)
-    print(f"{name}: {items} items, {len(pairs)} continuations, {tokens} tokens")
-    runs = {"ours": ours(folder, pairs), "lm-eval": fastest(folder, pairs)}
+    print(f"{name}: {items} items, {len(instances)} continuations, {tokens} tokens")
+    runs = {"ours": ours(folder, instances), "lm-eval": fastest(folder, instances)}
     seconds = seconds_in_rounds(runs, rounds)
     for who, taken in seconds.items():
         print(f"  {who:8} {figure([tokens / each for each in taken])} tokens/s")

@@ -1,4 +1,4 @@
-"""The seconds that `plan` foretells, beside those that the training then takes.
+"""The seconds that `plan` predicts, beside those that the training then takes.
 
     python -m benchmarks.plan                    about five minutes on two cores
     python -m benchmarks.plan --share 0.2        a quick look
@@ -68,12 +68,13 @@ def configuration(tables: Mapping[str, Any], store: Path, share: float) -> Confi
 
 
 def compared(name: str, config: Config, out: Path) -> float:
-    """Foretell one training, carry it out, and print both; return predicted / measured seconds."""
-    (foretold,) = forecasts({name: config}, None, lambda note: print(f"  {note}", file=sys.stderr))
+    """Predict one training, carry it out, and print both; return predicted / measured seconds."""
+    (forecast,) = forecasts({name: config}, None, lambda note: print(f"  {note}", file=sys.stderr))
     summary = train(config, out, quiet=True)
-    assert (summary.steps, summary.tokens) == (foretold.plan.steps, foretold.plan.tokens)
-    predicted, measured = foretold.duration, summary.seconds
-    print(f"  {name}: {predicted:.1f} s foretold ({foretold.told}), {measured:.1f} s trained")
+    assert (summary.steps, summary.tokens) == (forecast.plan.steps, forecast.plan.tokens)
+    predicted, measured = forecast.duration, summary.seconds
+    source = forecast.speed.source if forecast.speed else ""
+    print(f"  {name}: {predicted:.1f} s predicted ({source}), {measured:.1f} s trained")
     report(f"PLAN_SECONDS_{name}", predicted / measured)
     return float(predicted / measured)
 

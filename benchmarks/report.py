@@ -4,8 +4,8 @@
     python -m benchmarks.report --runs 5 --steps 2000
 
 The runs are synthetic logs with spikes, in a temporary directory. Each page is built in a fresh
-process, reading included, and opened in Chromium, if there is one: DOMContentLoaded, and the moment
-the first figure has its curves, both from the start of the navigation.
+process, reading included, and opened in Chromium, if there is one: the moment the first figure has
+its curves, and DOMContentLoaded, when all have theirs, both from the start of the navigation.
 """
 
 import argparse
@@ -93,6 +93,7 @@ def open_page(out: Path) -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(out.as_uri(), wait_until="commit")
         report("REPORT_FIRST_PLOT_MS", float(page.evaluate(FIRST_PLOT)))
+        page.wait_for_load_state()
         report("REPORT_CONTENT_LOADED_MS", float(page.evaluate(CONTENT)))
         browser.close()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lengthen.core.pacing import Linear
-from lengthen.integrations.plain import Course, Feed, RunLog
+from lengthen.integrations.plain import BatchStream, DataPlan, RunLog
 
 rows, full_length, width, vocabulary = 16, 64, 32, 256
 tokens, positions = nn.Embedding(vocabulary, width), nn.Embedding(full_length, width)
@@ -27,11 +27,11 @@ def mean_loss(inputs: Tensor, targets: Tensor) -> Tensor:
 
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
 pacing = Linear(start=8, end=full_length, duration=steps // 2)
-course = Course(pacing=pacing, rows=rows, budget=steps * rows * full_length, reuse_after=8)
-feed = Feed(np.fromfile(sys.argv[1], np.uint8).astype(np.uint16), course)
-log = RunLog(sys.argv[3], course) if len(sys.argv) > 3 else None  # for `lengthen report RUN`
+plan = DataPlan(pacing=pacing, rows=rows, budget=steps * rows * full_length, reuse_after=8)
+stream = BatchStream(np.fromfile(sys.argv[1], np.uint8).astype(np.uint16), plan)
+log = RunLog(sys.argv[3], plan) if len(sys.argv) > 3 else None  # for `lengthen report RUN`
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-for step, ((inputs, targets, length, _),) in islice(feed, steps):
+for step, ((inputs, targets, length, _),) in islice(stream, steps):
     loss = mean_loss(inputs, targets)
     optimizer.zero_grad()
     torch.autograd.backward(loss)

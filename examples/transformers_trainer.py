@@ -10,14 +10,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from lengthen.core.pacing import Linear
-from lengthen.integrations.plain import Course
+from lengthen.integrations.plain import DataPlan
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
 
 store, out, *more = sys.argv[1:]
 pacing = Linear(start=8, end=128, duration=100)
 budget = int(more[0]) if more else 400_000
-course = Course(pacing=pacing, rows=32, budget=budget, warmup_steps=20)
-dataset = LengthenDataset(store, course)
+plan = DataPlan(pacing=pacing, rows=32, budget=budget, warmup_steps=20)
+dataset = LengthenDataset(store, plan)
 config = LlamaConfig(
     vocab_size=dataset.store.vocabulary,
     hidden_size=128,
@@ -48,6 +48,6 @@ trainer = Trainer(
     train_dataset=dataset,
     eval_dataset=dataset.validation(),
     callbacks=[LengthenCallback(dataset, out)],
-    optimizers=(optimizer, dataset.rates(optimizer)),
+    optimizers=(optimizer, dataset.lr_scheduler(optimizer)),
 )
 trainer.train(resume_from_checkpoint=any(Path(out).glob("checkpoint-*")))

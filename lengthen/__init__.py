@@ -1,9 +1,68 @@
-"""Sequence length warmup for GPT pre-training: start short, lengthen, count every token."""
+"""Sequence length warmup for GPT pre-training: start short, lengthen, count every token.
+
+All that the command line does is one call here, with the same words; docs/api.md has every name
+with an example. Nothing heavy is imported before a name that needs it is used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lengthen.core.custom_pacing import Custom
+    from lengthen.core.pacing import Adaptive, Constant, Linear, Root, Staged
+    from lengthen.data.store import Store
+    from lengthen.exchange.pretrained import load
+    from lengthen.integrations.data_plan import DataPlan
+    from lengthen.integrations.plain import BatchStream
+    from lengthen.integrations.run_log import RunLog
+    from lengthen.run.metrics import read_metrics
+    from lengthen.training.start import resume, train
+
+    __version__: str
+
+__all__ = [
+    "Adaptive",
+    "BatchStream",
+    "Constant",
+    "Custom",
+    "DataPlan",
+    "Linear",
+    "Root",
+    "RunLog",
+    "Staged",
+    "Store",
+    "load",
+    "read_metrics",
+    "resume",
+    "train",
+]
+
+_MODULES = {
+    "core.custom_pacing": ("Custom",),
+    "core.pacing": ("Adaptive", "Constant", "Linear", "Root", "Staged"),
+    "data.store": ("Store",),
+    "exchange.pretrained": ("load",),
+    "integrations.data_plan": ("DataPlan",),
+    "integrations.plain": ("BatchStream",),
+    "integrations.run_log": ("RunLog",),
+    "run.metrics": ("read_metrics",),
+    "training.start": ("resume", "train"),
+}
+_HOME = {name: f"lengthen.{module}" for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker that saw it would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version  # takes longer than all the rest
+
+            return version("lengthen")
+        if name not in _HOME:
+            raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
 
 
-def __getattr__(name: str) -> str:
-    if name == "__version__":
-        from importlib.metadata import version  # here, for it takes longer than all the rest
-
-        return version("lengthen")
-    raise AttributeError(f"module 'lengthen' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

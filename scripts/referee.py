@@ -45,6 +45,8 @@ FIELDS: Names = {"overrides.budget.passes": "overrides.budget.epochs"}
 STATE: Names = {
     "pass_number": "epoch",
     "clock": "counters",
+    **{"grown.seen": "adaptive.observed", "grown.best": "adaptive.lowest", "grown": "adaptive"},
+    **{"course": "plan", "floor": "min_learning_rate"},
     "format": None,
     "numerics.world": "numerics.world_size",
 }

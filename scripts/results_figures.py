@@ -10,7 +10,8 @@ from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
 from lengthen.experiments.compare.sweep import sweep_panels
-from lengthen.reporting.figures import Curve, Panel, draw
+from lengthen.reporting.curves import Curve, Panel
+from lengthen.reporting.figures import draw
 from lengthen.run.packed import opened
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def variants_over_tokens(root: Path) -> list[Panel]:
             "step",
             "loss / lowest so far",
             _every_seed(members, "loss_ratio"),
-            mark=UNSTABLE,
+            threshold=UNSTABLE,
         ),
         Panel(
             "Variance max, every seed",
@@ -82,14 +83,14 @@ def _every_seed(members: Sequence[Group], field: str) -> list[Curve]:
     ]
 
 
-def figures(root: Path) -> Iterator[tuple[Path, str]]:
+def figures(root: Path) -> Iterator[tuple[Path, bytes]]:
     """Yield each picture's place and its SVG."""
-    yield root / "docs/results-batch.svg", draw(variants_over_tokens(root))
+    yield root / "docs/results-batch.svg", draw(variants_over_tokens(root), ".svg")
     for name in SWEEPS:
-        yield root / f"docs/results-{name}.svg", draw(list(swept(name, root)))
+        yield root / f"docs/results-{name}.svg", draw(list(swept(name, root)), ".svg")
 
 
 if __name__ == "__main__":
     for place, svg in figures(ROOT):
-        place.write_text(svg, encoding="utf-8")
+        place.write_bytes(svg)
         print(place.relative_to(ROOT))

@@ -1,6 +1,6 @@
 """The step here against that of the commit before the rebuild, in alternating pairs.
 
-    python scripts/step_pairs.py [--base 2404cf8] [--lengths 8 64 256 1024] [--rounds 15]
+    python -m scripts.step_pairs [--base 2404cf8] [--lengths 8 64 256 1024] [--rounds 15]
 
 Three processes train the same small model at one length: one of this tree, two of the base. In a
 round each takes its turn, the order turns from round to round, and the ratio of a round is that of
@@ -82,6 +82,7 @@ class Contender:
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, str(length), str(folder)],
             env={**os.environ, "PYTHONPATH": str(tree)},
+            cwd=tree,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

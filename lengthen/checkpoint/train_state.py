@@ -8,7 +8,7 @@ from typing import Any
 from lengthen.config.schema import MOST
 from lengthen.core.ledger import Ledger
 from lengthen.core.loss_ratio import LowestLoss
-from lengthen.core.pacing import Grown
+from lengthen.core.pacing import AdaptiveState
 from lengthen.core.schedule import Counters
 from lengthen.util.errors import CheckpointError
 
@@ -70,12 +70,13 @@ class TrainState:
 
 
 def _counters(state: dict[str, Any]) -> Counters:
-    grown = state["grown"]
-    growth = None if grown is None else Grown(**_every(Grown, grown))
-    return Counters(**{**_every(Counters, state), "grown": growth})
+    adaptive = state["adaptive"]
+    if adaptive is not None:
+        adaptive = AdaptiveState(**_every(AdaptiveState, adaptive))
+    return Counters(**{**_every(Counters, state), "adaptive": adaptive})
 
 
-def _every(kind: type[Counters | Grown], state: dict[str, Any]) -> dict[str, Any]:
+def _every(kind: type[Counters | AdaptiveState], state: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of `kind` in `state`; raises KeyError where it leaves one to a default."""
     return {one.name: state[one.name] for one in fields(kind)}
 
@@ -90,23 +91,25 @@ def _counts(train_state: TrainState) -> Iterator[object]:
     yield from (train_state.skipped_tokens, train_state.skipped_in_a_row, train_state.probed)
     for counters in (train_state.counters, train_state.evaluated):
         yield from (counters.step, counters.tokens, counters.origin)
-        if (grown := counters.grown) is not None:
-            yield from (grown.value, grown.since, grown.seen, grown.calm)
+        if (adaptive := counters.adaptive) is not None:
+            yield from (adaptive.value, adaptive.since, adaptive.observed, adaptive.calm)
 
 
 def _losses(train_state: TrainState) -> Iterator[float | None]:
     yield from (train_state.lowest.value, train_state.probe_lowest.value)
     yield from (
-        c.grown.best for c in (train_state.counters, train_state.evaluated) if c.grown is not None
+        c.adaptive.lowest
+        for c in (train_state.counters, train_state.evaluated)
+        if c.adaptive is not None
     )
 
 
 def check_same_run(train_state: TrainState, first: Ledger) -> None:
     """Raise CheckpointError for a sound state of another run than one that begins with `first`."""
-    ledger, grown = train_state.ledger, train_state.counters.grown
+    ledger, adaptive = train_state.ledger, train_state.counters.adaptive
     names = ("sequences", "full_length", "leftovers")
     other = any(getattr(ledger, name) != getattr(first, name) for name in names)
-    if other or (grown is not None and not 1 <= grown.value <= first.full_length):
+    if other or (adaptive is not None and not 1 <= adaptive.value <= first.full_length):
         raise CheckpointError(f"state.json: is of another run; {OTHER_CHECKPOINT}")
 
 

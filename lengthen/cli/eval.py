@@ -15,7 +15,7 @@ def _arguments(parser: Parser) -> None:
     )
     parser.add_argument("--sets", type=Path, metavar="DIR", help="where the published sets are")
     parser.add_argument("--data", type=Path, metavar="STORE", help="for valid (the run's own)")
-    parser.add_argument("--shots", type=int, default=0, help="solved questions ahead (0)")
+    parser.add_argument("--shots", type=int, default=0, help="solved questions before each (0)")
     parser.add_argument("--stride", type=int, help="tokens a window scores (the full length)")
     parser.add_argument("--limit", type=int, help="only the first so many items")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of shots (0)")
@@ -27,39 +27,38 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     start_computing(options)
-    from lengthen.evaluation.evaluate import chosen, judge
-    from lengthen.evaluation.models import named
-    from lengthen.evaluation.options import Wanted
+    from lengthen.evaluation.evaluate import choose_tasks, evaluate
+    from lengthen.evaluation.models import EvalOptions, find_models
     from lengthen.evaluation.results import Result
     from lengthen.reporting.evaluations import tables
     from lengthen.util.tables import console, printed
 
-    wanted = Wanted(options.sets, options.shots, options.limit, options.stride, options.seed)
-    models = named(options.models, options.out)
-    tasks = chosen(options.tasks, models, options.data, wanted)
-    found: dict[str, list[Result]] = {model.name: [] for model in models}
-    judged = judge(
+    asked = EvalOptions(options.sets, options.shots, options.limit, options.stride, options.seed)
+    models = find_models(options.models, options.out)
+    tasks = choose_tasks(options.tasks, models, options.data, asked)
+    results: dict[str, list[Result]] = {model.name: [] for model in models}
+    evaluated = evaluate(
         models,
         tasks,
-        wanted,
+        asked,
         data=options.data,
         precision=options.precision,
         note=lambda text: print_notes([text]),
     )
     try:
-        for model, result in judged:
-            found[model.name].append(result)
-    finally:  # what was found before Ctrl-C, or before a model that cannot be used, is shown too
+        for model, result in evaluated:
+            results[model.name].append(result)
+    finally:  # results from before Ctrl-C, or before a model that cannot be used, are shown too
         out = console()
-        for table in tables(found):
+        for table in tables(results):
             out.print(printed(table))
-        for path in dict.fromkeys(model.results for model in models if found[model.name]):
+        for path in dict.fromkeys(model.results for model in models if results[model.name]):
             print(path)
     return 0
 
 
 COMMAND = Command(
-    "Judge trained models: validation loss by position, WikiText-103, LAMBADA, choices.",
+    "Evaluate trained models: loss by position, WikiText-103, LAMBADA, lm-eval's tasks.",
     """
   lengthen eval runs/first --tasks valid
   lengthen eval runs/baseline runs/first --tasks valid,lambada,hellaswag,wikitext103 --sets sets

@@ -17,8 +17,10 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.exchange.export import export
     from lengthen.util.tables import two_columns
 
-    name, out = options.checkpoint, options.out
-    name, notes = export(options.run, out, name=name, overwrite=options.overwrite)
+    out = options.out
+    name, notes = export(
+        options.run, out, checkpoint=options.checkpoint, overwrite=options.overwrite
+    )
     print_notes(notes)
     print(two_columns([("checkpoint", name), ("folder", str(out))]))
     return 0

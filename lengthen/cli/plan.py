@@ -27,7 +27,9 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--ranks", metavar="N,N,...", help="numbers of GPUs: what each holds and sends"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.svg|FILE.html", help="a picture as well")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="a picture as well: .svg, .png or .html"
+    )
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:

@@ -18,7 +18,7 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     start_computing(options)
-    from lengthen.evaluation.sample import sample
+    from lengthen.evaluation.generate import sample
 
     pieces = sample(
         options.run,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Counters, Hold, Schedule
+from lengthen.core.schedule import Hold, Schedule
 from lengthen.util.errors import SettingError, nearest
 
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
@@ -80,7 +80,7 @@ def read_pacing(table: object) -> object:
     if isinstance(table, get_args(Pacing)):
         return table
     if not isinstance(table, dict):
-        raise ValueError("must be a table, or a pacing")
+        raise ValueError("must be a table or a pacing; a function is for a DataPlan alone")
     kind = KINDS.get(str(table.get("kind")))
     if kind is None:
         hint = nearest(str(table.get("kind", "")), KINDS)
@@ -240,26 +240,13 @@ class Config(Table):
         return self
 
     def _contradictions(self) -> Iterator[tuple[str, str, object]]:
-        end, length, rows = self.pacing.end, self.model.length, self.batch.rows
-        if self.pacing.of == "length" and end > length:
-            yield "pacing.end", f"must be at most model.length ({length})", end
-        if self.pacing.of == "rows" and end != rows:
-            yield "pacing.end", f"must be batch.rows ({rows}) where rows are paced", end
-        if self.pacing.of == "rows" and self.batch.hold == "tokens":
-            yield "batch.hold", 'must be "rows" where pacing.of is "rows"', self.batch.hold
+        yield from self._schedule_of(self.budget.tokens or MOST).mistakes()
+        length = self.model.length
         if self.batch.micro_tokens != "auto" and self.batch.micro_tokens < length:
             rule = f"must be at least model.length ({length})"
             yield "batch.micro_tokens", rule, self.batch.micro_tokens
         if self.budget.epochs is not None and self.batch.leftovers == "drop":
             yield "budget.epochs", 'needs batch.leftovers = "requeue"', self.budget.epochs
-        if self.budget.tokens is not None:
-            yield from self._short_budget(self.budget.tokens)
-
-    def _short_budget(self, tokens: int) -> Iterator[tuple[str, str, object]]:
-        first = self._schedule_of(tokens)
-        needed = first.rows_at(Counters()) * first.length(Counters())
-        if tokens < needed:
-            yield "budget.tokens", f"must be at least one step ({needed} tokens)", tokens
 
     def schedule(self, sequences: int | None = None) -> Schedule:
         """Return what decides every step; `sequences` is N, which `budget.epochs` needs.
@@ -272,9 +259,10 @@ class Config(Table):
             raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
         tokens = int(Fraction(repr(self.budget.epochs)) * sequences * self.model.length)
-        for _, rule, _ in self._short_budget(tokens):
+        schedule = self._schedule_of(tokens)
+        for _, rule, _ in schedule.mistakes():
             raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
-        return self._schedule_of(tokens)
+        return schedule
 
     def _schedule_of(self, budget: int) -> Schedule:
         return Schedule(

@@ -37,6 +37,11 @@ class LowestLoss:
         return LowestLoss(loss if self.value is None else min(self.value, loss))
 
 
+def perplexity(loss: float) -> float:
+    """Return exp(loss); infinite where that is above what a float holds."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 def finite_or_none(value: float) -> float | None:
     """Return what JSON can hold: not a number and infinity become null."""
     return value if math.isfinite(value) else None

@@ -28,7 +28,11 @@ NO_OTHER_SETTINGS: dict[str, object] = {"extra": "forbid"}
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """`end` at every step."""
+    """`end` at every step.
+
+    >>> lengthen.Constant(end=64)(0)
+    64
+    """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
@@ -37,8 +41,8 @@ class Constant:
     end: int  # tokens or rows
 
     def __post_init__(self) -> None:
-        _check_of(self.of)
-        _check("end", self.end)
+        check_of(self.of)
+        check_whole("end", self.end)
 
     @property
     def start(self) -> int:
@@ -63,6 +67,10 @@ class Linear:
 
     rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Raises
     SettingError for a setting out of its range.
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=100)
+    >>> pacing(0), pacing(50), pacing(100)
+    (8, 32, 64)
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -93,6 +101,10 @@ class Root:
 
     rounded down to a multiple of `multiple`, never below `start`; `end` from `duration` on. Degree
     1 is linear. Raises SettingError for a setting out of its range.
+
+    >>> pacing = lengthen.Root(start=8, end=64, duration=100)
+    >>> pacing(0), pacing(50), pacing(100)
+    (8, 40, 64)
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -107,7 +119,7 @@ class Root:
 
     def __post_init__(self) -> None:
         _check_growth(self)
-        _check("degree", self.degree, most=16)
+        check_whole("degree", self.degree, most=16)
 
     def __call__(self, step: int) -> int:
         """Return the value at `step`."""
@@ -122,12 +134,16 @@ class Root:
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """A list of values, each held for a while; two of them are Shortformer's two stages.
+    """A list of values, one after the other; two of them are Shortformer's two stages.
 
         value(t) = values[i],    i = how many boundaries are <= t
 
     so boundaries[i] is the first step with values[i + 1]. Raises SettingError for lists that are
     not in order or do not fit each other.
+
+    >>> pacing = lengthen.Staged(values=(16, 64), boundaries=(100,))
+    >>> pacing(99), pacing(100)
+    (16, 64)
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -138,12 +154,12 @@ class Staged:
     boundaries: tuple[int, ...]  # steps
 
     def __post_init__(self) -> None:
-        _check_of(self.of)
+        check_of(self.of)
         for name, numbers in (("values", self.values), ("boundaries", self.boundaries)):
             if not isinstance(numbers, tuple):
                 raise SettingError(name, "must be a tuple of whole numbers", numbers)
             for number in numbers:
-                _check(name, number)
+                check_whole(name, number)
         if not 1 <= len(self.values) <= MOST_STAGES:
             raise SettingError("values", f"must have from 1 to {MOST_STAGES} numbers", self.values)
         if any(one > next_one for one, next_one in pairwise(self.values)):
@@ -176,25 +192,29 @@ class Staged:
 
 
 @dataclass(frozen=True)
-class Grown:
+class AdaptiveState:
     """Where an adaptive pacing stands; together with it this decides what comes next."""
 
     value: int  # the length now, tokens
     since: int = 0  # step at which it was reached
-    seen: int = 0  # step of the last observation, or `since`
-    best: float | None = None  # lowest loss observed at this length, nats
+    observed: int = 0  # step of the last observation, or `since`
+    lowest: float | None = None  # loss observed at this length, nats
     calm: int = 0  # observations in a row that were not above it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive:
-    """Growth by what the model says: the length rises while the loss at that length is calm.
+    """Growth by the model's loss: the length rises while the loss at that length is calm.
 
-    Every `every` steps somebody observes the validation loss *at the current length*, on tokens
+    Every `every` steps the trainer measures the validation loss *at the current length*, on tokens
     that stay the same, since losses at different lengths are not comparable. After `patience`
-    observations in a row that are not above the best at this length it grows by `multiple`; else it
-    holds, but never longer than `max_hold` steps, so that the end is always reached (paper, section
-    2.2, names such a pacing; its exact rule is not published, this one is ours).
+    losses in a row that are not above the lowest at this length it grows by `multiple`; else the
+    length stays, but never longer than `max_hold` steps, so that the end is always reached (paper,
+    section 2.2, names such a pacing; its exact rule is not published, this one is ours).
+
+    >>> pacing = lengthen.Adaptive(start=8, end=64, max_hold=50)
+    >>> pacing.latest
+    350
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
@@ -211,13 +231,13 @@ class Adaptive:
     def __post_init__(self) -> None:
         if self.of != "length":
             raise SettingError("of", 'must be "length" for an adaptive pacing', self.of)
-        _check("end", self.end)
-        _check("start", self.start)
+        check_whole("end", self.end)
+        check_whole("start", self.start)
         if self.start > self.end:
             raise SettingError("start", f"must be at most end ({self.end})", self.start)
         for name in ("multiple", "every", "patience"):
-            _check(name, getattr(self, name))
-        _check("max_hold", self.max_hold, least=self.every)
+            check_whole(name, getattr(self, name))
+        check_whole("max_hold", self.max_hold, least=self.every)
 
     @property
     def latest(self) -> int:
@@ -227,42 +247,43 @@ class Adaptive:
         growths = -(-self.end // self.multiple) - self.start // self.multiple
         return growths * self.max_hold
 
-    def begin(self) -> Grown:
+    def begin(self) -> AdaptiveState:
         """Return the state before the first step."""
-        return Grown(self.start)
+        return AdaptiveState(self.start)
 
-    def observes(self, state: Grown, step: int) -> bool:
+    def observes(self, state: AdaptiveState, step: int) -> bool:
         """Return whether an observation is due after `step` finished steps."""
-        due = step - state.seen >= self.every or step - state.since >= self.max_hold
+        due = step - state.observed >= self.every or step - state.since >= self.max_hold
         return state.value < self.end and due
 
-    def next(self, state: Grown, step: int, loss: float) -> Grown:
+    def next(self, state: AdaptiveState, step: int, loss: float) -> AdaptiveState:
         """Return the state after an observation; its value counts from the next step on.
 
         A loss that is not finite is not calm.
         """
         calm = self.calm(state, loss)
         if calm >= self.patience or step - state.since >= self.max_hold:
-            return self.grown(state, step)
-        return replace(state, seen=step, best=loss if calm else state.best, calm=calm)
+            return self.grow(state, step)
+        lowest = loss if calm else state.lowest
+        return replace(state, observed=step, lowest=lowest, calm=calm)
 
-    def calm(self, state: Grown, loss: float) -> int:
-        """Return the observations in a row, with this one, that were not above the best."""
-        is_calm = isfinite(loss) and (state.best is None or loss <= state.best)
+    def calm(self, state: AdaptiveState, loss: float) -> int:
+        """Return the observations in a row, with this one, that were not above the lowest."""
+        is_calm = isfinite(loss) and (state.lowest is None or loss <= state.lowest)
         return state.calm + 1 if is_calm else 0
 
-    def grown(self, state: Grown, step: int) -> Grown:
+    def grow(self, state: AdaptiveState, step: int) -> AdaptiveState:
         """Return the state when it grows after `step` finished steps."""
         value = min(self.end, (state.value // self.multiple + 1) * self.multiple)
-        return Grown(value, since=step, seen=step)
+        return AdaptiveState(value, since=step, observed=step)
 
-    def held(self, *, calm: bool) -> int:
-        """Return the steps at each value where every observation is calm, or where none is."""
+    def steps_at_a_length(self, *, calm: bool) -> int:
+        """Return the steps at each length where every observation is calm, or where none is."""
         return min(self.patience * self.every, self.max_hold) if calm else self.max_hold
 
 
-Fixed: TypeAlias = Constant | Linear | Root | Staged  # what a step alone decides
-Pacing: TypeAlias = Fixed | Adaptive
+Fixed: TypeAlias = Constant | Linear | Root | Staged  # the step alone decides, in whole numbers
+Pacing: TypeAlias = Fixed | Adaptive  # what a settings file can say
 
 
 def floor_root(value: int, degree: int) -> int:
@@ -275,21 +296,23 @@ def floor_root(value: int, degree: int) -> int:
 
 
 def _check_growth(pacing: Linear | Root) -> None:
-    _check_of(pacing.of)
-    _check("end", pacing.end)
-    _check("start", pacing.start)
+    check_of(pacing.of)
+    check_whole("end", pacing.end)
+    check_whole("start", pacing.start)
     if pacing.start > pacing.end:
         raise SettingError("start", f"must be at most end ({pacing.end})", pacing.start)
-    _check("duration", pacing.duration, least=0)
-    _check("multiple", pacing.multiple)
+    check_whole("duration", pacing.duration, least=0)
+    check_whole("multiple", pacing.multiple)
 
 
-def _check_of(of: str) -> None:
+def check_of(of: str) -> None:
+    """Raise SettingError unless `of` names what can be paced."""
     if of not in get_args(Of):
         raise SettingError("of", "no such value to pace", of, nearest(str(of), get_args(Of)))
 
 
-def _check(setting: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+def check_whole(setting: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+    """Raise SettingError unless `value` is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise SettingError(setting, "must be a whole number", value)
     if not least <= value <= most:

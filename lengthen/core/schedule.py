@@ -1,6 +1,6 @@
 """What step t looks like: its rows, its length, its learning rate, and where the budget cuts it.
 
-The trainer and the plan both iterate `steps`; nobody else works any of this out. All counts are
+Nothing else works any of this out. All counts are
 whole numbers, so two runs that trained the same tokens agree to the last digit (paper, sections
 2.2 and 2.4: the rate warms up in steps and decays in trained tokens).
 """
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lengthen.core.pacing import Adaptive, Grown, Pacing
+from lengthen.core.custom_pacing import Custom
+from lengthen.core.pacing import Adaptive, AdaptiveState, Pacing
 
 Hold = Literal["rows", "tokens"]
 
@@ -23,7 +24,7 @@ class Counters:
     step: int = 0  # finished steps, t
     tokens: int = 0  # trained tokens
     origin: int = 0  # trained tokens before step `warmup_steps`, or so far: where the decay starts
-    grown: Grown | None = None  # of an adaptive pacing, from its first observation on
+    adaptive: AdaptiveState | None = None  # of an adaptive pacing, from its first observation on
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class StepPlan:
 class Schedule:
     """Everything that decides the shape and the rate of a step."""
 
-    pacing: Pacing
+    pacing: Pacing | Custom
     full_length: int  # L, tokens
     rows: int  # B, at full length
     hold: Hold = "rows"
@@ -54,14 +55,27 @@ class Schedule:
     warmup_steps: int  # W
     decay_tokens: int  # trained tokens at which the rate arrives at its minimum
 
+    def mistakes(self) -> Iterator[tuple[str, str, object]]:
+        """Yield the settings that contradict each other: name, rule, value."""
+        end, paced_rows = self.pacing.end, self.pacing.of == "rows"
+        if not paced_rows and end > self.full_length:
+            yield "pacing.end", f"must be at most model.length ({self.full_length})", end
+        if paced_rows and end != self.rows:
+            yield "pacing.end", f"must be batch.rows ({self.rows}) where rows are paced", end
+        if paced_rows and self.hold == "tokens":
+            yield "batch.hold", 'must be "rows" where pacing.of is "rows"', self.hold
+        needed = self.rows_at(Counters()) * self.length(Counters())
+        if self.budget < needed:
+            yield "budget.tokens", f"must be at least one step ({needed} tokens)", self.budget
+
     def length(self, counters: Counters) -> int:
-        """Return the sequence length l of the step that follows `clock`, in tokens."""
+        """Return the sequence length l of the step that follows `counters`, in tokens."""
         if isinstance(self.pacing, Adaptive):
-            return self._grown(self.pacing, counters).value
+            return self._adaptive(self.pacing, counters).value
         return self.pacing(counters.step) if self.pacing.of == "length" else self.full_length
 
     def rows_at(self, counters: Counters) -> int:
-        """Return the rows B of the step that follows `clock`, before the budget cuts them."""
+        """Return the rows B of the step that follows `counters`, before the budget cuts them."""
         if self.pacing.of == "rows":
             return self.pacing(counters.step)
         if self.hold == "tokens":
@@ -74,22 +88,22 @@ class Schedule:
         return max(self.rows, self.rows_at(Counters()))
 
     def observes(self, counters: Counters) -> bool:
-        """Return whether an adaptive pacing wants to know the loss before the next step."""
+        """Return whether an adaptive pacing needs the loss before the next step."""
         if not isinstance(self.pacing, Adaptive):
             return False
-        return self.pacing.observes(self._grown(self.pacing, counters), counters.step)
+        return self.pacing.observes(self._adaptive(self.pacing, counters), counters.step)
 
     def observed(self, counters: Counters, loss: float) -> Counters:
-        """Return the clock when an adaptive pacing has been told the loss at its length."""
+        """Return the counters after an adaptive pacing got the loss at its length."""
         assert isinstance(self.pacing, Adaptive)
-        grown = self._grown(self.pacing, counters)
-        return replace(counters, grown=self.pacing.next(grown, counters.step, loss))
+        state = self._adaptive(self.pacing, counters)
+        return replace(counters, adaptive=self.pacing.next(state, counters.step, loss))
 
-    def _grown(self, pacing: Adaptive, counters: Counters) -> Grown:
-        return counters.grown or pacing.begin()
+    def _adaptive(self, pacing: Adaptive, counters: Counters) -> AdaptiveState:
+        return counters.adaptive or pacing.begin()
 
     def learning_rate_at(self, counters: Counters) -> float:
-        """Return the learning rate of the step that follows `clock`.
+        """Return the learning rate of the step that follows `counters`.
 
             peak * (t + 1) / W                                              t < W
             minimum + (peak - minimum) * (1 + cos(pi * x)) / 2              then,
@@ -107,23 +121,23 @@ class Schedule:
         )
 
     def step_plan(self, counters: Counters) -> StepPlan | None:
-        """Return the step that follows `clock`, or None where not one more row fits the budget."""
+        """Return the step that follows; None where not one more row fits the budget."""
         length = self.length(counters)
         rows = min(self.rows_at(counters), (self.budget - counters.tokens) // length)
         return StepPlan(rows, length, self.learning_rate_at(counters)) if rows > 0 else None
 
     def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:
-        """Return the clock when so many steps of `shape` are finished."""
+        """Return the counters after so many steps of `plan`."""
         warming = max(0, min(steps, self.warmup_steps - counters.step))
         origin = counters.tokens + warming * plan.tokens if warming else counters.origin
         tokens = counters.tokens + steps * plan.tokens
-        return Counters(counters.step + steps, tokens, origin, counters.grown)
+        return Counters(counters.step + steps, tokens, origin, counters.adaptive)
 
 
 def steps(
     schedule: Schedule, counters: Counters | None = None, *, calm: bool = True
 ) -> Iterator[tuple[Counters, StepPlan]]:
-    """Yield every step from `clock` to the end of the budget, each with the clock before it.
+    """Yield every step from `counters` to the end of the budget, each with the counters before it.
 
     What an adaptive pacing will observe nobody knows: it is taken to be calm always, the quickest
     that it can grow, or never, the slowest.
@@ -161,32 +175,39 @@ class Span:
 
 
 def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> Iterator[Span]:
-    """Yield the steps of `steps`, at most the first `most`, those of one shape at once.
+    """Yield the steps of `steps`, at most the first `most`, those of one plan at once.
 
     Costs some microseconds for each value of the pacing, not for each step.
     """
     pacing, counters = schedule.pacing, Counters()
     while counters.step != most and (plan := schedule.step_plan(counters)) is not None:
-        change = _change(pacing, counters, calm=calm)
         count = (schedule.budget - counters.tokens) // plan.tokens
+        change = _change(pacing, counters, count, calm=calm)
         for end in (most, change):
             count = count if end is None else min(count, end - counters.step)
         yield Span(counters, plan, count)
         counters = schedule.after(counters, plan, count)
         if isinstance(pacing, Adaptive) and counters.step == change:
-            counters = replace(
-                counters, grown=pacing.grown(counters.grown or pacing.begin(), counters.step)
-            )
+            state = counters.adaptive or pacing.begin()
+            counters = replace(counters, adaptive=pacing.grow(state, counters.step))
 
 
-def _change(pacing: Pacing, counters: Counters, *, calm: bool) -> int | None:
-    """Return the first step behind `clock` with another value; None where all have this one."""
+def _change(pacing: Pacing | Custom, counters: Counters, steps: int, *, calm: bool) -> int | None:
+    """Return the first step after `counters` with another value.
+
+    None where all, or so many `steps`, have the same one.
+    """
     if isinstance(pacing, Adaptive):
-        grown = counters.grown or pacing.begin()
-        return None if grown.value == pacing.end else grown.since + pacing.held(calm=calm)
+        state = counters.adaptive or pacing.begin()
+        if state.value == pacing.end:
+            return None
+        return state.since + pacing.steps_at_a_length(calm=calm)
     value = pacing(counters.step)
     if value == pacing.end:
         return None
+    if isinstance(pacing, Custom):
+        ahead = range(counters.step + 1, counters.step + steps)
+        return next((step for step in ahead if pacing(step) != value), None)
     # A pacing never falls, so its values are in order.
     return bisect_right(range(pacing.duration), value, lo=counters.step, key=pacing)
 

@@ -44,7 +44,7 @@ def with_store(config: Config, store: Store) -> Config:
         if (part == "train" or _validates(config)) and len(tokens) <= length:
             has = f"the {part} part has {len(tokens)} tokens, needs at least {length + 1}"
             raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
-    schedule = config.schedule((len(store.train) - 1) // length)
+    schedule = config.schedule(store.sequences(length))
     changes = {
         "data": {"path": str(store.path.resolve()), "store_id": store.id},
         "model": {"vocabulary": store.vocabulary},

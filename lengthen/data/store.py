@@ -134,7 +134,12 @@ def content_id(manifest: dict[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """An open store; the tokens stay on the disk and are mapped, read-only."""
+    """An open store; the tokens stay on the disk and are mapped, read-only.
+
+    >>> store = lengthen.Store.open("store")
+    >>> len(store.train), store.train[:4].tolist(), store.vocabulary
+    (48277, [48, 32, 116, 104], 257)
+    """
 
     path: Path
     manifest: Manifest
@@ -157,6 +162,13 @@ class Store:
     def must_be_whole(self) -> None:
         """Raise DataError where a file has changed its size since, as `open` would."""
         _must_be_whole(self.path, self.manifest)
+
+    def sequences(self, length: int) -> int:
+        """Return N, the number of sequences of `length` tokens in the training part.
+
+        Each has a target for its last token, which may be the first token of the next sequence.
+        """
+        return (len(self.train) - 1) // length
 
     @property
     def id(self) -> str:

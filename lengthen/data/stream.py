@@ -130,11 +130,24 @@ def micro_batch(loader: Loader, step: Step, rows: range) -> MicroBatch:
     return _micro_batch(loader.load(step.blocks, step.plan.length, rows), step.plan)
 
 
-def micro_batches(batch: Batch, plan: StepPlan, count: int) -> list[MicroBatch]:
+def micro_batches(
+    batch: Batch, plan: StepPlan, rank: int, world_size: int, count: int
+) -> list[MicroBatch]:
     """Cut a rank's rows of a step into `count` micro-batches, on the device of the batch."""
-    rows = range(len(batch.inputs))
-    parts = [share(rows, part, count) for part in range(count)]
-    return [_micro_batch(Batch(*(side[p.start : p.stop] for side in batch)), plan) for p in parts]
+    parts = [row_range(plan, rank, world_size, number, count) for number in range(count)]
+    first = parts[0].start
+    return [
+        _micro_batch(Batch(*(side[p.start - first : p.stop - first] for side in batch)), plan)
+        for p in parts
+    ]
+
+
+def row_range(plan: StepPlan, rank: int, world_size: int, number: int = 0, count: int = 1) -> range:
+    """Return the rows of micro-batch `number` of `count` of a rank; of the rank, where it has one.
+
+    All micro-batches of all ranks differ by one row at most: laid end to end they are the step.
+    """
+    return share(range(plan.rows), rank * count + number, world_size * count)
 
 
 def _micro_batch(batch: Batch, plan: StepPlan) -> MicroBatch:

@@ -1,30 +1,46 @@
-"""Models and tasks side by side: what is asked, in which order, and what is kept of it."""
+"""Models and tasks side by side: which tasks run, in which order, and where results go."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.evaluation import lm_eval_tasks as harness
-from lengthen.evaluation import positions, results
-from lengthen.evaluation.models import Loaded, Named, load, must_share_tokenizer, store_of
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Outcome
-from lengthen.evaluation.results import Result
-from lengthen.evaluation.tasks import TASKS, WIKITEXT, found, raise_missing
+from lengthen.evaluation import lm_eval_adapter, results, wikitext103
+from lengthen.evaluation.lambada import lambada
+from lengthen.evaluation.lm_eval_adapter import PREFIX
+from lengthen.evaluation.models import (
+    EvalModel,
+    EvalOptions,
+    LoadedModel,
+    NamedModel,
+    load,
+    require_same_tokenizer,
+)
+from lengthen.evaluation.positions import valid
+from lengthen.evaluation.results import Outcome, Result
+from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS
 from lengthen.util.disk import Disk
 from lengthen.util.errors import MemoryLimitError, SettingError, nearest
 
 ALL = "all"
 VALID = "valid"
-HARNESS = "lm-eval:"
+WIKITEXT = "wikitext103"
 
-Note = Callable[[str], None]
+# The tasks that have a set, by name.
+TASKS: dict[str, Callable[[EvalModel, EvalOptions], Outcome]] = {
+    WIKITEXT: wikitext103.wikitext103,
+    LAMBADA.name: lambada,
+    **{name: partial(lm_eval_adapter.run_task, name) for name in LM_EVAL_TASKS},
+}
+FILES = {LAMBADA.name: LAMBADA, **LM_EVAL_TASKS}
 
 
-def chosen(words: str, models: Sequence[Named], data: Path | None, wanted: Wanted) -> list[str]:
+def choose_tasks(
+    words: str, models: Sequence[NamedModel], data: Path | None, options: EvalOptions
+) -> list[str]:
     """Return the names of the tasks in a text such as "valid,lambada", each once.
 
-    "all" is every task of ours whose set is found, `valid` where each model has a store. Raises
+    "all" is every task whose set is found, `valid` where each model has a store. Raises
     SettingError for a name that is none and for a set that is not there, DataError for a store that
     cannot be used: all of it before any work.
     """
@@ -32,53 +48,56 @@ def chosen(words: str, models: Sequence[Named], data: Path | None, wanted: Wante
     if not names:
         raise SettingError("--tasks", "names none", words, nearest("", [VALID, *TASKS, ALL]))
     for name in names:
-        if name not in (VALID, ALL, *TASKS) and not name.startswith(HARNESS):
-            hint = nearest(name, [VALID, *TASKS, ALL, f"{HARNESS}NAME"])
+        if name not in (VALID, ALL, *TASKS) and not name.startswith(PREFIX):
+            hint = nearest(name, [VALID, *TASKS, ALL, f"{PREFIX}NAME"])
             raise SettingError("--tasks", "no such task", name, hint)
     if ALL in names:
-        names = list(dict.fromkeys([*_possible(models, data, wanted), *names]))
+        names = list(dict.fromkeys([*_possible(models, data, options.sets), *names]))
         names.remove(ALL)
-    _must_be_there(names, models, data, wanted)
+    _require_data(names, models, data, options.sets)
     return names
 
 
-def _possible(models: Sequence[Named], data: Path | None, wanted: Wanted) -> list[str]:
-    possible = found(wanted.sets)
-    if data or all(model.config and model.config.data.path for model in models):
-        possible = [VALID, *possible]
+def _possible(models: Sequence[NamedModel], data: Path | None, sets: Path | None) -> list[str]:
+    has_store = data or all(model.config and model.config.data.path for model in models)
+    possible = [VALID] if has_store else []
+    possible += [WIKITEXT] if wikitext103.find(sets) else []
+    possible += [name for name, files in FILES.items() if files.find(sets)]
     if not possible:
         raise SettingError("--tasks", "no set is found, and no store", ALL, "name them by --sets")
     return possible
 
 
-def _must_be_there(
-    names: Sequence[str], models: Sequence[Named], data: Path | None, wanted: Wanted
+def _require_data(
+    names: Sequence[str], models: Sequence[NamedModel], data: Path | None, sets: Path | None
 ) -> None:
-    """Raise what a set or a store that is missing raises, before any model is loaded."""
+    """Raise what a set, a store or a library that is missing raises, before a model is loaded."""
     with_set = [name for name in names if name in TASKS]
-    if wanted.sets and wanted.sets.is_file() and len(with_set) > 1:
+    if sets and sets.is_file() and len(with_set) > 1:
         rule = f"must be a folder, since {len(with_set)} tasks have a set"
-        raise SettingError("--sets", rule, str(wanted.sets))
-    there = found(wanted.sets)
+        raise SettingError("--sets", rule, str(sets))
     for name in with_set:
-        if name not in there:
-            raise_missing(name, wanted.sets)
+        if name == WIKITEXT:
+            wikitext103.read(sets)
+        else:
+            FILES[name].require(sets)
     if VALID in names:
         for model in models:
-            store_of(model, data)
+            model.store(data)
+    if any(name in LM_EVAL_TASKS or name.startswith(PREFIX) for name in names):
+        lm_eval_adapter.model_class()
 
 
-def judge(
-    models: Sequence[Named],
+def evaluate(
+    models: Sequence[NamedModel],
     tasks: Sequence[str],
-    wanted: Wanted,
+    options: EvalOptions,
     *,
     data: Path | None,
     precision: str | None,
-    note: Note,
-    disk: Disk | None = None,
-) -> Iterator[tuple[Named, Result]]:
-    """Yield what each task says about each model, once it is in the model's file.
+    note: Callable[[str], None],
+) -> Iterator[tuple[NamedModel, Result]]:
+    """Yield the result of each task for each model, after it is in the model's file.
 
     Raises what the tasks and `models.load` raise, and MemoryLimitError; what was yielded is kept.
     """
@@ -89,38 +108,40 @@ def judge(
         for text in loaded.notes:
             note(text)
         for task in tasks:
-            outcome = _outcome(task, model, loaded, wanted, data)
-            place = loaded.subject.place
-            of = (model.label, loaded.step, place.precision, options_of(task, wanted))
-            result = Result(*of, outcome, loaded.weights)
-            results.kept(disk or Disk(), model.results, result)
+            outcome = _run(task, model, loaded, options, data)
+            asked = options_of(task, options)
+            precision_used = loaded.model.context.precision
+            result = Result(
+                model.label, loaded.step, precision_used, asked, outcome, loaded.weights
+            )
+            results.add(Disk(), model.results, result)
             yield model, result
 
 
-def _outcome(task: str, model: Named, loaded: Loaded, wanted: Wanted, data: Path | None) -> Outcome:
-    subject = loaded.subject
+def _run(
+    task: str, named: NamedModel, loaded: LoadedModel, options: EvalOptions, data: Path | None
+) -> Outcome:
+    model = loaded.model
     try:
         if task == VALID:
-            store = store_of(model, data)
-            must_share_tokenizer(store, subject)
-            return positions.valid(subject, store, wanted)
-        if task.startswith(HARNESS):
-            name = task.removeprefix(HARNESS)
-            own = wanted.sets if wanted.sets and wanted.sets.is_dir() else None
-            return harness.run(subject, [name], own, wanted.shots, wanted.limit)[0]
-        return TASKS[task](subject, wanted)
+            store = named.store(data)
+            require_same_tokenizer(store, model)
+            return valid(model, store, options)
+        if task.startswith(PREFIX):
+            return lm_eval_adapter.run_task(task, model, options)
+        return TASKS[task](model, options)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        message = f"out of memory: {task} with passes of {subject.pass_tokens} tokens"
+        message = f"out of memory: {task} with micro-batches of {model.micro_tokens} tokens"
         raise MemoryLimitError(f"{message}; a machine with more memory is needed") from None
 
 
-def options_of(task: str, wanted: Wanted) -> dict[str, int]:
+def options_of(task: str, options: EvalOptions) -> dict[str, int]:
     """Return the options that decide what a task asks, without those that it does not read."""
-    options = {"limit": wanted.limit}
+    read = {"limit": options.limit}
     if task == WIKITEXT:
-        options["stride"] = wanted.stride
-    elif task != VALID and wanted.shots:
-        options |= {"shots": wanted.shots, "seed": wanted.seed}
-    return {name: value for name, value in options.items() if value is not None}
+        read["stride"] = options.stride
+    elif task != VALID and options.shots:
+        read |= {"shots": options.shots, "seed": options.seed}
+    return {name: value for name, value in read.items() if value is not None}

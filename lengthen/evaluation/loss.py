@@ -1,6 +1,5 @@
 """Validation loss at full length, and the perplexity that follows from it."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +13,9 @@ from lengthen.util import faults
 Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
 
 
-def sequences_in(tokens: Tokens, full_length: int, wanted: int) -> int:
-    """Return how many full-length sequences about `wanted` tokens are, at least one if one fits."""
-    return min(max(1, wanted // full_length), max(0, len(tokens) - 1) // full_length)
+def sequences_in(tokens: Tokens, full_length: int, count: int) -> int:
+    """Return how many full-length sequences about `count` tokens are, at least one if one fits."""
+    return min(max(1, count // full_length), max(0, len(tokens) - 1) // full_length)
 
 
 def validation_loss(
@@ -33,22 +32,21 @@ def validation_loss(
     """Return the mean loss in nats per token over the first `sequences` of `tokens`.
 
     Of each sequence the first `length` tokens are read, all of them where it is None. Each rank
-    reads its share, `rows` sequences a pass, dropout off. None where `stop` said so between two
-    passes, on any rank. Nothing here touches random state, so training goes on as if it had not
-    been evaluated.
+    reads its share in micro-batches of `rows` sequences, dropout off. None where `stop` returned
+    true before a micro-batch, on any rank. No random state is read or changed, so training
+    continues as if it had not been evaluated.
     """
     length = length or full_length
-    mine = range(
-        sequences * context.rank // context.world_size,
-        sequences * (context.rank + 1) // context.world_size,
-    )
+    rank, world_size = context.rank, context.world_size
+    mine = range(sequences * rank // world_size, sequences * (rank + 1) // world_size)
+    largest_share = -(-sequences // world_size)
     total = torch.zeros((), dtype=context.sum_dtype, device=context.device)
     stopped = False
     was_training = module.training
     module.eval()
     with torch.no_grad(), context.autocast():
-        # As many passes on every rank: sharded, each of them is a meeting.
-        for number in range(-(-_most(sequences, context.world_size) // rows)):
+        # As many micro-batches on every rank: with FSDP each forward pass is a collective.
+        for number in range(-(-largest_share // rows)):
             faults.inject("eval")
             stopped = context.any_rank(stop())
             if stopped:
@@ -62,18 +60,8 @@ def validation_loss(
     return None if stopped else float(context.all_reduce_sum(total)) / (sequences * length)
 
 
-def _most(sequences: int, world_size: int) -> int:
-    """Return the largest share of a rank."""
-    return -(-sequences // world_size)
-
-
 def fronts(tokens: Tokens, sequences: range, full_length: int, length: int) -> Tensor:
-    """Return the fronts of sequences, and the token behind each: (rows, length + 1) int64."""
+    """Return the fronts of sequences, and the token after each: (rows, length + 1) int64."""
     starts = np.asarray(sequences) * full_length
     window = starts[:, None] + np.arange(length + 1)
     return torch.from_numpy(tokens[window].astype(np.int64))
-
-
-def perplexity(loss: float) -> float:
-    """Return exp(loss); infinite where that is above what a float holds."""
-    return math.exp(loss) if loss < 700 else math.inf

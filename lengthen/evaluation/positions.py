@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.data.store import Store
-from lengthen.evaluation.loss import fronts, perplexity, validation_loss
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Curve, Measure, Outcome
+from lengthen.evaluation.loss import fronts, validation_loss
+from lengthen.evaluation.models import EvalModel, EvalOptions
+from lengthen.evaluation.results import Curve, Measure, Outcome, standard_error
 from lengthen.model.gpt import CHUNK, GPT
-from lengthen.util.console import Line
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import DataError
 
@@ -26,29 +25,42 @@ CURVE = "loss by position"
 SAME_TOKENS = "a shorter length reads the same tokens, in windows of that length"
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-Watch = Callable[[], bool]  # called ahead of each pass; never stops one
 
 
-def valid(subject: Subject, store: Store, wanted: Wanted) -> Outcome:
+def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
     """Return loss and perplexity over the validation part of a store, in full-length sequences.
 
     `limit` takes the first sequences. Errors are over sequences; chance gives every token of the
     vocabulary the same. Raises DataError where the part has no full-length sequence.
     """
     began = time.monotonic()
-    length = subject.model.length
+    length = model.length
     sequences = (len(store.valid) - 1) // length
     if sequences < 1:
         has = f"the valid part has {len(store.valid)} tokens, needs at least {length + 1}"
         raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
-    sequences = min(sequences, wanted.limit or sequences)
+    sequences = min(sequences, options.limit or sequences)
     shorter = [size for share in SHARES if (size := length // share)]
-    rows = max(1, subject.pass_tokens // length)
+    rows = max(1, model.micro_tokens // length)
+    batches = itertools.count()
     with progress_line((1 + len(shorter)) * sequences * length, "valid") as progress:
-        watch = _counting(progress, rows * length)
-        by_sequence, by_position = losses(subject, store, sequences, rows, watch)
+
+        def before_batch() -> bool:
+            done = next(batches) * rows * length
+            progress.update(done, f"{done:,} tokens")
+            return False  # do not stop
+
+        by_sequence, by_position = losses(model, store, sequences, rows, before_batch)
         in_windows = {
-            size: _loss(subject, store, sequences * length // size, size, rows * length, watch)
+            size: validation_loss(
+                model.gpt,
+                store.valid,
+                sequences=sequences * length // size,
+                full_length=size,
+                rows=max(1, rows * length // size),
+                context=model.context,
+                stop=before_batch,
+            )
             for size in shorter
         }
     return Outcome(
@@ -56,71 +68,44 @@ def valid(subject: Subject, store: Store, wanted: Wanted) -> Outcome:
         items=sequences,
         tokens=sequences * length,
         seconds=time.monotonic() - began,
-        measures=tuple(_measures(by_sequence, in_windows, subject.model.tokens.num_embeddings)),
+        measures=tuple(_measures(by_sequence, in_windows, model.vocabulary)),
         curves=(curve(by_position),),
         settings=(("store", str(store.path)), ("store id", store.id), ("length", str(length))),
         notes=(SAME_TOKENS,),
     )
 
 
-def _counting(progress: Line, pass_tokens: int) -> Watch:
-    passes = itertools.count()
-
-    def watch() -> bool:
-        done = next(passes) * pass_tokens
-        progress.update(done, f"{done:,} tokens")
-        return False
-
-    return watch
-
-
 def losses(
-    subject: Subject, store: Store, sequences: int, rows: int, watch: Watch
+    model: EvalModel, store: Store, sequences: int, rows: int, before_batch: Callable[[], object]
 ) -> tuple[Floats, Floats]:
     """Return the mean loss of each of the first `sequences`, and that at each of their positions.
 
     Nats, float64: (sequences,) and (full length,).
     """
-    length = subject.model.length
+    length = model.length
     by_sequence, by_position = np.zeros(sequences), np.zeros(length)
-    with torch.inference_mode(), subject.place.autocast():
+    with torch.inference_mode(), model.context.autocast():
         for first in range(0, sequences, rows):
-            watch()
+            before_batch()
             share = range(first, min(first + rows, sequences))
-            tokens = fronts(store.valid, share, length, length).to(subject.place.device)
-            found = _token_losses(subject.model, tokens).cpu().double().numpy()
-            by_sequence[share.start : share.stop] = found.mean(axis=1)
-            by_position += found.sum(axis=0) / sequences
+            tokens = fronts(store.valid, share, length, length).to(model.context.device)
+            by_token = _token_losses(model.gpt, tokens).cpu().double().numpy()
+            by_sequence[share.start : share.stop] = by_token.mean(axis=1)
+            by_position += by_token.sum(axis=0) / sequences
     return by_sequence, by_position
 
 
-def _token_losses(model: GPT, tokens: Tensor) -> Tensor:
+def _token_losses(gpt: GPT, tokens: Tensor) -> Tensor:
     """Return the loss of every token but the first of each row: (rows, length)."""
-    hidden = model.hidden(tokens[:, :-1]).flatten(0, 1)
+    hidden = gpt.hidden(tokens[:, :-1]).flatten(0, 1)
     targets = tokens[:, 1:].flatten()
-    weight = model.tokens.weight
+    weight = gpt.tokens.weight
     parts = []
     for first in range(0, len(hidden), CHUNK):
         part = slice(first, first + CHUNK)
         logits = functional.linear(hidden[part], weight).to(weight.dtype)
         parts.append(functional.cross_entropy(logits, targets[part], reduction="none"))
     return torch.cat(parts).view(len(tokens), -1)
-
-
-def _loss(
-    subject: Subject, store: Store, windows: int, size: int, pass_tokens: int, watch: Watch
-) -> float:
-    loss = validation_loss(
-        subject.model,
-        store.valid,
-        sequences=windows,
-        full_length=size,
-        rows=max(1, pass_tokens // size),
-        context=subject.place,
-        stop=watch,
-    )
-    assert loss is not None  # nothing stops it
-    return loss
 
 
 def bands(length: int) -> Iterator[range]:
@@ -150,15 +135,13 @@ def curve(by_position: Floats) -> Curve:
 
 
 def _measures(
-    by_sequence: Floats, in_windows: dict[int, float], vocabulary: int
+    by_sequence: Floats, in_windows: dict[int, float | None], vocabulary: int
 ) -> Iterator[Measure]:
-    loss, error = float(by_sequence.mean()), None
-    if len(by_sequence) > 1:
-        error = float(by_sequence.std(ddof=1) / math.sqrt(len(by_sequence)))
-    guess = math.log(vocabulary)
-    value = perplexity(loss)
+    loss, error = float(by_sequence.mean()), standard_error(by_sequence.tolist())
+    value, guess = perplexity(loss), math.log(vocabulary)
     yield Measure("loss", loss, error, guess)
     # Of exp(mean), to first order.
     yield Measure("perplexity", value, None if error is None else value * error, float(vocabulary))
-    for size, found in sorted(in_windows.items()):
-        yield Measure(f"loss at length {size}", found, None, guess)
+    for size, shorter in sorted(in_windows.items()):
+        assert shorter is not None  # nothing stops it
+        yield Measure(f"loss at length {size}", shorter, None, guess)

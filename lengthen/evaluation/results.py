@@ -1,8 +1,9 @@
-"""What evaluations found, as JSON: one file for a run, written whole whenever a task has ended."""
+"""The results of evaluations, as JSON: one file for a run, rewritten after every task."""
 
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from lengthen.data.store import read_limited
-from lengthen.evaluation.outcome import Outcome
 from lengthen.util.disk import Disk
 from lengthen.util.errors import NAME, DataError, cut
 
@@ -22,8 +22,42 @@ PLACES = {"set": "set SHA-256", "store": "store id"}
 
 
 @dataclass(frozen=True)
+class Measure:
+    """One figure of a task."""
+
+    name: str  # "accuracy", "word perplexity", ...
+    value: float
+    error: float | None = None  # its standard error over items
+    chance: float | None = None  # what guessing gives
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure for each place on an axis, such as the loss at each position of a sequence."""
+
+    name: str
+    axis: str  # what `at` counts
+    at: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The figures of one task, and what is needed to compare them with another's."""
+
+    task: str
+    items: int
+    tokens: int  # whose loss was counted
+    seconds: float
+    measures: tuple[Measure, ...]
+    curves: tuple[Curve, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()  # stride, shots, the set's file and SHA-256, ...
+    notes: tuple[str, ...] = ()  # conventions that a reader must know
+
+
+@dataclass(frozen=True)
 class Result:
-    """What one task found about one model."""
+    """The outcome of one task for one model."""
 
     model: str | None  # its name, in a file of several; None beside the model, which may move
     step: int | None  # of the checkpoint; None: the model is no run
@@ -67,12 +101,12 @@ FILE = TypeAdapter(File)
 
 
 def read(path: Path) -> tuple[Result, ...]:
-    """Return the results in a file, none where it is not there; raises DataError."""
+    """Return the results in a file, none where there is no file; raises DataError."""
     if not path.exists():
         return ()
     data = read_limited(path, SIZE_LIMIT)
     try:
-        content = json.loads(data, object_hook=_with_nan)
+        content = json.loads(data, object_hook=_null_to_nan)
         results = FILE.validate_python(content).results
         if all(map(_is_drawable, results)):
             return results
@@ -92,10 +126,10 @@ def write(disk: Disk, path: Path, results: Sequence[Result]) -> None:
     disk.replace_file(path, FILE.dump_json(File(1, tuple(results)), indent=1) + b"\n")
 
 
-def kept(disk: Disk, path: Path, result: Result) -> None:
+def add(disk: Disk, path: Path, result: Result) -> None:
     """Put a result into a file, in the place of an earlier one to the same question.
 
-    What is known of other weights under the checkpoint's name is set aside first.
+    Results of other weights under the checkpoint's name are set aside first.
     """
     set_aside(disk, path, result.supersedes)
     # Read again each time: another evaluation may write beside this one.
@@ -127,6 +161,13 @@ def weights_at(checkpoint: Path) -> str | None:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean over items; None for a single one."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
 def _is_drawable(result: Result) -> bool:
     return all(
         len(curve.at) == len(curve.values) and all(map(math.isfinite, curve.at))
@@ -134,8 +175,7 @@ def _is_drawable(result: Result) -> bool:
     )
 
 
-def _with_nan(fields: dict[str, Any]) -> dict[str, Any]:
-    """Give figures their "not a number" back."""
+def _null_to_nan(fields: dict[str, Any]) -> dict[str, Any]:
     if "value" in fields and fields["value"] is None:
         fields["value"] = math.nan
     if isinstance(values := fields.get("values"), list):

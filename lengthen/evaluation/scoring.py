@@ -1,23 +1,26 @@
-"""Log-likelihoods of continuations behind contexts: what every task but text is judged by."""
+"""Log-likelihoods of continuations after contexts, which every task but `valid` is scored by."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.packing import Line, Pass, header_of, lines_of, passes
-from lengthen.evaluation.requests import Request
-from lengthen.model.gpt import CHUNK, KeysAndValues
+from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.evaluation.models import EvalModel
+from lengthen.evaluation.packing import PackedBatch, Request, pack
+from lengthen.model.gpt import CHUNK
 from lengthen.util.console import line as progress_line
-from lengthen.util.errors import CheckpointError
+from lengthen.util.errors import CheckpointError, DataError, shown
+
+GROUP = 8  # micro-batches of windows are laid out at a time: all at once would fill the memory
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Bools = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-Past = tuple[KeysAndValues, ...]
+Pair = tuple[str, str]  # context, continuation
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,64 @@ class Score:
     tokens: int
 
 
-def score(subject: Subject, requests: Sequence[Request], label: str = "") -> list[Score]:
+def requests_of(text: TextTokenizer, pairs: Sequence[Pair]) -> list[Request]:
+    """Return the requests for pairs of texts, divided as lm-eval's causal models divide them.
+
+    Spaces that end a context belong to the continuation, since a token begins with its space. The
+    whole is encoded at once, and what exceeds the number of the context's own tokens is the
+    continuation. An empty context is the separator. Raises DataError where a continuation has no
+    token.
+    """
+    moved = [(context.rstrip(), context + rest) for context, rest in pairs]
+    # Each text once: the choices of an item share their context.
+    texts = sorted(set(chain.from_iterable(moved)))
+    encodings = text.tokenizer.encode_batch(texts, add_special_tokens=False)
+    tokens = {each: tuple(one.ids) for each, one in zip(texts, encodings, strict=True)}
+    requests = []
+    for context, whole in moved:
+        before = tokens[context]
+        after = tokens[whole][len(before) :]
+        if not after:
+            rule = "has no token of its own after its context"
+            raise DataError(f"tokenizer: the continuation {shown(whole[len(context) :])} {rule}")
+        requests.append(Request(before or (text.separator,), after))
+    return requests
+
+
+def windows(text: tuple[int, ...], full_length: int, stride: int) -> Iterator[Request]:
+    """Yield the windows of a text, whose first token is read and never scored.
+
+    The first window scores up to `full_length` tokens, each later one the next `stride` of them
+    (what is left, at the end) after as much text as fits before them. So every other token is
+    scored once. `stride` is 1 to `full_length`, which gives disjoint windows.
+    """
+    assert 1 <= stride <= full_length
+    first, size = 1, full_length
+    while first < len(text):
+        last = min(first + size, len(text))
+        yield Request(text[max(0, last - 1 - full_length) : first], text[first:last])
+        first, size = last, stride
+
+
+def score_windows(
+    model: EvalModel, text: tuple[int, ...], stride: int, limit: int | None, label: str
+) -> list[Score]:
+    """Return the scores of the first `limit` windows of a text, all of them where it is None."""
+    left = islice(windows(text, model.length, stride), limit)
+    group = GROUP * max(1, model.micro_tokens // model.length)
+    scores: list[Score] = []
+    with progress_line(len(text) - 1, label) as progress:
+        while requests := list(islice(left, group)):
+            scores += score(model, requests)
+            progress.update(sum(each.tokens for each in scores), f"{len(scores):,} windows")
+    return scores
+
+
+def score(model: EvalModel, requests: Sequence[Request], label: str = "") -> list[Score]:
     """Return the score of each request; what several of them begin with is read once.
 
     A context that is too long loses its left end, so that it fills the full length together with
-    the continuation but for its last token, as lm-eval has it; `Request.is_cut` tells. Every
+    the continuation but for its last token, as in lm-eval; `Request.is_cut` says which. Every
     request must fit. Batching, order and sharing change results by rounding alone. With a `label`
     progress is shown under it. Raises CheckpointError where the logits are not finite.
     """
@@ -41,76 +97,57 @@ def score(subject: Subject, requests: Sequence[Request], label: str = "") -> lis
     greedy = np.ones(len(requests), dtype=bool)
     done = 0
     with progress_line(len(requests), label, shown=bool(label)) as progress:
-        # What was cut begins somewhere in its text: it would leave the others without a header.
-        for lines in lines_of(requests, subject.model.length):
-            for read, loss, best in _judged(subject, lines):
-                np.add.at(losses, read.numbers, loss)
-                np.logical_and.at(greedy, read.numbers, best)
-                done += read.lines
-                progress.update(done, f"{done:,} of {len(requests):,} continuations")
+        for batch in pack(requests, model.length, model.micro_tokens):
+            loss, best = _score_batch(model, batch)
+            np.add.at(losses, batch.numbers, loss)
+            np.logical_and.at(greedy, batch.numbers, best)
+            done += batch.lines
+            progress.update(done, f"{done:,} of {len(requests):,} continuations")
     if np.isnan(losses).any():  # an answer would be chosen by what cannot be compared
-        rule = "its logits are not finite; its weights are spoiled or too large"
-        raise CheckpointError(f"model {subject.name}: {rule}")
+        raise not_finite(model.name)
     return [
         Score(float(loss), bool(best), len(request.continuation))
         for loss, best, request in zip(losses, greedy, requests, strict=True)
     ]
 
 
+def not_finite(name: str) -> CheckpointError:
+    """Return the error for a model whose logits are not finite."""
+    rule = "its logits are not finite; its weights are damaged or too large"
+    return CheckpointError(f"model {name}: {rule}")
+
+
 @torch.inference_mode()
-def _judged(subject: Subject, lines: Sequence[Line]) -> Iterator[tuple[Pass, Floats, Bools]]:
-    """Yield each pass with the loss of each of its targets, and whether it is the likeliest."""
-    model, place = subject.model, subject.place
-    header = header_of(lines)
-    with place.autocast():
-        past = _read_header(subject, header)
-    for each in passes(lines, len(header), subject.pass_tokens):
-        with place.autocast():
-            hidden = _hidden(subject, each, past).flatten(0, 1)
-            loss, best = _compared(hidden, model.tokens.weight, each)
-        yield each, loss, best
-
-
-def _read_header(subject: Subject, header: tuple[int, ...]) -> Past:
-    if not header:
-        return ()
-    inputs = torch.tensor([header], device=subject.place.device)
-    positions = torch.arange(len(header), device=subject.place.device)
-    mask = torch.ones(len(header), len(header), dtype=torch.bool, device=inputs.device).tril()
-    return subject.model.read(inputs, positions, mask[None, None], keeps=True)[1]
-
-
-def _hidden(subject: Subject, each: Pass, past: Past) -> Tensor:
-    """Return what the logits of a pass are read from: (rows, length, width)."""
+def _score_batch(model: EvalModel, batch: PackedBatch) -> tuple[Floats, Bools]:
+    """Return the loss of each target of a batch, and whether it is the likeliest."""
     inputs, positions, branches = (
-        torch.from_numpy(part).to(subject.place.device)
-        for part in (each.inputs, each.positions, each.branches)
+        torch.from_numpy(part).to(model.context.device)
+        for part in (batch.inputs, batch.positions, batch.branches)
     )
-    # Padding stands on the right, where a causal model does not look.
-    if not past and each.is_plain:
-        return subject.model.hidden(inputs)
-    own = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
-    mask = own.tril()
-    if past:
-        earlier = mask.new_ones(*mask.shape[:2], past[0][0].shape[2])
-        mask = torch.cat([earlier, mask], dim=2)
-    return subject.model.read(inputs, positions, mask[:, None], past)[0]
+    with model.context.autocast():
+        # Padding stands on the right, where a causal model does not look.
+        if batch.is_plain:
+            hidden = model.gpt.hidden(inputs)
+        else:
+            own = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+            hidden, _ = model.gpt.read(inputs, positions, own.tril()[:, None])
+        return _compare(hidden.flatten(0, 1), model.gpt.tokens.weight, batch)
 
 
-def _compared(hidden: Tensor, weight: Tensor, each: Pass) -> tuple[Floats, Bools]:
+def _compare(hidden: Tensor, weight: Tensor, batch: PackedBatch) -> tuple[Floats, Bools]:
     """Compare each target with the logits of the token that it follows.
 
     `hidden` is (tokens, width). Logits exist for the tokens that have a target, once for a token
     that has several, and for CHUNK of them at a time.
     """
-    tokens, which = np.unique(each.places, return_inverse=True)
+    tokens, which = np.unique(batch.places, return_inverse=True)
     losses, best = np.zeros(len(which)), np.zeros(len(which), dtype=bool)
     for first in range(0, len(tokens), CHUNK):
         here = np.flatnonzero((first <= which) & (which < first + CHUNK))
         chosen = torch.from_numpy(tokens[first : first + CHUNK]).to(hidden.device)
         logits = functional.linear(hidden[chosen], weight).to(weight.dtype)
         rows = torch.from_numpy(which[here] - first).to(hidden.device)
-        targets = torch.from_numpy(each.targets[here]).to(hidden.device)
+        targets = torch.from_numpy(batch.targets[here]).to(hidden.device)
         likeliest = logits.argmax(dim=1, keepdim=True)
         # In place: another tensor of this size costs as much as the sum itself.
         logits -= logits.gather(1, likeliest)

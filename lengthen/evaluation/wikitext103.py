@@ -2,56 +2,56 @@
 
 import hashlib
 import math
+import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.data.store import read_limited
-from lengthen.evaluation import sets
-from lengthen.evaluation.detokenise import detokenise
-from lengthen.evaluation.loss import perplexity
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Measure, Outcome
-from lengthen.evaluation.rows import ENDINGS, SIZE_LIMIT
-from lengthen.evaluation.scoring import Score
-from lengthen.evaluation.sets import Place
-from lengthen.evaluation.windows import scores_of
+from lengthen.evaluation.models import EvalModel, EvalOptions
+from lengthen.evaluation.results import Measure, Outcome
+from lengthen.evaluation.scoring import Score, score_windows
+from lengthen.evaluation.task_files import ENDINGS, WIKITEXT, read_texts
 from lengthen.util.errors import DataError, SettingError
 
 FILE = "wiki.test.raw"
-FOLDERS = ("wikitext103", "wikitext-103-raw-v1", "wikitext-103-raw", "wikitext2")
-PLACE = Place("Salesforce/wikitext", FOLDERS, ("test",), packaged=False)
+SIZE_LIMIT = 2**30  # bytes
 PUBLISHED = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"  # SHA-256
 WORDS = "words: of the text before clean-up, split at single spaces, the ends stripped"
 STREAM = (
-    "the detokenised text is one stream behind a separator; each window scores its last tokens "
+    "the detokenised text is one stream after a separator; each window scores its last tokens "
     "({stride}), the first one all, within a full length of {length}"
 )
 ANOTHER = "this is not the published test text: compare with figures from this text"
+# WikiText's spacing undone, in this order: brackets take what the marks before them have left,
+# headings the longest first. Quotation marks pair up in the order in which they come, also over
+# the ends of lines, so a text in pieces gives another result than the whole. Of the published
+# rules one is left out, for an apostrophe before a digit: as it is spelled it fits nothing.
+SPACING = tuple(
+    (re.compile(pattern), written)
+    for pattern, written in (
+        ("s '", "s'"),
+        (" @([-,.])@ ", r"\1"),
+        *((f" {re.escape(mark)} ", f"{mark} ") for mark in ":;.!?,"),
+        *(
+            (rf"\{left}\s*([^\{right}]*?)\s*\{right}", rf"{left}\1{right}")
+            for left, right in ("()", "[]", "{}", '""', "''")
+        ),
+        ("= = = =", "===="),
+        ("= = =", "==="),
+        ("= =", "=="),
+        (" ° ", "°"),
+        (" \n", "\n"),
+        ("\n ", "\n"),
+        (" N ", " 1 "),
+        (" 's", "'s"),
+    )
+)
 
 
-@dataclass(frozen=True)
-class Text:
-    """The test text as published, and where it was found."""
-
-    text: str
-    file: Path
-
-    @property
-    def sha256(self) -> str:
-        """Of the text in UTF-8."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
-    def words(self) -> int:
-        """Words by the rule WORDS, that of Megatron-LM (Shoeybi et al. 2019, section 5.2)."""
-        return len(self.text.strip().split(" "))
-
-
-def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
+def wikitext103(model: EvalModel, options: EvalOptions) -> Outcome:
     """Return the perplexity of the test text for a word and for a token.
 
     For a word it is exp(loss / token x tokens / words), both of the whole text, so that `limit`
@@ -59,104 +59,98 @@ def wikitext103(subject: Subject, wanted: Wanted) -> Outcome:
     not found or the stride exceeds the full length, DataError where the text cannot be used.
     """
     began = time.monotonic()
-    length = subject.model.length
-    stride = wanted.stride or length
-    if stride > length:
-        raise SettingError("--stride", f"must be at most the full length ({length})", stride)
-    found = read(wanted.sets)
-    ids = subject.tokenizer.encode(detokenise(found.text), add_special_tokens=False).ids
-    stream = (subject.text.separator, *ids)
-    scores = scores_of(subject, stream, stride, wanted.limit, "wikitext103")
-    notes = [STREAM.format(stride=stride, length=length), f"{WORDS} ({found.words:,})"]
-    notes += [] if found.sha256 == PUBLISHED else [ANOTHER]
+    stride = options.stride or model.length
+    if stride > model.length:
+        rule = f"must be at most the full length ({model.length})"
+        raise SettingError("--stride", rule, stride)
+    text, file = read(options.sets)
+    sha256, words = hashlib.sha256(text.encode()).hexdigest(), count_words(text)
+    ids = model.tokenizer.encode(detokenise(text), add_special_tokens=False).ids
+    stream = (model.text.separator, *ids)
+    scores = score_windows(model, stream, stride, options.limit, "wikitext103")
+    notes = [STREAM.format(stride=stride, length=model.length), f"{WORDS} ({words:,})"]
+    notes += [] if sha256 == PUBLISHED else [ANOTHER]
     return Outcome(
         task="wikitext103",
         items=len(scores),
         tokens=sum(score.tokens for score in scores),
         seconds=time.monotonic() - began,
-        measures=_measures(scores, len(ids) / found.words, subject.model.tokens.num_embeddings),
+        measures=_measures(scores, len(ids) / words, model.vocabulary),
         settings=(
-            ("set", str(found.file)),
-            ("set SHA-256", found.sha256),
-            ("length", str(length)),
+            ("set", str(file)),
+            ("set SHA-256", sha256),
+            ("length", str(model.length)),
             ("stride", str(stride)),
             ("tokens", str(len(ids))),
             ("tokens SHA-256", hashlib.sha256(np.array(ids, np.int64).tobytes()).hexdigest()),
-            ("words", str(found.words)),
+            ("words", str(words)),
         ),
         notes=tuple(notes),
     )
 
 
+def count_words(text: str) -> int:
+    """Return the words by the rule WORDS, of Megatron-LM (Shoeybi et al. 2019, section 5.2)."""
+    return len(text.strip().split(" "))
+
+
+def detokenise(text: str) -> str:
+    """Return the text by the inversion that GPT-2's and Megatron's figures have made usual."""
+    for pattern, written in SPACING:
+        text = pattern.sub(written, text)
+    return text
+
+
 def _measures(
-    scores: list[Score], tokens_a_word: float, vocabulary: int
+    scores: list[Score], tokens_per_word: float, vocabulary: int
 ) -> tuple[Measure, Measure]:
     """Return the perplexities; chance gives every token of the vocabulary the same."""
     losses = np.array([score.loss for score in scores])
     tokens = np.array([score.tokens for score in scores])
-    loss, error = _mean(losses, tokens)
+    mean, error = losses.sum() / tokens.sum(), None
+    if len(losses) > 1:  # over windows, which differ in size
+        spread = len(losses) * (losses - mean * tokens).var(ddof=1)
+        error = float(math.sqrt(spread) / tokens.sum())
 
     def measure(name: str, unit: float) -> Measure:
-        value = perplexity(unit * loss)
+        value = perplexity(float(unit * mean))
         spread = None if error is None else value * unit * error  # of exp(mean), to first order
         return Measure(name, value, spread, perplexity(unit * math.log(vocabulary)))
 
-    return measure("word perplexity", tokens_a_word), measure("token perplexity", 1.0)
+    return measure("word perplexity", tokens_per_word), measure("token perplexity", 1.0)
 
 
-def _mean(
-    losses: np.ndarray[tuple[int], np.dtype[np.float64]],
-    tokens: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> tuple[float, float | None]:
-    """Return the loss of a token and its standard error over windows, which differ in size."""
-    mean = losses.sum() / tokens.sum()
-    if len(losses) < 2:
-        return float(mean), None
-    spread = len(losses) * (losses - mean * tokens).var(ddof=1)
-    return float(mean), float(math.sqrt(spread) / tokens.sum())
+def find(sets: Path | None) -> tuple[Path, ...]:
+    """Return the raw file of the test text, or the files with its rows; empty without any.
 
-
-def is_found(folder: Path | None) -> bool:
-    """Say whether the test text is there."""
-    return _raw(folder) is not None or sets.is_found(PLACE, folder)
-
-
-def read(folder: Path | None) -> Text:
-    """Return the test text from its raw file, or from the rows that the hub makes of its lines.
-
-    `folder` has sets, or is the file of this one. Raises SettingError where it has no such file,
-    DataError where the file cannot be used.
+    `sets` is a folder with sets, or the file of this one.
     """
-    if raw := _raw(folder):
-        data = read_limited(raw.resolve(), SIZE_LIMIT)
-        try:
-            found = Text(data.decode("utf-8"), raw)
-        except UnicodeDecodeError as error:
-            raise DataError(f"set {raw}: not UTF-8 ({error.reason})") from None
-    elif sets.is_found(PLACE, folder):
-        found = _joined(folder)
-    else:
-        where = "none is named" if folder is None else f"not in {folder}"
-        way_out = f"a folder with {FILE} has it, or with the files of {PLACE.source} on the hub"
-        raise SettingError("--sets", f"no text {FILE}: {where}; {way_out} (wikitext-103-raw-v1)")
-    if not found.text.strip():
-        raise DataError(f"set {found.file}: is empty; fetch it again, or name another by --sets")
-    return found
+    if sets is not None and not sets.is_file():
+        for name in ("", *WIKITEXT.folders):
+            if (raw := sets / name / FILE).is_file():
+                return (raw,)
+    found = WIKITEXT.find(sets)
+    return found[1] if found else ()
 
 
-def _raw(folder: Path | None) -> Path | None:
-    if folder is None:
-        return None
-    if folder.is_file():
-        return None if folder.name.endswith(ENDINGS) else folder
-    places = (folder / name / FILE for name in ("", *FOLDERS))
-    return next((place for place in places if place.is_file()), None)
+def read(sets: Path | None) -> tuple[str, Path]:
+    """Return the test text as published, and its file.
 
-
-def _joined(folder: Path | None) -> Text:
-    found = sets.load(PLACE, folder)
-    try:
+    Raises SettingError where there is no such file, DataError where it cannot be used.
+    """
+    files = find(sets)
+    if not files:
+        where = "none is named" if sets is None else f"not in {sets}"
+        way_out = f"a folder with {FILE} has it, or with the files of {WIKITEXT.source} on the hub"
+        raise SettingError("--sets", f"no text {FILE}: {where}; {way_out} ({WIKITEXT.config})")
+    if files[0].name.endswith(ENDINGS):
         # The hub's copy has nothing where the published text has a line with one space.
-        return Text("".join(row["text"] or " \n" for row in found.rows), found.files[0])
-    except (KeyError, TypeError):
-        raise DataError(f"set {found.files[0]}: has a row without a text") from None
+        text = "".join(row or " \n" for row in read_texts(files)[0])
+    else:
+        try:
+            text = read_limited(files[0].resolve(), SIZE_LIMIT).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"set {files[0]}: not UTF-8 ({error.reason})") from None
+    if not text.strip():
+        raise DataError(f"set {files[0]}: is empty; fetch it again, or name another by --sets")
+    return text, files[0]

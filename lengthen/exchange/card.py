@@ -1,4 +1,4 @@
-"""The model card of an export: how the model was trained, and what is not decided yet."""
+"""The model card of an export: how the model was trained, and what its publisher must add."""
 
 import re
 from collections.abc import Iterator
@@ -49,13 +49,13 @@ None is given here. Whoever publishes this model adds one, and says what text it
 def card(paths: RunPaths, config: Config, saved: Checkpoint, shape: Model) -> str:
     """Return the README.md for a checkpoint of a run whose exported model has `shape`.
 
-    The settings are those that the checkpoint was trained with; `config` where it has none. It
-    names no path: where somebody's store lies is nobody else's business. Raises SettingError.
+    The settings are those that the checkpoint was trained with, or `config` where it has none. No
+    path is in it, since it will be published. Raises SettingError.
     """
     if recorded(saved.state):
         config = build(recorded(saved.state))
     tables = as_trained(config)
-    if not saved.step:  # imported and not trained on: the others have had no effect
+    if not saved.step:  # imported and not trained: the other settings had no effect
         tables = {"model": tables["model"]}
     return TEXT.format(
         name=_cell(paths.root.resolve().name),
@@ -107,9 +107,9 @@ def _versions(paths: RunPaths) -> str:
         packages = read_environment(paths.environment)["packages"]
         return ", ".join(f"{name} {number}" for name, number in packages.items())
     except (DataError, LookupError, AttributeError):
-        return "not recorded"  # a model without them is still worth its card
+        return "not recorded"  # a model without them still gets its card
 
 
 def _cell(text: str) -> str:
-    """Return text that can neither leave its line nor its cell, nor be markup."""
+    """Return text that neither leaves its line or cell nor is markup."""
     return re.sub(r"[^\w .,:+/()-]", "?", text)

@@ -1,4 +1,4 @@
-"""A run as a folder that Transformers opens: whole or not at all."""
+"""Export a run as a folder that Transformers opens: whole or not at all."""
 
 import json
 import os
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from safetensors.torch import save as dump_tensors
 
-from lengthen.checkpoint import read as checkpoint
-from lengthen.config import load as settings
+from lengthen.checkpoint.read import load_newest, load_step
+from lengthen.config.load import load
 from lengthen.data.store import TOKENIZER, TOKENIZER_CONFIG
 from lengthen.data.store_writer import commit
 from lengthen.exchange.card import card
 from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
-from lengthen.exchange.pretrained import CONFIG, Pretrained, of_run
+from lengthen.exchange.pretrained import CONFIG, Pretrained, read_run
 from lengthen.exchange.tensors import WEIGHTS
 from lengthen.run.directory import open_run
 from lengthen.util.disk import Disk, storage_errors, temporary_beside
@@ -28,24 +28,24 @@ def export(
     run: Path,
     out: Path,
     *,
-    name: str | None = None,
+    checkpoint: str | None = None,
     overwrite: bool = False,
     disk: Disk | None = None,
 ) -> tuple[str, list[str]]:
-    """Write the checkpoint called `name`, or the newest good one, as a Transformers GPT-2.
+    """Write the checkpoint of that name, or the newest good one, as a Transformers GPT-2.
 
-    Returns the checkpoint's name and what there is to say about those that were passed over.
-    Raises SettingError, CheckpointError, DataError and StorageError; `out` is as before then.
+    Returns the checkpoint's name and notes on damaged ones that were passed over. Raises
+    SettingError, CheckpointError, DataError and StorageError; `out` is as before then.
     """
     paths = open_run(run)
-    config = settings.load(str(paths.config))[0]
+    config = load(paths.config)[0]
     check_out(out, overwrite=overwrite)
     notes: list[str] = []
-    if name is None:
-        saved, notes = checkpoint.load_newest(paths.checkpoints)
+    if checkpoint is None:
+        saved, notes = load_newest(paths.checkpoints)
     else:
-        saved = checkpoint.load_step(paths.checkpoints, name)
-    model = of_run(paths, config, saved)
+        saved = load_step(paths.checkpoints, checkpoint)
+    model = read_run(paths, config, saved)
     files = {**_files(model), CARD: card(paths, config, saved, model.shape).encode()}
     _write(disk or Disk(), out, files)
     return saved.path.name, notes
@@ -58,14 +58,14 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     if out.is_symlink() or not out.is_dir():
         raise SettingError("--out", "must be a folder, or not there yet", str(out))
     with storage_errors(out):
-        there = set(os.listdir(out))
-    if not there:
+        names = set(os.listdir(out))
+    if not names:
         return
     if not overwrite:
         hint = "--overwrite replaces an old export"
         raise SettingError("--out", "is not empty", str(out), hint)
-    # Somebody may have meant another folder: we delete what an export writes, nothing else.
-    if CONFIG not in there or not there <= NAMES:
+    # The user may have meant another folder: only what an export writes is ever deleted.
+    if CONFIG not in names or not names <= NAMES:
         raise SettingError("--out", "holds other things than an export", str(out))
 
 
@@ -73,13 +73,13 @@ def _files(model: Pretrained) -> dict[str, bytes]:
     end = model.text.separator
     ends = {"bos_token_id": end, "eos_token_id": end}
     dtype = str(model.weights["tokens.weight"].dtype).removeprefix("torch.")
-    described = {
+    config = {
         "architectures": ["GPT2LMHeadModel"],
         **Gpt2.of(model.shape).model_dump(),
         **ends,
         "torch_dtype": dtype,  # the older name, which newer versions read too
     }
-    tokens = {
+    tokenizer_config = {
         # The class that takes tokenizer.json as it is; GPT-2's own would build it anew.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.shape.length,
@@ -92,10 +92,10 @@ def _files(model: Pretrained) -> dict[str, bytes]:
         for name, tensor in model.weights.items()
     }
     return {
-        CONFIG: _json(described),
+        CONFIG: _json(config),
         GENERATION: _json({**ends, "pad_token_id": end}),
         TOKENIZER: model.text.files()[TOKENIZER],
-        TOKENIZER_CONFIG: _json(tokens),
+        TOKENIZER_CONFIG: _json(tokenizer_config),
         WEIGHTS: dump_tensors(tensors, metadata={"format": "pt"}),
     }
 

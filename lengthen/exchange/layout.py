@@ -2,7 +2,7 @@
 
     tokens.weight               wte.weight                  (vocabulary, width)
     positions.weight            wpe.weight                  (length, width)
-    blocks.I.attention.qkv      h.I.attn.c_attn             q, k and v behind each other
+    blocks.I.attention.qkv      h.I.attn.c_attn             q, k and v, in this order
     blocks.I.perceptron.up      h.I.mlp.c_fc                and so on, see PARTS
 
 Matrices of a layer are (in, out) there and (out, in) here. The head is the embedding, and not
@@ -51,7 +51,7 @@ SETTINGS = {
 Shape = tuple[int, ...]
 
 
-def _named(default: int, *names: str) -> Any:
+def _either(default: int, *names: str) -> Any:
     return Field(default=default, validation_alias=AliasChoices(*names))
 
 
@@ -63,10 +63,10 @@ class Gpt2(BaseModel):
     model_type: Literal["gpt2"]
     vocab_size: int = 50257
     # Transformers reads the second names as well.
-    n_positions: int = _named(1024, "n_positions", "max_position_embeddings")
-    n_embd: int = _named(768, "n_embd", "hidden_size")
-    n_layer: int = _named(12, "n_layer", "num_hidden_layers")
-    n_head: int = _named(12, "n_head", "num_attention_heads")
+    n_positions: int = _either(1024, "n_positions", "max_position_embeddings")
+    n_embd: int = _either(768, "n_embd", "hidden_size")
+    n_layer: int = _either(12, "n_layer", "num_hidden_layers")
+    n_head: int = _either(12, "n_head", "num_attention_heads")
     n_inner: int | None = None
     # Four names for the tanh form; the exact one differs in the fourth digit.
     activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"] = (
@@ -80,7 +80,7 @@ class Gpt2(BaseModel):
     scale_attn_weights: Literal[True] = True
     scale_attn_by_inverse_layer_idx: bool = False
     add_cross_attention: Literal[False] = False
-    tie_word_embeddings: bool = True  # not tied: the values will tell
+    tie_word_embeddings: bool = True  # if false: the weights are compared
     quantization_config: Any = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class Gpt2(BaseModel):
             raise SettingError("n_inner", "must be 4 times n_embd, or null", self.n_inner)
         if self.layer_norm_epsilon != 1e-5:
             raise SettingError("layer_norm_epsilon", "must be 1e-05", self.layer_norm_epsilon)
-        if self.scale_attn_by_inverse_layer_idx and self.n_layer > 1:  # the first is divided by 1
+        if self.scale_attn_by_inverse_layer_idx and self.n_layer > 1:  # layer 0 divides by 1
             raise SettingError("scale_attn_by_inverse_layer_idx", "must be False", True)
         if self.quantization_config:
             rule = "the weights are quantised; save the model dequantised first"
@@ -98,19 +98,19 @@ class Gpt2(BaseModel):
 
     @classmethod
     def of(cls, model: Model) -> "Gpt2":
-        """Return the config.json of a model of ours."""
+        """Return the config.json of one of our models."""
         ours = model.model_dump()
         values = {theirs: ours[name] for name, theirs in SETTINGS.items()}
-        same = dict.fromkeys(("embd_pdrop", "attn_pdrop"), model.dropout)
-        return cls.model_validate({"model_type": "gpt2", **values, **same})
+        others = {"embd_pdrop": model.dropout, "attn_pdrop": model.dropout}
+        return cls.model_validate({"model_type": "gpt2", **values, **others})
 
     @property
     def dropouts(self) -> dict[str, float]:
-        """The three shares that a model of ours has one for."""
+        """The three dropouts, which are one in our model."""
         return {name: getattr(self, name) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 
     def model(self) -> Model:
-        """Return the shape in our words; raises ValidationError outside of our bounds."""
+        """Return the shape under our names; raises ValidationError outside our bounds."""
         return Model(**{ours: getattr(self, theirs) for ours, theirs in SETTINGS.items()})
 
 
@@ -170,13 +170,13 @@ def parameter_shapes(model: Model) -> dict[str, Shape]:
     }
 
 
-def first_difference(found: dict[str, Shape], expected: dict[str, Shape]) -> str | None:
+def first_difference(shapes: dict[str, Shape], expected: dict[str, Shape]) -> str | None:
     """Return what is wrong with the first tensor that is missing, unknown or of another shape."""
-    for name in sorted(found.keys() | expected.keys()):
-        if name not in found:
+    for name in sorted(shapes.keys() | expected.keys()):
+        if name not in shapes:
             return f"lacks {name}"
         if name not in expected:
             return f"holds {shown(name)}, which is no part of this model"
-        if found[name] != expected[name]:
-            return f"has {name} of shape {found[name]}, must be {expected[name]}"
+        if shapes[name] != expected[name]:
+            return f"has {name} of shape {shapes[name]}, must be {expected[name]}"
     return None

@@ -1,5 +1,6 @@
 """A trained model in memory, from a run's checkpoint or from a Transformers folder."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint.read import Checkpoint, Tensors
+from lengthen.checkpoint.read import Checkpoint, Tensors, load_newest, load_step
+from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Model
 from lengthen.data.store import read_limited
@@ -18,6 +19,7 @@ from lengthen.exchange.layout import first_difference, parameter_shapes, parse_c
 from lengthen.exchange.tensors import read_weights
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
+from lengthen.util.disk import as_path
 from lengthen.util.errors import CheckpointError, DataError, SettingError
 
 CONFIG = "config.json"
@@ -33,6 +35,8 @@ class Pretrained:
     weights: Tensors  # by our names, contiguous, on the CPU: float32 or float64, finite
     text: TextTokenizer
     dropouts: dict[str, float]  # of a folder, where they differ; `shape` has the first
+    step: int | None = None  # of the checkpoint; None: a folder
+    config: Config | None = None  # of the run; None: a folder
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -47,23 +51,65 @@ class Pretrained:
         return model.eval()
 
 
-def read(path: Path) -> Pretrained:
-    """Return the newest good checkpoint of a run, or the model of a Transformers folder.
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model in memory, on the CPU."""
 
-    Raises SettingError where `path` is neither, and what `checkpoint.load_newest`, `of_run` and
-    `read_folder` raise.
+    model: GPT  # dropout off; `logits(tokens)` takes (rows, length) int64
+    tokenizer: Tokenizer  # of the tokenizers library
+    step: int | None  # of the checkpoint; None: a Transformers folder
+    config: Config | None  # of the run; None: a Transformers folder
+
+
+def load(run: str | os.PathLike[str], *, checkpoint: str | None = None) -> TrainedModel:
+    """Return the model and the tokenizer of a run, a checkpoint or a Transformers folder.
+
+    Of a run it is the newest good checkpoint, or the one called `checkpoint`. Raises SettingError
+    for a path that is none of these, CheckpointError, DataError and MemoryLimitError for one that
+    cannot be used.
+
+    >>> trained = lengthen.load("runs/first")
+    >>> tokens = torch.tensor([trained.tokenizer.encode("The ").ids])
+    >>> trained.step, trained.model.logits(tokens).shape
+    (15, torch.Size([1, 4, 257]))
     """
-    paths = RunPaths(path)
-    if paths.config.is_file():
-        config = settings.load(str(paths.config))[0]
-        return of_run(paths, config, checkpoint.load_newest(paths.checkpoints)[0])
-    if (path / CONFIG).is_file():
-        return read_folder(path)
-    rule = f"must be a run, which has a config.toml, or a Transformers folder, with {CONFIG}"
-    raise SettingError("RUN", rule, str(path))
+    pretrained = read(as_path("run", run), checkpoint)
+    return TrainedModel(pretrained.gpt(), pretrained.tokenizer, pretrained.step, pretrained.config)
 
 
-def of_run(paths: RunPaths, config: Config, saved: Checkpoint) -> Pretrained:
+def read(path: Path, checkpoint: str | None = None) -> Pretrained:
+    """Return the model of a run, of a checkpoint of one, or of a Transformers folder.
+
+    Raises SettingError where `path` is none of these, and what `load_newest`, `load_step`,
+    `read_run` and `read_folder` raise.
+    """
+    run, name = find_run(path)
+    name = name or checkpoint
+    if run is not None:
+        config = settings.load(run.config)[0]
+        if name is None:
+            return read_run(run, config, load_newest(run.checkpoints)[0])
+        return read_run(run, config, load_step(run.checkpoints, name))
+    if not (path / CONFIG).is_file():
+        rule = "must be a run, which has a config.toml, a checkpoint of one, or a Transformers"
+        raise SettingError("RUN", f"{rule} folder, with {CONFIG}", str(path))
+    if checkpoint is not None:
+        raise SettingError("checkpoint", "is for a run, not for a Transformers folder", checkpoint)
+    return read_folder(path)
+
+
+def find_run(path: Path) -> tuple[RunPaths | None, str | None]:
+    """Return the run at `path`, if there is one, and its checkpoint's name where it is that."""
+    if RunPaths(path).config.is_file():
+        return RunPaths(path), None
+    checkpoints, name = os.path.split(path.absolute())
+    run = RunPaths(Path(checkpoints).parent)
+    if NAME.fullmatch(name) and Path(checkpoints) == run.checkpoints and run.config.is_file():
+        return run, name
+    return None, None
+
+
+def read_run(paths: RunPaths, config: Config, saved: Checkpoint) -> Pretrained:
     """Return the model in a checkpoint of a run.
 
     Raises SettingError for another architecture, DataError for an unusable tokenizer.
@@ -71,11 +117,12 @@ def of_run(paths: RunPaths, config: Config, saved: Checkpoint) -> Pretrained:
     if config.model.vocabulary is None:
         raise SettingError("model.vocabulary", "is missing; a token store gives it")
     weights = saved.tensors.get("model", {})
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if problem := first_difference(found, parameter_shapes(config.model)):
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if problem := first_difference(shapes, parameter_shapes(config.model)):
         raise SettingError("model", f"{saved.path.name} {problem}")
     text = read_tokenizer(paths.tokenizer)
-    return _usable(config.model, weights, text, f"run {paths.root}", str)
+    cut = _without_spare_rows(config.model, weights, text, f"run {paths.root}", str)
+    return replace(cut, step=saved.step, config=config)
 
 
 def read_folder(folder: Path, separator: str | None = None) -> Pretrained:
@@ -89,46 +136,44 @@ def read_folder(folder: Path, separator: str | None = None) -> Pretrained:
     data = read_limited((folder / CONFIG).resolve(), CONFIG_LIMIT)
     config, model = parse_config(data, f"{place}: {CONFIG}")
     # The whole path, since a message should name it.
-    found = read_tokenizer(folder.resolve(), separator)
+    text = read_tokenizer(folder.resolve(), separator)
     weights = read_weights(folder, model, tied=config.tie_word_embeddings)
-    usable = _usable(model, weights, found, place, their_name)
+    cut = _without_spare_rows(model, weights, text, place, their_name)
     differ = len(set(config.dropouts.values())) > 1
-    return replace(usable, dropouts=config.dropouts if differ else {})
+    return replace(cut, dropouts=config.dropouts if differ else {})
 
 
-def _usable(
+def _without_spare_rows(
     stored: Model,
     weights: Tensors,
-    found: TextTokenizer,
+    text: TextTokenizer,
     place: str,
-    called: Callable[[str], str],
+    name_in_place: Callable[[str], str],
 ) -> Pretrained:
     """Cut the rows of the embedding that no token has: they are storage, and no part of a loss.
 
-    `called` turns our names of tensors into those of the place. Raises DataError for a tokenizer
-    that does not fit, CheckpointError for weights that are not finite.
+    `name_in_place` turns our name of a tensor into that of the place. Raises DataError for a
+    tokenizer that does not fit, CheckpointError for weights that are not finite.
     """
-    rows, known = len(weights["tokens.weight"]), vocabulary(found.tokenizer)
+    rows, known = len(weights["tokens.weight"]), vocabulary(text.tokenizer)
     kept = min(rows, known)
-    if rows - known >= PADDING or not _is_spare(found, rows):
+    if rows - known >= PADDING or not _has_a_row_for_every_text(text, rows):
         sizes = f"the embedding has {rows} rows, the tokenizer {known} tokens"
         raise DataError(f"{place}: {sizes}; give it the tokenizer that it was trained with")
     cut = {**weights, "tokens.weight": weights["tokens.weight"][:kept]}
     for name, tensor in cut.items():
         if not tensor.isfinite().all():
-            rule = f"{called(name)} holds values that are not finite, NaN or infinite"
+            rule = f"{name_in_place(name)} holds values that are not finite, NaN or infinite"
             raise CheckpointError(f"{place}: {rule}; take an earlier copy of the model")
-    shape = stored.model_copy(update={"vocabulary": kept})
-    return Pretrained(shape, cut, found, {})
+    return Pretrained(stored.model_copy(update={"vocabulary": kept}), cut, text, {})
 
 
-def _is_spare(found: TextTokenizer, rows: int) -> bool:
-    """Say whether no text gives a token without a row: a padding token is often added so."""
-    added = found.tokenizer.get_added_tokens_decoder()
-    own = found.tokenizer.get_vocab(with_added_tokens=False).values()
-    without = [number for number in added if number >= rows]
+def _has_a_row_for_every_text(text: TextTokenizer, rows: int) -> bool:
+    """Return whether no text gives a token without a row: a padding token is often added so."""
+    added = text.tokenizer.get_added_tokens_decoder()
+    own = text.tokenizer.get_vocab(with_added_tokens=False).values()
     return (
-        found.separator < rows
+        text.separator < rows
         and max(own, default=0) < rows
-        and all(added[number].special for number in without)
+        and all(token.special for number, token in added.items() if number >= rows)
     )

@@ -1,8 +1,8 @@
-"""The weights of a Transformers folder: looked at by their headers, then loaded.
+"""The weights of a Transformers folder: checked by their headers, then loaded.
 
-A folder may come from anybody. The library refuses headers that lie about their file; names, shapes
-and types are compared with config.json here, and the memory that they will take with what there is,
-all before a tensor is touched.
+A folder may come from anybody. The library refuses headers that lie about their file. Names, shapes
+and types are compared with config.json here, and the memory that they will take with what is free,
+all before a tensor is loaded.
 """
 
 import json
@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Stored:
     dtype: str
 
     def load(self, dtype: torch.dtype) -> Tensor:
-        """Return it on the CPU."""
+        """Load it, on the CPU."""
         tensor: Tensor = self.file.get_tensor(self.name)
         return tensor.to(dtype)
 
@@ -69,36 +70,34 @@ def read_weights(folder: Path, model: Model, *, tied: bool = True) -> Tensors:
     Where the head is `tied` by config.json, the embedding may be stored as the head alone. Raises
     CheckpointError for what does not fit `model`, MemoryLimitError for more than fits here.
     """
-    expected = {their_name(ours): ours for ours in parameter_shapes(model)}
-    with _stored(folder) as stored:
+    with _open_tensors(folder) as stored:
         if HEAD in stored and EMBEDDING not in stored and tied:
             stored[EMBEDDING] = stored.pop(HEAD)  # of tensors that share memory, one is saved
         if HEAD not in stored and not tied:
-            rule = f"has no {HEAD}, which config.json says is another than {EMBEDDING}"
+            rule = f"has no {HEAD}, which config.json says differs from {EMBEDDING}"
             raise CheckpointError(f"folder {folder}: {rule}")
         dtype = _check(folder, stored, model)
         # Before the rest: an embedding that is tied by name only should not cost a minute.
         _check_head(folder, stored)
-        return {ours: _ours(ours, stored[theirs].load(dtype)) for theirs, ours in expected.items()}
-
-
-def _ours(name: str, tensor: Tensor) -> Tensor:
-    return tensor.T.contiguous() if is_transposed(name) else tensor.contiguous()
+        weights = {}
+        for name in parameter_shapes(model):
+            tensor = stored[their_name(name)].load(dtype)
+            weights[name] = (tensor.T if is_transposed(name) else tensor).contiguous()
+        return weights
 
 
 @contextmanager
-def _stored(folder: Path) -> Iterator[dict[str, Stored]]:
-    """Open every tensor of a folder, by its name without the prefix; no mask is one of them."""
-    found: dict[str, Stored] = {}
+def _open_tensors(folder: Path) -> Iterator[dict[str, Stored]]:
+    """Open every tensor of a folder but the masks, by its name without the prefix."""
+    tensors: dict[str, Stored] = {}
     with ExitStack() as stack:
-        everything = (s for path in _files(folder) for s in _header(folder, path, stack))
-        for stored in everything:
+        for stored in chain.from_iterable(_header(folder, path, stack) for path in _files(folder)):
             plain = plain_name(stored.name)
-            if plain in found:
+            if plain in tensors:
                 raise CheckpointError(f"folder {folder}: holds {shown(plain)} twice")
             if not CAUSAL_MASK.fullmatch(plain):
-                found[plain] = stored
-        yield found
+                tensors[plain] = stored
+        yield tensors
 
 
 def _header(folder: Path, path: Path, stack: ExitStack) -> list[Stored]:
@@ -107,11 +106,10 @@ def _header(folder: Path, path: Path, stack: ExitStack) -> list[Stored]:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CheckpointError(f"folder {folder}: {path.name} must be a regular file")
         file = stack.enter_context(_open(path, framework="pt"))
-        slices = [(name, file.get_slice(name)) for name in _names(file)]
+        slices = [(name, file.get_slice(name)) for name in list(file.keys())]
         return [Stored(file, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices]
     except (SafetensorError, OSError, ValueError) as error:
-        reason = _reason(path, error)
-        raise CheckpointError(f"folder {folder}: {path.name} {reason}") from None
+        raise CheckpointError(f"folder {folder}: {path.name} {_reason(path, error)}") from None
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -123,10 +121,6 @@ def _reason(path: Path, error: Exception) -> str:
     if pointer is None and "not fully covered" in str(error):
         return f"is cut off, or longer than its header says ({one_line(error)}); copy it again"
     return pointer or f"cannot be read ({one_line(error)})"
-
-
-def _names(file: Any) -> list[str]:
-    return list(file.keys())
 
 
 def _files(folder: Path) -> list[Path]:
@@ -169,17 +163,18 @@ def _check(folder: Path, stored: dict[str, Stored], model: Model) -> torch.dtype
         their_name(ours): shape[::-1] if is_transposed(ours) else shape
         for ours, shape in parameter_shapes(model).items()
     }
-    if HEAD in stored:  # stored once more, or not tied: the values will tell
+    if HEAD in stored:  # stored twice, or not tied: _check_head compares them
         expected[HEAD] = expected[EMBEDDING]
-    found = {name: one.shape for name, one in stored.items()}
-    if problem := first_difference(found, expected):
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    if problem := first_difference(shapes, expected):
         raise CheckpointError(f"folder {folder}: {problem}, by its config.json")
-    for name, one in stored.items():
-        if one.dtype not in DTYPES:
-            rule = f"has {name} as {one.dtype}, must be {', '.join(DTYPES)}"
+    for name, tensor in stored.items():
+        if tensor.dtype not in DTYPES:
+            rule = f"has {name} as {tensor.dtype}, must be {', '.join(DTYPES)}"
             raise CheckpointError(f"folder {folder}: {rule}")
-    dtype = max((DTYPES[one.dtype] for one in stored.values()), key=lambda one: one.itemsize)
-    needed = sum(math.prod(one.shape) for one in stored.values()) * dtype.itemsize
+    dtypes = {DTYPES[tensor.dtype] for tensor in stored.values()}
+    dtype = max(dtypes, key=lambda one: one.itemsize)
+    needed = sum(map(math.prod, shapes.values())) * dtype.itemsize
     if needed > (free := cpu_memory_limit()):
         raise MemoryLimitError(f"folder {folder}: its weights take {needed} bytes, {free} are free")
     return dtype
@@ -188,8 +183,8 @@ def _check(folder: Path, stored: dict[str, Stored], model: Model) -> torch.dtype
 def _check_head(folder: Path, stored: dict[str, Stored]) -> None:
     if HEAD not in stored:
         return
-    # What is not finite is another fault, and equals nothing, not even itself.
+    # Values that are not finite are refused elsewhere, and equal nothing, not even themselves.
     head, embedding = (stored[name].load(torch.float64).nan_to_num() for name in (HEAD, EMBEDDING))
     if not torch.equal(head, embedding):
-        rule = f"{HEAD} is not tied to {EMBEDDING}, as ours always is"
+        rule = f"{HEAD} is not tied to {EMBEDDING}, as it is in our model"
         raise CheckpointError(f"folder {folder}: {rule}")

@@ -22,7 +22,6 @@ from lengthen.data.store import Store
 from lengthen.experiments.compare.file import comparison_of
 from lengthen.experiments.compare.outcomes import Outcome, groups, read_outcome
 from lengthen.experiments.compare.tables import results
-from lengthen.reporting.figures import draw
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
 from lengthen.reporting.panels import panels_of
@@ -100,7 +99,9 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     tables = [table, *(part for part in lines(runs) if isinstance(part, Table))]
     write(out / "report.html", runs, title="lengthen demo", verdicts=sentences, tables=tables)
     pictured = [panel for panel in panels_of(runs) if panel.title in PICTURED]
-    (out / "picture.svg").write_text(draw(pictured), encoding="utf-8")
+    from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
+
+    (out / "picture.svg").write_bytes(draw(pictured, ".svg"))
     for shown in filter(None, (_narrow(table), times(runs))):
         console.print(printed(shown))
     for sentence in sentences:

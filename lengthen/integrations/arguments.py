@@ -1,6 +1,6 @@
-"""The arguments and sizes with which a Trainer would train on something else than it was given.
+"""The arguments of a Trainer, and sizes of a model, that would train on something else.
 
-Each is refused with one line that names it and the value to give, before the first step.
+Each is refused in one line that names it and the value to give, before the first step.
 """
 
 import os
@@ -22,7 +22,7 @@ REQUIRED: tuple[tuple[str, object, str], ...] = (
     ("restore_callback_states_from_checkpoint", False, "the callback restores its own state"),
     ("average_tokens_across_devices", True, "ranks may have different numbers of tokens"),
     ("label_smoothing_factor", 0, "it is another loss"),
-    ("auto_find_batch_size", False, "set gradient_accumulation_steps so that a pass fits"),
+    ("auto_find_batch_size", False, "set gradient_accumulation_steps so that a micro-batch fits"),
 )
 ABSENT = {
     "deepspeed": "DeepSpeed is not supported yet",
@@ -32,8 +32,8 @@ ABSENT = {
 HINT = "give TrainingArguments({argument})"
 
 
-def check(arguments: Any, number_of_steps: int) -> None:
-    """Raise SettingError for the first of a Trainer's `arguments` that does not do.
+def check_arguments(arguments: Any, number_of_steps: int) -> None:
+    """Raise SettingError for the first of a Trainer's `arguments` that will not do.
 
     `number_of_steps` is how many the dataset has.
     """
@@ -62,7 +62,7 @@ def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, st
 
 
 def _alone(arguments: Any) -> Iterator[tuple[str, str, object, str]]:
-    """Yield that a launcher's processes do not know of each other: each would write the run."""
+    """Yield the mistake of processes that do not know of each other: each would write the run."""
     started = os.environ.get("WORLD_SIZE", "1")
     if started != "1" and arguments.world_size == 1:
         rule = f"must be the {started} processes that were started (WORLD_SIZE)"
@@ -72,8 +72,8 @@ def _alone(arguments: Any) -> Iterator[tuple[str, str, object, str]]:
 def _wrong_end(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
     """Yield what would make the Trainer begin the dataset anew; it holds the whole budget."""
     if arguments.max_steps > steps:
-        rule = f"must be at most the {steps} steps of the course's budget"
-        yield "max_steps", rule, arguments.max_steps, "give the course a larger budget"
+        rule = f"must be at most the {steps} steps of the plan's budget"
+        yield "max_steps", rule, arguments.max_steps, "give the plan a larger budget"
     if arguments.max_steps <= 0 and arguments.num_train_epochs != 1:
         rule = "must be 1, as the dataset holds every step of the budget"
         value = arguments.num_train_epochs
@@ -89,10 +89,10 @@ def _plain(value: object) -> object:
     return getattr(value, "value", value)
 
 
-def must_fit(model: nn.Module, full_length: int, vocabulary: int) -> None:
+def check_model(model: nn.Module, full_length: int, vocabulary: int) -> None:
     """Raise SettingError for a model whose config says that it cannot take the longest step."""
     limits = (
-        ("max_position_embeddings", full_length, "full length of the course"),
+        ("max_position_embeddings", full_length, "full length of the plan"),
         ("vocab_size", vocabulary, "vocabulary of the store"),
     )
     for name, needed, what in limits:

@@ -1,4 +1,4 @@
-"""What a training in somebody else's loop reads, step by step: lengths, rows, order, rate.
+"""What a training in another loop reads, step by step: lengths, rows, order, learning rate.
 
 Only a pacing that the step alone decides: then every step of the run is known beforehand, the same
 on every rank and in every worker, and a resume needs no more than its number.
@@ -7,33 +7,37 @@ on every rank and in every worker, and a resume needs no more than its number.
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lengthen.config.load import build
-from lengthen.config.schema import Tables
+from lengthen.core.custom_pacing import ByStep, Custom, settings_of
 from lengthen.core.ledger import Leftovers, State
-from lengthen.core.pacing import Adaptive, Fixed
+from lengthen.core.pacing import Adaptive, check_whole
 from lengthen.core.schedule import Hold, Schedule, spans
 from lengthen.data.loader import Loader, Tokens
 from lengthen.data.stream import StepStream, StreamState
-from lengthen.util.errors import SettingError
+from lengthen.util.errors import SettingError, nearest
 
 CHANGEABLE = ("budget",)  # on a resume: it cuts the last steps and moves none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """The settings of the core; rates are shares of a peak, which is the optimizer's own rate.
+class DataPlan:
+    """The settings of length warmup in another loop.
 
     Raises SettingError, under the names of the settings in a file (`batch.rows` for `rows`).
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=10)
+    >>> plan = lengthen.DataPlan(pacing=pacing, rows=16, budget=100_000)
+    >>> plan.number_of_steps()
+    103
     """
 
-    pacing: Fixed
+    pacing: ByStep
     rows: int  # B, at full length, of all ranks together
     budget: int  # trained tokens
     full_length: int | None = None  # L, tokens; the pacing's end where absent
@@ -41,20 +45,37 @@ class Course:
     leftovers: Leftovers = "requeue"
     reuse_after: int = 64  # R, steps
     seed: int = 0
-    warmup_steps: int = 0  # W, of the rate
-    decay_tokens: int | None = None  # at which the rate arrives at its floor; the budget if absent
-    floor: float = 0.0  # share of the peak
+    warmup_steps: int = 0  # W, of the learning rate
+    decay_tokens: int | None = None  # at which the rate is at its minimum; the budget if absent
+    min_learning_rate: float = 0.0  # as a share of the optimizer's own learning rate, the peak
 
     def __post_init__(self) -> None:
         if isinstance(self.pacing, Adaptive):
             hint = "an adaptive one needs our own trainer, which observes losses"
             raise SettingError("pacing.kind", "must be decided by the step", "adaptive", hint)
         if self.full_length is None and self.pacing.of == "rows":
-            raise SettingError("full_length", "is missing; a pacing of rows does not say it")
-        if not 0 <= self.floor <= 1:
-            raise SettingError("floor", "must be from 0 to 1, a share of the peak", self.floor)
-        # Now, not at the first use: a mistake belongs to the line that made it.
-        _ = self.schedule
+            raise SettingError("full_length", "is missing; a pacing of rows does not give it")
+        for setting, number, least in (
+            ("model.length", self.length, 1),
+            ("batch.rows", self.rows, 1),
+            ("budget.tokens", self.budget, 1),
+            ("batch.reuse_after", self.reuse_after, 1),
+            ("run.seed", self.seed, 0),
+            ("optimizer.warmup_steps", self.warmup_steps, 0),
+            ("optimizer.decay_tokens", self.schedule.decay_tokens, 1),
+        ):
+            check_whole(setting, number, least=least)
+        for setting, word, kind in (
+            ("batch.hold", self.hold, Hold),
+            ("batch.leftovers", self.leftovers, Leftovers),
+        ):
+            if word not in get_args(kind):
+                raise SettingError(setting, "no such way", word, nearest(str(word), get_args(kind)))
+        if not 0 <= self.min_learning_rate <= 1:
+            rule = "must be from 0 to 1, a share of the optimizer's own"
+            raise SettingError("min_learning_rate", rule, self.min_learning_rate)
+        for setting, rule, value in self.schedule.mistakes():
+            raise SettingError(setting, rule, value)
 
     @property
     def length(self) -> int:
@@ -63,20 +84,25 @@ class Course:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """What decides the shape and the rate of every step, peak 1; checked as a file's is."""
-        rate: Tables = {"learning_rate": 1.0, "min_learning_rate": self.floor}
-        rate |= {"warmup_steps": self.warmup_steps, "decay_tokens": self.decay_tokens}
-        tables = self.tables()
-        # A configuration has a model of ours; this one only carries the full length.
-        model = {**tables["model"], "layers": 1, "width": 1, "heads": 1}
-        return build({**tables, "model": model, "optimizer": rate}).schedule()
+        """What decides rows, length and learning rate of every step; the peak is 1."""
+        return Schedule(
+            pacing=self.pacing,
+            full_length=self.length,
+            rows=self.rows,
+            hold=self.hold,
+            budget=self.budget,
+            learning_rate=1.0,
+            min_learning_rate=self.min_learning_rate,
+            warmup_steps=self.warmup_steps,
+            decay_tokens=self.budget if self.decay_tokens is None else self.decay_tokens,
+        )
 
-    def tables(self) -> Tables:
-        """Return the settings as a run's config.toml has them, without rate and model."""
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return the settings as a run's config.toml has them, without learning rate and model."""
         batch = ("rows", "hold", "leftovers", "reuse_after")
         return {
             "model": {"length": self.length},
-            "pacing": asdict(self.pacing),
+            "pacing": settings_of(self.pacing),
             "batch": {name: getattr(self, name) for name in batch},
             "budget": {"tokens": self.budget},
             "run": {"seed": self.seed},
@@ -85,64 +111,75 @@ class Course:
     def state(self) -> State:
         """Return what a resumed run must agree with, for JSON."""
         decay = self.schedule.decay_tokens  # a run's rate does not bend when its budget grows
-        own: State = {**asdict(self), "full_length": self.length, "decay_tokens": decay}
-        own = json.loads(json.dumps(own))  # tuples become lists, as in a file
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        own |= {"pacing": settings_of(self.pacing), "full_length": self.length}
+        own = json.loads(json.dumps({**own, "decay_tokens": decay}))  # tuples become lists
         return {name: value for name, value in own.items() if name not in CHANGEABLE}
 
-    def must_be(self, saved: Mapping[str, Any]) -> None:
-        """Raise SettingError unless `saved` is the state of this course."""
+    def check_state(self, saved: Mapping[str, Any]) -> None:
+        """Raise SettingError unless `saved` is the state of this plan."""
         for name, value in self.state().items():
             if saved.get(name) != value:
                 rule = f"the checkpoint has {saved.get(name)!r}"
-                raise SettingError(name, rule, value, "a run keeps its course but for the budget")
+                raise SettingError(name, rule, value, "a run keeps its plan but for the budget")
 
     def number_of_steps(self) -> int:
         """Return how many steps the budget has."""
         return sum(span.steps for span in spans(self.schedule))
 
-    def rates(self, optimizer: Optimizer) -> LambdaLR:
-        """Return a scheduler that follows the token clock: warm-up in steps, cosine in tokens.
+    def lr_scheduler(self, optimizer: Optimizer) -> LambdaLR:
+        """Return a scheduler that warms up in steps and decays along a cosine in trained tokens.
 
-        It scales the optimizer's own rates, and is stepped once after every update.
+        It scales the optimizer's own learning rates, and is stepped once after every update.
         """
-        return LambdaLR(optimizer, factors(self.schedule))
+        return LambdaLR(optimizer, learning_rates(self.schedule))
 
 
-def factors(schedule: Schedule) -> Callable[[int], float]:
-    """Return step -> rate as a share of the peak, steps counted from 0; beyond the budget, its end.
+def learning_rates(schedule: Schedule) -> Callable[[int], float]:
+    """Return step -> learning rate, steps counted from 0; that of the end beyond the budget.
 
     A function, as LambdaLR would save an object's state into checkpoints that torch then refuses to
     load.
     """
     parts = list(spans(schedule))
 
-    def factor(step: int) -> float:
+    def learning_rate(step: int) -> float:
         part = parts[bisect_right(parts, step, key=lambda part: part.counters.step) - 1]
         done = min(step - part.counters.step, part.steps)
         return schedule.learning_rate_at(schedule.after(part.counters, part.plan, done))
 
-    return factor
+    return learning_rate
 
 
 class PlannedSteps:
-    """Every step of a course over a corpus, and its tokens."""
+    """The steps of a plan over a corpus, and its tokens."""
 
-    def __init__(self, tokens: Tokens, course: Course) -> None:
+    def __init__(self, tokens: Tokens, plan: DataPlan) -> None:
         """Read from `tokens` (1-D); raises DataError where not one sequence fits."""
-        self.course = course
-        self.loader = Loader(tokens, course.length, course.seed)
+        self.plan, self.loader = plan, Loader(tokens, plan.length, plan.seed)
         self.stream = StepStream(
-            course.schedule,
+            plan.schedule,
             self.loader.sequences,
-            leftovers=course.leftovers,
-            reuse_after=course.reuse_after,
+            leftovers=plan.leftovers,
+            reuse_after=plan.reuse_after,
         )
 
+    def state(self, at: StreamState) -> State:
+        """Return, for JSON, where a run stands and what it must agree with when it resumes."""
+        pacing, steps = self.plan.pacing, at.counters.step
+        values = {"pacing_values": pacing.record(steps)} if isinstance(pacing, Custom) else {}
+        return {"plan": self.plan.state(), **at.state(), **values}
+
     def restored(self, saved: Mapping[str, Any]) -> StreamState:
-        """Return a saved state; raises SettingError where it is another corpus's."""
+        """Return where the run of a saved state stood.
+
+        Raises SettingError where it had another plan or corpus, CheckpointError for a damaged one.
+        """
+        self.plan.check_state(saved["plan"])
         state = StreamState.from_state(saved)
-        found, own = state.ledger.sequences, self.loader.sequences
-        if found != own:
-            rule = f"the checkpoint was trained on one of {found} sequences"
-            raise SettingError("store", rule, own, "give the run its own store back")
+        if state.ledger.sequences != self.loader.sequences:
+            rule = f"the checkpoint was trained on one of {state.ledger.sequences} sequences"
+            raise SettingError("store", rule, self.loader.sequences, "give the run its own back")
+        if isinstance(self.plan.pacing, Custom):
+            self.plan.pacing.check_record(saved.get("pacing_values"), state.counters.step)
         return state

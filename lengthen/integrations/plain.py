@@ -1,18 +1,18 @@
-"""Length warmup in a plain PyTorch loop: ready batches, a token clock, and a log of the run.
+"""Length warmup in a plain PyTorch loop: ready batches, learning rates by tokens, and a log.
 
-course = Course(pacing=Linear(start=8, end=256, duration=1000), rows=64, budget=100_000_000)
-feed, log = Feed(store.train, course), RunLog("runs/mine", course)
-rates = course.rates(optimizer)
-for step, parts in feed:
+plan = DataPlan(pacing=Linear(start=8, end=256, duration=1000), rows=64, budget=100_000_000)
+stream, log = BatchStream(store.train, plan), RunLog("runs/mine", plan)
+scheduler = plan.lr_scheduler(optimizer)
+for step, micro_batches in stream:
     losses = []
-    for inputs, targets, length, share in parts:
+    for inputs, targets, length, share in micro_batches:
         loss = share * mean_loss(inputs, targets)
         loss.backward()
         losses.append(loss.detach())
     grad_norm = clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    log.step(step, loss=float(sum(losses)), grad_norm=float(grad_norm), optimizer=optimizer)
-    rates.step()
+    log.step(step, loss=sum(losses), grad_norm=grad_norm, optimizer=optimizer)
+    scheduler.step()
     optimizer.zero_grad()
 """
 
@@ -20,52 +20,71 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lengthen.core.ledger import State
-from lengthen.data.loader import Tokens, share
-from lengthen.data.stream import MicroBatch, Step, micro_batches
-from lengthen.integrations.data_plan import Course, PlannedSteps
+from lengthen.data.loader import Tokens
+from lengthen.data.stream import MicroBatch, Step, micro_batches, row_range
+from lengthen.integrations.data_plan import DataPlan, PlannedSteps
 from lengthen.integrations.run_log import RunLog
 from lengthen.util.errors import SettingError
 
-__all__ = ["Course", "Feed", "MicroBatch", "RunLog", "Step"]
+__all__ = ["BatchStream", "DataPlan", "MicroBatch", "RunLog", "Step"]
 
 
-class Feed:
-    """An iterable of steps with their ready batches; it can be saved and restored between them."""
+class BatchStream:
+    """An iterable of steps with their micro-batches; it is saved and restored between two steps.
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=10)
+    >>> plan = lengthen.DataPlan(pacing=pacing, rows=16, budget=100_000)
+    >>> stream = lengthen.BatchStream(lengthen.Store.open("store").train, plan)
+    >>> for step, micro_batches in stream:
+    ...     for inputs, targets, length, share in micro_batches:
+    ...         pass  # loss = share * mean_loss(inputs, targets); loss.backward()
+    >>> step.number, inputs.shape, share
+    (103, torch.Size([16, 64]), 1.0)
+    """
 
     def __init__(
-        self, tokens: Tokens, course: Course, *, passes: int = 1, rank: int = 0, world_size: int = 1
+        self,
+        tokens: Tokens,
+        plan: DataPlan,
+        *,
+        gradient_accumulation_steps: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        """Read from `tokens` (1-D uint16 or uint32), this rank's rows, cut into `passes` a step.
+        """Read this rank's rows from `tokens` (1-D uint16 or uint32), cut into micro-batches.
 
-        The gradient of a step is the sum over passes and ranks of those of share * mean loss.
-        Where ranks average gradients, as DistributedDataParallel does, scale by `world` too.
-        Raises DataError where not one sequence fits, SettingError.
+        The gradient of a step is the sum over micro-batches and ranks of those of share * mean
+        loss. Where ranks average gradients, as DistributedDataParallel does, scale by `world_size`
+        too. Raises DataError where not one sequence fits, SettingError.
         """
-        for name, value in (("passes", passes), ("world_size", world_size)):
+        for name, value in (
+            ("gradient_accumulation_steps", gradient_accumulation_steps),
+            ("world_size", world_size),
+        ):
             if value < 1:
                 raise SettingError(name, "must be at least 1", value)
         if not 0 <= rank < world_size:
-            raise SettingError("rank", f"must be from 0 to world - 1 ({world_size - 1})", rank)
-        self.steps = PlannedSteps(tokens, course)
-        self._passes, self._rank, self._world_size = passes, rank, world_size
-        self._state = self.steps.stream.start
+            raise SettingError("rank", f"must be from 0 to world_size - 1 ({world_size - 1})", rank)
+        self._steps = PlannedSteps(tokens, plan)
+        self._count, self._rank, self._world_size = gradient_accumulation_steps, rank, world_size
+        self._state = self._steps.stream.start
 
     def __iter__(self) -> Iterator[tuple[Step, tuple[MicroBatch, ...]]]:
         """Yield the steps that are left of the budget.
 
         A step counts as trained once it was yielded: save after its update, not before.
         """
-        while step := self.steps.stream.after(self._state):
-            self._state = step.after
-            rows = share(range(step.plan.rows), self._rank, self._world_size)
-            batch = self.steps.loader.load(step.blocks, step.plan.length, rows)
-            yield step, tuple(micro_batches(batch, step.plan, self._passes))
+        rank, world_size = self._rank, self._world_size
+        while step := self._steps.stream.after(self._state):
+            self._state, plan = step.after, step.plan
+            rows = row_range(plan, rank, world_size)
+            batch = self._steps.loader.load(step.blocks, plan.length, rows)
+            yield step, tuple(micro_batches(batch, plan, rank, world_size, self._count))
 
     def state_dict(self) -> State:
-        """Return where it stands, for JSON; the same on every rank, whatever the passes."""
-        return {"course": self.steps.course.state(), **self._state.state()}
+        """Return where it stands, for JSON; the same on every rank, however a step is cut."""
+        return self._steps.state(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; raises SettingError for another course or corpus."""
-        self.steps.course.must_be(state["course"])
-        self._state = self.steps.restored(state)
+        """Continue from a saved state; raises SettingError for another plan or corpus."""
+        self._state = self._steps.restored(state)

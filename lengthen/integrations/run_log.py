@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
@@ -16,12 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lengthen.core.ledger import State
-from lengthen.core.loss_ratio import LowestLoss, finite_or_none
-from lengthen.data.store import Store
+from lengthen.core.loss_ratio import LowestLoss, finite_or_none, perplexity
 from lengthen.data.stream import Step
 from lengthen.distributed.subnormals import flushes_subnormals
-from lengthen.evaluation.loss import perplexity
-from lengthen.integrations.data_plan import Course
+from lengthen.integrations.data_plan import DataPlan
 from lengthen.model.optim import second_moment_scale
 from lengthen.run.directory import RunPaths, owned
 from lengthen.run.environment import environment
@@ -30,25 +28,40 @@ from lengthen.run.records import EvalRecord, Event, ProbeRecord, Record, StepRec
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
 
+if TYPE_CHECKING:
+    from lengthen.data.store import Store  # which costs pydantic
+
 Number = float | Tensor | np.generic  # one of them: a tensor's only element, whatever its shape
 
 
 class RunLog:
-    """Writes config.toml, environment.json and metrics.jsonl; one process of a run has it."""
+    """Writes config.toml, environment.json and metrics.jsonl; one process of a run has it.
+
+    >>> pacing = lengthen.Linear(start=8, end=64, duration=10)
+    >>> plan = lengthen.DataPlan(pacing=pacing, rows=16, budget=100_000)
+    >>> model = torch.nn.Linear(2, 2)
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> log = lengthen.RunLog("runs/mine", plan)
+    >>> for step, _ in lengthen.BatchStream(lengthen.Store.open("store").train, plan):
+    ...     record = log.step(step, loss=2.5, grad_norm=1.0, optimizer=optimizer)
+    >>> log.finish()
+    >>> len(lengthen.read_metrics("runs/mine").steps)
+    103
+    """
 
     def __init__(
         self,
         out: str | Path,
-        course: Course,
+        plan: DataPlan,
         *,
-        store: Store | None = None,
+        store: "Store | None" = None,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin a run in `out`, or go on with the one there from the state `saved`.
+        """Begin a run in `out`, or continue the one there from the state `saved`.
 
-        The directory is this log's until it is closed, or the process ends. Lines behind that state
-        go to metrics.discarded.jsonl. Raises SettingError where `out` holds a run that is not to go
-        on, or not the one that goes on; BusyError where somebody else writes it; StorageError.
+        The directory is this log's until it is closed, or the process ends. Lines after that state
+        go to metrics.discarded.jsonl. Raises SettingError where `out` holds another run, BusyError
+        where another process writes it, StorageError.
         """
         self._paths, self._disk = RunPaths(Path(out)), Disk()
         with ExitStack() as stack:
@@ -60,7 +73,7 @@ class RunLog:
                 _begin(self._disk, self._paths, store)
             else:
                 cut_metrics(self._disk, self._paths, saved["metrics_bytes"])
-            self._disk.replace_file(self._paths.config, _config(course, store))
+            self._disk.replace_file(self._paths.config, _config(plan, store))
             self._log = JsonLines(self._disk, self._paths.metrics)
             stack.callback(self._log.close)
             self._stack = stack.pop_all()
@@ -217,7 +230,7 @@ def _own(paths: RunPaths) -> list[Path]:
     return [path for path in (paths.metrics, paths.environment, paths.config) if path.exists()]
 
 
-def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
+def _begin(disk: Disk, paths: RunPaths, store: "Store | None") -> None:
     for path in _own(paths):
         disk.remove(path)
     facts = environment(sys.argv) | {
@@ -230,8 +243,8 @@ def _begin(disk: Disk, paths: RunPaths, store: Store | None) -> None:
     disk.write_file(paths.environment, json.dumps(facts, indent=1).encode())
 
 
-def _config(course: Course, store: Store | None) -> bytes:
-    tables = course.tables()
+def _config(plan: DataPlan, store: "Store | None") -> bytes:
+    tables = plan.tables()
     if store is not None:
         tables["data"] = {"path": str(store.path.resolve()), "store_id": store.id}
     return tomli_w.dumps(tables).encode()

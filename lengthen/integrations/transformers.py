@@ -1,11 +1,11 @@
 """Length warmup in a `transformers.Trainer`: one dataset and one callback, the model unedited.
 
-    dataset = LengthenDataset("store", Course(pacing=..., rows=64, budget=100_000_000))
+    dataset = LengthenDataset("store", DataPlan(pacing=..., rows=64, budget=100_000_000))
     trainer = Trainer(model, TrainingArguments(...), train_dataset=dataset,
                       callbacks=[LengthenCallback(dataset, "runs/mine")])
 
 The Trainer's own sampler deals the dataset's items out to the ranks, its own resume skips those
-that were trained, and what workers read ahead changes nothing.
+that were trained, and what workers prefetch changes nothing.
 """
 
 import time
@@ -24,19 +24,24 @@ from lengthen.core.loss_ratio import PROBE_SEQUENCES
 from lengthen.core.schedule import crossed
 from lengthen.data.stream import StepCursor, StreamState
 from lengthen.evaluation.loss import sequences_in
-from lengthen.integrations.arguments import check, must_fit
-from lengthen.integrations.calls import Call, must_have, outputs_of
+from lengthen.integrations.arguments import check_arguments, check_model
 from lengthen.integrations.dataset import LengthenDataset, Row
-from lengthen.integrations.micro_batches import Passes
+from lengthen.integrations.micro_batches import MicroBatchWatch
 from lengthen.integrations.run_log import RunLog
-from lengthen.integrations.validate import must_be_all, summed
+from lengthen.integrations.validate import (
+    Call,
+    check_logged_loss,
+    outputs_of,
+    required_logits,
+    summed_loss,
+)
 from lengthen.util.errors import CheckpointError, SettingError
 
 __all__ = ["LengthenCallback", "LengthenDataset"]
 
 
 class LengthenCallback(TrainerCallback, ExportableState):
-    """Tells the dataset how the Trainer divides a step, records the run, and lets it resume.
+    """Gives the dataset the Trainer's way to divide a step, records the run, and lets it resume.
 
     Its state goes into the Trainer's own checkpoint, as `trainer_state.json` has it, and is that
     of the last step that was trained.
@@ -52,16 +57,16 @@ class LengthenCallback(TrainerCallback, ExportableState):
         """
         self._dataset, self._out, self._probe_every = dataset, out, probe_every_steps
         self._log: RunLog | None = None  # the first rank's, while it trains
-        self._passes: Passes | None = None  # every rank's, while it trains
-        self._which = 0  # of the step's passes, from 0
+        self._watching: MicroBatchWatch | None = None  # every rank's, while it trains
+        self._number = 0  # of the step's micro-batches, from 0
         # Unrecorded losses, with the tokens and seconds that they took.
         self._evaluations: list[tuple[float, int | None, float | None]] = []
         self._unlogged: float | None = None  # the mean loss of a step that is to be recorded
         self._begin(dataset.steps.stream.start)
 
     def _begin(self, start: StreamState) -> None:
-        self._dataset.begin(start)
-        # A cursor of its own: the dataset's is ahead by what is read beforehand.
+        self._dataset.start_at(start)
+        # A cursor of its own: the dataset's is ahead by what was prefetched.
         self._cursor = StepCursor(self._dataset.steps.stream, start)
         self._trained = start
 
@@ -72,8 +77,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Refuse arguments that do not do; divide the steps."""
-        check(args, self._dataset.number_of_steps)
+        """Refuse arguments that will not do; divide the steps."""
+        check_arguments(args, self._dataset.number_of_steps)
         self._dataset.divide(args.gradient_accumulation_steps, args.world_size)
 
     def on_train_begin(
@@ -81,13 +86,13 @@ class LengthenCallback(TrainerCallback, ExportableState):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **met: Any,
+        **given: Any,
     ) -> None:
-        """Refuse a model or collator that do not do; begin a run, or go on with one."""
-        check(args, self._dataset.number_of_steps)
-        _must_read(self._dataset, met["train_dataloader"])
-        course, store = self._dataset.course, self._dataset.store
-        must_fit(met["model"], course.length, store.vocabulary)
+        """Refuse a model or collator that will not do; begin a run, or continue one."""
+        check_arguments(args, self._dataset.number_of_steps)
+        _check_dataset(self._dataset, given["train_dataloader"])
+        plan, store = self._dataset.plan, self._dataset.store
+        check_model(given["model"], plan.length, store.vocabulary)
         saved = self._saved(state) if state.global_step else None
         steps = self._dataset.steps
         self._begin(steps.restored(saved) if saved else steps.stream.start)
@@ -95,55 +100,55 @@ class LengthenCallback(TrainerCallback, ExportableState):
             self._log.close()
         if state.is_world_process_zero:
             log = saved["log"] if saved else None
-            self._log = RunLog(self._out, course, store=store, saved=log)
-        parts = args.gradient_accumulation_steps * args.world_size
-        self._passes = Passes(met["model"], store.vocabulary, course.length, parts)
+            self._log = RunLog(self._out, plan, store=store, saved=log)
+        count = args.gradient_accumulation_steps * args.world_size
+        self._watching = MicroBatchWatch(given["model"], store.vocabulary, plan.length, count)
         self._unlogged = None
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Say to the watch which pass comes first."""
-        self._must_be_logged()
-        self._which = 0
+        """Wait for the first micro-batch of the step."""
+        self._check_logged()
+        self._number = 0
         self._expect(args, state)
 
     def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **met: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Take the pass, and go on to the next one of the step."""
-        self._take(args, met["optimizer"])
-        self._which += 1
+        """Count the micro-batch as trained, and wait for the next one of the step."""
+        self._finish(args, given["optimizer"])
+        self._number += 1
         self._expect(args, state)
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **met: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Take the last pass, and the loss of the whole step, over passes and ranks."""
-        self._take(args, met["optimizer"])
-        total = self._watch.take()
+        """Count the last micro-batch, and take the loss of the step over all ranks."""
+        self._finish(args, given["optimizer"])
+        total = self._watch.step_loss()
         if args.world_size > 1:
             dist.all_reduce(total)
         self._unlogged = float(total)
 
     @property
-    def _watch(self) -> Passes:
-        assert self._passes is not None  # between the begin and the end of a training
-        return self._passes
+    def _watch(self) -> MicroBatchWatch:
+        assert self._watching is not None  # between the begin and the end of a training
+        return self._watching
 
     def _expect(self, args: TrainingArguments, state: TrainerState) -> None:
         step = self._cursor.at(state.global_step + 1)
-        self._watch.expect(self._dataset.batch(step, self._which, args.process_index))
+        self._watch.expect(self._dataset.batch(step, self._number, args.process_index))
 
-    def _take(self, args: TrainingArguments, optimizer: Any) -> None:
+    def _finish(self, args: TrainingArguments, optimizer: Any) -> None:
         scaler = getattr(optimizer, "scaler", None)  # of float16, by Accelerate
         try:
-            self._watch.end(args.world_size * (scaler.get_scale() if scaler else 1.0))
+            self._watch.finish(args.world_size * (scaler.get_scale() if scaler else 1.0))
         except SettingError:
             self._close()
             raise
 
-    def _must_be_logged(self) -> None:
+    def _check_logged(self) -> None:
         """Raise SettingError where the last step was trained, and its line never came."""
         if self._unlogged is not None:
             self._close()
@@ -157,7 +162,6 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if step != state.global_step:
             rule = f"was saved at step {state.global_step}, with a ledger of step {step}"
             raise CheckpointError(f"checkpoint: {rule}; take one that this callback was in")
-        self._dataset.course.must_be(saved["course"])
         if saved["store_id"] != self._dataset.store.id:
             rule = f"the checkpoint was trained on {saved['store_id']}"
             raise SettingError("store", rule, self._dataset.store.id, "give the run its own back")
@@ -166,9 +170,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return what a resume needs, as the Trainer's checkpoints have it."""
         attributes = {
-            "course": self._dataset.course.state(),
             "store_id": self._dataset.store.id,
-            **self._trained.state(),
+            **self._dataset.steps.state(self._trained),
             "log": self._log.state_dict() if self._log else None,
         }
         return {"args": {}, "attributes": attributes}
@@ -179,7 +182,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **met: Any,
+        **given: Any,
     ) -> None:
         """Record the step that was just trained."""
         loss, logs = self._unlogged, logs or {}
@@ -197,23 +200,23 @@ class LengthenCallback(TrainerCallback, ExportableState):
                 step,
                 loss=loss,
                 grad_norm=logs["grad_norm"],
-                optimizer=met["optimizer"],
+                optimizer=given["optimizer"],
                 rate=logs["learning_rate"],
             )
             self._record_evaluations()
             if crossed(self._probe_every, state.global_step - 1, state.global_step):
-                self._probe(met["model"], self._log)
+                self._probe(given["model"], self._log)
 
     def _compare(self, loss: float, trained: float, step: int) -> None:
-        """Hold the loss of a step to what the Trainer sent into its backward."""
+        """Compare the loss of a step with what the Trainer sent into its backward."""
         try:
-            must_be_all(loss, trained, step)
+            check_logged_loss(loss, trained, step)
         except SettingError:
             self._close()
             raise
 
     def _probe(self, model: nn.Module, log: RunLog) -> None:
-        length, part = self._dataset.course.length, self._dataset.store.valid
+        length, part = self._dataset.plan.length, self._dataset.store.valid
         if sequences_in(part, length, length):
             began = time.monotonic()
             rows = self._dataset.validation(PROBE_SEQUENCES * length)
@@ -227,20 +230,20 @@ class LengthenCallback(TrainerCallback, ExportableState):
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
-        **met: Any,
+        **given: Any,
     ) -> None:
         """Record a validation loss."""
         metrics = metrics or {}
-        if self._passes is None or "eval_loss" not in metrics:
+        if self._watching is None or "eval_loss" not in metrics:
             return
         loss, seconds = metrics["eval_loss"], metrics.get("eval_runtime")
-        rows = met["eval_dataloader"].dataset
+        rows = given["eval_dataloader"].dataset
         # The Trainer fills the last round of its processes with rows that it has had.
         if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
             began = time.monotonic()
-            mine = _rows_of_rank(rows, args)
+            mine = _rows_of_this_rank(rows, args)
             loss = _mean_over_ranks(
-                losses(met["model"], self._watch.call, mine), len(rows), args.device
+                losses(given["model"], self._watch.call, mine), len(rows), args.device
             )
             seconds = (seconds or 0.0) + time.monotonic() - began
         # A dataset of the user's own may be long to go through once more.
@@ -250,7 +253,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
             self._record_evaluations()
 
     def _record_evaluations(self) -> None:
-        """Record what was evaluated since the last step, behind whose line it belongs."""
+        """Record what was evaluated since the last step, after whose line it belongs."""
         for loss, tokens, seconds in self._evaluations:
             if self._log is not None:
                 self._log.evaluation(loss, side_tokens=tokens, side_seconds=seconds)
@@ -266,7 +269,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Close the record; a run that was stopped early may go on another time."""
+        """Close the record; a run that was stopped early may resume another time."""
         end = state.global_step >= state.max_steps
         if self._log is not None and end and self._unlogged is None:
             self._log.finish()
@@ -274,11 +277,11 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self._close()
 
     def _close(self) -> None:
-        if self._passes is not None:
-            self._passes.close()
+        if self._watching is not None:
+            self._watching.close()
         if self._log is not None:
             self._log.close()
-        self._passes = self._log = self._unlogged = None
+        self._watching = self._log = self._unlogged = None
 
 
 def losses(model: nn.Module, call: Call, rows: Sequence[Row]) -> Iterator[float]:
@@ -289,12 +292,12 @@ def losses(model: nn.Module, call: Call, rows: Sequence[Row]) -> Iterator[float]
         for row in rows:
             batch = {name: value[None].to(device) for name, value in row.items()}
             targets = batch["shift_labels"]
-            _, logits = outputs_of(call.on(model, batch, targets.numel()), targets)
-            yield float(summed(must_have(logits, model), targets)) / targets.numel()
+            _, logits = outputs_of(call.repeat(model, batch, targets.numel()), targets)
+            yield float(summed_loss(required_logits(logits, model), targets)) / targets.numel()
     model.train(was_training)
 
 
-def _rows_of_rank(rows: Any, args: TrainingArguments) -> list[Row]:
+def _rows_of_this_rank(rows: Any, args: TrainingArguments) -> list[Row]:
     """Return this rank's share of the rows of `validation`; SettingError for those of others."""
     mine = [rows[number] for number in range(args.process_index, len(rows), args.world_size)]
     if not all({"input_ids", "shift_labels"} <= row.keys() for row in mine):
@@ -312,7 +315,7 @@ def _mean_over_ranks(mine: Iterable[float], count: int, device: torch.device) ->
     return float(total) / count
 
 
-def _must_read(dataset: LengthenDataset, loader: DataLoader[Any]) -> None:
+def _check_dataset(dataset: LengthenDataset, loader: DataLoader[Any]) -> None:
     if loader.dataset is not dataset:
         raise SettingError("train_dataset", "must be the dataset that the callback was given")
     row = dataset.first_row()

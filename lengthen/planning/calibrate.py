@@ -2,10 +2,10 @@
 
     seconds(rows, length) = update + p * each + FLOP(rows, length) * r(x)
 
-    p = passes of the step,    x = tokens of a pass * length
+    p = micro-batches of the step,    x = tokens of a micro-batch * length
 
-`update` is AdamW, clipping, monitor and loader, `each` what a pass costs even of one token, and r,
-in seconds per FLOP, is measured at some of the run's shapes and interpolated between them, on
+`update` is AdamW, clipping, monitor and loader, `each` what a micro-batch costs even of one token.
+r, in seconds per FLOP, is measured at some of the run's shapes and interpolated between them, on
 logarithmic axes: a shape that does not fill the machine is slower by a factor.
 """
 
@@ -33,10 +33,10 @@ from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError
 
 LIMIT = 20.0  # seconds that a calibration may take
-KNOTS, FEW_KNOTS = 5, 3  # shapes that it tries; fewer where that takes too long
+SHAPES, FEW_SHAPES = 5, 3  # shapes that it tries; fewer where that takes too long
 REPEATS = 15  # steps of a shape, at most
 LEAST = 3  # steps of a shape that a median needs, the one to warm up among them
-SMALL_PASSES = 5  # of one token each: beside a single one they show what a pass costs
+SMALL_BATCHES = 5  # of one token each: beside a single one they show what each costs
 LEAST_SHARE = 0.05  # of a step's time is arithmetic, however much noise there is beside it
 MOST_RANDOM = 2**24  # tokens of the random corpus: a longer one costs memory and says no more
 UTILISATION = 0.7  # of the matrix-product peak that a training step reaches, where none is tried
@@ -46,12 +46,12 @@ StepSeconds = Callable[[int, int, int], float]  # of one real step: rows, length
 
 
 @dataclass(frozen=True)
-class Rated:
+class GivenSpeed:
     """A speed that is one number for every shape."""
 
     model: Model
     flops_per_second: float
-    told: str  # where the number is from
+    source: str  # where the number is from
     recompute: bool = False
 
     def seconds(self, rows: int, length: int) -> float:
@@ -61,51 +61,53 @@ class Rated:
 
 
 @dataclass(frozen=True)
-class Knot:
-    """What one shape was measured to take."""
+class TriedShape:
+    """What one shape took."""
 
-    pass_tokens: float
+    micro_batch_tokens: float
     length: int
     per_flop: float  # seconds, of the arithmetic alone
 
     @property
     def place(self) -> float:
-        """Where it stands between the others."""
-        return float(np.log(self.pass_tokens * self.length))
+        """Where it stands between the others, on a logarithmic axis."""
+        return float(np.log(self.micro_batch_tokens * self.length))
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSpeed:
     """A speed between shapes that were tried on this machine."""
 
     model: Model
     micro_tokens: int  # of the run
     tried_tokens: int  # the same in the trials; less where time was short
-    update: float  # seconds of a step beside its passes
-    each_pass: float  # seconds of a pass beside its arithmetic
-    knots: tuple[Knot, ...]  # by place
+    update: float  # seconds of a step beside its micro-batches
+    each: float  # seconds of a micro-batch beside its arithmetic
+    tried: tuple[TriedShape, ...]  # by place
 
     @property
-    def told(self) -> str:
+    def source(self) -> str:
         """Where the seconds are from."""
-        shapes = "1 shape" if len(self.knots) == 1 else f"{len(self.knots)} shapes"
-        smaller = f", in passes of {self.tried_tokens:,} tokens"
+        shapes = "1 shape" if len(self.tried) == 1 else f"{len(self.tried)} shapes"
+        smaller = f", in micro-batches of {self.tried_tokens:,} tokens"
         return f"steps of {shapes} tried here" + smaller * (self.tried_tokens < self.micro_tokens)
 
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
         count = accumulation_steps(rows, 1, length, self.micro_tokens)
         place = np.log(rows * length / count * length)
-        places = [knot.place for knot in self.knots]
-        per_flop = np.exp(np.interp(place, places, np.log([knot.per_flop for knot in self.knots])))
+        places = [shape.place for shape in self.tried]
+        per_flop = np.exp(
+            np.interp(place, places, np.log([shape.per_flop for shape in self.tried]))
+        )
         work = cost.flops(self.model, rows, length)
-        return self.update + count * self.each_pass + work * float(per_flop)
+        return self.update + count * self.each + work * float(per_flop)
 
 
-Speed = Rated | Measured
+Speed = GivenSpeed | MeasuredSpeed
 
 
-def given(model: Model, flops_per_second: str, *, recompute: bool = False) -> Rated:
+def given_speed(model: Model, flops_per_second: str, *, recompute: bool = False) -> GivenSpeed:
     """Return the speed that somebody gave, such as "100T"; raises SettingError for no number."""
     try:
         speed = parse_count(flops_per_second)
@@ -113,73 +115,75 @@ def given(model: Model, flops_per_second: str, *, recompute: bool = False) -> Ra
         raise SettingError("--flops", str(error), flops_per_second) from None
     if not isinstance(speed, int) or speed < 1:
         raise SettingError("--flops", "must be above 0", flops_per_second)
-    return Rated(model, float(speed), "as given", recompute)
+    return GivenSpeed(model, float(speed), "as given", recompute)
 
 
-def calibrated(
+def measure_speed(
     config: Config, micro_tokens: int, shapes: Collection[StepShape], limit: float = LIMIT
 ) -> Speed:
     """Return the speed of steps of these shapes (rows, length), measured in about `limit` seconds.
 
     The steps are the trainer's own, on random tokens and without a rate; nothing is written to
-    disk. Where time is short, fewer shapes are tried and then smaller passes. A model that is too
-    large even for that is not built: its speed is a share of this machine's matrix products. Raises
-    SettingError for a missing vocabulary.
+    disk. Where time is short, fewer shapes are tried and then smaller micro-batches. A model that
+    is too large even for that is not built: its speed is a share of this machine's matrix products.
+    Raises SettingError for a missing vocabulary.
     """
     config = settings.with_auto_decided(config)
-    place = DistributedContext(device_here(config.run.device), config.run.precision)
-    speed = UTILISATION * _matrix_product_peak(place)
-    told = f"{UTILISATION:.0%} of the matrix products here"
+    context = DistributedContext(device_here(config.run.device), config.run.precision)
+    speed = UTILISATION * _matrix_product_peak(context)
+    source = f"{UTILISATION:.0%} of the matrix products here"
     recompute = config.run.recompute
-    if memory_of(config, micro_tokens) > memory_limit(place.device):
-        return Rated(config.model, speed, f"{told}: too large to be tried", recompute)
+    if memory_of(config, micro_tokens) > memory_limit(context.device):
+        return GivenSpeed(config.model, speed, f"{source}: too large to be tried", recompute)
     trials = _trials(config.model, shapes, micro_tokens, limit * speed)
     if trials is None:
-        return Rated(config.model, speed, f"{told}: too slow to be tried", recompute)
+        return GivenSpeed(config.model, speed, f"{source}: too slow to be tried", recompute)
     chosen, tried_tokens = trials
-    step_seconds = real_steps(config, tried_tokens, max(rows for rows, _ in chosen), place)
-    found = measured(config.model, tried_tokens, chosen, step_seconds, limit)
-    return replace(found, micro_tokens=micro_tokens)
+    step_seconds = real_steps(config, tried_tokens, max(rows for rows, _ in chosen), context)
+    measured = speed_from(config.model, tried_tokens, chosen, step_seconds, limit)
+    return replace(measured, micro_tokens=micro_tokens)
 
 
 def _trials(
     model: Model, shapes: Collection[StepShape], micro_tokens: int, work: float
 ) -> tuple[list[StepShape], int] | None:
-    """Return the shapes to try and the tokens of a pass that `work` operations are enough for."""
+    """Return the shapes to try and the tokens of a micro-batch that `work` operations allow."""
     longest = max(length for _, length in shapes)
     halves = [micro_tokens >> power for power in range(micro_tokens.bit_length())]
     sizes = [size for size in halves if size >= longest]
-    for count, size in ((KNOTS, micro_tokens), *((FEW_KNOTS, size) for size in sizes)):
-        chosen = knot_shapes(shapes, size, count)
-        first_passes = (_part(rows, length, size, 1) for rows, length in chosen)
-        if LEAST * sum(cost.flops(model, *first) for first in first_passes) <= work:
+    for count, size in ((SHAPES, micro_tokens), *((FEW_SHAPES, size) for size in sizes)):
+        chosen = shapes_to_try(shapes, size, count)
+        first_parts = (_part(rows, length, size, 1) for rows, length in chosen)
+        if LEAST * sum(cost.flops(model, *first) for first in first_parts) <= work:
             return chosen, size
     return None
 
 
-def measured(
+def speed_from(
     model: Model,
     micro_tokens: int,
     shapes: Sequence[StepShape],
     step_seconds: StepSeconds,
     limit: float = LIMIT,
-) -> Measured:
+) -> MeasuredSpeed:
     """Return the speed that `step_seconds` shows at `shapes`, each tried for its part of `limit`.
 
-    Of a step with many passes so many are tried as there is time for.
+    Of a step with many micro-batches so many are tried as there is time for.
     """
     one = _repeated(step_seconds, 1, 1, 1)
-    each_pass = max(0.0, _repeated(step_seconds, SMALL_PASSES, 1, 1) - one) / (SMALL_PASSES - 1)
-    update = max(0.0, one - each_pass)
-    knots = []
+    each = max(0.0, _repeated(step_seconds, SMALL_BATCHES, 1, 1) - one) / (SMALL_BATCHES - 1)
+    update = max(0.0, one - each)
+    tried_shapes = []
     for shape in shapes:
         tried, seconds = _tried(shape, micro_tokens, step_seconds, limit / len(shapes))
-        beside = update + accumulation_steps(tried[0], 1, tried[1], micro_tokens) * each_pass
+        beside = update + accumulation_steps(tried[0], 1, tried[1], micro_tokens) * each
         arithmetic = max(seconds - beside, LEAST_SHARE * seconds)
         per_flop = arithmetic / cost.flops(model, *tried)
-        knots.append(Knot(_pass_tokens(*shape, micro_tokens), shape[1], per_flop))
-    in_order = tuple(sorted(knots, key=lambda knot: knot.place))
-    return Measured(model, micro_tokens, micro_tokens, update, each_pass, in_order)
+        tried_shapes.append(
+            TriedShape(_micro_batch_tokens(*shape, micro_tokens), shape[1], per_flop)
+        )
+    in_order = tuple(sorted(tried_shapes, key=lambda shape: shape.place))
+    return MeasuredSpeed(model, micro_tokens, micro_tokens, update, each, in_order)
 
 
 def _repeated(step_seconds: StepSeconds, *step: int) -> float:
@@ -192,45 +196,47 @@ def _tried(
 ) -> tuple[StepShape, float]:
     """Return the part of the step that was tried, and the median of its seconds."""
     first = _part(*shape, micro_tokens, 1)
-    one_pass = step_seconds(*first, micro_tokens)
-    if one_pass > share:
-        return first, one_pass
-    # Also warmed up by that pass, whatever the part.
-    part = _part(*shape, micro_tokens, int(share / one_pass) // LEAST)
+    one_batch = step_seconds(*first, micro_tokens)
+    if one_batch > share:
+        return first, one_batch
+    # Also warmed up by that micro-batch, whatever the part.
+    part = _part(*shape, micro_tokens, int(share / one_batch) // LEAST)
     seconds = [step_seconds(*part, micro_tokens)]
-    while len(seconds) < REPEATS and one_pass + sum(seconds) + seconds[-1] < share:
+    while len(seconds) < REPEATS and one_batch + sum(seconds) + seconds[-1] < share:
         seconds.append(step_seconds(*part, micro_tokens))
     return part, median(seconds)
 
 
 def _part(rows: int, length: int, micro_tokens: int, wanted: int) -> StepShape:
-    """Return the shape of `wanted` passes of a step, at least one, at most all it has."""
+    """Return the shape of `wanted` micro-batches of a step, at least one, at most all it has."""
     count = accumulation_steps(rows, 1, length, micro_tokens)
     return max(1, rows * min(max(1, wanted), count) // count), length
 
 
-def _pass_tokens(rows: int, length: int, micro_tokens: int) -> float:
-    """Return the mean tokens of a pass."""
+def _micro_batch_tokens(rows: int, length: int, micro_tokens: int) -> float:
+    """Return the mean tokens of a micro-batch."""
     return rows * length / accumulation_steps(rows, 1, length, micro_tokens)
 
 
-def knot_shapes(
-    shapes: Collection[StepShape], micro_tokens: int, count: int = KNOTS
+def shapes_to_try(
+    shapes: Collection[StepShape], micro_tokens: int, count: int = SHAPES
 ) -> list[StepShape]:
-    """Return at most `count` shapes, evenly spread from the smallest passes to the largest."""
-    places = {shape: np.log(_pass_tokens(*shape, micro_tokens) * shape[1]) for shape in shapes}
+    """Return at most `count` shapes, spread from the smallest micro-batches to the largest."""
+    places = {
+        shape: np.log(_micro_batch_tokens(*shape, micro_tokens) * shape[1]) for shape in shapes
+    }
     wanted = np.linspace(min(places.values()), max(places.values()), count)
     nearest = (min(places, key=lambda shape: abs(places[shape] - place)) for place in wanted)
     return list(dict.fromkeys(nearest))
 
 
 def real_steps(
-    config: Config, micro_tokens: int, rows: int, place: DistributedContext
+    config: Config, micro_tokens: int, rows: int, context: DistributedContext
 ) -> StepSeconds:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
     endless = settings.with_overrides(config, {"budget": {"tokens": MOST}})
-    trainer = Trainer(endless, store, place, micro_tokens)
+    trainer = Trainer(endless, store, context, micro_tokens)
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
         trainer.micro_tokens = micro_tokens
@@ -245,7 +251,7 @@ def real_steps(
 
 
 def random_store(model: Model, rows: int) -> Store:
-    """Return a store in memory whose pass is at least two steps of `rows` rows, or very long."""
+    """Return a store in memory whose epoch is at least two steps of `rows` rows, or very long."""
     assert model.vocabulary is not None
     sequences = min(2 * rows, MOST_RANDOM // model.length + 1)
     drawn = np.random.default_rng(0).integers(model.vocabulary, size=sequences * model.length + 1)
@@ -256,11 +262,11 @@ def random_store(model: Model, rows: int) -> Store:
 
 
 def _matrix_product_peak(
-    place: DistributedContext, size: int = 1024, seconds: float = 0.5
+    context: DistributedContext, size: int = 1024, seconds: float = 0.5
 ) -> float:
-    """Return the FLOP/s of matrix products on a device, in the precision that a pass has there."""
-    matrix = torch.randn(size, size, device=place.device, dtype=place.dtype)
-    with place.autocast():
+    """Return the FLOP/s of matrix products on a device, in the precision of a forward pass."""
+    matrix = torch.randn(size, size, device=context.device, dtype=context.dtype)
+    with context.autocast():
         torch.mm(matrix, matrix)
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from lengthen.config.schema import Config
@@ -12,9 +13,9 @@ from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import LIMIT, Speed
-from lengthen.planning.plan import Moment, Plan, plan, seconds_along
+from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
 from lengthen.reporting import html as page
-from lengthen.reporting.figures import Curve, Panel, draw
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.util.console import PLAIN_SECONDS
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
@@ -24,36 +25,21 @@ NOTE = (
     "FLOP and seconds are of training alone: evaluation, probes and saves come on top. "
     "A factor is that of the first column."
 )
-SOON = 1.0  # seconds of planning without a word
-KINDS = (".svg", ".html")  # of a picture
+SOON = 1.0  # seconds of planning before the first note
+PAGE = ".html"
+KINDS = (".svg", ".png", PAGE)  # of a picture
 TOKENS = "trained tokens"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan under a name, with the seconds of every moment of its curve."""
+    """A plan under a name, with the speed of its steps; an adaptive pacing has two plans."""
 
     name: str
     config: Config
     plan: Plan
-    seconds: tuple[float, ...]
-    told: str  # where the seconds are from
-    foretold_passes: bool = False  # "auto" tries on a GPU what is foretold here
-
-    @property
-    def duration(self) -> float:
-        """Seconds of training in all."""
-        return self.seconds[-1]
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A plan and the configuration that it is of."""
-
-    name: str
-    config: Config
-    plan: Plan
+    speed: Speed | None = None  # None until it is measured
 
     @property
     def machine(self) -> tuple[object, ...]:
@@ -62,6 +48,24 @@ class _Planned:
         how = run.device, run.precision, run.compile, run.recompute
         return self.config.model, self.plan.micro_tokens, *how
 
+    @cached_property
+    def seconds(self) -> tuple[float, ...]:
+        """Seconds of training so far, at every point of the plan's curve."""
+        assert self.speed is not None
+        return seconds_along(self.plan, self.speed.seconds)
+
+    @property
+    def duration(self) -> float:
+        """Seconds of training in all."""
+        return self.seconds[-1]
+
+    @property
+    def decided_on_a_gpu(self) -> bool:
+        """Whether the run will try its micro-batch on a GPU, where the plan only estimates it."""
+        device = self.config.run.device
+        on_gpu = device != "cpu" and (device != "auto" or gpus() > 0)
+        return self.config.batch.micro_tokens == "auto" and on_gpu
+
 
 def forecasts(
     named: Mapping[str, Config], flops: str | None, note: Callable[[str], None]
@@ -69,41 +73,30 @@ def forecasts(
     """Return the forecast of each configuration, in order; of an adaptive pacing both bounds.
 
     `flops` is the speed to reckon with, such as "100T"; None means to measure here, once for all
-    configurations whose steps take equally long, and `note` is told before. Raises SettingError
+    configurations whose steps take equally long, and `note` gets a line before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
     planned = [one for name, config in named.items() for one in _planned(name, config, note)]
     if flops is None:
-        tried = _tried(planned, note)
-        speeds = [tried[one.machine] for one in planned]
-    else:
-        speeds = [
-            calibrate.given(one.config.model, flops, recompute=one.config.run.recompute)
-            for one in planned
-        ]
+        measured = _measured(planned, note)
+        return [replace(one, speed=measured[one.machine]) for one in planned]
     return [
-        Forecast(
-            one.name,
-            one.config,
-            one.plan,
-            seconds_along(one.plan, speed.seconds),
-            speed.told,
-            one.config.batch.micro_tokens == "auto" and _goes_to_a_gpu(one.config),
+        replace(
+            one,
+            speed=calibrate.given_speed(
+                one.config.model, flops, recompute=one.config.run.recompute
+            ),
         )
-        for one, speed in zip(planned, speeds, strict=True)
+        for one in planned
     ]
 
 
-def _goes_to_a_gpu(config: Config) -> bool:
-    return config.run.device != "cpu" and (config.run.device != "auto" or gpus() > 0)
-
-
-def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[_Planned]:
+def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[Forecast]:
     sequences = None
     if config.data.path is not None:
         store = open_store(config)
         config = with_store(config, store)
-        sequences = (len(store.train) - 1) // config.model.length
+        sequences = store.sequences(config.model.length)
     if config.model.vocabulary is None:
         hint = "give a token store with --data, or --model.vocabulary N"
         raise SettingError("model.vocabulary", "is missing", None, hint)
@@ -114,30 +107,29 @@ def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator
     if config.pacing.kind == "adaptive":
         bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
     for bound, calm in bounds.items():
-        budget = config.schedule(sequences).budget
-        heard = _now_and_then(note, bound, budget)
-        found = plan(config, micro_tokens, sequences, calm=calm, heard=heard)
-        yield _Planned(bound, config, found)
+        progress = _now_and_then(note, bound, config.schedule(sequences).budget)
+        found = plan(config, micro_tokens, sequences, calm=calm, progress=progress)
+        yield Forecast(bound, config, found)
 
 
 def _now_and_then(note: Callable[[str], None], name: str, budget: int) -> Callable[[int], None]:
-    """Return what says how far a plan is: after a second, and then every ten."""
+    """Return what notes how far a plan is: after a second, and then every ten."""
     due = time.monotonic() + SOON
 
-    def heard(tokens: int) -> None:
+    def progress(tokens: int) -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + PLAIN_SECONDS
             note(f"planning {name}: {100 * tokens // budget} %")
 
-    return heard
+    return progress
 
 
-def _tried(
-    planned: Sequence[_Planned], note: Callable[[str], None]
+def _measured(
+    planned: Sequence[Forecast], note: Callable[[str], None]
 ) -> dict[tuple[object, ...], Speed]:
-    """Return a speed for every kind of machine work, tried at the shapes of all its plans."""
-    groups: dict[tuple[object, ...], list[_Planned]] = {}
+    """Return a speed for every kind of machine work, measured at the shapes of all its plans."""
+    groups: dict[tuple[object, ...], list[Forecast]] = {}
     for one in planned:
         groups.setdefault(one.machine, []).append(one)
     speeds = {}
@@ -145,7 +137,7 @@ def _tried(
         names = ", ".join(one.name for one in group)
         note(f"trying steps of {names}, for {LIMIT:.0f} seconds at most")
         shapes = {shape for one in group for shape in one.plan.shapes}
-        speeds[machine] = calibrate.calibrated(
+        speeds[machine] = calibrate.measure_speed(
             group[0].config, group[0].plan.micro_tokens, sorted(shapes)
         )
     return speeds
@@ -154,7 +146,8 @@ def _tried(
 def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, str]]:
     """Return a forecast as names and texts; FLOP and seconds also as a factor of the `first`."""
     plan = forecast.plan
-    speed = f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {forecast.told}"
+    source = "" if forecast.speed is None else forecast.speed.source
+    speed = f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"
     flops = _factor(plan.flops, first.plan.flops) if first else ""
     seconds = _factor(forecast.duration, first.duration) if first else ""
     return [
@@ -163,16 +156,16 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("lengths", _spread(plan.lengths)),
         ("shapes", f"{len(plan.shapes)} of (rows, length)"),
         ("full length", _full(plan)),
-        ("warm-up of the rate", _warmup(plan)),
-        ("rate at full length", _rate_at_full(plan)),
-        ("rate at the end", _last_rate(plan)),
-        ("lowest rate", _lowest(plan)),
+        ("warm-up of the learning rate", _warmup(plan)),
+        ("learning rate at full length", _rate_at_full(plan)),
+        ("learning rate at the end", _last_rate(plan)),
+        ("lowest learning rate", _lowest(plan)),
         ("parameters", f"{plan.parameters:,}"),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         ("memory", _memory(forecast)),
         ("time", f"{_duration(forecast.duration)}{seconds}"),
         ("speed", speed),
-        ("corpus", _passes(plan)),
+        ("corpus", _epochs(plan)),
         ("leftovers", _leftovers(plan)),
     ]
 
@@ -194,8 +187,8 @@ def _spread(lengths: dict[int, int]) -> str:
 
 def _memory(forecast: Forecast) -> str:
     plan = forecast.plan
-    text = f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a pass"
-    return text + '; "auto" takes what fits a GPU' * forecast.foretold_passes
+    text = f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
+    return text + '; "auto" takes what fits a GPU' * forecast.decided_on_a_gpu
 
 
 def _full(plan: Plan) -> str:
@@ -207,9 +200,9 @@ def _full(plan: Plan) -> str:
     return "from the first step on" if plan.full.step == 1 else _begins(plan.full, plan)
 
 
-def _begins(moment: Moment, plan: Plan) -> str:
-    share = 100 * moment.tokens_before / plan.tokens
-    return f"from step {moment.step:,} on, after {moment.tokens_before:,} tokens ({share:.0f} %)"
+def _begins(point: PlanPoint, plan: Plan) -> str:
+    share = 100 * point.tokens_before / plan.tokens
+    return f"from step {point.step:,} on, after {point.tokens_before:,} tokens ({share:.0f} %)"
 
 
 def _warmup(plan: Plan) -> str:
@@ -225,12 +218,12 @@ def _warmup(plan: Plan) -> str:
 def _rate_at_full(plan: Plan) -> str:
     if plan.full is None:
         return "full length is not reached"
-    return f"{plan.full.rate:.3g} at its first step, {plan.full.step:,}"
+    return f"{plan.full.learning_rate:.3g} at its first step, {plan.full.step:,}"
 
 
 def _last_rate(plan: Plan) -> str:
     last = plan.curve[-1]
-    return f"{last.rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens"
+    return f"{last.learning_rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens"
 
 
 def _lowest(plan: Plan) -> str:
@@ -238,7 +231,7 @@ def _lowest(plan: Plan) -> str:
     if plan.lowest is not None:
         return f"{schedule.min_learning_rate:g} {_begins(plan.lowest, plan)}"
     if plan.steps <= schedule.warmup_steps:
-        return "not reached: the budget ends while the rate warms up"
+        return "not reached: the budget ends while the learning rate warms up"
     if schedule.decay_tokens > schedule.budget:
         at = f"{schedule.min_learning_rate:g} after {schedule.decay_tokens:,} tokens"
         return f"not reached: it would be {at}, beyond the budget"
@@ -253,11 +246,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _passes(plan: Plan) -> str:
+def _epochs(plan: Plan) -> str:
     if plan.corpus is None:
         return "give --data to know"
     of_last = f"{plan.corpus.unread:,} tokens of the last one stay unread"
-    return f"{plan.corpus.passes:.3g} passes; {of_last}"
+    return f"{plan.corpus.epochs:.3g} epochs; {of_last}"
 
 
 def _leftovers(plan: Plan) -> str:
@@ -284,18 +277,21 @@ def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
     """Return what a run looks like against trained tokens, a curve for each forecast."""
     has_corpus = any(one.plan.corpus is not None for one in forecasts)
     scale, prefix = _scale(max(one.plan.flops for one in forecasts))
-    leftover = [_panel("Leftovers", "tokens", forecasts, lambda m: m.leftover)]
+    leftover = [_panel("Leftovers", "tokens", forecasts, lambda p: p.leftover)]
     return [
-        _panel("Length", "tokens in a row", forecasts, lambda m: m.length),
-        _panel("Tokens per step", "tokens in a step", forecasts, lambda m: m.step_tokens),
-        _panel("Learning rate by token", "learning rate", forecasts, lambda m: m.rate),
+        _panel("Length", "tokens in a row", forecasts, lambda p: p.length),
+        _panel("Tokens per step", "tokens in a step", forecasts, lambda p: p.step_tokens),
+        _panel("Learning rate by token", "learning rate", forecasts, lambda p: p.learning_rate),
         Panel(
             "Learning rate by step",
             "step",
             "learning rate",
-            [Curve(one.name, [(m.step, m.rate) for m in one.plan.curve]) for one in forecasts],
+            [
+                Curve(one.name, [(p.step, p.learning_rate) for p in one.plan.curve])
+                for one in forecasts
+            ],
         ),
-        _panel("FLOP so far", f"{prefix}FLOP", forecasts, lambda m: m.flops / scale),
+        _panel("FLOP so far", f"{prefix}FLOP", forecasts, lambda p: p.flops / scale),
         Panel("Seconds so far", TOKENS, "seconds", [_seconds(one) for one in forecasts]),
         *(leftover if has_corpus else []),
     ]
@@ -308,36 +304,38 @@ def _scale(most: float) -> tuple[float, str]:
 
 
 def _panel(
-    title: str, unit: str, forecasts: Sequence[Forecast], value: Callable[[Moment], float | None]
+    title: str, unit: str, forecasts: Sequence[Forecast], value: Callable[[PlanPoint], float | None]
 ) -> Panel:
     curves = []
     for one in forecasts:
-        pairs = ((moment.tokens, value(moment)) for moment in one.plan.curve)
+        pairs = ((point.tokens, value(point)) for point in one.plan.curve)
         curves.append(Curve(one.name, [(x, y) for x, y in pairs if y is not None]))
     return Panel(title, TOKENS, unit, curves)
 
 
 def _seconds(forecast: Forecast) -> Curve:
-    tokens = (moment.tokens for moment in forecast.plan.curve)
+    tokens = (point.tokens for point in forecast.plan.curve)
     return Curve(forecast.name, list(zip(tokens, forecast.seconds, strict=True)))
 
 
 def check_out(out: Path) -> None:
     """Raise SettingError where a picture cannot become the file `out`."""
     if out.suffix not in KINDS:
-        raise SettingError("--out", f"must end in {' or '.join(KINDS)}", str(out))
+        raise SettingError("--out", f"must end in {', '.join(KINDS[:-1])} or {PAGE}", str(out))
     if out.is_dir() or not out.parent.is_dir():
         raise SettingError("--out", "must be a file in a directory that exists", str(out))
 
 
 def write(out: Path, forecasts: Sequence[Forecast]) -> None:
-    """Write the panels as one SVG, or with the table as one page where `out` ends in .html.
+    """Write the panels as one SVG or PNG, or with the table as one page where `out` ends in .html.
 
     Raises SettingError as `check_out` does, StorageError where the disk refuses it.
     """
     check_out(out)
-    if out.suffix == ".svg":
-        Disk().replace_file(out, draw(panels(forecasts)).encode("utf-8", "replace"))
+    if out.suffix != PAGE:
+        from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
+
+        Disk().replace_file(out, draw(panels(forecasts), out.suffix))
         return
     title = f"Plan: {', '.join(one.name for one in forecasts)}"
     page.write(out, [], title=title, tables=[table(forecasts)], panels=panels(forecasts))

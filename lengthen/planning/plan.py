@@ -1,6 +1,6 @@
 """What a configuration will do, step by step, before it runs; trains nothing and times nothing.
 
-Whoever wants seconds brings those of a step (`calibrate` has them): a plan knows shapes alone.
+A plan knows shapes alone: `calibrate` has the seconds of a step.
 """
 
 from collections import Counter
@@ -19,18 +19,18 @@ from lengthen.distributed.memory import memory_of
 from lengthen.model import cost
 
 POINTS = 200  # of a curve, evenly spread over the budget
-HEARD_EVERY = 1000  # steps that a plan goes through one by one
+PROGRESS_EVERY = 1000  # steps that a plan walks one by one
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A finished step, as its line in metrics.jsonl has it, and what the run has taken by then."""
+class PlanPoint:
+    """A finished step, as its line in metrics.jsonl has it, and the run's arithmetic by then."""
 
     step: int  # finished steps, from 1
     tokens: int  # trained tokens, this step's included
     length: int
     rows: int
-    rate: float  # learning rate of this step
+    learning_rate: float  # of this step
     flops: int  # of the run so far
     leftover: int | None = None  # unread tokens of open sequences; None without a store
 
@@ -49,10 +49,10 @@ class Moment:
 class Corpus:
     """What the run makes of its corpus."""
 
-    passes: float  # tokens that were read or dropped / tokens of the corpus
-    unread: int  # tokens of the last pass that stay unread
+    epochs: float  # tokens that were read or dropped / tokens of the corpus
+    unread: int  # tokens of the last epoch that stay unread
     leftover: int  # those of them that lie in open sequences
-    most_leftover: int  # behind any step
+    most_leftover: int  # after any step
     dropped: int  # tokens, of the whole run
 
 
@@ -62,10 +62,10 @@ class Plan:
 
     schedule: Schedule
     shapes: dict[tuple[int, int], int]  # (rows, length) -> steps, in the order of the run
-    curve: tuple[Moment, ...]  # some 200 steps, spread over the budget: the first, ..., the last
-    full: Moment | None  # first step at full length; None where the budget ends before it
-    lowest: Moment | None  # first step whose rate is the minimum; None likewise
-    warmup_tokens: int  # trained while the rate warms up
+    curve: tuple[PlanPoint, ...]  # some 200 steps, spread over the budget: the first, ..., the last
+    full: PlanPoint | None  # first step at full length; None where the budget ends before it
+    lowest: PlanPoint | None  # first step whose learning rate is the minimum; None likewise
+    warmup_tokens: int  # trained while the learning rate warms up
     parameters: int
     memory: int  # bytes, at full length
     micro_tokens: int
@@ -111,14 +111,14 @@ def plan(
     sequences: int | None = None,
     *,
     calm: bool = True,
-    heard: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Plan:
     """Work out a run, with the schedule and the ledger that the trainer uses.
 
-    `sequences` is N of the store, which leftovers and passes need. An adaptive pacing is taken to
+    `sequences` is N of the store, which leftovers and epochs need. An adaptive pacing is taken to
     find its loss calm always, the quickest that it can grow, or never, the slowest. Steps of one
-    shape are summed at once; only with a store, short steps that requeue are gone through one by
-    one, some microseconds each, and `heard` is told the trained tokens now and then. Raises
+    shape are summed at once; only with a store, short steps that requeue are walked one by one,
+    some microseconds each, and `progress` gets the trained tokens now and then. Raises
     SettingError for a vocabulary or a budget that only a store gives.
     """
     schedule = config.schedule(sequences)
@@ -132,13 +132,13 @@ def plan(
         points = _points(schedule, span, marks)
         for count in sorted({*points, span.steps}):
             if ledger is not None:
-                ledger, most_leftover = _read(ledger, span, count - done, most_leftover, heard)
+                ledger, most_leftover = _read(ledger, span, count - done, most_leftover, progress)
             done, flops = count, flops + (count - done) * each
-            moment = _moment(schedule, span, count, flops, ledger)
-            marks.take(schedule, moment, is_point=count in points)
+            point = _point(schedule, span, count, flops, ledger)
+            marks.take(schedule, point, is_point=count in points)
         shapes[span.rows, span.length] += span.steps
-    if marks.curve[-1] != moment:
-        marks.curve.append(moment)
+    if marks.curve[-1] != point:
+        marks.curve.append(point)
     return Plan(
         schedule=schedule,
         shapes=dict(shapes),
@@ -149,30 +149,30 @@ def plan(
         parameters=cost.parameters(config.model),
         memory=memory_of(config, micro_tokens),
         micro_tokens=micro_tokens,
-        corpus=None if ledger is None else _corpus(ledger, moment.tokens, most_leftover),
+        corpus=None if ledger is None else _corpus(ledger, point.tokens, most_leftover),
     )
 
 
 @dataclass
 class _Marks:
-    """What a plan keeps of the steps that it comes by."""
+    """What a plan keeps of the steps that it walks."""
 
-    curve: list[Moment] = field(default_factory=list)
-    full: Moment | None = None
-    lowest: Moment | None = None
+    curve: list[PlanPoint] = field(default_factory=list)
+    full: PlanPoint | None = None
+    lowest: PlanPoint | None = None
     warmup_tokens: int = 0
 
-    def take(self, schedule: Schedule, moment: Moment, *, is_point: bool) -> None:
-        if moment.step <= schedule.warmup_steps:
-            self.warmup_tokens = moment.tokens
+    def take(self, schedule: Schedule, point: PlanPoint, *, is_point: bool) -> None:
+        if point.step <= schedule.warmup_steps:
+            self.warmup_tokens = point.tokens
         if is_point:
-            self.curve.append(moment)
-        if self.full is None and moment.length == schedule.full_length:
-            self.full = moment
+            self.curve.append(point)
+        if self.full is None and point.length == schedule.full_length:
+            self.full = point
         # The rate of a step looks at the tokens before it.
-        warm = moment.step > schedule.warmup_steps
-        if self.lowest is None and warm and moment.tokens_before >= schedule.decay_tokens:
-            self.lowest = moment
+        warm = point.step > schedule.warmup_steps
+        if self.lowest is None and warm and point.tokens_before >= schedule.decay_tokens:
+            self.lowest = point
 
 
 def _points(schedule: Schedule, span: Span, marks: _Marks) -> set[int]:
@@ -190,30 +190,30 @@ def _points(schedule: Schedule, span: Span, marks: _Marks) -> set[int]:
     return {point for point in points if 1 <= point <= span.steps}
 
 
-def _moment(
+def _point(
     schedule: Schedule, span: Span, count: int, flops: int, ledger: Ledger | None
-) -> Moment:
-    """Return a span's step number `count`, with the operations and the ledger behind it."""
+) -> PlanPoint:
+    """Return a span's step number `count`, with the operations and the ledger after it."""
     before = schedule.after(span.counters, span.plan, count - 1)
-    return Moment(
+    return PlanPoint(
         step=before.step + 1,
         tokens=before.tokens + span.plan.tokens,
         length=span.length,
         rows=span.rows,
-        rate=schedule.learning_rate_at(before),
+        learning_rate=schedule.learning_rate_at(before),
         flops=flops,
         leftover=None if ledger is None else ledger.leftover,
     )
 
 
 def _read(
-    ledger: Ledger, span: Span, steps: int, most: int, heard: Callable[[int], None]
+    ledger: Ledger, span: Span, steps: int, most: int, progress: Callable[[int], None]
 ) -> tuple[Ledger, int]:
-    """Return the ledger after some steps of a span, and the most leftover behind any so far."""
+    """Return the ledger after some steps of a span, and the most leftover after any so far."""
     for after in ledgers(ledger, span.plan, steps):
         ledger, most = after, max(most, after.leftover)
-        if ledger.takes % HEARD_EVERY == 0:
-            heard(ledger.read)
+        if ledger.takes % PROGRESS_EVERY == 0:
+            progress(ledger.read)
     return ledger, most
 
 
@@ -227,7 +227,7 @@ def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:
     return Corpus(
-        passes=(tokens + ledger.dropped) / (ledger.sequences * ledger.full_length),
+        epochs=(tokens + ledger.dropped) / (ledger.sequences * ledger.full_length),
         unread=ledger.unread,
         leftover=ledger.leftover,
         most_leftover=most_leftover,
@@ -236,13 +236,13 @@ def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:
 
 
 def seconds_along(plan: Plan, of_step: Callable[[int, int], float]) -> tuple[float, ...]:
-    """Return the seconds of training so far at every moment of the curve.
+    """Return the seconds of training so far at every point of the curve.
 
     `of_step(rows, length)` are those of one step.
     """
     # Lengths never fall and rows never turn, so all steps of one shape stand together: but for a
     # last one that the budget cut to a shape seen before, whose seconds then come early.
     ends = [0, *accumulate(plan.shapes.values())]
-    parts = (count * of_step(*step_plan) for step_plan, count in plan.shapes.items())
-    so_far = np.interp([moment.step for moment in plan.curve], ends, [0.0, *accumulate(parts)])
+    parts = (count * of_step(*shape) for shape, count in plan.shapes.items())
+    so_far = np.interp([point.step for point in plan.curve], ends, [0.0, *accumulate(parts)])
     return tuple(so_far.tolist())

@@ -1,16 +1,15 @@
-"""What an adaptive pacing saw and decided: marks beside the curves of its run, and a table."""
+"""What an adaptive pacing observed and decided: marks beside the curves of its run, and a table."""
 
 from collections.abc import Iterator, Sequence
 
-from lengthen.reporting.figures import Mark
+from lengthen.reporting.curves import Mark
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.metrics import Metrics
-from lengthen.run.records import ObservationRecord
 from lengthen.util.tables import Table, number
 
 NOTE = (
     "Circles are of adaptive pacings: along the length a full one where it grew, an empty one "
-    "where it looked and held; beside the training loss, the loss that it observed."
+    "where it looked and stayed; beside the training loss, the loss that it observed."
 )
 ROWS = 12  # of the table of decisions, about; many runs show fewer each
 
@@ -18,11 +17,10 @@ ROWS = 12  # of the table of decisions, about; many runs show fewer each
 def decided(metrics: Metrics) -> Iterator[Mark]:
     """Yield every decision at its step and the length that it led to."""
     for one in metrics.observations:
-        text = f"held at {one.length}"
+        text = f"stayed at {one.length}"
         if one.grew:
             text = f"grew from {one.length} to {one.next_length} after {one.held} steps"
-        text = f"{text}, {_observed(one.loss)}"
-        yield Mark(one.step, one.next_length, text, hollow=not one.grew)
+        yield Mark(one.step, one.next_length, f"{text}, {_observed(one.loss)}", hollow=not one.grew)
 
 
 def observed(metrics: Metrics) -> Iterator[Mark]:
@@ -45,42 +43,33 @@ def fewer(marks: Sequence[Mark], most: int) -> list[Mark]:
 
 
 def table(runs: Sequence[NamedRun]) -> Table | None:
-    """Return each growth, and where a run still holds; None without an adaptive pacing.
+    """Return each growth, and where a run is now; None without an adaptive pacing.
 
-    Of a run with many growths it has the first and the last, and how many are between.
+    Of a run with many growths it has the first and the last.
     """
-    found = {run.name: _growths(run) for run in runs if run.metrics.observations}
-    if not found:
+    rows = {run.name: list(_rows(run)) for run in runs if run.metrics.observations}
+    if not rows:
         return None
-    each = max(1, ROWS // (2 * len(found)))
+    each = max(1, ROWS // (2 * len(rows)))
+    shown = {
+        name: own if len(own) <= 2 * each + 1 else [*own[:each], *own[-each:]]
+        for name, own in rows.items()
+    }
     return Table(
         "What adaptive pacings decided",
-        ("run", "step", "length", "next", "held steps", "observed loss", "to beat", "growth"),
-        tuple((name, *cells) for name, growths in found.items() for cells in _rows(growths, each)),
+        ("run", "step", "length", "next", "steps at it", "observed loss", "to beat", "growth"),
+        tuple((name, *cells) for name, own in shown.items() for cells in own),
         "To beat: the lowest loss observed at this length before. Calm: pacing.patience "
         "observations in a row were not above it. Forced: pacing.max_hold steps went by first. "
         f"Of many growths a run shows its first {each} and last {each}.",
     )
 
 
-def _growths(run: NamedRun) -> list[ObservationRecord]:
-    """Return the observations that a growth followed, and the last one whatever it was."""
+def _rows(run: NamedRun) -> Iterator[tuple[str, ...]]:
+    """Yield the growths of a run, and its last decision whatever it was."""
     every = run.metrics.observations
-    return [one for one in every if one.grew or one is every[-1]]
-
-
-def _rows(growths: Sequence[ObservationRecord], each: int) -> Iterator[tuple[str, ...]]:
-    between = growths[each:-each]
-    if len(between) < 2:  # a row of its own is no longer than the row that counts it
-        yield from map(_row, growths)
-        return
-    yield from map(_row, growths[:each])
-    forced = sum(one.forced for one in between)
-    yield (*("...",) * 6, f"{len(between):,} more, {forced:,} forced")
-    yield from map(_row, growths[-each:])
-
-
-def _row(one: ObservationRecord) -> tuple[str, ...]:
-    place = (f"{count:,}" for count in (one.step, one.length, one.next_length, one.held))
-    kind = "forced" if one.forced else "calm" if one.grew else "not yet"
-    return (*place, number(one.loss, 4, "not finite"), number(one.best, 4), kind)
+    for one in every:
+        if one.grew or one is every[-1]:
+            counts = (f"{count:,}" for count in (one.step, one.length, one.next_length, one.held))
+            kind = "forced" if one.forced else "calm" if one.grew else "not yet"
+            yield (*counts, number(one.loss, 4, "not finite"), number(one.best, 4), kind)

@@ -1,13 +1,12 @@
-"""What `eval` found about models, side by side: a table, the loss by position, and its plot."""
+"""Results of `eval` side by side: a table of measures, the loss by position, and its plot."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lengthen.evaluation.outcome import Curve, Measure
-from lengthen.evaluation.results import PLACES, Result
-from lengthen.reporting.figures import Curve as Line
-from lengthen.reporting.figures import Panel
+from lengthen.evaluation.results import PLACES, Curve, Measure, Result
+from lengthen.reporting.curves import Curve as Line
+from lengthen.reporting.curves import Panel
 from lengthen.util.errors import printable
 from lengthen.util.tables import Table
 
@@ -59,58 +58,56 @@ def tables(models: Results) -> list[Table]:
 
 def _shown(models: Results) -> list[_Shown]:
     newest = [
-        (name, result) for name, results in models.items() for result in _newest(results).values()
+        (name, result)
+        for name, results in models.items()
+        for result in sorted(_newest(results), key=lambda result: result.step or 0)
     ]
     by_task: dict[str, list[Result]] = {}
-    for _, result in newest:
-        by_task.setdefault(result.outcome.task, []).append(result)
-    apart = {task: _differing(results) for task, results in by_task.items()}
     steps: dict[str, set[int | None]] = {}
     for name, result in newest:
+        by_task.setdefault(result.outcome.task, []).append(result)
         steps.setdefault(name, set()).add(result.step)
+    differing = {task: _differing(results) for task, results in by_task.items()}
     shown = []
     for name, result in newest:
         whole = name if len(steps[name]) == 1 else f"{name}, checkpoint {_step(result.step)}"
-        names = apart[result.outcome.task]
+        names = differing[result.outcome.task]
         text = _label(result, [each for each in names if each not in TOKENIZED])
         shown.append(_Shown(name, whole, text, _label(result, names), result))
-    return sorted(shown, key=lambda one: (list(models).index(one.model), one.result.step or 0))
+    return shown
 
 
-def _newest(results: Sequence[Result]) -> dict[tuple[tuple[str, str], ...], Result]:
+def _newest(results: Sequence[Result]) -> list[Result]:
     """Return the result of the newest checkpoint for each question, the later of equal ones."""
-    found: dict[tuple[tuple[str, str], ...], Result] = {}
+    newest: dict[tuple[tuple[str, str], ...], Result] = {}
     for result in results:
         question = tuple(sorted(result.question.items()))
-        if question not in found or (found[question].step or 0) <= (result.step or 0):
-            found[question] = result
-    return found
+        if (newest.get(question, result).step or 0) <= (result.step or 0):
+            newest[question] = result
+    return list(newest.values())
 
 
 def _differing(results: Sequence[Result]) -> list[str]:
     """Return in what the questions of one task differ; in a count where in nothing else."""
     questions = [result.question for result in results]
-    names = dict.fromkeys(name for question in questions for name in question)
+    every = dict.fromkeys(name for question in questions for name in question)
 
     def kinds(names: Sequence[str]) -> int:
         return len({tuple(question.get(name) for name in names) for question in questions})
 
-    found = [name for name in names if name not in COUNTS and kinds([name]) > 1]
+    names = [name for name in every if name not in COUNTS and kinds([name]) > 1]
     for name in COUNTS:
-        found += [name] if kinds([*found, name]) > kinds(found) else []
-    return found
+        names += [name] if kinds([*names, name]) > kinds(names) else []
+    return names
 
 
 def _label(result: Result, differing: Sequence[str]) -> str:
-    question = result.question
-    names = [name for name in question if name in result.options or name in differing]
-    parts = ", ".join(_part(name, question[name]) for name in names)
-    return printable(result.outcome.task + (f" ({parts})" if parts else ""))
-
-
-def _part(name: str, value: str) -> str:
-    short = name.removesuffix(" SHA-256").removesuffix(" id")
-    return f"{short} {value if short == name else value[:HASH]}"
+    parts = []
+    for name, value in result.question.items():
+        if name in result.options or name in differing:
+            short = name.removesuffix(" SHA-256").removesuffix(" id")
+            parts.append(f"{short} {value if short == name else value[:HASH]}")
+    return printable(result.outcome.task + (f" ({', '.join(parts)})" if parts else ""))
 
 
 def _measures(shown: Sequence[_Shown]) -> Table:
@@ -119,32 +116,29 @@ def _measures(shown: Sequence[_Shown]) -> Table:
     for one in shown:
         for measure in one.result.outcome.measures:
             rows.setdefault(one.row(measure.name), {})[one.column] = measure
-    head = ("", *(name for name, _ in columns), "chance")
-    steps = ("checkpoint", *(_step(step) for _, step in columns), "")
-    body = [
-        (row, *(_value(found.get(column)) for column in columns), _chance(found.values()))
-        for row, found in rows.items()
+    lines = [
+        ("", *(name for name, _ in columns), "chance"),
+        ("checkpoint", *(_step(step) for _, step in columns), ""),
     ]
-    lines = [head, steps, *body]
+    for row, measures in rows.items():
+        values = (_value(measures.get(column)) for column in columns)
+        lines.append((row, *values, _chance(measures.values())))
     if len(columns) > WIDE:
-        lines = [tuple(column) for column in zip(*lines, strict=True)]
+        lines = list(zip(*lines, strict=True))
     return Table(TITLE, lines[0], tuple(lines[1:]), " ".join([NOTE, *_notes(shown)]))
 
 
 def _notes(shown: Sequence[_Shown]) -> Iterable[str]:
-    """Return where the named sets and stores lay, and the conventions behind figures, each once."""
-    conventions = [
-        f"{one.label}: {printable(note)}." for one in shown for note in one.result.outcome.notes
-    ]
-    return dict.fromkeys([*(text for one in shown for text in _places(one)), *conventions])
-
-
-def _places(one: _Shown) -> Iterator[str]:
-    settings = dict(one.result.outcome.settings)
-    for place, digest in PLACES.items():
-        name = f"{place} {settings.get(digest, '')[:HASH]}"
-        if place in settings and name in one.label:
-            yield f"{name}: {printable(settings[place])}."
+    """Return where the named sets and stores lay, and the conventions of figures, each once."""
+    places, conventions = [], []
+    for one in shown:
+        settings = dict(one.result.outcome.settings)
+        for place, digest in PLACES.items():
+            name = f"{place} {settings.get(digest, '')[:HASH]}"
+            if place in settings and name in one.label:
+                places.append(f"{name}: {printable(settings[place])}.")
+        conventions += [f"{one.label}: {printable(note)}." for note in one.result.outcome.notes]
+    return dict.fromkeys([*places, *conventions])
 
 
 def _step(step: int | None) -> str:
@@ -161,32 +155,32 @@ def _value(measure: Measure | None) -> str:
         return f"{value:.1e} ± {error:.1e}"
     if not 0 < error < math.inf:
         return f"{figure(value)} ± {figure(error)}"
-    behind = _behind(error, ERROR_DIGITS)  # more digits of the value would say nothing
-    return f"{value:,.{behind}f} ± {error:,.{behind}f}"
+    places = _decimals(error, ERROR_DIGITS)  # more digits of the value would say nothing
+    return f"{value:,.{places}f} ± {error:,.{places}f}"
 
 
 def _chance(measures: Iterable[Measure]) -> str:
     """Return what guessing gives, as a range where it differs between models."""
-    levels = sorted({figure(m.chance): m.chance for m in measures if m.chance is not None}.values())
-    ends = dict.fromkeys(figure(level) for level in (levels[:1] + levels[-1:]))
-    return " to ".join(ends) or MISSING
+    levels = [measure.chance for measure in measures if measure.chance is not None]
+    ends = [min(levels), max(levels)] if levels else []
+    return " to ".join(dict.fromkeys(figure(level) for level in ends)) or MISSING
 
 
 def figure(value: float) -> str:
-    """Return a figure with 4 significant digits; a very small or large one as a power of ten."""
+    """Return a number with 4 significant digits; a very small or large one as a power of ten."""
     if not math.isfinite(value):
         return "not finite"
     if value == 0:
         return "0"
-    return f"{value:,.{_behind(value, DIGITS)}f}" if _is_plain(value) else f"{value:.1e}"
+    return f"{value:,.{_decimals(value, DIGITS)}f}" if _is_plain(value) else f"{value:.1e}"
 
 
 def _is_plain(value: float) -> bool:
     return value == 0 or 1e-4 <= abs(value) < 1e7
 
 
-def _behind(value: float, digits: int) -> int:
-    """Return how many digits of a number stand behind its point where so many are significant."""
+def _decimals(value: float, digits: int) -> int:
+    """Return how many digits follow the point of a number where so many are significant."""
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
@@ -195,37 +189,33 @@ def _positions(shown: Sequence[_Shown]) -> Iterator[Table]:
     for title, curves in _curves(shown).items():
         longest = max((curve for _, curve in curves), key=lambda curve: len(curve.at))
         places = list(longest.at[::-NEIGHBOURS])[::-1]
-        rows = [(one.name, *_at(curve, places)) for one, curve in curves]
+        rows = []
+        for one, curve in curves:
+            values = dict(zip(curve.at, curve.values, strict=True))
+            cells = (figure(values[at]) if at in values else MISSING for at in places)
+            rows.append((one.name, *cells))
         columns = ("model", *(f"{at:,.0f}" for at in places))
         note = f"By {printable(longest.axis)}: means over bands around these."
         yield Table(title, columns, tuple(rows), note)
 
 
-def _at(curve: Curve, places: Sequence[float]) -> Iterator[str]:
-    values = dict(zip(curve.at, curve.values, strict=True))
-    return (figure(values[place]) if place in values else MISSING for place in places)
-
-
 def _curves(shown: Sequence[_Shown]) -> dict[str, list[tuple[_Shown, Curve]]]:
     """Return the curves of all models by the name of question and curve."""
-    found: dict[str, list[tuple[_Shown, Curve]]] = {}
+    curves: dict[str, list[tuple[_Shown, Curve]]] = {}
     for one in shown:
         for curve in one.result.outcome.curves:
-            found.setdefault(f"{one.label}: {printable(curve.name)}", []).append((one, curve))
-    return found
+            curves.setdefault(f"{one.label}: {printable(curve.name)}", []).append((one, curve))
+    return curves
 
 
 def panels(models: Results) -> list[Panel]:
     """Return a plot of each curve, all models in it, along a logarithmic axis at first."""
+    together = _curves(_shown(models))
     return [
         Panel(
-            title,
-            printable(curves[0][1].axis),
-            "nats",
-            [_line(one, curve) for one, curve in curves],
-            log_x=True,
+            title, printable(curves[0][1].axis), "nats", [_line(*one) for one in curves], log_x=True
         )
-        for title, curves in _curves(_shown(models)).items()
+        for title, curves in together.items()
     ]
 
 

@@ -1,239 +1,175 @@
-"""A picture of curves as one SVG file, which any browser opens, light or dark."""
+"""Panels as one picture, fit for a paper: SVG or PNG, drawn by matplotlib."""
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
+from textwrap import fill
 
-from lengthen.reporting.legend import LINE, SAMPLE, Key, laid, width
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+
+from lengthen.reporting.curves import Curve, Look, Panel, Point, looks
 from lengthen.util.errors import printable
 
-WIDTH, HEIGHT = 760, 300  # of one panel, in pixels; lines of keys come on top
-LEFT, RIGHT, TOP, BOTTOM = 78, 16, 40, 46  # around its plot
-TITLE = 22  # baseline of a panel's title
-# Told apart by people who do not see colours alike, and on white and on black (Okabe and Ito).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DASHES = ("", "7 4", "2 3", "10 4 2 4", "14 5")  # pixels drawn and left out, in turn
-STYLE = """
-svg { background: #ffffff; font: 13px system-ui, sans-serif; fill: #1a1a1a }
-.axis { stroke: #8a8a8a; fill: none } .grid { stroke: #8a8a8a; stroke-opacity: .25; fill: none }
-.mark { stroke: #8a8a8a; stroke-dasharray: 5 4 } .lesser { stroke-opacity: .5 }
-.title { font-weight: 600 } .small { font-size: 12px }
-.curve { fill: none; stroke-linejoin: round }
-@media (prefers-color-scheme: dark) { svg { background: #16181c; fill: #e6e6e6 } }
-"""
+WIDTH, HEIGHT = 7.2, 2.5  # inches: of the text of a page with one column, and of a panel
+DOTS_PER_INCH = 200  # of a PNG
+POINTS = 601  # of a curve at most: about three for each point (1/72 inch) of width
+LETTERS, LETTERS_UP = 95, 35  # of the font that have room along the width and along the height
+LINE = 0.2  # inches: of a line of the legend
+FEW_CURVES = 8  # as many leave room for thick lines
+STYLE = {
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "path.simplify": False,  # the points are few already
+    "lines.scale_dashes": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "lengthen",  # or ids are random
+}
+UNDATED = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+FOOT = 0.03  # of the height: where a value that is not finite has its cross
+THOUSANDS = EngFormatter(sep="")
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A point beside a curve, and what is to be said of it."""
+def draw(panels: Sequence[Panel], kind: str) -> bytes:
+    """Return the panels one below the other as a file of `kind`, ".svg" or ".png".
 
-    x: float
-    y: float
-    text: str
-    hollow: bool = False
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a panel."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    family: str = ""  # curves of one family look alike and share a key; by default its own name
-    breaks: Sequence[float] = ()  # where along x the value was not finite
-    marks: Sequence[Mark] = ()
-
-    @property
-    def key(self) -> str:
-        """The name under which the curve's colour is explained."""
-        return self.family or self.name
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A plot: its curves, and dashed lines across where those help to read it.
-
-    On a logarithmic axis only what is above zero has a place; the rest is left out.
+    Every family has one look in all panels, and the legend above them explains it. In an SVG the
+    lines of a panel are groups with the ids `panel-0-curve-0` and so on.
     """
-
-    title: str
-    x: str
-    y: str
-    curves: Sequence[Curve]
-    mark: float | None = None  # height of the dashed line
-    lesser: Sequence[float] = ()  # heights of fainter ones
-    log_x: bool = False
-    log_y: bool = False
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Values to pixels along one axis."""
-
-    low: float
-    high: float
-    first: float  # pixel of `low`
-    last: float
-    log: bool
-
-    def __call__(self, value: float) -> float:
-        if self.log:
-            share = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return self.first + share * (self.last - self.first)
-
-    @property
-    def ticks(self) -> list[float]:
-        """Round numbers along the axis."""
-        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
+    panels = [_printable(panel.thinned(POINTS)) for panel in panels]
+    known = looks(panels)
+    with style.context(STYLE), warnings.catch_warnings():
+        # A letter that no font here has is a box in a PNG, and itself in an SVG.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), layout="constrained")
+        if known:
+            lines = _legend(figure, list(known.items()))
+            figure.set_size_inches(WIDTH, HEIGHT * len(panels) + LINE * lines)
+        for number, panel in enumerate(panels):
+            axes = figure.add_subplot(len(panels), 1, number + 1)
+            _panel(axes, panel, known, f"panel-{number}")
+        out = BytesIO()
+        # Tight: a name that is wider than the picture makes it wider, and none is cut.
+        figure.savefig(
+            out,
+            format=kind.removeprefix("."),
+            dpi=DOTS_PER_INCH,
+            bbox_inches="tight",
+            metadata=UNDATED[kind],
+        )
+    return out.getvalue()
 
 
-def stroke(number: int) -> tuple[str, str]:
-    """Return colour and dashes (SVG) of the family `number`, from 0; the first 30 differ."""
-    row, column = divmod(number, len(COLOURS))
-    return COLOURS[column], DASHES[row % len(DASHES)]
+def _printable(panel: Panel) -> Panel:
+    curves = [replace(curve, family=_text(curve.key)) for curve in panel.curves]
+    title, x, y = _text(panel.title), _text(panel.x), _text(panel.y, LETTERS_UP)
+    return replace(panel, title=title, x=x, y=y, curves=curves)
 
 
-def families(panels: Sequence[Panel]) -> list[str]:
-    """Return the families of all curves, in order of appearance."""
-    return list(dict.fromkeys(curve.key for panel in panels for curve in panel.curves))
-
-
-def draw(panels: Sequence[Panel]) -> str:
-    """Return the SVG with the panels one below the other; names are escaped."""
-    body, height = "", 0
-    # The widest title decides for all panels, so that equal keys stand alike. Titles are bold.
-    clear = LEFT + max((width(panel.title) * 9 // 8 for panel in panels), default=0)
-    for panel in panels:
-        keys = list(laid(families([panel]), clear, LEFT, WIDTH - RIGHT))
-        deeper = LINE * max((key.line for key in keys), default=0)
-        parts = [*_head(panel.title, keys, TITLE - deeper), *_panel(panel)]
-        body += f'<g transform="translate(0 {height + deeper})">{"".join(parts)}</g>\n'
-        height += HEIGHT + deeper
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}"><style>{STYLE}</style>\n{body}</svg>\n'
-    )
-
-
-def _head(title: str, keys: Sequence[Key], top: int) -> Iterator[str]:
-    """Yield the title and the keys of a panel; `top` is the title's baseline."""
-    yield _text(LEFT, top, title, "title")
-    for number, key in enumerate(keys):
-        y = top + LINE * key.line
-        yield f'<path {_stroke(number)} stroke-width="3" d="M{key.x} {y - 4}h22"/>'
-        yield _text(key.x + SAMPLE, y, key.text, "small", whole=key.name)
-
-
-def _panel(panel: Panel) -> Iterator[str]:
-    points = [_placed(panel, curve) for curve in panel.curves]
-    xs = [x for curve in points for x, _ in curve]
-    ys = [y for curve in points for _, y in curve]
-    ys += [panel.mark] if panel.mark is not None else []
-    if not xs:
-        yield _text(LEFT, HEIGHT / 2, "nothing was measured", "small")
-        return
-    first = min(xs) if panel.log_x else 0.0
-    across = _Scale(*_room(first, max(xs), panel.log_x), LEFT, WIDTH - RIGHT, panel.log_x)
-    up = _Scale(*_room(min(ys), max(ys), panel.log_y), HEIGHT - BOTTOM, TOP, panel.log_y)
-    yield from _axes(panel, across, up)
-    keys = families([panel])
-    thickness = 2 if len(keys) == len(panel.curves) else 1.2
-    for curve, places in zip(panel.curves, points, strict=True):
-        style = f'{_stroke(keys.index(curve.key))} stroke-width="{thickness}"'
-        line = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in places)
-        yield f'<polyline class="curve" {style} points="{line}"/>'
-        for x in curve.breaks:
-            if across.low <= x <= across.high:
-                yield f'<path {style} d="M{across(x) - 4:.1f} {HEIGHT - BOTTOM - 9}l8 8m0-8l-8 8"/>'
-        yield from _marked(curve, keys.index(curve.key), across, up)
-
-
-def _marked(curve: Curve, number: int, across: _Scale, up: _Scale) -> Iterator[str]:
-    colour, _ = stroke(number)
-    for mark in curve.marks:
-        if across.low <= mark.x <= across.high and up.low <= mark.y <= up.high:
-            fill = "none" if mark.hollow else colour
-            place = f'cx="{across(mark.x):.1f}" cy="{up(mark.y):.1f}" r="3"'
-            yield f'<circle {place} stroke="{colour}" fill="{fill}"/>'
-
-
-def _placed(panel: Panel, curve: Curve) -> list[tuple[float, float]]:
-    return [
-        (x, y) for x, y in curve.points if (x > 0 or not panel.log_x) and (y > 0 or not panel.log_y)
-    ]
-
-
-def _stroke(number: int) -> str:
-    colour, dashes = stroke(number)
-    return f'stroke="{colour}"' + (f' stroke-dasharray="{dashes}"' if dashes else "")
-
-
-def _axes(panel: Panel, across: _Scale, up: _Scale) -> Iterator[str]:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    for value in up.ticks:
-        yield f'<path class="grid" d="M{LEFT} {up(value):.1f}H{right}"/>'
-        yield _text(LEFT - 8, up(value) + 4, short(value), "small", anchor="end")
-    for value in across.ticks:
-        yield _text(across(value), bottom + 17, short(value), "small", anchor="middle")
-    yield f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>'
-    yield _text((LEFT + right) / 2, HEIGHT - 10, panel.x, "small", anchor="middle")
-    middle = (TOP + bottom) / 2
-    yield (
-        f'<text class="small" text-anchor="middle" '
-        f'transform="translate(14 {middle:.0f}) rotate(-90)">{_escaped(panel.y)}</text>'
-    )
-    marks = [(value, "mark lesser") for value in panel.lesser]
-    marks += [] if panel.mark is None else [(panel.mark, "mark")]
-    for value, name in marks:
-        if up.low <= value <= up.high:
-            yield f'<path class="{name}" d="M{LEFT} {up(value):.1f}H{right}"/>'
-
-
-def _text(x: float, y: float, text: str, name: str, anchor: str = "start", whole: str = "") -> str:
-    """Return text at its place; where it is cut short, `whole` is what the pointer shows."""
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    more = f"<title>{escape(whole)}</title>" if whole not in ("", text) else ""
-    return f'<text class="{name}" {place}>{_escaped(text)}{more}</text>'
-
-
-def _escaped(text: str) -> str:
+def _text(name: str, width: int = LETTERS) -> str:
     # XML has no place for most control characters, nor UTF-8 for the bytes of an odd file name.
-    return escape(printable(text))
+    return fill(printable(name), width, break_on_hyphens=False)
 
 
-def _room(low: float, high: float, log: bool) -> tuple[float, float]:
-    """Return the range widened a little, so that no curve runs along the frame."""
+def _legend(figure: Figure, known: Sequence[tuple[str, Look]]) -> int:
+    """Draw the legend above all panels, and return of how many lines it is."""
+    names = [name for name, _ in known]
+    fitting = LETTERS // (8 + max(len(name) for name in names))
+    columns = min(len(names), max(1, fitting))
+    legend = figure.legend(
+        [_line([], look, 2.0) for _, look in known],
+        names,
+        loc="outside upper left",
+        ncols=columns,
+        handlelength=3,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return len(names) // columns + sum(name.count("\n") for name in names)
+
+
+def _line(points: Sequence[Point], look: Look, width: float) -> Line2D:
+    line = Line2D(*_columns(points), color=look.colour, linewidth=width)
+    if look.dashes:
+        line.set_dashes(look.dashes)
+    return line
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
+    axes.set_title(panel.title, loc="left", fontweight="bold", fontsize="medium", parse_math=False)
+    axes.set_xlabel(panel.x, parse_math=False)
+    axes.set_ylabel(panel.y, parse_math=False)
+    curves = [_placed(panel, curve) for curve in panel.curves]
+    xs = [x for curve in curves for x, _ in curve.points]
+    ys = [y for curve in curves for _, y in curve.points]
+    if not xs:
+        axes.text(0.5, 0.5, "nothing was measured", ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
+    axes.set(xscale="log" if panel.log_x else "linear", yscale="log" if panel.log_y else "linear")
+    alone = len({curve.key for curve in curves}) == len(curves) <= FEW_CURVES
+    for number, curve in enumerate(curves):
+        line = _line(curve.points, known[curve.key], 1.5 if alone else 0.8)
+        line.set_gid(f"{name}-curve-{number}")
+        axes.add_line(line)
+        _beside(axes, curve, known[curve.key].colour)
+    axes.autoscale_view()
+    _ticks(axes.xaxis, panel.log_x, xs)
+    _ticks(axes.yaxis, panel.log_y, ys)
+    low, high = axes.get_ylim()
+    heights = [(height, 0.4) for height in panel.lesser if low <= height <= high]
+    heights += [] if panel.threshold is None else [(panel.threshold, 0.9)]
+    for height, alpha in heights:
+        axes.axhline(height, color="#666666", linewidth=1, linestyle=(0, (5, 4)), alpha=alpha)
+
+
+def _placed(panel: Panel, curve: Curve) -> Curve:
+    """Return the curve with what has a place on the panel's axes."""
+
+    def fits(x: float, y: float) -> bool:
+        return (x > 0 or not panel.log_x) and (y > 0 or not panel.log_y)
+
+    return replace(
+        curve,
+        points=[(x, y) for x, y in curve.points if fits(x, y)],
+        breaks=[x for x in curve.breaks if fits(x, 1)],
+        marks=[mark for mark in curve.marks if fits(mark.x, mark.y)],
+    )
+
+
+def _beside(axes: Axes, curve: Curve, colour: str) -> None:
+    """Draw crosses at the foot where a value was not finite, and circles for marks."""
+    if curve.breaks:
+        foot = axes.get_xaxis_transform()  # x in values, y as a share of the height
+        ys = [FOOT] * len(curve.breaks)
+        axes.scatter(curve.breaks, ys, s=25, c=colour, marker="x", transform=foot)
+    for hollow in (False, True):
+        if marks := [(mark.x, mark.y) for mark in curve.marks if mark.hollow is hollow]:
+            face = "none" if hollow else colour
+            axes.scatter(*_columns(marks), s=14, edgecolors=colour, facecolors=face)
+
+
+def _ticks(axis: Axis, log: bool, values: Sequence[float]) -> None:
+    axis.set_major_formatter(FuncFormatter(_short))
     if log:
-        factor = (high / low) ** 0.04 if high > low else 1.1
-        return low / factor, high * factor
-    span = high - low or abs(high) or 1.0
-    return (low if low == 0 else low - 0.04 * span), high + 0.04 * span
+        few = max(values) < 1000 * min(values)
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        axis.set_minor_formatter(NullFormatter())
 
 
-def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Return round numbers within [low, high], about `wanted` of them."""
-    rough = (high - low) / wanted
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
-    first = math.ceil(low / step)
-    return [number * step for number in range(first, math.floor(high / step) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers within [low, high], evenly spread along a logarithmic axis."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low < 1000 else (1,)
-    marks = [factor * 10.0**decade for decade in decades for factor in factors]
-    inside = [mark for mark in marks if low <= mark <= high]
-    return inside if len(inside) >= 3 else ticks(low, high)
-
-
-def short(value: float) -> str:
-    """Return a number as an axis shows it: 250K, 1.5M, 6.2."""
-    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{suffix}"
-    return f"{value:.4g}"
+def _short(value: float, _: int) -> str:
+    """Return a number as an axis shows it: 250k, 1.5M, 6.2."""
+    return THOUSANDS(value) if abs(value) >= 1000 else f"{value:.6g}"

@@ -16,8 +16,10 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.packed import opened
-from lengthen.util import console as progress
+from lengthen.util import console
 from lengthen.util.errors import DataError, SettingError, printable
+
+Note = Callable[[str], None]  # called with a line for the user
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,27 @@ class _Place:
 def gather(
     paths: Sequence[Path],
     columns: Mapping[str, str] | None = None,
-    note: Callable[[str], None] = progress.note,
+    note: Note = console.note,
 ) -> list[NamedRun]:
     """Return the runs of `paths` in their order, each once, under names as short as possible.
 
     A path is a run's directory, a directory that holds runs at any depth (their names are then
     relative to it), such a directory as a packed study, a metrics.jsonl, or another trainer's log,
-    which needs `columns` (foreign.read_foreign). Of several, those without a step or with a damaged
-    file are left out, and `note` is told. Raises SettingError where a path is none of these,
-    DataError where no run is left.
+    which needs `columns` (external_logs.read_foreign). Of several, those without a step or with a
+    damaged file are left out, and `note` gets the reason. Raises SettingError where a path is none
+    of these, DataError where no run is left.
     """
     with ExitStack() as stack:
         once = {path.resolve(): path for path in paths}.values()
         folders = {path: stack.enter_context(opened(path)) for path in once}
 
-        def said(text: str) -> str:
+        def as_given(text: str) -> str:
             for path, folder in folders.items():
                 text = text.replace(str(folder), str(path))
             return text
 
-        runs, reasons = _gathered(folders, columns, lambda text: note(said(text)))
-        reasons = [said(text) for text in reasons]
+        runs, reasons = _gathered(folders, columns, lambda text: note(as_given(text)))
+        reasons = [as_given(text) for text in reasons]
     if not runs:
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise DataError(f"{reasons[0]}{more}" if reasons else "no runs were named")
@@ -79,7 +81,7 @@ def gather(
 
 
 def _gathered(
-    folders: Mapping[Path, Path], columns: Mapping[str, str] | None, note: Callable[[str], None]
+    folders: Mapping[Path, Path], columns: Mapping[str, str] | None, note: Note
 ) -> tuple[list[NamedRun], list[str]]:
     """Return the runs below folders, by the path that each stands for, and why others are out."""
     places = [place for path, folder in folders.items() for place in _places(path, folder)]
@@ -93,10 +95,12 @@ def _gathered(
                 raise
             reasons.append(str(error))  # the others are as good as before
             continue
-        if reason := _why_left_out(run):
-            reasons.append(f"{run.name}: {reason}")
-        else:
+        if run.metrics.steps:
             runs.append(run)
+            continue
+        unreadable = run.metrics.unreadable
+        more = f"; unreadable lines of its log: {unreadable}" if unreadable else ""
+        reasons.append(f"{run.name}: a run without steps{more}")
     return runs, reasons
 
 
@@ -106,12 +110,10 @@ def _places(path: Path, folder: Path) -> list[_Place]:
         return [_Place(whole, known, 1)]
     if not whole.is_dir():
         raise SettingError("RUN", "no such run, directory or log", str(path))
-    below = [(run, run.relative_to(whole)) for run in _runs_below(whole)]
-    found = [_Place(run, known / inside, len(inside.parts)) for run, inside in below]
-    if not found:
-        rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
-        raise SettingError("RUN", rule, str(path))
-    return found
+    if below := [(run, run.relative_to(whole)) for run in _runs_below(whole)]:
+        return [_Place(run, known / inside, len(inside.parts)) for run, inside in below]
+    rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
+    raise SettingError("RUN", rule, str(path))
 
 
 def _is_run(path: Path) -> bool:
@@ -143,9 +145,7 @@ def _with_unique_names(places: list[_Place]) -> list[_Place]:
         places = longer
 
 
-def _read(
-    place: _Place, columns: Mapping[str, str] | None, note: Callable[[str], None]
-) -> NamedRun:
+def _read(place: _Place, columns: Mapping[str, str] | None, note: Note) -> NamedRun:
     if place.path.is_file():
         return NamedRun(place.name, _read_log(place.path, columns), {}, {})
     paths = RunPaths(place.path)
@@ -155,22 +155,22 @@ def _read(
     return NamedRun(place.name, metrics, environment, config, _results(paths, note))
 
 
-def _results(paths: RunPaths, note: Callable[[str], None]) -> tuple[Result, ...]:
+def _results(paths: RunPaths, note: Note) -> tuple[Result, ...]:
     try:
         results = read_results(paths.evaluations)
     except DataError as error:
         note(f"{error}; the run is shown without it")  # what it trained is as good as before
         return ()
-    shown = tuple(result for result in results if not _is_superseded(paths, result))
+    shown = tuple(result for result in results if _is_of_these_weights(paths, result))
     if left := len(results) - len(shown):
         note(f"{paths.evaluations}: {left} of weights that the run has no more; left out")
     return shown
 
 
-def _is_superseded(paths: RunPaths, result: Result) -> bool:
-    """Tell whether the checkpoint has other weights now, as behind a resume from an earlier one."""
+def _is_of_these_weights(paths: RunPaths, result: Result) -> bool:
+    # After a resume from an earlier step, a checkpoint of the same name has other weights.
     now = weights_at(paths.checkpoints / f"step-{result.step or 0:08d}")
-    return None not in (now, result.weights) and now != result.weights
+    return now is None or result.weights in (None, now)
 
 
 def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
@@ -181,11 +181,3 @@ def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
         rule = "must say which columns another trainer's log has, as step=..., loss=..."
         raise SettingError("columns", rule, None, f"{path} is no metrics.jsonl")
     return read_foreign(path, columns)
-
-
-def _why_left_out(run: NamedRun) -> str:
-    if run.metrics.steps:
-        return ""
-    if run.metrics.unreadable:
-        return f"a run without steps; unreadable lines of its log: {run.metrics.unreadable}"
-    return "a run without steps"

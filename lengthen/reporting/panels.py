@@ -1,23 +1,22 @@
 """The panels that every report has, made from what the runs wrote down."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from lengthen.core.loss_ratio import UNSTABLE
-from lengthen.reporting import apart
+from lengthen.reporting import comparability
+from lengthen.reporting.curves import Curve, Mark, Panel, thin
 from lengthen.reporting.decisions import decided, fewer, observed
-from lengthen.reporting.figures import Curve, Mark, Panel
 from lengthen.reporting.gather import NamedRun
-from lengthen.reporting.thin import points_per_curve, thin
 from lengthen.run.metrics import Metrics
 from lengthen.run.records import LARGEST, EvalRecord, ProbeRecord, StepRecord
 
-# The clocks that curves run along: field of a record -> its name on an axis.
-CLOCKS = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
+# What curves run along: field of a record -> its name on an axis.
+AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
+Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
 LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
-
-Column = list[float | None]
 
 
 @dataclass(frozen=True)
@@ -25,49 +24,36 @@ class _Plot:
     """What one standard panel shows."""
 
     title: str
-    kind: str  # of the records
-    clock: str
     field: str
     unit: str
-    thresholds: bool = False  # of the loss ratio
+    kind: type[Drawn] = StepRecord
+    along: str = "step"
     log: bool = False
     marks: Callable[[Metrics], Iterable[Mark]] | None = None
 
 
-def _perplexity(by: str, clock: str) -> _Plot:
-    title = f"Validation perplexity by {by}"
-    return _Plot(title, "eval", clock, "perplexity", "perplexity", log=True)
-
-
-def _ratio(title: str, kind: str) -> _Plot:
-    return _Plot(title, kind, "step", "loss_ratio", "loss / lowest so far", thresholds=True)
-
-
-def _by_step(title: str, field: str, unit: str, *, log: bool = False) -> _Plot:
-    return _Plot(title, "step", "step", field, unit, log=log)
-
-
+LOSS_RATIO = ("loss_ratio", "loss / lowest so far")
+PERPLEXITY = ("perplexity", "perplexity", EvalRecord)
 PLOTS = (
-    _perplexity("step", "step"),
-    _perplexity("token", "tokens"),
-    _perplexity("second", "seconds"),
+    _Plot("Validation perplexity by step", *PERPLEXITY, "step", log=True),
+    _Plot("Validation perplexity by token", *PERPLEXITY, "tokens", log=True),
+    _Plot("Validation perplexity by second", *PERPLEXITY, "seconds", log=True),
     _Plot(
         "Training loss, each step at its own length",
-        "step",
-        "tokens",
         "loss",
         "nats",
+        along="tokens",
         marks=observed,
     ),
-    _ratio("Loss ratio of the steps", "step"),
-    _ratio("Loss ratio of the probe, at full length", "probe"),
-    _by_step("Variance norm", "variance_norm", "l1 norm of √v", log=True),
-    _by_step("Variance max", "variance_max", "largest √v", log=True),
-    _by_step("Gradient norm, before clipping", "grad_norm", "l2 norm"),
-    _Plot("Length", "step", "step", "length", "tokens in a row", marks=decided),
-    _by_step("Rows", "rows", "rows in a step"),
-    _by_step("Tokens per step", STEP_TOKENS, "tokens in a step"),
-    _by_step("Learning rate", "lr", "learning rate"),
+    _Plot("Loss ratio of the steps", *LOSS_RATIO),
+    _Plot("Loss ratio of the probe, at full length", *LOSS_RATIO, ProbeRecord),
+    _Plot("Variance norm", "variance_norm", "l1 norm of √v", log=True),
+    _Plot("Variance max", "variance_max", "largest √v", log=True),
+    _Plot("Gradient norm, before clipping", "grad_norm", "l2 norm"),
+    _Plot("Length", "length", "tokens in a row", marks=decided),
+    _Plot("Rows", "rows", "rows in a step"),
+    _Plot("Tokens per step", STEP_TOKENS, "tokens in a step"),
+    _Plot("Learning rate", "lr", "learning rate"),
 )
 
 
@@ -75,71 +61,60 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
     """Return the standard panels, also those without a point; curves are thinned already.
 
     Validation losses of different text have panels of their own, and so have probes. `families`
-    maps a run's name to its family (picture.Curve); a run that is not in it is its own.
+    maps a run's name to its family (curves.Curve); a run that is not in it is its own.
     """
     most = points_per_curve(len(runs))
     # Run by run, since all points of 30 long runs at once would take more memory than their logs.
-    curves = {run.name: _curves(run, (families or {}).get(run.name, ""), most) for run in runs}
-    together = {kind: apart.named(runs, kind) for kind in apart.SETTINGS}
+    curves = {
+        run.name: [_curve(plot, run, (families or {}).get(run.name, ""), most) for plot in PLOTS]
+        for run in runs
+    }
+    groups: dict[type[Drawn], list[tuple[str, list[NamedRun]]]] = {
+        EvalRecord: comparability.named_groups(runs, "eval"),
+        ProbeRecord: comparability.named_groups(runs, "probe"),
+    }
     return [
         Panel(
-            f"{plot.title} ({told})" if told else plot.title,
-            CLOCKS[plot.clock],
+            f"{plot.title} ({text})" if text else plot.title,
+            AXES[plot.along],
             plot.unit,
             [curves[run.name][number] for run in members],
-            mark=UNSTABLE if plot.thresholds else None,
-            lesser=LESSER if plot.thresholds else (),
+            threshold=UNSTABLE if plot.field == "loss_ratio" else None,
+            lesser=LESSER if plot.field == "loss_ratio" else (),
             log_y=plot.log,
         )
         for number, plot in enumerate(PLOTS)
-        for told, members in together.get(plot.kind, [("", runs)])
+        for text, members in groups.get(plot.kind, [("", list(runs))])
     ]
 
 
-def _curves(run: NamedRun, family: str, most: int) -> list[Curve]:
-    log = run.metrics
-    logs = {
-        "step": _Columns.of(log.steps),
-        "eval": _Columns.of(log.evaluations),
-        "probe": _Columns.of(log.probes),
-    }
-    return [
-        replace(_curve(plot, logs[plot.kind], run.name, family, most), marks=marks)
-        for plot in PLOTS
-        for marks in [fewer(list(plot.marks(run.metrics)), most) if plot.marks else ()]
-    ]
+def points_per_curve(runs: int) -> int:
+    """Return how many points a curve gets where `runs` of them share the figures of a page."""
+    return max(200, min(2000, 24_000 // max(1, runs)))
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Records of one kind, field by field."""
-
-    numbers: Mapping[str, Column]
-    finite: Sequence[bool]
-
-    @staticmethod
-    def of(records: Sequence[StepRecord | EvalRecord | ProbeRecord]) -> "_Columns":
-        fields = {"rows", "length", *CLOCKS, *(plot.field for plot in PLOTS)}
-        numbers = {
-            name: [_drawable(getattr(record, name, None)) for record in records] for name in fields
-        }
-        numbers[STEP_TOKENS] = [
-            None if rows is None or length is None else _drawable(rows * length)
-            for rows, length in zip(numbers["rows"], numbers["length"], strict=True)
-        ]
-        return _Columns(numbers, [record.is_finite for record in records])
+def _curve(plot: _Plot, run: NamedRun, family: str, most: int) -> Curve:
+    points, breaks = [], []
+    for record in run.metrics.of(plot.kind):
+        x, y = _value(record, plot.along), _value(record, plot.field)
+        if x is None:
+            continue
+        if y is not None:
+            points.append((x, y))
+        elif not record.is_finite:
+            breaks.append((x, 0.0))
+    marks = fewer(list(plot.marks(run.metrics)), most) if plot.marks else ()
+    crosses = [x for x, _ in thin(breaks, most)]
+    return Curve(run.name, thin(points, most), family, crosses, marks)
 
 
-def _drawable(value: float | None) -> float | None:
+def _value(record: Drawn, field: str) -> float | None:
+    """Return what a curve has of a record; None where it is absent, or too large to be drawn."""
+    value: float | None
+    if field != STEP_TOKENS:
+        value = getattr(record, field)
+    elif not isinstance(record, StepRecord) or record.rows is None or record.length is None:
+        value = None
+    else:
+        value = record.rows * record.length
     return None if value is None or value > LARGEST else value
-
-
-def _curve(plot: _Plot, log: _Columns, name: str, family: str, most: int) -> Curve:
-    xs, ys = log.numbers[plot.clock], log.numbers[plot.field]
-    points = [(x, y) for x, y in zip(xs, ys, strict=True) if x is not None and y is not None]
-    breaks = [
-        (x, 0.0)
-        for x, y, finite in zip(xs, ys, log.finite, strict=True)
-        if x is not None and y is None and not finite
-    ]
-    return Curve(name, thin(points, most), family, [x for x, _ in thin(breaks, most)])

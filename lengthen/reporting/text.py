@@ -14,8 +14,7 @@ from lengthen.analysis.summary import (
     verdict_line,
 )
 from lengthen.core.loss_ratio import UNSTABLE
-from lengthen.reporting import apart, decisions, evaluations
-from lengthen.reporting.differences import full_lengths
+from lengthen.reporting import comparability, decisions, evaluations
 from lengthen.reporting.gather import NamedRun
 from lengthen.util.tables import Table, number
 
@@ -31,7 +30,7 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
     the first run. Raises DataError where runs cannot be compared: different tokenizers or
     validation sets.
     """
-    notes = [*full_lengths(runs), *apart.notes(runs)]
+    notes = comparability.notes(runs)
     notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
     summaries = {run.name: summarise(run.metrics) for run in runs}
     for name, summary in summaries.items():
@@ -49,7 +48,7 @@ def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Ta
 def block(name: str, summary: Summary) -> Iterator[str]:
     """Yield a run's verdict and facts, a line each."""
     yield f"{name}: {verdict_line(summary)}"
-    yield f"  up to step {summary.steps:,}: {_clock(summary.tokens, summary.seconds)} of training"
+    yield f"  up to step {summary.steps:,}: {_amounts(summary.tokens, summary.seconds)} of training"
     if summary.evaluating.count:
         best = f"best {number(summary.best_loss)}"
         at = "" if summary.best_step is None else f" at step {summary.best_step:,}"
@@ -57,26 +56,26 @@ def block(name: str, summary: Summary) -> Iterator[str]:
         yield f"  validation loss {last}, {best}{at}"
     sides = [("evaluations", summary.evaluating), ("probes", summary.probing)]
     sides.append(("observations", summary.observing))
-    if apart := [_apart(what, side) for what, side in sides if side.count]:
-        yield f"  apart from training: {', '.join(apart)}"
+    if beside := [_side(what, side) for what, side in sides if side.count]:
+        yield f"  apart from training: {', '.join(beside)}"
     if summary.unreadable:
         yield f"  unreadable lines of the log, left out: {summary.unreadable:,}"
 
 
-def _clock(tokens: float | None, seconds: float | None) -> str:
+def _amounts(tokens: float | None, seconds: float | None) -> str:
     known = "tokens not logged" if tokens is None else f"{tokens:,.0f} tokens"
     return f"{known}, " + ("seconds not logged" if seconds is None else f"{seconds:,.1f} s")
 
 
-def _apart(what: str, side: Side) -> str:
-    return f"{side.count:,} {what} ({_clock(side.tokens, side.seconds)})"
+def _side(what: str, side: Side) -> str:
+    return f"{side.count:,} {what} ({_amounts(side.tokens, side.seconds)})"
 
 
 def _unlike_probes(runs: Sequence[NamedRun]) -> str:
-    found = [(told, members[0].name) for told, members in apart.named(runs, "probe")]
-    if len(found) < 2:
+    groups = comparability.named_groups(runs, "probe")
+    if len(groups) < 2:
         return ""
-    where = ", ".join(f"{told} in {name}" for told, name in found)
+    where = ", ".join(f"{text} in {members[0].name}" for text, members in groups)
     return f" Probes are not alike ({where}): each ratio is to the run's own lowest, and no other."
 
 
@@ -145,18 +144,18 @@ def correlated(summaries: Mapping[str, Summary]) -> Table:
         "What the loss ratio goes with (Pearson)",
         ("run", "quantity", "lag", "r", "p", "n", "effective n", "p over effective n"),
         tuple(
-            (name, *_correlation(found))
+            (name, *_correlation(one))
             for name, summary in summaries.items()
-            for found in summary.correlations
+            for one in summary.correlations
         ),
         "Lag 1: the quantity one logged step before the ratio. Neighbouring steps are alike, so p "
         "over n is too small; the effective n allows for that. A correlation is no cause.",
     )
 
 
-def _correlation(found: Correlated) -> tuple[str, ...]:
-    what = (found.quantity.replace("_", " "), str(found.lag))
-    c = found.correlation
+def _correlation(one: Correlated) -> tuple[str, ...]:
+    what = (one.quantity.replace("_", " "), str(one.lag))
+    c = one.correlation
     if c is None:
         return (*what, *"-----")
     p_values = (f"{c.p:.2g}", f"{c.n:,}", f"{c.effective_n:,.0f}", f"{c.p_effective:.2g}")
@@ -169,12 +168,12 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
     goals = list(losses) or ([] if baseline is None else [baseline])
     if not goals:
         return None
-    known, members = apart.groups(runs, "eval")[0]
+    known, members = comparability.groups(runs, "eval")[0]
     compared = {run.name for run in members}
     rows, refused = [], []
     for run in runs:
         if run.name not in compared:
-            where = apart.difference(apart.facts(run, "eval"), known)
+            where = comparability.difference(comparability.text_of(run, "eval"), known)
             refused.append(f"{run.name} is not compared with {runs[0].name}: {where}. ")
         for loss, at in zip(goals, time_to(run.metrics, goals), strict=True):
             figures = ("not reached", "-", "-")
@@ -188,6 +187,6 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
         "First evaluation at or below a validation loss",
         ("run", "loss", "step", "tokens", "seconds"),
         tuple(rows),
-        f"{source}{''.join(refused)}{apart.cadence(members)}"
+        f"{source}{''.join(refused)}{comparability.cadence(members)}"
         "Seconds are of training alone, and compare only runs that had the machine alike.",
     )

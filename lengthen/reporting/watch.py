@@ -1,4 +1,4 @@
-"""A run, live in the terminal, told by metrics.jsonl while another process writes it."""
+"""A run, live in the terminal, read from metrics.jsonl while another process writes it."""
 
 import json
 import os
@@ -33,13 +33,13 @@ WIDTH = 60  # characters of a curve
 KEPT = 4 * WIDTH  # values of a curve, at most; even, as they are halved in pairs
 RECENT = 20  # steps that the speed is taken over
 EVENTS = 5  # the last ones that are shown
-SILENCE = 10.0  # seconds without a line before that is said
+SILENCE = 10.0  # seconds without a line before the screen says so
 KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
 LOCKS = Path("/proc/locks")
 
 
 @dataclass
-class Trail:
+class History:
     """A curve over a whole run in at most KEPT values, each the largest of as many steps."""
 
     values: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Trail:
     steps: int = 0
 
     def add(self, value: float) -> None:
-        """Append the value of one step; a full trail becomes half as fine."""
+        """Append the value of one step; a full history becomes half as fine."""
         if self.steps % self.stretch:
             self.values[-1] = max(self.values[-1], value)
         else:
@@ -69,8 +69,8 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
 
 
 @dataclass
-class Story:
-    """What the lines of a run have told so far; its size does not grow with them."""
+class LogSummary:
+    """What the lines of a log say so far; its size does not grow with them."""
 
     lines: int = 0
     unreadable: int = 0  # lines
@@ -81,8 +81,8 @@ class Story:
     saved: int | None = None  # step of the last save
     best: float | None = None  # validation loss, nats
     unstable: int = 0  # steps
-    losses: Trail = field(default_factory=Trail)
-    lengths: Trail = field(default_factory=Trail)
+    losses: History = field(default_factory=History)
+    lengths: History = field(default_factory=History)
     recent: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
@@ -141,7 +141,7 @@ class Follower:
     """Reads only what is new of a log; one that was cut or replaced, from its beginning."""
 
     path: Path
-    story: Story = field(default_factory=Story)
+    summary: LogSummary = field(default_factory=LogSummary)
     offset: int = 0  # bytes that are read
     known: bytes = b""  # the last of them
     written: float = field(default_factory=time.time)  # when the log last grew
@@ -150,7 +150,7 @@ class Follower:
         """Take in the whole lines that are new; a line without its end waits for it."""
         try:
             file = self.path.open("rb")
-        except FileNotFoundError:  # the run has not begun, or begins anew
+        except FileNotFoundError:  # the run has not begun, or begins again
             self._forget()
             return
         with file:
@@ -166,10 +166,10 @@ class Follower:
                     return
                 self.offset += len(line)
                 self.known = (self.known + line)[-KNOWN:]
-                self.story.add(line)
+                self.summary.add(line)
 
     def _forget(self) -> None:
-        self.story, self.offset, self.known = Story(), 0, b""
+        self.summary, self.offset, self.known = LogSummary(), 0, b""
 
 
 @dataclass(frozen=True)
@@ -177,18 +177,18 @@ class View:
     """A run at one moment."""
 
     name: str
-    story: Story
-    budget: int | None  # tokens; None where it is in passes over a store that is gone
-    held: bool | None  # whether a process owns the run; None where that cannot be told
-    holder: str  # who does, or did
+    summary: LogSummary
+    budget: int | None  # tokens; None where it is in epochs over a store that is gone
+    running: bool | None  # whether a process owns the run; None where that is not known
+    owner: str  # which one does, or did
     silence: float  # seconds since the log last grew
 
     @property
     def state(self) -> str:
         """One of finished, stopped, silent and running."""
-        if self.story.finished:
+        if self.summary.finished:
             return "finished"
-        if self.held is False:
+        if self.running is False:
             return "stopped"
         return "silent" if self.silence > SILENCE else "running"
 
@@ -209,12 +209,12 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
             for view in views:
                 live.update(drawn(view), refresh=True)
         return 0
-    told: tuple[int, str] | None = None
+    printed: tuple[int, str] | None = None
     for view in islice(views, 1) if once else views:
-        news = (view.story.lines, view.state)
-        if news != told:
+        news = (view.summary.lines, view.state)
+        if news != printed:
             print(plain(view), flush=True)
-        told = news
+        printed = news
     return 0
 
 
@@ -223,14 +223,14 @@ def _views(paths: RunPaths, every: float) -> Iterator[View]:
     name, follower = printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
-        held, holder = _holder(paths.lock)
+        running, owner = _owner(paths.lock)
         follower.catch_up()  # after the lock: of an owner that is gone every line is there
         # A resume may change the budget; one that is writing the file leaves the old one for now.
         with suppress(LengthenError, OSError):
             budget = _budget(paths)
         silence = max(0.0, time.time() - follower.written)
-        yield (view := View(name, follower.story, budget, held, holder, silence))
-        if view.story.finished:
+        yield (view := View(name, follower.summary, budget, running, owner, silence))
+        if view.summary.finished:
             return
         time.sleep(every)
 
@@ -247,18 +247,18 @@ def _budget(paths: RunPaths) -> int | None:
     return config.schedule((len(store.train) - 1) // config.model.length).budget
 
 
-def _holder(lock: Path) -> tuple[bool | None, str]:
-    """Return whether a process holds the lock, and the text that says which one holds or held it.
+def _owner(lock: Path) -> tuple[bool | None, str]:
+    """Return whether a process owns the lock, and which one does or did.
 
     Trying the lock would tell, and would turn away a process that wants it at that moment. So the
     kernel's list is read, where there is one: it knows the locks of this machine.
     """
     try:
-        told = json.loads(lock.read_text(encoding="utf-8"))
-        holder = printable(f"pid {told['pid']} on {told['host']} since {told['start']}")[:200]
-        if told["host"] != socket.gethostname() or not LOCKS.exists():
-            return None, holder
-        return f":{lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), holder
+        process = json.loads(lock.read_text(encoding="utf-8"))
+        owner = printable(f"pid {process['pid']} on {process['host']} since {process['start']}")
+        if process["host"] != socket.gethostname() or not LOCKS.exists():
+            return None, owner[:200]
+        return f":{lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), owner[:200]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, ""
 
@@ -276,28 +276,31 @@ def drawn(view: View) -> RenderableType:
     grid.add_column(no_wrap=True, overflow="ellipsis")
     for name, text in [("state", _state(view)), *_facts(view)]:
         grid.add_row(Text(name), Text(text))
-        if name == "tokens" and view.budget is not None and view.story.step is not None:
-            done = view.story.step.tokens or 0
+        if name == "tokens" and view.budget is not None and view.summary.step is not None:
+            done = view.summary.step.tokens or 0
             bar = ProgressBar(total=view.budget, completed=done, width=WIDTH)
             grid.add_row(Text(), bar)
-    for name, trail in (("loss so far", view.story.losses), ("length so far", view.story.lengths)):
-        if trail.values:
-            ends = (f"{trail.values[place]:.4g}" for place in (0, -1))
-            grid.add_row(Text(name), Text(f" {sparkline(trail.values)} ".join(ends)))
-    for event in view.story.events:
+    for name, history in (
+        ("loss so far", view.summary.losses),
+        ("length so far", view.summary.lengths),
+    ):
+        if history.values:
+            ends = (f"{history.values[place]:.4g}" for place in (0, -1))
+            grid.add_row(Text(name), Text(f" {sparkline(history.values)} ".join(ends)))
+    for event in view.summary.events:
         grid.add_row(Text("event"), Text(event))
     return Group(Text(view.name, style="bold"), grid)
 
 
 def _state(view: View) -> str:
     state = f"no line for {view.silence:,.0f} seconds" if view.state == "silent" else view.state
-    owned = view.holder and view.state in ("running", "silent")
-    return f"{state} ({view.holder})" if owned else state
+    owned = view.owner and view.state in ("running", "silent")
+    return f"{state} ({view.owner})" if owned else state
 
 
 def _facts(view: View) -> Iterator[tuple[str, str]]:
     """Yield what there is to say, as a name and its text."""
-    story, step = view.story, view.story.step
+    summary, step = view.summary, view.summary.step
     if step is None:
         yield "step", "0"
         return
@@ -306,17 +309,17 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
     yield "length", f"{step.length:,}"
     yield "rows", f"{step.rows:,}"
     yield "loss", _loss(step)
-    if story.probe is not None:
-        yield "probe", _loss(story.probe)
-    if (valid := story.evaluation) is not None:
-        yield "valid", f"{_loss(valid)} (best {number(story.best)}) at step {valid.step:,}"
+    if summary.probe is not None:
+        yield "probe", _loss(summary.probe)
+    if (valid := summary.evaluation) is not None:
+        yield "valid", f"{_loss(valid)} (best {number(summary.best)}) at step {valid.step:,}"
     yield "rate", f"{step.lr or 0.0:.2e}"
-    yield "tokens/s", number(story.speed, 0)
-    yield "unstable", f"{story.unstable:,}"
-    if story.saved is not None:
-        yield "saved", f"step {story.saved:,}"
-    if story.unreadable:
-        yield "unreadable lines", f"{story.unreadable:,}"
+    yield "tokens/s", number(summary.speed, 0)
+    yield "unstable", f"{summary.unstable:,}"
+    if summary.saved is not None:
+        yield "saved", f"step {summary.saved:,}"
+    if summary.unreadable:
+        yield "unreadable lines", f"{summary.unreadable:,}"
 
 
 def _loss(record: StepRecord | ProbeRecord | EvalRecord) -> str:
@@ -325,10 +328,10 @@ def _loss(record: StepRecord | ProbeRecord | EvalRecord) -> str:
 
 
 def _tokens(view: View, done: int) -> str:
-    budget, speed = view.budget, view.story.speed
+    budget, speed = view.budget, view.summary.speed
     if budget is None:
         return f"{done:,}"
     text = f"{done:,} of {budget:,} ({100 * done // budget}%)"
-    if view.story.finished or not speed:
+    if view.summary.finished or not speed:
         return text
     return f"{text}, {clock_time(max(0, budget - done) / speed)} left"

@@ -6,9 +6,11 @@ counts it.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +24,10 @@ from lengthen.run.records import (
     Record,
     StepRecord,
     from_json,
+    to_json,
 )
-from lengthen.util.disk import Disk
-from lengthen.util.errors import CheckpointError
+from lengthen.util.disk import Disk, as_path
+from lengthen.util.errors import CheckpointError, SettingError
 
 LINE_LIMIT = 2**20  # bytes; a longer line is not ours
 TAIL = 2**14  # bytes: some whole lines of the end
@@ -100,7 +103,7 @@ def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
     return rest.count(b"\n")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metrics:
     """The records of metrics.jsonl; of two of one kind and step the later one counts."""
 
@@ -134,12 +137,54 @@ class Metrics:
 
     def of(self, kind: type[M]) -> list[M]:
         """Return the measurements of one kind, in the order of steps."""
-        found = (record for record in self.records if isinstance(record, kind))
-        return sorted(found, key=lambda record: record.step)
+        records = (record for record in self.records if isinstance(record, kind))
+        return sorted(records, key=lambda record: record.step)
+
+    def __repr__(self) -> str:
+        counts = Counter(to_json(record)["kind"] for record in self.records)
+        return f"Metrics({', '.join(f'{kind}: {count:,}' for kind, count in counts.items())})"
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row for each record, in the order of the file.
+
+        Its column `kind` says what a row is ("step", "eval", "probe", "observation", "event"); what
+        a kind does not have is NaN. The facts of an event are one column, of dictionaries. Raises
+        SettingError where pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError:
+            hint = "pip install pandas"
+            raise SettingError("to_pandas", "needs the package pandas", hint=hint) from None
+        return pandas.DataFrame([_row(record) for record in self.records])
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Read a finished or a still growing metrics.jsonl; a last line without its end is left out."""
+def _row(record: Record) -> dict[str, Any]:
+    if isinstance(record, Event):
+        place = {"step": record.step, "tokens": record.tokens}
+        return {"kind": "event", **place, "event": record.name, "facts": dict(record.facts)}
+    return to_json(record)
+
+
+def read_metrics(run: str | os.PathLike[str]) -> Metrics:
+    """Return the records of a run, finished or not, or of a metrics.jsonl.
+
+    A last line without its end is left out, for it is being written. Raises SettingError where
+    `run` is neither.
+
+    >>> metrics = lengthen.read_metrics("runs/first")
+    >>> metrics
+    Metrics(event: 3, step: 15, probe: 1, eval: 1)
+    >>> metrics.steps[-1].length, metrics.evaluations[-1].loss < 6
+    (72, True)
+    >>> frame = metrics.to_pandas()
+    >>> int(frame[frame.kind == "step"].tokens.max())
+    19936
+    """
+    path = as_path("run", run)
+    path = RunPaths(path).metrics if path.is_dir() else path
+    if not path.exists():
+        raise SettingError("RUN", "has no metrics.jsonl", str(run))
     records: dict[tuple[type[Record], int], Record] = {}
     unreadable = 0
     with path.open("rb") as file:

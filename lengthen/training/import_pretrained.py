@@ -30,7 +30,8 @@ from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.records import Event, to_json
-from lengthen.training.start import choose_micro_tokens, write_run_files
+from lengthen.training.fit import choose_micro_tokens
+from lengthen.training.start import write_run_files
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError, shown

@@ -33,19 +33,13 @@ from lengthen.data.store import TOKENIZER, Store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
-from lengthen.distributed.memory import (
-    cpu_memory_limit,
-    fit_check,
-    free_memory,
-    is_out_of_memory,
-    micro_tokens_within,
-)
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import environment
 from lengthen.run.metrics import JsonLines, cut_metrics
+from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary, TrainingLoop
 from lengthen.training.ownership import check_still_new, own_directory
 from lengthen.training.trainer import Trainer
@@ -91,7 +85,7 @@ def train(
     ...     "laptop-2min", data="store", out="runs/second", settings=small, quiet=True
     ... )
     >>> summary.tokens, summary.validation_loss < 6
-    (19984, True)
+    (19936, True)
     """
     if resume not in (None, "auto"):
         raise SettingError("resume", 'must be "auto" or None', resume)
@@ -120,7 +114,7 @@ def _train(
         own_directory(stack, out, context, "train anew", config)
         if context.is_rank_zero:
             check_still_new(paths, resume_auto=resume_auto)
-        config = _with_micro_tokens(config, store, context)
+        config = with_micro_tokens(config, store, context)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             facts = {"device": described(context.device), "valid": store.manifest.valid.sha256}
@@ -147,7 +141,7 @@ def resume(
 
     >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
     >>> summary.tokens
-    29984
+    30000
     """
     paths = runlog.open_run(as_path("run", run))
     overrides = nested(settings)
@@ -167,7 +161,7 @@ def resume(
             start, damaged = load_newest(paths.checkpoints, context)
         else:
             start, damaged = load_step(paths.checkpoints, checkpoint, context), []
-        config = _with_micro_tokens(config, store, context)
+        config = with_micro_tokens(config, store, context)
         stop = stack.enter_context(StopSignal().listening())
         trainer = _build_trainer(config, store, context, stop)
         trainer.restore(start)
@@ -253,37 +247,6 @@ def _refuse_fixed(overrides: Tables) -> None:
             if (table, setting) in FIXED or (table, "*") in FIXED:
                 rule = "cannot change in the middle of a run"
                 raise SettingError(f"{table}.{setting}", rule, values[setting], "start a new run")
-
-
-def _with_micro_tokens(config: Config, store: Store, context: DistributedContext) -> Config:
-    size = choose_micro_tokens(config, store, context)
-    return with_overrides(config, {"batch": {"micro_tokens": size}})
-
-
-def choose_micro_tokens(config: Config, store: Store, context: DistributedContext) -> int:
-    """Return the tokens of a micro-batch: the setting, or what the fit check finds."""
-    if config.batch.micro_tokens != "auto":
-        return config.batch.micro_tokens
-    if context.device.type == "cpu":
-        size = micro_tokens_within(config, cpu_memory_limit(), context.world_size)
-        return context.all_reduce_min(size)
-    length = config.model.length
-    whole = -(-config.batch.rows // context.world_size) * length
-    return fit_check(whole, length, lambda size: trial_fits(config, store, context, size))
-
-
-def trial_fits(config: Config, store: Store, context: DistributedContext, size: int) -> bool:
-    """Try a full-length micro-batch and an update on a trainer of its own; all ranks agree."""
-    fits = True
-    alone = DistributedContext(context.device, context.precision)
-    try:
-        Trainer(config, store, alone, size).trial(size)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        fits = False
-    free_memory(context.device)
-    return not context.any_rank(not fits)
 
 
 def write_run_files(

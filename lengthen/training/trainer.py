@@ -16,18 +16,18 @@ from lengthen.checkpoint.restore import build_model, load_moments, load_weights,
 from lengthen.checkpoint.train_state import TrainState, check_same_run
 from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
-from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none
+from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none, perplexity
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, accumulation_steps, share
+from lengthen.data.loader import Batch, Loader, accumulation_steps
 from lengthen.data.store import Store
-from lengthen.data.stream import MicroBatch, Step, StepStream, StreamState, micro_batches
+from lengthen.data.stream import MicroBatch, Step, StepStream, StreamState, micro_batches, row_range
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
-from lengthen.evaluation.loss import perplexity, sequences_in, validation_loss
+from lengthen.evaluation.loss import sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
 
@@ -97,7 +97,7 @@ class Trainer:
         """Train on a step that follows the present one, as `step` does."""
         began = time.monotonic()
         now, plan = self.train_state, step.plan
-        rows = share(range(plan.rows), self.context.rank, self.context.world_size)
+        rows = row_range(plan, self.context.rank, self.context.world_size)
         batch = self.loader.load(step.blocks, plan.length, rows)
         loss, grad_norm = self._fitting(lambda: self._gradient(batch, plan))
         health = self._update(loss, grad_norm, plan.learning_rate)
@@ -135,11 +135,11 @@ class Trainer:
             free_memory(self.context.device)
 
     def _gradient(self, batch: Batch, plan: StepPlan) -> tuple[Tensor, Tensor]:
-        """Return the step's loss, as `_backward` has it, and the norm of its gradient."""
-        loss = self._backward(batch, plan)
+        """Return the step's loss, as `_accumulate` has it, and the norm of its gradient."""
+        loss = self._accumulate(batch, plan)
         return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 
-    def _backward(self, batch: Batch, plan: StepPlan) -> Tensor:
+    def _accumulate(self, batch: Batch, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
 
         Data parallel averages gradients over ranks: times the world's size that is a sum, and over
@@ -148,10 +148,9 @@ class Trainer:
         scale = self.context.world_size / plan.tokens
         # All at once: each copy to a GPU waits until what it computes is done.
         batch = Batch(*(tensor.to(self.context.device) for tensor in batch))
-        count = accumulation_steps(
-            plan.rows, self.context.world_size, plan.length, self.micro_tokens
-        )
-        parts = micro_batches(batch, plan, count)
+        rank, world_size = self.context.rank, self.context.world_size
+        count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
+        parts = micro_batches(batch, plan, rank, world_size, count)
         total = torch.zeros(
             2, dtype=self.context.sum_dtype, device=self.context.device
         )  # loss, stop
@@ -159,14 +158,14 @@ class Trainer:
             self._seed_dropout(number)
             last = number == len(parts) - 1
             with no_sync_before(self.module, last=last):
-                total[0] += self._micro_batch(part, scale)
+                total[0] += self.backward(part, scale)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def _micro_batch(self, part: MicroBatch, scale: float) -> Tensor:
+    def backward(self, part: MicroBatch, scale: float) -> Tensor:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
         # A rank without rows must still join its peers in the collectives of this micro-batch.
         weight = float(part.share > 0)
@@ -244,7 +243,7 @@ class Trainer:
         """
         now, pacing = self.train_state.counters, self.schedule.pacing
         assert isinstance(pacing, Adaptive)
-        before, length = now.grown or pacing.begin(), self.schedule.length(now)
+        before, length = now.adaptive or pacing.begin(), self.schedule.length(now)
         measured = self._loss_over(OBSERVED_SEQUENCES * self.config.model.length, length)
         if measured is None:
             return None
@@ -257,7 +256,7 @@ class Trainer:
             length=length,
             loss=finite_or_none(loss),
             next_length=next_length,
-            best=before.best,
+            best=before.lowest,
             calm=calm,
             held=now.step - before.since,
             forced=next_length != length and calm < pacing.patience,
@@ -293,21 +292,6 @@ class Trainer:
             return None
         tokens, seconds = sequences * (length or full_length), time.monotonic() - began
         return loss, {"side_tokens": tokens, "side_seconds": seconds}
-
-    def trial(self, micro_tokens: int) -> None:
-        """Run the largest micro-batch with gradients and moments allocated, for the fit check.
-
-        It spoils the weights.
-        """
-        length = self.config.model.length
-        shape = (micro_tokens // length, length)
-        tokens = torch.zeros(shape, dtype=torch.int64, device=self.context.device)
-        part = MicroBatch(tokens, tokens, length, 1.0)
-        total = self._micro_batch(part, 1 / micro_tokens)
-        update(self.optimizer, torch.isfinite(total))
-        # Once more over the gradients that are there, as in a step of several micro-batches.
-        self._micro_batch(part, 1 / micro_tokens)
-        clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _now(self) -> dict[str, Any]:
         counters = self.train_state.counters

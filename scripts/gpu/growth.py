@@ -25,7 +25,7 @@ from lengthen.distributed.memory import free_memory
 from lengthen.planning.calibrate import real_steps
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
-from lengthen.training.start import choose_micro_tokens
+from lengthen.training.fit import choose_micro_tokens
 from scripts.gpu.install import ROOT
 from scripts.gpu.lengths import lengths
 from scripts.gpu.parts import Call, called

@@ -36,7 +36,7 @@ PLACES = [
     ("counters",),
     ("counters", "step"),
     ("counters", "tokens"),
-    ("counters", "grown"),
+    ("counters", "adaptive"),
     ("evaluated", "origin"),
     ("ledger",),
     ("ledger", "queue"),
@@ -49,7 +49,7 @@ PLACES = [
 SOUND: dict[str, list[Any]] = {
     "seconds": [1.5, 10**30],
     "lowest": [None, 1.5, 10**30],
-    "grown": [None],
+    "adaptive": [None],
     "queue": [[], {}],
 }
 

@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,11 +12,9 @@ from lengthen.cli.main import main
 from lengthen.config.load import load
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
-from lengthen.evaluation import tasks
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Measure, Outcome
-from lengthen.evaluation.results import kept, read
+from lengthen.evaluation.evaluate import TASKS
+from lengthen.evaluation.models import EvalModel, EvalOptions
+from lengthen.evaluation.results import Outcome, add, read
 from lengthen.exchange.export import export
 from lengthen.reporting.evaluations import figure
 from lengthen.training.start import resume, train
@@ -122,10 +119,10 @@ def test_options_are_kept_where_a_task_reads_them(made: Path) -> None:
 def test_ctrl_c_loses_nothing_that_was_finished(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(subject: Subject, wanted: Wanted) -> Outcome:
+    def interrupted(model: EvalModel, options: EvalOptions) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(tasks.TASKS, "lambada", interrupted)
+    monkeypatch.setitem(TASKS, "lambada", interrupted)
     assert asked(made, str(made / "run"), "--tasks", "valid,lambada,wikitext103") == 130
     file = made / "run/evaluations.json"
     assert [one.outcome.task for one in read(file)] == ["valid"]
@@ -138,26 +135,26 @@ def test_ctrl_c_loses_nothing_that_was_finished(
 def test_a_full_memory_is_one_line(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def greedy(subject: Subject, wanted: Wanted) -> Outcome:
+    def full(model: EvalModel, options: EvalOptions) -> Outcome:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setitem(tasks.TASKS, "lambada", greedy)
+    monkeypatch.setitem(TASKS, "lambada", full)
     assert asked(made, str(made / "run"), "--tasks", "lambada") == 7
-    assert "lengthen: out of memory: lambada with passes" in capsys.readouterr().err
+    assert "lengthen: out of memory: lambada with micro-batches" in capsys.readouterr().err
 
 
-def test_other_tasks_go_to_lm_eval(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Any, ...]] = []
-
-    def run(subject: Subject, names: list[str], *rest: object) -> list[Outcome]:
-        calls.append((subject.name, names, *rest))
-        return [Outcome(f"lm-eval:{names[0]}", 1, 1, 0.0, (Measure("acc", 0.5),))]
-
-    monkeypatch.setattr("lengthen.evaluation.lm_eval_tasks.run", run)
-    words = ["--tasks", "lm-eval:blimp", "--shots", "2", "--limit", "3"]
+@pytest.mark.filterwarnings("ignore")
+def test_tasks_of_lm_eval_are_shown_and_kept_like_ours(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goals = [{"goal": str(n), "sol1": "fox", "sol2": "dog", "label": n % 2} for n in range(6)]
+    (made / "sets/piqa.jsonl").write_text("\n".join(map(json.dumps, goals)), encoding="utf-8")
+    words = ["--tasks", "piqa", "--shots", "1", "--seed", "3", "--limit", "4"]
     assert asked(made, str(made / "run"), *words) == 0
-    assert calls == [("run", ["blimp"], made / "sets", 2, 3)]
-    assert values(made / "run/evaluations.json", "lm-eval:blimp") == {"acc": 0.5}
+    (result,) = read(made / "run/evaluations.json")
+    assert result.options == {"limit": 4, "shots": 1, "seed": 3}
+    assert list(values(made / "run/evaluations.json", "piqa")) == ["acc", "acc_norm"]
+    assert "piqa (limit 4, shots 1, seed 3) acc_norm" in capsys.readouterr().out
 
 
 def test_a_new_run_in_the_place_of_an_old_one_has_no_results(
@@ -264,7 +261,7 @@ def test_a_resume_from_an_earlier_checkpoint_drops_what_is_known_of_later_ones(
     ]
     assert row[0].startswith(figure(old[4].outcome.measures[0].value)[:4])
     # An evaluation that was under way meanwhile: its weights are not those of the checkpoint.
-    kept(Disk(), run / "evaluations.json", old[9])
+    add(Disk(), run / "evaluations.json", old[9])
     assert main(["report", str(run)]) == 0
     out, err = capsys.readouterr()
     assert err.endswith("evaluations.json: 1 of weights that the run has no more; left out\n")
@@ -285,7 +282,7 @@ def test_an_export_written_anew_has_no_results_of_its_old_weights(made: Path) ->
     hf, run = made / "hf", made / "run"
     assert asked(made, str(hf), "--tasks", "lambada") == 0
     shutil.rmtree(hf)
-    export(run, hf, name="step-00000004")
+    export(run, hf, checkpoint="step-00000004")
     assert asked(made, str(hf), "--tasks", "wikitext103") == 0
     assert [one.outcome.task for one in read(made / "hf.evaluations.json")] == ["wikitext103"]
 

@@ -210,7 +210,11 @@ def test_another_store_takes_the_place_of_the_recorded_one(tmp_path: Path) -> No
         ("laptop-2min", {8: 9}, "settings: must name settings"),
         ("laptop-2min", {"pacing.strat": 8}, "pacing.strat: no such setting"),
         ("laptop-2min", {"start": 8}, "start: no such setting"),
-        ("laptop-2min", {"pacing": 8}, "pacing: must be a table, or a pacing, got 8"),
+        (
+            "laptop-2min",
+            {"pacing": 8},
+            "pacing: must be a table or a pacing; a function is for a DataPlan alone, got 8",
+        ),
         ("laptop-2min", {"pacing": 8, "pacing.start": 8}, "pacing.start: is set twice"),
         ("laptop-2min", {"pacing.start": object()}, "pacing.start: must be"),
         ("laptop-2min", {"model": None}, "model: must be a table"),

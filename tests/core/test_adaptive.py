@@ -1,9 +1,6 @@
 """Adaptive pacing in a live run: what it decided is in the log, and follows from it."""
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
@@ -23,6 +20,7 @@ from lengthen.training.start import train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import DataError
 from tests.conftest import Configure, trainer_of
+from tests.ranks import joined_trainer, results
 
 ADAPTIVE: dict[str, Any] = {
     "pacing": {"kind": "adaptive", "every": 1, "patience": 2, "max_hold": 6, "multiple": 8},
@@ -112,23 +110,24 @@ def states(trainer: Trainer) -> dict[str, Any]:
     while trainer.schedule.step_plan(trainer.train_state.counters) is not None:
         if trainer.schedule.observes(trainer.train_state.counters):
             record = trainer.observe()
-            state = trainer.train_state.counters.grown
+            state = trainer.train_state.counters.adaptive
             assert record is not None
             assert state is not None
             losses.append(record.loss)
-            grown.append({**asdict(state), "best": None})  # the losses say it to rounding
+            grown.append({**asdict(state), "lowest": None})  # the losses say it to rounding
         trainer.step()
     return {"losses": losses, "grown": grown}
 
 
 @pytest.mark.ranks
-def test_two_processes_decide_alike_and_as_one(configured: Configure, tmp_path: Path) -> None:
+def test_two_processes_decide_alike_and_as_one(configured: Configure) -> None:
     config = configured(**ADAPTIVE, run={"precision": "fp64"})
-    (tmp_path / "config.toml").write_text(config.to_toml())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    words = ["2", "-m", "tests.adaptive_ranks", str(tmp_path / "config.toml"), str(tmp_path)]
-    subprocess.run([*launcher, *words], check=True, cwd=Path(__file__).parents[2], timeout=120)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+
+    def states_of_a_rank() -> Any:
+        with joined_trainer(config) as trainer:
+            return states(trainer)
+
+    first, second = results(states_of_a_rank, states_of_a_rank)
     assert first == second  # to the last digit, or one of them waits for ever one day
     alone = states(trainer_of(config))
     assert first["grown"] == alone["grown"]

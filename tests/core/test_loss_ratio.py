@@ -1,10 +1,9 @@
 """The monitor's values against an independent computation in float64, step by step."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from lengthen.model.optim import AdamW, second_moment_scale
 from lengthen.run.records import ProbeRecord, StepRecord, to_json
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure, trainer_of
+from tests.ranks import results, train_steps
 
 CLOSE = 1e-5  # relative
 STEPS = 16  # past the length warmup and the rate's, with both kinds of rows
@@ -237,15 +237,9 @@ def test_a_step_reads_its_numbers_from_the_device_once(
 @pytest.mark.ranks
 def test_two_ranks_record_what_one_process_computes(configured: Configure, tmp_path: Path) -> None:
     config = configured(**TABLES)
-    (tmp_path / "config.toml").write_text(config.to_toml())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    words = [str(tmp_path / "config.toml"), str(STEPS), str(tmp_path / "out")]
-    command = [*launcher, "--nproc-per-node", "2", "-m", "tests.ranks", *words]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=120)
-    records = [
-        StepRecord(**line) for line in json.loads((tmp_path / "out" / "records.json").read_text())
-    ]
-    moments = load_file(tmp_path / "out" / "moments.safetensors")
+    saved = tmp_path / "moments.safetensors"
+    first, _ = results(*[partial(train_steps, config, STEPS, saved)] * 2)
+    records, moments = [StepRecord(**line) for line in first["records"]], load_file(saved)
     roots = [v.double().sqrt() for name, v in moments.items() if name.endswith("exp_avg_sq")]
     assert records[-1].variance_norm == pytest.approx(sum(r.sum().item() for r in roots), rel=CLOSE)
     assert records[-1].variance_max == pytest.approx(max(r.max().item() for r in roots), rel=CLOSE)

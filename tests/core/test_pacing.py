@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lengthen.core.pacing import (
     Adaptive,
+    AdaptiveState,
     Constant,
     Fixed,
-    Grown,
     Linear,
     Pacing,
     Root,
@@ -55,7 +55,7 @@ PACINGS: dict[type[Fixed], st.SearchStrategy[Fixed]] = {
 ALL = st.one_of(*PACINGS.values())
 
 
-def test_the_contract_is_held_by_every_kind() -> None:
+def test_every_kind_keeps_the_contract() -> None:
     assert {*PACINGS, Adaptive} == set(get_args(Pacing))
 
 
@@ -268,7 +268,7 @@ def adaptives(draw: st.DrawFn) -> Adaptive:
     )
 
 
-def lived(pacing: Adaptive, losses: Iterator[float], steps: int) -> list[Grown]:
+def walked(pacing: Adaptive, losses: Iterator[float], steps: int) -> list[AdaptiveState]:
     """The state after each step, an observation taken whenever one is due."""
     states = [pacing.begin()]
     for step in range(1, steps + 1):
@@ -286,8 +286,8 @@ LOSSES = st.lists(st.floats(0, 9) | st.just(math.nan) | st.just(math.inf), min_s
 def test_an_adaptive_length_never_falls_and_always_reaches_the_end(
     pacing: Adaptive, losses: list[float]
 ) -> None:
-    lived_through = lived(pacing, cycle(losses), pacing.latest)
-    values = [state.value for state in lived_through]
+    states = walked(pacing, cycle(losses), pacing.latest)
+    values = [state.value for state in states]
     assert all(values.count(value) <= pacing.max_hold for value in set(values) - {pacing.end})
     assert values[0] == pacing.start
     assert values[-1] == pacing.end
@@ -300,37 +300,37 @@ def test_an_adaptive_length_never_falls_and_always_reaches_the_end(
 def test_an_adaptive_length_that_is_never_calm_is_at_its_end_at_the_latest_step_and_not_before(
     pacing: Adaptive,
 ) -> None:
-    values = [state.value for state in lived(pacing, repeat(math.nan), pacing.latest)]
+    values = [state.value for state in walked(pacing, repeat(math.nan), pacing.latest)]
     assert values.index(pacing.end) == pacing.latest
 
 
 @given(adaptives(), LOSSES)
-def test_an_adaptive_length_grows_when_it_was_calm_or_held_long_enough_and_only_then(
+def test_an_adaptive_length_grows_when_it_was_calm_or_stayed_long_enough_and_only_then(
     pacing: Adaptive, losses: list[float]
 ) -> None:
-    told = cycle(losses)
-    state, heard = pacing.begin(), list[float]()
+    losses_in_turn = cycle(losses)
+    state, observed = pacing.begin(), list[float]()
     for step in range(1, 200):
         if not pacing.observes(state, step):
             continue
-        heard.append(next(told))
-        before, state = state, pacing.next(state, step, heard[-1])
-        last = heard[-pacing.patience :]
-        finite = [loss for loss in heard if math.isfinite(loss)]
+        observed.append(next(losses_in_turn))
+        before, state = state, pacing.next(state, step, observed[-1])
+        last = observed[-pacing.patience :]
+        finite = [loss for loss in observed if math.isfinite(loss)]
         calm = len(last) == pacing.patience and all(
             math.isfinite(loss) and loss <= min(finite[: finite.index(loss) + 1]) for loss in last
         )
         if step - before.since >= pacing.max_hold or (calm and last == sorted(last, reverse=True)):
             assert state.value > before.value or before.value == pacing.end
-            heard = []
+            observed = []
         else:
             assert state.value == before.value
 
 
-def test_an_adaptive_length_holds_at_a_spike_and_goes_on_behind_it() -> None:
+def test_an_adaptive_length_stays_at_a_spike_and_grows_after_it() -> None:
     pacing = Adaptive(start=8, end=24, every=1, patience=2, max_hold=10)
     calm, spike = [5.0, 4.9], [4.8, 6.0, 5.0, 4.7, 4.6]
-    values = [state.value for state in lived(pacing, iter(calm + spike + calm), 9)]
+    values = [state.value for state in walked(pacing, iter(calm + spike + calm), 9)]
     assert values == [8, 8, 16, 16, 16, 16, 16, 24, 24, 24]
 
 

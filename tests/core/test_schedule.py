@@ -104,8 +104,8 @@ def test_spans_are_the_steps_with_those_of_one_shape_at_once(
         for number in range(span.steps)
     ]
     # What an adaptive pacing has observed by then is no part of a span.
-    plain = [replace(counters, grown=None) for counters, _ in walked]
-    assert [replace(counters, grown=None) for counters in clocks] == plain
+    plain = [replace(counters, adaptive=None) for counters, _ in walked]
+    assert [replace(counters, adaptive=None) for counters in clocks] == plain
     assert [schedule.learning_rate_at(counters) for counters in clocks] == [
         plan.learning_rate for _, plan in walked
     ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Linear
 from lengthen.core.schedule import Schedule, steps
-from lengthen.data.loader import Loader, accumulation_steps, share
+from lengthen.data.loader import Loader, accumulation_steps
 from lengthen.data.stream import (
     MicroBatch,
     Step,
@@ -21,6 +21,7 @@ from lengthen.data.stream import (
     ledgers,
     micro_batch,
     micro_batches,
+    row_range,
 )
 
 SCHEDULE = Schedule(
@@ -52,8 +53,9 @@ IN_ORDER = walked(stream(), stream().start)
 
 
 def of_rank(step: Step, rank: int, world_size: int, count: int) -> list[MicroBatch]:
-    rows = share(range(step.plan.rows), rank, world_size)
-    return micro_batches(LOADER.load(step.blocks, step.plan.length, rows), step.plan, count)
+    rows = row_range(step.plan, rank, world_size)
+    batch = LOADER.load(step.blocks, step.plan.length, rows)
+    return micro_batches(batch, step.plan, rank, world_size, count)
 
 
 def test_the_steps_are_those_of_the_schedule_and_take_their_tokens_from_the_ledger() -> None:
@@ -80,6 +82,8 @@ def test_ranks_and_micro_batches_laid_end_to_end_are_the_step(
     assert len(parts) == world_size * count
     assert sum(part.share for part in parts) == pytest.approx(1)
     assert max(part.inputs.numel() for part in parts) <= micro_tokens
+    rows = [round(part.share * step.plan.rows) for part in parts]
+    assert max(rows) - min(rows) <= 1
     for side in ("inputs", "targets"):
         joined = torch.cat([getattr(part, side) for part in parts if part.share])
         assert torch.equal(joined, getattr(whole, side))
@@ -90,15 +94,14 @@ def test_a_micro_batch_by_itself_is_the_one_that_its_rank_gets(world_size: int, 
     step = IN_ORDER[3]
     for rank in range(world_size):
         for part, expected in enumerate(of_rank(step, rank, world_size, count)):
-            rows = share(share(range(step.plan.rows), rank, world_size), part, count)
-            alone = micro_batch(LOADER, step, rows)
+            alone = micro_batch(LOADER, step, row_range(step.plan, rank, world_size, part, count))
             assert torch.equal(alone.inputs, expected.inputs)
             assert alone[2:] == expected[2:]
 
 
 def test_a_micro_batch_without_rows_has_a_blank_one_that_weighs_nothing() -> None:
     parts = of_rank(IN_ORDER[0], 0, 4, 3)
-    assert [part.share for part in parts] == [0.0, 0.0, 1 / 6]
+    assert [part.share for part in parts] == [0.0, 1 / 6, 0.0]
     assert parts[0].inputs.shape == parts[0].targets.shape == (1, 8)
     assert parts[0].inputs.dtype == torch.int64
 

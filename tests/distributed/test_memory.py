@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Configure
-from tests.distributed.test_peers import ranks
+from tests.ranks import commands
 
 LIMITED = """
 import resource, sys
@@ -16,7 +16,7 @@ import torch
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
-from lengthen.training.start import trial_fits
+from lengthen.training.fit import trial_fits
 from lengthen.config.load import load
 from lengthen.training.trainer import Trainer
 
@@ -24,19 +24,19 @@ torch.set_num_threads(1)
 config = load(sys.argv[1])[0]
 store = open_store(config)
 config = with_store(config, store)
-place, whole = DistributedContext(torch.device("cpu")), config.batch.micro_tokens
-trainer = Trainer(config, store, place, whole)
+context, whole = DistributedContext(torch.device("cpu")), config.batch.micro_tokens
+trainer = Trainer(config, store, context, whole)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 120 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
-FIT = "print(fit_check(whole, 64, lambda size: trial_fits(config, store, place, size)))"
-STEP = 'print(trainer.micro_tokens if trainer.step().get("finite", True) else 0)'
+FIT = "print(fit_check(whole, 64, lambda size: trial_fits(config, store, context, size)))"
+STEP = "print(trainer.micro_tokens if trainer.step().finite else 0)"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [FIT, STEP], ids=["f34 fit check", "f35 step"])
-def test_f34_f35_what_the_allocator_refuses_is_tried_again_in_smaller_passes(
+def test_f34_f35_what_the_allocator_refuses_is_tried_again_in_smaller_micro_batches(
     configured: Configure, tmp_path: Path, work: str
 ) -> None:
     config = configured(
@@ -58,10 +58,9 @@ def test_f35_of_several_ranks_none_tries_again_and_all_end(
 ) -> None:
     (tmp_path / "config.toml").write_text(configured().to_toml())
     words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "lengthen", *words]
-    both = ranks(command, command, last="step:5:oom")
-    errors = [process.communicate(timeout=240)[1] for process in both]
-    assert [process.returncode for process in both] == [9, 7], errors
+    both = commands(words, words, last="step:5:oom")
+    errors = [rank.communicate()[1] for rank in both]
+    assert [rank.returncode for rank in both] == [9, 7], errors
     lines = [[t for t in text.splitlines() if t.startswith("lengthen:")] for text in errors]
     assert [len(errors) for errors in lines] == [1, 1]
     assert "--batch.micro_tokens 128` continues from it" in lines[1][0]

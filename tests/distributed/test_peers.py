@@ -1,65 +1,36 @@
 """A rank that dies: the others say so and save nothing; a launcher restarts them by itself."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.write import write_checkpoint
-from lengthen.config.schema import Config
+from lengthen.config.schema import Config, Run
+from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.launch import join_process_group
 from lengthen.run.directory import RunPaths, owned
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
-from lengthen.util import faults
 from lengthen.util.disk import Disk
-from lengthen.util.errors import StorageError
+from lengthen.util.errors import CheckpointError, StorageError
 from tests.checkpoint.test_read import FILES, save, tensors
 from tests.conftest import AskFor, Configure
 from tests.distributed.test_sharded import finished, same, steps, torchrun
+from tests.ranks import Rank, commands, results
 
 pytestmark = pytest.mark.ranks
 
 
-def ranks(*commands: list[str], first: str = "", last: str = "") -> list["subprocess.Popen[str]"]:
-    """Start processes that meet each other as the launcher's would, without a launcher.
-
-    `first` and `last` are the faults that the first and the last one are asked for.
-    """
-    world_size = len(commands)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
-    return [
-        subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                **meeting,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                faults.VARIABLE: {0: first, world_size - 1: last}.get(rank, ""),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, command in enumerate(commands)
-    ]
-
-
 def training(config: Config, folder: Path, run: str = "run") -> list[str]:
     (folder / "config.toml").write_text(config.to_toml())
-    words = ["train", str(folder / "config.toml"), "--quiet", "--out", str(folder / run)]
-    return [sys.executable, "-m", "lengthen", *words]
+    return ["train", str(folder / "config.toml"), "--quiet", "--out", str(folder / run)]
 
 
 def error_line(errors: str) -> str:
@@ -69,7 +40,7 @@ def error_line(errors: str) -> str:
     return line
 
 
-def wait_until_after(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
+def wait_until_after(run: Path, step: int, process: "Rank | subprocess.Popen[str]") -> None:
     begun = time.monotonic()
     while not RunPaths(run).metrics.exists() or len(steps(run)) <= step:
         assert process.poll() is None, process.communicate()[1]
@@ -93,7 +64,7 @@ def test_f22_who_is_left_says_so_and_saves_nothing(
         budget={"tokens": 4_000_000}, run={"sharded": sharded}, saving={"every_steps": 4}
     )
     command = training(config, tmp_path)
-    both = ranks(command, command)
+    both = commands(command, command)
     wait_until_after(tmp_path / "run", 5, both[0])
     both[dead].kill()
     _, errors = both[1 - dead].communicate(timeout=60)
@@ -113,7 +84,7 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
     command = training(
         configured(budget={"tokens": 4_000_000}, saving={"every_steps": 0}), tmp_path
     )
-    both = ranks(command, command)
+    both = commands(command, command)
     wait_until_after(tmp_path / "run", 5, both[0])
     both[1].send_signal(signal.SIGTERM)
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
@@ -124,10 +95,20 @@ def test_f24_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(
 
 
 def loaded(how: str, *folders: list[Path]) -> list[list[tuple[int, list[str]]]]:
-    """What each rank finds newest and good in each of its folders."""
-    command = [sys.executable, "-m", "tests.loading_rank", how]
-    every = ranks(*([*command, *map(str, mine)] for mine in folders))
-    return [json.loads(rank.communicate(timeout=120)[0]) for rank in every]
+    """What each rank loads from each of its folders: step and notes, or 0 and the error."""
+
+    def newest(folder: Path, context: DistributedContext) -> tuple[int, list[str]]:
+        try:
+            newest, notes = checkpoint.load_newest(folder, context)
+        except CheckpointError as error:
+            return 0, [str(error)]
+        return newest.step, notes
+
+    def load_all(mine: list[Path]) -> list[tuple[int, list[str]]]:
+        with join_process_group(Run(device="cpu", sharded=how == "sharded")) as context:
+            return [newest(folder, context) for folder in mine]
+
+    return results(*(partial(load_all, mine) for mine in folders))
 
 
 @pytest.mark.parametrize("how", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"])
@@ -171,16 +152,13 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     configured: Configure, tmp_path: Path, command: str
 ) -> None:
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
-    commands = [training(config, tmp_path, run) for run in ("one", "other")]
+    asked = [training(config, tmp_path, run) for run in ("one", "other")]
     if command == "resume":
         for run in ("one", "other"):
             train(config, tmp_path / run, quiet=True)
-        commands = [
-            [sys.executable, "-m", "lengthen", "resume", str(tmp_path / run), "--quiet"]
-            for run in ("one", "other")
-        ]
+        asked = [["resume", str(tmp_path / run), "--quiet"] for run in ("one", "other")]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
-    both = ranks(*commands)
+    both = commands(*asked)
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     assert all("rank 1 sees another than rank 0" in line for line in lines)
@@ -193,7 +171,7 @@ def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
     command = training(config, tmp_path)
     faster = [*command, "--optimizer.learning_rate", "0.5"]
-    both = ranks(command, faster)
+    both = commands(command, faster)
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     rule = "optimizer.learning_rate: must be the same on all ranks; rank 0 has 0.01, rank 1 0.5"
@@ -207,7 +185,7 @@ def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
     train(config, tmp_path / "run", quiet=True)
     command = training(config, tmp_path)
-    both = ranks([*command, "--resume", "auto"], [*command, "--overwrite"])
+    both = commands([*command, "--resume", "auto"], [*command, "--overwrite"])
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     rule = "rank 0 is to resume from the newest checkpoint, rank 1 to train anew"
@@ -235,7 +213,9 @@ def test_f05_a_log_that_cannot_be_forced_onto_the_disk_is_a_failed_save_of_all_r
     saves = {"every_steps": 4, "keep": 2, "asynchronous": asynchronous}
     config = configured(budget={"tokens": 4_000}, saving=saves)
     command = training(config, tmp_path)
-    both = ranks(command, command, first=f"log:{passage_of_a_sync(config, tmp_path, ask_for)}:eio")
+    both = commands(
+        command, command, first=f"log:{passage_of_a_sync(config, tmp_path, ask_for)}:eio"
+    )
     errors = [rank.communicate(timeout=120)[1] for rank in both]
     assert [rank.returncode for rank in both] == [0, 0], errors
     log = read_metrics(RunPaths(tmp_path / "run").metrics)
@@ -250,16 +230,16 @@ def test_f27_a_rank_that_hangs_is_waited_for_as_long_as_was_set(
 ) -> None:
     config = configured(
         budget={"tokens": 4_000_000},
-        run={"sharded": sharded, "timeout_seconds": 10},
+        run={"sharded": sharded, "timeout_seconds": 4},
         saving={"every_steps": 4},
     )
     command = training(config, tmp_path)
-    both = ranks(command, command, last="step:7:sleep")
+    both = commands(command, command, last="step:7:sleep")
     line = error_line(both[0].communicate(timeout=120)[1])
     both[1].kill()
     both[1].communicate()
     assert both[0].returncode == 9
-    waited = "rank 0 waited 10 s (run.timeout_seconds) for another rank after step 6"
+    waited = "rank 0 waited 4 s (run.timeout_seconds) for another rank after step 6"
     assert waited in line
     assert line.endswith("continues from step-00000004")
 
@@ -269,7 +249,7 @@ def test_f18_a_second_run_of_several_ranks_in_one_directory_is_one_line_on_each(
 ) -> None:
     command = training(configured(), tmp_path)
     with owned(tmp_path / "run"):
-        both = ranks(command, command)
+        both = commands(command, command)
         lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [5, 9]
     assert f"in use by pid {os.getpid()}" in lines[0]

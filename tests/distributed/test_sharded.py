@@ -18,8 +18,8 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training.start import train
-from scripts.soak import strike
 from tests.conftest import Configure
+from tests.ranks import Rank, commands, finish
 
 pytestmark = pytest.mark.ranks
 
@@ -90,7 +90,8 @@ def test_the_same_run_on_several_processes(
     )
     train(config, tmp_path / "one", quiet=True)
     file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
-    finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
+    words = ["train", file, "--quiet", "--out", str(tmp_path / "many")]
+    finish(commands(*[words] * world_size))
     same(steps(tmp_path / "many"), steps(tmp_path / "one"), 1e-9, 1e-6)
     assert len(steps(tmp_path / "one")) >= (200 if tokens == LONG else 30)
     assert ledger(tmp_path / "many") == ledger(tmp_path / "one")
@@ -111,7 +112,7 @@ def test_recomputed_layers_drop_what_they_dropped_before(
     for recompute in (False, True):
         out = tmp_path / f"{recompute}"
         file = written(config, tmp_path / "config.toml", sharded=sharded, recompute=recompute)
-        finished(torchrun(2, "train", file, "--quiet", "--out", str(out)))
+        finish(commands(*[["train", file, "--quiet", "--out", str(out)]] * 2))
     same(steps(tmp_path / "True"), steps(tmp_path / "False"), 0, 0)
 
 
@@ -123,7 +124,8 @@ def test_twenty_steps_of_single_precision(
     config = configured(budget={"tokens": 8_000}, saving={"every_steps": 0})
     train(config, tmp_path / "one", quiet=True)
     file = written(config, tmp_path / "config.toml", sharded=sharded)
-    finished(torchrun(world_size, "train", file, "--quiet", "--out", str(tmp_path / "many")))
+    words = ["train", file, "--quiet", "--out", str(tmp_path / "many")]
+    finish(commands(*[words] * world_size))
     one, many = steps(tmp_path / "one")[:20], steps(tmp_path / "many")[:20]
     assert len(one) == 20
     same(many, one, 1e-5, 1e-4)
@@ -133,7 +135,7 @@ def on_one_and_on_three(config: Config, folder: Path) -> None:
     """Train in one process, and sharded in three: the runs `one` and `three`."""
     train(config, folder / "one", quiet=True)
     file = written(config, folder / "config.toml", sharded=True)
-    finished(torchrun(3, "train", file, "--quiet", "--out", str(folder / "three")))
+    finish(commands(*[["train", file, "--quiet", "--out", str(folder / "three")]] * 3))
 
 
 def test_a_sharded_checkpoint_is_one_of_the_same_run(
@@ -163,15 +165,17 @@ def test_a_sharded_checkpoint_is_one_of_the_same_run(
     capsys.readouterr()
 
 
-def killed(process: "subprocess.Popen[str]", run: Path, after: int) -> None:
-    """Kill a launcher and all it started, each in a session of its own, once after a step."""
+def killed(ranks: list[Rank], run: Path, after: int) -> None:
+    """Kill all ranks, once after a step."""
     begun = time.monotonic()
     while not RunPaths(run).metrics.exists() or len(steps(run)) <= after:
-        assert process.poll() is None, process.communicate()[1]
+        assert ranks[0].poll() is None, ranks[0].communicate()[1]
         assert time.monotonic() < begun + 120
-        time.sleep(0.05)
-    strike(process, None)
-    process.communicate()
+        time.sleep(0.02)
+    for rank in ranks:
+        rank.kill()
+    for rank in ranks:
+        rank.communicate()
 
 
 def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
@@ -183,10 +187,10 @@ def test_f25_a_run_moves_between_any_numbers_of_processes_with_kills_between(
     train(config, tmp_path / "unbroken", quiet=True)
     run = tmp_path / "run"
     file = written(config, tmp_path / "config.toml", sharded=True)
-    words = ("train", file, "--quiet", "--resume", "auto", "--out", str(run))
-    killed(torchrun(1, *words), run, 4)
-    killed(torchrun(2, *words), run, 14)
-    finished(torchrun(1, *words))
+    words = ["train", file, "--quiet", "--resume", "auto", "--out", str(run)]
+    killed(commands(words), run, 4)
+    killed(commands(words, words), run, 14)
+    finish(commands(words))
     same(steps(run), steps(tmp_path / "unbroken"), 1e-9, 1e-6)
     assert ledger(run) == ledger(tmp_path / "unbroken")
     worlds = [line for line in read_metrics(RunPaths(run).metrics).events if "text" in line.facts]

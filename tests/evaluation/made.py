@@ -8,7 +8,7 @@ import torch
 
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DTYPES, DistributedContext
-from lengthen.evaluation.model import Subject
+from lengthen.evaluation.models import EvalModel
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.model.gpt import GPT
@@ -23,13 +23,13 @@ needs_sets = pytest.mark.skipif(
 )
 
 
-def tiny_subject(pass_tokens: int = 512, *, length: int = 48) -> Subject:
+def tiny_model(micro_tokens: int = 512, *, length: int = 48) -> EvalModel:
     """A model of bytes in float64 whose logits are far apart."""
-    shape = {"layers": 2, "width": 16, "heads": 2, "vocabulary": 257}
-    model = GPT(**shape, length=length, init_std=0.5).double().eval()
+    model = GPT(layers=2, width=16, heads=2, vocabulary=257, length=length, init_std=0.5)
+    model.double().eval()
     model.initialise(torch.Generator().manual_seed(0))
-    place = DistributedContext(torch.device("cpu"), "fp64")
-    return Subject("tiny", model, resolve("bytes"), place, pass_tokens)
+    context = DistributedContext(torch.device("cpu"), "fp64")
+    return EvalModel("tiny", model, resolve("bytes"), context, micro_tokens)
 
 
 def exported(folder: Path) -> Path:
@@ -40,9 +40,9 @@ def exported(folder: Path) -> Path:
     return folder / "hf"
 
 
-def subject_of(folder: Path, precision: str = "fp64") -> Subject:
+def model_of(folder: Path, precision: str = "fp64") -> EvalModel:
     """The model of a Transformers folder."""
     pretrained = read(folder)
-    place = DistributedContext(torch.device("cpu"), precision)
+    context = DistributedContext(torch.device("cpu"), precision)
     model = pretrained.gpt().to(DTYPES[precision])
-    return Subject(folder.name, model, pretrained.text, place, 4096)
+    return EvalModel(folder.name, model, pretrained.text, context, 4096)

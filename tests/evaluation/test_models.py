@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.evaluation.models import Named, load, named
+from lengthen.evaluation.models import NamedModel, find_models, load
 from lengthen.exchange.export import export
 from lengthen.util.errors import SettingError
 from tests.exchange.made import TINY, random_weights, saved_run
@@ -23,8 +23,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def one(path: Path, out: Path | None = None) -> Named:
-    (found,) = named([path], out)
+def one(path: Path, out: Path | None = None) -> NamedModel:
+    (found,) = find_models([path], out)
     return found
 
 
@@ -48,20 +48,24 @@ def test_results_of_a_folder_lie_beside_it_so_that_it_stays_as_it_is(made: Path)
 
 def test_a_file_that_is_named_takes_all_under_the_names_of_the_models(made: Path) -> None:
     out = made / "all.json"
-    found = named([made / "run", made / "hf"], out)
+    found = find_models([made / "run", made / "hf"], out)
     assert [(model.results, model.label) for model in found] == [(out, "run"), (out, "hf")]
 
 
 def test_models_of_one_name_are_told_apart_by_their_paths(made: Path) -> None:
     paths = [made / "run", made / "more/run", made / "hf"]
-    assert [model.name for model in named(paths, None)] == [str(paths[0]), str(paths[1]), "hf"]
+    assert [model.name for model in find_models(paths, None)] == [
+        str(paths[0]),
+        str(paths[1]),
+        "hf",
+    ]
 
 
 def test_nothing_is_written_into_a_cache_of_the_hub(made: Path) -> None:
     cached = made / "models--gpt2/snapshots/0a1b"
     shutil.copytree(made / "hf", cached)
     with pytest.raises(SettingError, match="--out: must name a file .* is in a hub's cache"):
-        named([cached], None)
+        find_models([cached], None)
     assert one(cached, made / "gpt2.json").results == made / "gpt2.json"
 
 
@@ -70,27 +74,27 @@ def test_a_place_that_cannot_be_written_is_refused_ahead_of_the_work(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SettingError, match="--out: must name a file .* nothing can be written"):
-        named([made / "run"], None)
+        find_models([made / "run"], None)
 
 
 @pytest.mark.parametrize("path", ["nothing", "more", "run/checkpoints", "run/config.toml"])
 def test_what_is_no_model_is_refused(made: Path, path: str) -> None:
     with pytest.raises(SettingError, match="RUN: must be a run, a checkpoint of one, or a Trans"):
-        named([made / path], None)
+        find_models([made / path], None)
 
 
 @pytest.mark.parametrize("out", ["run", "nothing/file.json"])
 def test_a_file_that_cannot_be_written_is_refused(made: Path, out: str) -> None:
     with pytest.raises(SettingError, match="--out: must be a file in a directory that exists"):
-        named([made / "run"], made / out)
+        find_models([made / "run"], made / out)
 
 
 def test_a_run_a_checkpoint_and_an_export_are_the_same_model(made: Path) -> None:
     paths = [made / "run", made / "run/checkpoints/step-00000003", made / "hf"]
-    loaded = [load(model, None) for model in named(paths, None)]
+    loaded = [load(model, None) for model in find_models(paths, None)]
     assert [one.step for one in loaded] == [3, 3, None]
-    first = loaded[0].subject.model.tokens.weight
-    assert all(torch.equal(one.subject.model.tokens.weight, first) for one in loaded)
+    first = loaded[0].model.gpt.tokens.weight
+    assert all(torch.equal(one.model.gpt.tokens.weight, first) for one in loaded)
 
 
 def test_weights_are_float32_unless_they_are_stored_in_float64(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_weights_are_float32_unless_they_are_stored_in_float64(tmp_path: Path) -
     saved_run(tmp_path / "double", TINY, weights=doubles)
     saved_run(tmp_path / "single", TINY)
     precisions = {
-        (name, wanted): load(one(tmp_path / name), wanted).subject.place.precision
+        (name, wanted): load(one(tmp_path / name), wanted).model.context.precision
         for name in ("double", "single")
         for wanted in (None, "fp64", "bf16")
     }

@@ -7,15 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.evaluation.packing import (
-    LEAST_HEADER,
     PADDING,
     TREE_LIMIT,
-    Pass,
-    header_of,
-    lines_of,
-    passes,
+    PackedBatch,
+    Request,
+    pack,
 )
-from lengthen.evaluation.requests import Request
 
 LENGTH = 64
 few = st.integers(0, 2)
@@ -26,21 +23,18 @@ requests = st.builds(
 )
 
 
-def packed(asked: list[Request], pass_tokens: int = 512) -> list[Pass]:
-    found = []
-    for lines in lines_of(asked, LENGTH):
-        found += list(passes(lines, len(header_of(lines)), pass_tokens))
-    return found
+def packed(asked: list[Request], micro_tokens: int = 512) -> list[PackedBatch]:
+    return list(pack(asked, LENGTH, micro_tokens))
 
 
-def read(found: list[Pass]) -> int:
+def read(found: list[PackedBatch]) -> int:
     return sum(int((each.branches != PADDING).sum()) for each in found)
 
 
 @given(st.lists(requests, max_size=20), st.integers(1, 600))
-def test_every_target_is_asked_for_once(asked: list[Request], pass_tokens: int) -> None:
+def test_every_target_is_asked_for_once(asked: list[Request], micro_tokens: int) -> None:
     found: Counter[tuple[int, int]] = Counter()
-    for each in packed(asked, pass_tokens):
+    for each in packed(asked, micro_tokens):
         found.update(zip(each.numbers.tolist(), each.targets.tolist(), strict=True))
     wanted = Counter(
         (number, token) for number, each in enumerate(asked) for token in each.continuation
@@ -49,15 +43,15 @@ def test_every_target_is_asked_for_once(asked: list[Request], pass_tokens: int) 
 
 
 @given(st.lists(requests, max_size=20), st.integers(1, 600))
-def test_no_more_is_read_than_line_by_line(asked: list[Request], pass_tokens: int) -> None:
-    lines = [line for kind in lines_of(asked, LENGTH) for line in kind]
-    assert read(packed(asked, pass_tokens)) <= sum(len(line.tokens) for line in lines)
+def test_no_more_is_read_than_line_by_line(asked: list[Request], micro_tokens: int) -> None:
+    whole = [min(LENGTH, len(each.context) + len(each.continuation) - 1) for each in asked]
+    assert read(packed(asked, micro_tokens)) <= sum(whole)
 
 
 @given(st.lists(requests, max_size=20), st.integers(LENGTH, 600))
-def test_a_pass_keeps_to_its_size(asked: list[Request], pass_tokens: int) -> None:
-    for each in packed(asked, pass_tokens):
-        assert each.inputs.size <= pass_tokens
+def test_a_pass_keeps_to_its_size(asked: list[Request], micro_tokens: int) -> None:
+    for each in packed(asked, micro_tokens):
+        assert each.inputs.size <= micro_tokens
         assert each.inputs.shape[1] <= max(TREE_LIMIT, LENGTH)
 
 
@@ -82,15 +76,6 @@ def test_what_differs_early_is_not_joined() -> None:
     assert found.is_plain
 
 
-def test_shots_are_read_once_for_all() -> None:
-    shots = tuple(range(LEAST_HEADER))
-    asked = [Request((*shots, item, 9, item), (item, 1)) for item in range(10)]
-    (found,) = packed(asked)
-    assert read([found]) == 10 * 4
-    assert not found.is_plain
-    assert int(found.positions.min()) == LEAST_HEADER
-
-
 def test_a_branch_goes_on_where_its_trunk_ends() -> None:
     asked = [Request((1, 2, 3, 4), (5, 6, 7)), Request((1, 2, 3, 4), (8, 9, 7))]
     (found,) = packed(asked)
@@ -104,3 +89,10 @@ def test_rows_of_a_pass_are_alike_in_length() -> None:
     asked = [Request(tuple(np.arange(1, 60) * n % 251), (1,) * (1 + n % 50)) for n in range(1, 200)]
     found = packed(asked, 1024)
     assert read(found) > 0.85 * sum(each.inputs.size for each in found)
+
+
+def test_choices_after_long_shots_read_them_once() -> None:
+    shots = tuple(range(TREE_LIMIT + 500))
+    asked = [Request(shots, (choice, 1, 2)) for choice in range(4)]
+    (batch,) = pack(asked, 2048, 8192)
+    assert batch.inputs.shape == (1, len(shots) + 4 * 2)

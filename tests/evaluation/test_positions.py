@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from lengthen.data.store import Store
 from lengthen.evaluation.loss import validation_loss
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Outcome
+from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.positions import bands, losses, valid
+from lengthen.evaluation.results import Outcome
 from lengthen.util.errors import DataError
-from tests.evaluation.made import tiny_subject
+from tests.evaluation.made import tiny_model
 
 SEQUENCES = 20
 LENGTH = 48
@@ -33,36 +32,36 @@ def measured(outcome: Outcome) -> dict[str, float]:
     return {measure.name: measure.value for measure in outcome.measures}
 
 
-def full_loss(subject: Subject, store: Store, size: int, windows: int) -> float:
+def full_loss(model: EvalModel, store: Store, size: int, windows: int) -> float:
     """The loss as training measures it."""
     loss = validation_loss(
-        subject.model,
+        model.gpt,
         store.valid,
         sequences=windows,
         full_length=size,
         rows=3,
-        context=subject.place,
+        context=model.context,
     )
     assert loss is not None
     return loss
 
 
 def test_losses_by_position_average_to_the_loss_that_training_measures(opened: Store) -> None:
-    subject = tiny_subject()
-    by_sequence, by_position = losses(subject, opened, SEQUENCES, 7, lambda: False)
-    expected = full_loss(subject, opened, LENGTH, SEQUENCES)
+    model = tiny_model()
+    by_sequence, by_position = losses(model, opened, SEQUENCES, 7, lambda: False)
+    expected = full_loss(model, opened, LENGTH, SEQUENCES)
     assert by_position.mean() == pytest.approx(expected, rel=1e-10)
     assert by_sequence.mean() == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_loss_at_a_position_is_that_of_the_tokens_which_stand_there(opened: Store) -> None:
-    subject, place = tiny_subject(), 11
-    _, by_position = losses(subject, opened, SEQUENCES, 7, lambda: False)
+    model, place = tiny_model(), 11
+    _, by_position = losses(model, opened, SEQUENCES, 7, lambda: False)
     found = []
     for first in range(0, SEQUENCES * LENGTH, LENGTH):
         read = torch.tensor([opened.valid[first : first + place].tolist()])
         with torch.inference_mode():
-            log_p = subject.model.logits(read)[0, -1].log_softmax(-1)
+            log_p = model.gpt.logits(read)[0, -1].log_softmax(-1)
         found.append(-float(log_p[int(opened.valid[first + place])]))
     assert by_position[place - 1] == pytest.approx(np.mean(found), rel=1e-10)
 
@@ -79,7 +78,7 @@ def test_bands_double_in_four_steps() -> None:
 
 
 def test_the_curve_averages_to_the_loss(opened: Store) -> None:
-    outcome = valid(tiny_subject(), opened, Wanted(limit=SEQUENCES))
+    outcome = valid(tiny_model(), opened, EvalOptions(limit=SEQUENCES))
     (curve,) = outcome.curves
     sizes = [len(band) for band in bands(LENGTH)]
     mean = sum(size * value for size, value in zip(sizes, curve.values, strict=True)) / LENGTH
@@ -89,42 +88,43 @@ def test_the_curve_averages_to_the_loss(opened: Store) -> None:
 
 
 def test_shorter_lengths_read_the_same_tokens_in_shorter_windows(opened: Store) -> None:
-    subject = tiny_subject()
-    found = measured(valid(subject, opened, Wanted(limit=SEQUENCES)))
+    model = tiny_model()
+    found = measured(valid(model, opened, EvalOptions(limit=SEQUENCES)))
     assert [name for name in found if name.startswith("loss at")] == [
         "loss at length 6",
         "loss at length 12",
         "loss at length 24",
     ]
     for size in (6, 12, 24):
-        expected = full_loss(subject, opened, size, SEQUENCES * LENGTH // size)
+        expected = full_loss(model, opened, size, SEQUENCES * LENGTH // size)
         assert found[f"loss at length {size}"] == pytest.approx(expected, rel=1e-10)
 
 
 def test_the_whole_part_is_read_unless_a_limit_says_less(opened: Store) -> None:
-    whole = valid(tiny_subject(), opened, Wanted())
+    whole = valid(tiny_model(), opened, EvalOptions())
     assert whole.items == (len(opened.valid) - 1) // LENGTH > SEQUENCES
     assert whole.tokens == whole.items * LENGTH
-    some = valid(tiny_subject(), opened, Wanted(limit=SEQUENCES))
+    some = valid(tiny_model(), opened, EvalOptions(limit=SEQUENCES))
     assert some.items == SEQUENCES
     assert measured(some) != measured(whole)
 
 
 def test_errors_are_over_sequences_and_chance_is_the_whole_vocabulary(opened: Store) -> None:
-    subject = tiny_subject()
-    by_sequence, _ = losses(subject, opened, SEQUENCES, 7, lambda: False)
-    loss, perplexity = valid(subject, opened, Wanted(limit=SEQUENCES)).measures[:2]
+    model = tiny_model()
+    by_sequence, _ = losses(model, opened, SEQUENCES, 7, lambda: False)
+    loss, perplexity = valid(model, opened, EvalOptions(limit=SEQUENCES)).measures[:2]
     assert loss.error == pytest.approx(by_sequence.std(ddof=1) / math.sqrt(SEQUENCES))
     assert loss.chance == pytest.approx(math.log(257))
     assert perplexity.value == pytest.approx(math.exp(loss.value))
     assert perplexity.error == pytest.approx(perplexity.value * (loss.error or 0))
     assert perplexity.chance == pytest.approx(257)
-    assert valid(subject, opened, Wanted(limit=1)).measures[0].error is None
+    assert valid(model, opened, EvalOptions(limit=1)).measures[0].error is None
 
 
 def test_the_size_of_a_pass_changes_nothing(opened: Store) -> None:
     one, other = (
-        measured(valid(tiny_subject(size), opened, Wanted(limit=SEQUENCES))) for size in (1, 4096)
+        measured(valid(tiny_model(size), opened, EvalOptions(limit=SEQUENCES)))
+        for size in (1, 4096)
     )
     assert one == pytest.approx(other, rel=1e-10)
 
@@ -132,4 +132,4 @@ def test_the_size_of_a_pass_changes_nothing(opened: Store) -> None:
 def test_a_store_without_a_full_sequence_is_one_line(opened: Store) -> None:
     short = dataclasses.replace(opened, valid=opened.valid[:LENGTH])
     with pytest.raises(DataError, match="the valid part has 48 tokens, needs at least 49"):
-        valid(tiny_subject(), short, Wanted())
+        valid(tiny_model(), short, EvalOptions())

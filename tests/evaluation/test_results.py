@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from lengthen.evaluation.outcome import Curve, Measure, Outcome
-from lengthen.evaluation.results import Result, kept, read, weights_at, write
+from lengthen.evaluation.results import (
+    Curve,
+    Measure,
+    Outcome,
+    Result,
+    add,
+    read,
+    weights_at,
+    write,
+)
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, StorageError
 
@@ -58,9 +66,9 @@ def changed(**fields: Any) -> Result:
 
 
 def test_a_later_answer_replaces_an_earlier_one_to_the_same_question(file: Path) -> None:
-    kept(Disk(), file, RESULT)
+    add(Disk(), file, RESULT)
     later = changed(outcome={"tokens": 1})
-    kept(Disk(), file, later)
+    add(Disk(), file, later)
     assert read(file) == (later,)
 
 
@@ -79,15 +87,15 @@ def test_a_later_answer_replaces_an_earlier_one_to_the_same_question(file: Path)
     ids=["model", "step", "precision", "options", "task", "store", "items", "weights"],
 )
 def test_an_answer_to_another_question_stands_beside(file: Path, other: Result) -> None:
-    kept(Disk(), file, RESULT)
-    kept(Disk(), file, other)
+    add(Disk(), file, RESULT)
+    add(Disk(), file, other)
     assert read(file) == (RESULT, other)
 
 
 def test_a_store_that_moved_is_the_same_question(file: Path) -> None:
-    kept(Disk(), file, RESULT)
+    add(Disk(), file, RESULT)
     moved = changed(outcome={"settings": (("store", "elsewhere"),)})
-    kept(Disk(), file, moved)
+    add(Disk(), file, moved)
     assert read(file) == (moved,)
 
 
@@ -96,17 +104,17 @@ def test_other_weights_under_a_checkpoints_name_set_its_results_aside(file: Path
     others = [changed(step=60, weights="w0"), changed(weights=None, outcome={"task": "piqa"})]
     write(Disk(), file, [*old, *others])
     new = changed(weights="w2", outcome={"task": "copa"})
-    kept(Disk(), file, new)
+    add(Disk(), file, new)
     assert read(file) == (*others, new)
     assert read(file.with_name("evaluations.discarded.json")) == tuple(old)
-    kept(Disk(), file, changed(weights="w3"))
+    add(Disk(), file, changed(weights="w3"))
     assert read(file.with_name("evaluations.discarded.json")) == (*old, new)
 
 
 def test_in_a_file_of_several_models_one_name_may_be_two_models(file: Path) -> None:
     both = [changed(model="run", weights=weights) for weights in ("w1", "w2")]
     for one in both:
-        kept(Disk(), file, one)
+        add(Disk(), file, one)
     assert read(file) == tuple(both)
 
 
@@ -135,15 +143,15 @@ def test_without_a_good_manifest_no_weights_are_named(tmp_path: Path, text: str)
 def test_a_disk_that_fails_at_any_moment_leaves_the_earlier_results(file: Path) -> None:
     write(Disk(), file, [RESULT])
     counting = Disk()
-    kept(counting, file.with_name("elsewhere"), RESULT)
-    for failing in range(1, counting.operations):  # the last one is behind the rename
+    add(counting, file.with_name("elsewhere"), RESULT)
+    for failing in range(1, counting.operations):  # the last one is after the rename
 
         def before(number: int, name: str, path: Path, failing: int = failing) -> None:
             if number == failing:
                 raise OSError(28, name)
 
         with pytest.raises(StorageError):
-            kept(Disk(before), file, changed(step=80))
+            add(Disk(before), file, changed(step=80))
         assert read(file) == (RESULT,)
 
 

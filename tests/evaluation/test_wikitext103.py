@@ -1,5 +1,6 @@
 """WikiText-103: held against Transformers, against lm-eval, and against its own convention."""
 
+import hashlib
 import importlib
 import json
 import math
@@ -13,15 +14,21 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lengthen.data.tokenizer import resolve
-from lengthen.evaluation.detokenise import detokenise
-from lengthen.evaluation.options import Wanted
-from lengthen.evaluation.outcome import Measure, Outcome
-from lengthen.evaluation.wikitext103 import ANOTHER, PUBLISHED, read, wikitext103
+from lengthen.evaluation.models import EvalOptions
+from lengthen.evaluation.results import Measure, Outcome
+from lengthen.evaluation.wikitext103 import (
+    ANOTHER,
+    PUBLISHED,
+    count_words,
+    detokenise,
+    read,
+    wikitext103,
+)
 from lengthen.exchange.export import export
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import DataError, LengthenError, SettingError
 from tests.conftest import SHARED
-from tests.evaluation.made import WORDS, subject_of, tiny_subject
+from tests.evaluation.made import WORDS, model_of, tiny_model
 from tests.exchange.made import saved_run
 
 RAW = SHARED / "wikitext2/wiki.test.raw"
@@ -36,7 +43,7 @@ needs_text = pytest.mark.skipif(not RAW.exists(), reason="needs the test text of
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Transformers folder of short windows, with random weights and GPT-2's tokenizer."""
-    place = tmp_path_factory.mktemp("judged")
+    place = tmp_path_factory.mktemp("evaluated")
     run = saved_run(place / "run", {**WORDS, "length": LENGTH})
     RunPaths(run).tokenizer.write_text(resolve("gpt2").tokenizer.to_str(), encoding="utf-8")
     export(run, place / "hf")
@@ -82,7 +89,7 @@ def loss_by_transformers(folder: Path, tokens: list[int], stride: int) -> float:
 def test_perplexities_are_those_of_transformers(
     folder: Path, part: Path, stride: int | None
 ) -> None:
-    outcome = wikitext103(subject_of(folder), Wanted(sets=part, stride=stride))
+    outcome = wikitext103(model_of(folder), EvalOptions(sets=part, stride=stride))
     text = part.read_bytes().decode()
     tokens = resolve("gpt2").tokenizer.encode(detokenise(text)).ids
     loss = loss_by_transformers(folder, [50256, *tokens], stride or LENGTH)
@@ -100,7 +107,7 @@ def test_the_loss_is_that_of_lm_eval_by_its_own_clean_up(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     text = part.read_bytes().decode()
     theirs = word_perplexity_by_lm_eval(folder, text, tmp_path)
-    outcome = wikitext103(subject_of(folder), Wanted(sets=part))
+    outcome = wikitext103(model_of(folder), EvalOptions(sets=part))
     # It counts words by another rule: the text as one page, split at any white space.
     loss = math.log(theirs) * len(re.split(r"\s+", text))
     ours = measures(outcome)["word perplexity"].value
@@ -120,20 +127,20 @@ def word_perplexity_by_lm_eval(folder: Path, text: str, place: Path) -> float:
         "test_split: test\n",
         encoding="utf-8",
     )
-    told = lm_eval.simple_evaluate(
+    results = lm_eval.simple_evaluate(
         model=models.HFLM(pretrained=str(folder), dtype="float64", device="cpu", batch_size=1),
         tasks=["local_wikitext"],
         bootstrap_iters=0,
         task_manager=tasks.TaskManager(include_path=str(place), include_defaults=False),
     )
-    return float(told["results"]["local_wikitext"]["word_perplexity,none"])
+    return float(results["results"]["local_wikitext"]["word_perplexity,none"])
 
 
 @needs_text
 def test_the_published_text_is_known_and_its_words_are_counted_as_megatron_does() -> None:
-    found = read(SHARED / "wikitext2")
-    assert found.sha256 == PUBLISHED
-    assert found.words == 245_570
+    text, _ = read(SHARED / "wikitext2")
+    assert hashlib.sha256(text.encode()).hexdigest() == PUBLISHED
+    assert count_words(text) == 245_570
 
 
 @needs_text
@@ -147,11 +154,11 @@ def test_the_rows_of_the_hub_give_the_published_text(tmp_path: Path) -> None:
     parquet: Any = importlib.import_module("pyarrow.parquet")
     file = folder / "test-00000-of-00001.parquet"
     parquet.write_table(pyarrow.table({"text": rows}), file)
-    assert read(tmp_path).sha256 == PUBLISHED
+    assert hashlib.sha256(read(tmp_path)[0].encode()).hexdigest() == PUBLISHED
 
 
 def test_the_conventions_stand_beside_the_result(tmp_path: Path) -> None:
-    outcome = wikitext103(tiny_subject(), Wanted(sets=small(tmp_path), stride=16))
+    outcome = wikitext103(tiny_model(), EvalOptions(sets=small(tmp_path), stride=16))
     assert dict(outcome.settings)["stride"] == "16"
     assert dict(outcome.settings)["set"] == str(tmp_path / "wiki.test.raw")
     stream, words, another = outcome.notes
@@ -162,18 +169,18 @@ def test_the_conventions_stand_beside_the_result(tmp_path: Path) -> None:
 
 
 def test_chance_gives_every_token_the_same(tmp_path: Path) -> None:
-    subject = tiny_subject()
-    torch.nn.init.zeros_(subject.model.tokens.weight)
-    found = measures(wikitext103(subject, Wanted(sets=small(tmp_path))))
+    model = tiny_model()
+    torch.nn.init.zeros_(model.gpt.tokens.weight)
+    found = measures(wikitext103(model, EvalOptions(sets=small(tmp_path))))
     for measure in found.values():
         assert measure.value == pytest.approx(measure.chance)
         assert measure.error == pytest.approx(0, abs=1e-6)
 
 
 def test_a_limit_estimates_the_same_figure_from_the_first_windows(tmp_path: Path) -> None:
-    subject, sets = tiny_subject(), small(tmp_path)
-    every = wikitext103(subject, Wanted(sets=sets))
-    some = wikitext103(subject, Wanted(sets=sets, limit=2))
+    model, sets = tiny_model(), small(tmp_path)
+    every = wikitext103(model, EvalOptions(sets=sets))
+    some = wikitext103(model, EvalOptions(sets=sets, limit=2))
     assert (some.items, some.tokens) == (2, 96)
     assert every.items > 2
     for name, measure in measures(some).items():
@@ -200,7 +207,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path | None], type[LengthenError], st
     "other rows": (
         lambda f: wrong(f, b'{"page": "a"}\n', "wikitext103.jsonl"),
         DataError,
-        "has a row without a text",
+        "line 1: has no field 'text'; one of page",
     ),
 }
 
@@ -209,7 +216,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path | None], type[LengthenError], st
 def test_a_text_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
     make, kind, message = MISTAKES[name]
     with pytest.raises(LengthenError) as caught:
-        wikitext103(tiny_subject(), Wanted(sets=make(tmp_path)))
+        wikitext103(tiny_model(), EvalOptions(sets=make(tmp_path)))
     assert type(caught.value) is kind
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -217,4 +224,38 @@ def test_a_text_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> No
 
 def test_a_stride_beyond_the_full_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--stride: must be at most the full length \(48\)"):
-        wikitext103(tiny_subject(), Wanted(sets=small(tmp_path), stride=49))
+        wikitext103(tiny_model(), EvalOptions(sets=small(tmp_path), stride=49))
+
+
+# Clean-up
+
+
+@pytest.mark.parametrize(
+    ("spaced", "written"),
+    [
+        ("a guest @-@ starring role", "a guest-starring role"),
+        ("5 @,@ 000 people , 2 @.@ 5 of them", "5,000 people, 2.5 of them"),
+        ("so : one ; two . Three ! Four ? Five", "so: one; two. Three! Four? Five"),
+        ("the play ( 2001 ) and [ sic ] { x }", "the play (2001) and [sic] {x}"),
+        ('as " Craig " in', 'as "Craig" in'),
+        ("the actors ' own", "the actors' own"),
+        ("Teddy 's Story", "Teddy's Story"),
+        (" \n = Title = \n \n = = Part = = \n", "\n= Title =\n\n== Part ==\n"),
+        ("= = = Low = = = and = = = = Deep = = = =", "=== Low === and ==== Deep ===="),
+        ("at 5 ° C", "at 5°C"),
+        ("took N days", "took 1 days"),
+    ],
+)
+def test_each_rule_gives_text_as_people_write_it(spaced: str, written: str) -> None:
+    assert detokenise(spaced) == written
+
+
+def test_quotation_marks_pair_up_over_the_ends_of_lines() -> None:
+    assert detokenise('one "\n two " three') == 'one "two" three'
+
+
+@needs_text
+def test_the_whole_test_text_becomes_what_lm_eval_makes_of_it() -> None:
+    text = RAW.read_bytes().decode()
+    theirs = importlib.import_module("lm_eval.tasks.wikitext.preprocess_wikitext")
+    assert detokenise(text) == theirs.wikitext_detokenizer({"page": text})

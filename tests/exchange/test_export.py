@@ -57,12 +57,14 @@ def test_an_older_checkpoint_is_exported_with_its_own_loss(
     configured: Configure, tmp_path: Path
 ) -> None:
     train(configured(budget={"tokens": 3000}), tmp_path / "run", quiet=True)
-    assert export(tmp_path / "run", tmp_path / "hf", name="step-00000006")[0] == "step-00000006"
+    assert (
+        export(tmp_path / "run", tmp_path / "hf", checkpoint="step-00000006")[0] == "step-00000006"
+    )
     text = (tmp_path / "hf/README.md").read_text(encoding="utf-8")
     assert "| steps | 6 |" in text
     assert "after step 5 |" in text
     with pytest.raises(CheckpointError, match="not in"):
-        export(tmp_path / "run", tmp_path / "other", name="step-00000999")
+        export(tmp_path / "run", tmp_path / "other", checkpoint="step-00000999")
     assert not (tmp_path / "other").exists()
 
 
@@ -75,7 +77,7 @@ def test_an_older_checkpoint_is_exported_with_the_settings_that_it_was_trained_w
     overrides = {"budget": {"tokens": 2500}, "optimizer": {"learning_rate": 5e-3}}
     resume(run, settings=overrides, quiet=True)
     for name, rate in ((older, "0.01"), (None, "0.005")):
-        export(run, tmp_path / f"hf{name}", name=name)
+        export(run, tmp_path / f"hf{name}", checkpoint=name)
         text = (tmp_path / f"hf{name}/README.md").read_text(encoding="utf-8")
         assert f"| peak learning rate | {rate} |" in text
         assert f"learning_rate = {rate}\n" in text

@@ -226,7 +226,7 @@ CAUSES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] = {
     ),
     "a head of its own that is not stored": (
         CheckpointError,
-        "has no lm_head.weight, which config.json says is another than wte.weight",
+        "has no lm_head.weight, which config.json says differs from wte.weight",
         lambda f: configured_as(f, tie_word_embeddings=False),
     ),
     "shards without an index": (

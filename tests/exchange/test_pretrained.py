@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from lengthen.evaluation.sample import sample
+from lengthen.evaluation.generate import sample
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read, read_folder
 from lengthen.util.errors import (
@@ -174,7 +174,7 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
     ),
     "tied head off": (
         CheckpointError,
-        "has no lm_head.weight, which config.json says is another than wte.weight",
+        "has no lm_head.weight, which config.json says differs from wte.weight",
         lambda f: configured_as(f, tie_word_embeddings=False),
     ),
     "another head": (CheckpointError, "is not tied", lambda f: rewritten(f, untied)),

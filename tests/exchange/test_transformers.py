@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lengthen.config.recipes import RECIPES
-from lengthen.evaluation.sample import sample
+from lengthen.evaluation.generate import sample
 from lengthen.exchange import tensors as exchange_tensors
 from lengthen.exchange.export import export
 from lengthen.exchange.layout import is_transposed, parameter_shapes, their_name

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.evaluation.outcome import Curve, Measure, Outcome
-from lengthen.evaluation.results import Result, read, write
-from lengthen.evaluation.rows import rows_of
+from lengthen.evaluation.results import Curve, Measure, Outcome, Result, read, write
+from lengthen.evaluation.task_files import read_texts
 from lengthen.reporting import evaluations
 from lengthen.util.disk import Disk
 from lengthen.util.tables import printed
@@ -52,4 +51,4 @@ rows = st.lists(
 def test_the_rows_of_a_set(folder: Path, data: bytes) -> None:
     file = folder / "set.jsonl"
     file.write_bytes(data)
-    held("evaluation set", lambda: rows_of([file]))
+    held("evaluation set", lambda: read_texts([file]))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lengthen.config.load import load
 from lengthen.experiments.status import run_status
-from lengthen.reporting.differences import environment_tables, settings_table
+from lengthen.reporting.comparability import environment_tables, settings_table
 from lengthen.reporting.gather import gather
 from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines
@@ -40,7 +40,7 @@ def read(run: Path) -> None:
     run_status(run, load(str(paths.config))[0])
     follower = Follower(paths.metrics)
     follower.catch_up()
-    view = View("run", follower.story, 4000, None, "", 0.0)
+    view = View("run", follower.summary, 4000, None, "", 0.0)
     plain(view)
     Console(quiet=True).print(drawn(view))
     runs = gather([run], note=lambda _: None)

@@ -13,7 +13,7 @@ from lengthen.checkpoint.train_state import log_size
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.load import load
 from lengthen.exchange.card import card
-from lengthen.exchange.pretrained import of_run
+from lengthen.exchange.pretrained import read_run
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import cut_metrics
 from lengthen.training.trainer import Trainer
@@ -51,7 +51,7 @@ def test_a_state(copied: Path, run: Path, trainer: Trainer, data: st.DataObject)
         trainer.restore(found)
         trainer.step()
         config = load(str(paths.config))[0]
-        card(paths, config, found, of_run(paths, config, found).shape)
+        card(paths, config, found, read_run(paths, config, found).shape)
         cut_metrics(Disk(), paths, log_size(found.state))
 
     held("state.json", use, inside=copied)

@@ -5,7 +5,7 @@ import torch
 
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.memory import auto_micro_tokens
-from lengthen.planning.calibrate import Measured, calibrated
+from lengthen.planning.calibrate import MeasuredSpeed, measure_speed
 from tests.conftest import Configure
 
 pytestmark = pytest.mark.gpu
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.gpu
 def test_steps_are_tried_there(on_device: Configure, precision: str) -> None:
     config = on_device(run={"precision": precision})
     config = with_store(config, open_store(config))
-    speed = calibrated(config, 512, [(8, 8), (8, 64)], limit=4.0)
-    assert isinstance(speed, Measured)
+    speed = measure_speed(config, 512, [(8, 8), (8, 64)], limit=4.0)
+    assert isinstance(speed, MeasuredSpeed)
     assert 0 < speed.seconds(8, 64) < 4.0
 
 

@@ -1,4 +1,4 @@
-"""Models judged on a GPU are judged as on a processor."""
+"""Models are evaluated on a GPU as on a processor."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +9,15 @@ import torch
 from lengthen.cli.main import main
 from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.generate import generate
-from lengthen.evaluation.model import Subject
-from lengthen.evaluation.requests import requests_of
-from lengthen.evaluation.scoring import score
+from lengthen.evaluation.models import EvalModel
+from lengthen.evaluation.scoring import requests_of, score
 from lengthen.training.start import train
 from tests.conftest import Configure
-from tests.evaluation.made import tiny_subject
+from tests.evaluation.made import tiny_model
 
 pytestmark = pytest.mark.gpu
 
-SHOTS = "one and one is two; two and two is four; "  # long enough to be read ahead, once
+SHOTS = "one and one is two; two and two is four; "  # all questions begin with them
 PAIRS = [
     *((SHOTS + question, answer) for question in ("three", "seven") for answer in ("a", "bc", "d")),
     ("", "no context"),
@@ -26,18 +25,16 @@ PAIRS = [
 ]
 
 
-def both(device: torch.device, pass_tokens: int) -> tuple[Subject, Subject]:
+def both(device: torch.device, micro_tokens: int) -> tuple[EvalModel, EvalModel]:
     """The same model on the device and on a processor, in double precision."""
-    here, there = (tiny_subject(pass_tokens) for _ in range(2))
-    return replace(
-        here, model=here.model.to(device), place=DistributedContext(device, "fp64")
-    ), there
+    here, there = (tiny_model(micro_tokens) for _ in range(2))
+    return replace(here, gpt=here.gpt.to(device), context=DistributedContext(device, "fp64")), there
 
 
-@pytest.mark.parametrize("pass_tokens", [64, 512])
-def test_continuations_have_the_same_scores(device: torch.device, pass_tokens: int) -> None:
+@pytest.mark.parametrize("micro_tokens", [64, 512])
+def test_continuations_have_the_same_scores(device: torch.device, micro_tokens: int) -> None:
     here, there = (
-        score(subject, requests_of(subject.text, PAIRS)) for subject in both(device, pass_tokens)
+        score(model, requests_of(model.text, PAIRS)) for model in both(device, micro_tokens)
     )
     for mine, other in zip(here, there, strict=True):
         assert mine.loss == pytest.approx(other.loss, rel=1e-9)
@@ -47,12 +44,12 @@ def test_continuations_have_the_same_scores(device: torch.device, pass_tokens: i
 def test_greedy_answers_are_the_same(device: torch.device) -> None:
     here, there = (
         generate(
-            subject,
-            [tuple(request.context) for request in requests_of(subject.text, PAIRS[:4])],
+            model,
+            [tuple(request.context) for request in requests_of(model.text, PAIRS[:4])],
             stops=[],
-            most=6,
+            limit=6,
         )
-        for subject in both(device, 512)
+        for model in both(device, 512)
     )
     assert here == there
 

@@ -17,13 +17,14 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
-from lengthen.training.start import choose_micro_tokens, train, trial_fits
+from lengthen.training.fit import choose_micro_tokens, trial_fits
+from lengthen.training.start import train
 from tests.conftest import Configure
 from tests.gpu.conftest import TrainerOn
 
 pytestmark = pytest.mark.gpu
 
-WHOLE = 256 * 64  # tokens of a step, whose passes would take three times the spare memory
+WHOLE = 256 * 64  # tokens of a step, whose micro-batches would take three times the spare memory
 SPARE = 120 * 2**20  # bytes
 LARGE: dict[str, dict[str, Any]] = {
     "model": {"width": 128, "layers": 2},
@@ -62,23 +63,24 @@ def little(device: torch.device) -> Iterator[None]:
 
 @pytest.fixture
 def large(on_device: Configure) -> Config:
-    """A configuration whose passes do not fit into little memory."""
+    """A configuration whose micro-batches do not fit into little memory."""
     return on_device(**LARGE)
 
 
 def ready(config: Config, device: torch.device) -> tuple[Config, Any, DistributedContext]:
     store = open_store(config)
-    return with_store(config, store), store, DistributedContext(device, config.run.precision)
+    config = with_store(config, store)
+    return config, store, DistributedContext(device, config.run.precision)
 
 
 @pytest.mark.usefixtures("little")
-def test_f34_the_fit_check_finds_passes_in_which_a_step_fits(
+def test_f34_the_fit_check_finds_micro_batches_in_which_a_step_fits(
     large: Config, device: torch.device, trainer_on: TrainerOn
 ) -> None:
     config, store, context = ready(large, device)
     found = fit_check(WHOLE, 64, partial(trial_fits, config, store, context))
     assert 64 <= found < WHOLE
-    if device.type == "cuda":  # a processor's passes come from a formula
+    if device.type == "cuda":  # a processor's come from a formula
         auto = with_overrides(config, {"batch": {"micro_tokens": "auto"}})
         assert choose_micro_tokens(auto, store, context) == found
     trainer = trainer_on(with_overrides(large, {"batch": {"micro_tokens": found}}))
@@ -89,7 +91,7 @@ def test_f34_the_fit_check_finds_passes_in_which_a_step_fits(
 
 
 @pytest.mark.usefixtures("little")
-def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
+def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_micro_batches(
     large: Config, trainer_on: TrainerOn
 ) -> None:
     trainer = trainer_on(large)
@@ -104,7 +106,7 @@ def test_f35_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
 
 
 @pytest.mark.usefixtures("little")
-def test_f35_a_run_says_what_fits_and_goes_on(large: Config, tmp_path: Path) -> None:
+def test_f35_a_run_says_what_fits_and_continues(large: Config, tmp_path: Path) -> None:
     train(large, tmp_path / "run", quiet=True)
     paths = RunPaths(tmp_path / "run")
     events = read_metrics(paths.metrics).events

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from transformers.trainer_callback import PrinterCallback
 
 from lengthen.core.pacing import Linear
-from lengthen.integrations.plain import Course
+from lengthen.integrations.plain import DataPlan
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
 
 Pass = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
@@ -38,7 +38,7 @@ QUIET: dict[str, Any] = {
     "save_strategy": "no",
 }
 # Ten rows for four passes: three, three, two and two.
-COURSE = Course(
+PLAN = DataPlan(
     pacing=Linear(start=8, end=64, duration=12),
     rows=10,
     budget=6_000,
@@ -78,7 +78,7 @@ class Hosted:
 def hosted(
     store: Path,
     out: Path,
-    course: Course = COURSE,
+    plan: DataPlan = PLAN,
     model: nn.Module | None = None,
     rate: float = RATE,
     kind: type[Trainer] = Trainer,
@@ -89,7 +89,7 @@ def hosted(
 
     `given` goes to the Trainer, `changes` to its arguments.
     """
-    dataset = LengthenDataset(store, course)
+    dataset = LengthenDataset(store, plan)
     model = llama() if model is None else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     callback = LengthenCallback(dataset, out / "run")
@@ -99,7 +99,7 @@ def hosted(
         train_dataset=dataset,
         eval_dataset=dataset.validation(512),
         callbacks=[callback],
-        optimizers=(optimizer, dataset.rates(optimizer)),
+        optimizers=(optimizer, dataset.lr_scheduler(optimizer)),
         **(given or {}),
     )
     trainer.remove_callback(PrinterCallback)
@@ -134,7 +134,7 @@ INPUTS = ("input_ids", "shift_labels")
 def main(store: str, out: str) -> None:
     torch.set_num_threads(1)
     # Seven rows for two ranks of four passes: one pass of one rank has none.
-    changed = replace(COURSE, rows=7)
+    changed = replace(PLAN, rows=7)
     backend = "gloo" if "RANK" in os.environ else None
     # Eight rows: in one process three, three and two; in two of them four are missing.
     evaluation: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lengthen.integrations.arguments import REQUIRED
-from lengthen.integrations.plain import Course
+from lengthen.integrations.plain import DataPlan
 from tests.test_docs import FENCE, names_in, rows_of, section
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,8 @@ def test_every_setting_of_a_course_is_there_with_its_default() -> None:
         value = "required" if field.default is MISSING else f"`{field.default!r}`"
         return words.get(field.name, value.replace("'", '"'))
 
-    documented = {name: cells[0] for name, cells in table("## The course").items()}
-    assert documented == {field.name: default(field) for field in fields(Course)}
+    documented = {name: cells[0] for name, cells in table("## The plan").items()}
+    assert documented == {field.name: default(field) for field in fields(DataPlan)}
 
 
 def test_what_the_examples_import_exists() -> None:

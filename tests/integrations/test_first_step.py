@@ -13,16 +13,16 @@ from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lengthen.core.pacing import Linear
-from lengthen.integrations.calls import Batch
-from lengthen.integrations.micro_batches import Passes
+from lengthen.integrations.micro_batches import MicroBatchWatch
 from lengthen.integrations.transformers import LengthenCallback
+from lengthen.integrations.validate import ExpectedBatch
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.util.errors import SettingError
-from tests.integrations.hosted import COURSE, hosted, llama
+from tests.integrations.hosted import PLAN, hosted, llama
 
-SHORT = replace(COURSE, budget=600)  # five steps
+SHORT = replace(PLAN, budget=600)  # five steps
 MEASURED = ("loss", "grad_norm", "tokens", "lr")
 
 Inputs = dict[str, Any]
@@ -288,8 +288,8 @@ def test_a_mean_of_means_is_refused_at_the_first_step_of_unequal_passes(
     store: Path, tmp_path: Path
 ) -> None:
     # Eight rows in four passes of two; a longer step of as many tokens has seven or fewer.
-    course = replace(SHORT, rows=1, hold="tokens", pacing=Linear(start=8, end=64, duration=12))
-    host = hosted(store, tmp_path, course, kind=OwnMeans)
+    plan = replace(SHORT, rows=1, hold="tokens", pacing=Linear(start=8, end=64, duration=12))
+    host = hosted(store, tmp_path, plan, kind=OwnMeans)
     before = [one.clone() for one in host.model.parameters()]
     with pytest.raises(SettingError, match="loss: must be .* this step had .* times it"):
         host.trainer.train()
@@ -518,12 +518,12 @@ def judge(model: nn.Module, length: int = 64) -> None:
     """Make one of two passes of a step as a Trainer does; raise what the first step raises."""
     chance = torch.Generator().manual_seed(1)
     inputs, targets = torch.randint(257, (2, 3, length), generator=chance)
-    passes = Passes(model, vocabulary=257, length=64, parts=2)
-    passes.expect(Batch(inputs, targets, number=6 * length))
+    watch = MicroBatchWatch(model, vocabulary=257, length=64, count=2)
+    watch.expect(ExpectedBatch(inputs, targets, number=6 * length))
     batch = {"input_ids": inputs, "labels": targets, "shift_labels": targets}
     output = model(**batch, num_items_in_batch=torch.tensor(6 * length))
     torch.autograd.backward(output["loss"])
-    passes.end(1.0)
+    watch.finish(1.0)
 
 
 SMALL: dict[str, Any] = {
@@ -671,7 +671,7 @@ def test_the_loss_of_a_router_is_refused(coefficient: float, dtype: torch.dtype)
     judge(of_kind("experts", output_router_logits=True, router_aux_loss_coef=0.0).to(dtype))
 
 
-def test_bfloat16_autocast_is_judged_as_well(store: Path, tmp_path: Path) -> None:
+def test_bfloat16_autocast_is_checked_as_well(store: Path, tmp_path: Path) -> None:
     hosted(store, tmp_path, SHORT, bf16=True).trainer.train()
     assert len(steps(tmp_path)) > 3
     with pytest.raises(SettingError, match="loss: must be .* trained on another one"):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from itertools import islice
 from math import nan
@@ -17,14 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
 from lengthen.core.schedule import Hold, steps
 from lengthen.data.store import Store
-from lengthen.evaluation.models import named
-from lengthen.evaluation.sample import sample
+from lengthen.evaluation.generate import sample
+from lengthen.evaluation.models import find_models
 from lengthen.exchange.export import export
-from lengthen.integrations.data_plan import factors
-from lengthen.integrations.plain import Course, Feed, RunLog, Step
+from lengthen.integrations.data_plan import learning_rates
+from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
 from lengthen.reporting.gather import gather
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import watch
@@ -36,13 +38,13 @@ from lengthen.util.errors import BusyError, DataError, SettingError
 from tests.conftest import Configure, trainer_of
 
 TOKENS = np.arange(3001, dtype=np.uint16)
-COURSE = Course(pacing=Linear(start=8, end=32, duration=6), rows=6, budget=1_800, reuse_after=2)
+PLAN = DataPlan(pacing=Linear(start=8, end=32, duration=6), rows=6, budget=1_800, reuse_after=2)
 
 
-def flat(feed: Feed) -> list[list[int]]:
+def flat(stream: BatchStream) -> list[list[int]]:
     return [
         [token for part in parts if part.share for token in part.inputs.flatten().tolist()]
-        for _, parts in feed
+        for _, parts in stream
     ]
 
 
@@ -53,10 +55,12 @@ def flat(feed: Feed) -> list[list[int]]:
 def test_ranks_and_passes_laid_end_to_end_are_the_step(
     passes: int, world_size: int, rows: int
 ) -> None:
-    course = replace(COURSE, rows=rows)
-    whole = list(Feed(TOKENS, course))
+    plan = replace(PLAN, rows=rows)
+    whole = list(BatchStream(TOKENS, plan))
     split = [
-        Feed(TOKENS, course, passes=passes, rank=rank, world_size=world_size)
+        BatchStream(
+            TOKENS, plan, gradient_accumulation_steps=passes, rank=rank, world_size=world_size
+        )
         for rank in range(world_size)
     ]
     for (step, (alone,)), *ranks in zip(whole, *split, strict=True):
@@ -70,8 +74,8 @@ def test_ranks_and_passes_laid_end_to_end_are_the_step(
 
 
 def test_a_pass_without_rows_has_a_blank_one_that_weighs_nothing() -> None:
-    feed = Feed(TOKENS, replace(COURSE, rows=2), passes=3)
-    _, parts = next(iter(feed))
+    stream = BatchStream(TOKENS, replace(PLAN, rows=2), gradient_accumulation_steps=3)
+    _, parts = next(iter(stream))
     assert [part.share for part in parts] == [0.0, 0.5, 0.5]
     assert parts[0].inputs.shape == parts[0].targets.shape == (1, 8)
 
@@ -79,15 +83,15 @@ def test_a_pass_without_rows_has_a_blank_one_that_weighs_nothing() -> None:
 def test_the_feed_is_what_our_own_trainer_reads(configured: Configure) -> None:
     config = configured(evaluation={"every_steps": 0, "probe_every_steps": 0})
     ours = trainer_of(config)
-    course = Course(
+    plan = DataPlan(
         pacing=Linear(start=8, end=64, duration=12),
         rows=8,
         budget=10_000,
         reuse_after=3,
         warmup_steps=4,
     )
-    feed = Feed(ours.store.train, course)
-    for step, _ in feed:
+    stream = BatchStream(ours.store.train, plan)
+    for step, _ in stream:
         record = ours.step()
         assert record is not None
         assert (step.number, step.tokens) == (record.step, record.tokens)
@@ -102,9 +106,9 @@ def test_the_sum_of_shares_times_mean_losses_has_the_gradient_of_the_step() -> N
     torch.manual_seed(0)
     model = nn.Embedding(3001, 3001).double()
 
-    def gradient(feed: Feed) -> torch.Tensor:
+    def gradient(stream: BatchStream) -> torch.Tensor:
         model.zero_grad()
-        _, parts = next(iter(feed))
+        _, parts = next(iter(stream))
         for inputs, targets, _, share in parts:
             logits = model(inputs).flatten(0, 1)
             loss = share * nn.functional.cross_entropy(logits, targets.flatten())
@@ -112,25 +116,60 @@ def test_the_sum_of_shares_times_mean_losses_has_the_gradient_of_the_step() -> N
         assert model.weight.grad is not None
         return model.weight.grad.clone()
 
-    whole = gradient(Feed(TOKENS, COURSE))
-    torch.testing.assert_close(gradient(Feed(TOKENS, COURSE, passes=4)), whole)
+    whole = gradient(BatchStream(TOKENS, PLAN))
+    torch.testing.assert_close(
+        gradient(BatchStream(TOKENS, PLAN, gradient_accumulation_steps=4)), whole
+    )
 
 
-# The token clock
+# A pacing of the user's own
+
+
+def by_hundreds(step: int) -> int:
+    return min(32, 8 + 8 * (step // 3))
+
+
+def test_any_function_of_the_step_is_a_pacing_and_a_resumed_stream_must_have_it_again() -> None:
+    plan = replace(PLAN, pacing=Custom(by_hundreds, end=32))
+    stream = BatchStream(TOKENS, plan)
+    lengths = [step.plan.length for step, _ in islice(stream, 7)]
+    assert lengths == [8, 8, 8, 16, 16, 16, 24]
+    assert plan.number_of_steps() == len(list(BatchStream(TOKENS, plan)))
+    saved = json.loads(json.dumps(stream.state_dict()))
+    again = BatchStream(TOKENS, replace(PLAN, pacing=Custom(by_hundreds, end=32)))
+    again.load_state_dict(saved)
+    assert flat(again) == flat(stream)
+    other = BatchStream(TOKENS, replace(PLAN, pacing=Custom(lambda _: 8, end=32)))
+    with pytest.raises(SettingError, match=r"^pacing: the checkpoint has .*by_hundreds"):
+        other.load_state_dict(saved)
+    saved["pacing_values"] = [[0, 8], [2, 16]]
+    with pytest.raises(SettingError, match=r"^pacing.function: gives other values than those of"):
+        again.load_state_dict(saved)
+
+
+def test_a_log_has_the_name_of_the_function(tmp_path: Path) -> None:
+    plan = replace(PLAN, pacing=Custom(by_hundreds, end=32))
+    RunLog(tmp_path / "run", plan).close()
+    table = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["pacing"]
+    name = f"{__name__}.by_hundreds"
+    assert table == {"kind": "custom", "of": "length", "function": name, "end": 32}
+
+
+# Learning rates by tokens
 
 
 def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
-    course = replace(COURSE, warmup_steps=3, floor=0.1, decay_tokens=1_500)
+    plan = replace(PLAN, warmup_steps=3, min_learning_rate=0.1, decay_tokens=1_500)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    rates, found = course.rates(optimizer), []
-    for _ in Feed(TOKENS, course):
+    rates, found = plan.lr_scheduler(optimizer), []
+    for _ in BatchStream(TOKENS, plan):
         optimizer.step()
         found.append(optimizer.param_groups[0]["lr"])
         rates.step()
-    wanted = [0.5 * shape.learning_rate for _, shape in steps(course.schedule)]
+    wanted = [0.5 * shape.learning_rate for _, shape in steps(plan.schedule)]
     assert found == pytest.approx(wanted)
     assert found[-1] == pytest.approx(0.05)
-    assert course.number_of_steps() == len(wanted)
+    assert plan.number_of_steps() == len(wanted)
 
 
 @given(
@@ -145,22 +184,22 @@ def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
 def test_the_number_and_the_rate_of_a_step_are_known_without_walking(
     pacing: Linear | Staged, hold: Hold, budget: int, warmup: int, step: int
 ) -> None:
-    course = Course(pacing=pacing, hold=hold, rows=6, budget=budget, warmup_steps=warmup)
-    walked = [shape for _, shape in steps(course.schedule)]
-    assert course.number_of_steps() == len(walked)
+    plan = DataPlan(pacing=pacing, hold=hold, rows=6, budget=budget, warmup_steps=warmup)
+    walked = [shape for _, shape in steps(plan.schedule)]
+    assert plan.number_of_steps() == len(walked)
     if step < len(walked):
-        assert factors(course.schedule)(step) == walked[step].learning_rate
+        assert learning_rates(plan.schedule)(step) == walked[step].learning_rate
 
 
 def test_forty_million_steps_are_counted_and_rated_at_once() -> None:
-    course = replace(COURSE, rows=8, budget=10**10)
-    assert course.number_of_steps() == 6 + (10**10 - 768) // 256
-    assert factors(course.schedule)(39_062_502) == pytest.approx(0, abs=1e-12)
+    plan = replace(PLAN, rows=8, budget=10**10)
+    assert plan.number_of_steps() == 6 + (10**10 - 768) // 256
+    assert learning_rates(plan.schedule)(39_062_502) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_scheduler_that_was_saved_goes_on_and_its_file_is_of_plain_values(tmp_path: Path) -> None:
     def scheduler() -> torch.optim.lr_scheduler.LambdaLR:
-        return COURSE.rates(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5))
+        return PLAN.lr_scheduler(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5))
 
     one, two = scheduler(), scheduler()
     for _ in range(5):
@@ -179,10 +218,10 @@ def test_a_scheduler_that_was_saved_goes_on_and_its_file_is_of_plain_values(tmp_
 
 @given(after=st.integers(0, 12))
 def test_a_restored_feed_goes_on_as_the_unbroken_one(after: int) -> None:
-    unbroken = Feed(TOKENS, COURSE, passes=2)
+    unbroken = BatchStream(TOKENS, PLAN, gradient_accumulation_steps=2)
     _ = list(islice(unbroken, after))
     state = json.loads(json.dumps(unbroken.state_dict()))
-    restored = Feed(TOKENS, COURSE)
+    restored = BatchStream(TOKENS, PLAN)
     restored.load_state_dict(state)
     assert flat(restored) == flat(unbroken)
 
@@ -190,26 +229,28 @@ def test_a_restored_feed_goes_on_as_the_unbroken_one(after: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 3}, "seed: the checkpoint has 0, got 3; a run keeps its course but for the bud"),
+        ({"seed": 3}, "seed: the checkpoint has 0, got 3; a run keeps its plan but for the bud"),
         ({"rows": 7}, "rows: the checkpoint has 6, got 7"),
         ({"pacing": Constant(end=32)}, "pacing: the checkpoint has {'kind': 'linear'"),
     ],
 )
 def test_another_course_is_refused(changes: dict[str, Any], message: str) -> None:
-    saved = Feed(TOKENS, COURSE).state_dict()
+    saved = BatchStream(TOKENS, PLAN).state_dict()
     with pytest.raises(SettingError) as error:
-        Feed(TOKENS, replace(COURSE, **changes)).load_state_dict(saved)
+        BatchStream(TOKENS, replace(PLAN, **changes)).load_state_dict(saved)
     assert str(error.value).startswith(message)
 
 
 def test_a_course_with_lists_comes_back_from_json_as_itself() -> None:
-    course = replace(COURSE, pacing=Staged(values=(8, 32), boundaries=(5,)))
-    Feed(TOKENS, course).load_state_dict(json.loads(json.dumps(Feed(TOKENS, course).state_dict())))
+    plan = replace(PLAN, pacing=Staged(values=(8, 32), boundaries=(5,)))
+    BatchStream(TOKENS, plan).load_state_dict(
+        json.loads(json.dumps(BatchStream(TOKENS, plan).state_dict()))
+    )
 
 
 def test_another_corpus_is_refused() -> None:
     with pytest.raises(SettingError, match="store: the checkpoint was trained on one of 93 seq"):
-        Feed(TOKENS[:2000], COURSE).load_state_dict(Feed(TOKENS, COURSE).state_dict())
+        BatchStream(TOKENS[:2000], PLAN).load_state_dict(BatchStream(TOKENS, PLAN).state_dict())
 
 
 # Mistakes
@@ -218,14 +259,17 @@ def test_another_corpus_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 0}, "batch.rows: must be at least 1, got 0"),
+        ({"rows": 0}, "batch.rows: must be from 1 to 1099511627776, got 0"),
         ({"budget": 10}, "budget.tokens: must be at least one step (48 tokens), got 10"),
         ({"full_length": 16}, "pacing.end: must be at most model.length (16), got 32"),
-        ({"hold": "row"}, "batch.hold: must be 'rows' or 'tokens', got 'row'"),
-        ({"floor": 1.5}, "floor: must be from 0 to 1, a share of the peak, got 1.5"),
+        ({"hold": "row"}, "batch.hold: no such way, got 'row'; did you mean 'rows'?"),
+        (
+            {"min_learning_rate": 1.5},
+            "min_learning_rate: must be from 0 to 1, a share of the optimizer's own, got 1.5",
+        ),
         (
             {"pacing": Linear(of="rows", start=1, end=6, duration=3)},
-            "full_length: is missing; a pacing of rows does not say it",
+            "full_length: is missing; a pacing of rows does not give it",
         ),
         (
             {"pacing": Adaptive(start=8, end=32)},
@@ -237,19 +281,22 @@ def test_a_mistake_is_one_line_that_names_the_setting(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SettingError) as error:
-        replace(COURSE, **changes)
+        replace(PLAN, **changes)
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("where", [{"rank": 2, "world_size": 2}, {"rank": -1}, {"passes": 0}])
+@pytest.mark.parametrize(
+    "where",
+    [{"rank": 2, "world_size": 2}, {"rank": -1}, {"gradient_accumulation_steps": 0}],
+)
 def test_a_place_that_does_not_exist_is_refused(where: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="must be"):
-        Feed(TOKENS, COURSE, **where)
+        BatchStream(TOKENS, PLAN, **where)
 
 
 def test_a_corpus_without_one_sequence_is_refused() -> None:
     with pytest.raises(DataError, match="corpus: has 30 tokens"):
-        Feed(TOKENS[:30], COURSE)
+        BatchStream(TOKENS[:30], PLAN)
 
 
 # The log
@@ -258,15 +305,15 @@ def test_a_corpus_without_one_sequence_is_refused() -> None:
 def train(
     out: Path, number: int, saved: dict[str, Any] | None = None, store: Store | None = None
 ) -> dict[str, Any]:
-    """Train a bigram model to step `number`, and return the state of feed and log there."""
+    """Train a bigram model to step `number`, and return the state of stream and log there."""
     torch.manual_seed(0)
     model = nn.Embedding(3001, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    feed = Feed(TOKENS, COURSE)
+    stream = BatchStream(TOKENS, PLAN)
     if saved is not None:
-        feed.load_state_dict(saved["feed"])
-    log = RunLog(out, COURSE, store=store, saved=saved["log"] if saved else None)
-    for step, ((inputs, _, _, share),) in feed:
+        stream.load_state_dict(saved["stream"])
+    log = RunLog(out, PLAN, store=store, saved=saved["log"] if saved else None)
+    for step, ((inputs, _, _, share),) in stream:
         loss = share * model(inputs).square().mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -278,7 +325,7 @@ def train(
             log.evaluation(loss.item(), side_seconds=0.5)
         if step.number == number:
             break
-    state = {"feed": feed.state_dict(), "log": log.state_dict()}
+    state = {"stream": stream.state_dict(), "log": log.state_dict()}
     log.finish()
     return state
 
@@ -323,28 +370,28 @@ def test_lines_behind_the_state_are_set_aside(tmp_path: Path) -> None:
 def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(SettingError, match=f"out: must be a new directory, this one has a {name}"):
-        RunLog(tmp_path, COURSE)
+        RunLog(tmp_path, PLAN)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_run_that_ended_before_its_first_step_is_begun_anew(tmp_path: Path) -> None:
-    RunLog(tmp_path, COURSE).close()
-    RunLog(tmp_path, replace(COURSE, seed=7)).close()
+    RunLog(tmp_path, PLAN).close()
+    RunLog(tmp_path, replace(PLAN, seed=7)).close()
     assert "seed = 7" in RunPaths(tmp_path).config.read_text()
 
 
 def test_a_state_of_another_directory_is_refused(tmp_path: Path) -> None:
     state = train(tmp_path / "run", 3)
     with pytest.raises(SettingError, match="out: must be the run of the checkpoint, whose metrics"):
-        RunLog(tmp_path / "other", COURSE, saved=state["log"])
+        RunLog(tmp_path / "other", PLAN, saved=state["log"])
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(nan, 1.0), (1.0, float("inf")), (nan, nan)])
 def test_what_is_not_finite_is_recorded_as_it_is(tmp_path: Path, loss: float, norm: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    log = RunLog(tmp_path / "run", COURSE)
+    log = RunLog(tmp_path / "run", PLAN)
     for (step, _), (one_loss, one_norm) in zip(
-        Feed(TOKENS, COURSE), [(2.0, 1.0), (loss, norm), (3.0, 1.0)], strict=False
+        BatchStream(TOKENS, PLAN), [(2.0, 1.0), (loss, norm), (3.0, 1.0)], strict=False
     ):
         log.step(step, loss=one_loss, grad_norm=one_norm, optimizer=optimizer)
     log.close()
@@ -362,8 +409,8 @@ NUMBERS += [torch.tensor(2.0, requires_grad=True)]
 
 
 def begun(out: Path) -> tuple[RunLog, Step, torch.optim.Optimizer]:
-    (step, _), *_ = Feed(TOKENS, COURSE)
-    return RunLog(out, COURSE), step, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    (step, _), *_ = BatchStream(TOKENS, PLAN)
+    return RunLog(out, PLAN), step, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
 
 
 @pytest.mark.parametrize("two", NUMBERS, ids=lambda two: f"{type(two).__module__} {two!r}")
@@ -405,14 +452,14 @@ def test_a_directory_has_one_log_in_a_process(tmp_path: Path) -> None:
     log, step, optimizer = begun(tmp_path)
     message = f"{tmp_path} is in use by pid {os.getpid()} on .*, which is this process; close the"
     with pytest.raises(BusyError, match=message):
-        RunLog(tmp_path, COURSE)
+        RunLog(tmp_path, PLAN)
     log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
     state = log.state_dict()
     for saved in (None, state):
         with pytest.raises(BusyError, match=message):
-            RunLog(tmp_path, COURSE, saved=saved)
+            RunLog(tmp_path, PLAN, saved=saved)
     log.close()
-    RunLog(tmp_path, COURSE, saved=state).close()
+    RunLog(tmp_path, PLAN, saved=state).close()
 
 
 def test_a_directory_has_one_log_among_processes_until_its_process_dies(tmp_path: Path) -> None:
@@ -422,9 +469,9 @@ def test_a_directory_has_one_log_among_processes_until_its_process_dies(tmp_path
     script = f"""
 import signal, sys
 from lengthen.util.errors import LengthenError
-from tests.integrations.test_plain import COURSE, RunLog
+from tests.integrations.test_plain import PLAN, RunLog
 try:
-    log = RunLog({str(tmp_path)!r}, COURSE, saved={state!r})
+    log = RunLog({str(tmp_path)!r}, PLAN, saved={state!r})
     print("mine", flush=True)
     signal.pause()
 except LengthenError as error:
@@ -441,9 +488,9 @@ except LengthenError as error:
         assert other.stdout is not None
         assert other.stdout.readline() == "mine\n"
         with pytest.raises(BusyError, match=f"pid {other.pid} on .*; wait for it, or stop it"):
-            RunLog(tmp_path, COURSE, saved=state)
+            RunLog(tmp_path, PLAN, saved=state)
         other.kill()
-    RunLog(tmp_path, COURSE, saved=state).close()
+    RunLog(tmp_path, PLAN, saved=state).close()
 
 
 def test_our_own_trainer_and_a_log_keep_out_of_each_others_directory(
@@ -454,7 +501,7 @@ def test_our_own_trainer_and_a_log_keep_out_of_each_others_directory(
         pass
     log.close()
     with owned(tmp_path), pytest.raises(BusyError, match="is in use by"):
-        RunLog(tmp_path, COURSE)
+        RunLog(tmp_path, PLAN)
 
 
 def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path) -> None:
@@ -465,7 +512,7 @@ def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path)
         lambda: resume(root, quiet=True),
         lambda: export(root, tmp_path / "hf"),
         lambda: list(sample(root)),
-        lambda: named([root], None)[0].config,
+        lambda: find_models([root], None)[0].config,
     ):
         with pytest.raises(SettingError, match=cause):
             use()

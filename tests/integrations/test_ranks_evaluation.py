@@ -29,4 +29,4 @@ def test_rows_of_somebody_else_are_refused_where_they_would_be_filled_up(tmp_pat
     rows = [{"input_ids": torch.zeros(4), "labels": torch.zeros(4)}] * 3
     args = arguments(tmp_path, per_device_eval_batch_size=2)
     with pytest.raises(SettingError, match="eval_dataset: must have a number of rows that 2 div"):
-        transformers._rows_of_rank(rows, args)
+        transformers._rows_of_this_rank(rows, args)

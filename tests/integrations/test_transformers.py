@@ -29,8 +29,8 @@ from lengthen.analysis.summary import summarise, time_to
 from lengthen.cli.main import main
 from lengthen.core.pacing import Constant, Fixed, Linear
 from lengthen.experiments.compare.verdicts import verdicts
-from lengthen.integrations.arguments import REQUIRED, check
-from lengthen.integrations.plain import Feed
+from lengthen.integrations.arguments import REQUIRED, check_arguments
+from lengthen.integrations.plain import BatchStream
 from lengthen.integrations.transformers import LengthenDataset
 from lengthen.reporting.gather import gather
 from lengthen.reporting.text import lines
@@ -40,7 +40,7 @@ from lengthen.run.records import StepRecord, to_json
 from lengthen.util.errors import CheckpointError, SettingError
 from tests.conftest import Configure, trainer_of
 from tests.integrations.hosted import (
-    COURSE,
+    PLAN,
     RATE,
     RIGHT,
     Hosted,
@@ -73,8 +73,8 @@ def by_step(seen: list[Any], passes: int) -> Iterator[tuple[list[Any], list[Any]
 @pytest.mark.parametrize(
     ("pacing", "hold", "leftovers"),
     [
-        (COURSE.pacing, "rows", "requeue"),
-        (COURSE.pacing, "rows", "drop"),
+        (PLAN.pacing, "rows", "requeue"),
+        (PLAN.pacing, "rows", "drop"),
         (Linear(start=8, end=64, duration=6), "tokens", "requeue"),
         (Linear(of="rows", start=1, end=10, duration=8, multiple=1), "rows", "requeue"),
         (Constant(end=64), "rows", "requeue"),
@@ -84,12 +84,12 @@ def by_step(seen: list[Any], passes: int) -> Iterator[tuple[list[Any], list[Any]
 def test_every_step_is_that_of_our_own_trainer_to_the_token(
     configured: Configure, store: Path, tmp_path: Path, pacing: Fixed, hold: Any, leftovers: Any
 ) -> None:
-    course = replace(COURSE, pacing=pacing, full_length=64, hold=hold, leftovers=leftovers)
+    plan = replace(PLAN, pacing=pacing, full_length=64, hold=hold, leftovers=leftovers)
     config = configured(
         pacing={name: getattr(pacing, name) for name in vars(pacing)} | {"kind": pacing.kind},
         batch={"rows": 10, "hold": hold, "leftovers": leftovers, "micro_tokens": 128},
         optimizer={"learning_rate": RATE},
-        budget={"tokens": course.budget},
+        budget={"tokens": plan.budget},
         evaluation={"every_steps": 0, "probe_every_steps": 0},
     )
     ours = trainer_of(config)
@@ -105,7 +105,7 @@ def test_every_step_is_that_of_our_own_trainer_to_the_token(
         records.append(record)
         trained.append(([], []))
 
-    theirs = hosted(store, tmp_path, course)
+    theirs = hosted(store, tmp_path, plan)
     seen = passes_of(theirs.model)
     theirs.trainer.train()
     assert list(by_step(seen, passes=4)) == trained[:-1]
@@ -134,16 +134,16 @@ class Gradients(TrainerCallback):
 def test_a_step_has_the_gradient_of_its_mean_loss_over_tokens(
     store: Path, tmp_path: Path, rows: int
 ) -> None:
-    course = replace(COURSE, rows=rows, budget=rows * 200)
+    plan = replace(PLAN, rows=rows, budget=rows * 200)
     kept = Gradients()
     # Without clipping, and with a rate of 0: all steps have the same weights.
-    theirs = hosted(store, tmp_path, course, rate=0.0, max_grad_norm=0)
+    theirs = hosted(store, tmp_path, plan, rate=0.0, max_grad_norm=0)
     theirs.trainer.add_callback(kept)
     theirs.trainer.train()
     model = llama()
-    feed = Feed(theirs.dataset.store.train, course)
+    stream = BatchStream(theirs.dataset.store.train, plan)
     for (step, ((inputs, targets, _, share),)), logged, gradient in zip(
-        feed, steps(tmp_path), kept.kept, strict=True
+        stream, steps(tmp_path), kept.kept, strict=True
     ):
         logits = model(input_ids=inputs).logits
         total = nn.functional.cross_entropy(
@@ -206,9 +206,9 @@ def test_a_checkpoint_holds_the_ledger_of_the_last_trained_step(
     host.trainer.train()
     state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
     saved = state["stateful_callbacks"]["LengthenCallback"]["attributes"]
-    feed = Feed(host.dataset.store.train, COURSE)
-    _ = list(islice(feed, 5))
-    assert {name: saved[name] for name in feed.state_dict()} == feed.state_dict()
+    stream = BatchStream(host.dataset.store.train, PLAN)
+    _ = list(islice(stream, 5))
+    assert {name: saved[name] for name in stream.state_dict()} == stream.state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +222,8 @@ def broken_off(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_goes_on_to_a_larger_budget(store: Path, broken_off: Path, tmp_path: Path) -> None:
     out = tmp_path / "on"
     shutil.copytree(broken_off, out)
-    course = replace(COURSE, budget=7_000, decay_tokens=6_000)
-    hosted(store, out, course).trainer.train(resume_from_checkpoint=str(out / "checkpoint-4"))
+    plan = replace(PLAN, budget=7_000, decay_tokens=6_000)
+    hosted(store, out, plan).trainer.train(resume_from_checkpoint=str(out / "checkpoint-4"))
     assert 6_000 < (steps(out)[-1].tokens or 0) <= 7_000
     assert "tokens = 7000" in RunPaths(out / "run").config.read_text()
 
@@ -231,7 +231,7 @@ def test_a_run_goes_on_to_a_larger_budget(store: Path, broken_off: Path, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "seed: the checkpoint has 0, got 1; a run keeps its course"),
+        ({"seed": 1}, "seed: the checkpoint has 0, got 1; a run keeps its plan"),
         ({"rows": 11}, "rows: the checkpoint has 10, got 11"),
         ({"budget": 7_000}, "decay_tokens: the checkpoint has 6000, got 7000"),
     ],
@@ -239,7 +239,7 @@ def test_a_run_goes_on_to_a_larger_budget(store: Path, broken_off: Path, tmp_pat
 def test_a_resume_of_another_course_is_refused(
     store: Path, broken_off: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    trainer = hosted(store, tmp_path, replace(COURSE, **changes)).trainer
+    trainer = hosted(store, tmp_path, replace(PLAN, **changes)).trainer
     with pytest.raises(SettingError, match=message):
         trainer.train(resume_from_checkpoint=str(broken_off / "checkpoint-4"))
 
@@ -305,12 +305,12 @@ def test_a_loss_that_is_not_finite_is_recorded_as_it_is_and_so_are_those_after_i
 def six_runs(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two variants of three seeds."""
     root = tmp_path_factory.mktemp("runs")
-    for name, pacing in {"slw": COURSE.pacing, "baseline": Constant(end=64)}.items():
+    for name, pacing in {"slw": PLAN.pacing, "baseline": Constant(end=64)}.items():
         for seed in range(3):
-            course = replace(COURSE, pacing=pacing, seed=seed, rows=3, budget=1_000)
+            plan = replace(PLAN, pacing=pacing, seed=seed, rows=3, budget=1_000)
             out = root / name / f"seed-{seed}"
             changes: dict[str, Any] = {"gradient_accumulation_steps": 1, "eval_steps": 2}
-            hosted(store, out, course, eval_strategy="steps", **changes).trainer.train()
+            hosted(store, out, plan, eval_strategy="steps", **changes).trainer.train()
     return root
 
 
@@ -350,7 +350,7 @@ def test_the_evaluation_and_the_probe_are_of_whole_sequences(six_runs: Path, sto
     (at_ten,) = (one for one in run.metrics.evaluations if one.step == probe.step == 10)
     # Both are of the first 8 sequences of the validation part.
     assert probe.loss == pytest.approx(at_ten.loss, rel=1e-6)
-    dataset = LengthenDataset(store, COURSE)
+    dataset = LengthenDataset(store, PLAN)
     rows = dataset.validation(512)
     assert {tuple(row["input_ids"].shape) for row in rows} == {(64,)}
     assert torch.equal(rows[0]["shift_labels"][:-1], rows[0]["input_ids"][1:])
@@ -363,7 +363,7 @@ def test_the_evaluation_and_the_probe_are_of_whole_sequences(six_runs: Path, sto
 def test_right_arguments_are_the_ones_that_the_rules_name(tmp_path: Path) -> None:
     rules = {name: wanted for name, wanted, _ in REQUIRED}
     assert rules.items() >= {k: v for k, v in RIGHT.items() if k in rules}.items()
-    check(arguments(tmp_path), 3)
+    check_arguments(arguments(tmp_path), 3)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_right_arguments_are_the_ones_that_the_rules_name(tmp_path: Path) -> Non
         ("label_smoothing_factor", 0.1, "label_smoothing_factor=0"),
         ("auto_find_batch_size", True, "auto_find_batch_size=False"),
         ("num_train_epochs", 3.0, "num_train_epochs=1"),
-        ("max_steps", 1_000, "give the course a larger budget"),
+        ("max_steps", 1_000, "give the plan a larger budget"),
         ("accelerator_config", {"dispatch_batches": True}, "{'dispatch_batches': False}"),
         ("accelerator_config", {"split_batches": True}, "{'split_batches': False}"),
     ],
@@ -400,7 +400,7 @@ def test_a_wrong_argument_is_one_line_with_the_value_to_give(
 def test_what_is_not_supported_yet_is_said(tmp_path: Path, argument: str) -> None:
     given = SimpleNamespace(**{**vars(arguments(tmp_path)), "n_gpu": 1, argument: "some"})
     with pytest.raises(SettingError, match=f"^{argument}: must be absent: .* not supported yet"):
-        check(given, 10)
+        check_arguments(given, 10)
 
 
 def test_several_devices_in_one_process_are_refused(tmp_path: Path) -> None:
@@ -408,13 +408,13 @@ def test_several_devices_in_one_process_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SettingError, match="n_gpu: must be at most 1 .* got 4; start with torchrun"
     ):
-        check(given, 10)
+        check_arguments(given, 10)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_position_embeddings": 32}, "must be at least 64, the full length of the course"),
+        ({"max_position_embeddings": 32}, "must be at least 64, the full length of the plan"),
         ({"vocab_size": 100}, "must be at least 257, the vocabulary of the store, got 100"),
     ],
 )
@@ -437,7 +437,7 @@ def test_a_collator_that_changes_rows_is_refused(store: Path, tmp_path: Path) ->
 
 def test_a_dataset_of_another_callback_is_refused(store: Path, tmp_path: Path) -> None:
     trainer = hosted(store, tmp_path).trainer
-    other = LengthenDataset(store, COURSE)
+    other = LengthenDataset(store, PLAN)
     other.divide(4, 1)
     trainer.train_dataset = other
     with pytest.raises(SettingError, match="train_dataset: must be the dataset that the callback"):
@@ -445,7 +445,7 @@ def test_a_dataset_of_another_callback_is_refused(store: Path, tmp_path: Path) -
 
 
 def test_a_dataset_without_its_callback_is_refused(store: Path, tmp_path: Path) -> None:
-    dataset = LengthenDataset(store, COURSE)
+    dataset = LengthenDataset(store, PLAN)
     with pytest.raises(SettingError, match=r"callbacks: must have the dataset's own; give Trainer"):
         Trainer(llama(), arguments(tmp_path), train_dataset=dataset).train()
 
@@ -454,7 +454,7 @@ def test_a_dataset_without_its_callback_is_refused(store: Path, tmp_path: Path) 
 
 
 def test_a_worker_gets_positions_and_opens_the_store_itself(store: Path) -> None:
-    dataset = LengthenDataset(store, COURSE)
+    dataset = LengthenDataset(store, PLAN)
     dataset.divide(4, 1)
     packed = pickle.dumps(dataset)
     assert len(packed) < 4096
@@ -517,4 +517,4 @@ def test_processes_that_do_not_know_of_each_other_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     rule = r"world_size: must be the 2 processes that were started \(WORLD_SIZE\), got 1; .*use_cpu"
     with pytest.raises(SettingError, match=rule):
-        check(given, 10)
+        check_arguments(given, 10)

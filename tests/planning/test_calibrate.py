@@ -1,4 +1,4 @@
-"""Calibration: machines whose seconds are known by a formula are told rightly, and in time."""
+"""Calibration: machines whose seconds are known by a formula are estimated rightly, and in time."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +13,15 @@ from lengthen.data.stream import Step
 from lengthen.model import cost
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import (
-    KNOTS,
     REPEATS,
-    Measured,
-    Rated,
+    SHAPES,
+    GivenSpeed,
+    MeasuredSpeed,
     StepShape,
-    calibrated,
-    given,
-    knot_shapes,
-    measured,
+    given_speed,
+    measure_speed,
+    shapes_to_try,
+    speed_from,
 )
 from lengthen.run.records import StepRecord
 from lengthen.training.trainer import Trainer
@@ -60,8 +60,8 @@ class Machine:
         return seconds
 
 
-def speed_of(machine: Machine, shapes: list[StepShape], limit: float = 20.0) -> Measured:
-    return measured(MODEL, MICRO, knot_shapes(shapes, MICRO), machine.step, limit)
+def speed_of(machine: Machine, shapes: list[StepShape], limit: float = 20.0) -> MeasuredSpeed:
+    return speed_from(MODEL, MICRO, shapes_to_try(shapes, MICRO), machine.step, limit)
 
 
 @pytest.mark.parametrize("shapes", [HELD_ROWS, HELD_TOKENS, PACED_ROWS])
@@ -71,29 +71,29 @@ def speed_of(machine: Machine, shapes: list[StepShape], limit: float = 20.0) -> 
     per_token=st.floats(1e-5, 1e-3),
     per_pair=st.floats(0, 1e-6),
 )
-def test_a_known_machine_is_told_within_a_tenth(
+def test_a_known_machine_is_estimated_within_a_tenth(
     shapes: list[StepShape], update: float, each: float, per_token: float, per_pair: float
 ) -> None:
     machine = Machine(update, each, per_row=0.0, per_token=per_token, per_pair=per_pair)
     speed = speed_of(machine, shapes)
-    told = sum(speed.seconds(*shape) for shape in shapes)
+    estimated = sum(speed.seconds(*shape) for shape in shapes)
     true = sum(machine.step(*shape) for shape in shapes)
-    assert told == pytest.approx(true, rel=0.1)
+    assert estimated == pytest.approx(true, rel=0.1)
 
 
-def test_a_shape_that_was_tried_whole_is_told_exactly() -> None:
+def test_a_shape_that_was_tried_whole_is_estimated_exactly() -> None:
     machine = Machine()
     speed = speed_of(machine, HELD_ROWS)
     for shape in (HELD_ROWS[0], HELD_ROWS[-1]):
         assert speed.seconds(*shape) == pytest.approx(machine.step(*shape))
 
 
-def test_the_smallest_and_the_largest_passes_are_tried_and_a_few_between() -> None:
-    chosen = knot_shapes(HELD_ROWS, MICRO)
+def test_the_smallest_and_the_largest_micro_batches_are_tried_and_a_few_between() -> None:
+    chosen = shapes_to_try(HELD_ROWS, MICRO)
     assert chosen[0] == (32, 16)
     assert accumulation_steps(*chosen[-1][:1], 1, chosen[-1][1], MICRO) * MICRO == 32 * 256
-    assert len(chosen) == KNOTS
-    assert knot_shapes([(8, 64)], MICRO) == [(8, 64)]
+    assert len(chosen) == SHAPES
+    assert shapes_to_try([(8, 64)], MICRO) == [(8, 64)]
 
 
 @pytest.mark.parametrize("slowness", [1, 30, 200])
@@ -101,10 +101,10 @@ def test_the_time_is_kept(slowness: int) -> None:
     machine = Machine(per_token=1e-5 * slowness)
     speed_of(machine, [(512, length) for length in range(16, 257, 8)], limit=20.0)
     assert machine.spent < (25 if slowness < 200 else 50)  # a pass of 8 seconds, once each
-    assert len(machine.asked) <= (KNOTS + 1) * (REPEATS + 1)
+    assert len(machine.asked) <= (SHAPES + 1) * (REPEATS + 1)
 
 
-def test_of_a_long_step_a_few_passes_are_tried() -> None:
+def test_of_a_long_step_a_few_micro_batches_are_tried() -> None:
     machine = Machine(per_token=5e-4)
     speed = speed_of(machine, [(512, 256)])
     tried = max(rows for rows, _ in machine.asked)
@@ -113,17 +113,17 @@ def test_of_a_long_step_a_few_passes_are_tried() -> None:
 
 
 def test_given_speeds_are_taken_as_they_are() -> None:
-    speed = given(MODEL, "100T")
+    speed = given_speed(MODEL, "100T")
     assert speed.seconds(32, 256) == cost.flops(MODEL, 32, 256) / 1e14
-    assert speed.told == "as given"
-    again = given(MODEL, "100T", recompute=True)
+    assert speed.source == "as given"
+    again = given_speed(MODEL, "100T", recompute=True)
     assert again.seconds(32, 256) == cost.flops(MODEL, 32, 256, recompute=True) / 1e14
 
 
 @pytest.mark.parametrize("text", ["fast", "0", "-3", "1.5"])
 def test_a_speed_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match=r"--flops: must be"):
-        given(MODEL, text)
+        given_speed(MODEL, text)
 
 
 def tiny(configured: Configure, **tables: dict[str, object]) -> Config:
@@ -145,8 +145,8 @@ def test_the_steps_are_the_trainers_own_and_nothing_is_written(
 
     monkeypatch.setattr(Trainer, "train_on", watched)
     # However busy this machine is, there is time for whole steps of all shapes.
-    speed = calibrated(tiny(configured), 256, [(8, 8), (8, 64), (3, 64)], limit=60.0)
-    assert isinstance(speed, Measured)
+    speed = measure_speed(tiny(configured), 256, [(8, 8), (8, 64), (3, 64)], limit=60.0)
+    assert isinstance(speed, MeasuredSpeed)
     assert {(1, 1), (5, 1), (8, 8), (8, 64), (3, 64)} <= set(seen)
     assert speed.seconds(8, 8) > 0
     assert speed.seconds(8, 64) > 0
@@ -165,7 +165,7 @@ def test_every_kind_of_configuration_can_be_tried(
     configured: Configure, pacing: dict[str, object], batch: dict[str, object]
 ) -> None:
     config = tiny(configured, pacing=pacing, batch=batch, budget={"tokens": 10_000})
-    speed = calibrated(config, 256, [(4, 64)], limit=0.2)
+    speed = measure_speed(config, 256, [(4, 64)], limit=0.2)
     assert speed.seconds(4, 64) > 0
 
 
@@ -174,19 +174,19 @@ def test_every_kind_of_configuration_can_be_tried(
     [
         (1e9, 4, "steps of 4 shapes tried here"),
         (1.4e8, 3, "steps of 3 shapes tried here"),
-        (8e7, 3, "steps of 3 shapes tried here, in passes of 128 tokens"),
+        (8e7, 3, "steps of 3 shapes tried here, in micro-batches of 128 tokens"),
         (1e7, 0, "70% of the matrix products here: too slow to be tried"),
     ],
 )
-def test_a_slow_machine_tries_fewer_shapes_then_smaller_passes_then_none(
+def test_a_slow_machine_tries_fewer_shapes_then_smaller_micro_batches_then_none(
     configured: Configure, monkeypatch: pytest.MonkeyPatch, peak: float, shapes: int, told: str
 ) -> None:
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: peak)
     monkeypatch.setattr(calibrate, "real_steps", lambda *_: Machine().step)
-    speed = calibrated(tiny(configured), 256, [(8, n) for n in (8, 16, 32, 64)], limit=1.0)
-    assert speed.told == told
-    if isinstance(speed, Measured):
-        assert len(speed.knots) == shapes
+    speed = measure_speed(tiny(configured), 256, [(8, n) for n in (8, 16, 32, 64)], limit=1.0)
+    assert speed.source == told
+    if isinstance(speed, MeasuredSpeed):
+        assert len(speed.tried) == shapes
         assert speed.micro_tokens == 256  # the run's, whatever was tried
 
 
@@ -198,9 +198,9 @@ def test_in_double_precision_a_model_is_too_large_at_half_the_size(
     monkeypatch.setattr(calibrate, "memory_limit", lambda device: limit)
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: 1e9)
     monkeypatch.setattr(calibrate, "real_steps", lambda *_: Machine().step)
-    assert "too large to be tried" in calibrated(config, 256, [(8, 64)], limit=1.0).told
+    assert "too large to be tried" in measure_speed(config, 256, [(8, 64)], limit=1.0).source
     single = tiny(configured)
-    assert "tried here" in calibrated(single, 256, [(8, 64)], limit=1.0).told
+    assert "tried here" in measure_speed(single, 256, [(8, 64)], limit=1.0).source
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_model_that_is_too_much_is_not_even_built(
     config = tiny(configured, budget={"tokens": 10_000})
     model = config.model.model_copy(update={"layers": layers, "width": width})
     config = config.model_copy(update={"model": model})
-    speed = calibrated(config, 256, [(8, 64)], limit=0.01)
-    assert isinstance(speed, Rated)
-    assert speed.told == f"70% of the matrix products here: {reason} to be tried"
+    speed = measure_speed(config, 256, [(8, 64)], limit=0.01)
+    assert isinstance(speed, GivenSpeed)
+    assert speed.source == f"70% of the matrix products here: {reason} to be tried"
     assert speed.flops_per_second == pytest.approx(0.7e9)

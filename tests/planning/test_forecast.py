@@ -1,6 +1,5 @@
 """Forecasts: one column each, the same lines, and a picture that any browser shows."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +17,15 @@ from lengthen.planning import forecast as forecast_module
 from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure
-from tests.reporting.test_figures import points_of
-from tests.reporting.test_legend import panels_in, well_laid
+from tests.reporting.drawn import lines as drawn_lines
+from tests.reporting.drawn import texts
 
 Words = list[str]
 Forecasts = Callable[..., list[Forecast]]
 
 
 @pytest.fixture
-def foreseen(configured: Configure) -> Forecasts:
+def forecast_of(configured: Configure) -> Forecasts:
     """Give forecasts of the tiny configuration, with any tables changed for each name."""
 
     def found(**variants: dict[str, Any]) -> list[Forecast]:
@@ -36,16 +35,16 @@ def foreseen(configured: Configure) -> Forecasts:
     return found
 
 
-def test_every_configuration_has_the_same_lines(foreseen: Forecasts) -> None:
-    slw, baseline = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+def test_every_configuration_has_the_same_lines(forecast_of: Forecasts) -> None:
+    slw, baseline = forecast_of(slw={}, baseline={"pacing": {"kind": "constant"}})
     assert [name for name, _ in lines(slw)] == [name for name, _ in lines(baseline, slw)]
     found = table([slw, baseline])
     assert found.columns == ("", "slw", "baseline")
     assert [row[1] for row in found.rows] == [text for _, text in lines(slw)]
 
 
-def test_flops_and_seconds_stand_beside_those_of_the_first(foreseen: Forecasts) -> None:
-    one, twice = foreseen(one={}, twice={"budget": {"tokens": 20_000}})
+def test_flops_and_seconds_stand_beside_those_of_the_first(forecast_of: Forecasts) -> None:
+    one, twice = forecast_of(one={}, twice={"budget": {"tokens": 20_000}})
     factor = twice.plan.flops / one.plan.flops
     texts = dict(lines(twice, one))
     assert texts["arithmetic"].endswith(f"({factor:.3g} x)")
@@ -53,23 +52,29 @@ def test_flops_and_seconds_stand_beside_those_of_the_first(foreseen: Forecasts) 
     assert " x)" not in "".join(text for _, text in lines(one))
 
 
-def test_at_a_given_speed_seconds_are_flops_over_it(foreseen: Forecasts) -> None:
-    (one,) = foreseen(one={})
+def test_at_a_given_speed_seconds_are_flops_over_it(forecast_of: Forecasts) -> None:
+    (one,) = forecast_of(one={})
     assert one.duration == pytest.approx(one.plan.flops / 1e6)
     assert dict(lines(one))["speed"] == "0 GFLOP/s, as given"
 
 
-def test_the_rate_is_told_in_steps_and_in_tokens(foreseen: Forecasts) -> None:
-    (one,) = foreseen(one={"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 5000}})
+def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
+    (one,) = forecast_of(one={"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 5000}})
     plan, texts = one.plan, dict(lines(one))
-    assert texts["warm-up of the rate"] == "4 steps, 384 tokens, up to 0.01"
+    assert texts["warm-up of the learning rate"] == "4 steps, 384 tokens, up to 0.01"
     assert plan.full is not None
-    assert texts["rate at full length"] == f"{plan.full.rate:.3g} at its first step, 13"
+    assert (
+        texts["learning rate at full length"]
+        == f"{plan.full.learning_rate:.3g} at its first step, 13"
+    )
     assert plan.lowest is not None
     before = f"{plan.lowest.tokens_before:,}"
-    assert f"0.001 from step {plan.lowest.step} on, after {before} tokens" in texts["lowest rate"]
+    assert (
+        f"0.001 from step {plan.lowest.step} on, after {before} tokens"
+        in texts["lowest learning rate"]
+    )
     last = plan.curve[-1]
-    assert texts["rate at the end"] == (
+    assert texts["learning rate at the end"] == (
         f"0.001 at step {plan.steps}, after {last.tokens_before:,} tokens"
     )
 
@@ -78,24 +83,28 @@ def test_the_rate_is_told_in_steps_and_in_tokens(foreseen: Forecasts) -> None:
     ("tables", "line", "said"),
     [
         ({"pacing": {"duration": 500}}, "full length", "not reached within the budget"),
-        ({"pacing": {"duration": 500}}, "rate at full length", "full length is not reached"),
+        (
+            {"pacing": {"duration": 500}},
+            "learning rate at full length",
+            "full length is not reached",
+        ),
         ({"pacing": {"kind": "constant"}}, "full length", "from the first step on"),
         ({"pacing": {"kind": "constant"}}, "lengths", "64 at every step"),
         (
             {"optimizer": {"warmup_steps": 0}},
-            "warm-up of the rate",
+            "warm-up of the learning rate",
             "none: 0.01 from the first step on",
         ),
-        ({}, "lowest rate", "0 after 10,000 tokens, where the budget ends"),
+        ({}, "lowest learning rate", "0 after 10,000 tokens, where the budget ends"),
         (
             {"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 20_000}},
-            "lowest rate",
+            "lowest learning rate",
             "not reached: it would be 0.001 after 20,000 tokens, beyond the budget",
         ),
         (
             {"optimizer": {"warmup_steps": 400}},
-            "lowest rate",
-            "not reached: the budget ends while the rate warms up",
+            "lowest learning rate",
+            "not reached: the budget ends while the learning rate warms up",
         ),
         (
             {"pacing": {"end": 48}},
@@ -104,21 +113,21 @@ def test_the_rate_is_told_in_steps_and_in_tokens(foreseen: Forecasts) -> None:
         ),
     ],
 )
-def test_what_does_not_happen_is_said_too(
-    foreseen: Forecasts, tables: dict[str, Any], line: str, said: str
+def test_what_does_not_happen_is_noted_too(
+    forecast_of: Forecasts, tables: dict[str, Any], line: str, said: str
 ) -> None:
-    (one,) = foreseen(one=tables)
+    (one,) = forecast_of(one=tables)
     assert dict(lines(one))[line] == said
 
 
-def test_a_budget_that_ends_within_the_warm_up_says_so(foreseen: Forecasts) -> None:
-    (one,) = foreseen(one={"optimizer": {"warmup_steps": 400}})
-    text = dict(lines(one))["warm-up of the rate"]
+def test_a_budget_that_ends_within_the_warm_up_says_so(forecast_of: Forecasts) -> None:
+    (one,) = forecast_of(one={"optimizer": {"warmup_steps": 400}})
+    text = dict(lines(one))["warm-up of the learning rate"]
     assert text.endswith("9,984 tokens: the budget ends before its 400 steps")
 
 
-def test_leftovers_are_told_or_what_was_dropped(foreseen: Forecasts) -> None:
-    kept, dropped = foreseen(kept={}, dropped={"batch": {"leftovers": "drop"}})
+def test_leftovers_stand_there_or_what_was_dropped(forecast_of: Forecasts) -> None:
+    kept, dropped = forecast_of(kept={}, dropped={"batch": {"leftovers": "drop"}})
     corpus = kept.plan.corpus
     assert corpus is not None
     most = f"{corpus.most_leftover:,} tokens at most, {corpus.leftover:,} at the end"
@@ -126,20 +135,20 @@ def test_leftovers_are_told_or_what_was_dropped(foreseen: Forecasts) -> None:
     assert re.fullmatch(r"[\d,]+ tokens dropped", dict(lines(dropped))["leftovers"])
 
 
-def test_a_pass_over_the_corpus_is_over_when_all_of_it_was_read_or_dropped(
-    foreseen: Forecasts,
+def test_an_epoch_of_the_corpus_is_over_when_all_of_it_was_read_or_dropped(
+    forecast_of: Forecasts,
 ) -> None:
     held: dict[str, Any] = {"pacing": {"kind": "constant", "end": 16}, "budget": {"tokens": 12_800}}
     dropping = {**held, "batch": {"leftovers": "drop"}}
-    kept, dropped = (one.plan.corpus for one in foreseen(kept=held, dropped=dropping))
+    kept, dropped = (one.plan.corpus for one in forecast_of(kept=held, dropped=dropping))
     assert kept is not None
     assert dropped is not None
     assert dropped.dropped == 3 * 12_800  # of each 64 tokens 16 are read
-    assert dropped.passes == pytest.approx(4 * kept.passes)
+    assert dropped.epochs == pytest.approx(4 * kept.epochs)
 
 
-def test_an_adaptive_pacing_has_two_columns(foreseen: Forecasts) -> None:
-    found = foreseen(mine={"pacing": {"kind": "adaptive", "every": 2, "max_hold": 6}})
+def test_an_adaptive_pacing_has_two_columns(forecast_of: Forecasts) -> None:
+    found = forecast_of(mine={"pacing": {"kind": "adaptive", "every": 2, "max_hold": 6}})
     assert [one.name for one in found] == ["mine, quickest", "mine, slowest"]
     assert found[0].plan.steps < found[1].plan.steps
 
@@ -148,11 +157,11 @@ def test_a_plan_that_takes_long_says_how_far_it_is(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forecast_module, "SOON", 0.0)
-    heard: list[str] = []
+    notes_: list[str] = []
     config = configured(pacing={"duration": 5000}, budget={"tokens": 10**6})
-    forecasts({"slow": config}, "1M", heard.append)
-    assert [text.partition(":")[0] for text in heard] == ["planning slow"]
-    assert re.fullmatch(r"planning slow: \d+ %", heard[0])
+    forecasts({"slow": config}, "1M", notes_.append)
+    assert [text.partition(":")[0] for text in notes_] == ["planning slow"]
+    assert re.fullmatch(r"planning slow: \d+ %", notes_[0])
 
 
 def test_alike_models_are_tried_once_and_others_again(
@@ -160,11 +169,11 @@ def test_alike_models_are_tried_once_and_others_again(
 ) -> None:
     tried: list[tuple[Config, set[tuple[int, int]]]] = []
 
-    def planted(config: Config, _: int, shapes: list[tuple[int, int]]) -> calibrate.Rated:
+    def planted(config: Config, _: int, shapes: list[tuple[int, int]]) -> calibrate.GivenSpeed:
         tried.append((config, set(shapes)))
-        return calibrate.Rated(config.model, 1e9, "planted")
+        return calibrate.GivenSpeed(config.model, 1e9, "planted")
 
-    monkeypatch.setattr(calibrate, "calibrated", planted)
+    monkeypatch.setattr(calibrate, "measure_speed", planted)
     notes: list[str] = []
     named = {
         "slw": configured(),
@@ -184,13 +193,13 @@ def auto(configured: Configure, **run: Any) -> Forecast:
     return found
 
 
-def test_auto_is_foretold_for_a_processor_by_its_caches(configured: Configure) -> None:
+def test_auto_is_estimated_for_a_processor_by_its_caches(configured: Configure) -> None:
     found = auto(configured)
     assert found.plan.micro_tokens == CPU_MICRO_TOKENS
-    assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a pass")
+    assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a micro-batch")
 
 
-def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
+def test_auto_is_estimated_for_a_gpu_by_its_free_memory(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forecast_module, "gpus", lambda: 1)
@@ -208,19 +217,21 @@ def test_auto_is_foretold_for_a_gpu_by_its_free_memory(
         monkeypatch.setattr(memory_module, "memory_limit", {card: limit}.get)
         found = auto(configured)
         assert found.plan.micro_tokens == size
-        assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
+        assert dict(lines(found))["memory"].endswith(
+            'in a micro-batch; "auto" takes what fits a GPU'
+        )
     assert auto(configured, device="cpu").plan.micro_tokens == CPU_MICRO_TOKENS
 
 
-def test_a_plan_for_a_gpu_that_is_not_here_says_that_its_passes_are_another_machines(
+def test_a_plan_for_a_gpu_that_is_not_here_says_that_its_micro_batches_are_another_machines(
     configured: Configure,
 ) -> None:
     found = auto(configured, device="cuda")
-    assert dict(lines(found))["memory"].endswith('in a pass; "auto" takes what fits a GPU')
+    assert dict(lines(found))["memory"].endswith('in a micro-batch; "auto" takes what fits a GPU')
 
 
-def test_double_precision_takes_twice_the_memory(foreseen: Forecasts) -> None:
-    single, double = foreseen(single={}, double={"run": {"precision": "fp64"}})
+def test_double_precision_takes_twice_the_memory(forecast_of: Forecasts) -> None:
+    single, double = forecast_of(single={}, double={"run": {"precision": "fp64"}})
     assert double.plan.memory == 2 * single.plan.memory
 
 
@@ -229,8 +240,8 @@ def test_a_missing_vocabulary_says_what_to_give(configured: Configure) -> None:
         forecasts({"one": configured(data={"path": None})}, "1T", print)
 
 
-def test_the_panels_have_a_curve_for_everyone(foreseen: Forecasts) -> None:
-    found = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+def test_the_panels_have_a_curve_for_everyone(forecast_of: Forecasts) -> None:
+    found = forecast_of(slw={}, baseline={"pacing": {"kind": "constant"}})
     shown = {panel.title: panel for panel in panels(found)}
     assert list(shown) == [
         "Length",
@@ -250,9 +261,9 @@ def test_the_panels_have_a_curve_for_everyone(foreseen: Forecasts) -> None:
 
 @pytest.mark.parametrize(("speed", "unit"), [({}, "MFLOP"), ({"width": 256}, "GFLOP")])
 def test_flops_are_drawn_in_a_unit_that_leaves_short_numbers(
-    foreseen: Forecasts, speed: dict[str, Any], unit: str
+    forecast_of: Forecasts, speed: dict[str, Any], unit: str
 ) -> None:
-    found = foreseen(one={"model": speed})
+    found = forecast_of(one={"model": speed})
     panel = next(panel for panel in panels(found) if panel.title == "FLOP so far")
     assert panel.y == unit
     assert 1 <= panel.curves[0].points[-1][1] < 1000
@@ -265,22 +276,21 @@ def test_without_a_store_there_is_no_panel_of_leftovers(configured: Configure) -
     assert dict(lines(found[0]))["leftovers"] == "give --data to know"
 
 
-def test_the_picture_is_one_file(foreseen: Forecasts, tmp_path: Path) -> None:
-    found = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+def test_the_picture_is_one_file(forecast_of: Forecasts, tmp_path: Path) -> None:
+    found = forecast_of(slw={}, baseline={"pacing": {"kind": "constant"}})
     write(tmp_path / "plan.svg", found)
-    curves = points_of((tmp_path / "plan.svg").read_text(encoding="utf-8"))
-    assert len(curves) == 7 * 2
+    curves = drawn_lines((tmp_path / "plan.svg").read_bytes())
+    assert [len(panel) for panel in curves.values()] == 7 * [2]
+    write(tmp_path / "plan.png", found)
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_has_the_table_and_the_figures(foreseen: Forecasts, tmp_path: Path) -> None:
-    found = foreseen(slw={}, baseline={"pacing": {"kind": "constant"}})
+def test_the_page_has_the_table_and_the_figures(forecast_of: Forecasts, tmp_path: Path) -> None:
+    found = forecast_of(slw={}, baseline={"pacing": {"kind": "constant"}})
     write(tmp_path / "plan.html", found)
     text = (tmp_path / "plan.html").read_text(encoding="utf-8")
-    data = re.search(r'id="page-data">(.*?)</script>', text)
-    assert data is not None
-    figures = json.loads(data[1])["figures"]
-    assert [plot["title"] for plot in figures] == [panel.title for panel in panels(found)]
-    assert "warm-up of the rate" in text
+    assert re.findall("<h3>(.*?)</h3>", text) == [panel.title for panel in panels(found)]
+    assert "warm-up of the learning rate" in text
     assert "Nothing was recorded" not in text
     assert "worked out, before any run" in text
 
@@ -288,8 +298,8 @@ def test_the_page_has_the_table_and_the_figures(foreseen: Forecasts, tmp_path: P
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("plan.png", "--out: must end in .svg or .html, got"),
-        ("plan", "--out: must end in .svg or .html, got"),
+        ("plan.pdf", "--out: must end in .svg, .png or .html, got"),
+        ("plan", "--out: must end in .svg, .png or .html, got"),
         ("nowhere/plan.svg", "--out: must be a file in a directory that exists, got"),
     ],
 )
@@ -316,9 +326,8 @@ def test_the_command_takes_recipes_and_files_side_by_side(
     shown = capsys.readouterr().out
     assert shown.splitlines()[-1] == str(out)
     assert "(1 x)" in shown
-    for panel in panels_in(out.read_text(encoding="utf-8")):
-        assert panel.whole == ["laptop-2min", *files]
-        assert well_laid(panel.keys, panel.title, panel.plot)
+    shown = "".join(texts(out.read_bytes()))
+    assert all(name in shown for name in ("laptop-2min", *files))
 
 
 def test_a_name_that_nobody_shares_is_the_files_own(

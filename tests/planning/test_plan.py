@@ -25,7 +25,7 @@ from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
 from lengthen.model import cost
-from lengthen.planning.plan import Corpus, Moment, Plan, plan, seconds_along
+from lengthen.planning.plan import Corpus, Plan, PlanPoint, plan, seconds_along
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.run.records import StepRecord
@@ -68,7 +68,7 @@ def expect_the_run(plan: Plan, records: Sequence[StepRecord], leftovers: Sequenc
         record = records[moment.step - 1]
         assert moment.tokens == record.tokens
         assert (moment.rows, moment.length) == (record.rows, record.length)
-        assert moment.rate == record.lr
+        assert moment.learning_rate == record.lr
         assert moment.leftover == leftovers[moment.step - 1]
     assert (plan.steps, plan.tokens) == (len(records), records[-1].tokens)
     counted = [(record.rows, record.length) for record in records]
@@ -157,7 +157,7 @@ def test_the_rate_is_followed_in_steps_and_in_tokens(configured: Configure) -> N
     assert (found.full.step, found.full.length) == (13, 64)
     assert found.lowest is not None
     assert found.lowest.tokens_before >= 5000 > found.lowest.tokens_before - 8 * 64
-    assert found.lowest.rate == found.curve[-1].rate == 1e-3
+    assert found.lowest.learning_rate == found.curve[-1].learning_rate == 1e-3
 
 
 def test_a_budget_that_ends_early_leaves_marks_unset(configured: Configure) -> None:
@@ -247,7 +247,7 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> dict[str, An
             reuse_after=spacing,
             leftovers=batch.leftovers,
         )
-    moments: list[Moment] = []
+    moments: list[PlanPoint] = []
     flops = 0
     for counters, shape in steps(schedule, calm=calm):
         if ledger is not None:
@@ -255,7 +255,7 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> dict[str, An
         flops += cost.flops(config.model, shape.rows, shape.length)
         leftover = None if ledger is None else ledger.leftover
         after = schedule.after(counters, shape)
-        moment = Moment(
+        moment = PlanPoint(
             after.step, after.tokens, shape.length, shape.rows, shape.learning_rate, flops
         )
         moments.append(replace(moment, leftover=leftover))
@@ -277,9 +277,9 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> dict[str, An
         "corpus": None,
     }
     if ledger is not None:
-        passes = (moments[-1].tokens + ledger.dropped) / (ledger.sequences * ledger.full_length)
+        epochs = (moments[-1].tokens + ledger.dropped) / (ledger.sequences * ledger.full_length)
         most = max(one.leftover or 0 for one in moments)
-        figures["corpus"] = Corpus(passes, ledger.unread, ledger.leftover, most, ledger.dropped)
+        figures["corpus"] = Corpus(epochs, ledger.unread, ledger.leftover, most, ledger.dropped)
     return figures
 
 
@@ -367,9 +367,9 @@ def test_ten_billion_tokens_of_small_steps_cost_few_takes(
 
 
 def test_a_plan_that_goes_through_many_short_steps_says_where_it_is(configured: Configure) -> None:
-    heard: list[int] = []
+    progress: list[int] = []
     config = configured(pacing={"duration": 9000}, budget={"tokens": 2 * 10**6})
     config, _, sequences = bound(config)
-    plan(config, 256, sequences, heard=heard.append)
-    assert len(heard) >= 4
-    assert heard == sorted(heard)
+    plan(config, 256, sequences, progress=progress.append)
+    assert len(progress) >= 4
+    assert progress == sorted(progress)

@@ -1,6 +1,6 @@
 """The page in a real browser: drawn, linked, quiet, and closed to the network."""
 
-import csv
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +15,18 @@ from tests.reporting.logs import run, run_of
 EVIL = "<script>alert(1)</script>"
 # Of the standard panels.
 STEP, TOKEN, LOSS, SPIKES, PROBE, LENGTH = (f"figure-{number}" for number in (0, 1, 3, 4, 5, 9))
-DRAWN = "document.querySelectorAll('.js-plotly-plot .scatterlayer').length > 0"
-RANGE = "id => document.querySelector(`#${id} .plot`)._fullLayout.xaxis.range"
-VISIBLE = "id => document.querySelector(`#${id} .plot`)._fullData.map(trace => trace.visible)"
+FIGURES = 13
+DRAWN = "document.querySelectorAll('.js-plotly-plot .legend').length"
+PLOT = "const plot = document.querySelector(`#${id} .plotly-graph-div`); "
+RANGE = f"id => {{ {PLOT} return plot._fullLayout.xaxis.range }}"
+HEIGHT = f"id => {{ {PLOT} return plot._fullLayout.yaxis.range }}"
+TYPES = f"id => {{ {PLOT} return [plot._fullLayout.xaxis.type, plot._fullLayout.yaxis.type] }}"
+VISIBLE = f"id => {{ {PLOT} return plot._fullData.map(trace => trace.visible) }}"
 
 
 @dataclass
 class Opened:
-    """A page, and all that it did behind the reader's back."""
+    """A page, and all that it did that no reader sees."""
 
     page: Page
     complaints: list[str] = field(default_factory=list)  # errors, dialogs, requests
@@ -38,20 +42,9 @@ class Opened:
             self.page.wait_for_timeout(25)
         raise AssertionError(f"still not true after 5 seconds: {script}")
 
-    def show(self, figure: str) -> None:
-        """Scroll to a figure and wait until it is drawn."""
-        self.page.locator(f"#{figure}").scroll_into_view_if_needed()
-        self.page.wait_for_selector(f"#{figure} .main-svg")
-
-    def scroll_through(self) -> None:
-        """Pass every figure, as a reader does."""
-        count = self.page.locator("figure").count()
-        for number in range(count):
-            self.show(f"figure-{number}")
-
     def drag(self, figure: str, start: float, stop: float, up: float = 0) -> None:
         """Drag over a plot from one share of its width to another, and up by one of its height."""
-        self.show(figure)
+        self.page.locator(f"#{figure}").scroll_into_view_if_needed()
         box = self.page.locator(f"#{figure} .nsewdrag").first.bounding_box()
         assert box is not None
         middle = box["y"] + box["height"] / 2
@@ -77,7 +70,7 @@ def open_page(browser: Browser, path: Path, **context: Any) -> Opened:
     opened.page.on("pageerror", lambda error: opened.complaints.append(f"error {error}"))
     opened.page.on("console", lambda said: opened.complaints.append(f"console {said.text}"))
     opened.page.goto(path.as_uri())
-    opened.wait(DRAWN)
+    opened.wait(f"{DRAWN} > 0")
     return opened
 
 
@@ -105,101 +98,85 @@ def shared(browser: Browser, report: Path) -> Iterator[Opened]:
 @pytest.fixture
 def opened(shared: Opened) -> Iterator[Opened]:
     """The page as it was at first."""
-    for key in shared.page.locator(".key[aria-pressed=false]").all():
-        key.click()
-    shared.page.get_by_role("button", name="Reset zoom").click()
-    shared.show(STEP)
+    shared.page.reload()
+    shared.wait(f"{DRAWN} === {FIGURES}")
     yield shared
     assert shared.complaints == []
-
-
-def test_every_figure_is_drawn_when_it_comes_near(browser: Browser, report: Path) -> None:
-    shown = open_page(browser, report)
-    assert shown.page.locator(".js-plotly-plot").count() < 13
-    shown.scroll_through()
-    assert (shown.page.locator(".js-plotly-plot").count(), shown.complaints) == (13, [])
-    shown.page.close()
 
 
 def test_f49_hostile_names_show_as_text(opened: Opened) -> None:
     assert opened.page.locator("h1").inner_text() == EVIL
     assert opened.page.locator(".verdicts li").inner_text() == EVIL
-    assert opened.page.locator(".key").first.inner_text().strip() == EVIL
-    opened.page.locator(f"#{STEP} .nsewdrag").first.hover()
-    assert opened("document.querySelectorAll('script').length") == 3
+    assert opened.page.locator(f"#{STEP} .legendtext").first.text_content() == EVIL
+    opened(
+        f"id => {{ {PLOT} Plotly.Fx.hover(plot, [{{ curveNumber: 0, pointNumber: 3 }}]) }}", STEP
+    )
+    opened.page.wait_for_selector(f"#{STEP} .hovertext")
+    assert EVIL in (opened.page.locator(f"#{STEP} .hovertext").first.text_content() or "")
 
 
 def test_a_zoom_moves_the_figures_with_the_same_axis_alone(opened: Opened) -> None:
-    opened.show(LENGTH)
-    opened.show(TOKEN)
     tokens = opened(RANGE, TOKEN)
     opened.drag(STEP, 0.25, 0.5)
     low, high = opened(RANGE, STEP)
     assert 30 < low < 70 < high < 120
+    for figure in (SPIKES, PROBE, LENGTH):
+        opened.wait(f"id => ({RANGE})(id)[1] < 120", figure)
+        assert opened(RANGE, figure) == pytest.approx([low, high])
     assert opened(RANGE, TOKEN) == tokens
-    opened.show(LENGTH)
-    opened.wait(f"id => ({RANGE})(id)[1] < 120", LENGTH)
-    assert opened(RANGE, LENGTH) == pytest.approx([low, high])
-
-
-def test_figures_in_view_follow_a_zoom_at_once(opened: Opened) -> None:
-    opened.show(PROBE)
-    opened.drag(SPIKES, 0.25, 0.5)
-    opened.wait(f"id => ({RANGE})(id)[1] < 120", PROBE)
-    assert opened(RANGE, PROBE) == pytest.approx(opened(RANGE, SPIKES))
 
 
 def test_a_double_click_shows_everything_again(opened: Opened) -> None:
-    height = f"document.querySelector('#{STEP} .plot')._fullLayout.yaxis.range"
-    whole = opened(height)
+    whole, height = opened(RANGE, LENGTH), opened(HEIGHT, STEP)
     opened.drag(STEP, 0.25, 0.5, up=0.4)
-    assert opened(height) != whole
+    assert opened(HEIGHT, STEP) != height
+    opened.wait(f"id => ({RANGE})(id)[1] < 120", LENGTH)
     box = opened.page.locator(f"#{STEP} .nsewdrag").first.bounding_box()
     assert box is not None
     opened.page.mouse.dblclick(box["x"] + 100, box["y"] + 100)
-    opened.wait(f"id => ({RANGE})(id)[1] > 190", STEP)
-    assert opened(height) == whole
-    opened.drag(STEP, 0.25, 0.5)
-    opened.page.get_by_role("button", name="Reset zoom").press("Enter")
-    opened.wait(f"id => ({RANGE})(id)[1] > 190", STEP)
+    opened.wait(f"id => ({RANGE})(id)[1] > 190", LENGTH)
+    assert opened(RANGE, LENGTH) == whole
+    assert opened(HEIGHT, STEP) == height
 
 
-def test_a_zoom_is_kept_on_a_logarithmic_axis(opened: Opened) -> None:
-    opened.drag(STEP, 0.25, 0.5)
-    low, high = opened(RANGE, STEP)
-    opened.page.get_by_role("button", name="log x: Validation perplexity by step").click()
-    assert [10**x for x in opened(RANGE, STEP)] == pytest.approx([low, high])
-    opened.page.get_by_role("button", name="log x: Validation perplexity by step").click()
+def press(opened: Opened, figure: str, axis: str) -> None:
+    opened.page.locator(f"#{figure} .updatemenu-button", has_text=f"log {axis}").click()
 
 
 def test_axes_turn_logarithmic_and_back(opened: Opened) -> None:
-    button = opened.page.get_by_role("button", name="log y: Validation perplexity by step")
-    kind = f"document.querySelector('#{STEP} .plot')._fullLayout.yaxis.type"
-    for state in (("linear", "false"), ("log", "true")):
-        button.click()
-        assert (opened(kind), button.get_attribute("aria-pressed")) == state
+    assert opened(TYPES, STEP) == ["linear", "log"]
+    for axis, types in (("y", ["linear"] * 2), ("x", ["log", "linear"]), ("y", ["log"] * 2)):
+        press(opened, STEP, axis)
+        opened.wait(f"id => ({TYPES})(id).join() === '{','.join(types)}'", STEP)
+    press(opened, STEP, "x")
+    opened.wait(f"id => ({TYPES})(id)[0] === 'linear'", STEP)
 
 
-def test_a_key_hides_its_curves_in_all_figures(opened: Opened) -> None:
-    opened.page.locator(".key").first.click()
+def test_a_zoom_is_kept_on_a_logarithmic_axis_and_reaches_one(opened: Opened) -> None:
+    opened.drag(STEP, 0.25, 0.5)
+    low, high = opened(RANGE, STEP)
     for figure in (STEP, LENGTH):
-        opened.show(figure)
-        opened.wait(f"id => !({VISIBLE})(id)[0]", figure)
-        assert opened(VISIBLE, figure) == [False, True]
+        press(opened, figure, "x")
+        opened.wait(f"id => ({TYPES})(id)[0] === 'log'", figure)
+        assert [10**x for x in opened(RANGE, figure)] == pytest.approx([low, high])
+    opened.drag(SPIKES, 0.25, 0.5)
+    opened.wait(f"id => ({RANGE})(id)[1] < Math.log10({high} - 5)", LENGTH)
+    assert [10**x for x in opened(RANGE, LENGTH)] == pytest.approx(opened(RANGE, SPIKES))
 
 
-def test_the_csv_has_the_points_of_the_figure(opened: Opened) -> None:
-    with opened.page.expect_download() as download:
-        opened.page.get_by_role("button", name="CSV: Validation perplexity by step").click()
-    assert download.value.suggested_filename == "validation-perplexity-by-step.csv"
-    note, *lines = download.value.path().read_text(encoding="utf-8").splitlines()
-    assert note == "# at most 2000 points a curve, 6 significant digits"
-    head, *rows = list(csv.reader(lines))
-    assert head == ["curve", "step", "perplexity"]
-    shown = opened(f"document.querySelector('#{STEP} .plot').data[0].y")
-    assert [float(y) for name, _, y in rows if name == EVIL] == shown
-    # No spreadsheet takes the other name for a formula.
-    assert {name for name, _, _ in rows} == {EVIL, '\'=plain, "b"'}
+def test_a_name_in_a_legend_hides_its_curves_in_all_figures(opened: Opened) -> None:
+    key = opened.page.locator(f"#{STEP} .legendtoggle").first
+    for shown in ("legendonly", True):
+        key.click()
+        for figure, curves in ((STEP, 2), (LENGTH, 2), (LOSS, 4)):
+            opened.wait(f"id => ({VISIBLE})(id)[0] === {json.dumps(shown)}", figure)
+            assert opened(VISIBLE, figure) == [shown, *[True] * (curves - 1)]
+
+
+def test_a_double_click_in_a_legend_shows_one_run_alone(opened: Opened) -> None:
+    opened.page.locator(f"#{STEP} .legendtoggle").first.dblclick()
+    opened.wait(f"id => ({VISIBLE})(id)[1] === 'legendonly'", LENGTH)
+    assert opened(VISIBLE, LENGTH) == [True, "legendonly"]
 
 
 def test_dark_and_light_follow_the_system_and_the_button(browser: Browser, report: Path) -> None:
@@ -220,10 +197,11 @@ def test_on_paper_all_figures_are_drawn_on_white_without_buttons(
     shown = open_page(browser, report, color_scheme="dark")
     assert shown.page.pdf(format="A4").startswith(b"%PDF")
     shown.page.emulate_media(media="print")
-    assert shown.page.locator(".js-plotly-plot").count() == 13
+    assert shown.page.locator(".js-plotly-plot").count() == FIGURES
     assert shown("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not any(button.is_visible() for button in shown.page.locator("button").all())
-    assert shown.page.locator(".printed").first.is_visible()
+    assert shown.page.locator(".legend").first.is_visible()
+    assert not shown.page.locator(".updatemenu-container").first.is_visible()
     assert shown.complaints == []
     shown.page.close()
 
@@ -235,17 +213,14 @@ def test_a_page_works_with_one_run_and_with_thirty(
     out = tmp_path / "report.html"
     write(out, [run(f"variant-{n}", 2000) for n in range(runs)], title="t", verdicts=["v"] * runs)
     shown = open_page(browser, out)
-    shown.show(SPIKES)
+    shown.wait(f"{DRAWN} === {FIGURES}")
     curves = shown.page.locator(f"#{SPIKES} .scatterlayer .trace").count()
     assert (curves, shown.complaints) == (runs, [])
     shown.page.close()
 
 
 def test_a_value_that_was_not_finite_is_drawn(opened: Opened) -> None:
-    opened.show(LOSS)
-    assert (
-        opened.page.locator(f"#{LOSS} .overplot .trace, #{LOSS} .scatterlayer .trace").count() == 4
-    )
+    assert opened.page.locator(f"#{LOSS} .scatterlayer .trace").count() == 4
 
 
 def test_without_scripts_verdicts_and_tables_are_there(browser: Browser, report: Path) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from lengthen.evaluation.outcome import Curve, Measure, Outcome
-from lengthen.evaluation.results import Result, write
+from lengthen.evaluation.results import Curve, Measure, Outcome, Result, write
 from lengthen.reporting.evaluations import NOTE, figure, panels, tables
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write as write_page

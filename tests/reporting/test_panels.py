@@ -2,8 +2,8 @@
 
 import pytest
 
+from lengthen.reporting.curves import Mark, Panel
 from lengthen.reporting.decisions import fewer
-from lengthen.reporting.figures import Mark, Panel
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.panels import panels_of
 from tests.logs import observation
@@ -45,9 +45,9 @@ OBSERVED = [
 def test_decisions_of_an_adaptive_pacing_stand_on_the_length_with_their_reasons() -> None:
     marks = panel("Length", run_of(*OBSERVED)).curves[0].marks
     assert marks == [
-        Mark(1, 8, "held at 8, observed 5.4000 nats", hollow=True),
+        Mark(1, 8, "stayed at 8, observed 5.4000 nats", hollow=True),
         Mark(2, 16, "grew from 8 to 16 after 2 steps, observed 5.2000 nats"),
-        Mark(3, 16, "held at 16, observed a loss that is not finite", hollow=True),
+        Mark(3, 16, "stayed at 16, observed a loss that is not finite", hollow=True),
     ]
 
 
@@ -93,7 +93,9 @@ def test_a_curve_runs_along_its_clock(title: str, x: str, first: float) -> None:
 
 
 def test_loss_ratios_have_the_thresholds_and_only_they_do() -> None:
-    marked = {p.title: (p.mark, *p.lesser) for p in panels_of([run("a")]) if p.mark or p.lesser}
+    marked = {
+        p.title: (p.threshold, *p.lesser) for p in panels_of([run("a")]) if p.threshold or p.lesser
+    }
     assert marked == {title: (1.2, 1.1, 1.5) for title in TITLES if title.startswith("Loss ratio")}
 
 

@@ -20,7 +20,16 @@ from rich.console import Console
 
 from lengthen.data.open_store import open_store
 from lengthen.reporting import watch as watching
-from lengthen.reporting.watch import BLOCKS, KEPT, WIDTH, Follower, Story, Trail, sparkline, watch
+from lengthen.reporting.watch import (
+    BLOCKS,
+    KEPT,
+    WIDTH,
+    Follower,
+    History,
+    LogSummary,
+    sparkline,
+    watch,
+)
 from lengthen.run.directory import open_run, owned
 from lengthen.training.start import resume, train
 from lengthen.util.errors import SettingError, printable
@@ -92,10 +101,10 @@ def test_what_no_directory_of_a_run_is_is_refused_in_one_line(tmp_path: Path, ru
         watch(run, every=0)
 
 
-def test_a_budget_in_passes_is_that_of_its_store(
+def test_a_budget_in_epochs_is_that_of_its_store(
     configured: Configure, run: Path, capsys: Said
 ) -> None:
-    config = configured(budget={"passes": 1, "tokens": None})
+    config = configured(budget={"epochs": 1, "tokens": None})
     (run / "config.toml").write_text(config.to_toml())
     (run / "metrics.jsonl").write_bytes(line(1))
     sequences = (len(open_store(config).train) - 1) // 64
@@ -115,16 +124,16 @@ def test_f54_however_the_log_grows_each_line_counts_once(
     for size in [*sorted(cuts), len(whole)]:
         path.write_bytes(whole[:size])
         follower.catch_up()
-        assert follower.story.lines == whole[:size].count(b"\n")
-    expected = Story()
+        assert follower.summary.lines == whole[:size].count(b"\n")
+    expected = LogSummary()
     for text in whole.splitlines(keepends=True):
         expected.add(text)
-    assert follower.story == expected
+    assert follower.summary == expected
 
 
 def test_only_new_bytes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, taken = tmp_path / "m", []
-    monkeypatch.setattr(Story, "add", lambda _, text: taken.append(text))
+    monkeypatch.setattr(LogSummary, "add", lambda _, text: taken.append(text))
     follower = Follower(path)
     for step in range(1, 5):
         with path.open("ab") as file:
@@ -142,10 +151,10 @@ def test_a_log_that_a_resume_has_cut_is_read_anew(tmp_path: Path, more: int) -> 
     kept = [line(n, loss=9.0) for n in range(1, 8)]
     path.write_bytes(b"".join(kept + [line(8 + n, loss=8.0) for n in range(more)]))
     follower.catch_up()
-    assert follower.story.lines == 7 + more
-    assert follower.story.step is not None
-    assert follower.story.step.loss == (8.0 if more else 9.0)
-    assert follower.story.lengths.steps == 7 + more
+    assert follower.summary.lines == 7 + more
+    assert follower.summary.step is not None
+    assert follower.summary.step.loss == (8.0 if more else 9.0)
+    assert follower.summary.lengths.steps == 7 + more
 
 
 def test_a_run_that_is_started_anew_is_forgotten(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_a_run_that_is_started_anew_is_forgotten(tmp_path: Path) -> None:
     follower.catch_up()
     follower.path.unlink()
     follower.catch_up()
-    assert follower.story == Story()
+    assert follower.summary == LogSummary()
 
 
 GARBAGE = [
@@ -182,26 +191,26 @@ def test_lines_that_are_not_ours_are_counted(run: Path, capsys: Said) -> None:
 
 
 def test_what_is_kept_does_not_grow_with_the_run() -> None:
-    story = Story()
+    summary = LogSummary()
     for step in range(1, 20_001):
-        story.add(line(step, length=step, loss=7.5 if step == 12_345 else 3.0))
-        story.add(event("skipped", step))
-    assert len(story.recent) <= 21
-    assert len(story.events) == 5
-    for trail in (story.losses, story.lengths):
-        assert KEPT // 2 <= len(trail.values) <= KEPT
-    assert max(story.losses.values) == 7.5  # no spike is lost
-    assert story.lengths.values == sorted(story.lengths.values)
-    assert story.lengths.values[-1] == 20_000
+        summary.add(line(step, length=step, loss=7.5 if step == 12_345 else 3.0))
+        summary.add(event("skipped", step))
+    assert len(summary.recent) <= 21
+    assert len(summary.events) == 5
+    for history in (summary.losses, summary.lengths):
+        assert KEPT // 2 <= len(history.values) <= KEPT
+    assert max(summary.losses.values) == 7.5  # no spike is lost
+    assert summary.lengths.values == sorted(summary.lengths.values)
+    assert summary.lengths.values[-1] == 20_000
 
 
 @given(values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=3000))
 def test_a_trail_keeps_the_largest_of_each_stretch(values: list[float]) -> None:
-    trail = Trail()
+    history = History()
     for value in values:
-        trail.add(value)
-    size = trail.stretch
-    assert trail.values == [max(values[n : n + size]) for n in range(0, len(values), size)]
+        history.add(value)
+    size = history.stretch
+    assert history.values == [max(values[n : n + size]) for n in range(0, len(values), size)]
 
 
 @given(values=st.lists(st.floats(-1e99, 1e99), max_size=300))
@@ -280,15 +289,15 @@ def test_looking_takes_no_lock_from_anybody(run: Path, monkeypatch: pytest.Monke
     with owned(run):
         pass
     monkeypatch.setattr("fcntl.flock", refuse)
-    assert view_of(run).held is False
+    assert view_of(run).running is False
 
 
 def test_a_lock_of_another_machine_or_none_tells_nothing(run: Path) -> None:
-    assert view_of(run).held is None
+    assert view_of(run).running is None
     for text in ("", "[]", '{"pid": 1}', '{"pid": 1, "host": "elsewhere", "start": "today"}'):
         (run / ".lock").write_text(text)
-        assert view_of(run).held is None
-    assert view_of(run).holder == "pid 1 on elsewhere since today"
+        assert view_of(run).running is None
+    assert view_of(run).owner == "pid 1 on elsewhere since today"
 
 
 @pytest.fixture(scope="module")
@@ -308,10 +317,10 @@ def test_a_finished_run_ends_the_watch(finished: Path, capsys: Said) -> None:
 
 
 def test_a_run_is_finished_when_its_last_line_says_so(finished: Path) -> None:
-    story, states = Story(), []
+    summary, states = LogSummary(), []
     for text in (finished / "metrics.jsonl").read_bytes().splitlines(keepends=True):
-        story.add(text)
-        states.append(story.finished)
+        summary.add(text)
+        states.append(summary.finished)
     assert states == [False] * (len(states) - 1) + [True]
 
 
@@ -320,16 +329,16 @@ def test_a_longer_budget_makes_a_finished_run_go_on(configured: Configure, tmp_p
     train(configured(budget={"tokens": 2000}), out, quiet=True)
     follower = Follower(out / "metrics.jsonl")
     follower.catch_up()
-    assert follower.story.finished
+    assert follower.summary.finished
     for text, finished in ((event("resumed"), False), (event("finished"), True), (line(99), False)):
-        follower.story.add(text)
-        assert follower.story.finished is finished
+        follower.summary.add(text)
+        assert follower.summary.finished is finished
     resume(out, settings={"budget": {"tokens": 3000}}, quiet=True)
     assert view_of(out).budget == 3000
     follower.catch_up()
-    assert follower.story.finished
-    assert follower.story.step is not None
-    assert (follower.story.step.tokens or 0) > 2000
+    assert follower.summary.finished
+    assert follower.summary.step is not None
+    assert (follower.summary.step.tokens or 0) > 2000
 
 
 def test_a_budget_changed_by_a_resume_is_seen_and_half_a_file_is_not(run: Path) -> None:

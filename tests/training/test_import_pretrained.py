@@ -15,7 +15,7 @@ from lengthen.cli.main import main
 from lengthen.config.load import load
 from lengthen.config.schema import Tables
 from lengthen.data.prepare import prepare
-from lengthen.evaluation.sample import sample
+from lengthen.evaluation.generate import sample
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.run.directory import RunPaths

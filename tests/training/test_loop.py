@@ -18,6 +18,7 @@ from lengthen.distributed.memory import fit_check
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.training import trainer as trainer_module
+from lengthen.training.fit import try_micro_batch
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -37,7 +38,7 @@ def full_while_saving(steps: set[str]) -> Disk:
     return Disk(before=before)
 
 
-def test_f03_one_failed_save_is_an_event_and_training_goes_on(
+def test_f03_one_failed_save_is_an_event_and_training_continues(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(saving={"every_steps": 4, "keep": 2})
@@ -113,7 +114,7 @@ def ledger_at(run: Path, step: int) -> object:
     [("step:7:oom", 7, 128), ("step:7-8:oom", 7, 64), ("eval:2:oom", 5, 128)],
     ids=["once", "twice", "in an evaluation"],
 )
-def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_the_same_rows(
+def test_f35_memory_that_runs_out_halves_the_micro_batches_and_repeats_the_step_with_the_same_rows(
     configured: Configure, tmp_path: Path, ask_for: AskFor, fault: str, step: int, found: int
 ) -> None:
     config = configured(run={"precision": "fp64"})
@@ -134,7 +135,7 @@ def test_f35_memory_that_runs_out_halves_the_passes_and_repeats_the_step_with_th
     assert load(str(tmp_path / "short" / "config.toml"))[0].batch.micro_tokens == found
 
 
-def test_f35_a_restart_goes_on_in_the_smaller_passes(
+def test_f35_a_restart_continues_in_the_smaller_micro_batches(
     configured: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
     run = tmp_path / "run"
@@ -147,7 +148,7 @@ def test_f35_a_restart_goes_on_in_the_smaller_passes(
     assert notes == []
 
 
-def test_f35_a_restart_that_asks_for_smaller_passes_than_the_run_has_gets_them(
+def test_f35_a_restart_that_asks_for_smaller_micro_batches_than_the_run_has_gets_them(
     configured: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
     run, small = tmp_path / "run", {"rows": 8, "micro_tokens": 64, "reuse_after": 3}
@@ -162,7 +163,7 @@ def test_f35_a_restart_that_asks_for_smaller_passes_than_the_run_has_gets_them(
     assert resumed.facts["overrides"] == {"batch": {"micro_tokens": 64}}
 
 
-def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_the_way_on(
+def test_f35_where_one_row_does_not_fit_any_more_the_run_ends_with_what_to_do(
     configured: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
     ask_for("step:7-:oom")
@@ -234,7 +235,7 @@ def test_the_fit_check_trial_allocates_gradients_and_moments(configured: Configu
     trainer = Trainer(
         with_store(config, store), store, DistributedContext(torch.device("cpu")), 256
     )
-    trainer.trial(256)
+    try_micro_batch(trainer)
     assert len(trainer.optimizer.state) == len(list(trainer.model.parameters()))
 
 

@@ -7,11 +7,8 @@ chain of resumes, is exact.
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from lengthen.run.records import to_json
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from tests.conftest import AskFor, Configure, in_a_child, trainer_of
+from tests.ranks import commands
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {},
@@ -101,14 +99,6 @@ def test_every_step_from_its_checkpoint_is_the_unbroken_step(
         assert digest(again) == digests[start.step + 1]
 
 
-def lengthen(*words: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lengthen", *words]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 @pytest.mark.parametrize(
     "step",
     [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(12, marks=pytest.mark.slow)],
@@ -137,9 +127,7 @@ def test_a_run_killed_twice_in_the_middle_of_a_step_comes_to_the_same_end(
 
 
 @pytest.mark.usefixtures("hears_hangups")
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGHUP]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_f19_f21_a_signal_saves_first_and_names_the_command_that_resumes(
     configured: Configure, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -147,7 +135,7 @@ def test_f19_f21_a_signal_saves_first_and_names_the_command_that_resumes(
     file = tmp_path / "config.toml"
     file.write_text(config.to_toml(), encoding="utf-8")
     run = tmp_path / "run"
-    process = lengthen("train", str(file), "--out", str(run))
+    (process,) = commands(["train", str(file), "--out", str(run)])
     while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").stat().st_size < 2000:
         time.sleep(0.02)
     process.send_signal(number)
@@ -178,7 +166,7 @@ def test_the_configuration_of_a_run_alone_reproduces_it(
 ) -> None:
     train(configured(batch={"micro_tokens": "auto"}), tmp_path / "first", quiet=True)
     config = tmp_path / "first" / "config.toml"
-    process = lengthen("train", str(config), "--out", str(tmp_path / "again"), "--quiet")
+    (process,) = commands(["train", str(config), "--out", str(tmp_path / "again"), "--quiet"])
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "validation loss" in output

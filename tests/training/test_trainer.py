@@ -1,9 +1,8 @@
 """The step: no split changes its gradient, and one that is not finite touches nothing."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import UnstableError
 from tests.conftest import AskFor, Configure, trainer_of
+from tests.ranks import commands, finish, joined_trainer, results, train_steps
 
 # With beta1 = 0 Adam's first moment is the gradient itself; nothing may come between the two.
 GRADIENTS: dict[str, dict[str, Any]] = {
@@ -81,27 +81,18 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
         "batch": {"rows": 7, "micro_tokens": 64},
     }
     config = configured(**tables)
-    (tmp_path / "config.toml").write_text(config.to_toml())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", str(world_size), "-m", "tests.ranks"]
-    words = [str(tmp_path / "config.toml"), "4", str(tmp_path / "out")]
-    subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[2], timeout=120)
+    moments = tmp_path / "moments.safetensors"
+    first, *_ = results(*[partial(train_steps, config, 4, moments)] * world_size)
     alone = trainer_of(config)
     records = [alone.step() for _ in range(4)]
-    theirs = json.loads((tmp_path / "out" / "records.json").read_text())
+    theirs = first["records"]
     assert [line["rows"] for line in theirs] == [1, 3, 5, 7]
-    assert (
-        difference(
-            load_file(tmp_path / "out" / "moments.safetensors"), alone.tensors()["optimizer"]
-        )
-        < 1e-10
-    )
+    assert difference(load_file(moments), alone.tensors()["optimizer"]) < 1e-10
     for ours, other in zip(records, theirs, strict=True):
         assert ours is not None
         assert ours.loss == pytest.approx(other["loss"], rel=1e-12)
         assert ours.variance_norm == pytest.approx(other["variance_norm"], rel=1e-10)
-    ledger = json.loads((tmp_path / "out" / "state.json").read_text())
-    assert ledger == json.loads(json.dumps(alone.state_dict()["ledger"]))
+    assert first["ledger"] == json.loads(json.dumps(alone.state_dict()["ledger"]))
 
 
 def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
@@ -193,19 +184,27 @@ def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
 @pytest.mark.ranks
 @pytest.mark.parametrize("what", [pytest.param("loss", marks=pytest.mark.slow), "gradient"])
 def test_f33_what_is_not_finite_on_one_rank_alone_is_skipped_by_all(
-    configured: Configure, tmp_path: Path, what: str
+    configured: Configure, what: str
 ) -> None:
-    (tmp_path / "config.toml").write_text(configured().to_toml())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", "2", "-m", "tests.poisoned_rank"]
-    words = [str(tmp_path / "config.toml"), what, str(tmp_path)]
-    subprocess.run([*command, *words], check=True, cwd=Path(__file__).parents[2], timeout=240)
-    for rank in (0, 1):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found["record"]["finite"] is False
-        assert found["record"]["loss" if what == "loss" else "grad_norm"] is None
-        assert found["untouched"]
-        assert found["again"].get("finite", True)
+    def poisoned_on_the_second() -> dict[str, Any]:
+        with joined_trainer(configured()) as trainer:
+            for _ in range(3):
+                trainer.step()
+            before = kept(trainer)
+            here = trainer.context.rank == 1
+            record = poisoned_step(trainer, gradient=what == "gradient") if here else trainer.step()
+            after = kept(trainer)
+            equal = all(torch.equal(after[name], value) for name, value in before.items())
+            again = trainer.step()
+            assert record is not None
+            assert again is not None
+            return {"record": to_json(record), "untouched": equal, "again": to_json(again)}
+
+    for result in results(poisoned_on_the_second, poisoned_on_the_second):
+        assert result["record"]["finite"] is False
+        assert result["record"]["loss" if what == "loss" else "grad_norm"] is None
+        assert result["untouched"]
+        assert result["again"].get("finite", True)
 
 
 def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
@@ -356,9 +355,7 @@ def test_the_same_command_trains_on_two_ranks(configured: Configure, tmp_path: P
     config = configured(budget={"tokens": 4000}, run={"precision": "fp64"})
     (tmp_path / "config.toml").write_text(config.to_toml())
     words = ["train", str(tmp_path / "config.toml"), "--quiet", "--out"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command = [*launcher, "2", "-m", "lengthen", *words, str(tmp_path / "two")]
-    subprocess.run(command, check=True, timeout=120)
+    finish(commands(*[[*words, str(tmp_path / "two")]] * 2))
     assert main([*words, str(tmp_path / "one")]) == 0
     one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
     for kind in (StepRecord, EvalRecord, ProbeRecord):

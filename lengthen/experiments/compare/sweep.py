@@ -12,7 +12,7 @@ from lengthen.experiments.compare.tables import (
     speedup,
     times_fewer,
 )
-from lengthen.reporting.figures import Curve, Panel
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.util.tables import Table, number
 
 FEWEST_POINTS = 3  # on an axis, for a curve
@@ -141,7 +141,9 @@ def sweep_panels(comparison: Comparison, members: Sequence[Group]) -> Iterator[P
         log = min(value for one in along for value, _ in one.points) > 0
         for title, unit, value_of, mark in PANELS:
             curves = [_curve(one, value_of) for one in along]
-            yield Panel(f"{title} against {setting}", setting, unit, curves, mark=mark, log_x=log)
+            yield Panel(
+                f"{title} against {setting}", setting, unit, curves, threshold=mark, log_x=log
+            )
 
 
 def _curve(one: Series, value_of: Callable[[Group], float | None]) -> Curve:

@@ -31,7 +31,7 @@ from lengthen.experiments.tune.search import (
 )
 from lengthen.experiments.tune.trials import LAST_EVALUATIONS, RISE, TrialResult, losses_of
 from lengthen.planning.plan import plan
-from lengthen.reporting.figures import Curve, Panel
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.util.tables import Table, number
 
 

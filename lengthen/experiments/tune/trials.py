@@ -227,10 +227,8 @@ def read_trial(root: Path, trial: Trial) -> TrialResult:
 
 def read_running(root: Path, trial: Trial) -> TrialResult:
     """Read a trial whose process may be about to replace any of its files."""
-    try:
-        metrics = read_metrics(RunPaths(trial.directory(root)).metrics)
-    except FileNotFoundError:
-        metrics = Metrics((), 0)
+    log = RunPaths(trial.directory(root)).metrics
+    metrics = read_metrics(log) if log.is_file() else Metrics((), 0)
     return _result(trial, RunStatus("begun", metrics))
 
 

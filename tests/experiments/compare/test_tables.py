@@ -346,4 +346,4 @@ def test_a_sweep_says_where_each_variant_is_best_and_where_it_breaks(
     assert [x for x, _ in baseline.points] == [0.001, 0.003, 0.01, 0.03]
     assert [y for _, y in faster.points] == pytest.approx([5.5, 5.2, 5.1, 5.0])
     assert [y for _, y in probes.curves[0].points] == [0.99, 0.99, 1.3, 1.3]
-    assert steps.mark == 1.2
+    assert steps.threshold == 1.2

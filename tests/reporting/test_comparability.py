@@ -7,7 +7,7 @@ import pytest
 
 from lengthen.cli.main import main
 from lengthen.config.schema import Tables
-from lengthen.reporting import apart
+from lengthen.reporting import comparability
 from lengthen.reporting.gather import NamedRun, gather
 from lengthen.reporting.html import write
 from lengthen.reporting.panels import panels_of
@@ -136,9 +136,9 @@ def test_those_of_one_text_stand_side_by_side(one: NamedRun, other: NamedRun) ->
 
 def test_what_is_not_recorded_joins_one_group_and_makes_no_bridge_between_two() -> None:
     runs = [run("a", PARTS[0]), run("theirs"), run("b", PARTS[1]), run("c", PARTS[1])]
-    together = [[one.name for one in members] for _, members in apart.groups(runs, "eval")]
+    together = [[one.name for one in members] for _, members in comparability.groups(runs, "eval")]
     assert together == [["a", "theirs"], ["b", "c"]]
-    together = [[one.name for one in m] for _, m in apart.groups(runs[1:], "eval")]
+    together = [[one.name for one in m] for _, m in comparability.groups(runs[1:], "eval")]
     assert together == [["theirs", "b", "c"]]
 
 

@@ -1,11 +1,11 @@
-"""Thinning: fewer points, and nothing that a reader looks for is gone."""
+"""Curves: fewer points with nothing lost that a reader looks for, and looks that differ."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.reporting.thin import LEAST, Point, points_per_curve, thin
+from lengthen.reporting.curves import LEAST, Curve, Panel, Point, looks, thin
 
 heights = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=400)
 curves = heights.map(lambda ys: [(float(x), y) for x, y in enumerate(ys)])
@@ -43,5 +43,18 @@ def test_a_spike_of_one_step_is_never_lost(at: int, most: int) -> None:
     assert points[at] in thin(points, most)
 
 
-def test_many_runs_share_the_points_of_a_page() -> None:
-    assert [points_per_curve(runs) for runs in (0, 1, 12, 30, 1000)] == [2000, 2000, 2000, 800, 200]
+def test_thirty_families_look_different_and_each_alike_in_all_panels() -> None:
+    names = [str(number) for number in range(30)]
+    panels = [
+        Panel("t", "x", "y", [Curve(name, [], family=name) for name in some])
+        for some in (names[:20], names[10:])
+    ]
+    known = looks(panels)
+    assert list(known) == names
+    assert len(set(known.values())) == 30
+
+
+def test_a_thinned_panel_has_no_curve_without_points() -> None:
+    curves = [Curve("a", [(x, x) for x in range(100)]), Curve("b", [])]
+    (curve,) = Panel("t", "x", "y", curves).thinned(10).curves
+    assert (curve.name, len(curve.points) <= 10) == ("a", True)

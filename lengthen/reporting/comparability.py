@@ -1,0 +1,199 @@
+"""What runs share and where they differ: settings, environments, and the text of their losses.
+
+Losses of one text stand side by side, and no others. A validation loss is of the part of the
+validation text that `evaluation.tokens` asks for, in sequences of the full length, and a probe's of
+the first few of those.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+from lengthen.config.load import flat
+from lengthen.reporting.gather import NamedRun
+from lengthen.run.records import EvalRecord, ProbeRecord
+from lengthen.util.tables import Table
+
+SEED = "run.seed"
+LENGTH, PART = "model.length", "evaluation.tokens"
+READ = "tokens read"  # by each evaluation, or each probe
+SETTINGS = {"eval": (LENGTH, PART), "probe": (LENGTH,)}  # by kind of record
+HASHES = ("tokenizer", "valid")  # of environment.json
+CADENCE = ("evaluation.every_steps", "evaluation.every_tokens")
+SHA256, HASH = 64, 8  # characters of one, and of what is shown of it
+SEVERAL = " and "  # between the numbers of a run whose evaluations were not all alike
+MISSING = "-"
+
+Facts = Mapping[str, str]  # name -> value as text; what is not recorded is absent
+
+
+def settings_table(runs: Sequence[NamedRun]) -> Table | None:
+    """Return the settings in which runs differ; None where none does, or none is known.
+
+    Runs that differ in their seed alone are one column, under the name of the first.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[NamedRun]] = {}
+    for run in runs:
+        without_seed = as_text(run.config) | {SEED: ""}
+        groups.setdefault(tuple(sorted(without_seed.items())), []).append(run)
+    columns = {}
+    for first, *others in groups.values():
+        seeds = dict.fromkeys(as_text(run.config).get(SEED, MISSING) for run in (first, *others))
+        name = f"{first.name} and {len(others)} more" if others else first.name
+        columns[name] = as_text(first.config) | {SEED: ", ".join(seeds)}
+    differing = _differing(columns)
+    return _table("Settings that differ", columns, differing) if differing else None
+
+
+def environment_tables(runs: Sequence[NamedRun]) -> list[Table]:
+    """Return what the environments have in common, and what is one run's own."""
+    columns = {run.name: as_text(run.environment) for run in runs if run.environment}
+    if not columns:
+        return []
+    differing = _differing(columns)
+    first = next(iter(columns.values()))
+    common = tuple((name, value) for name, value in first.items() if name not in differing)
+    title = "Environment of all runs" if len(columns) > 1 else "Environment"
+    tables = [Table(title, ("", "value"), common)] if common else []
+    return tables + ([_table("Environments that differ", columns, differing)] if differing else [])
+
+
+def as_text(tables: Mapping[str, object]) -> dict[str, str]:
+    """Return nested tables as dotted names with their values as text."""
+    return {name: _text(name, value) for name, value in flat(tables).items()}
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        words = [_text(name, item) for item in value]
+        return shlex.join(words) if name == "command" else ", ".join(words)
+    return str(value)
+
+
+def _differing(columns: Mapping[str, Facts]) -> list[str]:
+    names = dict.fromkeys(name for facts in columns.values() for name in facts)
+    values = {name: {facts.get(name, MISSING) for facts in columns.values()} for name in names}
+    return [name for name in names if len(values[name]) > 1]
+
+
+def _table(title: str, columns: Mapping[str, Facts], names: Sequence[str]) -> Table:
+    """Lay out a row for each name or for each run, whichever are more: tables grow downwards."""
+    values = [[facts.get(name, MISSING) for name in names] for facts in columns.values()]
+    if len(columns) > len(names):
+        lines = [(run, *row) for run, row in zip(columns, values, strict=True)]
+        return Table(title, ("run", *names), tuple(lines))
+    lines = [(name, *row) for name, row in zip(names, zip(*values, strict=True), strict=True)]
+    return Table(title, ("", *columns), tuple(lines))
+
+
+def text_of(run: NamedRun, kind: str) -> Facts:
+    """Return of what text a run's evaluations ("eval") or probes are; nothing without any."""
+    records: Sequence[EvalRecord | ProbeRecord]
+    records = run.metrics.evaluations if kind == "eval" else run.metrics.probes
+    if not records:
+        return {}
+    settings = as_text(run.config)
+    known = {name: settings[name] for name in SETTINGS[kind] if name in settings}
+    known |= {name: str(run.environment[name]) for name in HASHES if run.environment.get(name)}
+    sizes = {record.side_tokens for record in records if record.side_tokens}
+    return known | ({READ: SEVERAL.join(f"{n:,.0f}" for n in sorted(sizes))} if sizes else {})
+
+
+def differences(one: Facts, other: Facts) -> list[str]:
+    """Return the names of what is known of both texts and not the same.
+
+    Where both read equally much, all of it each time, what they asked for is no difference: a
+    validation part can be too small for either.
+    """
+    names = [name for name in one if name in other and one[name] != other[name]]
+    if READ not in one or READ not in other or READ in names:
+        return names
+    return [*names, READ] if SEVERAL in one[READ] else [name for name in names if name != PART]
+
+
+def groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[Facts, list[NamedRun]]]:
+    """Return the runs whose evaluations or probes are of one text, with what is known of it.
+
+    A run of which something is not recorded joins the first group that the rest allows.
+    """
+    together: list[tuple[dict[str, str], list[NamedRun]]] = []
+    for run in runs:
+        own = text_of(run, kind)
+        fitting = (group for group in together if not differences(group[0], own))
+        known, members = next(fitting, (None, []))
+        if known is None:
+            together.append((dict(own), [run]))
+        else:
+            known.update(own)
+            members.append(run)
+    return [(known, members) for known, members in together]
+
+
+def named_groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[str, list[NamedRun]]]:
+    """Return the groups, each with the words in which it differs from others; "" for a single one.
+
+    The tokens read are named where nothing else is different: they follow from the rest.
+    """
+    together = groups(runs, kind)
+    pairs = combinations((known for known, _ in together), 2)
+    names = [*dict.fromkeys(n for pair in pairs for n in differences(*pair) if n != READ)]
+    for shown in (names, [*names, READ]):
+        words = [
+            ", ".join(f"{name} {_short(known[name])}" for name in shown if name in known)
+            for known, _ in together
+        ]
+        if len(set(words)) == len(together):
+            break
+    return [(text, members) for text, (_, members) in zip(words, together, strict=True)]
+
+
+def notes(runs: Sequence[NamedRun]) -> list[str]:
+    """Return a note for each group of runs whose validation losses are of other text."""
+    lines = [
+        f"{run.name}: its evaluations read {read} tokens, so its own losses are not of one text"
+        for run in runs
+        if SEVERAL in (read := text_of(run, "eval").get(READ, ""))
+    ]
+    (known, first), *others = groups(runs, "eval") or [({}, [])]
+    for other, members in others:
+        where = difference(other, known)
+        why = "; a token is easier with more text before it" if LENGTH in where else ""
+        names = f"{members[0].name} and {first[0].name}"
+        lines.append(f"{names}: validation losses of different text, shown apart ({where}){why}")
+    return [*lines, *_unchecked(runs)]
+
+
+def _unchecked(runs: Sequence[NamedRun]) -> Iterator[str]:
+    evaluated = {run.name: text_of(run, "eval") for run in runs if run.metrics.evaluations}
+    missing = [name for name, known in evaluated.items() if not known.keys() & {READ, PART}]
+    if missing and len(evaluated) > 1:
+        who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
+        yield f"not checked that evaluations read the same part of the text: no record of {who}"
+
+
+def difference(one: Facts, other: Facts) -> str:
+    """Return in words where two texts differ; the tokens read follow from the rest."""
+    names = differences(one, other)
+    shown = [name for name in names if name != READ] or names
+    return ", ".join(f"{n} {_short(one[n])} against {_short(other[n])}" for n in shown)
+
+
+def _short(value: str) -> str:
+    return value[:HASH] if len(value) == SHA256 else value
+
+
+def cadence(runs: Sequence[NamedRun]) -> str:
+    """Return a note where runs evaluate differently often: who looks more often finds more."""
+    every = {run.name: as_text(run.config) for run in runs}
+    known = {name: own for name, own in every.items() if own.keys() & set(CADENCE)}
+    for setting in CADENCE:
+        values = {own.get(setting, MISSING): name for name, own in known.items()}
+        if len(values) > 1:
+            (value, run), (other, second) = list(values.items())[:2]
+            where = f"{setting} is {value} in {run} and {other} in {second}"
+            return f"{where}: whoever looks more often gets there earlier. "
+    return ""

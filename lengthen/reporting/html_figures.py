@@ -1,0 +1,171 @@
+"""A panel as a figure of plotly: what its `to_html` takes, with its own legend, zoom and buttons.
+
+Colours of text and grid are not here: the page's style sheet paints them, so that figures follow
+its theme, and paper, without being drawn again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from lengthen.reporting.curves import Curve, Look, Panel
+from lengthen.util.errors import printable
+
+Json = dict[str, Any]
+
+DIGITS = 6  # significant ones of what is not a whole number
+FEW_POINTS = 20  # of a curve, that are shown as such
+FEW_CURVES = 8  # as many leave room for thick lines
+HEIGHT, LEGEND_LINE = 320, 28  # pixels: of a figure without its legend, and of a line of that
+LEGEND_LETTERS = 130  # in a line, about; a key takes 8 more than its name
+CLEAR = "rgba(0,0,0,0)"
+FONT = {"family": "system-ui, sans-serif", "size": 12}
+LOG = {"type": "log", "nticks": 3}  # plotly then marks 1, 2 and 5 of a decade, and not all nine
+LINEAR = {"type": "linear", "nticks": 0}
+
+
+def figure(panel: Panel, looks: Mapping[str, Look], extent: Sequence[float]) -> Json:
+    """Return the panel as `{"data": traces, "layout": layout}`.
+
+    `looks` gives each family its look. `extent` is the range along x, above zero, of all panels
+    with the same x, so that they show the same stretch; empty where none has a point there.
+    """
+    alone = len({curve.key for curve in panel.curves}) == len(panel.curves) <= FEW_CURVES
+    traces = [
+        trace
+        for curve in panel.curves
+        for trace in _traces(curve, looks[curve.key], 2.0 if alone else 1.2)
+    ]
+    named: set[str] = set()
+    for trace in traces:  # the legend names each family once
+        trace["showlegend"] = trace["legendgroup"] not in named
+        named.add(trace["legendgroup"])
+    return {"data": traces, "layout": _layout(panel, extent)}
+
+
+def extents(panels: Sequence[Panel]) -> dict[str, list[float]]:
+    """Return, for each name of an x axis, the range above zero of all curves along it."""
+    ranges: dict[str, list[float]] = {}
+    for panel in panels:
+        xs = [x for curve in panel.curves for x, _ in curve.points if x > 0]
+        xs += ranges.get(panel.x, [])
+        ranges[panel.x] = [min(xs), max(xs)] if xs else []
+    return ranges
+
+
+def _traces(curve: Curve, look: Look, width: float) -> Iterator[Json]:
+    yield {
+        **_trace(
+            curve, "lines+markers" if len(curve.points) <= FEW_POINTS else "lines", "%{y:.5~g}"
+        ),
+        "x": [rounded(x) for x, _ in curve.points],
+        "y": [rounded(y) for _, y in curve.points],
+        "line": {
+            "color": look.colour,
+            "width": width,
+            "dash": ",".join(f"{pixels}px" for pixels in look.dashes) or "solid",
+        },
+        "marker": {"color": look.colour, "size": 5},
+    }
+    if curve.breaks:
+        line = {"color": look.colour, "width": 2}
+        yield {
+            **_trace(curve, "markers", "not finite"),
+            "yaxis": "y2",  # from 0 to 1: a value that is not finite has no height of its own
+            "x": [rounded(x) for x in curve.breaks],
+            "y": [0.03] * len(curve.breaks),
+            "marker": {"color": look.colour, "size": 9, "symbol": "x-thin", "line": line},
+        }
+    if curve.marks:
+        symbols = ["circle-open" if mark.hollow else "circle" for mark in curve.marks]
+        yield {
+            **_trace(curve, "markers", "%{text}"),
+            "x": [rounded(mark.x) for mark in curve.marks],
+            "y": [rounded(mark.y) for mark in curve.marks],
+            "text": [_text(mark.text) for mark in curve.marks],
+            "marker": {"color": look.colour, "size": 7, "symbol": symbols},
+        }
+
+
+def _trace(curve: Curve, mode: str, value: str) -> Json:
+    """Return what all traces of a curve have in common."""
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": _text(curve.key),
+        "meta": _text(curve.name),
+        "legendgroup": _text(curve.key),
+        "hovertemplate": "%{meta}<br>%{x:,.6~g}: " + value + "<extra></extra>",
+    }
+
+
+def _layout(panel: Panel, extent: Sequence[float]) -> Json:
+    letters = sum(len(key) + 8 for key in {curve.key for curve in panel.curves})
+    across = _axis(panel.x, extent, log=panel.log_x)
+    across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
+    ys = [y for curve in panel.curves for _, y in curve.points if y > 0]
+    up = _axis(panel.y, ys, log=panel.log_y)
+    if panel.lesser:
+        # A line along the very edge would lose half of its label.
+        up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
+    return {
+        "height": HEIGHT + LEGEND_LINE * (1 + letters // LEGEND_LETTERS),
+        "meta": _text(panel.x),  # the script of the page zooms figures of one x together
+        "xaxis": across,
+        "yaxis": up,
+        "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+        "shapes": list(_thresholds(panel)),
+        "margin": {"l": 70, "r": 42, "t": 30, "b": 46},
+        "font": FONT,
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": -0.22},
+        "showlegend": True,
+        "updatemenus": [_toggle("x", panel.log_x, "right"), _toggle("y", panel.log_y, "left")],
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+    }
+
+
+def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
+    large = bool(values) and max(values) >= 1000 and min(values) >= 1
+    return {
+        **(LOG if log else LINEAR),
+        "title": {"text": _text(name), "font": {"size": 12}, "standoff": 8},
+        # Thousands as 1.5k; but the same letters would make 5m of 0.005.
+        "tickformat": "~s" if large else ".6~g",
+        "zeroline": False,
+    }
+
+
+def _toggle(axis: str, log: bool, side: str) -> Json:
+    """Return the button that makes an axis logarithmic, and linear when it is pressed again."""
+    scales = [
+        {f"{axis}axis.{key}": value for key, value in scale.items()} for scale in (LOG, LINEAR)
+    ]
+    first, second = reversed(scales) if log else scales
+    button = {"label": f"log {axis}", "method": "relayout", "args": [first], "args2": [second]}
+    place = {"x": int(side == "right"), "xanchor": side, "y": 1.02, "yanchor": "bottom"}
+    look = {"font": {"size": 11}, "pad": {"t": 0, "b": 2, "l": 0, "r": 0}}
+    return {"type": "buttons", "buttons": [button], "active": -1, **place, **look}
+
+
+def _thresholds(panel: Panel) -> Iterator[Json]:
+    heights = [(height, 1.0) for height in panel.lesser]
+    heights += [] if panel.threshold is None else [(panel.threshold, 2.0)]
+    place = {"textposition": "end", "xanchor": "left", "yanchor": "middle"}
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
+    for height, width in heights:
+        line = {"dash": "5px,4px", "width": width}
+        label = {"text": f"{height:g}", **place}
+        yield {**across, "y0": height, "y1": height, "line": line, "label": label}
+
+
+def _text(name: str) -> str:
+    return escape(printable(name))  # plotly reads tags in names, and JSON has no half characters
+
+
+def rounded(value: float) -> float:
+    """Return `value` with 6 significant digits; whole numbers keep all theirs."""
+    if isinstance(value, int) or value.is_integer():
+        return int(value) if abs(value) < 2**53 else value
+    return float(f"{value:.{DIGITS}g}")

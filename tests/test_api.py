@@ -1,0 +1,125 @@
+"""The public API: each name has an example that runs and is on its page; a misuse is one line."""
+
+import doctest
+import inspect
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lengthen
+from lengthen.util.errors import DataError, LengthenError, SettingError
+from scripts.api_page import PAGE, SECTIONS, page
+
+SMALL = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
+API: Any = lengthen  # what a user calls wrongly, no type checker sees
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    """A directory with what the examples have: some text, a token store and a small run."""
+    folder = tmp_path_factory.mktemp("api")
+    shutil.copytree(store, folder / "store")
+    (folder / "books").mkdir()
+    (folder / "books" / "one.txt").write_text("It was a dark night.\n" * 2000, encoding="utf-8")
+    settings = {**SMALL, "evaluation.tokens": 2000}
+    lengthen.train(
+        "laptop-2min", folder / "runs/first", data=folder / "store", settings=settings, quiet=True
+    )
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that directory as the working directory."""
+    folder = shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", lengthen.__all__)
+def test_every_public_name_has_an_example_that_runs(name: str, here: Path) -> None:
+    text = inspect.getdoc(getattr(lengthen, name)) or ""
+    names = {"lengthen": lengthen, "torch": torch}
+    example = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    assert example.examples
+    lines: list[str] = []
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=lines.append)
+    assert result.failed == 0, "".join(lines)
+
+
+def test_the_page_is_what_the_docstrings_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m scripts.api_page"
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(lengthen.__all__)
+
+
+def test_no_public_name_is_a_folder_of_the_package() -> None:
+    folders = {path.name for path in Path(lengthen.__file__).parent.iterdir() if path.is_dir()}
+    assert not folders & set(lengthen.__all__)
+    assert set(lengthen.__all__) < set(dir(lengthen))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = API.trian
+
+
+def test_the_package_is_imported_without_anything_heavy() -> None:
+    heavy = "torch numpy pydantic rich tokenizers importlib.metadata"
+    code = f"import sys, lengthen; print([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def train(*arguments: object, **options: object) -> Callable[[], object]:
+    return lambda: API.train(*arguments, **{"data": "store", "out": "out", **options})
+
+
+MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[], object]]] = {
+    "a recipe that is none": (SettingError, "did you mean 'laptop-2min'?", train("laptop-3min")),
+    "a number as recipe": (SettingError, "recipe: must be a path, got 3", train(3)),
+    "no path to write to": (SettingError, "out: must be a path", train("laptop-2min", out=None)),
+    "settings in a list": (
+        SettingError,
+        "settings: must be a dictionary, such as",
+        train("laptop-2min", settings=["pacing.start"]),
+    ),
+    "a setting that is none": (
+        SettingError,
+        "pacing.strat: no such setting, got 8; did you mean 'start'?",
+        train("laptop-2min", settings={"pacing.strat": 8}),
+    ),
+    "a table that is none": (
+        SettingError,
+        "pacings: no such setting",
+        train("laptop-2min", settings={"pacings": {"start": 8}}),
+    ),
+    "another word for resume": (
+        SettingError,
+        'resume: must be "auto" or None, got True',
+        train("laptop-2min", resume=True),
+    ),
+    "no store": (SettingError, "data.path: is missing", train("laptop-2min", data=None)),
+    "a store that is missing": (DataError, "no token store", train("laptop-2min", data="nowhere")),
+    "a run that exists": (
+        SettingError,
+        "must be a new or empty directory",
+        train("laptop-2min", out="runs/first"),
+    ),
+    "no run to resume": (SettingError, "must be a run's", lambda: API.resume("store")),
+    "no run to load": (SettingError, "must be a run", lambda: API.load("store")),
+    "no path to load": (SettingError, "run: must be a path, got 7", lambda: API.load(7)),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_misuse_is_one_line(name: str, here: Path) -> None:
+    kind, text, call = MISTAKES[name]
+    before = sorted(here.rglob("*"))
+    with pytest.raises(kind) as caught:
+        call()
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(here.rglob("*")) == before
