@@ -35,7 +35,7 @@ from lengthen.model.optim import AdamW, second_moment_scale
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import StepRecord, to_json
 from lengthen.training import trainer as step_of
-from lengthen.training.trainer import Health, Trainer
+from lengthen.training.trainer import StepResult, Trainer
 from lengthen.util.disk import Disk
 
 TOKENS, LENGTH = 4096, 256  # of a step, of a row
@@ -58,7 +58,7 @@ class NoRatio(LowestLoss):
 class Unwatched(Trainer):
     """The trainer without its monitor; clipping and the finite check stay, as they change steps."""
 
-    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
+    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> StepResult:
         with patch.object(step_of, "second_moment_scale", self._nothing):
             return super()._update(total, grad_norm, rate)
 
@@ -66,7 +66,7 @@ class Unwatched(Trainer):
         return torch.zeros(2)
 
     def _record(
-        self, shape: StepPlan, health: Health, ratio: float | None, joined: float
+        self, shape: StepPlan, result: StepResult, ratio: float | None, joined: float
     ) -> StepRecord:
         return StepRecord(step=1, loss=0.0)
 

@@ -28,21 +28,21 @@ from lengthen.training.start import train
 
 RATES: dict[str, Any] = {"learning_rate": 1e-3, "warmup_steps": 10}
 TRAININGS: dict[str, dict[str, Any]] = {
-    # The rows stay: passes grow from a few hundred tokens to full ones.
+    # The rows stay: micro-batches grow from a few hundred tokens to full ones.
     "ROWS_HELD": {
         "model": {"layers": 4, "width": 128, "heads": 4, "length": 256},
         "pacing": {"kind": "linear", "start": 16, "duration": 60},
         "batch": {"rows": 32},
         "budget": {"tokens": 600_000},
     },
-    # The tokens stay: all passes are alike in tokens, rows are many and short, then few and long.
+    # The tokens stay: micro-batches are alike in tokens; many short rows, then few long ones.
     "TOKENS_HELD": {
         "model": {"layers": 2, "width": 192, "heads": 6, "length": 1024},
         "pacing": {"kind": "linear", "start": 8, "duration": 80},
         "batch": {"rows": 4, "hold": "tokens"},
         "budget": {"tokens": 400_000},
     },
-    # The length stays: a step has from one pass to eight.
+    # The length stays: a step has from one micro-batch to eight.
     "ROWS_PACED": {
         "model": {"layers": 6, "width": 64, "heads": 4, "length": 512},
         "pacing": {"kind": "linear", "of": "rows", "start": 2, "duration": 50},
@@ -81,7 +81,7 @@ def compared(name: str, config: Config, out: Path) -> float:
 
 def main() -> None:
     """Measure."""
-    parser = argparse.ArgumentParser(description="Foretold seconds against real ones.")
+    parser = argparse.ArgumentParser(description="Predicted seconds against real ones.")
     parser.add_argument("--share", type=float, default=1.0, help="of the budgets, for a quick look")
     share = parser.parse_args().share
     print(f"{torch.get_num_threads()} threads")

@@ -3,13 +3,11 @@
     python -m benchmarks.warmup                  about ten minutes on two cores
 
 One model (6 layers, width 384, vocabulary 8192, full length 1024) and 4096 tokens a step at every
-length (`batch.hold = "tokens"`), so that a step differs in its shape alone. Beside it a bare pass
-of all 4096 tokens at that length, and the same step in passes of 8 rows, which is what fixed
-micro-batches give.
+length, so that a step differs in its shape alone. Beside it a bare pass of all 4096 tokens at that
+length, and the same step in micro-batches of 8 rows, which is what a fixed number of rows gives.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,19 +16,19 @@ from benchmarks import rivals
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
 from benchmarks.step import Step, real_store
 from lengthen.config.load import build
-from lengthen.core.pacing import Staged
-from lengthen.core.schedule import Counters
+from lengthen.core.schedule import StepPlan
 from lengthen.data.open_store import open_store, with_store
+from lengthen.data.stream import StreamState
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.training.trainer import Trainer
 
-TOKENS = 4096  # a step: one pass
+TOKENS = 4096  # a step: one micro-batch
 LENGTHS = (8, 16, 32, 64, 256, 1024)
 
 
 def trainer_of(folder: Path) -> Trainer:
-    """Return a trainer whose pacing has each length for one step, then the last for ever."""
+    """Return a trainer of the model."""
     config = build(
         {
             "data": {"path": str(folder / "store")},
@@ -40,12 +38,8 @@ def trainer_of(folder: Path) -> Trainer:
                 "heads": rivals.HEADS,
                 "length": LENGTHS[-1],
             },
-            "pacing": {
-                "kind": "staged",
-                "values": list(LENGTHS),
-                "boundaries": list(range(1, len(LENGTHS))),
-            },
-            "batch": {"rows": TOKENS // LENGTHS[-1], "hold": "tokens"},
+            "pacing": {"kind": "constant"},
+            "batch": {"rows": TOKENS // LENGTHS[-1]},
             "optimizer": {"learning_rate": 1e-4},
             "budget": {"tokens": 10**12},
         }
@@ -56,16 +50,12 @@ def trainer_of(folder: Path) -> Trainer:
 
 
 def step_at(trainer: Trainer, length: int) -> Step:
-    """Return a step of this one run at `length`: its clock is set to the step that has it."""
-    pacing = trainer.schedule.pacing
-    assert isinstance(pacing, Staged)
-    counters = Counters(step=pacing.values.index(length))
+    """Return a step of this one run at `length`."""
+    plan = StepPlan(TOKENS // length, length, learning_rate=1e-4)
 
     def step() -> None:
-        trainer.train_state = replace(trainer.train_state, counters=counters)
-        record = trainer.step()
-        assert record is not None
-        assert (record.length, (record.rows or 0) * length) == (length, TOKENS)
+        now = trainer.train_state
+        trainer.train_on(trainer.stream.planned(plan, StreamState(now.counters, now.ledger)))
 
     return step
 
@@ -77,7 +67,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with real_store() as folder:
         trainer = trainer_of(folder)
-        print(f"{trainer.micro_tokens} tokens a pass, {torch.get_num_threads()} threads")
+        print(f"{trainer.micro_tokens} tokens a micro-batch, {torch.get_num_threads()} threads")
         steps = {f"ours {length}": step_at(trainer, length) for length in LENGTHS}
         for length in LENGTHS:
             steps[f"bare {length}"] = rivals.ready(rivals.bare, TOKENS, length, TOKENS)

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from lengthen.core.custom_pacing import Custom
     from lengthen.core.pacing import Adaptive, Constant, Linear, Root, Staged
     from lengthen.data.store import Store
+    from lengthen.evaluation.evaluate import evaluate
     from lengthen.exchange.pretrained import load
     from lengthen.integrations.data_plan import DataPlan
     from lengthen.integrations.plain import BatchStream
     from lengthen.integrations.run_log import RunLog
+    from lengthen.planning.plans import plan
+    from lengthen.reporting.report import report
     from lengthen.run.metrics import read_metrics
     from lengthen.training.start import resume, train
 
@@ -30,8 +33,11 @@ __all__ = [
     "RunLog",
     "Staged",
     "Store",
+    "evaluate",
     "load",
+    "plan",
     "read_metrics",
+    "report",
     "resume",
     "train",
 ]
@@ -40,10 +46,13 @@ _MODULES = {
     "core.custom_pacing": ("Custom",),
     "core.pacing": ("Adaptive", "Constant", "Linear", "Root", "Staged"),
     "data.store": ("Store",),
+    "evaluation.evaluate": ("evaluate",),
     "exchange.pretrained": ("load",),
     "integrations.data_plan": ("DataPlan",),
     "integrations.plain": ("BatchStream",),
     "integrations.run_log": ("RunLog",),
+    "planning.plans": ("plan",),
+    "reporting.report": ("report",),
     "run.metrics": ("read_metrics",),
     "training.start": ("resume", "train"),
 }

@@ -14,13 +14,22 @@ import lengthen
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["Store", "train", "resume"],
-    "After training": ["load", "read_metrics"],
+    "Plan": ["plan"],
+    "After training": ["load", "evaluate", "report", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [
     "training.loop.RunSummary",
+    "planning.plans.Plans",
+    "planning.forecast.Forecast",
+    "planning.plan.Plan",
     "exchange.pretrained.TrainedModel",
+    "evaluation.evaluate.Evaluations",
+    "evaluation.results.Result",
+    "evaluation.results.Outcome",
+    "evaluation.results.Measure",
+    "reporting.report.Report",
     "run.metrics.Metrics",
     "run.records.StepRecord",
     "run.records.EvalRecord",

@@ -214,6 +214,8 @@ NEW_CODE = {
     "lengthen.pacing": "lengthen.core.pacing",
     "lengthen.plug": "lengthen.integrations",
     "world=3": "world_size=3",
+    **{"Course": "DataPlan", "Feed": "BatchStream", ".rates(": ".lr_scheduler("},
+    **{"floor=": "min_learning_rate=", "passes=": "gradient_accumulation_steps="},
 }
 
 

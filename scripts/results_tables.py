@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lengthen.reporting.evaluations import tables
+from lengthen.evaluation.tables import tables
 from lengthen.reporting.gather import gather
 
 ROOT = Path(__file__).parents[1]

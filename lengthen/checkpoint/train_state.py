@@ -1,8 +1,7 @@
 """All of a run's state that is no tensor: it goes to JSON and comes back equal."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from lengthen.config.schema import MOST
@@ -81,27 +80,19 @@ def _every(kind: type[Counters | AdaptiveState], state: dict[str, Any]) -> dict[
     return {one.name: state[one.name] for one in fields(kind)}
 
 
-def _is_sound(train_state: TrainState) -> bool:
-    counts = all(type(count) is int and 0 <= count <= MOST for count in _counts(train_state))
-    figures = (train_state.seconds, *(loss for loss in _losses(train_state) if loss is not None))
-    return counts and all(type(one) in (int, float) and 0 <= one < math.inf for one in figures)
+def _is_sound(state: Any) -> bool:
+    """Return whether every number of a dataclass is one that a run may have written."""
+    return all(_is_value(getattr(state, one.name), one.type) for one in fields(state))
 
 
-def _counts(train_state: TrainState) -> Iterator[object]:
-    yield from (train_state.skipped_tokens, train_state.skipped_in_a_row, train_state.probed)
-    for counters in (train_state.counters, train_state.evaluated):
-        yield from (counters.step, counters.tokens, counters.origin)
-        if (adaptive := counters.adaptive) is not None:
-            yield from (adaptive.value, adaptive.since, adaptive.observed, adaptive.calm)
-
-
-def _losses(train_state: TrainState) -> Iterator[float | None]:
-    yield from (train_state.lowest.value, train_state.probe_lowest.value)
-    yield from (
-        c.adaptive.lowest
-        for c in (train_state.counters, train_state.evaluated)
-        if c.adaptive is not None
-    )
+def _is_value(value: Any, kind: Any) -> bool:
+    if kind is int:
+        return type(value) is int and 0 <= value <= MOST
+    if kind in (float, float | None):
+        allowed = (int, float) if kind is float else (int, float, type(None))
+        return type(value) in allowed and (value is None or 0 <= value < math.inf)
+    # A ledger has been checked as it was read.
+    return not is_dataclass(value) or isinstance(value, Ledger) or _is_sound(value)
 
 
 def check_same_run(train_state: TrainState, first: Ledger) -> None:

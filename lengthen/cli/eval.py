@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_notes, start_computing
+from lengthen.cli.command import Command, Parser, Settings, start_computing
 
 
 def _arguments(parser: Parser) -> None:
@@ -27,33 +27,18 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     start_computing(options)
-    from lengthen.evaluation.evaluate import choose_tasks, evaluate
-    from lengthen.evaluation.models import EvalOptions, find_models
+    from lengthen.evaluation.evaluate import Evaluations, evaluate
+    from lengthen.evaluation.models import NamedModel
     from lengthen.evaluation.results import Result
-    from lengthen.reporting.evaluations import tables
-    from lengthen.util.tables import console, printed
 
-    asked = EvalOptions(options.sets, options.shots, options.limit, options.stride, options.seed)
-    models = find_models(options.models, options.out)
-    tasks = choose_tasks(options.tasks, models, options.data, asked)
-    results: dict[str, list[Result]] = {model.name: [] for model in models}
-    evaluated = evaluate(
-        models,
-        tasks,
-        asked,
-        data=options.data,
-        precision=options.precision,
-        note=lambda text: print_notes([text]),
-    )
+    named = {
+        name: value for name, value in vars(options).items() if name not in ("command", "alone")
+    }
+    measured: list[tuple[NamedModel, Result]] = []
     try:
-        for model, result in evaluated:
-            results[model.name].append(result)
+        evaluate(**named, on_result=lambda *pair: measured.append(pair))
     finally:  # results from before Ctrl-C, or before a model that cannot be used, are shown too
-        out = console()
-        for table in tables(results):
-            out.print(printed(table))
-        for path in dict.fromkeys(model.results for model in models if results[model.name]):
-            print(path)
+        Evaluations(tuple(measured)).print()
     return 0
 
 

@@ -1,7 +1,6 @@
 """`lengthen report`: what runs have shown."""
 
 import argparse
-import math
 from pathlib import Path
 
 from lengthen.cli.command import Command, Parser, Settings
@@ -32,40 +31,24 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
-    from lengthen.reporting.gather import gather
-    from lengthen.reporting.text import lines
-    from lengthen.util.tables import Table, console, printed
+    from lengthen.reporting.report import report
 
-    for loss in options.losses:
-        if not math.isfinite(loss):
-            raise SettingError("--losses", "must be finite numbers of nats", loss)
     try:
-        runs = gather(options.runs, _columns(options.columns))
+        result = report(
+            options.runs,
+            out=options.out,
+            title=options.title,
+            losses=options.losses,
+            columns=_columns(options.columns),
+        )
     except SettingError as error:
         if not error.setting.startswith("columns"):
             raise
         raise SettingError(f"--{error.setting}", error.rule, error.value, error.hint) from None
-    if options.out is None:
-        out = console()
-        for part in lines(runs, options.losses):
-            if isinstance(part, Table):
-                out.print(printed(part))
-            else:
-                print(part)
-        return 0
-    from lengthen.reporting.evaluations import panels
-    from lengthen.reporting.html import write
-
-    parts = list(lines(runs, options.losses))
-    write(
-        options.out,
-        runs,
-        title=options.title or _title([run.name for run in runs]),
-        verdicts=[part for part in parts if isinstance(part, str) and not part.startswith(" ")],
-        tables=[part for part in parts if isinstance(part, Table)],
-        panels=panels({run.name: run.results for run in runs}),
-    )
-    print(options.out)
+    if result.page is None:
+        result.print()
+    else:
+        print(result.page)
     return 0
 
 
@@ -77,10 +60,6 @@ def _columns(words: list[str]) -> dict[str, str] | None:
             raise SettingError("--columns", "must be OURS=THEIRS, such as step=iteration", word)
         columns[ours] = theirs
     return columns or None
-
-
-def _title(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 COMMAND = Command(

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Tables
+from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.pacing import Adaptive
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError, nearest
@@ -137,7 +138,10 @@ def build(tables: Tables) -> Config:
 
 def with_overrides(config: Config, overrides: Tables) -> Config:
     """Return `config` with some settings changed, checked again."""
-    return build(merge(config.tables(), overrides)[0])
+    tables = config.tables()
+    if isinstance(config.pacing, Custom):
+        tables["pacing"] = config.pacing  # a table has the function's name alone
+    return build(merge(tables, overrides)[0])
 
 
 def with_auto_decided(config: Config) -> Config:
@@ -217,6 +221,8 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
     """Return what nested tables hold by dotted name."""
     values: Tables = {}
     for name, value in tables.items():
+        if isinstance(value, Custom):
+            value = settings_of(value)
         if isinstance(value, Mapping):
             values |= flat(value, f"{prefix}{name}.")
         else:

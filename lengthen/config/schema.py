@@ -12,8 +12,17 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    field_serializer,
+    model_validator,
+)
 
+from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
 from lengthen.core.schedule import Hold, Schedule
@@ -77,11 +86,14 @@ Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
 
 def read_pacing(table: object) -> object:
     """Turn a pacing table into pacing's own value; raises SettingError with a bare name."""
-    if isinstance(table, get_args(Pacing)):
+    if isinstance(table, (*get_args(Pacing), Custom)):
         return table
     if not isinstance(table, dict):
         raise ValueError("must be a table or a pacing; a function is for a DataPlan alone")
     kind = KINDS.get(str(table.get("kind")))
+    if table.get("kind") == Custom.kind:
+        hint = 'give it in Python: settings={"pacing": Custom(function, end=...)}'
+        raise SettingError("kind", "a settings file cannot hold a function", Custom.kind, hint)
     if kind is None:
         hint = nearest(str(table.get("kind", "")), KINDS)
         raise SettingError("kind", "no such pacing", table.get("kind"), hint)
@@ -225,13 +237,17 @@ class Config(Table):
 
     data: Data = Data()
     model: Model
-    pacing: Annotated[Pacing, BeforeValidator(read_pacing)]
+    pacing: Annotated[Pacing | InstanceOf[Custom], BeforeValidator(read_pacing)]
     batch: Batch
     optimizer: Optimizer
     budget: Budget
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()
     run: Run = Run()
+
+    @field_serializer("pacing")
+    def _pacing_table(self, pacing: Pacing | Custom) -> dict[str, object]:
+        return settings_of(pacing)
 
     @model_validator(mode="after")
     def _tables_agree(self) -> "Config":

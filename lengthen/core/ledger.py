@@ -1,11 +1,11 @@
 """The ledger: what of the corpus has been read, what is left, and what comes next.
 
-It deals in positions of a pass's order, never in tokens or in sequence numbers, and in stretches of
-neighbouring positions that were treated alike. So its size does not depend on the corpus, and every
-rank computes the same blocks without asking another.
+It deals in positions of an epoch's order, never in tokens or in sequence numbers, and in stretches
+of neighbouring positions that were treated alike. So its size does not depend on the corpus, and
+every rank computes the same blocks without asking another.
 
 The paper drops what a short step does not read of a sequence; `leftovers="requeue"` reads it later,
-so that over a pass each of the N * L tokens is an input exactly once.
+so that over an epoch each of the N * L tokens is an input exactly once.
 """
 
 from bisect import bisect_left
@@ -32,14 +32,14 @@ class Stretch:
     offset: int  # tokens
     read_at: int  # the step, by the ledger's own count, that last read of them
 
-    def then(self, other: "Stretch") -> bool:
+    def precedes(self, other: "Stretch") -> bool:
         """Return whether `other` carries on where this one ends, read as far."""
         return self.first + self.count == other.first and self.offset == other.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The tokens [offset, offset + tokens) of the sequence at position `first` of a pass."""
+    """The tokens [offset, offset + tokens) of the sequence at position `first` of an epoch."""
 
     epoch: int
     first: int
@@ -54,7 +54,7 @@ class Block:
         for i in range(count): for p in pieces: p.tokens from p.offset on of position p.first + i
 
     The blocks of a step, laid end to end, are its batch row by row; a row crosses the border of two
-    blocks only where a pass ends.
+    blocks only where an epoch ends.
     """
 
     count: int
@@ -80,7 +80,7 @@ class Ledger:
     leftovers: Leftovers
     takes: int = 0  # steps so far
     epoch: int = 0
-    opened: int = 0  # sequences of this pass; also the next position to open
+    opened: int = 0  # sequences of this epoch; also the next position to open
     dropped: int = 0  # tokens, of the whole run
     queue: tuple[Stretch, ...] = ()  # open sequences, in the order of `read_at`
 
@@ -131,7 +131,7 @@ class Ledger:
         return tuple(blocks), replace(ledger, takes=self.takes + 1)
 
     def after(self, rows: int, length: int, steps: int) -> "Ledger":
-        """Return the ledger after so many equal takes, whole passes skipped.
+        """Return the ledger after so many equal takes, whole epochs skipped.
 
         For steps at full length, or with "drop", where no sequence waits for another step and only
         the number of rows matters. All counts are exact; the ages of a queue are those of one take.
@@ -139,7 +139,7 @@ class Ledger:
         assert length == self.full_length or self.leftovers == "drop"
         total, ledger, skipped = rows * steps, self, 0
         if total > 2 * self.sequences:
-            # One pass further on, nothing is left of what shorter steps have left.
+            # One epoch later, nothing is left of what shorter steps have left.
             _, ledger = ledger.take(self.sequences, length)
             skipped, total = divmod(total - self.sequences, self.sequences)
             dropped = skipped * self.sequences * (self.full_length - length)
@@ -157,13 +157,13 @@ class Ledger:
             return self._next_epoch()._read(missing, length)
         if not self.fresh:
             return self._drain(missing)
-        if missing % length:  # the end of a pass has left a row unfinished
+        if missing % length:  # the end of an epoch has left a row unfinished
             return self._open(1, missing % length)
         rows = missing // length
         if length == self.full_length or not self.queue or self.queue[0].read_at > self._ripe:
             return self._open(rows, length)
         if self.full_length - self.queue[0].offset >= length:
-            return self._go_on(rows, length)
+            return self._read_on(rows, length)
         return self._join(rows, length)
 
     def _next_epoch(self) -> "Ledger":
@@ -175,8 +175,8 @@ class Ledger:
         piece = Piece(self.epoch, self.opened, 0, length)
         return Block(count, (piece,)), self._opened(count, length)
 
-    def _go_on(self, rows: int, length: int) -> tuple[Block, "Ledger"]:
-        """Read rows of the front stretch, which has enough tokens left for whole ones."""
+    def _read_on(self, rows: int, length: int) -> tuple[Block, "Ledger"]:
+        """Read rows of the front stretch, which has enough tokens left for whole rows."""
         front = self.queue[0]
         count = min(rows, front.count)
         piece = Piece(self.epoch, front.first, front.offset, length)
@@ -236,7 +236,7 @@ class Ledger:
         if not 0 < place < len(self.queue):
             return self
         before, ripened = self.queue[place - 1 : place + 1]
-        if ripened.read_at > self._ripe or not before.then(ripened):
+        if ripened.read_at > self._ripe or not before.precedes(ripened):
             return self
         # The later age, so that the queue stays in its order.
         both = replace(ripened, first=before.first, count=before.count + ripened.count)
@@ -248,7 +248,7 @@ class Ledger:
 
     @property
     def fresh(self) -> int:
-        """Sequences that this pass has not opened."""
+        """Sequences that this epoch has not opened."""
         return self.sequences - self.opened
 
     @property
@@ -258,14 +258,14 @@ class Ledger:
 
     @property
     def unread(self) -> int:
-        """Tokens that this pass has still to read; with "drop", also some that it will drop."""
+        """Tokens that this epoch has still to read; with "drop", also some that it will drop."""
         return self.fresh * self.full_length + self.leftover
 
     @property
     def read(self) -> int:
         """Tokens read in the whole run."""
-        passes = self.epoch + 1
-        return passes * self.sequences * self.full_length - self.unread - self.dropped
+        epochs = self.epoch + 1
+        return epochs * self.sequences * self.full_length - self.unread - self.dropped
 
     def state(self) -> State:
         """Return everything as plain numbers, text and lists, for JSON."""

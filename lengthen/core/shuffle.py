@@ -1,4 +1,4 @@
-"""The order in which a pass visits its sequences: a keyed permutation, computed where it is needed.
+"""The order in which an epoch visits its sequences: a keyed permutation, computed on demand.
 
 No array of N numbers exists: a Feistel network over [0, a * b), which is hardly larger than
 [0, N), maps each position by itself (Black and Rogaway, "Ciphers with arbitrary finite domains",
@@ -20,7 +20,7 @@ Words = NDArray[np.uint64]
 
 
 def sub_seed(seed: int, *path: int | str) -> int:
-    """Return a seed of 63 bits for one purpose, such as `sub_seed(seed, "order", pass_number)`.
+    """Return a seed of 63 bits for one purpose, such as `sub_seed(seed, "order", epoch)`.
 
     Different paths give independent seeds, so that one more use of chance changes no other.
     """

@@ -1,9 +1,12 @@
 """Models and tasks side by side: which tasks run, in which order, and where results go."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from lengthen.distributed.context import DTYPES
 from lengthen.distributed.memory import is_out_of_memory
 from lengthen.evaluation import lm_eval_adapter, results, wikitext103
 from lengthen.evaluation.lambada import lambada
@@ -13,14 +16,18 @@ from lengthen.evaluation.models import (
     EvalOptions,
     LoadedModel,
     NamedModel,
+    find_models,
     load,
     require_same_tokenizer,
 )
 from lengthen.evaluation.positions import valid
 from lengthen.evaluation.results import Outcome, Result
+from lengthen.evaluation.tables import tables
 from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS
-from lengthen.util.disk import Disk
+from lengthen.util.console import say
+from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path
 from lengthen.util.errors import MemoryLimitError, SettingError, nearest
+from lengthen.util.tables import Printable, Table
 
 ALL = "all"
 VALID = "valid"
@@ -88,25 +95,82 @@ def _require_data(
         lm_eval_adapter.model_class()
 
 
+@dataclass(frozen=True)
+class Evaluations(Printable):
+    """What was measured; its text is the tables that `lengthen eval` prints."""
+
+    measured: tuple[tuple[NamedModel, Result], ...]  # model by model, in the order of the tasks
+
+    @property
+    def results(self) -> dict[str, list[Result]]:
+        """The results by the name of the model."""
+        names = dict.fromkeys(model.name for model, _ in self.measured)
+        return {name: [r for model, r in self.measured if model.name == name] for name in names}
+
+    @property
+    def parts(self) -> list[Table | str]:
+        """Tables of all models, and the files with the results."""
+        files = dict.fromkeys(str(model.results) for model, _ in self.measured)
+        return [*tables(self.results), *files]
+
+
 def evaluate(
+    models: PathOrPaths,
+    tasks: str | Sequence[str],
+    *,
+    sets: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    shots: int = 0,
+    stride: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    precision: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    on_result: Callable[[NamedModel, Result], None] | None = None,
+) -> Evaluations:
+    """Run tasks on trained models: runs, checkpoints of runs, Transformers folders.
+
+    `tasks` are names, also as one text with commas: "valid", "wikitext103", "lambada", one of the
+    published sets, "lm-eval:NAME", or "all"; `sets` is the folder with their files, `data` the
+    token store for "valid" (the run's own). `shots` solved questions, drawn by `seed`, stand before
+    each; `limit` takes the first items alone; `stride` is for "wikitext103". Weights are computed
+    in `precision`, by default fp32. Every result goes into the file `out`, or beside its model, and
+    to `on_result`, before the next task. Raises SettingError, DataError, CheckpointError and
+    MemoryLimitError.
+
+    >>> evaluations = lengthen.evaluate("runs/first", "valid", limit=4)
+    >>> (result,) = evaluations.results["first"]
+    >>> result.outcome.measures[0].value < 6
+    True
+    """
+    options = EvalOptions(optional_path("sets", sets), shots, limit, stride, seed)
+    if precision not in (None, *DTYPES):
+        raise SettingError("precision", f"must be {', '.join(DTYPES)} or None", precision)
+    named = find_models(as_paths("models", models), optional_path("out", out))
+    store = optional_path("data", data)
+    words = tasks if isinstance(tasks, str) else ",".join(tasks)
+    measured = []
+    names = choose_tasks(words, named, store, options)
+    for model, result in _evaluate_each(named, names, options, store, precision):
+        measured.append((model, result))
+        if on_result:
+            on_result(model, result)
+    return Evaluations(tuple(measured))
+
+
+def _evaluate_each(
     models: Sequence[NamedModel],
     tasks: Sequence[str],
     options: EvalOptions,
-    *,
     data: Path | None,
     precision: str | None,
-    note: Callable[[str], None],
 ) -> Iterator[tuple[NamedModel, Result]]:
-    """Yield the result of each task for each model, after it is in the model's file.
-
-    Raises what the tasks and `models.load` raise, and MemoryLimitError; what was yielded is kept.
-    """
+    """Yield the result of each task for each model, after it is in the model's file."""
     for path in {model.results for model in models}:
         results.read(path)  # a file that is not ours would cost the first task otherwise
     for model in models:
         loaded = load(model, precision)
-        for text in loaded.notes:
-            note(text)
+        say(loaded.notes)
         for task in tasks:
             outcome = _run(task, model, loaded, options, data)
             asked = options_of(task, options)

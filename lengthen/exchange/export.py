@@ -1,7 +1,6 @@
 """Export a run as a folder that Transformers opens: whole or not at all."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
 from lengthen.exchange.pretrained import CONFIG, Pretrained, read_run
 from lengthen.exchange.tensors import WEIGHTS
 from lengthen.run.directory import open_run
-from lengthen.util.disk import Disk, storage_errors, temporary_beside
+from lengthen.util.disk import Disk, temporary_beside
 from lengthen.util.errors import SettingError
+from lengthen.util.overwrite import check_directory
 
 GENERATION = "generation_config.json"
 CARD = "README.md"
@@ -53,20 +53,11 @@ def export(
 
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Raise SettingError for a place that is neither empty nor, with `overwrite`, an old export."""
-    if not os.path.lexists(out):
-        return
-    if out.is_symlink() or not out.is_dir():
+    if out.is_symlink():  # a rename would replace the link, not what it points to
         raise SettingError("--out", "must be a folder, or not there yet", str(out))
-    with storage_errors(out):
-        names = set(os.listdir(out))
-    if not names:
-        return
-    if not overwrite:
-        hint = "--overwrite replaces an old export"
-        raise SettingError("--out", "is not empty", str(out), hint)
-    # The user may have meant another folder: only what an export writes is ever deleted.
-    if CONFIG not in names or not names <= NAMES:
-        raise SettingError("--out", "holds other things than an export", str(out))
+    check_directory(
+        out, "exported model", lambda names: {CONFIG} <= names <= NAMES, overwrite=overwrite
+    )
 
 
 def _files(model: Pretrained) -> dict[str, bytes]:

@@ -28,6 +28,7 @@ from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
 from lengthen.util.errors import DataError, SettingError
+from lengthen.util.overwrite import check_directory
 from lengthen.util.tables import Table, printed
 
 TEXT_BYTES = 2_500_000
@@ -77,7 +78,7 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     console = Console()
     if text is not None and not text.is_file():
         raise SettingError("--text", "must be a file", str(text))
-    _check_out(out, overwrite=overwrite)
+    check_directory(out, "demo", _is_a_demos, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
     source = text if text is not None else library_text(out / "library.jsonl")
     what = str(text) if text is not None else f"the library of Python {platform.python_version()}"
@@ -110,17 +111,9 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '", soft_wrap=True)
 
 
-def _check_out(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise SettingError("--out", "must be a directory", str(out))
-    there = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if there and not overwrite:
-        hint = "--overwrite replaces an earlier demo"
-        raise SettingError("--out", "must be a new or empty directory", str(out), hint)
+def _is_a_demos(names: set[str]) -> bool:
     # A demo that was killed leaves temporary files, which begin with a dot.
-    if strangers := {name for name in there - OWN if not name.startswith(".tmp-")}:
-        rule = f"holds {sorted(strangers)[0]}, which no demo wrote, so it stays"
-        raise SettingError("--out", rule, str(out))
+    return all(name in OWN or name.startswith(".tmp-") for name in names)
 
 
 def prepare_store(source: Path, out: Path, *, overwrite: bool) -> None:

@@ -165,7 +165,7 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Close the log and leave its directory; the run may go on another time."""
+        """Close the log and leave its directory; the run may resume another time."""
         self._stack.close()
 
     def mark(self) -> None:
@@ -210,7 +210,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _check(paths: RunPaths, saved: Mapping[str, Any] | None) -> None:
-    """Raise SettingError where a log can neither begin nor, from `saved`, go on."""
+    """Raise SettingError where a log can neither begin nor, from `saved`, continue."""
     found = paths.metrics.stat().st_size if paths.metrics.is_file() else 0
     if saved is not None:
         if found < saved["metrics_bytes"]:

@@ -3,28 +3,35 @@
 Sharding cuts along the first dimension into equal runs of rows, the last ones shorter or empty.
 """
 
+import sys
+from typing import TYPE_CHECKING, TypeGuard
+
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether the ranks hold parts of the tensor, not all of it."""
+    # Its module takes a second to import: before that, nobody has a sharded tensor.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor: its shard, sharing its memory, or all of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Return whether the ranks hold parts of the tensor, not all of it."""
-    return isinstance(tensor, DTensor)
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def shard_like(whole: Tensor, other: Tensor) -> Tensor:
     """Return a copy of `whole` on the device of `other`, of its dtype, and cut as it is cut."""
-    if not isinstance(other, DTensor):
+    if not is_sharded(other):
         return whole.to(other.device, other.dtype, copy=True)
     mesh = other.device_mesh
     first = mesh.get_local_rank() * -(-len(whole) // mesh.size())
     mine = local_shard(other)
     rows = whole[first : first + len(mine)].to(mine.device, mine.dtype, copy=True)
-    return DTensor.from_local(
+    return type(other).from_local(
         rows, mesh, other.placements, run_check=False, shape=other.shape, stride=other.stride()
     )

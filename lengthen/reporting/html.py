@@ -20,6 +20,7 @@ from lengthen.reporting.html_figures import DIGITS, extents, figure
 from lengthen.reporting.panels import panels_of, points_per_curve
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
+from lengthen.util.overwrite import check_file
 from lengthen.util.tables import Table
 
 OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
@@ -74,10 +75,7 @@ def write(
 
 def must_be_ours(out: Path) -> None:
     """Raise SettingError where `out` is there already and is no page of ours."""
-    if not out.exists():
-        return
-    if not out.is_file() or _opening_of(out) != OPENING.encode():
-        raise SettingError("--out", "is there already and is no report, so it stays", str(out))
+    check_file(out, "report", lambda path: _opening_of(path) == OPENING.encode())
 
 
 def _opening_of(path: Path) -> bytes:

@@ -14,7 +14,8 @@ from lengthen.analysis.summary import (
     verdict_line,
 )
 from lengthen.core.loss_ratio import UNSTABLE
-from lengthen.reporting import comparability, decisions, evaluations
+from lengthen.evaluation import tables as evaluations
+from lengthen.reporting import comparability, decisions
 from lengthen.reporting.gather import NamedRun
 from lengthen.util.tables import Table, number
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from lengthen.util.disk import Disk, storage_errors
 from lengthen.util.errors import BusyError, SettingError
+from lengthen.util.overwrite import check_directory
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,20 @@ def check_new(root: Path, *, overwrite: bool) -> None:
 
     A directory that holds anything is refused; with `overwrite` only what a run of ours wrote goes.
     """
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise SettingError("--out", "must be a directory", str(root))
     paths = RunPaths(root)
     own = {paths.lock.name, *(path.name for path in _files_of(paths))}
-    if not paths.config.is_file():
-        if {entry.name for entry in root.iterdir()} <= own:
-            return  # nothing, or what a run left that ended before it had begun
-        raise SettingError("--out", "holds files that no run wrote, so they stay", str(root))
-    if not overwrite:
-        hint = "--overwrite starts it anew"
-        if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
-            hint = f"`lengthen resume {root}` goes on with this run, {hint}"
-        raise SettingError("--out", "must be a new or empty directory", str(root), hint)
+    begun = paths.config.is_file()
+    hint = "--overwrite starts it anew"
+    if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
+        hint = f"`lengthen resume {root}` continues this run, {hint}"
+    # What a run left that ended before it had begun may go without being asked.
+    check_directory(
+        root,
+        "run",
+        lambda names: begun or names <= own,
+        overwrite=overwrite or not begun,
+        hint=hint,
+    )
 
 
 def clear(disk: Disk, paths: RunPaths) -> None:

@@ -16,6 +16,7 @@ from lengthen.checkpoint.restore import build_model, load_moments, load_weights,
 from lengthen.checkpoint.train_state import TrainState, check_same_run
 from lengthen.config.load import as_trained, with_overrides
 from lengthen.config.schema import Config
+from lengthen.core.custom_pacing import Custom
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none, perplexity
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Health:
+class StepResult:
     """What the one host sync of a step brings back."""
 
     loss: float
@@ -99,22 +100,22 @@ class Trainer:
         now, plan = self.train_state, step.plan
         rows = row_range(plan, self.context.rank, self.context.world_size)
         batch = self.loader.load(step.blocks, plan.length, rows)
-        loss, grad_norm = self._fitting(lambda: self._gradient(batch, plan))
-        health = self._update(loss, grad_norm, plan.learning_rate)
-        ratio = now.lowest.ratio(health.loss)
+        loss, grad_norm = self._halve_until_fits(lambda: self._gradient(batch, plan))
+        result = self._update(loss, grad_norm, plan.learning_rate)
+        ratio = now.lowest.ratio(result.loss)
         self.train_state = replace(
             now,
             counters=step.after.counters,
             ledger=step.after.ledger,
-            lowest=now.lowest.after(health.loss),
+            lowest=now.lowest.after(result.loss),
             seconds=now.seconds + time.monotonic() - began,
-            skipped_tokens=now.skipped_tokens + (0 if health.finite else plan.tokens),
-            skipped_in_a_row=0 if health.finite else now.skipped_in_a_row + 1,
-            stop=health.stop,
+            skipped_tokens=now.skipped_tokens + (0 if result.finite else plan.tokens),
+            skipped_in_a_row=0 if result.finite else now.skipped_in_a_row + 1,
+            stop=result.stop,
         )
-        return self._record(plan, health, ratio, step.joined)
+        return self._record(plan, result, ratio, step.joined)
 
-    def _fitting(self, work: Callable[[], T]) -> T:
+    def _halve_until_fits(self, work: Callable[[], T]) -> T:
         """Do work that changes no state but gradients, in micro-batches halved until they fit.
 
         One process alone: of several ranks the others may wait in a collective for this one.
@@ -179,7 +180,7 @@ class Trainer:
             now = (self.train_state.counters.step, self.context.rank, part)
             torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
 
-    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> Health:
+    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> StepResult:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
         set_rate(self.optimizer, rate)
@@ -190,23 +191,23 @@ class Trainer:
         values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
         loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
         asked = stop > 0 or (self.context.world_size == 1 and self._stop())
-        return Health(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
+        return StepResult(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
 
     def _record(
-        self, plan: StepPlan, health: Health, ratio: float | None, joined: float
+        self, plan: StepPlan, result: StepResult, ratio: float | None, joined: float
     ) -> StepRecord:
         return StepRecord(
             **self._now(),
             length=plan.length,
             rows=plan.rows,
-            loss=finite_or_none(health.loss),
+            loss=finite_or_none(result.loss),
             loss_ratio=ratio,
-            grad_norm=finite_or_none(health.grad_norm),
-            variance_norm=finite_or_none(health.variance_norm),
-            variance_max=finite_or_none(health.variance_max),
+            grad_norm=finite_or_none(result.grad_norm),
+            variance_norm=finite_or_none(result.variance_norm),
+            variance_max=finite_or_none(result.variance_max),
             lr=plan.learning_rate,
             joined=joined,
-            finite=health.finite,
+            finite=result.finite,
         )
 
     def evaluate(self) -> EvalRecord | None:
@@ -275,7 +276,7 @@ class Trainer:
         sequences = sequences_in(self.store.valid, full_length, wanted)
         if not sequences:
             return None
-        loss = self._fitting(
+        loss = self._halve_until_fits(
             lambda: validation_loss(
                 self.module,
                 self.store.valid,
@@ -306,7 +307,13 @@ class Trainer:
             "store_id": self.store.id,
             "settings": as_trained(self.config),
             "numerics": self.numerics(),
+            **self._pacing_values(),
         }
+
+    def _pacing_values(self) -> State:
+        """Return the values that a function as the pacing gave so far."""
+        pacing, steps = self.schedule.pacing, self.train_state.counters.step
+        return {"pacing_values": pacing.record(steps)} if isinstance(pacing, Custom) else {}
 
     def numerics(self) -> dict[str, object]:
         """Return what the last digits depend on; equal records promise equal bits on a CPU."""
@@ -339,4 +346,7 @@ class Trainer:
         load_moments(self.optimizer, self.model, checkpoint)
         train_state = TrainState.from_state(checkpoint.state)
         check_same_run(train_state, self.stream.start.ledger)
+        if isinstance(self.schedule.pacing, Custom):
+            recorded = checkpoint.state.get("pacing_values")
+            self.schedule.pacing.check_record(recorded, train_state.counters.step)
         self.train_state = train_state

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -22,6 +22,7 @@ from lengthen.util.errors import SettingError, StorageError
 from lengthen.util.faults import Site
 
 T = TypeVar("T")
+PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Before = Callable[[int, str, Path], None]  # operation number from 1, its name, the path
 
 # Space and quota; a file too large is what a limit on file sizes gives where a disk gives "full".
@@ -193,6 +194,19 @@ def as_path(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise SettingError(name, "must be a path", value)
     return Path(value)
+
+
+def optional_path(name: str, value: object) -> Path | None:
+    """Return what a user gave for `name`, or None, as a path; raises SettingError."""
+    return None if value is None else as_path(name, value)
+
+
+def as_paths(name: str, value: object) -> list[Path]:
+    """Return one path or several, as a user gave them for `name`; raises SettingError."""
+    paths = list(value) if isinstance(value, list | tuple) else [value]
+    if not paths:
+        raise SettingError(name, "must be at least one path")
+    return [as_path(name, path) for path in paths]
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """A table as plain text cells, made once and shown by the terminal and by the report alike."""
 
+import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -55,6 +56,30 @@ def as_text(parts: Iterable[Table | str], width: int = PIPE_WIDTH) -> str:
         else:
             out.write(f"{part}\n")
     return out.getvalue().rstrip("\n")
+
+
+class Printable:
+    """A result of tables and lines: `str` gives them as text, a notebook shows that."""
+
+    @property
+    def parts(self) -> Sequence[Table | str]:
+        """What is printed, in order."""
+        raise NotImplementedError
+
+    def print(self) -> None:
+        """Print it, as wide as the terminal is."""
+        out = console()
+        for part in self.parts:
+            if isinstance(part, Table):
+                out.print(printed(part))
+            else:
+                print(part)
+
+    def __str__(self) -> str:
+        return as_text(self.parts)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def two_columns(lines: Iterable[tuple[str, str]]) -> str:

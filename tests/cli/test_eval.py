@@ -15,8 +15,8 @@ from lengthen.data.store import Store
 from lengthen.evaluation.evaluate import TASKS
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.results import Outcome, add, read
+from lengthen.evaluation.tables import figure
 from lengthen.exchange.export import export
-from lengthen.reporting.evaluations import figure
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from tests.conftest import Configure

@@ -106,7 +106,7 @@ def test_a_runs_name_cannot_leave_its_place_in_the_card(tmp_path: Path, strange:
 def test_an_old_export_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> None:
     before = contents(folder)
     other = saved_run(tmp_path / "other", TINY, seed=1)
-    with pytest.raises(SettingError, match="--out: is not empty"):
+    with pytest.raises(SettingError, match="--out: must be a new or empty directory.*--overwrite"):
         export(other, folder)
     assert contents(folder) == before
     export(other, folder, overwrite=True)

@@ -29,8 +29,8 @@ def test_it_ends_with_a_table_a_page_and_what_the_length_alone_has_changed(
         assert shown in " ".join(output.split())
     assert {path.name for path in out.iterdir()} == whole.OWN - {"library.jsonl"}
     assert "First evaluation at or below a validation loss" in (out / "report.html").read_text()
-    with pytest.raises(SettingError, match="--overwrite replaces an earlier demo"):
+    with pytest.raises(SettingError, match="--overwrite replaces the earlier demo"):
         demo(out, text=tmp_path / "text.txt")
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(SettingError, match="holds mine.txt, which no demo wrote"):
+    with pytest.raises(SettingError, match="holds other things than a demo"):
         demo(out, text=tmp_path / "text.txt", overwrite=True)

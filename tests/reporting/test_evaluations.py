@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lengthen.evaluation.results import Curve, Measure, Outcome, Result, write
-from lengthen.reporting.evaluations import NOTE, figure, panels, tables
+from lengthen.evaluation.tables import NOTE, figure, tables
+from lengthen.reporting.evaluations import panels
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write as write_page
 from lengthen.reporting.text import lines

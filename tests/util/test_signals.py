@@ -5,6 +5,7 @@ import pty
 import random
 import signal
 import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.conftest import AskFor, Configure, in_a_child
 from tests.distributed.test_peers import training
 from tests.training.test_resume import lines_of
 
+LENGTHEN = [sys.executable, "-m", "lengthen"]
 TERMINATED = 128 + signal.SIGTERM
 SAVES = {"every_steps": 3, "keep": 1}
 
@@ -96,7 +98,7 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
     for seed in range(seeds):
         run = tmp_path / str(seed)
         code = signalled_after(random.Random(seed).uniform(0.05, 0.6), config, run)
-        # Before and behind training there is nothing to save, and a signal ends any process.
+        # Before and after training there is nothing to save, and a signal ends any process.
         assert code in (0, TERMINATED, -signal.SIGTERM)
         assert code != TERMINATED or saved_to_the_last_line(run)
         goes_on(config, run, tmp_path / "unbroken")
@@ -106,7 +108,7 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
 def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does_it(
     configured: Configure, tmp_path: Path, ask_for: AskFor, number: int
 ) -> None:
-    # 20 sequences, four a pass: five passes.
+    # 20 sequences, four a batch: five batches.
     evaluation = {"every_steps": 3, "tokens": 20 * 64, "probe_every_steps": 0}
     config = configured(budget={"tokens": 800}, evaluation=evaluation, saving={"every_steps": 0})
     train(config, tmp_path / "unbroken", quiet=True)
@@ -126,9 +128,8 @@ def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does
 def test_f21_a_terminal_that_is_closed_ends_the_run_with_everything_saved(
     configured: Configure, tmp_path: Path
 ) -> None:
-    command = training(
-        configured(budget={"tokens": 4_000_000}, saving={"every_steps": 0}), tmp_path
-    )
+    config = configured(budget={"tokens": 4_000_000}, saving={"every_steps": 0})
+    command = [*LENGTHEN, *training(config, tmp_path)]
     command.remove("--quiet")
     child, terminal = pty.fork()
     if not child:
@@ -144,7 +145,7 @@ def test_f21_a_terminal_that_is_closed_ends_the_run_with_everything_saved(
 def test_f21_a_reader_of_the_output_that_is_gone_stops_nothing(
     configured: Configure, tmp_path: Path
 ) -> None:
-    command = training(configured(budget={"tokens": 1_500}), tmp_path)
+    command = [*LENGTHEN, *training(configured(budget={"tokens": 1_500}), tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
         with subprocess.Popen(["head", "-1"], stdin=run.stdout, stdout=subprocess.PIPE) as head:
             assert run.stdout is not None

@@ -27,6 +27,7 @@ from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.packed import is_packed, opened
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
+from lengthen.util.overwrite import check_file
 from lengthen.util.tables import Table, console, printed
 
 
@@ -53,7 +54,7 @@ def compare(
     beside = root.parent if is_packed(root) else root
     page, data = (beside / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
     must_be_ours(page)
-    _must_be_our_tables(data)
+    check_file(data, "table of a comparison", _are_our_tables)
     if not look:
         carry_out(comparison, root, jobs=jobs, threads=threads, shown=shown)
     with opened(root) as folder:
@@ -115,15 +116,12 @@ def _on_stores(comparison: Comparison) -> Comparison:
     return replace(comparison, runs=tuple(runs))
 
 
-def _must_be_our_tables(path: Path) -> None:
-    if not path.exists():
-        return
+def _are_our_tables(path: Path) -> bool:
     try:
-        ours = json.loads(path.read_bytes()).keys() == {"name", "verdicts", "tables"}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        ours = False
-    if not ours:
-        raise SettingError("--out", "holds a file that no comparison wrote, so it stays", str(path))
+        facts = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict) and facts.keys() == {"name", "verdicts", "tables"}
 
 
 def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:

@@ -133,10 +133,10 @@ def test_f55_a_crashed_run_is_a_result_with_its_message(
     (place / "not-a-run.txt").write_text("mine")
     assert main(["compare", str(file), "--out", str(root)]) == 0
     shown = capsys.readouterr()
-    crash = "baseline/seed-0 crashed: --out: holds files that no run wrote"
+    crash = "baseline/seed-0 crashed: --out: must be a new or empty directory"
     assert crash in shown.out
     assert shown.err.splitlines()[0].startswith("1 of 2  0:00:0")
-    assert "holds files" in attempts_of_runs(root)["baseline/seed-0"].message
+    assert "holds other things than a run" in attempts_of_runs(root)["baseline/seed-0"].message
     assert status_of(root, comparison.runs[1]).state == "finished"
 
 

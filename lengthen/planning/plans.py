@@ -1,0 +1,93 @@
+"""Plan recipes side by side: what training them will cost."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lengthen.config.load import Source, load
+from lengthen.config.schema import Config
+from lengthen.distributed import per_rank
+from lengthen.planning.forecast import Forecast, check_out, forecasts, lines, table, write
+from lengthen.util import console
+from lengthen.util.disk import as_path
+from lengthen.util.errors import SettingError
+from lengthen.util.tables import Printable, Table, two_columns
+
+MOST_RANKS = 10**6  # more than there are anywhere
+
+
+@dataclass(frozen=True)
+class Plans(Printable):
+    """What training will cost; its text is what `lengthen plan` prints."""
+
+    forecasts: tuple[Forecast, ...]  # by recipe; of an adaptive pacing the quickest and slowest
+    ranks: tuple[int, ...]  # numbers of GPUs whose loads are shown
+
+    @property
+    def parts(self) -> list[Table | str]:
+        """A forecast as lines, several as a table, and a table of loads for each."""
+        one = len(self.forecasts) == 1
+        first = two_columns(lines(self.forecasts[0])) if one else table(self.forecasts)
+        loads = self.forecasts if self.ranks else ()
+        return [first, *(_loads(forecast, self.ranks) for forecast in loads)]
+
+
+def _loads(forecast: Forecast, ranks: Sequence[int]) -> Table:
+    micro_tokens = forecast.plan.micro_tokens
+    return per_rank.table(forecast.name, forecast.config, micro_tokens, list(ranks))
+
+
+def plan(
+    *recipes: Source,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    flops: str | float | None = None,
+    ranks: Sequence[int] = (),
+    out: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Plans:
+    """Return what training recipes will cost, side by side; train nothing.
+
+    `recipes`, `data` and `settings` are as for `train`; without `data`, leftovers and epochs are
+    left out. `flops` is the speed to reckon with, such as "100T" a second; without it steps are
+    tried here, for some seconds. `ranks` are numbers of GPUs for which loads are shown. `out` is a
+    picture or a page to write. Raises SettingError, and DataError for an unusable store.
+
+    >>> plans = lengthen.plan("laptop-2min", data="store", flops="0.1T", quiet=True)
+    >>> plans.forecasts[0].plan.tokens
+    1499904
+    >>> print(plans)
+    steps ...
+    """
+    if not recipes:
+        raise SettingError("recipes", "must be at least one recipe or settings file")
+    if not all(isinstance(number, int) and 2 <= number <= MOST_RANKS for number in ranks):
+        raise SettingError("--ranks", f"must be whole numbers from 2 to {MOST_RANKS}", ranks)
+    path = None if out is None else as_path("out", out)
+    if path is not None:
+        check_out(path)
+    say = (lambda _: None) if quiet else console.note
+    configs = {}
+    for name, recipe in zip(_names(recipes), recipes, strict=True):
+        configs[name], notes = load(recipe, settings, data=data)
+        for text in notes:
+            say(text)
+    plans = Plans(
+        tuple(forecasts(configs, None if flops is None else str(flops), say)), tuple(ranks)
+    )
+    if path is not None:
+        write(path, plans.forecasts)
+    return plans
+
+
+def _names(recipes: Sequence[Source]) -> list[str]:
+    """Return a short name for each: a file's own, or its path where two have that name."""
+    given = [
+        f"recipe {number}" if isinstance(one, Config) else str(one)
+        for number, one in enumerate(recipes, start=1)
+    ]
+    short = [name.removesuffix(".toml").rpartition("/")[2] for name in given]
+    return [
+        one if short.count(one) == 1 else whole for one, whole in zip(short, given, strict=True)
+    ]
