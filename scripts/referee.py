@@ -59,7 +59,7 @@ VALUES: dict[str, dict[Any, Any]] = {
     **{name: {False: "off", True: "on"} for name in ("run.compile", "numerics.compile")},
 }
 # New names that only the new side writes: a field of a line, a setting, a value of the state.
-ADDED: set[str] = {"format", "best", "calm", "held", "forced", "diverged"}
+ADDED: set[str] = {"format", "lowest", "calm", "steps_at_length", "forced", "diverged"}
 # Texts for people, by regular expression, old -> new. Where one differs still, its numbers count.
 TEXTS: dict[str, str] = {}
 # Relative paths and names of tensors, by regular expression, old -> new:

@@ -33,7 +33,7 @@ def skipped(number: int, *, diverged: bool) -> Line:
 
 def observation(step: int, length: int, next_length: int, loss: float | None) -> Line:
     lengths = {"length": length, "loss": loss, "next_length": next_length}
-    decided = {"best": None, "calm": 1, "held": step, "forced": False}
+    decided = {"lowest": None, "calm": 1, "steps_at_length": step, "forced": False}
     return {"kind": "observation", "step": step, "tokens": 64 * step, **lengths, **decided}
 
 

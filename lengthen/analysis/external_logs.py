@@ -15,9 +15,9 @@ from lengthen.run.metrics import LINE_LIMIT, Metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.util.errors import DataError, SettingError, nearest, shown
 
-Foreign: TypeAlias = StepRecord | EvalRecord | ProbeRecord
+External: TypeAlias = StepRecord | EvalRecord | ProbeRecord
 
-KINDS: dict[str, type[Foreign]] = {
+KINDS: dict[str, type[External]] = {
     "loss": StepRecord,
     "eval_loss": EvalRecord,
     "probe_loss": ProbeRecord,
@@ -30,7 +30,7 @@ DIGITS = re.compile(r"[+-]?[0-9]+")
 Row = dict[str, object]
 
 
-def read_foreign(path: Path, columns: Mapping[str, str]) -> Metrics:
+def read_external_log(path: Path, columns: Mapping[str, str]) -> Metrics:
     """Read another trainer's log; `columns` maps our names (`NAMES`) to its columns.
 
     A value under `loss`, `eval_loss` or `probe_loss` makes a record of a step, an evaluation or a
@@ -41,20 +41,20 @@ def read_foreign(path: Path, columns: Mapping[str, str]) -> Metrics:
     and for a log without rows or losses.
     """
     _check_names(columns)
-    records: dict[tuple[type[Foreign], int], Foreign] = {}
-    seen: set[str] = set()
+    records: dict[tuple[type[External], int], External] = {}
+    there: set[str] = set()
     unreadable = 0
     for line, row in _rows(path):
-        found = None if row is None else _records(_Cells(path, line, row, columns))
-        unreadable += found is None
-        seen.update(row or ())
-        records.update({(type(record), record.step): record for record in found or ()})
-    if not seen:
+        made = None if row is None else _records(_Cells(path, line, row, columns))
+        unreadable += made is None
+        there.update(row or ())
+        records.update({(type(record), record.step): record for record in made or ()})
+    if not there:
         raise DataError(f"{path}: has no rows; {unreadable} lines cannot be read")
     for name, column in columns.items():
-        if column not in seen:
+        if column not in there:
             rule = f"{path} has no such column"
-            raise SettingError(f"columns.{name}", rule, column, nearest(column, sorted(seen)))
+            raise SettingError(f"columns.{name}", rule, column, nearest(column, sorted(there)))
     if not records:
         losses = [shown(columns[name]) for name in KINDS if name in columns]
         raise DataError(f"{path}: no row has a step and a value in {' or '.join(losses)}")
@@ -121,7 +121,7 @@ def _number(value: object) -> int | float | None:
     return value
 
 
-def _records(cells: _Cells) -> list[Foreign] | None:
+def _records(cells: _Cells) -> list[External] | None:
     """Return what a row says, one record for each loss in it; None for a loss at no known step."""
     losses = {column: cells.number(column) for column in KINDS}
     measured = {KINDS[column]: loss for column, loss in losses.items() if loss is not None}
@@ -136,7 +136,7 @@ def _records(cells: _Cells) -> list[Foreign] | None:
     return [_record(kind, loss, place, cells) for kind, loss in measured.items()]
 
 
-def _record(kind: type[Foreign], loss: float, place: dict[str, Any], cells: _Cells) -> Foreign:
+def _record(kind: type[External], loss: float, place: dict[str, Any], cells: _Cells) -> External:
     known = {**place, "loss": finite_or_none(loss)}
     if kind is EvalRecord:
         return EvalRecord(**known, perplexity=_perplexity(loss))
@@ -156,7 +156,7 @@ def _perplexity(loss: float) -> float | None:
         return None
 
 
-def _completed(records: Iterable[Foreign]) -> Iterator[Foreign]:
+def _completed(records: Iterable[External]) -> Iterator[External]:
     """Yield the records in the order of their steps, with loss ratios and clocks.
 
     An evaluation that was logged apart has no tokens or seconds: those of the last step are its.

@@ -30,7 +30,7 @@ class Spike:
     duration: int  # steps from the first to the last one
 
     @property
-    def badness(self) -> float:
+    def severity(self) -> float:
         """What orders spikes: the ratio, infinite where it is not finite."""
         return math.inf if self.ratio is None else self.ratio
 
@@ -53,7 +53,7 @@ class Ratios:
         return tuple(unstable / self.count for unstable in self.unstable)
 
     @property
-    def beyond(self) -> int:
+    def above_papers(self) -> int:
         """How many are unstable by the paper's definition."""
         return self.unstable[PAPERS]
 
@@ -99,7 +99,7 @@ def ratios_of(records: Sequence[Judged]) -> Ratios:
         not_finite=heights.count(math.inf),
         largest=largest,
         largest_step=None if largest is None else records[heights.index(largest)].step,
-        spikes=tuple(sorted(spikes(records), key=lambda s: (-s.badness, s.step))[:MOST_SPIKES]),
+        spikes=tuple(sorted(spikes(records), key=lambda s: (-s.severity, s.step))[:MOST_SPIKES]),
     )
 
 

@@ -128,7 +128,7 @@ def summarise(metrics: Metrics) -> Summary:
         best_step=None if reached is None else reached.step,
         ratios=ratios,
         probe=probe,
-        stable=judge.beyond == 0 and ratios.not_finite == 0,
+        stable=judge.above_papers == 0 and ratios.not_finite == 0,
         judged_by="probe" if judges else "steps",
         why_diverged=why_diverged(metrics),
         correlations=correlations(steps),
@@ -177,23 +177,23 @@ def _total(
 
 def verdict_line(summary: Summary) -> str:
     """Say in one sentence whether a run was stable, and what that rests on."""
-    steps = _said_of_steps(summary.ratios)
+    steps = _steps_text(summary.ratios)
     if summary.judged_by == "steps" or summary.probe is None:
         word = "stable" if summary.stable else "unstable"
         parts = [f"{word}, judged by the steps for want of a probe's ratio: {steps}"]
     elif summary.stable:
-        parts = [f"stable: {_said_of_probe(summary.probe)}", steps]
-    elif summary.ratios.beyond:
-        parts = [f"unstable: {steps}", _said_of_probe(summary.probe)]
+        parts = [f"stable: {_probe_text(summary.probe)}", steps]
+    elif summary.ratios.above_papers:
+        parts = [f"unstable: {steps}", _probe_text(summary.probe)]
     else:
-        parts = [f"unstable: {_said_of_probe(summary.probe)}", steps]
+        parts = [f"unstable: {_probe_text(summary.probe)}", steps]
     if summary.diverged:
         parts = [f"diverged: {summary.why_diverged}", *parts]
     return "; ".join(parts)
 
 
-def _said_of_steps(ratios: Ratios) -> str:
-    if not ratios.beyond:
+def _steps_text(ratios: Ratios) -> str:
+    if not ratios.above_papers:
         calm = f"no step of {ratios.count:,} above {UNSTABLE}"
         if ratios.largest is None:
             return f"{calm}, and none has a ratio"
@@ -201,20 +201,20 @@ def _said_of_steps(ratios: Ratios) -> str:
     worst = ratios.spikes[0]
     length = "" if worst.length is None else f" (length {worst.length:,.0f})"
     height = "not finite" if worst.ratio is None else f"{worst.ratio:.2f}"
-    steps = "step" if ratios.beyond == 1 else "steps"
-    line = f"{ratios.beyond:,} {steps} of {ratios.count:,} above {UNSTABLE}"
+    steps = "step" if ratios.above_papers == 1 else "steps"
+    line = f"{ratios.above_papers:,} {steps} of {ratios.count:,} above {UNSTABLE}"
     marked = ratios.marked[PAPERS]
     where = f", {marked:,} of them at a changed length or with joined rows" if marked else ""
     return f"{line}, worst {height} at step {worst.step:,}{length}{where}"
 
 
-def _said_of_probe(probe: Ratios) -> str:
+def _probe_text(probe: Ratios) -> str:
     if probe.not_finite:
         return f"the probe was not finite at step {probe.spikes[0].step:,}"
     if probe.largest is None:
         return "the probe has no ratio yet"
     reached = f"{probe.largest:.2f} at step {probe.largest_step:,}"
-    if probe.beyond:
+    if probe.above_papers:
         return f"the probe's ratio reached {reached}"
     return f"the probe never rose above {UNSTABLE} times its lowest (largest {reached})"
 

@@ -19,7 +19,7 @@ def decided(metrics: Metrics) -> Iterator[Mark]:
     for one in metrics.observations:
         text = f"stayed at {one.length}"
         if one.grew:
-            text = f"grew from {one.length} to {one.next_length} after {one.held} steps"
+            text = f"grew from {one.length} to {one.next_length} after {one.steps_at_length} steps"
         yield Mark(one.step, one.next_length, f"{text}, {_observed(one.loss)}", hollow=not one.grew)
 
 
@@ -70,6 +70,9 @@ def _rows(run: NamedRun) -> Iterator[tuple[str, ...]]:
     every = run.metrics.observations
     for one in every:
         if one.grew or one is every[-1]:
-            counts = (f"{count:,}" for count in (one.step, one.length, one.next_length, one.held))
+            counts = (
+                f"{count:,}"
+                for count in (one.step, one.length, one.next_length, one.steps_at_length)
+            )
             kind = "forced" if one.forced else "calm" if one.grew else "not yet"
-            yield (*counts, number(one.loss, 4, "not finite"), number(one.best, 4), kind)
+            yield (*counts, number(one.loss, 4, "not finite"), number(one.lowest, 4), kind)

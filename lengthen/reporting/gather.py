@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lengthen.analysis.external_logs import read_foreign
+from lengthen.analysis.external_logs import read_external_log
 from lengthen.config.load import read_toml
 from lengthen.config.schema import Tables
 from lengthen.evaluation.results import Result, weights_at
@@ -57,8 +57,8 @@ def gather(
 
     A path is a run's directory, a directory that holds runs at any depth (their names are then
     relative to it), such a directory as a packed study, a metrics.jsonl, or another trainer's log,
-    which needs `columns` (external_logs.read_foreign). Of several, those without a step or with a
-    damaged file are left out, and `note` gets the reason. Raises SettingError where a path is none
+    which needs `columns` (read_external_log). Of several, those without a step or with a damaged
+    file are left out, and `note` gets the reason. Raises SettingError where a path is none
     of these, DataError where no run is left.
     """
     with ExitStack() as stack:
@@ -180,4 +180,4 @@ def _read_log(path: Path, columns: Mapping[str, str] | None) -> Metrics:
     if columns is None:
         rule = "must say which columns another trainer's log has, as step=..., loss=..."
         raise SettingError("columns", rule, None, f"{path} is no metrics.jsonl")
-    return read_foreign(path, columns)
+    return read_external_log(path, columns)

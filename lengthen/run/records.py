@@ -91,9 +91,9 @@ class ObservationRecord:
     length: Count  # of the steps so far, tokens
     loss: Number | None
     next_length: Count  # of the steps from here on
-    best: Number | None = None  # the lowest loss observed at this length before; None: the first
-    calm: Count  # observations in a row, this one included, that were not above the best
-    held: Count  # steps at this length so far
+    lowest: Number | None = None  # loss observed at this length before; None: this is the first
+    calm: Count  # observations in a row, this one included, that were not above the lowest
+    steps_at_length: Count  # so far
     forced: bool = False  # it grew because of pacing.max_hold
     side_tokens: Count | None = None
     side_seconds: Number | None = None

@@ -126,7 +126,7 @@ class TrainingLoop:
         self._write(record)
         self._act_on_nonfinite(record)
         if trainer.train_state.ledger.epoch > epoch:
-            trainer.store.must_be_whole()
+            trainer.store.check_files()
         self._line.update(trainer.train_state.counters.tokens, self._progress(record))
         return False
 
@@ -151,7 +151,7 @@ class TrainingLoop:
         record = self._trainer.observe()
         self._write(record)
         if record is not None and record.grew:
-            self.event("length", length=record.next_length, held=record.held)
+            self.event("length", length=record.next_length, held=record.steps_at_length)
 
     def _evaluate_when_due(self, *, done: bool) -> None:
         trainer, config = self._trainer, self._trainer.config.evaluation

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.analysis.external_logs import NAMES, read_foreign
+from lengthen.analysis.external_logs import NAMES, read_external_log
 from lengthen.analysis.summary import summarise
 from lengthen.run.records import EvalRecord, Record, StepRecord, to_json
 from lengthen.util.errors import DataError, LengthenError, SettingError
@@ -36,7 +36,7 @@ def log(path: Path, text: str) -> Path:
 
 
 def read(path: Path, text: str, columns: dict[str, str] = COLUMNS) -> list[Record]:
-    return list(read_foreign(log(path, text), columns).records)
+    return list(read_external_log(log(path, text), columns).records)
 
 
 EXPECTED: list[Record] = [
@@ -56,7 +56,7 @@ def test_a_log_of_columns_or_of_objects_is_read_as_ours(tmp_path: Path, text: st
 def test_every_name_that_we_know_can_be_mapped(tmp_path: Path) -> None:
     row = {f"their {name}": number for number, name in enumerate(NAMES, start=1)}
     file = log(tmp_path, json.dumps(row))
-    metrics = read_foreign(file, {name: f"their {name}" for name in NAMES})
+    metrics = read_external_log(file, {name: f"their {name}" for name in NAMES})
     (step,), (evaluation,), (probe,) = metrics.steps, metrics.evaluations, metrics.probes
     loss_named = {"eval_loss", "probe_loss"}
     assert {name: getattr(step, name) for name in NAMES if name not in loss_named} == {
@@ -70,14 +70,14 @@ def test_every_name_that_we_know_can_be_mapped(tmp_path: Path) -> None:
 def test_an_evaluation_logged_apart_has_the_clock_of_the_step_before_it(tmp_path: Path) -> None:
     text = "s,l,v,t,sec\n1,4,,100,1.5\n2,3,,200,3.0\n2,,3.5,,\n3,3,,300,4.5\n"
     columns = {"step": "s", "loss": "l", "eval_loss": "v", "tokens": "t", "seconds": "sec"}
-    evaluation = read_foreign(log(tmp_path, text), columns).evaluations[0]
+    evaluation = read_external_log(log(tmp_path, text), columns).evaluations[0]
     assert (evaluation.tokens, evaluation.seconds) == (200, 3.0)
 
 
 def test_whole_numbers_keep_all_their_digits(tmp_path: Path) -> None:
     text = f"s,l,t\n1.0,4,{2**60 + 1}\n"
     columns = {"step": "s", "loss": "l", "tokens": "t"}
-    step = read_foreign(log(tmp_path, text), columns).steps[0]
+    step = read_external_log(log(tmp_path, text), columns).steps[0]
     assert (step.step, step.tokens) == (1, 2**60 + 1)
 
 
@@ -91,7 +91,7 @@ def test_what_is_not_finite_is_null_and_marked(tmp_path: Path, kind: str, cell: 
     texts = {"csv": f"s,l,g\n1,4,1\n2,{cell},1\n3,4,{cell}\n"}
     rows = ('{"s":1,"l":4,"g":1}', f'{{"s":2,"l":{cell},"g":1}}', f'{{"s":3,"l":4,"g":{cell}}}')
     path = log(tmp_path, texts.get(kind, "\n".join(rows)))
-    metrics = read_foreign(path, {"step": "s", "loss": "l", "grad_norm": "g"})
+    metrics = read_external_log(path, {"step": "s", "loss": "l", "grad_norm": "g"})
     first, second, third = metrics.steps
     assert first.finite
     assert (second.loss, second.loss_ratio, second.finite) == (None, None, False)
@@ -102,7 +102,7 @@ def test_what_is_not_finite_is_null_and_marked(tmp_path: Path, kind: str, cell: 
 def test_a_loss_too_large_for_a_perplexity_has_none(tmp_path: Path) -> None:
     text = "s,v\n1,1000\n2,NaN\n"
     columns = {"step": "s", "eval_loss": "v"}
-    first, second = read_foreign(log(tmp_path, text), columns).evaluations
+    first, second = read_external_log(log(tmp_path, text), columns).evaluations
     assert (first.loss, first.perplexity) == (1000, None)
     assert (second.loss, second.perplexity) == (None, None)
 
@@ -111,7 +111,7 @@ def test_of_two_rows_for_one_step_the_later_counts_and_steps_are_put_in_order(
     tmp_path: Path,
 ) -> None:
     text = "s,l\n3,2\n1,4\n2,9\n2,3\n"
-    found = read_foreign(log(tmp_path, text), {"step": "s", "loss": "l"}).steps
+    found = read_external_log(log(tmp_path, text), {"step": "s", "loss": "l"}).steps
     assert [(r.step, r.loss, r.loss_ratio) for r in found] == [
         (1, 4, None),
         (2, 3, 0.75),
@@ -153,7 +153,7 @@ def test_a_log_cut_at_any_byte_is_read_up_to_there(tmp_path: Path, text: str) ->
         (tmp_path / "log").write_bytes(data[:size])
         # The columns of later rows are not there yet in the front of a JSONL.
         columns = {name: COLUMNS[name] for name in ("step", "loss")}
-        metrics = read_foreign(tmp_path / "log", columns)
+        metrics = read_external_log(tmp_path / "log", columns)
         lines = data[:size].count(b"\n") - (text is CSV)
         whole = lines + (text is JSONL and data[size : size + 1] == b"\n")
         losses = [row["train/loss"] for row in ROWS[:whole] if "train/loss" in row]
@@ -164,9 +164,9 @@ def test_a_log_cut_at_any_byte_is_read_up_to_there(tmp_path: Path, text: str) ->
 
 def test_lines_that_are_no_row_are_counted(tmp_path: Path) -> None:
     text = JSONL + '[1]\n\nnot json\n{"train/loss": 3.0}\n' + "[" * 5000 + "\n"
-    metrics = read_foreign(log(tmp_path, text), COLUMNS)
+    metrics = read_external_log(log(tmp_path, text), COLUMNS)
     assert (list(metrics.records), metrics.unreadable) == (EXPECTED, 4)
-    metrics = read_foreign(log(tmp_path, CSV + "4,1.0\n\n5,1,1,1,1,1\n"), COLUMNS)
+    metrics = read_external_log(log(tmp_path, CSV + "4,1.0\n\n5,1,1,1,1,1\n"), COLUMNS)
     assert (list(metrics.records), metrics.unreadable) == (EXPECTED, 2)
 
 
@@ -209,7 +209,7 @@ def test_a_mistake_is_one_line(
     text, columns = case
     path = log(tmp_path, text)
     with pytest.raises(LengthenError) as caught:
-        read_foreign(path, columns)
+        read_external_log(path, columns)
     assert str(caught.value).replace(str(path), "LOG") == message
     named = SettingError if message.startswith("columns") else DataError
     assert type(caught.value) is named
@@ -217,7 +217,7 @@ def test_a_mistake_is_one_line(
 
 def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no rows"):
-        read_foreign(log(tmp_path, ""), COLUMNS)
+        read_external_log(log(tmp_path, ""), COLUMNS)
 
 
 numbers = st.none() | st.floats() | st.integers() | st.sampled_from(["NaN", "", "1e999", "7"])
@@ -237,7 +237,7 @@ def test_no_numbers_however_odd_are_a_traceback(
     path = log(tmp_path_factory.mktemp("odd"), "\n".join(lines) + "\n")
     columns = {"step": "s", "loss": "l", "eval_loss": "v", "grad_norm": "g"}
     try:
-        metrics = read_foreign(path, columns)
+        metrics = read_external_log(path, columns)
     except LengthenError:
         return
     json.dumps([to_json(record) for record in metrics.records], allow_nan=False)

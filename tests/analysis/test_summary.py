@@ -125,7 +125,7 @@ def test_f54_a_growing_log_says_more_each_time(tmp_path: Path) -> None:
         with path.open("a") as file:
             file.write(json.dumps(step(number, 2.0 if number % 7 == 0 else 1.0)) + '\n{"kind":"st')
         summary = summarise(read_metrics(path))
-        assert (summary.steps, summary.ratios.beyond) == (number, number // 7)
+        assert (summary.steps, summary.ratios.above_papers) == (number, number // 7)
         path.write_bytes(path.read_bytes()[: -len('{"kind":"st')])
 
 

@@ -31,9 +31,9 @@ def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Line]:
             "length": before.value,
             "loss": loss if math.isfinite(loss) else None,
             "next_length": state.value,
-            "best": before.lowest,
+            "lowest": before.lowest,
             "calm": (calm := pacing.calm(before, loss)),
-            "held": step - before.since,
+            "steps_at_length": step - before.since,
             "forced": state.value > before.value and calm < pacing.patience,
         }
         if state.value > before.value:

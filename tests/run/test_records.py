@@ -39,9 +39,11 @@ RECORDS: list[tuple[Record, str]] = [
     ),
     (ProbeRecord(**AT, loss=None), "kind step tokens seconds loss loss_ratio"),
     (
-        ObservationRecord(**AT, **SIDE, length=8, loss=5.0, next_length=16, calm=2, held=4),
-        "kind step tokens seconds length loss next_length best calm held forced side_tokens "
-        "side_seconds",
+        ObservationRecord(
+            **AT, **SIDE, length=8, loss=5.0, next_length=16, calm=2, steps_at_length=4
+        ),
+        "kind step tokens seconds length loss next_length lowest calm steps_at_length forced "
+        "side_tokens side_seconds",
     ),
     (Event("note", 3, 64, {"text": "a"}), "kind event step tokens text"),
 ]
