@@ -74,8 +74,8 @@ class TrainingLoop:
         self._began = trainer.train_state
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
-        if faults.requested("step"):
-            trainer.module.register_forward_hook(_StepFault(trainer))
+        if faults.asked():
+            trainer.module.register_forward_hook(_Faults(trainer))
 
     def run(self) -> RunSummary:
         """Train to the end of the budget, evaluating and saving when due; return the summary.
@@ -310,8 +310,8 @@ class TrainingLoop:
         )
 
 
-class _StepFault:
-    """A forward hook that injects the fault of site "step", once for each attempt at a step."""
+class _Faults:
+    """A forward hook that injects faults: "eval" always, "step" once in each attempt at a step."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -319,7 +319,9 @@ class _StepFault:
 
     def __call__(self, _module: nn.Module, _inputs: object, loss: Tensor) -> Tensor:
         attempt = self._trainer.train_state.counters.step, self._trainer.micro_tokens
-        if not loss.requires_grad or attempt == self._attempt:  # evaluated, or a later micro-batch
+        if not loss.requires_grad:
+            return loss * math.nan if faults.inject("eval") else loss
+        if attempt == self._attempt:  # a later micro-batch
             return loss
         self._attempt = attempt
         return loss * math.nan if faults.inject("step") else loss
