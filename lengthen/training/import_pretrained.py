@@ -11,14 +11,7 @@ import torch
 
 from lengthen.checkpoint.read import State, Tensors
 from lengthen.checkpoint.write import write_checkpoint
-from lengthen.config.load import (
-    Source,
-    load,
-    nested,
-    with_auto_decided,
-    with_data,
-    with_overrides,
-)
+from lengthen.config.load import Source, load, nested, with_auto_decided, with_data, with_overrides
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.alike import difference
@@ -30,7 +23,7 @@ from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.records import Event, to_json
-from lengthen.training.fit import choose_micro_tokens
+from lengthen.training.fit import with_micro_tokens
 from lengthen.training.start import write_run_files
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -148,8 +141,7 @@ def _first_state(
         config = with_overrides(config, {"data": {"store_id": NO_STORE}})
         tensors: dict[str, Tensors] = {"model": model.weights, "optimizer": {}}
         return with_auto_decided(config), tensors, {"counters": asdict(Counters())}
-    micro_tokens = choose_micro_tokens(config, store, context)
-    config = with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+    config, micro_tokens = with_micro_tokens(config, store, context)
     trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)
     return config, trainer.tensors(), trainer.state_dict()

@@ -194,10 +194,7 @@ class TrainingLoop:
         """Save, or begin to; return the name of a checkpoint that exists now."""
         # A checkpoint counts on the lines that the log has so far.
         before = None if self._log is None else self._log.sync
-        if last or not self._checkpoints.in_background:
-            return self._checkpoints.write(*self._whole_state(), before)
-        self._checkpoints.write_in_background(*self._whole_state(), before)
-        return None
+        return self._checkpoints.write(*self._whole_state(), before, wait=last)
 
     def _whole_state(self) -> tuple[int, dict[str, Tensors], State]:
         trainer = self._trainer
