@@ -65,13 +65,7 @@ class Trainer:
         if config.run.compile == "on":
             compile_blocks(self.model)
         self.module = wrap(self.model, context)
-        self.optimizer = build_optimizer(
-            self.model,
-            betas=config.optimizer.betas,
-            epsilon=config.optimizer.epsilon,
-            weight_decay=config.optimizer.weight_decay,
-            decay_positions=config.optimizer.decay_positions,
-        )
+        self.optimizer = build_optimizer(self.model, config.optimizer)
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.stream = StepStream(
             config.schedule(self.loader.sequences),
