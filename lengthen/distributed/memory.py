@@ -101,11 +101,9 @@ def micro_tokens_within(config: Config, limit: int | None, world_size: int = 1) 
     """
     length = config.model.length
     whole = min(-(-config.batch.rows // world_size) * length, max(length, CPU_MICRO_TOKENS))
-
-    def fits(size: int) -> bool:
-        return limit is None or memory_of(config, size) <= limit
-
-    return fit_check(whole, length, fits)
+    if limit is None:
+        return max(1, whole // length) * length
+    return fit_check(whole, length, lambda size: memory_of(config, size) <= limit)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
