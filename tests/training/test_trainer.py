@@ -223,7 +223,7 @@ def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
     monkeypatch.setattr(Trainer, "step", sometimes)
 
 
-def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
+def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_continue_past_it(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned_training(monkeypatch, {6})
