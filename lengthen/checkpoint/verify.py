@@ -51,7 +51,7 @@ def verify(path: Path) -> list[str]:
     if (path / store.MANIFEST).exists():
         if problems := store.verify(path):
             raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-        extra = [f"warning: {path} also has {name}" for name in store.strangers(path)]
+        extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]
         return [f"store {path}: every byte as its manifest says", *extra]
     raise SettingError("DIR", "must be a token store, a run or a checkpoint", str(path))
 

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from lengthen.data.store import read_limited
-from lengthen.util.disk import Disk
+from lengthen.util.disk import Disk, read_limited
 from lengthen.util.errors import NAME, DataError, cut
 
 SIZE_LIMIT = 2**26  # bytes
