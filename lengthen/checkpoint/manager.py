@@ -1,8 +1,4 @@
-"""The checkpoints of a running training: written on the spot, or from a copy in the background.
-
-In the background one checkpoint is written at a time; the next one waits for it. The copy is taken
-between two steps, because weights and moments change in place.
-"""
+"""The checkpoints of a running training: written on the spot, or from a copy in the background."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,7 +93,7 @@ class CheckpointManager:
         return path.name
 
     def _take_copy(self, tensors: Mapping[str, Tensors]) -> None:
-        """Copy into the memory of the last copy: new memory takes longer than the copying."""
+        """Copy what training changes in place; new memory would take longer than the copying."""
         for group, originals in tensors.items():
             copies = self._copy.setdefault(group, {})
             for name, tensor in originals.items():

@@ -80,9 +80,8 @@ def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:
 def auto_micro_tokens(config: Config) -> int:
     """Return the tokens of a micro-batch that "auto" comes to for one process on this machine.
 
-    On a GPU they are estimated from its free memory, where `train` tries them; too little of it for
-    one row gives one row, since a plan is also made for a larger machine. For the same reason a
-    processor is taken to have enough.
+    On a GPU they are estimated from its free memory, where `train` tries them. A plan is also made
+    for a larger machine: too little memory gives one row, and a processor has enough.
     """
     if config.run.device == "cpu" or (device := device_here(config.run.device)).type == "cpu":
         return micro_tokens_within(config, limit=None)
@@ -128,8 +127,7 @@ def free_memory(device: "torch.device") -> None:
 def free_large_blocks_at_once() -> None:
     """Have this process give back every large block of memory as soon as it is freed.
 
-    glibc's heap would keep so many of them, in pieces that fit nothing, that recomputing saved
-    little. It costs a little time, which whoever recomputes trades for memory.
+    glibc's heap would keep so many of them, in pieces, that recomputing saved little.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
     if mallopt:

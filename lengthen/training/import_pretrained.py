@@ -58,12 +58,14 @@ def import_pretrained(
     config, notes = load(recipe or UNTRAINED, _with_model(overrides, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
-        _check_dropout_is_given(overrides, model)
+        if model.dropouts and "dropout" not in overrides.get("model", {}):
+            rule = f"is one for all, and the folder has {_dropouts(model)}"
+            raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
         _check_same_tokenizer(store, model, folder)
         config = with_store(config, store)
     elif model.dropouts:
-        taken = f"model.dropout is {config.model.dropout}"
-        notes = [*notes, f"{taken}; the folder has {_dropouts(model)}"]
+        note = f"model.dropout is {config.model.dropout}; the folder has {_dropouts(model)}"
+        notes = [*notes, note]
     with runlog.owned(out), join_process_group(config.run) as context:
         config, tensors, state = _first_state(config, model, store, context)
         disk, paths = disk or Disk(), RunPaths(out)
@@ -79,10 +81,7 @@ def import_pretrained(
 
 
 def _read_model(folder: Path, overrides: Tables) -> Pretrained:
-    """Return the model of the folder, with the separator of the store that it will be trained on.
-
-    Where there is no store, the separator is the folder's own.
-    """
+    """Return the model of the folder, with the separator of the store, if any, or its own."""
     path = overrides.get("data", {}).get("path")
     if path is None:
         return read_folder(folder)
@@ -94,13 +93,6 @@ def _read_model(folder: Path, overrides: Tables) -> Pretrained:
             raise
         rule = f"its separator {separator} is no token of the folder {folder}"
         raise DataError(f"store {path}: {rule}; prepare it with --tokenizer {folder}") from None
-
-
-def _check_dropout_is_given(overrides: Tables, model: Pretrained) -> None:
-    """Raise SettingError for a folder with several dropouts, of which training has one."""
-    if model.dropouts and "dropout" not in overrides.get("model", {}):
-        rule = f"is one for all, and the folder has {_dropouts(model)}"
-        raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
 
 
 def _dropouts(model: Pretrained) -> str:

@@ -116,7 +116,10 @@ class TrainingLoop:
         self._record_micro_tokens()
         self._save_when_due(last=done or trainer.train_state.stop)
         if trainer.train_state.stop:
-            raise self._stopped()
+            way_out = f"`lengthen resume {self._paths.root}` continues"
+            message = f"stopped after step {trainer.train_state.counters.step}, which is saved"
+            # Another rank's signal has no number here.
+            raise StoppedError(self._stop.number or signal.SIGTERM, f"{message}; {way_out}")
         if done:
             return True
         epoch = trainer.train_state.ledger.epoch
@@ -255,17 +258,10 @@ class TrainingLoop:
             f"{self._checkpoints.last_name}; {way_out}"
         )
 
-    def _stopped(self) -> StoppedError:
-        step = self._trainer.train_state.counters.step
-        way_out = f"`lengthen resume {self._paths.root}` continues"
-        number = self._stop.number or signal.SIGTERM  # another rank's
-        return StoppedError(number, f"stopped after step {step}, which is saved; {way_out}")
-
     def _out_of_memory(self) -> MemoryLimitError:
         trainer, saved = self._trainer, self._checkpoints.last_name
-        at = (
-            f"out of memory after step {trainer.train_state.counters.step}, last checkpoint {saved}"
-        )
+        step = trainer.train_state.counters.step
+        at = f"out of memory after step {step}, last checkpoint {saved}"
         smaller = trainer.micro_tokens // 2
         if smaller < trainer.config.model.length:
             return MemoryLimitError(f"{at}; a micro-batch is one row already: take a smaller model")
