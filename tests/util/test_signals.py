@@ -105,7 +105,7 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does_it(
+def test_f20_a_signal_in_any_micro_batch_of_an_evaluation_gives_it_up_and_a_resume_does_it(
     configured: Configure, tmp_path: Path, ask_for: AskFor, number: int
 ) -> None:
     # 20 sequences, four a batch: five batches.
