@@ -336,7 +336,7 @@ def test_comparisons_take_the_runs_as_ours(six_runs: Path) -> None:
     }
     (verdict,) = verdicts(losses)
     assert verdict.seeds == 3
-    assert verdict.word in ("better", "worse", "not distinguishable")
+    assert verdict.verdict in ("better", "worse", "not distinguishable")
     best = losses["baseline"][0]
     assert best is not None
     (reached,) = time_to(gather([six_runs])[0].metrics, [best])
