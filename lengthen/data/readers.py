@@ -22,6 +22,7 @@ from lengthen.data.decompress import (
     read_head,
 )
 from lengthen.data.sources import Source
+from lengthen.util.disk import reason_of
 from lengthen.util.errors import DataError, LengthenError, SettingError, nearest, one_line
 
 BLOCK = 2**20  # bytes of a txt file that are read at once
@@ -88,8 +89,7 @@ def _read_source(source: Source, before: int, field: str, left_out: LeftOut) -> 
     except DamagedFileError as error:
         left_out.add_problem(f"{source.name}{error}")
     except OSError as error:
-        reason = (error.strerror or one_line(error)).lower()
-        left_out.add_problem(f"{source.name}: cannot be read ({reason})")
+        left_out.add_problem(f"{source.name}: cannot be read ({reason_of(error)})")
 
 
 def _read_txt(source: Source, before: int, _field: str, left_out: LeftOut) -> Parts:

@@ -13,17 +13,18 @@ from lengthen.data.store import (
     CHUNK,
     FORMAT,
     MANIFEST,
+    NAMES,
     FileEntry,
     Manifest,
     Provenance,
     SplitEntry,
     content_id,
-    extra_files,
 )
 from lengthen.data.tokenizer import vocabulary_size
 from lengthen.data.tokenizer_files import FILE_LIMIT, TOKENIZER, TextTokenizer
-from lengthen.util.disk import Disk, storage_errors
+from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
+from lengthen.util.overwrite import check_directory
 
 NAME_LIMIT = 200  # bytes; the temporary folder's name is longer, and 255 is the most there is
 SPLITS = ("train", "valid")
@@ -33,22 +34,15 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
     """Refuse to write into anything but an empty place, or over anything but a store."""
     if len(os.fsencode(out.name)) > NAME_LIMIT:
         raise SettingError("out", f"its name must be at most {NAME_LIMIT} bytes", out.name)
-    try:
-        with storage_errors(out):
-            empty = not any(out.iterdir())
-    except FileNotFoundError:
-        empty = True
-    except NotADirectoryError:  # it, or what should be a folder above it
-        raise SettingError("out", "must be a folder, or not there yet", str(out)) from None
-    if out.is_symlink():
-        raise SettingError("out", "must be a folder, no link", str(out))
-    if empty:
-        return
-    if not overwrite:
-        raise SettingError("out", "is not empty", str(out), "--overwrite replaces an old store")
-    # Somebody may have meant another folder: we delete what we know to be ours, nothing else.
-    if not (out / MANIFEST).is_file() or extra_files(out):
-        raise SettingError("out", "holds other things than a token store", str(out))
+    if out.is_symlink():  # which a directory cannot be renamed to
+        raise SettingError("out", "must be a directory, no link", str(out))
+    check_directory(
+        out,
+        "token store",
+        lambda names: {MANIFEST} <= names <= set(NAMES),
+        overwrite=overwrite,
+        setting="out",
+    )
 
 
 class SplitWriter:
