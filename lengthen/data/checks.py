@@ -33,31 +33,13 @@ SPECIAL_SPELLINGS = (
 )
 
 
-def check_sources_differ(
-    train: Sequence[Source], valid: Sequence[Source], *, by_name: bool = False
-) -> None:
-    """Raise SettingError where one file, or the same text, compressed or not, is reached twice.
-
-    `by_name`: `valid` are those of the validation split, and no others were asked for.
-    """
-    pairs = [
-        (group[0], later)
-        for candidates in _equal_groups([*train, *valid], partial(_digest, limit=HEAD_BYTES))
-        for group in _equal_groups(candidates, _digest)
-        for later in group[1:]
-    ]
-    if not pairs:
-        return
-    validating = set(map(id, valid))
-    first, second = max(pairs, key=lambda pair: id(pair[1]) in validating)  # the worst
-    more = f", and there are {len(pairs) - 1} more" if len(pairs) > 1 else ""
-    twin = f"holds the same as {first.name!r}{more}"
-    if id(second) not in validating or id(first) in validating:
-        hint = "name one of them"
-        raise SettingError("source", f"{twin}, and would be read twice", second.name, hint)
-    hint = "--valid-files takes another text to validate with, --valid 0 none"
-    setting = "source" if by_name else "valid_files"
-    raise SettingError(setting, f"is to validate, but {twin}, which trains", second.name, hint)
+def check_sources_differ(sources: Sequence[Source]) -> None:
+    """Raise SettingError where one file, or the same text, compressed or not, is reached twice."""
+    for candidates in _equal_groups(sources, partial(_digest, limit=HEAD_BYTES)):
+        for first, second, *_ in _equal_groups(candidates, _digest):
+            rule = f"holds the same as {first.name!r}, and would be read twice"
+            hint = "name one of them; --valid-files takes another text to validate with"
+            raise SettingError("source", rule, second.name, hint)
 
 
 def _equal_groups(sources: Sequence[Source], key: Callable[[Source], object]) -> list[list[Source]]:
@@ -106,12 +88,13 @@ class DuplicateCounter:
             yield part
 
     def _add(self, split: str, value: int, size: int) -> None:
-        if value % self._every == 0:
-            self._hashes[split].append(value)
-            if split == "valid":
-                self._valid_sizes.append(size)
-            if len(self._hashes[split]) > MOST_DOCUMENTS:
-                self._thin()
+        if value % self._every:
+            return
+        self._hashes[split].append(value)
+        if split == "valid":
+            self._valid_sizes.append(size)
+        if len(self._hashes[split]) > MOST_DOCUMENTS:
+            self._thin()
 
     def _thin(self) -> None:
         # Chosen by the hash, so that equal documents stay or go together.

@@ -296,7 +296,7 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
         ["good.txt"],
         {"valid_files": ["*.txt"]},
         SettingError,
-        "is to validate, but holds the same",
+        "holds the same as .*good",
     ),
     "twice": (["-", "-"], {}, SettingError, "standard input can be read once"),
     "share": (["good.txt"], {"valid": 1}, SettingError, "valid: must be from 0 to below 1, got 1"),
