@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,13 +158,8 @@ class RoundTripCounts:
                 f"{list_most_common(self.lost)}, the most is {MOST_LOST:.0%}; use one that keeps "
                 "them, such as train:N, gpt2 or bytes, or take them out of the text"
             )
-        spelled = self.spelled.total()
-        return {
-            "compared": self.compared,
-            "lost": lost,
-            "unknown": self.unknown,
-            "spelled": spelled,
-        }
+        totals = {"compared": self.compared, "unknown": self.unknown}
+        return {**totals, "lost": lost, "spelled": self.spelled.total()}
 
 
 def list_most_common(counts: Counter[str]) -> str:
@@ -183,7 +177,10 @@ class RoundTripChecker:
         content = json.loads(tokenizer.to_str())
         model = content["model"]
         self._tokenizer = tokenizer
-        self._sampled = splits_as_gpt2 and _has_every_byte(content)
+        # A byte-level tokenizer with all the bytes gives each of them back.
+        decodes = (content["decoder"] or {}).get("type") == "ByteLevel"
+        alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+        self._sampled = splits_as_gpt2 and decodes and model["vocab"].keys() >= alphabet
         self._unknown = model.get("unk_id")
         if model.get("unk_token") is not None:
             self._unknown = tokenizer.token_to_id(model["unk_token"])
@@ -226,9 +223,3 @@ class RoundTripChecker:
                     "out of the text, or use another tokenizer"
                 )
         return spellings
-
-
-def _has_every_byte(content: dict[str, Any]) -> bool:
-    """Say whether a byte-level tokenizer gives back each byte of a text."""
-    decodes = (content["decoder"] or {}).get("type") == "ByteLevel"
-    return decodes and content["model"]["vocab"].keys() >= set(pre_tokenizers.ByteLevel.alphabet())

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,9 +53,8 @@ class SplitWriter:
         self._dtype = np.dtype(dtype_for(vocabulary)).newbyteorder("<")
         self._vocabulary = vocabulary
         self._file = disk.create(path)
-        self._hash, self._room = hashlib.sha256(), CHUNK
-        self._chunks: list[str] = []
-        self._documents = self._text_bytes = 0
+        self._hashes: list[Any] = []  # SHA-256 of every CHUNK bytes
+        self._size = self._documents = self._text_bytes = 0
 
     def add(self, batch: EncodedBatch) -> None:
         """Append tokens; raises DataError for an id outside of the vocabulary."""
@@ -67,27 +67,22 @@ class SplitWriter:
         self._documents += batch.documents
         self._text_bytes += batch.text_bytes
         while data:
-            part, data = data[: self._room], data[self._room :]
-            self._hash.update(part)
-            self._room -= len(part)
-            if not self._room:
-                self._end_chunk()
-
-    def _end_chunk(self) -> None:
-        self._chunks.append(self._hash.hexdigest())
-        self._hash, self._room = hashlib.sha256(), CHUNK
+            filled = self._size % CHUNK
+            if not filled:
+                self._hashes.append(hashlib.sha256())
+            part, data = data[: CHUNK - filled], data[CHUNK - filled :]
+            self._hashes[-1].update(part)
+            self._size += len(part)
 
     def finish(self) -> SplitEntry:
         """Force everything onto the disk and return what was written."""
         self._file.sync()
         self._file.close()
-        if self._room < CHUNK:
-            self._end_chunk()
         written = self._file.written
         return SplitEntry(
             size=written.size,
             sha256=written.sha256,
-            chunks=tuple(self._chunks),
+            chunks=tuple(one.hexdigest() for one in self._hashes),
             tokens=written.size // self._dtype.itemsize,
             documents=self._documents,
             text_bytes=self._text_bytes,
@@ -126,10 +121,10 @@ def write_manifest(
         "dtype": dtype_for(vocabulary),
         "vocabulary": vocabulary,
         "separator": tokenizer.separator,
-        "train": train.model_dump(mode="json"),
-        "valid": valid.model_dump(mode="json"),
-        "tokenizer": file.model_dump(mode="json"),
-        "made": made.model_dump(mode="json"),
+        "train": train.model_dump(),
+        "valid": valid.model_dump(),
+        "tokenizer": file.model_dump(),
+        "made": made.model_dump(),
     }
     data = json.dumps({"id": content_id(content), **content}, indent=1).encode() + b"\n"
     disk.write_file(folder / MANIFEST, data)

@@ -91,12 +91,12 @@ class StepCursor:
 
     def at(self, number: int) -> Step:
         """Return step `number`, counted from 1; it follows the start and lies in the budget."""
-        if self._step is not None and number < self._step.number:
-            self._step = None
-        while self._step is None or self._step.number < number:
-            self._step = self._stream.after(self._step.after if self._step else self._start)
-            assert self._step is not None, f"step {number} lies beyond the budget"
-        return self._step
+        step = self._step if self._step and self._step.number <= number else None
+        while step is None or step.number < number:
+            step = self._stream.after(step.after if step else self._start)
+            assert step is not None, f"step {number} lies beyond the budget"
+        self._step = step
+        return step
 
 
 def ledgers(ledger: Ledger, plan: StepPlan, steps: int) -> Iterator[Ledger]:
