@@ -23,7 +23,7 @@ def text_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def numbers(text_file: Path, tmp_path: Path) -> Path:
     """A token store of that text."""
-    prepare([str(text_file)], tmp_path / "store", tokenizer="bytes", valid=0.1, progress=False)
+    prepare([str(text_file)], tmp_path / "store", tokenizer="bytes", valid=0.1, quiet=True)
     return tmp_path / "store"
 
 

@@ -18,7 +18,7 @@ from lengthen.data.store_writer import SPLITS, SplitWriter, check_output_folder,
 from lengthen.data.tokenizer import needs_sample, resolve, vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
-from lengthen.util.disk import Disk, temporary_beside
+from lengthen.util.disk import Disk, PathOrPaths, as_path, temporary_beside
 from lengthen.util.errors import StorageError
 
 NAMED = 100  # sources that the manifest names
@@ -75,34 +75,40 @@ class Summary:
 
 
 def prepare(
-    sources: Sequence[str | Path],
-    out: str | Path,
+    sources: PathOrPaths,
+    out: str | os.PathLike[str],
     *,
-    tokenizer: str,
+    tokenizer: str | os.PathLike[str] = "train:8192",
     separator: str | None = None,
     valid: float = 0.01,
-    valid_files: Sequence[str | Path] = (),
+    valid_files: PathOrPaths = (),
     field: str = "text",
     stdin_format: str = "txt",
     seed: int = 0,
     on_bad: str = "stop",
     overwrite: bool = False,
     workers: int | None = None,
-    progress: bool = True,
+    quiet: bool = False,
     disk: Disk | None = None,
 ) -> Summary:
     """Turn text into a token store at `out`, with bounded memory, on `workers` threads (all cores).
 
-    `sources` and `valid_files` are files, folders, globs or `-`; with `valid_files`, `valid` is
-    not used. `separator` names the token between documents; None takes the tokenizer's own. The
-    store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It appears
-    under its name when it is complete; whatever happens before leaves nothing there. Raises
+    `sources` and `valid_files` are files, folders, globs or "-", one or several; with
+    `valid_files`, `valid` is not used. `tokenizer` is "train:N", a tokenizer.json, a folder,
+    "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between documents; None takes the
+    tokenizer's own. `field` is the text's name in JSON and tables; `on_bad` is "stop" or "skip".
+    The store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It
+    appears under its name when it is complete; whatever happens before leaves nothing there. Raises
     SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot be used,
     StorageError where the disk fails.
+
+    >>> summary = lengthen.prepare("books", "tokens", tokenizer="bytes", valid=0.1, quiet=True)
+    >>> summary.tokens
+    42002
     """
     options = PrepareOptions(
-        sources=tuple(map(str, sources)),
-        valid_files=tuple(map(str, valid_files)),
+        sources=_texts("source", sources),
+        valid_files=_texts("valid_files", valid_files),
         tokenizer=str(tokenizer),
         separator=separator,
         valid=0.0 if valid_files else valid,
@@ -112,9 +118,28 @@ def prepare(
         on_bad=on_bad,
         workers=cores() if workers is None else workers,
     )
-    out = Path(out).absolute()
+    return _write(as_path("out", out).absolute(), options, overwrite, not quiet, disk or Disk())
+
+
+def _texts(name: str, value: PathOrPaths) -> tuple[str, ...]:
+    """Return one path or several as they were given; raises SettingError for what is none."""
+    several = value if isinstance(value, list | tuple) else [value]
+    for one in several:
+        as_path(name, one)
+    return tuple(map(str, several))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _write(
+    out: Path, options: PrepareOptions, overwrite: bool, progress: bool, disk: Disk
+) -> Summary:
+    """Write the store beside its place, and give it its name at the end."""
     check_output_folder(out, overwrite)
-    disk = (disk or Disk()).at("prepare")
+    disk = disk.at("prepare")
     temporary = temporary_beside(out)
     try:
         disk.make_directory(temporary)
@@ -127,11 +152,6 @@ def prepare(
             disk.remove(temporary)
         raise
     return summary
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress: bool) -> Summary:

@@ -27,7 +27,7 @@ from lengthen.data.tokenizer_files import (
     first_problem,
     parse_tokenizer,
 )
-from lengthen.util.disk import read_limited
+from lengthen.util.disk import as_path, read_limited
 from lengthen.util.errors import DataError
 from lengthen.util.manifest import damage
 
@@ -159,7 +159,7 @@ class Store:
         Raises DataError where a file is missing, of another size, or no regular file, and where
         the manifest does not hold together. Bytes are compared by `verify` alone.
         """
-        path = Path(path)
+        path = as_path("path", path)
         manifest = read_manifest(path)
         _check_files(path, manifest)
         tokens = [_map_tokens(path / f"{name}.bin", manifest.dtype) for name in ("train", "valid")]

@@ -27,7 +27,7 @@ FEW = MANY[:3]
 
 
 def stored(sources: Sequence[str | Path], out: Path, **options: Any) -> Summary:
-    defaults = {"tokenizer": "bytes", "valid": 0.2, "progress": False}
+    defaults = {"tokenizer": "bytes", "valid": 0.2, "quiet": True}
     return prepare(sources, out, **{**defaults, **options})
 
 
@@ -438,7 +438,7 @@ def run(number):
         if operation == number:
             os.kill(os.getpid(), signal.SIGKILL)
     out = Path(f"out-{number}")
-    prepare(["a.txt"], out, tokenizer="bytes", progress=False, disk=Disk(kill))
+    prepare(["a.txt"], out, tokenizer="bytes", quiet=True, disk=Disk(kill))
     os._exit(0)
 
 for number in range(1, 100):
@@ -502,7 +502,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) / 1024
 
 start = peak()
-summary = prepare([sys.argv[1]], "out", tokenizer="train:300", valid=0, workers=2, progress=False)
+summary = prepare([sys.argv[1]], "out", tokenizer="train:300", valid=0, workers=2, quiet=True)
 print(json.dumps({"tokens": summary.tokens, "start": start, "peak": peak()}))
 """
 UNIT = "\nThe door was shut; she didn't knock, but waited 12 minutes.\tThen it opened"
@@ -555,7 +555,7 @@ def test_f40_a_limit_on_file_sizes_reads_as_a_full_disk(tmp_path: Path) -> None:
     limited = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999));"
         "from lengthen.data.prepare import prepare;"
-        "prepare(['a.txt'], 'out', tokenizer='bytes', progress=False)"
+        "prepare(['a.txt'], 'out', tokenizer='bytes', quiet=True)"
     )
     result = subprocess.run(
         [sys.executable, "-c", limited], cwd=tmp_path, capture_output=True, text=True

@@ -27,7 +27,7 @@ FILES = ["train.bin", "valid.bin", "tokenizer.json"]
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine")
     source = write(folder / "a.txt", TEXT)
-    prepare([source], folder / "store", tokenizer="bytes", valid=0.2, progress=False)
+    prepare([source], folder / "store", tokenizer="bytes", valid=0.2, quiet=True)
     return folder / "store"
 
 
@@ -69,7 +69,7 @@ def test_tokens_cannot_be_written_to(store: Path) -> None:
 
 def test_a_store_may_have_no_validation_part(tmp_path: Path) -> None:
     source = write(tmp_path / "a.txt", TEXT)
-    prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, progress=False)
+    prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, quiet=True)
     opened = Store.open(tmp_path / "out")
     assert len(opened.valid) == 0
     assert not opened.valid.flags.writeable
@@ -113,7 +113,7 @@ def test_f39_damage_is_located_to_a_chunk(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(manifest, "BLOCK", chunk // 4)
     monkeypatch.setattr(write_module, "CHUNK", chunk)
     source = write(tmp_path / "a.txt", "0123456789" * 7000)
-    prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, progress=False)
+    prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, quiet=True)
     assert verify(tmp_path / "out") == []
     data = bytearray((tmp_path / "out/train.bin").read_bytes())
     for place in (chunk, 2 * chunk - 1, len(data) - 1):

@@ -66,7 +66,7 @@ def test_a_store_is_made_or_nothing(folder: Path, data: bytes, skip: bool) -> No
     way = "skip" if skip else "stop"
 
     def use() -> None:
-        prepare([str(file)], out, tokenizer="bytes", valid=0.2, on_bad=way, progress=False)
+        prepare([str(file)], out, tokenizer="bytes", valid=0.2, on_bad=way, quiet=True)
 
     refused = held("corpus jsonl", use, inside=folder / "out")
     assert out.exists() is not bool(refused)
