@@ -46,16 +46,11 @@ def verify(path: Path) -> list[str]:
     if NAME.fullmatch(path.name):
         return _verify_checkpoints([path])
     if (path / store.MANIFEST).exists():
-        return _verify_store(path)
+        if problems := store.verify(path):
+            raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
+        extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]
+        return [f"store {path}: every byte as its manifest says", *extra]
     raise SettingError("DIR", "must be a token store, a run or a checkpoint", str(path))
-
-
-def _verify_store(path: Path) -> list[str]:
-    problems = store.verify(path)
-    if problems:
-        raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-    extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]
-    return [f"store {path}: every byte as its manifest says", *extra]
 
 
 def _verify_checkpoints(paths: list[Path]) -> list[str]:
@@ -63,8 +58,9 @@ def _verify_checkpoints(paths: list[Path]) -> list[str]:
     if damaged:
         raise CheckpointError(f"damaged: {'; '.join(damaged)}; resume uses the newest good one")
     whole = [f"checkpoint {path.name}: every byte as its manifest says" for path in paths]
-    extra = [(path.name, name) for path in paths for name in extra_files(path)]
-    return whole + [f"warning: {checkpoint} also has {name}" for checkpoint, name in extra]
+    return whole + [
+        f"warning: {path.name} also has {name}" for path in paths for name in extra_files(path)
+    ]
 
 
 def name_of(step: int) -> str:

@@ -1,7 +1,5 @@
-"""Every file effect of stores, runs and checkpoints, in one place, numbered.
+"""Every file effect of stores, runs and checkpoints, numbered, so that a test can break any one.
 
-A test hands `Disk` a `before` hook that is called before each operation with its number; the hook
-may raise or kill the process, so that a fault can be tried at every single operation of a save.
 A rename is the only commit: what is there under its final name is whole and synced.
 """
 
@@ -77,7 +75,7 @@ class DiskFile:
 
 
 class Disk:
-    """File effects with numbers: operation 1, 2, 3 ... of this object's life."""
+    """File effects, numbered from 1; `before` is called before each, and may raise or kill."""
 
     def __init__(self, before: Before | None = None) -> None:
         self.operations = 0
@@ -191,7 +189,7 @@ class Disk:
         """Delete a file or a directory with all it holds; what is gone already is no error."""
         with self.operation("remove", path):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=False)
+                shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 

@@ -265,7 +265,7 @@ def test_progress_goes_to_the_error_stream(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "a.txt", "a\nb\n")
-    stored([source], tmp_path / "out", progress=True, tokenizer="train:300")
+    stored([source], tmp_path / "out", quiet=False, tokenizer="train:300")
     output = capsys.readouterr()
     assert output.out == ""
     assert "learning train:300" in output.err
