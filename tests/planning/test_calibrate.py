@@ -8,8 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from lengthen.config.schema import Config, Model
-from lengthen.data.loader import accumulation_steps
-from lengthen.data.stream import Step
+from lengthen.data.stream import Step, accumulation_steps
 from lengthen.model import cost
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import (
@@ -125,10 +124,10 @@ def test_given_speeds_are_taken_as_they_are(configured: Configure) -> None:
     assert again.seconds(32, 64) == cost.flops(config.model, 32, 64, recompute=True) / 1e14
 
 
-@pytest.mark.parametrize("text", ["fast", "0", "-3", "1.5"])
-def test_a_speed_that_is_none_is_refused(configured: Configure, text: str) -> None:
+@pytest.mark.parametrize("given", ["fast", "0", "-3", "1.5"])
+def test_a_speed_that_is_none_is_refused(configured: Configure, given: str) -> None:
     with pytest.raises(SettingError, match=r"--flops: must be"):
-        given_speed(tiny(configured), text)
+        given_speed(tiny(configured), given)
 
 
 def test_the_steps_are_the_trainers_own_and_nothing_is_written(
