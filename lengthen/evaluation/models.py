@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer
 
 from lengthen.checkpoint.read import Tensors, load_newest, load_step
-from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data.alike import difference
@@ -20,7 +19,7 @@ from lengthen.data.tokenizer_folder import TextTokenizer
 from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.device import device_of
 from lengthen.evaluation.results import weights_at
-from lengthen.exchange.pretrained import CONFIG, Pretrained, read_folder, read_run
+from lengthen.exchange.pretrained import CONFIG, Pretrained, find_run, read_folder, read_run
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import DataError, SettingError
@@ -86,7 +85,7 @@ class NamedModel:
     @property
     def config(self) -> Config | None:
         """The run's configuration; None for a Transformers folder."""
-        return settings.load(str(self.run.config))[0] if self.run else None
+        return settings.load(self.run.config)[0] if self.run else None
 
     def store(self, data: Path | None) -> Store:
         """Return the store of the validation part: `data`, or else the run's own.
@@ -131,23 +130,12 @@ def find_models(paths: Sequence[Path], out: Path | None) -> list[NamedModel]:
 
 def _find_model(path: Path, out: Path | None) -> NamedModel:
     whole = Path(os.path.abspath(path))  # a link keeps its own name
-    run, step = _run_of(whole)
+    run, step = find_run(whole)
     if run is None and not (whole / CONFIG).is_file():
         rule = "must be a run, a checkpoint of one, or a Transformers folder"
         raise SettingError("RUN", rule, str(path))
     name = f"{whole.parts[-3]}/{step}" if step else whole.name
     return NamedModel(name, whole, run, step, out or _results_beside(whole, run), None)
-
-
-def _run_of(path: Path) -> tuple[RunPaths | None, str | None]:
-    """Return the run, and the name of the checkpoint where the path is one."""
-    if RunPaths(path).config.is_file():
-        return RunPaths(path), None
-    if NAME.fullmatch(path.name) and len(path.parts) > 3:
-        run = RunPaths(path.parents[1])
-        if run.config.is_file() and path.parent == run.checkpoints:
-            return run, path.name
-    return None, None
 
 
 def _results_beside(path: Path, run: RunPaths | None) -> Path:

@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_its_run(tmp_path: Path) -> Non
     (found,) = gather([folder], note=notes.append)
     assert found.results == ()
     (note,) = notes
-    assert note.endswith("(not JSON); move it away; the run is shown without it")
+    assert note.endswith("move it away; the run is shown without it")
 
 
 def saved(folder: Path) -> Path:
