@@ -57,14 +57,17 @@ def write(
     empty = [panel.title for panel in every if not panel.curves]
     settings = comparability.settings_table(runs)
     last = [*([settings] if settings else []), *comparability.environment_tables(runs)]
+    numbered = [(f"table-{at}", table) for at, table in enumerate([*tables, *last])]
+    above, below = numbered[: len(tables)], numbered[len(tables) :]
+    figures = [(f"figure-{at}", panel) for at, panel in enumerate(shown)]
     body = "".join(
         [
             _header(title, runs),
             _verdicts(verdicts),
-            _contents(tables, shown, last),
-            *(_table(table, f"table-{at}") for at, table in enumerate(tables)),
+            _contents([*above, *figures, *below]),
+            *(_table(table, place) for place, table in above),
             *_figures(shown, empty),
-            *(_table(table, f"table-{at}") for at, table in enumerate(last, start=len(tables))),
+            *(_table(table, place) for place, table in below),
             _footer(runs, shown, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
@@ -124,12 +127,10 @@ def _verdicts(verdicts: Sequence[str]) -> str:
     return f'<ul class="verdicts{many}" aria-label="Verdict">\n{items}</ul>\n'
 
 
-def _contents(tables: Sequence[Table], panels: Sequence[Panel], last: Sequence[Table]) -> str:
+def _contents(parts: Sequence[tuple[str, Table | Panel]]) -> str:
     """Return links to all that follows, in its order."""
-    links = [(f"table-{at}", table.title) for at, table in enumerate(tables)]
-    links += [(f"figure-{at}", panel.title) for at, panel in enumerate(panels)]
-    links += [(f"table-{at}", table.title) for at, table in enumerate(last, start=len(tables))]
-    items = "".join(f'<li><a href="#{place}">{escape(title)}</a></li>\n' for place, title in links)
+    links = (f'<li><a href="#{place}">{escape(part.title)}</a></li>\n' for place, part in parts)
+    items = "".join(links)
     return f"<details><summary>Contents</summary><nav><ul>\n{items}</ul></nav></details>\n"
 
 
