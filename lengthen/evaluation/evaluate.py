@@ -187,9 +187,7 @@ def _run(
             store = named.store(data)
             require_same_tokenizer(store, model)
             return valid(model, store, options)
-        if task.startswith(PREFIX):
-            return lm_eval_adapter.run_task(task, model, options)
-        return TASKS[task](model, options)
+        return TASKS.get(task, partial(lm_eval_adapter.run_task, task))(model, options)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -130,14 +130,16 @@ def _verdicts(verdicts: Sequence[str]) -> str:
 def _contents(parts: Sequence[tuple[str, Table | Panel]]) -> str:
     """Return links to all that follows, in its order."""
     links = (f'<li><a href="#{place}">{escape(part.title)}</a></li>\n' for place, part in parts)
-    items = "".join(links)
-    return f"<details><summary>Contents</summary><nav><ul>\n{items}</ul></nav></details>\n"
+    return f"<details><summary>Contents</summary><nav><ul>\n{''.join(links)}</ul></nav></details>\n"
 
 
 def _table(table: Table, place: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
-    rows = "".join(f"<tr>{_row(row, kinds)}</tr>\n" for row in table.rows)
+    rows = ""
+    for first, *row in table.rows:
+        cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        rows += f'<tr><th scope="row">{_breakable(first)}</th>{"".join(cells)}</tr>\n'
     head = "".join(
         f'<th scope="col"{kind}>{_breakable(name)}</th>'
         for name, kind in zip(table.columns, ["", *kinds], strict=True)
@@ -154,11 +156,6 @@ def _table(table: Table, place: str) -> str:
 def _breakable(name: str) -> str:
     """Return a dotted name or a path, escaped, that may be broken after its parts."""
     return re.sub(r"(?<=[./_=])(?=[^./_=])", "<wbr>", escape(name))
-
-
-def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
-    cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds, strict=True))
-    return f'<th scope="row">{_breakable(row[0])}</th>{"".join(cells)}'
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
