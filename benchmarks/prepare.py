@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import ratio, report, seconds_in_rounds
-from lengthen.data.encode import Piece, can_be_cut, encode_all, library_threads, recut
+from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.prepare import cores
-from lengthen.data.readers import Part, read
-from lengthen.data.sources import find
+from lengthen.data.readers import DocumentPart, LeftOut, read_documents
+from lengthen.data.sources import find_sources
 from lengthen.data.store import Store
-from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.data.tokenizer_files import TextTokenizer
 
 NOVELS = Path(__file__).parents[1] / "../shared/data/novels/train.jsonl.zst"
 DOCUMENTS = 16  # in one call of the library
@@ -50,23 +50,22 @@ def main() -> None:
     texts = list(documents(options.source, 0 if options.whole else options.megabytes * 1e6))
     with tempfile.TemporaryDirectory() as folder:
         source = options.source if options.whole else as_lines(Path(folder), texts)
-        found = measure_prepare(str(source), Path(folder) / "store")
+        tokenizer = measure_prepare(str(source), Path(folder) / "store")
     if options.rounds:
-        compare(found, texts, options.workers, options.rounds)
+        compare(tokenizer, texts, options.workers, options.rounds)
 
 
 def documents(source: str, limit: float) -> Iterator[str]:
     """Yield whole documents, at most `limit` bytes or so of them; all, if it is 0."""
     text, size = "", 0
-    for part in read(find([source])[0], "text", whole_texts=False):
-        if isinstance(part, Part):
-            text += part.text
-            size += len(part.text)
-            if part.ends:
-                yield text
-                text = ""
-                if limit and size >= limit:
-                    return
+    for part in read_documents(find_sources([source])[0], "text", LeftOut("skip")):
+        text += part.text
+        size += len(part.text)
+        if part.is_last:
+            yield text
+            text = ""
+            if limit and size >= limit:
+                return
 
 
 def as_lines(folder: Path, texts: list[str]) -> Path:
@@ -82,18 +81,17 @@ def measure_prepare(source: str, out: Path) -> TextTokenizer:
     report("PREPARE_TOKENIZER_SECONDS", learned)
     report("PREPARE_ENCODE_SECONDS", encoded)
     report("PREPARE_PEAK_MB", peak)
-    store = Store.open(out)
-    return TextTokenizer(store.tokenizer(), store.separator)
+    return Store.open(out).text_tokenizer()
 
 
-def compare(found: TextTokenizer, texts: list[str], workers: int, rounds: int) -> None:
-    tokenizer = found.tokenizer
+def compare(text_tokenizer: TextTokenizer, texts: list[str], workers: int, rounds: int) -> None:
+    tokenizer = text_tokenizer.tokenizer
 
     def ours() -> int:
-        whole = (Piece("train", text, True, 0) for text in texts)
-        pieces = recut(whole, cuts=can_be_cut(tokenizer))
-        encoded = encode_all(tokenizer, found.separator, pieces, workers)
-        return sum(len(part.ids) for part in encoded)
+        whole = (DocumentPart(text, True, 0) for text in texts)
+        pieces = cut_documents(whole, cuts=can_be_cut(tokenizer))
+        batches = encode(tokenizer, text_tokenizer.separator, pieces, workers)
+        return sum(len(batch.ids) for batch in batches)
 
     def theirs() -> int:
         with library_threads(workers > 1):

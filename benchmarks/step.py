@@ -115,7 +115,7 @@ def real_store() -> Iterator[Path]:
         source = text if text.exists() else Path(__file__).parents[1] / "lengthen"
         sources = [str(source)] if text.exists() else [str(p) for p in source.glob("*.py")]
         out = Path(folder) / "store"
-        prepare(sources, out, tokenizer=f"train:{rivals.VOCABULARY}", progress=False)
+        prepare(sources, out, tokenizer=f"train:{rivals.VOCABULARY}", quiet=True)
         yield Path(folder)
 
 

@@ -17,9 +17,17 @@ from math import inf, isfinite
 from benchmarks.measure import report
 from lengthen.config.load import load
 from lengthen.config.schema import Tables
-from lengthen.experiments.tune.estimate import Range, foretold, training_flops, trial_flops
-from lengthen.experiments.tune.problem import JUDGE_TOKENS, Question, within_budget
-from lengthen.experiments.tune.search import FIRST, MULTIPLES, End, Setting, Space, next_step, tries
+from lengthen.experiments.tune.cost import Range, estimate, training_flops, trial_flops
+from lengthen.experiments.tune.problem import JUDGE_TOKENS, Problem, within_budget
+from lengthen.experiments.tune.search import (
+    FIRST,
+    MULTIPLES,
+    End,
+    Setting,
+    Space,
+    next_settings,
+    next_step,
+)
 
 STARTS, LONGEST = (8, 16, 32, 64), (64, 29, 19, 9, 4)  # of the calm trials: tokens, warm-ups
 RECIPES = ("laptop-2min", "laptop-10min", "laptop-60min")
@@ -27,33 +35,31 @@ VOCABULARY = 8192
 LOSS = 5.0  # of all that is calm, in nats: the longer start wins every race
 
 
-def question_about(
-    recipe: str, tables: Tables | None = None, *, aggressive: bool = False
-) -> Question:
+def problem_of(recipe: str, tables: Tables | None = None, *, aggressive: bool = False) -> Problem:
     """Return what is asked about a recipe of full length 256, with a vocabulary of 8,192."""
     config, _ = load(recipe, {**(tables or {}), "model": {"vocabulary": VOCABULARY}})
     budget = config.schedule().budget
-    return within_budget(Question(config, budget, JUDGE_TOKENS, Space(STARTS, aggressive)))
+    return within_budget(Problem(config, budget, JUDGE_TOKENS, Space(STARTS, aggressive)))
 
 
 @cache
-def question() -> Question:
-    """Return the question that the tables are about."""
+def problem() -> Problem:
+    """Return the problem that the tables are about."""
     tokens = 1000 * 32 * 256
     tables = {"batch": {"rows": 32}, "budget": {"tokens": tokens}}
-    return question_about("laptop-10min", {**tables, "optimizer": {"decay_tokens": tokens}})
+    return problem_of("laptop-10min", {**tables, "optimizer": {"decay_tokens": tokens}})
 
 
 @cache
 def arithmetic(setting: Setting, *, whole: bool) -> float:
     """Return the operations of a training or of a whole trial, evaluations included."""
-    return (training_flops if whole else trial_flops)(question(), setting)
+    return (training_flops if whole else trial_flops)(problem(), setting)
 
 
 @cache
 def bounds(recipe: str, *, aggressive: bool = False) -> Range:
     """Return the least and the most that a search costs that nobody knows anything about yet."""
-    return foretold(question_about(recipe, aggressive=aggressive))
+    return estimate(problem_of(recipe, aggressive=aggressive))
 
 
 def share(start: int, longest: int, *, refuted_after: float = 1.0, jobs: int = 1) -> float:
@@ -80,13 +86,13 @@ def late_share(start: int, longest: int) -> float:
 
 def cost_of(is_calm: Callable[[Setting], bool], refuted_after: float, jobs: int) -> float:
     """Return the share of a search whose trials come out as `is_calm` says."""
-    space, known, begun = question().space, dict[Setting, float](), set[Setting]()
-    while wanted := tries(space, known, jobs):
-        begun |= set(wanted)
+    space, known, begun_trials = problem().space, dict[Setting, float](), set[Setting]()
+    while wanted := next_settings(space, known, jobs):
+        begun_trials |= set(wanted)
         known[wanted[0]] = LOSS if is_calm(wanted[0]) else inf
     spent = sum(
         arithmetic(one, whole=False) * (1 if isfinite(known.get(one, LOSS)) else refuted_after)
-        for one in begun
+        for one in begun_trials
     )
     end = next_step(space, known)
     assert isinstance(end, End)

@@ -37,7 +37,7 @@ def is_alarm(rng: np.random.Generator, variants: int, seeds: int, diverging: flo
     if diverging:
         losses[rng.random(losses.shape) < diverging] = np.nan
     table = {str(row): dict(enumerate(losses[row].tolist())) for row in range(variants)}
-    return any(verdict.word in ("better", "worse") for verdict in verdicts(table, ALPHA))
+    return any(verdict.verdict in ("better", "worse") for verdict in verdicts(table, ALPHA))
 
 
 def false_alarms(tables: int) -> None:

@@ -1,4 +1,4 @@
-"""Length warmup in somebody else's loop: python examples/plain_loop.py TEXT_FILE [STEPS [RUN]]."""
+"""Length warmup in your own loop: python examples/plain_loop.py TEXT_FILE [STEPS [RUN]]."""
 
 import sys
 from itertools import islice
@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthen.core.pacing import Linear
-from lengthen.integrations.plain import BatchStream, DataPlan, RunLog
+import lengthen
 
 rows, full_length, width, vocabulary = 16, 64, 32, 256
 tokens, positions = nn.Embedding(vocabulary, width), nn.Embedding(full_length, width)
@@ -26,10 +25,10 @@ def mean_loss(inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
-pacing = Linear(start=8, end=full_length, duration=steps // 2)
-plan = DataPlan(pacing=pacing, rows=rows, budget=steps * rows * full_length, reuse_after=8)
-stream = BatchStream(np.fromfile(sys.argv[1], np.uint8).astype(np.uint16), plan)
-log = RunLog(sys.argv[3], plan) if len(sys.argv) > 3 else None  # for `lengthen report RUN`
+pacing = lengthen.Linear(start=8, end=full_length, duration=steps // 2)
+plan = lengthen.DataPlan(pacing=pacing, rows=rows, budget=steps * rows * full_length, reuse_after=8)
+stream = lengthen.BatchStream(np.fromfile(sys.argv[1], np.uint8).astype(np.uint16), plan)
+log = lengthen.RunLog(sys.argv[3], plan) if len(sys.argv) > 3 else None  # for `lengthen report RUN`
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 for step, ((inputs, targets, length, _),) in islice(stream, steps):
     loss = mean_loss(inputs, targets)

@@ -1,6 +1,6 @@
 """Length warmup in a Trainer: python examples/transformers_trainer.py STORE OUT [TOKENS].
 
-STORE is what `lengthen prepare` wrote. Where OUT has a checkpoint, the same command goes on.
+STORE is what `lengthen prepare` wrote. Where OUT has a checkpoint, the same command continues.
 """
 
 import sys
@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from lengthen.core.pacing import Linear
-from lengthen.integrations.plain import DataPlan
+import lengthen
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
 
 store, out, *more = sys.argv[1:]
-pacing = Linear(start=8, end=128, duration=100)
+pacing = lengthen.Linear(start=8, end=128, duration=100)
 budget = int(more[0]) if more else 400_000
-plan = DataPlan(pacing=pacing, rows=32, budget=budget, warmup_steps=20)
+plan = lengthen.DataPlan(pacing=pacing, rows=32, budget=budget, warmup_steps=20)
 dataset = LengthenDataset(store, plan)
 config = LlamaConfig(
     vocab_size=dataset.store.vocabulary,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lengthen.core.custom_pacing import Custom
     from lengthen.core.pacing import Adaptive, Constant, Linear, Root, Staged
+    from lengthen.data.prepare import prepare
     from lengthen.data.store import Store
     from lengthen.evaluation.evaluate import evaluate
     from lengthen.exchange.pretrained import load
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "load",
     "plan",
+    "prepare",
     "read_metrics",
     "report",
     "resume",
@@ -45,6 +47,7 @@ __all__ = [
 _MODULES = {
     "core.custom_pacing": ("Custom",),
     "core.pacing": ("Adaptive", "Constant", "Linear", "Root", "Staged"),
+    "data.prepare": ("prepare",),
     "data.store": ("Store",),
     "evaluation.evaluate": ("evaluate",),
     "exchange.pretrained": ("load",),

@@ -13,13 +13,14 @@ import lengthen
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
-    "Prepare and train": ["Store", "train", "resume"],
+    "Prepare and train": ["prepare", "Store", "train", "resume"],
     "Plan": ["plan"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [
+    "data.prepare.Summary",
     "training.loop.RunSummary",
     "planning.plans.Plans",
     "planning.forecast.Forecast",

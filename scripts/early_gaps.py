@@ -8,7 +8,7 @@ Nats at the first, third, tenth and last evaluation, of runs that were evaluated
 import sys
 from pathlib import Path
 
-from lengthen.experiments.status import RUNS
+from lengthen.experiments.compare.file import RUNS
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.run.packed import opened

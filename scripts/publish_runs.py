@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lengthen.evaluation.results import Result, read, write
+from lengthen.experiments.compare.file import RUNS
 from lengthen.experiments.runner import ATTEMPTS
-from lengthen.experiments.status import RUNS
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import last_record
 from lengthen.run.packed import opened

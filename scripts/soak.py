@@ -92,7 +92,7 @@ def corpus(folder: Path) -> Path:
     lines = (" ".join(words[(i * k) % len(words)] for k in range(1, 9)) for i in range(1200))
     (folder / "text.txt").write_text("".join(f"{n} {line}\n" for n, line in enumerate(lines)))
     out = folder / "store"
-    prepare([str(folder / "text.txt")], out, tokenizer="bytes", valid=0.1, progress=False)
+    prepare([str(folder / "text.txt")], out, tokenizer="bytes", valid=0.1, quiet=True)
     return out
 
 

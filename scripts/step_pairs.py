@@ -70,7 +70,7 @@ from lengthen.util.disk import Disk
 PREPARE = """
 import sys
 from lengthen.data.prepare import prepare
-prepare([sys.argv[1]], sys.argv[2], tokenizer="train:8192", progress=False)
+prepare([sys.argv[1]], sys.argv[2], tokenizer="train:8192", quiet=True)
 """
 
 

@@ -96,7 +96,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
     folder = tmp_path_factory.mktemp("store")
     (folder / "text.txt").write_text(text, encoding="utf-8")
     source, out = [str(folder / "text.txt")], folder / "tokens"
-    prepare(source, out, tokenizer="bytes", valid=0.1, progress=False)
+    prepare(source, out, tokenizer="bytes", valid=0.1, quiet=True)
     return out
 
 

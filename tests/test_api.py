@@ -110,8 +110,78 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[], object]]] = {
     ),
     "no run to resume": (SettingError, "must be a run's", lambda: API.resume("store")),
     "no run to load": (SettingError, "must be a run", lambda: API.load("store")),
+    "nothing to plan": (SettingError, "recipes: must be at least one", lambda: API.plan()),
+    "a speed that is none": (
+        SettingError,
+        "--flops: must be a whole number",
+        lambda: API.plan("laptop-2min", data="store", flops="fast"),
+    ),
+    "ranks in words": (
+        SettingError,
+        "--ranks: must be whole numbers from 2",
+        lambda: API.plan("laptop-2min", data="store", ranks="8"),
+    ),
+    "no model to evaluate": (
+        SettingError,
+        "models: must be at least one path",
+        lambda: API.evaluate([], "valid"),
+    ),
+    "no such task": (
+        SettingError,
+        "did you mean 'valid'?",
+        lambda: API.evaluate("runs/first", "vald"),
+    ),
+    "no such precision": (
+        SettingError,
+        "precision: must be",
+        lambda: API.evaluate("runs/first", "valid", precision="fp8"),
+    ),
+    "no run to report": (SettingError, "no such run", lambda: API.report("nowhere")),
+    "a page that is none": (
+        SettingError,
+        "out: must be a path, got 4",
+        lambda: API.report("runs/first", out=4),
+    ),
+    "a loss in words": (
+        SettingError,
+        "--losses: must be finite numbers",
+        lambda: API.report("runs/first", losses=["5"]),
+    ),
+    "no log": (SettingError, "has no metrics.jsonl", lambda: API.read_metrics("store")),
+    "a store in no place": (SettingError, "path: must be a path", lambda: API.Store.open(None)),
     "no path to load": (SettingError, "run: must be a path, got 7", lambda: API.load(7)),
 }
+
+
+def test_a_frame_without_pandas_says_what_to_install(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = lengthen.read_metrics("runs/first")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(SettingError, match=r"^to_pandas: needs the package pandas; pip install"):
+        metrics.to_pandas()
+
+
+def test_a_frame_has_a_row_for_each_record(here: Path) -> None:
+    pytest.importorskip("pandas", reason="pandas comes with lm-eval, a dev dependency")
+    metrics = lengthen.read_metrics(here / "runs/first/metrics.jsonl")
+    frame = metrics.to_pandas()
+    assert len(frame) == len(metrics.records)
+    steps = frame[frame.kind == "step"]
+    assert steps.length.tolist() == [step.length for step in metrics.steps]
+    assert frame[frame.kind == "event"].event.tolist() == [one.name for one in metrics.events]
+
+
+def test_a_call_prints_nothing_on_the_standard_output(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = lengthen.plan("laptop-2min", "laptop-2min-baseline", data="store", flops="0.1T")
+    lengthen.train("laptop-2min", "runs/again", data="store", settings=SMALL)
+    report = lengthen.report(["runs/first", "runs/again"])
+    assert capsys.readouterr().out == ""
+    assert "laptop-2min-baseline" in str(plans)
+    assert "again: " in str(report)
+    assert "<pre>" in report._repr_html_()
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -10,10 +10,10 @@ import pytest
 from lengthen.analysis.external_logs import NAMES
 from lengthen.experiments.compare.compare import compare
 from lengthen.experiments.compare.file import OWN, read_comparison
-from lengthen.experiments.compare.verdicts import Word
+from lengthen.experiments.compare.verdicts import Verdict
 from lengthen.util.stats import power, smallest_effect
 from lengthen.util.tables import Table
-from tests.experiments.conftest import FILE
+from tests.experiments.conftest import FILE, train_here
 from tests.test_docs import (
     DOCS,
     FENCE,
@@ -31,11 +31,13 @@ READY_MADE = [*(ROOT / "examples").glob("*.toml"), *(ROOT / "studies").glob("*.t
 
 @pytest.fixture(scope="module")
 def compared(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a comparison of one run, which a process of its own has trained."""
+    """The directory of a comparison of one run."""
     file = tmp_path_factory.mktemp("asked") / "NAME.toml"
     text = FILE.format(store=store).replace("[0, 1, 2]", "[0]")
     file.write_text(text.partition("[variants.slw]")[0], encoding="utf-8")
-    compare(file, file.parent / "out", shown=False)
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch, tmp_path_factory.mktemp("runs"), {})
+        compare(file, file.parent / "out", shown=False)
     return file.parent / "out"
 
 
@@ -47,7 +49,7 @@ def long_options(command: str) -> set[str]:
     ("heading", "expected"),
     [
         ("## The file", {"recipe", "same_tokens_as", *OWN}),
-        ("## Verdicts", set(get_args(Word))),
+        ("## Verdicts", set(get_args(Verdict))),
         ("## Ready-made files", {f"{one.parent.name}/{one.name}" for one in READY_MADE}),
         ("### Logs of other trainers", set(NAMES)),
         *((f"### Options of `{name}`", long_options(name)) for name in ("compare", "report")),

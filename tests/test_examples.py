@@ -1,57 +1,80 @@
 """The examples run as a reader would run them, and do what they are there to show."""
 
-import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
+import lengthen
 from lengthen.data.prepare import prepare
-from lengthen.reporting.gather import gather
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def text_file(folder: Path) -> Path:
-    text = folder / "text.txt"
-    text.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(1000)), encoding="utf-8")
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(2000)), encoding="utf-8")
     return text
 
 
-def example(*words: str | Path) -> "subprocess.CompletedProcess[str]":
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+@pytest.fixture
+def numbers(text_file: Path, tmp_path: Path) -> Path:
+    """A token store of that text."""
+    prepare([str(text_file)], tmp_path / "store", tokenizer="bytes", valid=0.1, quiet=True)
+    return tmp_path / "store"
 
 
-def test_a_plain_loop_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
-    source = EXAMPLES / "plain_loop.py"
-    assert len(source.read_text(encoding="utf-8").splitlines()) < 45
-    run = example("-W", "error", source, text_file(tmp_path), "40", tmp_path / "run")
-    assert (run.returncode, run.stderr) == (0, "")
-    lines = re.findall(r"^step (\d+)  length (\d+)  loss (\d+\.\d+)$", run.stdout, re.MULTILINE)
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_a_plain_loop_lengthens_its_steps_and_learns(
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert len((EXAMPLES / "plain_loop.py").read_text(encoding="utf-8").splitlines()) < 45
+    run(monkeypatch, "plain_loop.py", text_file, "40", tmp_path / "run")
+    printed = capsys.readouterr().out
+    lines = re.findall(r"^step (\d+)  length (\d+)  loss (\d+\.\d+)$", printed, re.MULTILINE)
     lengths = [int(length) for _, length, _ in lines]
     losses = [float(loss) for _, _, loss in lines]
     assert len(lines) == 40
     assert lengths == sorted(lengths)
     assert (lengths[0], lengths[19], lengths[20]) == (8, 56, 64)
     assert losses[-1] < losses[0] - 1
-    (logged,) = gather([tmp_path / "run"])
-    assert [step.length for step in logged.metrics.steps] == lengths
+    assert [step.length for step in lengthen.read_metrics(tmp_path / "run").steps] == lengths
 
 
-def test_a_trainer_of_transformers_lengthens_its_steps_and_learns(tmp_path: Path) -> None:
+def test_a_trainer_of_transformers_lengthens_its_steps_and_learns(
+    numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("transformers", reason="transformers is a dev dependency")
-    store = tmp_path / "store"
-    prepare([str(text_file(tmp_path))], store, tokenizer="bytes", valid=0.1, progress=False)
-    source, out = EXAMPLES / "transformers_trainer.py", tmp_path / "out"
-    run = example(source, store, out, "20000")
-    assert run.returncode == 0, run.stderr
-    (logged,) = gather([out])
-    steps = logged.metrics.steps
+    out = tmp_path / "out"
+    run(monkeypatch, "transformers_trainer.py", numbers, out, "20000")
+    steps = lengthen.read_metrics(out).steps
     lengths = [step.length or 0 for step in steps]
     assert lengths == sorted(lengths)
     assert lengths[0] == 8 < lengths[-1]
-    assert (steps[-1].loss or 0) < (steps[0].loss or 0) - 1
+    assert steps[0].loss
+    assert steps[-1].loss
+    assert steps[-1].loss < steps[0].loss - 1
+
+
+def test_a_function_paces_the_length(
+    numbers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, "custom_pacing.py", numbers, tmp_path / "run", "20000")
+    printed = capsys.readouterr().out
+    assert "validation loss" in printed
+    assert printed.endswith("lengths 8 16 32\n")
+    steps = lengthen.read_metrics(tmp_path / "run").steps
+    assert [step.length for step in steps[18:22]] == [8, 8, 16, 16]

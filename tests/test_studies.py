@@ -14,7 +14,7 @@ from scripts.early_gaps import rows
 from scripts.publish_runs import publish
 from scripts.results_figures import figures
 from scripts.results_tables import filled, repeated
-from tests.experiments.conftest import FILE
+from tests.experiments.conftest import FILE, train_here
 from tests.reporting.drawn import as_shares, colours, lines, names
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,11 @@ def test_every_packed_study_is_small_and_has_its_tables_published() -> None:
     assert not [path for path in STUDIES.iterdir() if path.is_dir()]
 
 
-def test_publishing_leaves_out_what_belongs_to_one_machine(store: Path, tmp_path: Path) -> None:
+def test_publishing_leaves_out_what_belongs_to_one_machine(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "known").mkdir()
+    train_here(monkeypatch, tmp_path / "known", {})
     file, study = tmp_path / "small.toml", tmp_path / "published/small.tar.xz"
     study.parent.mkdir()
     text = FILE.format(store=store).replace("[0, 1, 2]", "[0]")

@@ -57,7 +57,7 @@ def _verify_store(path: Path) -> list[str]:
     problems = store.verify(path)
     if problems:
         raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-    extra = [f"warning: {path} also has {name}" for name in store.strangers(path)]
+    extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]
     return [f"store {path}: every byte as its manifest says", *extra]
 
 

@@ -36,7 +36,7 @@ COMMAND = Command(
     "Train variants under equal budgets over several seeds, and say what can be told apart.",
     """
   lengthen compare examples/controls.toml --data store --out runs/controls
-  lengthen compare examples/controls.toml --data store --out runs/controls    goes on where it was
+  lengthen compare examples/controls.toml --data store --out runs/controls    continues
   lengthen compare my.toml --data store --out runs/timed --jobs 1             seconds count, too
   lengthen compare my.toml --out runs/timed --look                            tables so far
 """,

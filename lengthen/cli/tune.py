@@ -56,7 +56,7 @@ COMMAND = Command(
     "Find start and duration of the length warmup for a new model, by short trials.",
     """
   lengthen tune laptop-10min --data store --out runs/tuned
-  lengthen tune laptop-10min --data store --out runs/tuned    goes on where it was
+  lengthen tune laptop-10min --data store --out runs/tuned    continues
   lengthen tune my.toml --data store --out runs/tuned --starts 8 16 32 --aggressive
   lengthen train runs/tuned/tuned.toml --out runs/first
 """,

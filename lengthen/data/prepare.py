@@ -1,98 +1,114 @@
 """`prepare`: text in, a token store out, whole or not at all."""
 
 import contextlib
-import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from lengthen.data import tokenizer as library
-from lengthen.data.divide import divide, divided, sampled, undivided
-from lengthen.data.encode import Piece, can_be_cut, encode_all, library_threads, recut
-from lengthen.data.losses import Losses, most_of
-from lengthen.data.readers import Bad, Item, Part, read
-from lengthen.data.repeats import Repeats
-from lengthen.data.sources import Kind, Source, find
-from lengthen.data.splits import by_name, must_differ
-from lengthen.data.store import Made
-from lengthen.data.store_writer import StoreWriter, check_out, commit
-from lengthen.data.summary import Summary
-from lengthen.data.tokenizer_folder import TextTokenizer
-from lengthen.data.unpack import BLOCK
+from lengthen.data.checks import DuplicateCounter, RoundTripCounts, list_most_common
+from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus
+from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
+from lengthen.data.readers import BLOCK, LeftOut, Parts
+from lengthen.data.sources import Kind, Source
+from lengthen.data.store import Manifest, Provenance
+from lengthen.data.store_writer import SPLITS, SplitWriter, check_output_folder, write_manifest
+from lengthen.data.tokenizer import needs_sample, resolve, vocabulary_size
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
-from lengthen.util.disk import Disk, temporary_beside
-from lengthen.util.errors import DataError, SettingError, StorageError, nearest
+from lengthen.util.disk import Disk, PathOrPaths, as_path, temporary_beside
+from lengthen.util.errors import StorageError
 
-SHOWN = 10  # of the things that were skipped
 NAMED = 100  # sources that the manifest names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `prepare` was asked for, checked."""
+class Summary:
+    """What was done; prints as a few lines for a person."""
 
-    sources: tuple[str, ...]
-    valid_files: tuple[str, ...]
-    tokenizer: str
-    separator: str | None
-    valid: float
-    field: str
-    stdin_format: str
-    seed: int
-    on_bad: str
-    workers: int
+    path: Path
+    manifest: Manifest
+    problems: tuple[str, ...]  # the first few of the things that were skipped, one line each
+    splits: tuple[str, ...]  # what names of splits were taken for, one line each
+    lost: str  # the commonest characters that the tokenizer loses
+    spelled: str  # the commonest spellings of special tokens
+    tokenizer_seconds: float
+    encode_seconds: float
 
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise SettingError("source", "must be at least one file, folder, glob or -")
-        if (*self.sources, *self.valid_files).count("-") > 1:
-            raise SettingError("source", "standard input can be read once")
-        if not (math.isfinite(self.valid) and 0 <= self.valid < 1):
-            raise SettingError("valid", "must be from 0 to below 1", self.valid)
-        if self.workers < 1:
-            raise SettingError("workers", "must be at least 1", self.workers)
-        _check_name("stdin_format", self.stdin_format, ("txt", "jsonl"))
-        _check_name("on_bad", self.on_bad, ("stop", "skip"))
+    @property
+    def tokens(self) -> int:
+        """Tokens of both parts, separators included."""
+        return self.manifest.train.tokens + self.manifest.valid.tokens
 
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of UTF-8 of both parts."""
+        return self.manifest.train.text_bytes + self.manifest.valid.text_bytes
 
-def _check_name(setting: str, value: str, names: tuple[str, ...]) -> None:
-    if value not in names:
-        raise SettingError(setting, f"must be {' or '.join(names)}", value, nearest(value, names))
+    def __str__(self) -> str:
+        manifest, made = self.manifest, self.manifest.made
+        rate = self.text_bytes / 1e6 / max(self.encode_seconds, 1e-9)
+        lines = [
+            f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}",
+            *(
+                f"{name}: {split.tokens} tokens of {split.documents} documents, "
+                f"{split.text_bytes} bytes of text"
+                for name, split in (("train", manifest.train), ("valid", manifest.valid))
+            ),
+            *self.splits,
+            f"left out: {made.left_out()}",
+            *(f"  {problem}" for problem in self.problems),
+            f"repeated: {made.repeated} documents; {made.leaked} validation documents are also in "
+            "the training part",
+            f"lost by the tokenizer: {made.lost} of {made.compared} characters compared"
+            f"{self.lost}, {made.unknown} unknown tokens",
+            f"special tokens spelled in the text: {made.spelled}, kept as ordinary text"
+            f"{self.spelled}",
+            f"tokenizer ready in {self.tokenizer_seconds:.1f} s, "
+            f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)",
+        ]
+        if not manifest.valid.tokens:
+            lines.append("no validation part: give --valid-files, or a larger --valid such as 0.5")
+        return "\n  ".join(lines)
 
 
 def prepare(
-    sources: Sequence[str | Path],
-    out: str | Path,
+    sources: PathOrPaths,
+    out: str | os.PathLike[str],
     *,
-    tokenizer: str,
+    tokenizer: str | os.PathLike[str] = "train:8192",
     separator: str | None = None,
     valid: float = 0.01,
-    valid_files: Sequence[str | Path] = (),
+    valid_files: PathOrPaths = (),
     field: str = "text",
     stdin_format: str = "txt",
     seed: int = 0,
     on_bad: str = "stop",
     overwrite: bool = False,
     workers: int | None = None,
-    progress: bool = True,
+    quiet: bool = False,
     disk: Disk | None = None,
 ) -> Summary:
     """Turn text into a token store at `out`, with bounded memory, on `workers` threads (all cores).
 
-    `sources` and `valid_files` are files, folders, globs or `-`; with `valid_files`, `valid` is
-    not used. `separator` names the token between documents; None takes the tokenizer's own. The
-    store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It appears
-    under its name when it is complete; whatever happens before leaves nothing there. Raises
+    `sources` and `valid_files` are files, folders, globs or "-", one or several; with
+    `valid_files`, `valid` is not used. `tokenizer` is "train:N", a tokenizer.json, a folder,
+    "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between documents; None takes the
+    tokenizer's own. `field` is the text's name in JSON and tables; `on_bad` is "stop" or "skip".
+    The store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It
+    appears under its name when it is complete; whatever happens before leaves nothing there. Raises
     SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot be used,
     StorageError where the disk fails.
+
+    >>> summary = lengthen.prepare("books", "tokens", tokenizer="bytes", valid=0.1, quiet=True)
+    >>> summary.tokens
+    42002
     """
-    options = Options(
-        sources=tuple(map(str, sources)),
-        valid_files=tuple(map(str, valid_files)),
+    options = PrepareOptions(
+        sources=_texts("source", sources),
+        valid_files=_texts("valid_files", valid_files),
         tokenizer=str(tokenizer),
         separator=separator,
         valid=0.0 if valid_files else valid,
@@ -102,21 +118,15 @@ def prepare(
         on_bad=on_bad,
         workers=cores() if workers is None else workers,
     )
-    out = Path(out).absolute()
-    check_out(out, overwrite)
-    disk = (disk or Disk()).at("prepare")
-    temporary = temporary_beside(out)
-    try:
-        disk.make_directory(temporary)
-        summary = _fill(temporary, out, options, disk, progress)
-        check_out(out, overwrite)  # hours later, perhaps
-        commit(disk, temporary, out)
-    except BaseException:
-        # A disk that fails may fail here too, and the first error is the one to tell.
-        with contextlib.suppress(StorageError):
-            disk.remove(temporary)
-        raise
-    return summary
+    return _write(as_path("out", out).absolute(), options, overwrite, not quiet, disk or Disk())
+
+
+def _texts(name: str, value: PathOrPaths) -> tuple[str, ...]:
+    """Return one path or several as they were given; raises SettingError for what is none."""
+    several = value if isinstance(value, list | tuple) else [value]
+    for one in several:
+        as_path(name, one)
+    return tuple(map(str, several))
 
 
 def cores() -> int:
@@ -124,202 +134,129 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-@dataclass
-class Tally:
-    """What was left out, counted while documents stream by."""
-
-    empty: int = 0
-    skipped: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def kept(self, items: Iterator[Item], on_bad: str) -> Iterator[Part]:
-        """Let documents with text through and count the rest; raises DataError at the first `Bad`.
-
-        With `on_bad="skip"` that is counted too.
-        """
-        for item in items:
-            if isinstance(item, Part) and item.text:
-                yield item
-            elif isinstance(item, Part):
-                self.empty += 1
-            elif on_bad == "stop":
-                raise DataError(f"source {item.reason}; mend it, or leave it out: --on-bad skip")
-            else:
-                self._skip(item)
-
-    def _skip(self, bad: Bad) -> None:
-        self.skipped += 1
-        if len(self.problems) < SHOWN:
-            self.problems.append(bad.reason)
+def _write(
+    out: Path, options: PrepareOptions, overwrite: bool, progress: bool, disk: Disk
+) -> Summary:
+    """Write the store beside its place, and give it its name at the end."""
+    check_output_folder(out, overwrite)
+    disk = disk.at("prepare")
+    temporary = temporary_beside(out)
+    try:
+        disk.make_directory(temporary)
+        summary = _fill(temporary, out, options, disk, progress)
+        check_output_folder(out, overwrite)  # hours later, perhaps
+        disk.replace_directory(temporary, out)
+    except BaseException:
+        # A disk that fails may fail here too, and the first error is the one to report.
+        with contextlib.suppress(StorageError):
+            disk.remove(temporary)
+        raise
+    return summary
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """The sources that were found, and how to read them."""
-
-    train: list[Source]
-    valid: list[Source]
-    held_out: list[Source]
-    ignored: int  # files in folders that are no text
-    options: Options
-
-    @classmethod
-    def find(cls, options: Options, standard_input: Source | None) -> "Corpus":
-        """Find all sources; raises SettingError, also for what would be read twice.
-
-        Where names tell splits apart, those of the validation split validate, unless `valid_files`
-        do or nothing is to, and those of the test split are left out.
-        """
-        found, ignored = find(options.sources, standard_input)
-        valid, ignored_too = find(options.valid_files, standard_input)
-        named = by_name(found)
-        held_out = named["test"]
-        if options.valid == 0:
-            held_out = named["validation"] + held_out
-        elif named["validation"]:
-            valid, options = named["validation"], replace(options, valid=0.0)
-        must_differ(named["train"], valid, by_name=not options.valid_files)
-        return cls(named["train"], valid, held_out, len(ignored) + len(ignored_too), options)
-
-    @property
-    def size(self) -> int:
-        """Bytes on the disk."""
-        return sum(source.size for source in (*self.train, *self.valid))
-
-    def splits(self) -> tuple[str, ...]:
-        """Return a line for each use that names of splits were put to."""
-        by_name = self.valid if not self.options.valid_files else []
-        uses = (("validation part", by_name), ("left out", self.held_out))
-        return tuple(
-            f"{use}, by name of its split: {', '.join(one.name for one in sources[:SHOWN])}"
-            + f" and {len(sources) - SHOWN} more" * (len(sources) > SHOWN)
-            for use, sources in uses
-            if sources
-        )
-
-    def parts(self, tally: Tally) -> Iterator[Part]:
-        """Read the documents that are to be trained on, or divided."""
-        return self._read(self.train, tally, before=0)
-
-    def _read(self, sources: list[Source], tally: Tally, before: int) -> Iterator[Part]:
-        on_bad = self.options.on_bad
-        # Where the first bad text stops everything, looking ahead would only cost time.
-        whole = on_bad == "skip"
-        items = read(sources, self.options.field, whole_texts=whole, before=before)
-        return tally.kept(items, on_bad)
-
-    def sample(self) -> list[str]:
-        """Read all of the sources for what the tokenizer learns from."""
-        parts = undivided(self.parts(Tally()), "train")
-        return sampled(recut(parts, cuts=True), self.options.seed)
-
-    def pieces(self, tally: Tally) -> Iterator[Piece]:
-        """Divide the sources into training and validation."""
-        valid, seed = self.options.valid, self.options.seed
-        # A tally of its own for every reading, or what is left out would be counted twice.
-        division = divide(self.parts(Tally()), valid, seed)
-        before = sum(source.size for source in self.train)
-        return chain(
-            divided(self.parts(tally), division),
-            undivided(self._read(self.valid, tally, before), "valid"),
-        )
-
-
-def _fill(temporary: Path, out: Path, options: Options, disk: Disk, shown: bool) -> Summary:
-    spooled = _spooled(temporary, options, disk)
-    corpus = Corpus.find(options, spooled)
-    tally, repeats = Tally(), Repeats()
+def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress: bool) -> Summary:
+    stdin = _spool_stdin(folder, options, disk)
+    corpus = find_corpus(options, stdin)
+    left_out, round_trip, duplicates = (
+        LeftOut(options.on_bad),
+        RoundTripCounts(),
+        DuplicateCounter(),
+    )
     began = time.monotonic()
-    tokenizer = _tokenizer(corpus, shown)
+    tokenizer = _tokenizer(corpus, progress)
     learned = time.monotonic()
-    with (
-        contextlib.closing(StoreWriter(disk, temporary, tokenizer)) as writer,
-        bar.line(corpus.size, "prepare", shown=shown) as line,
-    ):
-        pieces = repeats.passing(corpus.pieces(tally))
-        losses = _encode(pieces, tokenizer, options.workers, writer, line)
+    with contextlib.ExitStack() as stack:
+        vocabulary = vocabulary_size(tokenizer.tokenizer)
+        writers: dict[str, SplitWriter] = {}
+        for split in SPLITS:
+            writers[split] = SplitWriter(disk, folder / f"{split}.bin", vocabulary)
+            stack.callback(writers[split].close)
+        documents = duplicates.watch(corpus.documents(left_out))
+        with bar.line(corpus.size, "prepare", shown=progress) as line:
+            _encode(documents, tokenizer, options.workers, writers, round_trip, line)
         encoded = time.monotonic()
-        if spooled:  # the folder is about to become the store
-            disk.remove(spooled.path)
-        manifest = writer.finish(_made(corpus, tally, {**losses.counted(), **repeats.counted()}))
+        if stdin:  # the folder is about to become the store
+            disk.remove(stdin.path)
+        counts = {**round_trip.counts(), **duplicates.counts()}
+        made = _provenance(corpus, left_out, counts)
+        manifest = write_manifest(disk, folder, tokenizer, writers, made)
     return Summary(
         path=out,
         manifest=manifest,
-        problems=tuple(tally.problems),
-        splits=corpus.splits(),
-        lost=most_of(losses.lost),
-        spelled=most_of(losses.spelled),
+        problems=tuple(left_out.problems),
+        splits=corpus.describe_splits(),
+        lost=list_most_common(round_trip.lost),
+        spelled=list_most_common(round_trip.spelled),
         tokenizer_seconds=learned - began,
         encode_seconds=encoded - learned,
     )
 
 
 def _encode(
-    pieces: Iterator[Piece],
-    found: TextTokenizer,
+    documents: Parts,
+    tokenizer: TextTokenizer,
     workers: int,
-    writer: StoreWriter,
+    writers: Mapping[str, SplitWriter],
+    round_trip: RoundTripCounts,
     line: bar.Line,
-) -> Losses:
-    losses = Losses()
-    cut = recut(pieces, cuts=can_be_cut(found.tokenizer))
+) -> None:
+    pieces = cut_documents(documents, cuts=can_be_cut(tokenizer.tokenizer))
     tokens = text_bytes = 0
     began = time.monotonic()
+    batches = encode(tokenizer.tokenizer, tokenizer.separator, pieces, workers)
     # Closed, not left to the collector: threads that still encode must end before the files do.
-    with contextlib.closing(encode_all(found.tokenizer, found.separator, cut, workers)) as results:
-        for encoded in results:
-            writer.add(encoded)
-            losses.add(encoded.losses)
-            tokens += len(encoded.ids)
-            text_bytes += encoded.text_bytes
+    with contextlib.closing(batches):
+        for batch in batches:
+            writers[batch.split].add(batch)
+            round_trip.add(batch.round_trip)
+            tokens += len(batch.ids)
+            text_bytes += batch.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - began)
-            line.update(encoded.at, f"{tokens} tokens, {rate:.1f} MB/s of text")
-    return losses
+            line.update(batch.bytes_read, f"{tokens} tokens, {rate:.1f} MB/s of text")
 
 
-def _made(corpus: Corpus, tally: Tally, counts: dict[str, int]) -> Made:
+def _provenance(corpus: Corpus, left_out: LeftOut, counts: dict[str, int]) -> Provenance:
     options = corpus.options
-    return Made(
+    return Provenance(
         sources=_base_names(options.sources),
         valid_sources=_base_names(options.valid_files or [one.name for one in corpus.valid]),
         files=len(corpus.train) + len(corpus.valid),
         ignored=corpus.ignored,
         tokenizer=_base_names([options.tokenizer])[0],
-        valid=options.valid,
+        valid=corpus.valid_share,
         seed=options.seed,
         field=options.field,
-        empty=tally.empty,
-        skipped=tally.skipped,
-        held_out=len(corpus.held_out),
+        empty=left_out.empty,
+        skipped=left_out.skipped,
+        held_out=len(corpus.unused),
         **counts,
     )
 
 
-def _base_names(arguments: Iterable[str]) -> tuple[str, ...]:
+def _base_names(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return names without the folders of this machine, and in Unicode whatever they are."""
-    names = [Path(argument).name or argument for argument in arguments]
-    return tuple(os.fsencode(name).decode("utf-8", "replace") for name in names[:NAMED])
+    names = [Path(argument).name or argument for argument in arguments[:NAMED]]
+    return tuple(os.fsencode(name).decode("utf-8", "replace") for name in names)
 
 
-def _tokenizer(corpus: Corpus, shown: bool) -> TextTokenizer:
+def _tokenizer(corpus: Corpus, progress: bool) -> TextTokenizer:
     spec, separator = corpus.options.tokenizer, corpus.options.separator
-    if not library.needs_sample(spec, separator):
-        return library.resolve(spec, separator=separator)
-    with bar.line(corpus.size, "tokenizer", shown=shown) as line:
+    if not needs_sample(spec, separator):
+        return resolve(spec, separator=separator)
+    with bar.line(corpus.size, "tokenizer", shown=progress) as line:
         line.say(f"reading a sample for {spec}")
         sample = corpus.sample()
         line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
         with library_threads(True):
-            return library.resolve(spec, sample, separator)
+            return resolve(spec, sample, separator)
 
 
-def _spooled(folder: Path, options: Options, disk: Disk) -> Source | None:
+def _spool_stdin(folder: Path, options: PrepareOptions, disk: Disk) -> Source | None:
     """Copy standard input to the disk, since it is read more than once."""
     if "-" not in (*options.sources, *options.valid_files):
         return None
-    kind = options.stdin_format
+    kind: Kind = "jsonl" if options.stdin_format == "jsonl" else "txt"
     path = folder / f"stdin.{kind}"
     stream = sys.stdin.buffer
     written = disk.write_file(path, iter(lambda: stream.read(BLOCK), b""))
-    known: Kind = "jsonl" if kind == "jsonl" else "txt"
-    return Source(path, known, written.size, "standard input", piped=True)
+    return Source(path, kind, written.size, "standard input", is_stdin=True)

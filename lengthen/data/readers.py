@@ -1,148 +1,161 @@
-"""Sources to documents: txt, jsonl, gz and zst of both, and tables.
+"""Sources to documents: txt, jsonl (each also compressed), parquet, Arrow, saved datasets.
 
 A document comes in parts, so that memory stays bounded whatever its length. Text is passed on as
 it is: line ends, byte-order marks and NUL characters are kept.
 """
 
 import codecs
+import importlib
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
-from lengthen.data.columns import rows
+from lengthen.data.decompress import (
+    DamagedFileError,
+    DecompressedFile,
+    UnsupportedFileError,
+    check_format,
+    read_head,
+)
 from lengthen.data.sources import Source
-from lengthen.data.store import one_line
-from lengthen.data.unpack import BLOCK, RefusedError, Unpacked, UnreadableError
-from lengthen.util.errors import DataError, nearest
+from lengthen.util.errors import DataError, LengthenError, SettingError, nearest, one_line
 
-LINE_LIMIT = 2**30  # bytes of one line of jsonl, which is held in memory several times
+BLOCK = 2**20  # bytes of a txt file that are read at once
+LINE_LIMIT = 2**30  # bytes of one line of jsonl, which is in memory several times
+LISTED = 10  # problems in a summary
+BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 256  # of a table, read at once
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DocumentPart:
     """A stretch of one document; only an empty document has a part without text."""
 
     text: str
-    ends: bool  # the last part of its document
-    at: int  # bytes of the sources that are behind us
+    is_last: bool  # of its document
+    bytes_read: int  # of all sources, up to here
+    split: str = "train"  # or "valid"
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
-    """Something that cannot be read, and is no part of any document."""
-
-    reason: str  # one line: the file, the place, the cause
-    at: int
+Parts = Iterator[DocumentPart]
 
 
-Item = Part | Bad
+@dataclass
+class LeftOut:
+    """Counts what is not read; a problem stops everything unless `on_bad` is "skip"."""
+
+    on_bad: str
+    empty: int = 0  # documents
+    skipped: int = 0  # documents or files that cannot be read
+    problems: list[str] = field(default_factory=list)  # the first few
+
+    def add_empty(self) -> None:
+        """Count a document without a character."""
+        self.empty += 1
+
+    def add_problem(self, message: str) -> None:
+        """Count what cannot be read; `message` is one line: the file, the place, the cause."""
+        if self.on_bad == "stop":
+            raise DataError(f"source {message}; mend it, or leave it out: --on-bad skip")
+        self.skipped += 1
+        if len(self.problems) < LISTED:
+            self.problems.append(message)
 
 
-def read(
-    sources: Sequence[Source], field: str, *, whole_texts: bool, before: int = 0
-) -> Iterator[Item]:
+def read_documents(
+    sources: Sequence[Source], field: str, left_out: LeftOut, *, bytes_before: int = 0
+) -> Parts:
     """Yield every document of the sources, in order, in parts.
 
-    `field` is the text's name in jsonl and tables. What cannot be read comes as a `Bad` where it
-    stood; with `whole_texts`, a txt file is checked to its end before its first part is given, so
-    that a bad one gives no part at all (it is read twice). `before` bytes are behind us already.
-    Raises DataError for a file that is whole, and can only be read otherwise: to leave that out
-    would not be to leave out damage.
+    `field` is the text's name in jsonl and tables. `bytes_before` counts the sources that were read
+    before these. Raises DataError for a problem that `left_out` does not skip, and for a file that
+    is whole, and can only be read otherwise: to leave that out would not be to leave out damage.
     """
     for source in sources:
-        try:
-            if source.kind == "txt":
-                yield from _text(source, before, whole_texts)
-            elif source.kind == "jsonl":
-                yield from _lines(source, before, field)
-            else:
-                yield from _table(source, before, field)
-        except UnreadableError as error:
-            yield Bad(f"{source.name}{error}", before + source.size)
-        except RefusedError as error:
-            raise DataError(f"source {source.name}{error}") from None
-        except OSError as error:
-            reason = (error.strerror or one_line(error)).lower()
-            yield Bad(f"{source.name}: cannot be read ({reason})", before + source.size)
-        before += source.size
+        yield from _read_source(source, bytes_before, field, left_out)
+        bytes_before += source.size
 
 
-def _text(source: Source, before: int, whole: bool) -> Iterator[Item]:
+def _read_source(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
+    read = {"txt": _read_txt, "jsonl": _read_jsonl}.get(source.kind, _read_table)
+    try:
+        yield from read(source, before, field, left_out)
+    except UnsupportedFileError as error:
+        raise DataError(f"source {source.name}{error}") from None
+    except DamagedFileError as error:
+        left_out.add_problem(f"{source.name}{error}")
+    except OSError as error:
+        reason = (error.strerror or one_line(error)).lower()
+        left_out.add_problem(f"{source.name}: cannot be read ({reason})")
+
+
+def _read_txt(source: Source, before: int, _field: str, left_out: LeftOut) -> Parts:
     """Read a txt file, which is one document."""
-    if whole:
-        for _ in _blocks(source, before):
+    if left_out.on_bad == "skip":  # nothing of a damaged text is to be in the store
+        for _ in _decoded_blocks(source, before):
             pass
-    # One block is held back, since the last one has to say that it is the last.
-    held = Part("", False, before)
-    for part in _blocks(source, before):
-        if held.text:
-            yield held
-        held = part
-    yield replace(held, ends=True)
+    # One block waits, since the last one has to say that it is the last.
+    waiting = DocumentPart("", False, before)
+    for part in _decoded_blocks(source, before):
+        if waiting.text:
+            yield waiting
+        waiting = part
+    yield replace(waiting, is_last=True)
 
 
-def _blocks(source: Source, before: int) -> Iterator[Part]:
-    decode = _Decoder()
-    with Unpacked(source.path) as file:
-        while block := file.read(BLOCK):
-            yield Part(decode(block), False, before + file.taken)
-        decode(b"", final=True)
+def _decoded_blocks(source: Source, before: int) -> Parts:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, start = 1, 0  # of the block
+    with DecompressedFile(source.path) as file:
+        # The empty block at the end tells the decoder that no character may be unfinished.
+        for block in chain(iter(lambda: file.read(BLOCK), b""), [b""]):
+            unfinished = len(decoder.getstate()[0])  # bytes of a character that the last block cut
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                byte = start - unfinished + error.start
+                raise DamagedFileError(f" line {line}, byte {byte}: invalid UTF-8") from None
+            line += text.count("\n")
+            start += len(block)
+            if text:
+                yield DocumentPart(text, False, before + file.bytes_read)
 
 
-class _Decoder:
-    """Decodes UTF-8 block by block, and says at which line and byte it is none."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._line, self._start = 1, 0
-
-    def __call__(self, block: bytes, final: bool = False) -> str:
-        waiting = len(self._decoder.getstate()[0])  # bytes of a character that a block's end cut
-        try:
-            text = self._decoder.decode(block, final)
-        except UnicodeDecodeError as error:
-            line = self._line + error.object.count(b"\n", 0, error.start)
-            byte = self._start - waiting + error.start
-            raise UnreadableError(f" line {line}, byte {byte}: invalid UTF-8") from None
-        self._line += text.count("\n")
-        self._start += len(block)
-        return text
-
-
-def _lines(source: Source, before: int, field: str) -> Iterator[Item]:
+def _read_jsonl(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
     """Read jsonl: every line is an object, and its `field` is a document; blank lines are none."""
-    number = read = 0
-    without: _FieldError | None = None
-    with Unpacked(source.path) as raw, io.BufferedReader(raw, BLOCK) as file:
+    number = documents = 0
+    missing: _MissingTextError | None = None
+    with DecompressedFile(source.path) as raw, io.BufferedReader(raw, BLOCK) as file:
         while line := file.readline(LINE_LIMIT + 1):
             number += 1
             if len(line) > LINE_LIMIT:
-                raise UnreadableError(f" line {number}: is over {LINE_LIMIT} bytes")
+                raise DamagedFileError(f" line {number}: is over {LINE_LIMIT} bytes")
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip() in (b"[", b"{") or line.startswith(b"[{"):
-                    raise RefusedError(": is JSON, not an object a line; `jq -c '.[]'` makes that")
             if line.isspace():  # many writers leave a blank line at the end
                 continue
             try:
-                text = _document(line, field)
+                text = _text_of_line(line, field)
             except ValueError as error:
-                without = error if isinstance(error, _FieldError) else without
-                yield Bad(f"{source.name} line {number}{error}", before + raw.taken)
+                missing = error if isinstance(error, _MissingTextError) else missing
+                left_out.add_problem(f"{source.name} line {number}{error}")
             else:
-                read += 1
-                yield Part(text, True, before + raw.taken)
+                documents += 1
+                yield DocumentPart(text, True, before + raw.bytes_read)
     # Not some bad lines, but another name for the text than the one that was asked for.
-    if without and not read:
-        raise RefusedError(f": no line gives text{without}")
+    if missing and not documents:
+        raise UnsupportedFileError(f": no line gives text{missing}")
 
 
-class _FieldError(ValueError):
+class _MissingTextError(ValueError):
     """A line has no text under the name that was asked for."""
 
 
-def _document(line: bytes, field: str) -> str:
+def _text_of_line(line: bytes, field: str) -> str:
     """Return the text of a line; raises ValueError with the rest of a message."""
     try:
         decoded = line.decode("utf-8")
@@ -154,32 +167,116 @@ def _document(line: bytes, field: str) -> str:
     except ValueError as error:
         raise ValueError(f": not JSON ({one_line(error)})") from None
     if not isinstance(row, dict):
-        raise ValueError(": not an object")
+        raise ValueError(": not an object; each line must be one")
     if field not in row:
-        raise _FieldError(f": has no field {field!r}; {one_line(nearest(field, row))} (--field)")
+        hint = one_line(nearest(field, row))
+        raise _MissingTextError(f": has no field {field!r}; {hint} (--field)")
     text = row[field]
     if not isinstance(text, str):
-        raise _FieldError(f": field {field!r} is not text")
-    # Only an escape can make one, so that most lines are not encoded for the sake of it.
-    if "\\u" in decoded and not _is_unicode(text):
-        raise ValueError(f": field {field!r} has half a surrogate pair")
+        raise _MissingTextError(f": field {field!r} is not text")
+    # Only an escape can make half a pair, so that most lines are not encoded to find out.
+    if "\\u" in decoded:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f": field {field!r} has half a surrogate pair") from None
     return text
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _table(source: Source, before: int, field: str) -> Iterator[Item]:
+def _read_table(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
     """Read the column `field` of a table; every row is a document."""
-    for number, (text, share) in enumerate(rows(source, field), start=1):
-        at = before + int(source.size * share)
-        if isinstance(text, str):
-            yield Part(text, True, at)
-        else:
-            cause = "invalid UTF-8" if isinstance(text, bytes) else "not text"
-            yield Bad(f"{source.name} row {number}: field {field!r} is {cause}", at)
+    try:
+        if source.kind != "dataset":
+            check_format(read_head(source.path), source.kind)
+        total, columns = OPEN_TABLE[source.kind](source.path, field)
+        for number, text in enumerate(
+            chain.from_iterable(column.to_pylist() for column in columns), start=1
+        ):
+            if isinstance(text, str):
+                yield DocumentPart(text, True, before + source.size * number // total)
+            else:
+                left_out.add_problem(f"{source.name} row {number}: field {field!r} is not text")
+    except (LengthenError, DamagedFileError, UnsupportedFileError):
+        raise
+    except Exception as error:  # both libraries raise all kinds
+        raise _explain(source, error) from None
+
+
+def _explain(source: Source, error: Exception) -> Exception:
+    """Return the error that says whether a table is damaged, by what a library raised."""
+    arrow = _import_library("pyarrow").ArrowInvalid
+    damage = arrow | OSError | EOFError | json.JSONDecodeError | UnicodeDecodeError
+    if isinstance(error, damage) and "crypt" not in str(error):  # an encrypted file is whole
+        return DamagedFileError(f": damaged ({one_line(error)})")
+    package = _import_library("datasets" if source.kind == "dataset" else "pyarrow")
+    version = f"{package.__name__} {package.__version__}"
+    reason = f"{version} cannot open it ({one_line(error)}); write it again with it, or as .jsonl"
+    return UnsupportedFileError(f": {reason}")
+
+
+Columns = Iterable[Any]  # Arrow arrays
+
+
+def _open_parquet(path: Path, field: str) -> tuple[int, Columns]:
+    """Return how many rows a table has, and its column of text, batch by batch."""
+    file = _import_library("pyarrow.parquet").ParquetFile(path)
+    _check_column(field, file.schema_arrow)
+    total = file.metadata.num_rows
+    batches = file.iter_batches(_batch_rows(path.stat().st_size, total), columns=[field])
+    return total, (batch.column(0) for batch in batches)
+
+
+def _open_arrow(path: Path, field: str) -> tuple[int, Columns]:
+    arrow = _import_library("pyarrow")
+    data = arrow.memory_map(str(path))
+    # Two formats share the suffix; `datasets` writes streams.
+    is_file = data.read(6) == b"ARROW1"
+    data.seek(0)
+    table = (arrow.ipc.open_file if is_file else arrow.ipc.open_stream)(data).read_all()
+    _check_column(field, table.schema)
+    rows = _batch_rows(table.nbytes, table.num_rows)
+    batches = table.select([field]).to_batches(max_chunksize=rows)
+    return table.num_rows, (batch.column(0) for batch in batches)
+
+
+def _open_dataset(path: Path, field: str) -> tuple[int, Columns]:
+    library = _import_library("datasets")
+    if not json.loads((path / "state.json").read_text())["_data_files"]:
+        return 0, ()  # no rows at all, for which the library fails
+    # Through the library, not its Arrow files: a dataset may be a selection of their rows.
+    data = library.load_from_disk(str(path), keep_in_memory=False).with_format("arrow")
+    _check_column(field, data.data.schema)
+    rows = _batch_rows(data.data.nbytes, len(data))
+    return len(data), (batch.column(0) for batch in data.select_columns([field]).iter(rows))
+
+
+OPEN_TABLE = {"parquet": _open_parquet, "arrow": _open_arrow, "dataset": _open_dataset}
+
+
+def _check_column(field: str, schema: Any) -> None:
+    types = [column.type for column in schema if column.name == field]
+    if len(types) != 1 or not _is_text(types[0]):
+        names = ", ".join(repr(column.name) for column in schema if _is_text(column.type)) or "none"
+        reason = f"needs one column {field!r} of text, has {', '.join(map(str, types)) or 'none'}"
+        reason = f"{one_line(reason)}; columns of text: {one_line(names)} (--field)"
+        raise UnsupportedFileError(f": {reason}")
+
+
+def _is_text(kind: Any) -> bool:
+    types = _import_library("pyarrow").types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _batch_rows(size: int, rows: int) -> int:
+    return min(BATCH_ROWS, max(1, BATCH_BYTES * rows // max(1, size)))
+
+
+def _import_library(name: str) -> Any:
+    # Imported when needed: both are large, and belong to an extra.
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        rule = f"this format needs the package {name.partition('.')[0]}"
+        raise SettingError("source", rule, hint="pip install 'lengthen[data]'") from None

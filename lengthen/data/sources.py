@@ -1,4 +1,8 @@
-"""Arguments to sources: files, folders, globs, saved datasets, standard input; in a fixed order."""
+"""Arguments to sources: files, folders, globs, saved datasets, standard input; in a fixed order.
+
+Names of splits are read as `datasets` reads them: one of its words in the name of the file or of a
+folder above it, with anything but a letter on either side.
+"""
 
 import glob
 import os
@@ -10,31 +14,24 @@ from pathlib import Path
 from typing import Literal, cast
 
 from lengthen.util.disk import storage_errors
-from lengthen.util.errors import SettingError, nearest
+from lengthen.util.errors import SettingError
 
 Kind = Literal["txt", "jsonl", "parquet", "arrow", "dataset"]
-
-SUFFIXES = (
-    ".txt",
-    ".txt.gz",
-    ".txt.zst",
-    ".jsonl",
-    ".jsonl.gz",
-    ".jsonl.zst",
-    ".parquet",
-    ".arrow",
+KNOWN = (
+    "name it by what it holds: .txt (plain text), .jsonl (a JSON object a line), these also .gz or "
+    ".zst, .parquet or .arrow"
 )
 
-# What `datasets` takes for the name of a split.
-WORDS = {
+SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-SPLITS = {word: split for split, words in WORDS.items() for word in words}
+SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 # Not in titles, such as "The Test of Time", whose files are no splits.
 WORD = re.compile(
-    rf"(?<![a-z])(?<!\bthe[^a-z])({'|'.join(SPLITS)})(?:set)?(?![a-z])(?![^a-z\d.]+of[^a-z\d]+[a-z])"
+    rf"(?<![a-z])(?<!\bthe[^a-z])({'|'.join(SPLIT_OF_WORD)})(?:set)?(?![a-z])"
+    r"(?![^a-z\d.]+of[^a-z\d]+[a-z])"
 )
 
 
@@ -46,34 +43,37 @@ class Source:
     kind: Kind
     size: int  # bytes on the disk
     name: str  # for messages
-    above: str = "/"  # a folder; neither its name nor those above it were asked for
-    piped: bool = False  # standard input, which says nothing by its name
+    parent: str = "/"  # a folder; neither its name nor those above it were asked for
+    is_stdin: bool = False  # its name says nothing
 
 
-def find(
-    arguments: Sequence[str], standard_input: Source | None = None
+def find_sources(
+    arguments: Sequence[str], stdin: Source | None = None
 ) -> tuple[list[Source], list[Path]]:
     """Return the sources that the arguments name, and the files in folders that are no text.
 
     An argument is a file, a folder (all files of known formats below it, by name), a glob, or `-`
-    for `standard_input`. Raises SettingError for one that names nothing.
+    for `stdin`. Raises SettingError for one that names nothing.
     """
     sources: list[Source] = []
     ignored: list[Path] = []
     for argument in arguments:
-        if argument == "-" and standard_input:
-            sources.append(standard_input)
+        if argument == "-" and stdin:
+            sources.append(stdin)
             continue
-        above = _above(argument)
+        parent = _parent_of_folder(argument)
         for path in _matches(argument):
-            inside = _is_folder(path)
-            for file in _below(path) if inside else [path]:
-                # A file that somebody named must be readable; one that lies in a folder need not.
-                wanted = not inside or file.is_dir() or (_kind(file) and not _is_cache(file))
-                sources.append(_source(file, above)) if wanted else ignored.append(file)
+            if not _is_folder(path):  # somebody named it, so it must be readable
+                sources.append(_source(path, parent))
+                continue
+            for file in _walk(path):
+                # `datasets` caches rows of other files, or their numbers.
+                cached = file.name.startswith("cache-") and file.suffix == ".arrow"
+                readable = file.is_dir() or (_kind(file) and not cached)
+                sources.append(_source(file, parent)) if readable else ignored.append(file)
     if ignored and not sources:
         rule = "is of no known format, like all files there"
-        raise SettingError("source", rule, str(ignored[0]), _rename(ignored[0]))
+        raise SettingError("source", rule, str(ignored[0]), KNOWN)
     return sources, ignored
 
 
@@ -81,9 +81,8 @@ def _matches(argument: str) -> list[Path]:
     path = Path(argument)
     if os.path.exists(argument):  # a name with brackets is a name first; never fails, as Path does
         return [path]
-    found = sorted(Path(name) for name in glob.glob(argument, recursive=True))
-    if found:
-        return found
+    if matches := sorted(Path(name) for name in glob.glob(argument, recursive=True)):
+        return matches
     if glob.has_magic(argument):
         raise SettingError("source", "no file matches", argument)
     siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
@@ -92,7 +91,7 @@ def _matches(argument: str) -> list[Path]:
     raise SettingError("source", "no such file or folder", argument, hint)
 
 
-def _above(argument: str) -> str:
+def _parent_of_folder(argument: str) -> str:
     """Return what is above the folder that an argument names; of a file, nothing is known."""
     folder = os.path.abspath(argument)
     if os.path.isfile(folder):
@@ -102,52 +101,29 @@ def _above(argument: str) -> str:
     return os.path.dirname(folder)
 
 
-def _is_dataset(path: Path) -> bool:
-    return (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
-
-
-def split_of(name: str) -> str | None:
-    """Return the split that a file's or folder's name says, if it says one."""
-    words = WORD.findall(name.lower())
-    # The last word counts: `train-dev` is a part of the training text that is held out.
-    return SPLITS[words[-1]] if words else None
-
-
-def is_split_alone(name: str) -> bool:
-    """Say whether a name has no other word than that of a split."""
-    return bool(WORD.search(name.lower())) and not re.search("[a-z]", WORD.sub("", name.lower()))
-
-
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not _is_dataset(path)
+    saved = (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+    return path.is_dir() and not saved
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
     """Yield the files and saved datasets below a folder, by name, without hidden ones."""
     with storage_errors(folder):
         entries = sorted(folder.iterdir())
     if (folder / "dataset_dict.json").is_file():
-        _must_be_known(folder, [path for path in entries if path.is_dir()])
+        splits = [path for path in entries if path.is_dir()]
+        if len(splits) > 1 and not all(split_of_name(path.name) for path in splits):
+            # Which split trains is not ours to guess, and all of them might train on a test.
+            hint = f"name one of its splits: {', '.join(map(str, splits))}"
+            raise SettingError("source", "a dataset with splits of other names", str(folder), hint)
     for path in entries:
         # A link to a folder above would give its documents again and again.
         if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
             continue
         if _is_folder(path):
-            yield from _below(path)
+            yield from _walk(path)
         else:
             yield path
-
-
-def _is_cache(path: Path) -> bool:
-    # What `datasets` leaves of `map` and `filter`: rows of other files again, or their numbers.
-    return path.name.startswith("cache-") and path.suffix == ".arrow"
-
-
-def _must_be_known(folder: Path, splits: list[Path]) -> None:
-    if len(splits) > 1 and not all(split_of(path.name) for path in splits):
-        # Which split trains is not ours to guess, and all of them might train on a test.
-        hint = f"name one of its splits: {', '.join(map(str, splits))}"
-        raise SettingError("source", "a dataset with splits of other names", str(folder), hint)
 
 
 def _kind(path: Path) -> Kind | None:
@@ -156,25 +132,61 @@ def _kind(path: Path) -> Kind | None:
     return cast(Kind, match[1] or match[2]) if match else None
 
 
-def _source(path: Path, above: str) -> Source:
+def _source(path: Path, parent: str) -> Source:
     if path.is_dir():
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Source(path, "dataset", size, str(path), above)
+        return Source(path, "dataset", size, str(path), parent)
     if not path.is_file():
         rule = "must be a regular file, for it is read twice"
         raise SettingError("source", rule, str(path), "pipe it to `-` instead")
     kind = _kind(path)
     if kind is None:
-        raise SettingError("source", f"unknown format {_suffix(path)!r}", str(path), _rename(path))
-    return Source(path, kind, path.stat().st_size, str(path), above)
+        raise SettingError("source", "is of no known format", str(path), KNOWN)
+    return Source(path, kind, path.stat().st_size, str(path), parent)
 
 
-def _suffix(path: Path) -> str:
-    return "".join(path.suffixes[-2:] if path.suffix in (".gz", ".zst") else path.suffixes[-1:])
+def split_of_name(name: str) -> str | None:
+    """Return the split that a file's or folder's name says, if it says one."""
+    words = WORD.findall(name.lower())
+    # The last word counts: `train-dev` is a part of the training text that is kept out of it.
+    return SPLIT_OF_WORD[words[-1]] if words else None
 
 
-def _rename(path: Path) -> str:
-    return (
-        "rename it by what it holds (.txt is plain text, .jsonl has a JSON object a line): "
-        f"{nearest(_suffix(path), SUFFIXES)}"
-    )
+def _is_split_alone(name: str) -> bool:
+    return bool(WORD.search(name.lower())) and not re.search("[a-z]", WORD.sub("", name.lower()))
+
+
+def group_by_split(sources: Sequence[Source]) -> dict[str, list[Source]]:
+    """Return the sources of each split, `train`, `validation` and `test`, by their names.
+
+    All of them train where no name says validation or test, and where all are of one split: then
+    that one was asked for. Raises SettingError where names do not say what is to be trained on.
+    """
+    pairs = list(zip(_splits(sources), sources, strict=True))
+    splits = {split for split, _ in pairs}
+    if len(splits) < 2 or splits <= {"train", None}:
+        return {"train": list(sources), "validation": [], "test": []}
+    if None in splits or "train" not in splits:
+        split, first = next(pair for pair in pairs if pair[0] in ("validation", "test"))
+        other = next(source for own, source in pairs if own not in ("train", split)).name
+        rule = f"is a {split} split by its name, and beside it {other!r} is not named as training"
+        hint = "name the files to train on alone, or rename what is no split; --valid-files takes "
+        raise SettingError("source", rule, first.name, f"{hint}others")
+    return {split: [source for own, source in pairs if own == split] for split in SPLIT_WORDS}
+
+
+def _splits(sources: Sequence[Source]) -> Iterator[str | None]:
+    """Yield what each name says, or else the folders above it.
+
+    Not those that all of them are in, nor those above an argument.
+    """
+    paths = [os.path.abspath(source.path) for source in sources if not source.is_stdin]
+    folders = [os.path.dirname(path) for path in paths]
+    common = os.path.commonpath(folders) if folders else ""
+    for source in sources:
+        below = max(common, source.parent, key=len)
+        names = Path(os.path.relpath(source.path, below)).parts[::-1]
+        # What lies in `train/` trains, whatever words its own name has.
+        surest = [*filter(_is_split_alone, names[1:]), *names]
+        split = next(filter(None, map(split_of_name, surest)), None)
+        yield "train" if source.is_stdin else split

@@ -20,7 +20,6 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lengthen.data.store import one_line
 from lengthen.distributed.memory import is_out_of_memory
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.models import EvalModel, EvalOptions
@@ -28,7 +27,7 @@ from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome
 from lengthen.evaluation.scoring import requests_of, score, windows
 from lengthen.evaluation.task_files import FORMATS, LM_EVAL_TASKS
-from lengthen.util.errors import DataError, LengthenError, SettingError, nearest
+from lengthen.util.errors import DataError, LengthenError, SettingError, nearest, one_line
 
 PREFIX = "lm-eval:"  # of the tasks whose data lm-eval fetches itself
 BOOTSTRAPS = 1000  # resamples for the errors that lm-eval has no formula for

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from lengthen.checkpoint.read import Tensors, load_newest, load_step
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
-from lengthen.data.alike import difference
 from lengthen.data.open_store import open_store
 from lengthen.data.store import Store
-from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.data.tokenizer import tokenizer_difference
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.device import device_of
 from lengthen.evaluation.results import weights_at
@@ -184,6 +184,6 @@ def digest(weights: Tensors) -> str:
 
 def require_same_tokenizer(store: Store, model: EvalModel) -> None:
     """Raise DataError for a store whose tokens are not the model's."""
-    if part := difference(store.tokenizer(), model.tokenizer):
+    if part := tokenizer_difference(store.tokenizer(), model.tokenizer):
         rule = f"its tokenizer is not that of {model.name} ({part} differ)"
         raise DataError(f"store {store.path}: {rule}; name one that was prepared with it by --data")

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from lengthen.core.loss_ratio import perplexity
-from lengthen.data.store import read_limited
-from lengthen.util.disk import Disk
+from lengthen.util.disk import Disk, read_limited
 from lengthen.util.errors import NAME, DataError, cut
 
 SIZE_LIMIT = 2**26  # bytes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.packing import PackedBatch, Request, pack
 from lengthen.model.gpt import CHUNK

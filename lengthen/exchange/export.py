@@ -8,8 +8,7 @@ from safetensors.torch import save as dump_tensors
 
 from lengthen.checkpoint.read import load_newest, load_step
 from lengthen.config.load import load
-from lengthen.data.store import TOKENIZER, TOKENIZER_CONFIG
-from lengthen.data.store_writer import commit
+from lengthen.data.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from lengthen.exchange.card import card
 from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
 from lengthen.exchange.pretrained import CONFIG, Pretrained, read_run
@@ -101,7 +100,7 @@ def _write(disk: Disk, out: Path, files: dict[str, bytes]) -> None:
         disk.make_directory(temporary)
         for name, data in files.items():
             disk.write_file(temporary / name, data)
-        commit(disk, temporary, out)
+        disk.replace_directory(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -18,9 +18,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from lengthen.config.load import RULES
 from lengthen.config.schema import Model
-from lengthen.data.store import one_line
 from lengthen.model.gpt import GPT
-from lengthen.util.errors import CheckpointError, SettingError, shown
+from lengthen.util.errors import CheckpointError, SettingError, one_line, shown
 
 PREFIX = "transformer."
 HEAD = "lm_head.weight"

@@ -12,14 +12,13 @@ from lengthen.checkpoint.read import Checkpoint, Tensors, load_newest, load_step
 from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Model
-from lengthen.data.store import read_limited
-from lengthen.data.tokenizer import vocabulary
-from lengthen.data.tokenizer_folder import TextTokenizer, read_tokenizer
+from lengthen.data.tokenizer import vocabulary_size
+from lengthen.data.tokenizer_files import TextTokenizer, read_tokenizer
 from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_name
 from lengthen.exchange.tensors import read_weights
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
-from lengthen.util.disk import as_path
+from lengthen.util.disk import as_path, read_limited
 from lengthen.util.errors import CheckpointError, DataError, SettingError
 
 CONFIG = "config.json"
@@ -155,7 +154,7 @@ def _without_spare_rows(
     `name_in_place` turns our name of a tensor into that of the place. Raises DataError for a
     tokenizer that does not fit, CheckpointError for weights that are not finite.
     """
-    rows, known = len(weights["tokens.weight"]), vocabulary(text.tokenizer)
+    rows, known = len(weights["tokens.weight"]), vocabulary_size(text.tokenizer)
     kept = min(rows, known)
     if rows - known >= PADDING or not _has_a_row_for_every_text(text, rows):
         sizes = f"the embedding has {rows} rows, the tokenizer {known} tokens"

@@ -23,7 +23,6 @@ from torch import Tensor
 from lengthen.checkpoint.read import Tensors
 from lengthen.checkpoint.verify import FILE_NAME
 from lengthen.config.schema import Model
-from lengthen.data.store import lfs_pointer, one_line, read_limited
 from lengthen.distributed.memory import cpu_memory_limit
 from lengthen.exchange.layout import (
     CAUSAL_MASK,
@@ -35,7 +34,8 @@ from lengthen.exchange.layout import (
     plain_name,
     their_name,
 )
-from lengthen.util.errors import CheckpointError, MemoryLimitError, shown
+from lengthen.util.disk import lfs_pointer, read_limited
+from lengthen.util.errors import CheckpointError, MemoryLimitError, one_line, shown
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

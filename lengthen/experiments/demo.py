@@ -11,30 +11,25 @@ Whatever comes out is shown as it is.
 import json
 import platform
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lengthen.analysis.instability import largest_ratio
-from lengthen.analysis.summary import best_loss, first_at_or_below
-from lengthen.config.load import build, merge
-from lengthen.config.recipes import rows_with_the_same_tokens
-from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.data.prepare import prepare
-from lengthen.reporting.curves import Curve, Panel
+from lengthen.data.store import Store
+from lengthen.experiments.compare.file import comparison_of
+from lengthen.experiments.compare.outcomes import Outcome, groups, read_outcome
+from lengthen.experiments.compare.tables import results
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
-from lengthen.reporting.text import lines
-from lengthen.run.directory import RunPaths
-from lengthen.run.metrics import Metrics, read_metrics
-from lengthen.run.records import EvalRecord, StepRecord
+from lengthen.reporting.panels import panels_of
+from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_directory
-from lengthen.util.tables import Table, number, printed
+from lengthen.util.tables import Table, printed
 
 TEXT_BYTES = 2_500_000
 LEAST_BYTES = 1_000_000  # of the standard library; some slim images lack parts of it
@@ -43,7 +38,23 @@ VOCABULARY = 2048
 # Everything that a demo writes into its directory.
 OWN = {"library.jsonl", "store", "baseline", "SLW", "rows-warmup", "picture.svg", "report.html"}
 
-SLW: dict[str, Any] = {
+COLUMNS = (
+    "variant",
+    "updates",
+    "validation loss",
+    "largest ratio, steps",
+    "largest ratio, probe",
+    "tokens: times fewer",
+)
+PICTURED = ("Validation perplexity by token", "Loss ratio of the steps", "Length")
+
+SETTINGS: dict[str, Any] = {
+    "variants": {
+        "baseline": {"pacing": {"kind": "constant"}},
+        "SLW": {},
+        "rows warmup": {"same_tokens_as": "SLW"},
+    },
+    "seeds": [0],
     "model": {"layers": 4, "width": 64, "heads": 4, "length": 256},
     "pacing": {"kind": "linear", "start": 8, "duration": 100},
     "batch": {"rows": 32},
@@ -54,18 +65,9 @@ SLW: dict[str, Any] = {
         "betas": [0.9, 0.999],
         "weight_decay": 0.0,
     },
-    "budget": {"epochs": 1},
     "evaluation": {"every_tokens": 50_000, "tokens": 40_000},
     "saving": {"every_steps": 0, "keep": 1},
 }
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to train, and what became of it."""
-
-    name: str
-    metrics: Metrics
 
 
 def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> None:
@@ -83,20 +85,27 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     console.print(f"1. text    {what}, {source.stat().st_size:,} bytes")
     prepare_store(source, out / "store", overwrite=overwrite)
     console.print(f"2. store   {out / 'store'}")
-    variants = []
-    tables = merge(SLW, {"data": {"path": str((out / "store").resolve())}})[0]
-    for name, settings in _variants(tables).items():
-        console.print(f"3. train   {name}")
-        run = out / _directory(name)
-        train(build(settings), run, overwrite=overwrite)
-        variants.append(Variant(name, read_metrics(RunPaths(run).metrics)))
+    store, length = Store.open(out / "store"), SETTINGS["model"]["length"]
+    epoch = (len(store.train) - 1) // length * length
+    data = {"data": {"path": str(store.path.resolve())}, "budget": {"tokens": epoch}}
+    comparison = comparison_of(SETTINGS, "demo", data)
+    directories = [out / run.variant.replace(" ", "-") for run in comparison.runs]
+    for run, directory in zip(comparison.runs, directories, strict=True):
+        console.print(f"3. train   {run.variant}")
+        train(run.config, directory, overwrite=overwrite)
+    ends = map(read_outcome, comparison.runs, directories)
+    outcomes = [outcome for outcome in ends if outcome is not None]
+    table, sentences = results(groups(comparison, outcomes), comparison.baseline), _parts(outcomes)
+    runs = gather(directories)
+    tables = [table, *(part for part in lines(runs) if isinstance(part, Table))]
+    write(out / "report.html", runs, title="lengthen demo", verdicts=sentences, tables=tables)
+    pictured = [panel for panel in panels_of(runs) if panel.title in PICTURED]
     from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
 
-    (out / "picture.svg").write_bytes(draw(_panels(variants), ".svg"))
-    table, verdicts = _table(variants), _verdicts(variants)
-    _report(out, variants, table, verdicts)
-    console.print(printed(table))
-    for sentence in verdicts:
+    (out / "picture.svg").write_bytes(draw(pictured, ".svg"))
+    for shown in filter(None, (_narrow(table), times(runs))):
+        console.print(printed(shown))
+    for sentence in sentences:
         console.print(sentence, highlight=False)
     console.print(f"Report:  {(out / 'report.html').resolve()}", soft_wrap=True)
     console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '", soft_wrap=True)
@@ -107,20 +116,10 @@ def _is_a_demos(names: set[str]) -> bool:
     return all(name in OWN or name.startswith(".tmp-") for name in names)
 
 
-def _variants(tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {
-        "baseline": merge(tables, {"pacing": {"kind": "constant"}})[0],
-        "SLW": tables,
-        "rows warmup": rows_with_the_same_tokens(tables),
-    }
-
-
 def prepare_store(source: Path, out: Path, *, overwrite: bool) -> None:
     """Prepare the demo's token store of a text."""
     tokenizer = f"train:{VOCABULARY}"
-    prepare(
-        [str(source)], out, tokenizer=tokenizer, valid=0.03, overwrite=overwrite, progress=False
-    )
+    prepare([str(source)], out, tokenizer=tokenizer, valid=0.03, overwrite=overwrite, quiet=True)
 
 
 def library_text(path: Path) -> Path:
@@ -146,19 +145,16 @@ def library_files() -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="ignore")
 
 
-def _report(out: Path, variants: list[Variant], table: Table, verdicts: list[str]) -> None:
-    runs = gather([out / _directory(variant.name) for variant in variants])
-    tables = [table, *(part for part in lines(runs) if isinstance(part, Table))]
-    write(out / "report.html", runs, title="lengthen demo", verdicts=verdicts, tables=tables)
+def _narrow(table: Table) -> Table:
+    """Return the columns that one seed has figures for: all of them are in the report."""
+    kept = [table.columns.index(column) for column in COLUMNS]
+    rows = tuple(tuple(row[number] for number in kept) for row in table.rows)
+    return Table("One text, one budget", COLUMNS, rows)
 
 
-def _directory(name: str) -> str:
-    return name.replace(" ", "-")
-
-
-def _verdicts(variants: list[Variant]) -> list[str]:
+def _parts(outcomes: Sequence[Outcome]) -> list[str]:
     """Say what SLW has changed, and which part of it fewer tokens per step alone have changed."""
-    baseline, slw, rows = (v.metrics.evaluations[-1].loss for v in variants)
+    baseline, slw, rows = (outcome.loss for outcome in outcomes)
     seed = "One seed: an illustration, not a result."
     if baseline is None or slw is None or rows is None:
         return ["A variant ended not finite, so their losses cannot be compared.", seed]
@@ -174,69 +170,3 @@ def _verdicts(variants: list[Variant]) -> list[str]:
 
 def _apart(nats: float) -> str:
     return f"{abs(nats):.3f} nats {'below' if nats < 0 else 'above'}"
-
-
-def _table(variants: list[Variant]) -> Table:
-    goal = best_loss(variants[0].metrics.evaluations)
-    return Table(
-        "One text, one budget",
-        (
-            "variant",
-            "updates",
-            "validation loss",
-            "tokens to goal",
-            "seconds to goal",
-            "largest ratio, steps",
-            "largest ratio, probe",
-        ),
-        tuple(_row(variant, goal) for variant in variants),
-        "" if goal is None else f"Goal: the baseline's best validation loss, {goal:.3f} nats.",
-    )
-
-
-def _row(variant: Variant, goal: float | None) -> tuple[str, ...]:
-    metrics = variant.metrics
-    reached = None if goal is None else first_at_or_below(metrics.evaluations, goal)
-    return (
-        variant.name,
-        f"{len(metrics.steps):,}",
-        _loss(metrics.evaluations[-1].loss),
-        "not reached" if reached is None else f"{reached.tokens:,}",
-        "not reached" if reached is None else f"{reached.seconds:.1f}",
-        number(largest_ratio(metrics.steps), 2),
-        number(largest_ratio(metrics.probes), 2),
-    )
-
-
-def _loss(loss: float | None) -> str:
-    return "not finite" if loss is None else f"{loss:.3f}"
-
-
-def _panels(variants: list[Variant]) -> list[Panel]:
-    def curves(kind: type[StepRecord | EvalRecord], value: str) -> list[Curve]:
-        return [
-            Curve(
-                variant.name,
-                [
-                    (record.tokens or 0, getattr(record, value))
-                    for record in variant.metrics.of(kind)
-                    if getattr(record, value) is not None
-                ],
-            )
-            for variant in variants
-        ]
-
-    tokens = "trained tokens"
-    return [
-        Panel(
-            "Validation loss at full length", tokens, "nats per token", curves(EvalRecord, "loss")
-        ),
-        Panel(
-            "Loss ratio: above the line a step is unstable",
-            tokens,
-            "loss / lowest so far",
-            curves(StepRecord, "loss_ratio"),
-            threshold=UNSTABLE,
-        ),
-        Panel("Sequence length", tokens, "tokens", curves(StepRecord, "length")),
-    ]

@@ -1,6 +1,6 @@
 """Ordinary `lengthen train` runs, each in a process of its own, several side by side.
 
-Whoever starts them may die at any moment: they save and end, and the same call goes on with them.
+Whoever starts them may die at any moment: they save and end, and the same call resumes them.
 """
 
 import ctypes
@@ -10,16 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from lengthen.config.schema import Config
 from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
+from lengthen.run.directory import owned
+from lengthen.run.metrics import JsonLines
 from lengthen.util.disk import Disk
-from lengthen.util.errors import SettingError, UnstableError, printable
+from lengthen.util.errors import BusyError, SettingError, StoppedError, UnstableError, printable
+from lengthen.util.signals import StopSignal
 
 ATTEMPTS = "attempts.jsonl"  # beside the runs: which were started, and how they ended
 LOOK_SECONDS = 0.5  # between two looks at the processes
@@ -61,41 +65,155 @@ def _fit_into_memory(configs: Sequence[Config]) -> int:
     return max(1, cpu_memory_limit() // need)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """A run in its own process."""
+    """A run that is wanted: `lengthen train` with `config` into `directory`."""
 
-    slot: int
-    process: subprocess.Popen[bytes]
-    log: Path  # what it prints
+    name: str  # in attempts.jsonl
+    label: str  # for people
+    directory: Path
+    config: Config
 
-    def message(self) -> str:
-        """Return the error that ended it, empty where it came to its end; its log is then gone.
 
-        The log of a run that crashed stays.
+# By itself; as it is not wanted any more; as the experiment stops; as another process has the run.
+Event = Literal["ended", "cancelled", "stopped", "busy"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A job's process."""
+
+    job: Job
+    slot: int  # which share of the machine it has
+    popen: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return _beside(self.job.directory, "log")
+
+    @property
+    def code(self) -> int:
+        """Its exit code, once it has ended."""
+        return int(self.popen.returncode)
+
+
+class Experiment(Protocol):
+    """Decides which runs are trained, and keeps what came of them."""
+
+    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+        """Return the jobs that should run, the most needed first; none ends the experiment.
+
+        Called about twice a second; a running job that is not in it is stopped.
         """
-        code = self.process.returncode
-        said = "" if code == 0 else _why(code, self.log)
-        if code in (0, UnstableError.exit_code):
-            self.log.unlink(missing_ok=True)
-        return said
+
+    def starting(self, job: Job) -> None:
+        """Take note that a job is about to start."""
+
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        """Take note of how a job ended; what this raises ends the experiment.
+
+        `message` is the error of one that ended by itself, empty where it came to its end. Its log
+        is there if it says more.
+        """
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
 
 
-def start(place: Path, config: Config, machine: Machine, others: Iterable[Job]) -> Job:
-    """Start the run of `config` in the directory `place`, or go on with the one that is there.
+def run_jobs(experiment: Experiment, machine: Machine, root: Path) -> None:
+    """Train what `experiment` wants until it wants nothing more.
 
-    `others` are those that run already, so that each gets a GPU of its own. Its configuration and
-    what it prints lie beside it.
+    Raises StoppedError after a signal, when every run has saved. `root` is for its message.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    file, log = place.with_name(place.name + ".toml"), place.with_name(place.name + ".log")
-    Disk().replace_file(file, config.to_toml().encode())
+    pool = _Pool(experiment, machine)
+    with StopSignal().listening() as stop:
+        try:
+            while (wanted := experiment.wanted(pool.jobs)) and not stop():
+                pool.stop_all_but(wanted, "cancelled")
+                pool.start(wanted)
+                time.sleep(LOOK_SECONDS)
+                pool.take_ends()
+        finally:
+            if stop() and pool.jobs:
+                experiment.say("stopping: each run saves first")
+            pool.stop_all_but((), "stopped")
+    if wanted:
+        message = f"stopped; the same command continues in {root}, nothing is done twice"
+        raise StoppedError(stop.number, message)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The processes that run now."""
+
+    experiment: Experiment
+    machine: Machine
+    running: list[Process] = field(default_factory=list)
+    retry_at: dict[str, float] = field(default_factory=dict)  # of runs that another process has
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [process.job for process in self.running]
+
+    def start(self, wanted: Sequence[Job]) -> None:
+        """Start what is wanted and does not run yet, while there is room."""
+        names = {job.name for job in self.jobs}
+        for job in wanted:
+            if len(self.running) == self.machine.jobs:
+                return
+            if job.name not in names and self.retry_at.get(job.name, 0.0) <= time.monotonic():
+                self.experiment.starting(job)
+                slots = set(range(self.machine.jobs)) - {one.slot for one in self.running}
+                self.running.append(start(job, self.machine, min(slots)))
+
+    def stop_all_but(self, wanted: Sequence[Job], event: Event) -> None:
+        """Let what is not wanted save and end, and wait until it has."""
+        names = {job.name for job in wanted}
+        unwanted = [process for process in self.running if process.job.name not in names]
+        for process in unwanted:
+            process.popen.terminate()
+        for process in unwanted:
+            process.popen.wait()
+            self.running.remove(process)
+        for process in unwanted:
+            process.log.unlink(missing_ok=True)
+            self.experiment.ended(process, event, "")
+
+    def take_ends(self) -> None:
+        """Pass on which processes have ended since."""
+        for process in [one for one in self.running if one.popen.poll() is not None]:
+            self.running.remove(process)
+            if process.code == BusyError.exit_code:
+                self._retry_later(process)
+                continue
+            message = "" if process.code == 0 else _why(process.code, process.log)
+            if process.code in (0, UnstableError.exit_code):
+                process.log.unlink(missing_ok=True)
+            self.experiment.ended(process, "ended", message)
+
+    def _retry_later(self, process: Process) -> None:
+        job = process.job
+        if job.name not in self.retry_at:
+            self.experiment.say(f"{job.label}: {last_line(process.log)}; trying again later")
+        self.retry_at[job.name] = time.monotonic() + BUSY_SECONDS
+        self.experiment.ended(process, "busy", "")
+
+
+def start(job: Job, machine: Machine, slot: int) -> Process:
+    """Start a job's run, or resume the one that is in its directory.
+
+    Its configuration and what it prints lie beside that.
+    """
+    job.directory.parent.mkdir(parents=True, exist_ok=True)
+    file = config_beside(job.directory)
+    Disk().replace_file(file, job.config.to_toml().encode())
     # -P: a module of the user's in the working directory must not stand in for a package.
-    words = [sys.executable, "-P", "-m", "lengthen", "train", str(file), "--out", str(place)]
-    slot = min(set(range(machine.jobs)) - {job.slot for job in others})
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*words, "--resume", "auto", "--quiet"],
+    train = [sys.executable, "-P", "-m", "lengthen", "train", str(file)]
+    with _beside(job.directory, "log").open("wb") as output:
+        popen = subprocess.Popen(
+            [*train, "--out", str(job.directory), "--resume", "auto", "--quiet"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -104,27 +222,31 @@ def start(place: Path, config: Config, machine: Machine, others: Iterable[Job]) 
             start_new_session=True,
             preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
         )
-    return Job(slot, process, log)
+    return Process(job, slot, popen)
 
 
-@dataclass
-class Held:
-    """Runs that another process has: one that still saves, or that somebody resumes by hand."""
-
-    until: dict[str, float] = field(default_factory=dict)  # when each is tried again
-
-    def __contains__(self, name: str) -> bool:
-        return self.until.get(name, 0.0) > time.monotonic()
-
-    def add(self, name: str) -> bool:
-        """Put a run off for a while; return whether this is the first time."""
-        first = name not in self.until
-        self.until[name] = time.monotonic() + BUSY_SECONDS
-        return first
+def config_beside(directory: Path) -> Path:
+    """Return the file with the configuration that a run's last process was started with."""
+    return _beside(directory, "toml")
 
 
-def attempted(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what attempts.jsonl says of each run, in order; a line that was cut is left out."""
+def _beside(directory: Path, suffix: str) -> Path:
+    return directory.with_name(f"{directory.name}.{suffix}")
+
+
+@contextmanager
+def owned_attempts(root: Path) -> Iterator[JsonLines]:
+    """Own an experiment's directory and write its attempts.jsonl; raises BusyError."""
+    with owned(root):
+        log = JsonLines(Disk(), root / ATTEMPTS)
+        try:
+            yield log
+        finally:
+            log.close()
+
+
+def read_attempts(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each run's lines of attempts.jsonl in order; a line that was cut is left out."""
     path = root / ATTEMPTS
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
@@ -133,14 +255,6 @@ def attempted(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         if isinstance(record, dict) and isinstance(record.get("run"), str):
             yield record["run"], record
-
-
-def stop(jobs: Sequence[Job]) -> None:
-    """Let runs save and end, and wait until they have."""
-    for job in jobs:
-        job.process.terminate()
-    for job in jobs:
-        job.process.wait()
 
 
 def _environment(machine: Machine, slot: int) -> dict[str, str]:
@@ -159,21 +273,21 @@ def visible_gpus(count: int) -> list[str]:
 
 
 def _end_with_parent() -> Callable[[], None]:
-    # The kernel tells the run when we die, even by SIGKILL; it saves and ends. The library is
-    # loaded before the fork, behind which little is safe.
-    tell = ctypes.CDLL(None).prctl
-    return lambda: tell(PARENT_DIED, signal.SIGTERM)
+    # The kernel signals the run when we die, even by SIGKILL; it saves and ends. The library is
+    # loaded before the fork, after which little is safe.
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PARENT_DIED, signal.SIGTERM)
 
 
 def _why(code: int, log: Path) -> str:
     """Say in one line why a run ended; where it did not say so itself, where its output is."""
     if code in (1, *range(-64, 0)):
-        return f"ended with exit code {code}: {last_line(log)}; all that it said is in {log}"
+        return f"ended with exit code {code}: {last_line(log)}; all that it printed is in {log}"
     return last_line(log) or f"ended with exit code {code}"
 
 
 def last_line(log: Path) -> str:
     """Return the last error in what a run has printed, else its last line."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line for line in lines if line.startswith("lengthen: ") and "is a bug" not in line]
-    return printable((said or lines or [""])[-1].removeprefix("lengthen: "))
+    errors = [line for line in lines if line.startswith("lengthen: ") and "is a bug" not in line]
+    return printable((errors or lines or [""])[-1].removeprefix("lengthen: "))

@@ -29,7 +29,6 @@ ABSENT = {
     "fsdp": "sharded training is not supported yet",
     "parallelism_config": "tensor, context and sequence parallelism are not supported yet",
 }
-HINT = "give TrainingArguments({argument})"
 
 
 def check_arguments(arguments: Any, number_of_steps: int) -> None:
@@ -38,17 +37,16 @@ def check_arguments(arguments: Any, number_of_steps: int) -> None:
     `number_of_steps` is how many the dataset has.
     """
     for name, rule, value, hint in _mistakes(arguments, number_of_steps):
-        raise SettingError(name, rule, value, hint)
+        raise SettingError(name, rule, getattr(value, "value", value), hint)  # of an enumeration
 
 
 def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
     for name, wanted, why in REQUIRED:
-        value = getattr(arguments, name)
-        if value != wanted:
-            yield name, f"must be {wanted!r}, as {why}", _plain(value), _give(name, wanted)
+        if (value := getattr(arguments, name)) != wanted:
+            yield name, f"must be {wanted!r}, as {why}", value, _give(name, wanted)
     for name, why in ABSENT.items():
         if value := getattr(arguments, name):
-            yield name, f"must be absent: {why}", _plain(value), "start it with torchrun alone"
+            yield name, f"must be absent: {why}", value, "start it with torchrun alone"
     if arguments.n_gpu > 1:
         rule = "must be at most 1 in a process, since rows are cut for processes"
         yield "n_gpu", rule, arguments.n_gpu, "start with torchrun, or set CUDA_VISIBLE_DEVICES"
@@ -57,36 +55,22 @@ def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, st
             rule = "must be False, as batches have different shapes"
             hint = f"give accelerator_config={{{name!r}: False}}"
             yield f"accelerator_config.{name}", rule, True, hint
-    yield from _alone(arguments)
-    yield from _wrong_end(arguments, steps)
-
-
-def _alone(arguments: Any) -> Iterator[tuple[str, str, object, str]]:
-    """Yield the mistake of processes that do not know of each other: each would write the run."""
     started = os.environ.get("WORLD_SIZE", "1")
     if started != "1" and arguments.world_size == 1:
+        # They do not know of each other: each would write the run.
         rule = f"must be the {started} processes that were started (WORLD_SIZE)"
         yield "world_size", rule, 1, f"on a processor, {_give('use_cpu', True)}"
-
-
-def _wrong_end(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
-    """Yield what would make the Trainer begin the dataset anew; it holds the whole budget."""
+    # The dataset holds the whole budget: beyond it the Trainer would begin it anew.
     if arguments.max_steps > steps:
         rule = f"must be at most the {steps} steps of the plan's budget"
         yield "max_steps", rule, arguments.max_steps, "give the plan a larger budget"
-    if arguments.max_steps <= 0 and arguments.num_train_epochs != 1:
+    if arguments.max_steps <= 0 and (epochs := arguments.num_train_epochs) != 1:
         rule = "must be 1, as the dataset holds every step of the budget"
-        value = arguments.num_train_epochs
-        yield "num_train_epochs", rule, value, _give("num_train_epochs", 1)
+        yield "num_train_epochs", rule, epochs, _give("num_train_epochs", 1)
 
 
 def _give(name: str, wanted: object) -> str:
-    return HINT.format(argument=f"{name}={wanted!r}")
-
-
-def _plain(value: object) -> object:
-    """Return the text of an enumeration's member, any other value as it is."""
-    return getattr(value, "value", value)
+    return f"give TrainingArguments({name}={wanted!r})"
 
 
 def check_model(model: nn.Module, full_length: int, vocabulary: int) -> None:

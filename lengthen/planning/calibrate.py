@@ -239,12 +239,11 @@ def real_steps(
     trainer = Trainer(endless, store, context, micro_tokens)
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
-        trainer.micro_tokens = micro_tokens
         began, now = time.perf_counter(), trainer.train_state
         # Without a rate the weights stay as they are drawn, and no number runs away.
         plan = StepPlan(rows, length, learning_rate=0.0)
         step = trainer.stream.planned(plan, StreamState(now.counters, now.ledger))
-        trainer.train_on(step)
+        trainer.train_on(step, micro_tokens)
         return time.perf_counter() - began
 
     return step_seconds

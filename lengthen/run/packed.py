@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lengthen.util.errors import DataError, LengthenError
 
@@ -61,11 +62,14 @@ def _unpack(path: Path, root: Path) -> None:
                 raise DataError(f"{path}: holds a file outside of it, {member.name!r}")
             if total > MOST_BYTES:
                 raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes")
-            # By hand: `extract` has its safe filter from Python 3.11.4 on only.
             if file := archive.extractfile(member):
-                target = root / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with file, target.open("wb") as out:
-                    shutil.copyfileobj(file, out)
+                _write(file, root / member.name)
         while stream.read(2**20):
             pass  # to the end of the file, where its checksums are
+
+
+def _write(file: IO[bytes], target: Path) -> None:
+    # By hand: `extract` has its safe filter from Python 3.11.4 on only.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with file, target.open("wb") as out:
+        shutil.copyfileobj(file, out)

@@ -21,9 +21,9 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
-from lengthen.data.alike import difference
 from lengthen.data.open_store import NO_STORE, open_store, with_store
 from lengthen.data.store import Store
+from lengthen.data.tokenizer import tokenizer_difference
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.launch import join_process_group
 from lengthen.exchange.pretrained import Pretrained, read_folder
@@ -75,7 +75,7 @@ def import_pretrained(
         config, tensors, state = _first_state(config, model, store, context)
         disk, paths = disk or Disk(), RunPaths(out)
         runlog.clear(disk, paths)
-        tokenizer = model.text.files() if store is None else store.tokenizer_files()
+        tokenizer = model.text.files() if store is None else store.text_tokenizer().files()
         valid = None if store is None else store.manifest.valid.sha256
         write_run_files(disk, paths, tokenizer, valid=valid)
         state = {**state, "metrics_bytes": _write_log(disk, paths, folder)}
@@ -93,7 +93,7 @@ def _read_model(folder: Path, overrides: Tables) -> Pretrained:
     path = overrides.get("data", {}).get("path")
     if path is None:
         return read_folder(folder)
-    separator = Store.open(Path(path)).separator_text()
+    separator = Store.open(Path(path)).text_tokenizer().separator_text
     try:
         return read_folder(folder, separator)
     except SettingError as error:
@@ -128,7 +128,7 @@ def _with_model(overrides: Tables, model: Pretrained) -> Tables:
 
 
 def _check_same_tokenizer(store: Store, model: Pretrained, folder: Path) -> None:
-    if part := difference(store.tokenizer(), model.tokenizer):
+    if part := tokenizer_difference(store.tokenizer(), model.tokenizer):
         rule = f"its tokenizer is not that of the folder {folder} ({part} differ)"
         way_out = f"prepare it with --tokenizer {folder}"
         raise DataError(f"store {store.path}: {rule}; {way_out}")

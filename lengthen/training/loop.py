@@ -126,7 +126,7 @@ class TrainingLoop:
         self._write(record)
         self._act_on_nonfinite(record)
         if trainer.train_state.ledger.epoch > epoch:
-            trainer.store.must_be_whole()
+            trainer.store.check_files()
         self._line.update(trainer.train_state.counters.tokens, self._progress(record))
         return False
 

@@ -29,7 +29,8 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
-from lengthen.data.store import TOKENIZER, Store
+from lengthen.data.store import Store
+from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
@@ -118,7 +119,7 @@ def _train(
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             facts = {"device": described(context.device), "valid": store.manifest.valid.sha256}
-            write_run_files(disk, paths, store.tokenizer_files(), **facts)
+            write_run_files(disk, paths, store.text_tokenizer().files(), **facts)
             # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
             disk.replace_file(paths.config, config.to_toml().encode())
         stop = stack.enter_context(StopSignal().listening())

@@ -94,8 +94,12 @@ class Trainer:
         step = self.stream.after(StreamState(now.counters, now.ledger))
         return None if step is None else self.train_on(step)
 
-    def train_on(self, step: Step) -> StepRecord:
-        """Train on a step that follows the present one, as `step` does."""
+    def train_on(self, step: Step, micro_tokens: int | None = None) -> StepRecord:
+        """Train on a step that follows the present one, as `step` does.
+
+        In micro-batches of `micro_tokens` from here on, where they are given.
+        """
+        self.micro_tokens = micro_tokens or self.micro_tokens
         began = time.monotonic()
         now, plan = self.train_state, step.plan
         rows = row_range(plan, self.context.rank, self.context.world_size)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lengthen.util import faults
-from lengthen.util.errors import SettingError, StorageError
+from lengthen.util.errors import DataError, SettingError, StorageError
 from lengthen.util.faults import Site
 
 T = TypeVar("T")
@@ -166,6 +167,26 @@ class Disk:
         self.rename(temporary, path)
         self.sync_directory(path.parent)
 
+    def replace_directory(self, temporary: Path, path: Path) -> None:
+        """Give a finished temporary directory its final name, perhaps that of an older directory.
+
+        The older one steps aside first, and comes back if that fails.
+        """
+        if not path.exists() or not any(path.iterdir()):
+            self.commit_directory(temporary, path)
+            return
+        # No system call that Python has swaps two folders, so there is a moment without either.
+        old = temporary_beside(path)
+        self.rename(path, old)
+        try:
+            self.commit_directory(temporary, path)
+        except BaseException:
+            # Renamed, but perhaps not for good: then the old one is kept under its hidden name.
+            if not path.exists():
+                old.rename(path)
+            raise
+        self.remove(old)
+
     def remove(self, path: Path) -> None:
         """Delete a file or a directory with all it holds; what is gone already is no error."""
         with self.operation("remove", path):
@@ -226,3 +247,24 @@ def storage_errors(path: Path) -> Iterator[None]:
         reason = os.strerror(error.errno or 0).lower()
         message = f"storage {path}: {reason}; {way_out} and run the command again"
         raise StorageError(message) from error
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a regular file, no link, of at most `limit` bytes; raises DataError."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"file {path}: must be a regular file, no link")
+        if status.st_size > limit:
+            raise DataError(f"file {path}: must be at most {limit} bytes, has {status.st_size}")
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise DataError(f"file {path}: cannot be read ({reason})") from None
+
+
+def lfs_pointer(start: bytes) -> str | None:
+    """Return what is wrong where a file begins as Git LFS's stand-in for one; else None."""
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer and not the file itself; `git lfs pull` fetches it"
+    return None

@@ -123,6 +123,11 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
 
 
+def one_line(error: object) -> str:
+    """Return the first line of a foreign message, cut to a readable length."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
 def printable(text: str) -> str:
     """Return `text` with what would steer a terminal written out: an escape becomes \\x1b."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

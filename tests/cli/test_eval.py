@@ -169,7 +169,7 @@ def test_a_new_run_in_the_place_of_an_old_one_has_no_results(
 def other_store(made: Path) -> Path:
     """A store of the same tokenizer, with another text."""
     (made / "text.txt").write_text("two wizards box over the lazy dog\n" * 900, encoding="utf-8")
-    prepare([str(made / "text.txt")], made / "other", tokenizer="bytes", valid=0.2, progress=False)
+    prepare([str(made / "text.txt")], made / "other", tokenizer="bytes", valid=0.2, quiet=True)
     return made / "other"
 
 
@@ -296,7 +296,7 @@ def damaged(made: Path) -> list[str]:
 def with_other_tokenizer(made: Path) -> list[str]:
     (made / "text.txt").write_text("some words " * 3000, encoding="utf-8")
     out = made / "other"
-    prepare([str(made / "text.txt")], out, tokenizer="train:300", valid=0.2, progress=False)
+    prepare([str(made / "text.txt")], out, tokenizer="train:300", valid=0.2, quiet=True)
     return [str(made / "run"), "--tasks", "valid", "--data", str(out)]
 
 

@@ -34,7 +34,7 @@ class Case:
     steps: list[Shape]
 
     @property
-    def tokens_of_a_pass(self) -> int:
+    def tokens_of_an_epoch(self) -> int:
         return self.ledger.sequences * self.ledger.full_length
 
 
@@ -119,7 +119,7 @@ def test_a_take_changes_nothing(case: Case) -> None:
 @given(cases())
 def test_over_a_pass_each_token_is_read_exactly_once(case: Case) -> None:
     rows, length = case.steps[-1]
-    more = 1 + case.tokens_of_a_pass // (rows * length)  # so that at least one pass is finished
+    more = 1 + case.tokens_of_an_epoch // (rows * length)  # so that at least one epoch is finished
     read = Counter(
         token
         for step in run(case.ledger, case.steps + more * [(rows, length)])
@@ -128,7 +128,7 @@ def test_over_a_pass_each_token_is_read_exactly_once(case: Case) -> None:
     assert set(read.values()) == {1}
     last = max(epoch for epoch, _, _ in read)
     per_pass = Counter(epoch for epoch, _, _ in read)
-    assert all(per_pass[finished] == case.tokens_of_a_pass for finished in range(last))
+    assert all(per_pass[finished] == case.tokens_of_an_epoch for finished in range(last))
     assert all(position < case.ledger.sequences for _, position, _ in read)
     assert all(place < case.ledger.full_length for _, _, place in read)
 
@@ -146,9 +146,9 @@ def test_every_token_is_read_dropped_or_unread(case: Case) -> None:
     for step in run(case.ledger, case.steps):
         read += step.rows * step.length
         after = step.after
-        passes = after.epoch + 1
+        epochs = after.epoch + 1
         assert after.read == read
-        assert after.read + after.dropped + after.unread == passes * case.tokens_of_a_pass
+        assert after.read + after.dropped + after.unread == epochs * case.tokens_of_an_epoch
         assert after.unread - after.leftover == after.fresh * after.full_length
         assert after.leftover == 0 or after.leftovers == "requeue"
         assert after.dropped == 0 or after.leftovers == "drop"
@@ -165,7 +165,7 @@ def test_dropping_reads_the_front_of_every_sequence_once_and_counts_the_rest(cas
 
 
 def positions_of(blocks: tuple[Block, ...]) -> Iterator[tuple[int, int]]:
-    """Yield pass and position of every piece, as often as it is read."""
+    """Yield epoch and position of every piece, as often as it is read."""
     for block in blocks:
         for piece in block.pieces:
             for i in range(block.count):

@@ -155,7 +155,7 @@ def test_the_rate_is_a_cosine_of_tokens_not_of_steps() -> None:
     ) == schedule.learning_rate_at(halfway)
 
 
-def test_the_rate_stays_at_its_minimum_behind_decay_tokens() -> None:
+def test_the_rate_stays_at_its_minimum_after_decay_tokens() -> None:
     schedule = schedule_of(Constant(end=64), decay=1000)
     assert schedule.learning_rate_at(Counters(5, 5000, 0)) == pytest.approx(0.1)
 

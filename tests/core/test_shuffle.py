@@ -70,7 +70,7 @@ def test_two_keys_give_two_orders() -> None:
 
 
 def test_the_order_of_a_seed_is_the_same_in_every_release() -> None:
-    """A run that is resumed under a later version must go on in the order it began with."""
+    """A run that is resumed under a later version must continue in the order it began with."""
     assert sub_seed(1234, "order", 0) == 3892241320003153172
     assert KeyedPermutation(1000, 42)(np.arange(8)).tolist() == [
         104,

@@ -1,4 +1,4 @@
-"""Makes the files that corpus tests read."""
+"""Makes the files that tests of `data` read, and reads them."""
 
 import gzip
 import json
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from lengthen.data.readers import LeftOut, read_documents
+from lengthen.data.sources import find_sources
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -36,3 +39,25 @@ def write(path: Path, data: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(packed(data if isinstance(data, bytes) else data.encode(), path.name))
     return path
+
+
+def read(path: Path, field: str = "text") -> tuple[list[str], LeftOut]:
+    """Return the documents of a source that have text, and what was left out."""
+    left_out = LeftOut("skip")
+    texts, text = [], ""
+    for part in read_documents(find_sources([str(path)])[0], field, left_out):
+        if not part.text:
+            left_out.add_empty()
+            continue
+        text += part.text
+        if part.is_last:
+            texts.append(text)
+            text = ""
+    return [*texts, text] if text else texts, left_out
+
+
+def read_whole(path: Path, field: str = "text") -> list[str]:
+    """Return the documents of a source in which nothing is wrong."""
+    texts, left_out = read(path, field)
+    assert left_out.problems == []
+    return texts

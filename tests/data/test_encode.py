@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from lengthen.data import encode as module
-from lengthen.data.byte_level import SEPARATOR
-from lengthen.data.encode import SAFE, Piece, can_be_cut, encode_all, recut
+from lengthen.data.encode import SAFE_PLACE, can_be_cut, cut_documents, encode
+from lengthen.data.readers import DocumentPart
 from lengthen.data.tokenizer import resolve
+from lengthen.data.tokenizer_files import SEPARATOR
 from lengthen.util.errors import DataError
 from tests.data.files import GPT2, needs_shared
 
@@ -56,10 +57,10 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def as_parts(text: str, size: int) -> list[Piece]:
+def as_parts(text: str, size: int) -> list[DocumentPart]:
     """Hand a document over as a reader does: in parts of any size."""
     starts = range(0, len(text), size)
-    return [Piece("train", text[at : at + size], at + size >= len(text), at) for at in starts]
+    return [DocumentPart(text[at : at + size], at + size >= len(text), at) for at in starts]
 
 
 @pytest.mark.parametrize("spec", ["bytes", "train:400"])
@@ -72,9 +73,11 @@ def test_a_document_in_pieces_has_the_tokens_of_the_whole(
     tokenizer = tokenizer_of(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE", piece)
-        pieces = list(recut(iter(as_parts(text, part)), cuts=True))
+        pieces = list(cut_documents(iter(as_parts(text, part)), cuts=True))
     assert "".join(piece.text for piece in pieces) == text
-    assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(
+        pieces
+    )
     cut = [id for piece in pieces for id in ids_of(tokenizer, piece.text)]
     assert cut == ids_of(tokenizer, text)
 
@@ -83,7 +86,7 @@ def test_a_document_in_pieces_has_the_tokens_of_the_whole(
 def test_every_safe_place_is_one_by_itself(text: str) -> None:
     split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     whole = [span for _, span in split(text)]
-    for place in SAFE.finditer(text):
+    for place in SAFE_PLACE.finditer(text):
         left, right = text[: place.start()], text[place.start() :]
         shifted = [(a + len(left), b + len(left)) for _, (a, b) in split(right)]
         assert [span for _, span in split(left)] + shifted == whole
@@ -100,7 +103,7 @@ def test_every_character_that_we_cut_behind_ends_a_match(characters: range) -> N
         block = (chr(n) for n in range(start, start + 2**12) if not 0xD800 <= n < 0xE000)
         text = "".join(f"{character}\nx" for character in block)
         ends = {end for _, (_, end) in split(text)}
-        assert {place.start() for place in SAFE.finditer(text)} <= ends
+        assert {place.start() for place in SAFE_PLACE.finditer(text)} <= ends
 
 
 @needs_shared
@@ -109,29 +112,31 @@ def test_gpt2_in_pieces_has_the_tokens_of_the_whole(text: str, piece: int) -> No
     tokenizer = tokenizer_of(str(GPT2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE", piece)
-        pieces = recut(iter(as_parts(text, 7)), cuts=True)
+        pieces = cut_documents(iter(as_parts(text, 7)), cuts=True)
         cut = [id for piece in pieces for id in ids_of(tokenizer, piece.text)]
     assert cut == ids_of(tokenizer, text)
 
 
 def test_long_text_is_cut_into_pieces_of_about_one_size() -> None:
     text = "word " * 100_000
-    sizes = [len(piece.text) for piece in recut(iter(as_parts(text, 70_000)), cuts=True)]
+    sizes = [len(piece.text) for piece in cut_documents(iter(as_parts(text, 70_000)), cuts=True)]
     assert max(sizes) < module.PIECE + 10
     assert len(sizes) == pytest.approx(len(text) / module.PIECE, abs=1)
 
 
 def test_f42_text_without_a_place_to_cut_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WHOLE_LIMIT", 50_000)
-    with pytest.raises(DataError, match="50000 characters without a space or line end, from 'xx"):
-        list(recut(iter(as_parts("x" * 60_000, 7_000)), cuts=True))
+    with pytest.raises(
+        DataError, match="over 50000 characters without a space or line end.* from 'xx"
+    ):
+        list(cut_documents(iter(as_parts("x" * 60_000, 7_000)), cuts=True))
 
 
 def test_a_document_that_must_be_whole_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WHOLE_LIMIT", 50_000)
-    assert len(list(recut(iter(as_parts("a b " * 12_000, 7_000)), cuts=False))) == 1
-    with pytest.raises(DataError, match=r"a document of over 50000 characters.* split the"):
-        list(recut(iter(as_parts("a b " * 15_000, 7_000)), cuts=False))
+    assert len(list(cut_documents(iter(as_parts("a b " * 12_000, 7_000)), cuts=False))) == 1
+    with pytest.raises(DataError, match=r"over 50000 characters in one document.* split that"):
+        list(cut_documents(iter(as_parts("a b " * 15_000, 7_000)), cuts=False))
 
 
 def changed(**changes: object) -> Tokenizer:
@@ -160,14 +165,17 @@ def test_another_tokenizer_gives_what_it_gives_for_the_whole() -> None:
     tokenizer = changed()
     tokenizer.normalizer = normalizers.Replace(" b", "!")
     parts = iter(as_parts("a b a b", 2))
-    pieces = recut(parts, cuts=can_be_cut(tokenizer))
-    encoded = list(encode_all(tokenizer, 256, pieces, workers=2))
+    pieces = cut_documents(parts, cuts=can_be_cut(tokenizer))
+    encoded = list(encode(tokenizer, 256, pieces, workers=2))
     assert encoded[0].ids.tolist() == [*b"a! a!", 256]
 
 
-def documents(count: int) -> list[Piece]:
+def documents(count: int) -> list[DocumentPart]:
     numbers = range(count)
-    return [Piece("valid" if n % 7 == 3 else "train", f"text {n}\n" * n, True, n) for n in numbers]
+    return [
+        DocumentPart(f"text {n}\n" * n, True, n, "valid" if n % 7 == 3 else "train")
+        for n in numbers
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -178,8 +186,8 @@ def test_the_order_is_kept_on_any_number_of_threads(
     monkeypatch.setattr(module, "PIECE", 50)
     tokenizer = tokenizer_of("train:400")
     end = resolve("train:400", SAMPLE).separator
-    pieces = recut(iter(documents(60)), cuts=True)
-    encoded = list(encode_all(tokenizer, end, pieces, workers))
+    pieces = cut_documents(iter(documents(60)), cuts=True)
+    encoded = list(encode(tokenizer, end, pieces, workers))
     for split in ("train", "valid"):
         mine = [piece for piece in documents(60) if piece.split == split]
         ids = np.concatenate([e.ids for e in encoded if e.split == split])
@@ -193,12 +201,12 @@ def test_little_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 10)
     read = []
 
-    def pieces() -> Iterator[Piece]:
+    def pieces() -> Iterator[DocumentPart]:
         for number in range(1000):
             read.append(number)
-            yield Piece("train", "0123456789", True, number)
+            yield DocumentPart("0123456789", True, number)
 
-    results = encode_all(tokenizer_of("bytes"), 256, pieces(), workers=2)
+    results = encode(tokenizer_of("bytes"), 256, pieces(), workers=2)
     next(results)
     assert len(read) < 10
     results.close()

@@ -49,7 +49,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-def test_every_row_holds_what_its_blocks_say_in_the_order_of_the_pass(case: Case) -> None:
+def test_every_row_holds_what_its_blocks_say_in_the_order_of_the_epoch(case: Case) -> None:
     loader, blocks, rows, length = case
     batch = loader.load(blocks, length, range(rows))
     orders: dict[int, list[int]] = {}
@@ -130,10 +130,10 @@ def test_a_corpus_of_less_than_a_sequence_is_one_line() -> None:
         Loader(counting(8), 0, SEED)
 
 
-def places_of_a_pass(
+def places_of_an_epoch(
     tokens: Tokens, *, rows: int, full_length: int, duration: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Train one whole pass over `tokens`, a warmup first; yield where each input and target stands.
+    """Train one epoch over `tokens`, a warmup first; yield where each input and target stands.
 
     Checks on the way what the ledger promises for every step, and that the tokens are those of the
     places.
@@ -146,7 +146,7 @@ def places_of_a_pass(
     step = 0
     while ledger.unread:
         length = pacing(step)
-        # The last step takes only the rows, and then the tokens, that are left of the pass.
+        # The last step takes only the rows, and then the tokens, that are left of the epoch.
         now = min(rows, ledger.unread // length)
         shape = (now, length) if now else (1, ledger.unread)
         blocks, after = ledger.take(*shape)
@@ -160,12 +160,14 @@ def places_of_a_pass(
         assert (tokens[targets] == batch.targets.numpy()).all()
         yield inputs.ravel(), targets.ravel()
         ledger, step = after, step + 1
-    assert step > duration, "the pass must reach beyond its warmup"
+    assert step > duration, "the epoch must reach beyond its warmup"
     assert ledger.read == loader.sequences * full_length
 
 
-def check_a_pass(tokens: Tokens, *, rows: int, full_length: int, duration: int) -> None:
-    trained = list(places_of_a_pass(tokens, rows=rows, full_length=full_length, duration=duration))
+def check_an_epoch(tokens: Tokens, *, rows: int, full_length: int, duration: int) -> None:
+    trained = list(
+        places_of_an_epoch(tokens, rows=rows, full_length=full_length, duration=duration)
+    )
     used = (len(tokens) - 1) // full_length * full_length
     for side, first in ((0, 0), (1, 1)):
         counts = np.bincount(np.concatenate([step[side] for step in trained]))
@@ -174,14 +176,14 @@ def check_a_pass(tokens: Tokens, *, rows: int, full_length: int, duration: int) 
         assert (counts[:first] == 0).all()
 
 
-def test_one_pass_trains_every_token_once_and_every_successor_once() -> None:
+def test_one_epoch_trains_every_token_once_and_every_successor_once() -> None:
     tokens = np.random.default_rng(0).integers(0, 2**16, 300_000, dtype=np.uint16)
-    check_a_pass(tokens, rows=16, full_length=128, duration=150)
+    check_an_epoch(tokens, rows=16, full_length=128, duration=150)
 
 
 @pytest.mark.skipif(not NOVELS.exists(), reason="needs the novels of ../shared/data")
-def test_one_pass_over_a_real_store_of_ten_million_tokens() -> None:
+def test_one_epoch_over_a_real_store_of_ten_million_tokens() -> None:
     with zstd.open(NOVELS) as text:
         tokens = np.frombuffer(text.read(10_500_000), dtype=np.uint8).astype(np.uint16)
     assert len(tokens) >= 10_000_000
-    check_a_pass(tokens, rows=64, full_length=1024, duration=200)
+    check_an_epoch(tokens, rows=64, full_length=1024, duration=200)

@@ -25,9 +25,7 @@ def test_f38_another_store_of_the_same_size_is_refused_with_both_ids(
     configured: Configure, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other.txt").write_text(text.swapcase())
-    prepare(
-        [tmp_path / "other.txt"], tmp_path / "other", tokenizer="bytes", valid=0.1, progress=False
-    )
+    prepare([tmp_path / "other.txt"], tmp_path / "other", tokenizer="bytes", valid=0.1, quiet=True)
     config = configured(budget={"tokens": 1000})
     train(config, tmp_path / "run", quiet=True)
     own, other = open_store(config).id, Store.open(tmp_path / "other").id
@@ -42,7 +40,7 @@ def test_f41_a_corpus_shorter_than_a_sequence_and_its_last_target_is_refused(
     configured: Configure, tmp_path: Path, tokens: int
 ) -> None:
     (tmp_path / "a.txt").write_text("a" * (tokens - 1))  # and the separator
-    prepare([tmp_path / "a.txt"], tmp_path / "store", tokenizer="bytes", valid=0, progress=False)
+    prepare([tmp_path / "a.txt"], tmp_path / "store", tokenizer="bytes", valid=0, quiet=True)
     config = configured(
         data={"path": str(tmp_path / "store")}, evaluation={"every_steps": 0, "every_tokens": 0}
     )
@@ -61,7 +59,7 @@ def test_f41_a_corpus_without_text_makes_no_store(tmp_path: Path, text: str) -> 
     name = "a.jsonl" if text else "a.txt"
     (tmp_path / name).write_text('{"text": ""}\n' * 3 if text else "")
     with pytest.raises(DataError, match="corpus: has no text"):
-        prepare([tmp_path / name], tmp_path / "store", tokenizer="bytes", valid=0, progress=False)
+        prepare([tmp_path / name], tmp_path / "store", tokenizer="bytes", valid=0, quiet=True)
     assert not (tmp_path / "store").exists()
 
 

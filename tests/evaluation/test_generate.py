@@ -15,7 +15,7 @@ from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import CheckpointError
-from tests.data.tokenizers_made import llama
+from tests.data.small_tokenizers import llama
 from tests.evaluation.made import tiny_model
 from tests.exchange.made import TINY, random_weights, rewritten, saved_run
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lengthen.data.tokenizer import resolve
-from lengthen.data.tokenizer_folder import TextTokenizer
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.packing import Request

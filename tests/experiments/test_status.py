@@ -8,10 +8,10 @@ import pytest
 
 from lengthen.experiments.compare.file import Comparison, Planned, read_comparison
 from lengthen.experiments.runner import ATTEMPTS
-from lengthen.experiments.status import directory, read_attempts, standing
+from lengthen.experiments.status import attempts_of_runs
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import SettingError
-from tests.experiments.conftest import Written
+from tests.experiments.conftest import Written, status_of
 from tests.logs import bad, evaluation, skipped, step
 
 
@@ -20,18 +20,18 @@ def one(trained: tuple[Comparison, Path], tmp_path: Path) -> tuple[Planned, Path
     """A finished run in a directory of its own."""
     comparison, root = trained
     run = comparison.runs[0]
-    shutil.copytree(directory(root, run), directory(tmp_path, run))
+    shutil.copytree(run.directory(root), run.directory(tmp_path))
     return run, tmp_path
 
 
 def test_a_run_is_finished_when_its_log_ends_so(one: tuple[Planned, Path]) -> None:
     run, root = one
-    assert standing(root, run).state == "finished"
-    log = RunPaths(directory(root, run)).metrics
+    assert status_of(root, run).state == "finished"
+    log = RunPaths(run.directory(root)).metrics
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
-    assert standing(root, run).state == "begun"
+    assert status_of(root, run).state == "begun"
     log.unlink()
-    assert standing(root, run).state == "missing"
+    assert status_of(root, run).state == "missing"
 
 
 @pytest.mark.parametrize(("diverged", "state"), [(True, "diverged"), (False, "begun")])
@@ -39,11 +39,11 @@ def test_a_run_that_ended_not_finite_is_not_redone(
     written: Written, tmp_path: Path, diverged: bool, state: str
 ) -> None:
     run = read_comparison(written()).runs[0]
-    paths = RunPaths(directory(tmp_path, run))
+    paths = RunPaths(run.directory(tmp_path))
     paths.root.mkdir(parents=True)
     paths.config.write_text(run.config.to_toml())
     paths.metrics.write_text(json.dumps(skipped(1, diverged=diverged)) + "\n")
-    assert standing(tmp_path, run).state == state
+    assert status_of(tmp_path, run).state == state
 
 
 @pytest.mark.parametrize(
@@ -53,28 +53,28 @@ def test_the_loss_at_the_end_decides_about_a_run_whose_last_step_was_skipped(
     written: Written, tmp_path: Path, loss: float | None, state: str
 ) -> None:
     run = read_comparison(written(), {"run": {"on_nonfinite": "skip"}}).runs[0]
-    paths = RunPaths(directory(tmp_path, run))
+    paths = RunPaths(run.directory(tmp_path))
     paths.root.mkdir(parents=True)
     paths.config.write_text(run.config.to_toml())
     end = {"kind": "event", "event": "finished", "step": 4}
     lines = [step(3), bad(4), evaluation(4, loss), end]
     paths.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert standing(tmp_path, run).state == state
+    assert status_of(tmp_path, run).state == state
 
 
 def test_a_published_run_needs_no_store(one: tuple[Planned, Path]) -> None:
     run, root = one
-    config = RunPaths(directory(root, run)).config
+    config = RunPaths(run.directory(root)).config
     lines = config.read_text().splitlines(keepends=True)
     config.write_text("".join(line for line in lines if not line.startswith("path = ")))
-    assert standing(root, run).state == "finished"
+    assert status_of(root, run).state == "finished"
 
 
 def test_another_run_in_its_place_is_refused(written: Written, one: tuple[Planned, Path]) -> None:
     _, root = one
     other = read_comparison(written(), {"optimizer": {"clip": 0.5}}).runs[0]
     with pytest.raises(SettingError, match=r"optimizer\.clip: .* holds a run with 1\.0, got 0\.5"):
-        standing(root, other)
+        status_of(root, other)
 
 
 def test_only_a_run_whose_every_process_was_alone_counts_as_timed(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_only_a_run_whose_every_process_was_alone_counts_as_timed(tmp_path: Path
     lines.append({"run": "c", "event": "ended", "message": "out of memory"})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / ATTEMPTS).write_text(text + '{"run": "a", "event"')
-    attempts = read_attempts(tmp_path)
+    attempts = attempts_of_runs(tmp_path)
     assert [attempts[run].alone for run in "abc"] == [True, False, False]
     assert attempts["c"].message == "out of memory"
-    assert read_attempts(tmp_path / "none") == {}
+    assert attempts_of_runs(tmp_path / "none") == {}

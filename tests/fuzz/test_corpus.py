@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.data.prepare import prepare
-from lengthen.data.readers import read
-from lengthen.data.sources import find
+from lengthen.data.readers import LeftOut, read_documents
+from lengthen.data.sources import find_sources
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_values, words
 
@@ -41,7 +41,7 @@ def test_lines_are_read_to_their_end(folder: Path, data: bytes) -> None:
     file.write_bytes(data)
 
     def use() -> None:
-        for _ in read(find([str(file)])[0], "text", whole_texts=True):
+        for _ in read_documents(find_sources([str(file)])[0], "text", LeftOut("skip")):
             pass
 
     held("corpus jsonl", use)
@@ -53,7 +53,7 @@ def test_packed_lines_are_read_to_their_end(folder: Path, data: bytes) -> None:
     file.write_bytes(data)
 
     def use() -> None:
-        for _ in read(find([str(file)])[0], "text", whole_texts=True):
+        for _ in read_documents(find_sources([str(file)])[0], "text", LeftOut("skip")):
             pass
 
     held("corpus jsonl", use)
@@ -66,7 +66,7 @@ def test_a_store_is_made_or_nothing(folder: Path, data: bytes, skip: bool) -> No
     way = "skip" if skip else "stop"
 
     def use() -> None:
-        prepare([str(file)], out, tokenizer="bytes", valid=0.2, on_bad=way, progress=False)
+        prepare([str(file)], out, tokenizer="bytes", valid=0.2, on_bad=way, quiet=True)
 
     refused = held("corpus jsonl", use, inside=folder / "out")
     assert out.exists() is not bool(refused)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lengthen.config.load import load
-from lengthen.experiments.status import standing_of
+from lengthen.experiments.status import run_status
 from lengthen.reporting.comparability import environment_tables, settings_table
 from lengthen.reporting.gather import gather
 from lengthen.reporting.panels import panels_of
@@ -37,7 +37,7 @@ def read(run: Path) -> None:
     """All that looks at a log: the report, the live view, a comparison."""
     paths = RunPaths(run)
     last_record(paths.metrics)
-    standing_of(run, load(str(paths.config))[0])
+    run_status(run, load(str(paths.config))[0])
     follower = Follower(paths.metrics)
     follower.catch_up()
     view = View("run", follower.summary, 4000, None, "", 0.0)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lengthen.config.load import load
 from lengthen.data.open_store import open_store
-from lengthen.experiments.status import read_attempts
-from lengthen.experiments.tune.problem import Question, ask
-from lengthen.experiments.tune.run import begun
+from lengthen.experiments.status import attempts_of_runs
+from lengthen.experiments.tune.problem import Problem, define_problem
+from lengthen.experiments.tune.run import begun_trials
 from tests.conftest import Configure
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import HUGE, bytes_near, json_values, scalars, tables_near
@@ -23,9 +23,9 @@ SETTING = {"start": 8, "multiple": 1, "rate": 1, "rows": 1, "opening": False}
 
 
 @pytest.fixture(scope="module")
-def question(configured: Configure) -> Question:
+def problem(configured: Configure) -> Problem:
     config = configured(model={"length": 64}, budget={"tokens": 200_000})
-    return ask(config, open_store(config), starts=[8, 16], judge_tokens=640)
+    return define_problem(config, open_store(config), starts=[8, 16], judge_tokens=640)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(data=st.data(), starts=st.lists(st.integers(1, 70) | st.sampled_from(HUGE), max_size=3))
 def test_a_training_that_is_asked_about(
-    folder: Path, question: Question, data: st.DataObject, starts: list[int]
+    folder: Path, problem: Problem, data: st.DataObject, starts: list[int]
 ) -> None:
-    tables: dict[str, Any] = data.draw(tables_near(question.config.tables(), values))
+    tables: dict[str, Any] = data.draw(tables_near(problem.config.tables(), values))
     file = folder / "file.toml"
     file.write_text(tomli_w.dumps(tables), encoding="utf-8", errors="surrogatepass")
 
     def use() -> None:
         config = load(str(file))[0]
-        ask(config, open_store(config), starts=starts, judge_tokens=640)
+        define_problem(config, open_store(config), starts=starts, judge_tokens=640)
 
     held("tune file", use)
 
@@ -63,7 +63,7 @@ lines = st.fixed_dictionaries(
 
 
 @given(data=st.lists(lines | bytes_near(b'{"run": "a"}')).map(b"\n".join))
-def test_attempts(folder: Path, question: Question, data: bytes) -> None:
+def test_attempts(folder: Path, problem: Problem, data: bytes) -> None:
     (folder / "attempts.jsonl").write_bytes(data)
-    held("attempts.jsonl", lambda: list(begun(question, folder)))
-    held("attempts.jsonl", lambda: read_attempts(folder))
+    held("attempts.jsonl", lambda: list(begun_trials(problem, folder)))
+    held("attempts.jsonl", lambda: attempts_of_runs(folder))

@@ -19,7 +19,7 @@ from lengthen.core.pacing import Linear
 from lengthen.integrations.plain import DataPlan
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
 
-Pass = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
+Rows = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
 
 RATE = 1e-2
 RIGHT: dict[str, Any] = {
@@ -37,7 +37,7 @@ QUIET: dict[str, Any] = {
     "dataloader_pin_memory": False,
     "save_strategy": "no",
 }
-# Ten rows for four passes: three, three, two and two.
+# Ten rows for four micro-batches: three, three, two and two.
 PLAN = DataPlan(
     pacing=Linear(start=8, end=64, duration=12),
     rows=10,
@@ -106,9 +106,9 @@ def hosted(
     return Hosted(trainer, model, dataset, callback)
 
 
-def passes_of(model: nn.Module) -> list[Pass]:
-    """Return a list that fills with inputs and targets of every pass, without blank rows."""
-    seen: list[Pass] = []
+def micro_batches_of(model: nn.Module) -> list[Rows]:
+    """Return a list that fills with inputs and targets of every micro-batch, without blank rows."""
+    seen: list[Rows] = []
 
     def look(_: nn.Module, __: tuple[()], batch: dict[str, torch.Tensor]) -> None:
         if model.training:
@@ -133,7 +133,7 @@ INPUTS = ("input_ids", "shift_labels")
 
 def main(store: str, out: str) -> None:
     torch.set_num_threads(1)
-    # Seven rows for two ranks of four passes: one pass of one rank has none.
+    # Seven rows for two ranks of four micro-batches: one of one rank has none.
     changed = replace(PLAN, rows=7)
     backend = "gloo" if "RANK" in os.environ else None
     # Eight rows: in one process three, three and two; in two of them four are missing.
@@ -143,7 +143,7 @@ def main(store: str, out: str) -> None:
         "per_device_eval_batch_size": 3,
     }
     host = hosted(Path(store), Path(out), changed, ddp_backend=backend, **evaluation)
-    seen = passes_of(host.model)
+    seen = micro_batches_of(host.model)
     host.trainer.train()
     left = {
         "seen": seen,

@@ -177,7 +177,7 @@ class Unnumbered(Models):
 
 
 class MeanOfMeans(Unnumbered):
-    """A mean of means, which is right only where all passes are as large."""
+    """A mean of means, which is right only where all micro-batches are as large."""
 
     def after(self, loss: Tensor, model: nn.Module) -> Tensor:
         return loss / 4
@@ -277,17 +277,17 @@ def test_a_term_of_a_later_step_is_refused_before_the_step_is_recorded(
 
 
 class OwnMeans(Own):
-    """A mean over each pass, which the Trainer divides by their number."""
+    """A mean over each micro-batch, which the Trainer divides by their number."""
 
     def loss_of(self, output: Any, targets: Tensor, number: Any) -> Any:
         self.loss_is_scaled_for_ga = False
         return super().loss_of(output, targets, targets.numel())
 
 
-def test_a_mean_of_means_is_refused_at_the_first_step_of_unequal_passes(
+def test_a_mean_of_means_is_refused_at_the_first_step_of_unequal_micro_batches(
     store: Path, tmp_path: Path
 ) -> None:
-    # Eight rows in four passes of two; a longer step of as many tokens has seven or fewer.
+    # Eight rows in four micro-batches of two; a longer step of as many tokens has seven or fewer.
     plan = replace(SHORT, rows=1, hold="tokens", pacing=Linear(start=8, end=64, duration=12))
     host = hosted(store, tmp_path, plan, kind=OwnMeans)
     before = [one.clone() for one in host.model.parameters()]
@@ -511,11 +511,11 @@ def test_a_model_gets_its_masks_and_flags_wherever_it_is_called(
     must_be_plain(tmp_path, plain)
 
 
-# Kinds of models, good and bad, judged by one pass
+# Kinds of models, good and bad, checked by one micro-batch
 
 
-def judge(model: nn.Module, length: int = 64) -> None:
-    """Make one of two passes of a step as a Trainer does; raise what the first step raises."""
+def check_first_step(model: nn.Module, length: int = 64) -> None:
+    """Train one of two micro-batches as a Trainer does; raise what the first step raises."""
     chance = torch.Generator().manual_seed(1)
     inputs, targets = torch.randint(257, (2, 3, length), generator=chance)
     watch = MicroBatchWatch(model, vocabulary=257, length=64, count=2)
@@ -560,13 +560,13 @@ def of_kind(name: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", GOOD)
 def test_the_causal_models_of_transformers_are_accepted(name: str, dtype: torch.dtype) -> None:
-    judge(of_kind(name).to(dtype))
+    check_first_step(of_kind(name).to(dtype))
 
 
 def test_a_compiled_model_is_accepted() -> None:
     """Its backward may use up what its forward has kept: no graph of it is gone through twice."""
     compiled: Any = torch.compile(llama(), backend="aot_eager", dynamic=False)
-    judge(compiled)
+    check_first_step(compiled)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 50.0])
@@ -574,7 +574,7 @@ def test_a_head_of_zeros_or_one_of_large_logits_is_accepted(scale: float) -> Non
     model = llama()
     with torch.no_grad():
         model.lm_head.weight.mul_(scale)
-    judge(model)
+    check_first_step(model)
 
 
 class Doubtful(nn.Module):
@@ -650,16 +650,16 @@ def test_a_model_with_another_loss_is_refused_however_long_the_row(
     kind: type[Doubtful], scale: float, loss: Callable[..., Tensor]
 ) -> None:
     for length in (8, 64):
-        judge(kind(right, scale), length)
+        check_first_step(kind(right, scale), length)
         with pytest.raises(SettingError, match="must (be|compute) the cross entropy of shift_lab"):
-            judge(kind(loss, scale), length)
+            check_first_step(kind(loss, scale), length)
 
 
 @pytest.mark.parametrize("loss", [ignores, once_more, z_loss])
 def test_a_model_with_another_loss_is_refused_in_bfloat16(loss: Callable[..., Tensor]) -> None:
-    judge(Doubtful(right).bfloat16())
+    check_first_step(Doubtful(right).bfloat16())
     with pytest.raises(SettingError, match="must be the cross entropy of shift_labels"):
-        judge(Doubtful(loss).bfloat16())
+        check_first_step(Doubtful(loss).bfloat16())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -667,8 +667,10 @@ def test_a_model_with_another_loss_is_refused_in_bfloat16(loss: Callable[..., Te
 def test_the_loss_of_a_router_is_refused(coefficient: float, dtype: torch.dtype) -> None:
     model = of_kind("experts", output_router_logits=True, router_aux_loss_coef=coefficient)
     with pytest.raises(SettingError, match="must (be|compute) the cross entropy"):
-        judge(model.to(dtype))
-    judge(of_kind("experts", output_router_logits=True, router_aux_loss_coef=0.0).to(dtype))
+        check_first_step(model.to(dtype))
+    check_first_step(
+        of_kind("experts", output_router_logits=True, router_aux_loss_coef=0.0).to(dtype)
+    )
 
 
 def test_bfloat16_autocast_is_checked_as_well(store: Path, tmp_path: Path) -> None:

@@ -51,21 +51,21 @@ def flat(stream: BatchStream) -> list[list[int]]:
 # Batches
 
 
-@given(passes=st.integers(1, 4), world_size=st.integers(1, 4), rows=st.integers(1, 9))
-def test_ranks_and_passes_laid_end_to_end_are_the_step(
-    passes: int, world_size: int, rows: int
+@given(count=st.integers(1, 4), world_size=st.integers(1, 4), rows=st.integers(1, 9))
+def test_ranks_and_micro_batches_laid_end_to_end_are_the_step(
+    count: int, world_size: int, rows: int
 ) -> None:
     plan = replace(PLAN, rows=rows)
     whole = list(BatchStream(TOKENS, plan))
     split = [
         BatchStream(
-            TOKENS, plan, gradient_accumulation_steps=passes, rank=rank, world_size=world_size
+            TOKENS, plan, gradient_accumulation_steps=count, rank=rank, world_size=world_size
         )
         for rank in range(world_size)
     ]
     for (step, (alone,)), *ranks in zip(whole, *split, strict=True):
         parts = [part for _, own in ranks for part in own]
-        assert [len(own) for _, own in ranks] == [passes] * world_size
+        assert [len(own) for _, own in ranks] == [count] * world_size
         for name in ("inputs", "targets"):
             kept = torch.cat([getattr(part, name) for part in parts if part.share])
             assert torch.equal(kept, getattr(alone, name))
@@ -348,7 +348,9 @@ def test_a_log_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
     state = json.loads(json.dumps(train(paths.root, 5)))
     before = read_metrics(paths.metrics).records
-    train(paths.root, 8, state)  # it said "finished" at 5; what came later than the state goes
+    train(
+        paths.root, 8, state
+    )  # its last line was "finished" at 5; what came later than the state goes
     again = read_metrics(paths.metrics)
     assert [step.step for step in again.steps] == [*range(1, 9)]
     assert again.records[: len(before)] == before
@@ -356,7 +358,7 @@ def test_a_log_goes_on_where_its_state_was_taken(tmp_path: Path) -> None:
     assert again.probes[1].loss_ratio is not None
 
 
-def test_lines_behind_the_state_are_set_aside(tmp_path: Path) -> None:
+def test_lines_after_the_state_are_set_aside(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "run")
     state = train(paths.root, 3)
     size = state["log"]["metrics_bytes"]
@@ -526,3 +528,10 @@ def test_the_plain_core_needs_no_transformers() -> None:
     code = "import sys, lengthen.integrations.plain; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_to_import_it_costs_little_more_than_torch() -> None:
+    heavy = "{'sympy', 'torch._dynamo', 'torch.distributed.tensor', 'transformers', 'tokenizers'}"
+    code = f"import sys, lengthen.integrations.plain; print(*{heavy} & sys.modules.keys())"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == ""

@@ -44,11 +44,11 @@ from tests.integrations.hosted import (
     RATE,
     RIGHT,
     Hosted,
-    Pass,
+    Rows,
     arguments,
     hosted,
     llama,
-    passes_of,
+    micro_batches_of,
 )
 from tests.integrations.hosted import main as one_rank
 
@@ -60,10 +60,10 @@ def steps(out: Path) -> list[StepRecord]:
     return read_metrics(RunPaths(out / "run").metrics).steps
 
 
-def by_step(seen: list[Any], passes: int) -> Iterator[tuple[list[Any], list[Any]]]:
-    """Lay the passes of every step end to end: its inputs, its targets."""
+def by_step(seen: list[Any], count: int) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Lay the micro-batches of every step end to end: its inputs, its targets."""
     parts = iter(seen)
-    while step := list(islice(parts, passes)):
+    while step := list(islice(parts, count)):
         yield [row for part in step for row in part[0]], [row for part in step for row in part[1]]
 
 
@@ -93,7 +93,7 @@ def test_every_step_is_that_of_our_own_trainer_to_the_token(
         evaluation={"every_steps": 0, "probe_every_steps": 0},
     )
     ours = trainer_of(config)
-    trained: list[Pass] = [([], [])]
+    trained: list[Rows] = [([], [])]
 
     def look(_: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
         for rows, part in zip(trained[-1], batch, strict=True):
@@ -106,9 +106,9 @@ def test_every_step_is_that_of_our_own_trainer_to_the_token(
         trained.append(([], []))
 
     theirs = hosted(store, tmp_path, plan)
-    seen = passes_of(theirs.model)
+    seen = micro_batches_of(theirs.model)
     theirs.trainer.train()
-    assert list(by_step(seen, passes=4)) == trained[:-1]
+    assert list(by_step(seen, count=4)) == trained[:-1]
     logged = steps(tmp_path)
     for name in SAME:
         assert [getattr(step, name) for step in logged] == pytest.approx(
@@ -186,7 +186,7 @@ def test_a_run_that_was_resumed_is_the_unbroken_run_to_the_bit(
     unbroken.trainer.train()
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     resumed = host(tmp_path / "two")
-    seen = passes_of(resumed.model)
+    seen = micro_batches_of(resumed.model)
     resumed.trainer.train(resume_from_checkpoint=str(tmp_path / "two" / "checkpoint-6"))
 
     steps_in_all = unbroken.dataset.number_of_steps
@@ -321,14 +321,14 @@ def test_reports_read_the_runs_as_ours(
     assert runs[0].name == "baseline/seed-0/run"
     assert {run.config["pacing"]["kind"] for run in runs} == {"linear", "constant"}
     assert len({run.environment["valid"] for run in runs}) == 1
-    said = [line for line in lines(runs) if isinstance(line, str)]
-    assert not [line for line in said if "not checked" in line]
+    texts = [line for line in lines(runs) if isinstance(line, str)]
+    assert not [line for line in texts if "not checked" in line]
     assert main(["report", str(six_runs)]) == 0
     assert "Loss" not in capsys.readouterr().err
     assert main(["report", str(six_runs), "--out", str(tmp_path / "page.html")]) == 0
 
 
-def test_comparisons_judge_the_runs_as_ours(six_runs: Path) -> None:
+def test_comparisons_take_the_runs_as_ours(six_runs: Path) -> None:
     summaries = {run.name: summarise(run.metrics) for run in gather([six_runs])}
     losses: dict[str, dict[int, float | None]] = {
         name: {seed: summaries[f"{name}/seed-{seed}/run"].last_loss for seed in range(3)}
@@ -336,7 +336,7 @@ def test_comparisons_judge_the_runs_as_ours(six_runs: Path) -> None:
     }
     (verdict,) = verdicts(losses)
     assert verdict.seeds == 3
-    assert verdict.word in ("better", "worse", "not distinguishable")
+    assert verdict.verdict in ("better", "worse", "not distinguishable")
     best = losses["baseline"][0]
     assert best is not None
     (reached,) = time_to(gather([six_runs])[0].metrics, [best])
@@ -397,7 +397,7 @@ def test_a_wrong_argument_is_one_line_with_the_value_to_give(
 
 
 @pytest.mark.parametrize("argument", ["deepspeed", "fsdp", "parallelism_config"])
-def test_what_is_not_supported_yet_is_said(tmp_path: Path, argument: str) -> None:
+def test_what_is_not_supported_yet_is_refused(tmp_path: Path, argument: str) -> None:
     given = SimpleNamespace(**{**vars(arguments(tmp_path)), "n_gpu": 1, argument: "some"})
     with pytest.raises(SettingError, match=f"^{argument}: must be absent: .* not supported yet"):
         check_arguments(given, 10)

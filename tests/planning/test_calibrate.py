@@ -38,13 +38,13 @@ PACED_ROWS = [(rows, 256) for rows in range(1, 65)]
 
 @dataclass
 class Machine:
-    """Seconds of a step that are known: update + passes * (each + rows, tokens, tokens * length).
+    """Known seconds of a step: update + micro-batches * (each + rows, tokens, tokens * length).
 
     It counts the time that it was asked for.
     """
 
     update: float = 0.01
-    each: float = 0.005  # of a pass
+    each: float = 0.005  # of a micro-batch
     per_row: float = 2e-5
     per_token: float = 1e-4
     per_pair: float = 2e-7  # tokens * length
@@ -100,7 +100,7 @@ def test_the_smallest_and_the_largest_micro_batches_are_tried_and_a_few_between(
 def test_the_time_is_kept(slowness: int) -> None:
     machine = Machine(per_token=1e-5 * slowness)
     speed_of(machine, [(512, length) for length in range(16, 257, 8)], limit=20.0)
-    assert machine.spent < (25 if slowness < 200 else 50)  # a pass of 8 seconds, once each
+    assert machine.spent < (25 if slowness < 200 else 50)  # a micro-batch of 8 seconds, once each
     assert len(machine.asked) <= (SHAPES + 1) * (REPEATS + 1)
 
 
@@ -108,7 +108,7 @@ def test_of_a_long_step_a_few_micro_batches_are_tried() -> None:
     machine = Machine(per_token=5e-4)
     speed = speed_of(machine, [(512, 256)])
     tried = max(rows for rows, _ in machine.asked)
-    assert 16 <= tried < 512  # 16 rows are one pass
+    assert 16 <= tried < 512  # 16 rows are one micro-batch
     assert speed.seconds(512, 256) == pytest.approx(Machine(per_token=5e-4).step(512, 256), rel=0.1)
 
 
@@ -137,8 +137,8 @@ def test_the_steps_are_the_trainers_own_and_nothing_is_written(
     seen: list[StepShape] = []
     train_on = Trainer.train_on
 
-    def watched(trainer: Trainer, step: Step) -> StepRecord:
-        record = train_on(trainer, step)
+    def watched(trainer: Trainer, step: Step, micro_tokens: int | None) -> StepRecord:
+        record = train_on(trainer, step, micro_tokens)
         assert record.lr == 0.0
         seen.append((record.rows or 0, record.length or 0))
         return record
@@ -170,7 +170,7 @@ def test_every_kind_of_configuration_can_be_tried(
 
 
 @pytest.mark.parametrize(
-    ("peak", "shapes", "told"),
+    ("peak", "shapes", "source"),
     [
         (1e9, 4, "steps of 4 shapes tried here"),
         (1.4e8, 3, "steps of 3 shapes tried here"),
@@ -179,12 +179,12 @@ def test_every_kind_of_configuration_can_be_tried(
     ],
 )
 def test_a_slow_machine_tries_fewer_shapes_then_smaller_micro_batches_then_none(
-    configured: Configure, monkeypatch: pytest.MonkeyPatch, peak: float, shapes: int, told: str
+    configured: Configure, monkeypatch: pytest.MonkeyPatch, peak: float, shapes: int, source: str
 ) -> None:
     monkeypatch.setattr(calibrate, "_matrix_product_peak", lambda _: peak)
     monkeypatch.setattr(calibrate, "real_steps", lambda *_: Machine().step)
     speed = measure_speed(tiny(configured), 256, [(8, n) for n in (8, 16, 32, 64)], limit=1.0)
-    assert speed.source == told
+    assert speed.source == source
     if isinstance(speed, MeasuredSpeed):
         assert len(speed.tried) == shapes
         assert speed.micro_tokens == 256  # the run's, whatever was tried

@@ -80,7 +80,7 @@ def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tables", "line", "said"),
+    ("tables", "line", "expected"),
     [
         ({"pacing": {"duration": 500}}, "full length", "not reached within the budget"),
         (
@@ -114,10 +114,10 @@ def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
     ],
 )
 def test_what_does_not_happen_is_noted_too(
-    forecast_of: Forecasts, tables: dict[str, Any], line: str, said: str
+    forecast_of: Forecasts, tables: dict[str, Any], line: str, expected: str
 ) -> None:
     (one,) = forecast_of(one=tables)
-    assert dict(lines(one))[line] == said
+    assert dict(lines(one))[line] == expected
 
 
 def test_a_budget_that_ends_within_the_warm_up_says_so(forecast_of: Forecasts) -> None:

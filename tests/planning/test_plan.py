@@ -50,7 +50,7 @@ def planned(config: Config, *, calm: bool = True) -> Plan:
 
 
 def trained(config: Config) -> tuple[list[StepRecord], list[int], Trainer]:
-    """Every step that the trainer itself makes, the leftovers behind each, and the trainer."""
+    """Every step that the trainer itself makes, the leftovers after each, and the trainer."""
     config, store, _ = bound(config)
     micro_tokens = config.batch.micro_tokens
     assert micro_tokens != "auto"
@@ -119,7 +119,7 @@ PACINGS: dict[str, dict[str, Any]] = {
     "tokens held": {"batch": {"hold": "tokens"}},
     "dropped": {"batch": {"leftovers": "drop"}},
     "longer than the run": {"pacing": {"duration": 500}},
-    "passes": {"budget": {"epochs": 0.2}},
+    "epochs": {"budget": {"epochs": 0.2}},
 }
 
 
@@ -227,7 +227,7 @@ def test_the_flops_of_a_run_are_those_that_torch_counts(
     assert found.flops == total  # within 1 % was promised; both count matrix products alone
 
 
-def test_without_a_store_nothing_is_said_of_the_corpus(configured: Configure) -> None:
+def test_without_a_store_nothing_is_known_of_the_corpus(configured: Configure) -> None:
     config = configured(data={"path": None}, model={"vocabulary": 257})
     found = plan(config, 256)
     assert found.corpus is None
@@ -343,7 +343,7 @@ LONG: dict[str, dict[str, Any]] = {
     "dropped": {"pacing": {"duration": 10**6}, "batch": {"leftovers": "drop"}},
     "rows paced": {"pacing": {"of": "rows", "start": 1, "end": 4, "duration": 10**7}},
     "adaptive": {"pacing": {"kind": "adaptive"}},
-    "passes": {"budget": {"epochs": 2e5}},
+    "epochs": {"budget": {"epochs": 2e5}},
 }
 
 

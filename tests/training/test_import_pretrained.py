@@ -176,7 +176,7 @@ def trained_tokenizer(tmp_path_factory: pytest.TempPathFactory, text: str) -> Pa
     place = tmp_path_factory.mktemp("other")
     (place / "text.txt").write_text(text, encoding="utf-8")
     out = place / "store"
-    prepare([str(place / "text.txt")], out, tokenizer="train:300", valid=0.1, progress=False)
+    prepare([str(place / "text.txt")], out, tokenizer="train:300", valid=0.1, quiet=True)
     return out
 
 

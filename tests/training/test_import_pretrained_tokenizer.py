@@ -12,7 +12,7 @@ from lengthen.config.load import load
 from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.training.start import resume
-from tests.data.tokenizers_made import as_folder, as_two_files, llama, qwen
+from tests.data.small_tokenizers import as_folder, as_two_files, llama, qwen
 from tests.exchange.made import TINY, configured_as, saved_run
 
 OPTIONS = ["--recipe", "laptop-2min-baseline", "--budget.tokens", "128", "--batch.rows", "4"]

@@ -2,26 +2,27 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lengthen.config.schema import Tables
-from lengthen.experiments.compare.causes import correlations, peaks
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store import MANIFEST
 from lengthen.experiments.compare.file import Comparison, read_comparison
-from lengthen.experiments.compare.notes import notes
-from lengthen.experiments.compare.outcomes import Group, Outcome, groups, read_outcomes
+from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
+    correlations,
     instability,
-    judged,
     measuring,
+    pair_verdicts,
+    peaks,
     results,
     verdict_lines,
     verdict_table,
 )
-from lengthen.experiments.compare.verdicts import Verdict
-from lengthen.experiments.status import on_stores
+from lengthen.experiments.compare.verdicts import PairVerdict
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.packed import is_packed, opened
 from lengthen.util.disk import Disk
@@ -46,7 +47,7 @@ def compare(
     study. Writes NAME.html and NAME.json beside the runs, or beside the packed study. Raises
     SettingError, DataError, BusyError, and StoppedError after a signal.
     """
-    comparison = on_stores(read_comparison(file, overrides))
+    comparison = _on_stores(read_comparison(file, overrides))
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -61,32 +62,32 @@ def compare(
     if not any(outcome.summary for outcome in outcomes):
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
-    judgements = judged(members, comparison.variants)
-    lines, apart = verdict_lines(judgements), notes(outcomes)
-    tables = tables_of(comparison, members, judgements)
+    pairs = pair_verdicts(members, comparison.variants)
+    lines, remarks = verdict_lines(pairs), notes(outcomes)
+    tables = tables_of(comparison, members, pairs)
     # Files first: whoever reads our output may close it at any line.
     write(
         page,
         [outcome.shown for outcome in outcomes if outcome.summary],
         title=comparison.name,
-        verdicts=[*lines, *apart],
+        verdicts=[*lines, *remarks],
         tables=tables,
         panels=list(sweep_panels(comparison, members)),
         families={o.run.name: group.name for group in members for o in group.outcomes},
     )
     facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
     Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
-    _print([*lines, *apart], tables, outcomes, missing)
+    _print([*lines, *remarks], tables, outcomes, missing)
     print(f"report  {page}")
 
 
 def tables_of(
-    comparison: Comparison, members: Sequence[Group], judgements: Sequence[tuple[str, Verdict]]
+    comparison: Comparison, members: Sequence[Group], pairs: Sequence[tuple[str, PairVerdict]]
 ) -> list[Table]:
     """Return every table of a comparison, what matters most first."""
     return [
         results(members, comparison.baseline),
-        verdict_table(judgements),
+        verdict_table(pairs),
         *sweep_tables(comparison, members),
         instability(members),
         peaks(members),
@@ -95,18 +96,38 @@ def tables_of(
     ]
 
 
+def _on_stores(comparison: Comparison) -> Comparison:
+    """Return the comparison with what its stores decide, as far as these are there.
+
+    What is finished needs no store. Raises DataError and SettingError where one does not fit.
+    """
+    configs = {run.config.data.path: run.config for run in comparison.runs}
+    stores = {
+        path: open_store(config)
+        for path, config in configs.items()
+        if path is not None and (Path(path) / MANIFEST).is_file()
+    }
+    runs = [
+        replace(run, config=with_store(run.config, stores[run.config.data.path]))
+        if run.config.data.path in stores
+        else run
+        for run in comparison.runs
+    ]
+    return replace(comparison, runs=tuple(runs))
+
+
 def _are_our_tables(path: Path) -> bool:
     try:
-        found = json.loads(path.read_bytes())
+        facts = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.keys() == {"name", "verdicts", "tables"}
+    return isinstance(facts, dict) and facts.keys() == {"name", "verdicts", "tables"}
 
 
 def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:
-    said = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
-    if said:
-        return f"{root}: every run crashed, the first one with: {said[0]}"
+    messages = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
+    if messages:
+        return f"{root}: every run crashed, the first one with: {messages[0]}"
     return f"{root}: no run has come to its end yet"
 
 
@@ -117,14 +138,10 @@ def _print(
     for table in tables:
         out.print(printed(table))
     for outcome in outcomes:
-        if outcome.fate != "finished":
-            reason = outcome.attempts.message or _why(outcome)
-            print(f"{outcome.run.name} {outcome.fate}: {reason}")
+        if outcome.state != "finished":
+            diverged = outcome.summary.why_diverged if outcome.summary else ""
+            print(f"{outcome.run.name} {outcome.state}: {outcome.attempts.message or diverged}")
     for line in lines:
         print(line)
     if missing:
         print(f"{missing} runs have not come to their end: the verdicts are early ones")
-
-
-def _why(outcome: Outcome) -> str:
-    return "" if outcome.summary is None else outcome.summary.why_diverged

@@ -40,6 +40,7 @@ from lengthen.util.errors import SettingError, nearest
 OWN = ("baseline", "seeds", "variants", "grid", "flops")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
+RUNS = "runs"  # in a comparison's directory
 LINEAR = "must name a variant whose length is paced linearly"
 
 
@@ -57,6 +58,15 @@ class Planned:
         """Where it lies below the comparison's runs."""
         parts = (self.variant.replace(" ", "-"), self.cell, f"seed-{self.seed}")
         return "/".join(part for part in parts if part)
+
+    @property
+    def group(self) -> str:
+        """What all seeds of its variant in its cell are called in a table."""
+        return f"{self.variant}, {self.cell}" if self.cell else self.variant
+
+    def directory(self, root: Path) -> Path:
+        """Return where it lies in the comparison's directory `root`."""
+        return root / RUNS / self.name
 
 
 @dataclass(frozen=True)
@@ -77,17 +87,22 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
 
     `overrides` lie over the base and over every variant.
     """
-    tables = read_toml(path)
-    own = {name: tables.pop(name) for name in OWN if name in tables}
+    return comparison_of(read_toml(path), path.stem, overrides or {})
+
+
+def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
+    """Return what the tables of a comparison file ask for (read_comparison)."""
+    tables = dict(tables)
+    own = {key: tables.pop(key) for key in OWN if key in tables}
     _must_be_known(tables)
-    base = merge(with_recipe(tables), overrides or {})[0]
+    base = merge(with_recipe(tables), overrides)[0]
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
     _known("baseline", baseline, variants)
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = _axes(own.get("grid", []))
-    _must_not_hide(overrides or {}, variants, axes)
-    if "flops" in own and "budget" in (overrides or {}):
+    _must_not_hide(overrides, variants, axes)
+    if "flops" in own and "budget" in overrides:
         raise SettingError("budget", "stands in the file as flops; change it there")
     points = list(itertools.product(*map(_points, axes)))
     cells = {_label(axes, point): point for point in points}
@@ -99,8 +114,7 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
     for label, point in cells.items():
         cell = merge(base, _laid_over(axes, point))[0]
         configs[label] = {
-            name: _config(name, variants, cell, overrides or {}, own.get("flops"))
-            for name in variants
+            one: _config(one, variants, cell, overrides, own.get("flops")) for one in variants
         }
         must_be_fair(configs[label], baseline, equal_budgets="flops" not in own)
         must_have_the_same_tokens(configs[label], variants)
@@ -111,7 +125,7 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
     ]
     values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
     names = tuple(next(iter(axis)) for axis in axes)
-    return Comparison(path.stem, baseline, tuple(variants), seeds, names, values, tuple(runs))
+    return Comparison(name, baseline, tuple(variants), seeds, names, values, tuple(runs))
 
 
 def _variants(given: object) -> dict[str, Tables]:

@@ -1,28 +1,23 @@
 """Each run of a comparison as its tables see it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from lengthen.analysis.summary import Reached, Summary, comparable, summarise, time_to
 from lengthen.config.schema import Config
 from lengthen.experiments.compare.file import Comparison, Planned
-from lengthen.experiments.compare.verdicts import Losses
-from lengthen.experiments.status import (
-    UNKNOWN,
-    Attempts,
-    directory,
-    read_attempts,
-    standing,
-    was_started_so,
-)
+from lengthen.experiments.status import Attempts, attempts_of_runs, run_status, was_started_so
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.util.errors import DataError
 
-Fate = Literal["finished", "diverged", "crashed"]
+VERSIONS = ("lengthen", "torch")  # another one may compute other digits
+ALONE = Attempts(alone=True, threads=frozenset({"all"}))  # of a run that no comparison started
+EndState = Literal["finished", "diverged", "crashed"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +25,21 @@ class Outcome:
     """A run that has come to its end, whatever that was."""
 
     run: Planned
-    fate: Fate
+    state: EndState
     summary: Summary | None  # None: it crashed before its first step
     shown: NamedRun
-    found: Config | None  # that it was trained with
+    config: Config | None  # that it was trained with
     attempts: Attempts
 
     @property
     def loss(self) -> float | None:
         """The last validation loss, at the end of the budget; None where it did not get there."""
-        return None if self.summary is None or self.fate != "finished" else self.summary.last_loss
+        return self.summary.last_loss if self.summary and self.state == "finished" else None
+
+    @property
+    def device(self) -> str:
+        """The kind of device, without the number of a card; empty where it is not recorded."""
+        return str(self.shown.environment.get("device", "")).rpartition(", ")[-1]
 
     def time_to(self, loss: float) -> Reached | None:
         """Return when its validation loss was first at or below `loss`."""
@@ -65,73 +65,104 @@ class Group:
         return [o.summary for o in self.outcomes if o.summary is not None]
 
     def by_seed(self) -> dict[int, Outcome]:
-        """Return the outcomes by seed, without those that crashed: they have shown nothing."""
-        return {o.run.seed: o for o in self.outcomes if o.fate != "crashed"}
+        """Return the outcomes by seed, without those that crashed: a full disk shows nothing."""
+        return {o.run.seed: o for o in self.outcomes if o.state != "crashed"}
 
     def losses(self) -> dict[int, float | None]:
-        """Return the final validation loss of each seed, None where it diverged.
-
-        A seed that crashed is left out: a full disk says nothing about a variant.
-        """
-        known = (o for o in self.outcomes if o.fate == "diverged" or o.loss is not None)
+        """Return the final validation loss of each seed that did not crash, None: it diverged."""
+        known = (o for o in self.outcomes if o.state == "diverged" or o.loss is not None)
         return {outcome.run.seed: outcome.loss for outcome in known}
 
-    def fates(self, fate: Fate) -> int:
+    def mean_loss(self) -> float | None:
+        """Return the mean of the final validation losses; None where no seed finished."""
+        losses = [loss for loss in self.losses().values() if loss is not None]
+        return sum(losses) / len(losses) if losses else None
+
+    def count(self, state: EndState) -> int:
         """Return how many seeds ended so."""
-        return sum(outcome.fate == fate for outcome in self.outcomes)
+        return sum(outcome.state == state for outcome in self.outcomes)
 
 
 def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], int]:
-    """Return what has become of the runs, and how many have not come to an end.
+    """Return what became of the runs, and how many have not come to an end.
 
-    Raises DataError where runs of different tokenizers or validation parts lie together.
+    Raises DataError where runs of different tokenizers, validation parts or stores lie together.
     """
-    attempts = read_attempts(root)
-    outcomes = []
-    for run in comparison.runs:
-        outcome = _outcome(root, run, attempts.get(run.name, UNKNOWN))
-        outcomes += [outcome] if outcome is not None else []
+    attempts = attempts_of_runs(root)
+    ends = [
+        read_outcome(run, run.directory(root), attempts.get(run.name, Attempts()))
+        for run in comparison.runs
+    ]
+    outcomes = [outcome for outcome in ends if outcome is not None]
     comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
     _must_share_a_store(outcomes)
     return outcomes, len(comparison.runs) - len(outcomes)
 
 
-def _must_share_a_store(outcomes: Sequence[Outcome]) -> None:
-    for cell in dict.fromkeys(outcome.run.cell for outcome in outcomes):
-        inside = [outcome for outcome in outcomes if outcome.run.cell == cell]
-        known = [(o.run.name, o.found.data.store_id) for o in inside if o.found is not None]
-        ids = {store_id: name for name, store_id in known if store_id is not None}
-        if len(ids) > 1:
-            one, other = list(ids.values())[:2]
-            raise DataError(f"not comparable: {one} and {other} were trained on different stores")
-
-
-def _outcome(root: Path, run: Planned, attempts: Attempts) -> Outcome | None:
-    place = standing(root, run)
-    fate: Fate = "crashed"
-    if place.state in ("finished", "diverged"):
-        fate = "finished" if place.state == "finished" else "diverged"
-    elif not attempts.message or not was_started_so(directory(root, run), run.config):
+def read_outcome(run: Planned, directory: Path, attempts: Attempts = ALONE) -> Outcome | None:
+    """Return what became of the run in `directory`; None where it has not come to an end."""
+    status = run_status(directory, run.config)
+    state: EndState = "crashed"
+    if status.state == "finished" or status.state == "diverged":
+        state = status.state
+    elif not attempts.message or not was_started_so(directory, run.config):
         return None
-    summary = summarise(place.metrics) if place.metrics.steps else None
-    environment = read_environment(RunPaths(directory(root, run)).environment)
-    shown = NamedRun(run.name, place.metrics, environment, run.config.tables())
-    return Outcome(run, fate, summary, shown, place.found, attempts)
+    metrics = status.metrics
+    summary = summarise(metrics) if metrics.steps else None
+    environment = read_environment(RunPaths(directory).environment)
+    shown = NamedRun(run.name, metrics, environment, run.config.tables())
+    return Outcome(run, state, summary, shown, status.config, attempts)
+
+
+def _must_share_a_store(outcomes: Sequence[Outcome]) -> None:
+    names: dict[str, dict[str, str]] = {}  # cell -> store -> a run that was trained on it
+    for outcome in outcomes:
+        if outcome.config is not None and (store := outcome.config.data.store_id) is not None:
+            names.setdefault(outcome.run.cell, {})[store] = outcome.run.name
+    for of_cell in names.values():
+        if len(of_cell) > 1:
+            one, other = list(of_cell.values())[:2]
+            raise DataError(f"not comparable: {one} and {other} were trained on different stores")
 
 
 def groups(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Group]:
     """Return the outcomes by cell and variant, in the order of the file."""
-    found: dict[tuple[str, str], list[Outcome]] = {}
+    members: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        found.setdefault((outcome.run.cell, outcome.run.variant), []).append(outcome)
+        members.setdefault((outcome.run.cell, outcome.run.variant), []).append(outcome)
     return [
-        Group(variant, cell, tuple(found[cell, variant]))
+        Group(variant, cell, tuple(members[cell, variant]))
         for cell in comparison.cells
         for variant in comparison.variants
-        if (cell, variant) in found
+        if (cell, variant) in members
     ]
 
 
-def losses_of(members: Sequence[Group]) -> Losses:
-    """Return the table of final validation losses that verdicts are drawn from."""
-    return {group.variant: group.losses() for group in members}
+def notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a line for each way in which runs were computed otherwise than others, or than now."""
+    now = {name: version(name) for name in VERSIONS}
+    devices = {outcome.device for outcome in outcomes if outcome.device}
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        unlike = list(_unlike(outcome, now))
+        if len(devices) > 1:
+            unlike.append(f"computed on {outcome.device or 'a device that is not recorded'}")
+        for what in unlike:
+            names.setdefault(what, []).append(outcome.run.name)
+    return [
+        f"{runs[0]}{f' and {len(runs) - 1} more' if runs[1:] else ''}: {what}"
+        for what, runs in names.items()
+    ]
+
+
+def _unlike(outcome: Outcome, now: Mapping[str, str]) -> Iterator[str]:
+    packages = outcome.shown.environment.get("packages")
+    known = packages if isinstance(packages, dict) else {}
+    other = [name for name in VERSIONS if known.get(name) not in (None, now[name])]
+    if other:
+        versions = ", ".join(f"{name} {known[name]} (now {now[name]})" for name in other)
+        yield f"taken over as trained, with {versions}"
+    asked = outcome.run.config.batch.micro_tokens
+    used = asked if outcome.config is None else outcome.config.batch.micro_tokens
+    if asked not in ("auto", used):
+        yield f"batch.micro_tokens is {used}, the file asks for {asked}; equal to rounding"

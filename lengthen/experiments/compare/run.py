@@ -1,38 +1,38 @@
-"""Carries a comparison out: a real process for each run, some side by side, safe to interrupt.
+"""Carries a comparison out, safe to interrupt.
 
-A run that is finished is not redone, one that was interrupted goes on from its checkpoint, one that
+A run that is finished is not redone, one that was interrupted resumes from its checkpoint, one that
 diverged or crashed is a result and not the end. All of that is read from the runs' own files, so
 this process may die at any moment.
 """
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.experiments import runner as processes
 from lengthen.experiments.compare.file import Comparison, Planned
-from lengthen.experiments.compare.progress import Board, board
 from lengthen.experiments.runner import (
-    ATTEMPTS,
-    LOOK_SECONDS,
-    Held,
+    Event,
     Job,
     Machine,
-    last_line,
+    Process,
     machine_for,
+    owned_attempts,
+    run_jobs,
 )
-from lengthen.experiments.status import directory, standing
-from lengthen.run import directory as runlog
-from lengthen.run.metrics import JsonLines
-from lengthen.util.disk import Disk
-from lengthen.util.errors import BusyError, DataError, StoppedError
-from lengthen.util.signals import StopSignal
-
-OPEN = ("missing", "begun")  # states of what is left to do
+from lengthen.experiments.status import run_status
+from lengthen.run.directory import RunPaths
+from lengthen.run.metrics import JsonLines, last_record
+from lengthen.util.console import ErrorStream, clock_time
+from lengthen.util.errors import DataError
+from lengthen.util.tables import Table, printed
 
 
 def carry_out(
@@ -48,91 +48,150 @@ def carry_out(
     Raises BusyError where another process does so, SettingError and DataError for what no run
     could start with, and StoppedError after a signal, when the runs have saved.
     """
-    left = [run for run in comparison.runs if standing(root, run).state in OPEN]
-    if not left:
+    unfinished = _unfinished(comparison.runs, root)
+    if not unfinished:
         return
-    configs = _bound(left)
+    configs = _on_their_stores(unfinished)
     machine = machine_for(configs, len(configs), jobs, threads)
-    with runlog.owned(root), board(comparison, root, shown=shown) as shown_board:
+    with owned_attempts(root) as attempts, _board(comparison, root, shown=shown) as board:
         # Whoever had the directory until now may have finished some of them.
-        left = [run for run in left if standing(root, run).state in OPEN]
-        attempts = JsonLines(Disk(), root / ATTEMPTS)
-        try:
-            _Shop(root, machine, attempts, shown_board).work(left)
-        finally:
-            attempts.close()
+        left = {run.name: _job(run, root) for run in _unfinished(unfinished, root)}
+        run_jobs(_Training(machine, attempts, board, left), machine, root)
 
 
-def _bound(left: Sequence[Planned]) -> list[Config]:
-    """Return the configurations of `left` on their stores; refuse what no verdict could be on."""
-    stores = {run.config.data.path: open_store(run.config) for run in left}
-    for run in left:
+def _unfinished(runs: Sequence[Planned], root: Path) -> list[Planned]:
+    return [
+        run
+        for run in runs
+        if run_status(run.directory(root), run.config).state in ("missing", "begun")
+    ]
+
+
+def _on_their_stores(runs: Sequence[Planned]) -> list[Config]:
+    """Return the configurations on their stores; refuse those that no verdict could be on."""
+    stores = {run.config.data.path: open_store(run.config) for run in runs}
+    for run in runs:
         store, length = stores[run.config.data.path], run.config.model.length
         if len(store.valid) <= length:
             has = f"the validation part has {len(store.valid)} tokens, needs at least {length + 1}"
             raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
-    return [with_store(run.config, stores[run.config.data.path]) for run in left]
+    return [with_store(run.config, stores[run.config.data.path]) for run in runs]
+
+
+def _job(run: Planned, root: Path) -> Job:
+    return Job(run.name, run.name, run.directory(root), run.config)
+
+
+@contextmanager
+def _board(comparison: Comparison, root: Path, *, shown: bool) -> Iterator["_Lines | _LiveTable"]:
+    """Open the display on the error stream, so that output stays clean."""
+    console = ErrorStream()
+    console.quiet = not shown
+    cells = {run.name: _cell(_job(run, root)) for run in comparison.runs}
+    if not console.is_terminal or not shown:
+        done = sum(cell not in (".", "begun") for cell in cells.values())
+        yield _Lines(len(cells), done, console)
+        return
+    # Refreshed by `update` alone: a thread of its own would be forked into every run.
+    with Live(console=console, auto_refresh=False) as live:
+        yield _LiveTable(comparison, cells, live)
 
 
 @dataclass
-class _Shop:
-    root: Path
+class _Lines:
+    """One line for each run that ends."""
+
+    total: int
+    done: int
+    console: Console
+    began: float = field(default_factory=time.monotonic)
+
+    def update(self, running: Sequence[Job]) -> None:
+        """Do nothing: lines are for what has ended."""
+
+    def ended(self, job: Job, message: str) -> None:
+        self.done += 1
+        spent = clock_time(time.monotonic() - self.began)
+        result = message or f"validation loss {_loss(job)}"
+        self.say(f"{self.done} of {self.total}  {spent}  {job.name}: {result}")
+
+    def say(self, text: str) -> None:
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _LiveTable:
+    """A cell for each run: its validation loss, how far it is, or how it ended."""
+
+    comparison: Comparison
+    cells: dict[str, str]  # by the run's name
+    live: Live
+
+    def update(self, running: Sequence[Job]) -> None:
+        self.cells.update({job.name: _progress(job) for job in running})
+        seeds = self.comparison.seeds
+        rows: dict[str, list[str]] = {}
+        for run in self.comparison.runs:  # seed by seed
+            rows.setdefault(run.group, []).append(self.cells[run.name])
+        table = Table(
+            "",
+            ("variant", *(f"seed {seed}" for seed in seeds)),
+            tuple((name, *cells) for name, cells in rows.items()),
+            "validation loss where a run is finished; Ctrl-C saves and stops",
+        )
+        self.live.update(printed(table), refresh=True)
+
+    def ended(self, job: Job, message: str) -> None:
+        self.cells[job.name] = _cell(job)
+        if message:
+            self.say(f"{job.name}: {message}")
+
+    def say(self, text: str) -> None:
+        self.live.console.print(escape(text), highlight=False)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The runs of a comparison that are not at their end (runner.Experiment)."""
+
     machine: Machine
     attempts: JsonLines
-    board: Board
-    running: list[tuple[Planned, Job]] = field(default_factory=list)
-    waiting: deque[Planned] = field(default_factory=deque)
-    held: Held = field(default_factory=Held)
+    board: _Lines | _LiveTable
+    left: dict[str, Job]
 
-    def work(self, runs: Sequence[Planned]) -> None:
-        self.waiting.extend(runs)
-        with StopSignal().listening() as stop:
-            try:
-                while (self.waiting or self.running) and not stop():
-                    self._fill()
-                    self._look()
-                    time.sleep(LOOK_SECONDS)
-            finally:
-                self._end_all()
-        if stop():
-            message = f"stopped; the same command goes on in {self.root}, nothing is done twice"
-            raise StoppedError(stop.number, message)
+    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+        self.board.update(running)
+        return list(self.left.values())
 
-    def _fill(self) -> None:
-        for _ in range(len(self.waiting)):
-            if len(self.running) == self.machine.jobs:
-                return
-            run = self.waiting.popleft()
-            if run.name in self.held:
-                self.waiting.append(run)
-            else:
-                self._start(run)
-
-    def _start(self, run: Planned) -> None:
+    def starting(self, job: Job) -> None:
         jobs, threads = self.machine.jobs, self.machine.threads
-        self.attempts.write({"run": run.name, "event": "started", "jobs": jobs, "threads": threads})
-        others = [job for _, job in self.running]
-        job = processes.start(directory(self.root, run), run.config, self.machine, others)
-        self.running.append((run, job))
+        self.attempts.write({"run": job.name, "event": "started", "jobs": jobs, "threads": threads})
 
-    def _look(self) -> None:
-        for run, job in list(self.running):
-            if job.process.poll() is not None:
-                self.running.remove((run, job))
-                self._ended(run, job)
-        self.board.update([run for run, _ in self.running])
+    def ended(self, process: Process, event: Event, message: str) -> None:
+        if event == "ended":
+            name = process.job.name
+            del self.left[name]
+            self.attempts.write({"run": name, "event": "ended", "message": message})
+            self.board.ended(process.job, message)
 
-    def _ended(self, run: Planned, job: Job) -> None:
-        if job.process.returncode == BusyError.exit_code:
-            if self.held.add(run.name):
-                self.board.say(f"{run.name}: {last_line(job.log)}; looking again later")
-            self.waiting.append(run)
-            return
-        message = job.message()
-        self.attempts.write({"run": run.name, "event": "ended", "message": message})
-        self.board.ended(run, message)
+    def say(self, text: str) -> None:
+        self.board.say(text)
 
-    def _end_all(self) -> None:
-        if self.running:
-            self.board.say("stopping: each run saves first")
-        processes.stop([job for _, job in self.running])
+
+def _cell(job: Job) -> str:
+    state = run_status(job.directory, job.config).state
+    return _loss(job) if state == "finished" else "." if state == "missing" else state
+
+
+def _loss(job: Job) -> str:
+    evaluations = run_status(job.directory, job.config).metrics.evaluations
+    loss = evaluations[-1].loss if evaluations else None
+    return "not finite" if loss is None else f"{loss:.3f}"
+
+
+def _progress(job: Job) -> str:
+    last = last_record(RunPaths(job.directory).metrics)
+    budget = job.config.budget.tokens
+    if budget is None:
+        return f"step {last.step if last else 0:,}"
+    return f"{100 * (last.tokens or 0 if last else 0) // budget} %"

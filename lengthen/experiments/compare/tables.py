@@ -1,36 +1,35 @@
-"""The tables of a comparison: results at an equal budget, verdicts, instability, measuring."""
+"""The tables of a comparison: results, verdicts, instability and its causes, cost of measuring."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from lengthen.analysis.instability import THRESHOLDS
-from lengthen.analysis.summary import Reached, Summary
-from lengthen.experiments.compare.outcomes import Group, Outcome, losses_of
-from lengthen.experiments.compare.verdicts import Speedup, Verdict, speedups, verdicts
+from lengthen.analysis.summary import QUANTITIES, Reached, Side, Summary
+from lengthen.experiments.compare.outcomes import Group, Outcome
+from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
 from lengthen.util.stats import interval
 from lengthen.util.tables import Table, number
 
-UNTIMED = "not measured"
+NOT_MEASURED = "not measured"
 SPIKED = (
     " One seed's difference stands apart from the others' in: {pairs}. Where differences have rare "
     "spikes to one side, an interval from few seeds leaves out the true mean more often than in "
     "5 %: see docs/comparing.md."
 )
-Goals = dict[int, float]  # seed -> the validation loss to reach
 
 
 def cells(members: Sequence[Group]) -> Iterator[tuple[str, list[Group]]]:
     """Yield each cell with its variants."""
-    for cell, found in groupby(members, lambda group: group.cell):
-        yield cell, list(found)
+    for cell, inside in groupby(members, lambda group: group.cell):
+        yield cell, list(inside)
 
 
 def results(members: Sequence[Group], baseline: str) -> Table:
     """Return what each variant has come to at the end of the budget."""
     rows = []
-    for _, found in cells(members):
-        base = next((group for group in found if group.variant == baseline), None)
-        rows += [_result(group, base) for group in found]
+    for _, inside in cells(members):
+        base = next((group for group in inside if group.variant == baseline), None)
+        rows += [_result(group, base) for group in inside]
     return Table(
         "Results at the end of an equal budget",
         (
@@ -58,57 +57,62 @@ def results(members: Sequence[Group], baseline: str) -> Table:
 def _result(group: Group, base: Group | None) -> tuple[str, ...]:
     losses = [loss for loss in group.losses().values() if loss is not None]
     mean = interval(losses) if losses else None
-    low, high = (None, None) if mean is None else (mean.low, mean.high)
+    low, high = (mean.low, mean.high) if mean else (None, None)
     summaries = group.summaries
-    finished = [o.summary for o in group.outcomes if o.loss is not None and o.summary is not None]
-    goals = {} if base is None else goals_of(base)
+    stable = sum(o.summary.stable for o in group.outcomes if o.loss is not None and o.summary)
+    judged = len(group.by_seed())
     return (
         group.name,
-        _fates(group),
+        _end_states(group),
         number(mean.mean if mean else None),
         "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
         " or ".join(sorted({f"{summary.steps:,}" for summary in summaries})) or "-",
-        number(largest(s.ratios.largest for s in summaries), 2),
-        number(largest(s.probe.largest if s.probe else None for s in summaries), 2),
-        f"{sum(s.stable for s in finished)} of {len(group.outcomes)}",
-        "-" if base is None else said(speedup(group, base, goals, lambda r: r.tokens)),
-        "-" if base is None else _seconds(group, base, goals),
+        number(largest_step_ratio(group), 2),
+        number(largest_probe_ratio(group), 2),
+        f"{stable} of {judged}" if judged else "-",
+        "-" if base is None else times_fewer(speedup(group, base, lambda reached: reached.tokens)),
+        "-" if base is None else _seconds(group, base),
     )
 
 
-def _fates(group: Group) -> str:
-    parts = [f"{group.fates('finished')} of {len(group.outcomes)}"]
-    parts += [f"{n} {fate}" for fate in ("diverged", "crashed") if (n := group.fates(fate))]
+def _end_states(group: Group) -> str:
+    parts = [f"{group.count('finished')} of {len(group.outcomes)}"]
+    parts += [f"{n} diverged"] if (n := group.count("diverged")) else []
+    parts += [f"{n} crashed"] if (n := group.count("crashed")) else []
     return ", ".join(parts)
 
 
-def largest(values: Iterator[float | None]) -> float | None:
-    """Return the largest of the values that are there."""
+def largest_step_ratio(group: Group) -> float | None:
+    """Return the largest loss ratio of the steps of all seeds; None where no step has one."""
+    return _largest(summary.ratios.largest for summary in group.summaries)
+
+
+def largest_probe_ratio(group: Group) -> float | None:
+    """Return the same of the probes."""
+    return _largest(s.probe.largest for s in group.summaries if s.probe is not None)
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def goals_of(base: Group) -> Goals:
-    """Return the best validation loss of each seed of the baseline; none of one that diverged."""
-    finished = (outcome for outcome in base.outcomes if outcome.loss is not None)
-    best = {o.run.seed: o.summary.best_loss for o in finished if o.summary is not None}
-    return {seed: loss for seed, loss in best.items() if loss is not None}
+def speedup(group: Group, base: Group, count: Callable[[Reached], float | None]) -> Speedup | None:
+    """Return how many times fewer tokens (or seconds) a group took to the best losses of `base`.
 
-
-def speedup(
-    group: Group, base: Group, goals: Goals, count: Callable[[Reached], float | None]
-) -> Speedup | None:
-    """Return how many times fewer tokens (or seconds) the group took to the goals than `base`.
-
-    None where there is no seed that both have, or where one was not counted.
+    Each seed to that of the baseline's own run. None where there is no seed that both have, or
+    where one was not counted.
     """
     theirs, ours = base.by_seed(), group.by_seed()
     baseline, own = [], []
-    for seed in goals.keys() & theirs.keys() & ours.keys():
-        took = _count(theirs[seed], goals[seed], count)
+    for seed in theirs.keys() & ours.keys():
+        best = None if theirs[seed].loss is None else theirs[seed].summary
+        if best is None or best.best_loss is None:
+            continue  # one that diverged sets no goal
+        took = _count(theirs[seed], best.best_loss, count)
         if not took:
             return None
         baseline.append(took)
-        own.append(_count(ours[seed], goals[seed], count))
+        own.append(_count(ours[seed], best.best_loss, count))
     return speedups(baseline, own) if baseline else None
 
 
@@ -118,7 +122,7 @@ def _count(outcome: Outcome, goal: float, count: Callable[[Reached], float | Non
     return None if reached is None else count(reached)
 
 
-def said(speedup: Speedup | None) -> str:
+def times_fewer(speedup: Speedup | None) -> str:
     """Return a speed-up for a cell of a table."""
     if speedup is None:
         return "-"
@@ -131,49 +135,49 @@ def said(speedup: Speedup | None) -> str:
     return f"{text}; not reached in {few} of {speedup.n}" if few else text
 
 
-def _seconds(group: Group, base: Group, goals: Goals) -> str:
+def _seconds(group: Group, base: Group) -> str:
     both = [*group.outcomes, *base.outcomes]
     threads = {count for outcome in both for count in outcome.attempts.threads}
-    if not all(outcome.attempts.alone for outcome in both) or len(threads) != 1:
-        return UNTIMED
-    return said(speedup(group, base, goals, lambda reached: reached.seconds))
+    alike = len(threads) == 1 and len({outcome.device for outcome in both}) == 1
+    if not alike or not all(outcome.attempts.alone for outcome in both):
+        return NOT_MEASURED
+    return times_fewer(speedup(group, base, lambda reached: reached.seconds))
 
 
-def judged(members: Sequence[Group], variants: Sequence[str]) -> list[tuple[str, Verdict]]:
+def pair_verdicts(
+    members: Sequence[Group], variants: Sequence[str]
+) -> list[tuple[str, PairVerdict]]:
     """Return each cell's verdicts; Holm's family is all pairs of the file, finished or not."""
-    found: list[tuple[str, Verdict]] = []
+    by_cell: list[tuple[str, PairVerdict]] = []
     for cell, inside in cells(members):
-        losses = losses_of(inside)
+        losses = {group.variant: group.losses() for group in inside}
         pairs = verdicts({variant: losses.get(variant, {}) for variant in variants})
-        found += [(cell, pair) for pair in pairs if {pair.a, pair.b} <= losses.keys()]
-    return found
+        by_cell += [(cell, pair) for pair in pairs if {pair.a, pair.b} <= losses.keys()]
+    return by_cell
 
 
-def verdict_lines(judgements: Sequence[tuple[str, Verdict]]) -> list[str]:
+def verdict_lines(pairs: Sequence[tuple[str, PairVerdict]]) -> list[str]:
     """Return a plain sentence for every pair of variants of every cell."""
-    return [
-        f"{cell}: {verdict.sentence()}" if cell else verdict.sentence()
-        for cell, verdict in judgements
-    ]
+    return [f"{cell}: {pair.sentence()}" if cell else pair.sentence() for cell, pair in pairs]
 
 
-def verdict_table(judgements: Sequence[tuple[str, Verdict]]) -> Table:
+def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
     """Return every pair's difference, interval, p after Holm, and what these seeds could see."""
     rows = []
-    for cell, verdict in judgements:
-        gap = verdict.difference
+    for cell, pair in pairs:
+        gap = pair.difference
         rows.append(
             (
-                f"{verdict.a} against {verdict.b}" + (f", {cell}" if cell else ""),
-                verdict.word,
+                f"{pair.a} against {pair.b}" + (f", {cell}" if cell else ""),
+                pair.verdict,
                 number(gap.mean if gap else None),
                 "-" if gap is None or gap.low is None else f"{gap.low:.3f} to {gap.high:.3f}",
-                "-" if verdict.p_adjusted is None else f"{verdict.p_adjusted:.2g}",
-                str(verdict.seeds),
-                number(verdict.smallest_effect),
+                "-" if pair.p_adjusted is None else f"{pair.p_adjusted:.2g}",
+                str(pair.seeds),
+                number(pair.smallest_effect),
             )
         )
-    apart = "; ".join(row[0] for row, (_, v) in zip(rows, judgements, strict=True) if v.one_apart)
+    apart = "; ".join(row[0] for row, (_, pair) in zip(rows, pairs, strict=True) if pair.one_apart)
     columns = ("pair", "verdict", "difference", "95 % interval", "p after Holm", "seeds")
     return Table(
         "Verdicts",
@@ -208,40 +212,95 @@ def instability(members: Sequence[Group]) -> Table:
 
 
 def _instability(group: Group) -> tuple[str, ...]:
-    summaries = group.summaries
-    probes = [summary.probe for summary in summaries if summary.probe is not None]
+    steps = [summary.ratios for summary in group.summaries]
+    probes = [summary.probe for summary in group.summaries if summary.probe is not None]
     numbers = range(len(THRESHOLDS))
     return (
         group.name,
-        f"{sum(s.ratios.count for s in summaries):,}",
-        *(f"{sum(s.ratios.unstable[i] for s in summaries):,}" for i in numbers),
-        number(largest(s.ratios.largest for s in summaries), 2),
-        f"{sum(p.count for p in probes):,}",
-        *(f"{sum(p.unstable[i] for p in probes):,}" for i in numbers),
-        number(largest(p.largest for p in probes), 2),
-        str(sum(s.ratios.not_finite for s in summaries)),
+        f"{sum(ratios.count for ratios in steps):,}",
+        *(f"{sum(ratios.unstable[i] for ratios in steps):,}" for i in numbers),
+        number(largest_step_ratio(group), 2),
+        f"{sum(ratios.count for ratios in probes):,}",
+        *(f"{sum(ratios.unstable[i] for ratios in probes):,}" for i in numbers),
+        number(largest_probe_ratio(group), 2),
+        str(sum(ratios.not_finite for ratios in steps)),
     )
+
+
+def peaks(members: Sequence[Group]) -> Table:
+    """Return the largest value in a run of each quantity, as a mean over seeds."""
+    numbers = range(len(QUANTITIES))
+    return Table(
+        "The largest values of a run",
+        ("variant", *QUANTITIES),
+        tuple((group.name, *(_peak(group, number) for number in numbers)) for group in members),
+        "The mean over seeds of each run's largest value, and its 95 % interval. The paper finds "
+        "extreme values of the second moment where training is unstable.",
+    )
+
+
+def _peak(group: Group, quantity: int) -> str:
+    of_seeds = (summary.peaks[quantity] for summary in group.summaries)
+    values = [value for value in of_seeds if value is not None]
+    if not values:
+        return "-"
+    mean = interval(values)
+    if mean.low is None or mean.high is None:
+        return f"{mean.mean:.3g}"
+    return f"{mean.mean:.3g} [{mean.low:.3g}, {mean.high:.3g}]"
+
+
+def correlations(members: Sequence[Group]) -> Table:
+    """Return Pearson's r of the loss ratio with what should go with it, seed by seed."""
+    return Table(
+        "What goes with the loss ratio",
+        ("variant", "quantity", "steps later", "r, mean", "r, over seeds", "largest p"),
+        tuple(row for group in members for row in _correlations(group)),
+        "Pearson's r of the steps' loss ratio with a quantity of the same step, or of the step "
+        "before. p with the effective number of steps, since neighbours resemble each other. "
+        "Going together is no cause: a spike makes large gradients, which raise the variance.",
+    )
+
+
+def _correlations(group: Group) -> Iterator[tuple[str, ...]]:
+    for of_seeds in zip(*(summary.correlations for summary in group.summaries), strict=True):
+        defined = [one.correlation for one in of_seeds if one.correlation is not None]
+        if not defined:
+            continue
+        r = [correlation.r for correlation in defined]
+        yield (
+            group.name,
+            of_seeds[0].quantity,
+            str(of_seeds[0].lag),
+            f"{sum(r) / len(r):.2f}",
+            f"{min(r):.2f} to {max(r):.2f}",
+            f"{max(correlation.p_effective for correlation in defined):.2g}",
+        )
+
+
+MEASURED: dict[str, Callable[[Summary], Side]] = {
+    "probe": lambda summary: summary.probing,
+    "evaluation": lambda summary: summary.evaluating,
+    "observation": lambda summary: summary.observing,
+}
 
 
 def measuring(members: Sequence[Group]) -> Table:
     """Return what probes, evaluations and observations took, which is in no other count."""
-    kinds = ["probe", "evaluation"]
+    kinds = dict(MEASURED)
     # Of an adaptive pacing: a table without one does without its columns.
-    kinds += ["observation"] * any(s.observing.count for group in members for s in group.summaries)
+    if not any(s.observing.count for group in members for s in group.summaries):
+        del kinds["observation"]
     return Table(
         "What measuring took",
         ("variant", *(f"{kind} {unit}" for kind in kinds for unit in ("tokens", "seconds"))),
-        tuple((group.name, *_measuring(group.summaries, kinds)) for group in members),
+        tuple((group.name, *_measuring(group, kinds.values())) for group in members),
         "Summed over seeds; in no other count of tokens or seconds.",
     )
 
 
-def _measuring(summaries: Sequence[Summary], kinds: Sequence[str]) -> Iterator[str]:
-    sides = {
-        "probe": [summary.probing for summary in summaries],
-        "evaluation": [summary.evaluating for summary in summaries],
-        "observation": [summary.observing for summary in summaries],
-    }
+def _measuring(group: Group, kinds: Iterable[Callable[[Summary], Side]]) -> Iterator[str]:
     for kind in kinds:
-        yield f"{sum(side.tokens or 0 for side in sides[kind]):,.0f}"
-        yield f"{sum(side.seconds or 0 for side in sides[kind]):,.1f}"
+        sides = [kind(summary) for summary in group.summaries]
+        yield f"{sum(side.tokens or 0 for side in sides):,.0f}"
+        yield f"{sum(side.seconds or 0 for side in sides):,.1f}"

@@ -17,21 +17,21 @@ from lengthen.util.stats import (
     stands_apart,
 )
 
-# variant -> seed -> final validation loss in nats per token; None: diverged or crashed
-Losses: TypeAlias = Mapping[str, Mapping[int, float | None]]
-Word: TypeAlias = Literal["better", "worse", "not distinguishable", "too few seeds"]
+Seeds: TypeAlias = Mapping[int, float | None]  # seed -> final loss in nats; None: it diverged
+Losses: TypeAlias = Mapping[str, Seeds]  # by variant
+Verdict: TypeAlias = Literal["better", "worse", "not distinguishable", "too few seeds"]
 
 FEWEST_SEEDS = 3
 POWER = 0.8
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PairVerdict:
     """What the seeds say about `a` against `b`; `better` means that a's loss is lower."""
 
     a: str
     b: str
-    word: Word
+    verdict: Verdict
     difference: Paired | None  # a - b in nats; None: no seed finished in both
     p_adjusted: float | None  # by Holm over all pairs; None: no test
     seeds: int  # finished in both
@@ -41,50 +41,37 @@ class Verdict:
 
     def sentence(self) -> str:
         """Return the verdict as one plain line, with what it rests on."""
-        match self.word:
-            case "too few seeds":
-                finding = self._too_few()
-            case "not distinguishable":
-                finding = self._not_distinguishable()
-            case "better" | "worse":
-                finding = self._distinguished()
-        return finding + self._divergence()
-
-    def _too_few(self) -> str:
-        if self.p_adjusted is not None:
-            lost, kept = (self.a, self.b) if self.diverged[0] else (self.b, self.a)
-            why = f"{lost} never finished, {kept} always: p {self.p_adjusted:.2g} after Holm"
-            return f"{self.a} and {self.b}: too few seeds ({why})"
-        seeds = f"{self.seeds} finished in both, {FEWEST_SEEDS} are needed"
-        return f"{self.a} and {self.b}: too few seeds ({seeds})"
-
-    def _not_distinguishable(self) -> str:
-        assert self.difference is not None
-        line = (
-            f"{self.a} and {self.b} are not distinguishable: "
-            f"difference {_nats(self.difference)} over {self.seeds} seeds"
-        )
-        if self.smallest_effect is None:
-            return line
-        seen = f"{self.smallest_effect:.2g} nats at {100 * POWER:.0f} %"
-        return f"{line}; these seeds can see {seen}"
-
-    def _distinguished(self) -> str:
-        claim = f"{self.a} is {self.word} than {self.b}"
-        if self.difference is None:
-            lost = self.b if self.word == "better" else self.a
-            return f"{claim}: {lost} never finished (p {self.p_adjusted:.2g} after Holm)"
-        gap = _nats(self.difference, -1 if self.word == "better" else 1)
-        return f"{claim} by {gap} over {self.seeds} seeds (p {self.p_adjusted:.2g} after Holm)"
-
-    def _divergence(self) -> str:
         # Without it a reader would ask why an interval far from 0 is no verdict.
-        bar = " and so is not called better" if self.word == "not distinguishable" else ""
-        return "".join(
+        bar = " and so is not called better" if self.verdict == "not distinguishable" else ""
+        return self._finding() + "".join(
             f"; {name} diverged in {count} seed{'s' if count > 1 else ''}{bar}"
             for name, count in zip((self.a, self.b), self.diverged, strict=True)
             if count
         )
+
+    def _finding(self) -> str:
+        p = "" if self.p_adjusted is None else f"p {self.p_adjusted:.2g} after Holm"
+        if self.verdict == "too few seeds":
+            why = f"{self.seeds} finished in both, {FEWEST_SEEDS} are needed"
+            if p:
+                lost, kept = (self.a, self.b) if self.diverged[0] else (self.b, self.a)
+                why = f"{lost} never finished, {kept} always: {p}"
+            return f"{self.a} and {self.b}: too few seeds ({why})"
+        gap = self.difference
+        if gap is None:
+            lost = self.b if self.verdict == "better" else self.a
+            return f"{self.a} is {self.verdict} than {self.b}: {lost} never finished ({p})"
+        if self.verdict == "not distinguishable":
+            line = (
+                f"{self.a} and {self.b} are not distinguishable: "
+                f"difference {_nats(gap)} over {self.seeds} seeds"
+            )
+            if self.smallest_effect is None:
+                return line
+            see = f"these seeds can see {self.smallest_effect:.2g} nats at {100 * POWER:.0f} %"
+            return f"{line}; {see}"
+        by = _nats(gap, -1 if self.verdict == "better" else 1)
+        return f"{self.a} is {self.verdict} than {self.b} by {by} over {self.seeds} seeds ({p})"
 
 
 @dataclass(frozen=True)
@@ -98,7 +85,7 @@ class Speedup:
     n: int
 
 
-def verdicts(losses: Losses, alpha: float = 0.05) -> list[Verdict]:
+def verdicts(losses: Losses, alpha: float = 0.05) -> list[PairVerdict]:
     """Return a verdict for every pair of variants, in the order named.
 
     Runs of one seed are paired, and a difference counts if its p, after Holm over exactly these
@@ -107,10 +94,10 @@ def verdicts(losses: Losses, alpha: float = 0.05) -> list[Verdict]:
 
     - At least 3 seeds finished in both: p is that of the paired t-test.
     - One diverged in every seed and the other in none, over at least 3 that both were given: p is
-      how likely chance does that at most (evidence.all_against_none).
+      how likely chance does that at most (stats.all_against_none).
     - Anything else, and a p of the second kind above `alpha`, is 'too few seeds'. Pairs without a
       p are in Holm's family with 1.
-    - A variant with a diverged seed is never better: where the test is in its favour the word is
+    - A variant with a diverged seed is never better: where the test is in its favour it is
       'not distinguishable', since the seeds that it lost are missing from the mean.
 
     A loss that is not finite counts as none.
@@ -121,23 +108,23 @@ def verdicts(losses: Losses, alpha: float = 0.05) -> list[Verdict]:
     check_share("alpha", alpha)
     pairs = list(combinations(losses, 2))
     gaps = [_gaps(losses[a], losses[b]) for a, b in pairs]
-    differences = [paired(found, 1 - alpha) if found else None for found in gaps]
+    differences = [paired(of_pair, 1 - alpha) if of_pair else None for of_pair in gaps]
     tests = [_p(losses[a], losses[b], d) for (a, b), d in zip(pairs, differences, strict=True)]
     adjusted = holm([1.0 if p is None else p for p in tests])
     hardest = alpha / max(1, len(pairs))  # Holm's first step; the later ones see a little more
     return [
-        Verdict(
+        PairVerdict(
             a=a,
             b=b,
-            word=_word(losses[a], losses[b], difference, significant=p <= alpha),
+            verdict=_verdict(losses[a], losses[b], difference, significant=p <= alpha),
             difference=difference,
             p_adjusted=None if test is None else p,
             seeds=difference.n if difference else 0,
             diverged=(_diverged(losses[a]), _diverged(losses[b])),
             smallest_effect=_smallest_effect(difference, hardest),
-            one_apart=stands_apart(found),
+            one_apart=stands_apart(of_pair),
         )
-        for (a, b), found, difference, test, p in zip(
+        for (a, b), of_pair, difference, test, p in zip(
             pairs, gaps, differences, tests, adjusted, strict=True
         )
     ]
@@ -161,40 +148,38 @@ def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -
     return Speedup(math.exp(mean.mean), low, high, mean.n, len(tokens))
 
 
-def _gaps(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> list[float]:
+def _gaps(a: Seeds, b: Seeds) -> list[float]:
     """Return a - b of each seed that finished in both."""
     theirs = _finished(b)
     return [loss - theirs[seed] for seed, loss in _finished(a).items() if seed in theirs]
 
 
-def _p(
-    a: Mapping[int, float | None], b: Mapping[int, float | None], difference: Paired | None
-) -> float | None:
+def _p(a: Seeds, b: Seeds, difference: Paired | None) -> float | None:
     """Return the p of 'a and b are alike', before Holm; None where nothing can be tested."""
     if _lost_to(a, b) or _lost_to(b, a):
         return all_against_none(len(a.keys() & b.keys()))
     return difference.p if difference and difference.n >= FEWEST_SEEDS else None
 
 
-def _word(
-    a: Mapping[int, float | None],
-    b: Mapping[int, float | None],
+def _verdict(
+    a: Seeds,
+    b: Seeds,
     difference: Paired | None,
     *,
     significant: bool,
-) -> Word:
+) -> Verdict:
     if _lost_to(a, b) and significant:
         return "worse"
     if _lost_to(b, a) and significant:
         return "better"
     if difference is None or difference.n < FEWEST_SEEDS:
         return "too few seeds"
-    word: Word = "better" if difference.mean < 0 else "worse"
-    winner = a if word == "better" else b
-    return word if significant and not _diverged(winner) else "not distinguishable"
+    verdict: Verdict = "better" if difference.mean < 0 else "worse"
+    winner = a if verdict == "better" else b
+    return verdict if significant and not _diverged(winner) else "not distinguishable"
 
 
-def _lost_to(one: Mapping[int, float | None], other: Mapping[int, float | None]) -> bool:
+def _lost_to(one: Seeds, other: Seeds) -> bool:
     """Whether `one` never finished, where `other` always did."""
     given = len(one.keys() & other.keys())
     return given >= FEWEST_SEEDS and not _finished(one) and not _diverged(other)
@@ -206,11 +191,11 @@ def _smallest_effect(difference: Paired | None, alpha: float) -> float | None:
     return smallest_effect(difference.n, alpha, POWER) * difference.sd
 
 
-def _finished(losses: Mapping[int, float | None]) -> dict[int, float]:
+def _finished(losses: Seeds) -> dict[int, float]:
     return {s: loss for s, loss in losses.items() if loss is not None and math.isfinite(loss)}
 
 
-def _diverged(losses: Mapping[int, float | None]) -> int:
+def _diverged(losses: Seeds) -> int:
     return len(losses) - len(_finished(losses))
 
 

@@ -1,4 +1,4 @@
-"""What the tuner is asked, checked before any trial: a training, a search space, a judge."""
+"""What is to be tuned, checked before any trial: a training, a search space, evaluations."""
 
 import math
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ LEAST_START_OF_BILLIONS = 64  # likewise
 BILLIONS = 10**9  # parameters from which a model is one of billions (ours)
 WARMUP_SHARE = 0.75  # of the budget, that the warmup may take at most (ours)
 RACE_SHARE = 0.05  # of the budget, that each start of a race is trained for (ours)
-RACE_LOOKS = 10  # evaluations of a race, the same tokens apart
+RACE_EVALUATIONS = 10  # evaluations of a race, the same tokens apart
 RACE_STEPS = 40  # of full length, that a race must have the tokens of (ours)
 MOST_WARMUP = 10**5  # steps
+MOST_STARTS = 64  # of more the cost is not estimated in seconds any more
 MULTIPLE = 8  # where the recipe has no pacing that names one
 
 # Of the difference, token by token, between the losses of two trials at their third warm-up:
@@ -41,12 +42,12 @@ CALM_SHARE = 4
 
 
 @dataclass(frozen=True)
-class Question:
-    """A training whose start and duration are asked for."""
+class Problem:
+    """A training whose start and duration are looked for."""
 
-    config: Config  # of the training, as it was given, bound to its store
+    config: Config  # of the training, as it was given, with what its store decides
     budget: int  # trained tokens of it
-    judged: int  # tokens of the validation part that each evaluation of a race reads
+    judge_tokens: int  # of the validation part, that each evaluation of a race reads
     space: Space
 
     @property
@@ -57,68 +58,62 @@ class Question:
     def steps(self, setting: Setting) -> int:
         """Return the steps of a setting's trial."""
         if setting.raced:
-            return trial_steps(self.training(setting), self.race)
+            return trial_steps(self.training(setting), self.race_tokens)
         return (OPENING_WARMUPS if setting.opening else WARMUPS) * self.warmup
 
     @property
-    def race(self) -> int:
+    def race_tokens(self) -> int:
         """Tokens that a race may train."""
         return int(RACE_SHARE * self.budget)
 
-    def looks(self, setting: Setting) -> int:
+    def evaluations(self, setting: Setting) -> int:
         """Return how many evaluations a setting's trial has."""
         if setting.raced:
-            return RACE_LOOKS
-        return -(-self.steps(setting) // looks_every(self.warmup))
+            return RACE_EVALUATIONS
+        return -(-self.steps(setting) // evaluation_steps(self.warmup))
 
-    def read(self, setting: Setting) -> int:
+    def evaluation_tokens(self, setting: Setting) -> int:
         """Return the validation tokens that each of them reads: in whole sequences."""
         if setting.raced:
-            return self.judged
+            return self.judge_tokens
         length = self.config.model.length
-        return -(-self.judged // (CALM_SHARE * length)) * length
+        return -(-self.judge_tokens // (CALM_SHARE * length)) * length
 
     def training(self, setting: Setting) -> Config:
         """Return the whole training with a setting."""
         given = self.config.optimizer
-        rates = {
-            "learning_rate": setting.rate * given.learning_rate,
-            "min_learning_rate": setting.rate * given.min_learning_rate,
-        }
         changes = {
             "pacing": _pacing(self.config, setting, self.warmup),
             "batch": {"rows": setting.rows * self.config.batch.rows},
-            "optimizer": rates,
+            "optimizer": {
+                "learning_rate": setting.rate * given.learning_rate,
+                "min_learning_rate": setting.rate * given.min_learning_rate,
+            },
         }
         return with_overrides(self.config, changes)
 
-    def beginning(self, setting: Setting) -> Config:
+    def trial_config(self, setting: Setting) -> Config:
         """Return the first steps of that training, evaluated for judging.
 
         Steps and learning rates are those of the whole training, to the last digit: only the budget
         is cut, and the rate decays over the tokens that it would have decayed over.
         """
+        when = {"every_steps": evaluation_steps(self.warmup)}
+        if setting.raced:
+            when = {"every_tokens": -(-self.race_tokens // RACE_EVALUATIONS)}
+        tokens = self.evaluation_tokens(setting)
         trial = {
             "budget": {"tokens": trial_tokens(self.training(setting), self.steps(setting))},
-            "evaluation": {
-                **self._when(setting),
-                "tokens": self.read(setting),
-                "probe_every_steps": 0,
-            },
+            "evaluation": {**when, "tokens": tokens, "probe_every_steps": 0},
             # Three warm-ups are done again sooner than saved; a race may be hours.
             "saving": {"keep": 1} if setting.raced else {"every_steps": 0, "keep": 1},
-            # Not finite is not calm, so there is nothing to go on for.
+            # Not finite is not calm, so there is nothing to continue for.
             "run": {"on_nonfinite": "stop"},
         }
         return with_overrides(self.training(setting), trial)
 
-    def _when(self, setting: Setting) -> dict[str, int]:
-        if setting.raced:
-            return {"every_tokens": -(-self.race // RACE_LOOKS)}
-        return {"every_steps": looks_every(self.warmup)}
-
     def fits(self, setting: Setting) -> bool:
-        """Return whether the budget has room for a trial, and for enough behind the warmup.
+        """Return whether the budget has room for a trial, and for enough after the warmup.
 
         A race must be longer than what shows that its start is calm, and have steps of full length
         between two evaluations: the beginning of a shorter one says nothing about the end.
@@ -126,9 +121,9 @@ class Question:
         training = self.training(setting)
         trial = trial_tokens(training, WARMUPS * self.warmup)
         if setting.raced:
-            held = training.batch.hold == "tokens"
-            full = training.model.length if held else training.pacing.end
-            return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race
+            holds_tokens = training.batch.hold == "tokens"
+            full = training.model.length if holds_tokens else training.pacing.end
+            return max(trial, RACE_STEPS * training.batch.rows * full) <= self.race_tokens
         return trial <= self.budget and self.warmup_share(setting) <= WARMUP_SHARE
 
     def warmup_share(self, setting: Setting) -> float:
@@ -137,7 +132,7 @@ class Question:
         return trial_tokens(training, duration) / self.budget
 
 
-def looks_every(warmup: int) -> int:
+def evaluation_steps(warmup: int) -> int:
     """Return the steps between two evaluations of a trial: a tenth of the warm-up (ours)."""
     return max(1, warmup // 10)
 
@@ -178,33 +173,33 @@ def tokens_for(share: float) -> int:
     return math.ceil((2 * PAIRED_SD / math.log1p(share)) ** 2)
 
 
-def ask(
+def define_problem(
     config: Config,
     store: Store,
     *,
     starts: Sequence[int] = (),
     judge_tokens: int | None = None,
     aggressive: bool = False,
-) -> Question:
-    """Check what is asked for `config` on `store`.
+) -> Problem:
+    """Check what is to be tuned for `config` on `store`.
 
     Raises SettingError for a configuration without anything to tune or a space without anything to
     try, DataError for a store that does not fit or a validation part too small to judge by.
     """
     _must_be_tunable(config)
-    judged = _judged(config, store, judge_tokens)
+    judge_tokens = _judge_tokens(config, store, judge_tokens)
     config = with_store(config, store)
     budget = config.schedule((len(store.train) - 1) // config.model.length).budget
     space = Space(_starts(config, starts), aggressive)
-    question = Question(config, budget, judged, space)
-    _must_fit_the_budget(question)
-    return within_budget(question)
+    problem = within_budget(Problem(config, budget, judge_tokens, space))
+    _must_fit_the_budget(problem)
+    return problem
 
 
-def within_budget(question: Question) -> Question:
-    """Return a question whose search tries only what its budget has room for."""
+def within_budget(problem: Problem) -> Problem:
+    """Return a problem whose search tries only what its budget has room for."""
     # The search is replayed again and again, and each answer is worked out from a configuration.
-    return replace(question, space=replace(question.space, fits=cache(question.fits)))
+    return replace(problem, space=replace(problem.space, fits=cache(problem.fits)))
 
 
 def _must_be_tunable(config: Config) -> None:
@@ -221,48 +216,45 @@ def _must_be_tunable(config: Config) -> None:
         raise SettingError("pacing.kind", rule, config.pacing.kind, hint)
 
 
-def _judged(config: Config, store: Store, wanted: int | None) -> int:
+def _judge_tokens(config: Config, store: Store, wanted: int | None) -> int:
     if wanted is not None and wanted < 1:
         raise SettingError("--judge-tokens", "must be at least 1", wanted)
     length = config.model.length
-    judged = -(-(wanted or JUDGE_TOKENS) // length) * length
+    needed = -(-(wanted or JUDGE_TOKENS) // length) * length
     there = max(0, len(store.valid) - 1) // length * length
-    if there >= judged:
-        return judged
-    coarser = f"prepare with a larger --valid, or judge more coarsely with --judge-tokens {there}"
-    way_out = coarser if there else "prepare with a larger --valid"
+    if there >= needed:
+        return needed
+    why = f"--judge-tokens {wanted} asks for more"
     if wanted is None:
         why = (
             f"differences of 1 % in perplexity need {tokens_for(0.01)}, where two standard errors "
             f"of the paired mean loss, 2 x {PAIRED_SD:.2f} / sqrt(n) nats, are ln 1.01 {SPREAD}"
         )
-    else:
-        why = f"--judge-tokens {wanted} asks for more"
-    has = f"the valid part has {len(store.valid)} tokens, {judged + 1} are needed"
-    raise DataError(f"store {store.path}: {has}: {why}; {way_out}")
+    has = f"the valid part has {len(store.valid)} tokens, {needed + 1} are needed"
+    hint = "prepare with a larger --valid"
+    hint += f", or judge more coarsely with --judge-tokens {there}" if there else ""
+    raise DataError(f"store {store.path}: {has}: {why}; {hint}")
 
 
 def _starts(config: Config, given: Sequence[int]) -> tuple[int, ...]:
     end, multiple = config.pacing.end, _multiple(config)
-    if given:
-        for start in given:
-            if not 1 <= start < end:
-                raise SettingError(
-                    "--starts", f"must be from 1 to below full length ({end})", start
-                )
-            if start % multiple:
-                rule = f"must be multiples of pacing.multiple ({multiple})"
-                raise SettingError("--starts", rule, start)
-        return tuple(sorted(set(given)))
-    starts = []
+    for start in given:
+        if not 1 <= start < end:
+            raise SettingError("--starts", f"must be from 1 to below full length ({end})", start)
+        if start % multiple:
+            rule = f"must be multiples of pacing.multiple ({multiple})"
+            raise SettingError("--starts", rule, start)
+    starts = list(given)
     start = _least_start(config)
-    while 4 * start <= end:
+    while not given and 4 * start <= end:
         starts.append(start)
         start *= 2
     if not starts:
         rule = f"is missing: no default lies at or below a quarter of full length ({end})"
         raise SettingError("--starts", f"{rule} and is a multiple of {multiple}")
-    return tuple(starts)
+    if len(set(starts)) > MOST_STARTS:
+        raise SettingError("--starts", f"must be at most {MOST_STARTS}", len(set(starts)))
+    return tuple(sorted(set(starts)))
 
 
 def _least_start(config: Config) -> int:
@@ -289,16 +281,16 @@ def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:
     return pacing
 
 
-def _must_fit_the_budget(question: Question) -> None:
+def _must_fit_the_budget(problem: Problem) -> None:
     # The shortest duration at the longest start has the most tokens of all.
-    largest = Setting(question.space.starts[-1], FIRST)
-    needed = trial_tokens(question.training(largest), question.steps(largest))
-    if needed > question.budget:
-        name, verb = (
-            ("tokens", "be") if question.config.budget.epochs is None else ("epochs", "give")
-        )
+    largest = Setting(problem.space.starts[-1], FIRST)
+    needed = trial_tokens(problem.training(largest), problem.steps(largest))
+    if needed > problem.budget:
+        is_tokens = problem.config.budget.epochs is None
+        verb = "be" if is_tokens else "give"
         rule = f"must {verb} at least one trial, {WARMUPS} warm-ups ({needed} tokens)"
-        smallest = question.space.starts[-1] <= _least_start(question.config)
         hint = "lower optimizer.warmup_steps or batch.rows"
-        hint += "" if smallest else ", or give smaller --starts"
-        raise SettingError(f"budget.{name}", rule, question.budget, hint)
+        if problem.space.starts[-1] > _least_start(problem.config):
+            hint += ", or give smaller --starts"
+        name = "budget.tokens" if is_tokens else "budget.epochs"
+        raise SettingError(name, rule, problem.budget, hint)

@@ -6,7 +6,7 @@ The second and the third are the paper's, the others ours:
        would try
     2. the start: the duration T is 4 warm-ups; it rises until the very beginning is calm
     3. the duration: the largest multiple of the warm-up, of 4 to 64, that is calm, by bisection;
-       but none so long that it leaves too little of the budget behind it
+       but none so long that it leaves too little of the budget after it
     4. the race: a start four times as long wins, and so on, unless it is clearly worse at the end
        of a longer trial, of as many tokens for each
     5. the duration again, for a start that won, from the T of the race on
@@ -31,9 +31,9 @@ FIRST = 4  # warm-ups of T while the start is looked for (ours; the paper says "
 # that one seed cannot tell apart.
 MULTIPLES = (1, 2, 3, 4, 6, 9, 13, 19, 29, 43, 64)
 RIVAL = 4  # times the start, in a race (ours): one seed cannot tell nearer ones apart
-# Nats by which a longer start may lie behind in a race (ours): 10 % of perplexity. The shorter one
+# Nats by which a longer start may be worse in a race (ours): 10 % of perplexity. The shorter one
 # has made more steps by then and seems better than it ends, and seeds lie some percent apart.
-BEHIND = log(1.1)
+RACE_TOLERANCE = log(1.1)
 MOST_RATE = 64  # times the learning rate, a doubling above the 40 of the paper's boldest recipe
 MOST_ROWS = 8  # times the rows, as many as the paper
 
@@ -50,17 +50,14 @@ class Setting:
     raced: bool = False  # trained further, and compared with other starts
 
 
-def _always(_setting: Setting) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Space:
     """What may be tried."""
 
     starts: tuple[int, ...]  # tokens, rising
     aggressive: bool = False  # also larger learning rates, then more rows
-    fits: Callable[[Setting], bool] = _always  # has the budget room for such a trial and training?
+    # Whether the budget has room for such a trial, and for such a training.
+    fits: Callable[[Setting], bool] = lambda _: True
 
     def ladder(self, start: int) -> list[Setting]:
         """Return the durations that are tried at a start, rising: as far as the budget has room.
@@ -90,93 +87,100 @@ class End:
     chosen: Setting | None  # None: not one start was calm
 
 
-Known = Mapping[Setting, float]  # setting -> loss at the end of its trial, nats; inf: not calm
+Losses = Mapping[Setting, float]  # setting -> loss at the end of its trial, nats; inf: not calm
 
 
-def next_step(space: Space, known: Known) -> Setting | End:
+class _Needed(Exception):
+    """A setting whose loss nobody knows, and the search cannot continue without."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.setting = setting
+
+
+def next_step(space: Space, known: Losses) -> Setting | End:
     """Return the setting that must be tried next, or the end of the search."""
-    found = _calm(space, known)
-    for further in (_raced, _bolder):
-        if isinstance(found, Setting) or found.chosen is None:
-            return found
-        found = further(space, known, found.chosen)
-    return found
+    try:
+        return End(_search(space, known))
+    except _Needed as needed:
+        return needed.setting
 
 
-def _calm(space: Space, known: Known) -> Setting | End:
-    """Look for the first start that is calm, and the largest T that is."""
+def _loss(known: Losses, setting: Setting) -> float:
+    if setting not in known:
+        raise _Needed(setting)
+    return known[setting]
+
+
+def _is_calm(known: Losses, setting: Setting) -> bool:
+    return isfinite(_loss(known, setting))
+
+
+def _search(space: Space, known: Losses) -> Setting | None:
+    chosen = _first_calm(space, known)
+    if chosen is None:
+        return None
+    chosen = _race_winner(space, known, chosen)
+    return _boldest(space, known, chosen) if space.aggressive else chosen
+
+
+def _first_calm(space: Space, known: Losses) -> Setting | None:
+    """Return the first start that is calm with the largest T that is."""
     wildest = space.ladder(space.starts[0])[-1]
-    if wildest not in known:
+    if _is_calm(known, wildest):
         return wildest
-    if isfinite(known[wildest]):
-        return End(wildest)
     for start in space.starts:
         rising = [setting for setting in space.ladder(start) if setting != wildest]
-        opening = Setting(start, FIRST, opening=True)
-        if not rising:
-            continue
-        if opening not in known:
-            return opening
-        if not isfinite(known[opening]):
+        if not rising or not _is_calm(known, Setting(start, FIRST, opening=True)):
             continue
         # A calm opening stands for the whole trial until no larger T is calm.
-        found = _largest(known, rising, low=0)
-        if found != End(None):
-            return found
+        if longest := _longest(known, rising, low=0):
+            return longest
     shorter = [Setting(space.starts[-1], k) for k in MULTIPLES if k < FIRST]
-    return _largest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
+    return _longest(known, [setting for setting in shorter if space.fits(setting)], low=-1)
 
 
-def _largest(known: Known, rising: Sequence[Setting], low: int) -> Setting | End:
-    """Bisect: return what must be tried next, or the end with the last that is calm.
+def _longest(known: Losses, rising: Sequence[Setting], low: int) -> Setting | None:
+    """Return the last that is calm, by bisection.
 
     `low` is the index of one that is taken to be calm, -1 for none.
     """
     high = len(rising)
     while high - low > 1:
         middle = (low + high) // 2
-        if rising[middle] not in known:
-            return rising[middle]
-        low, high = (middle, high) if isfinite(known[rising[middle]]) else (low, middle)
-    if low >= 0 and rising[low] not in known:
-        return rising[low]
-    return End(rising[low] if low >= 0 and isfinite(known[rising[low]]) else None)
+        low, high = (middle, high) if _is_calm(known, rising[middle]) else (low, middle)
+    return rising[low] if low >= 0 and _is_calm(known, rising[low]) else None
 
 
-def _raced(space: Space, known: Known, chosen: Setting) -> Setting | End:
+def _race_winner(space: Space, known: Losses, chosen: Setting) -> Setting:
     """Let longer starts take the place of what was chosen, while they are not clearly worse."""
-    entries, missing = _entries(space, known, chosen)
-    if missing is not None:
-        return missing
+    entries = _entries(space, known, chosen)
     for winner in reversed([one for other, one in pairwise(entries) if _wins(known, one, other)]):
         # What was too long for the shorter start need not be for this one.
         ladder = space.ladder(winner.start)
-        found = _largest(known, ladder[ladder.index(winner) :], low=0)
-        if found != End(None):
-            return found
-    return End(chosen)
+        if longest := _longest(known, ladder[ladder.index(winner) :], low=0):
+            return longest
+    return chosen
 
 
-def race(space: Space, known: Known) -> list[Setting]:
-    """Return whom the search has let race, each against the one before; none where it has not."""
-    found = _calm(space, known)
-    if isinstance(found, Setting) or found.chosen is None:
+def race_entries(space: Space, known: Losses) -> list[Setting]:
+    """Return what has raced, each against the one before; nothing where there was no race."""
+    try:
+        chosen = _first_calm(space, known)
+        entries = [] if chosen is None else _entries(space, known, chosen)
+    except _Needed:
         return []
-    entries, _ = _entries(space, known, found.chosen)
     return entries if len(entries) > 1 else []
 
 
-def _entries(space: Space, known: Known, first: Setting) -> tuple[list[Setting], Setting | None]:
-    """Return who has raced, up to the first that loses, and the trial that a race still lacks."""
+def _entries(space: Space, known: Losses, first: Setting) -> list[Setting]:
+    """Return what races, up to the first that loses."""
     entries = [first]
     while rival := space.rival(entries[-1]):
-        for entry in (entries[-1], rival):
-            if raced(entry) not in known:
-                return entries, raced(entry)
         entries.append(rival)
         if not _wins(known, rival, entries[-2]):
             break
-    return entries, None
+    return entries
 
 
 def raced(setting: Setting) -> Setting:
@@ -184,52 +188,44 @@ def raced(setting: Setting) -> Setting:
     return replace(setting, raced=True)
 
 
-def _wins(known: Known, rival: Setting, other: Setting) -> bool:
-    its, mine = known[raced(rival)], known[raced(other)]
-    return isfinite(its) and its - mine <= BEHIND
+def _wins(known: Losses, rival: Setting, other: Setting) -> bool:
+    others, its = _loss(known, raced(other)), _loss(known, raced(rival))
+    return isfinite(its) and its - others <= RACE_TOLERANCE
 
 
-def _bolder(space: Space, known: Known, chosen: Setting) -> Setting | End:
+def _boldest(space: Space, known: Losses, chosen: Setting) -> Setting:
     """Double the learning rate of what was chosen while the trial stays calm, then the rows."""
-    if not space.aggressive:
-        return End(chosen)
     while chosen.rate < MOST_RATE:
-        setting = replace(chosen, rate=2 * chosen.rate)
-        if setting not in known:
-            return setting
-        if not isfinite(known[setting]):
+        faster = replace(chosen, rate=2 * chosen.rate)
+        if not _is_calm(known, faster):
             break
-        chosen = setting
-    while wider := space.with_more_rows(chosen):
-        if wider not in known:
-            return wider
-        if not isfinite(known[wider]):
-            break
+        chosen = faster
+    while (wider := space.with_more_rows(chosen)) and _is_calm(known, wider):
         chosen = wider
-    return End(chosen)
+    return chosen
 
 
-def tries(space: Space, known: Known, jobs: int) -> list[Setting]:
+def next_settings(space: Space, known: Losses, jobs: int) -> list[Setting]:
     """Return up to `jobs` settings to try side by side, the needed one first; none at the end.
 
     The others are speculation: what will be needed next if the ones before them come out well, or
     if they do not.
     """
-    found: list[Setting] = []
-    supposed: deque[Known] = deque([known])
-    while supposed and len(found) < jobs:
+    settings: list[Setting] = []
+    supposed: deque[Losses] = deque([known])
+    while supposed and len(settings) < jobs:
         case = supposed.popleft()
         setting = next_step(space, case)
-        if isinstance(setting, End) or setting in found:
+        if isinstance(setting, End) or setting in settings:
             continue  # two ways can lead to one trial
-        found.append(setting)
-        # Whether a race goes on depends on how it ends, and none is begun in vain.
-        losses = (inf,) if setting.raced else supposable(case)
+        settings.append(setting)
+        # Whether a race continues depends on how it ends, and none is begun in vain.
+        losses = (inf,) if setting.raced else possible_losses(case)
         supposed += [{**case, setting: loss} for loss in losses]
-    return found
+    return settings
 
 
-def supposable(known: Known, rivals: Iterable[float] = ()) -> tuple[float, float]:
+def possible_losses(known: Losses, rivals: Iterable[float] = ()) -> tuple[float, float]:
     """Return losses for the two ways that a trial can end: better than any other, and not calm.
 
     One that is calm and worse leads where one of these does. `rivals` are losses of others that
@@ -238,7 +234,7 @@ def supposable(known: Known, rivals: Iterable[float] = ()) -> tuple[float, float
     return min(filter(isfinite, (*known.values(), *rivals)), default=0.0) - 1.0, inf
 
 
-def against_monotony(known: Known) -> list[tuple[Setting, Setting]]:
+def contradictions(known: Losses) -> list[tuple[Setting, Setting]]:
     """Return pairs that contradict the search: one that was not calm, and a wilder one that was.
 
     Wilder in nothing less: a start no longer, a T no shorter, a rate and rows no smaller. The

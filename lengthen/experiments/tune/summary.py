@@ -1,136 +1,126 @@
-"""What a search has found, said in sentences."""
+"""What a search has come to: in sentences, as a table, as panels, and for another program."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import exp, expm1, inf, isfinite
+from typing import Any
 
 from lengthen.config.load import with_overrides
-from lengthen.experiments.tune.cost import Bill
+from lengthen.experiments.tune.cost import SearchCost
 from lengthen.experiments.tune.problem import (
     OPENING_WARMUPS,
     RACE_SHARE,
+    SPREAD,
     WARMUP_SHARE,
     WARMUPS,
-    Question,
+    Problem,
+    resolution,
 )
 from lengthen.experiments.tune.search import (
-    BEHIND,
     FIRST,
     MOST_RATE,
     MOST_ROWS,
     MULTIPLES,
+    RACE_TOLERANCE,
     RIVAL,
+    Losses,
     Setting,
-    Space,
-    against_monotony,
-    race,
+    contradictions,
+    race_entries,
     raced,
 )
-from lengthen.experiments.tune.trials import Seen, losses
+from lengthen.experiments.tune.trials import LAST_EVALUATIONS, RISE, TrialResult, losses_of
 from lengthen.planning.plan import plan
-from lengthen.util.tables import number
+from lengthen.reporting.curves import Curve, Panel
+from lengthen.util.tables import Table, number
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A search that is over."""
 
-    question: Question
+    problem: Problem
     chosen: Setting | None
-    seen: Sequence[Seen]  # in the order in which they were begun
-    bill: Bill
+    trials: Sequence[TrialResult]  # in the order in which they were begun
+    cost: SearchCost
     threads: Sequence[int] = ()  # with which trials were computed, each number once
 
     @property
-    def duration(self) -> int:
-        """The chosen duration T, in steps."""
-        assert self.chosen is not None
-        return self.chosen.multiple * self.question.warmup
+    def losses(self) -> Losses:
+        """What the search knows."""
+        return losses_of(self.trials)
 
 
-def sentences(found: Found) -> list[str]:
+def sentences(result: SearchResult) -> list[str]:
     """Return the choice, what it rests on, and what it cost."""
-    if found.chosen is None:
-        none = no_calm(found)
-        return [f"{none[0].upper()}{none[1:]}.", _cost(found.bill), *_contradictions(found)]
-    told = [_choice(found, found.chosen), *_race(found, found.chosen)]
-    told += _end_of_ladder(found.question, found.chosen)
-    told += _bolder(found, found.chosen)
-    told += [_cost(found.bill), *_warnings(found, found.chosen)]
-    return told
+    if (chosen := result.chosen) is None:
+        reason = no_calm(result)
+        return [f"{reason[0].upper()}{reason[1:]}.", _cost(result.cost), *_contradictions(result)]
+    return [
+        _choice(result, chosen),
+        *_race(result, chosen),
+        *_end_of_ladder(result.problem, chosen),
+        *(_bolder if result.problem.space.aggressive else _room_for_more)(result, chosen),
+        _cost(result.cost),
+        *_warnings(result, chosen),
+    ]
 
 
-def no_calm(found: Found) -> str:
+def no_calm(result: SearchResult) -> str:
     """Say that no trial was calm to its end, which were not, and what to change."""
-    decided = [one for one in found.seen if one.is_decided]
+    decided = [one for one in result.trials if one.is_decided]
     tried = "; ".join(one.trial.label for one in decided if not one.is_calm)
     calm = [one.trial.setting for one in decided if one.is_calm and one.trial.setting.opening]
     starts = " and ".join(f"start {setting.start}" for setting in calm)
-    told = f"no trial stayed calm for {WARMUPS} warm-ups ({tried})"
+    text = f"no trial stayed calm for {WARMUPS} warm-ups ({tried})"
     if calm:
-        told += f"; {starts} {'were' if len(calm) > 1 else 'was'} calm for {OPENING_WARMUPS} alone"
-    return f"{told}: {way_out(found.question)}"
+        text += f"; {starts} {'were' if len(calm) > 1 else 'was'} calm for {OPENING_WARMUPS} alone"
+    return f"{text}: {remedies(result.problem)}"
 
 
-def _end_of_ladder(question: Question, chosen: Setting) -> list[str]:
-    """Say that the budget has room for no longer T, where a longer one would have been tried."""
-    plain = Setting(chosen.start, chosen.multiple)
-    if chosen.multiple == MULTIPLES[-1] or question.space.ladder(chosen.start)[-1] != plain:
-        return []
-    share, most = question.warmup_share(plain), f"{100 * WARMUP_SHARE:.0f} % of it"
-    why = f"at most {most} may be trained before full length is reached, and with this T"
-    why += f" {100 * share:.0f} % are"
-    if share > WARMUP_SHARE:  # the shortest T is tried whatever the budget is
-        why = f"even this one takes more than {most} before full length is reached"
-    return [f"The budget leaves no room for a longer T: {why}."]
-
-
-def way_out(question: Question) -> str:
+def remedies(problem: Problem) -> str:
     """Say what to change where no trial was calm: only what there is room for."""
-    given, longest = question.config, question.space.starts[-1]
+    given, longest = problem.config, problem.space.starts[-1]
     lower = [f"optimizer.learning_rate ({given.optimizer.learning_rate:g})"]
     lower += [f"batch.rows ({given.batch.rows})"] * (given.batch.rows > 1)
-    ways = [f"lower {' or '.join(lower)}", f"raise optimizer.warmup_steps ({question.warmup})"]
+    ways = [f"lower {' or '.join(lower)}", f"raise optimizer.warmup_steps ({problem.warmup})"]
     if 2 * longest < given.pacing.end:
         ways.append(f"try longer starts with --starts {2 * longest}")
     return f"{', '.join(ways[:-1])}, or {ways[-1]}"
 
 
-def _choice(found: Found, chosen: Setting) -> str:
+def _choice(result: SearchResult, chosen: Setting) -> str:
     plain = Setting(chosen.start, chosen.multiple)
-    shown = {one.trial.setting: one.judgement.why for one in found.seen}
+    why = {one.trial.setting: one.stability.why for one in result.trials}
     return (
-        f"Start {chosen.start} and T = {found.duration} steps ({chosen.multiple} warm-ups): over "
-        f"its first {WARMUPS} warm-ups the validation perplexity was {shown[plain]}."
+        f"Start {chosen.start} and T = {chosen.multiple * result.problem.warmup} steps "
+        f"({chosen.multiple} warm-ups): over its first {WARMUPS} warm-ups the validation "
+        f"perplexity was {why[plain]}."
     )
 
 
-def _race(found: Found, chosen: Setting) -> list[str]:
+def _race(result: SearchResult, chosen: Setting) -> list[str]:
     """Say how the race ended, or why there was none."""
-    known = losses(found.seen)
-    entries = race(found.question.space, known)
+    problem, losses = result.problem, result.losses
+    entries = race_entries(problem.space, losses)
     if not entries:
-        return [_no_race(found.question.space, chosen)]
-    ends = {one.start: known[raced(one)] for one in entries}
+        why = "the budget has no room for one"
+        if problem.space.starts[-1] < RIVAL * chosen.start:
+            why = f"no start that may be tried is {RIVAL} times as long"
+        return [f"There was no race, since {why}: longer starts were not compared."]
+    ends = {one.start: losses[raced(one)] for one in entries}
     ended = ", ".join(f"start {start} {perplexity(loss)}" for start, loss in ends.items())
-    told = [
-        f"The perplexity after a race of {found.question.race:,} tokens, {100 * RACE_SHARE:g} % of "
-        f"the budget, with T = {entries[0].multiple * found.question.warmup}: {ended}. A longer "
-        f"start wins unless its own is more than {100 * expm1(BEHIND):.0f} % higher."
+    text = [
+        f"The perplexity after a race of {problem.race_tokens:,} tokens, {100 * RACE_SHARE:g} % of "
+        f"the budget, with T = {entries[0].multiple * problem.warmup}: {ended}. A longer start "
+        f"wins unless its own is more than {100 * expm1(RACE_TOLERANCE):.0f} % higher."
     ]
     if not isfinite(ends.get(chosen.start, 0.0)):
-        told.append(
+        text.append(
             f"Start {chosen.start} was calm for {WARMUPS} warm-ups and not in its race: "
-            f"{way_out(found.question)}."
+            f"{remedies(problem)}."
         )
-    return told
-
-
-def _no_race(space: Space, chosen: Setting) -> str:
-    why = "the budget has no room for one"
-    if space.starts[-1] < RIVAL * chosen.start:
-        why = f"no start that may be tried is {RIVAL} times as long"
-    return f"There was no race, since {why}: longer starts were not compared."
+    return text
 
 
 def perplexity(loss: float) -> str:
@@ -139,83 +129,208 @@ def perplexity(loss: float) -> str:
     return number(exp(loss), 1) if loss < 20 else f"e^{loss:.0f}" if isfinite(loss) else "not calm"
 
 
-def _bolder(found: Found, chosen: Setting) -> list[str]:
-    if not found.question.space.aggressive:
-        return _room_for_more(found, chosen)
-    tuned = found.question.training(chosen)
-    rate, rows = tuned.optimizer.learning_rate, tuned.batch.rows
+def _end_of_ladder(problem: Problem, chosen: Setting) -> list[str]:
+    """Say that the budget has room for no longer T, where a longer one would have been tried."""
+    plain = Setting(chosen.start, chosen.multiple)
+    if chosen.multiple == MULTIPLES[-1] or problem.space.ladder(chosen.start)[-1] != plain:
+        return []
+    share, most = problem.warmup_share(plain), f"{100 * WARMUP_SHARE:.0f} % of it"
+    why = f"at most {most} may be trained before full length is reached, and with this T"
+    why += f" {100 * share:.0f} % are"
+    if share > WARMUP_SHARE:  # the shortest T is tried whatever the budget is
+        why = f"even this one takes more than {most} before full length is reached"
+    return [f"The budget leaves no room for a longer T: {why}."]
+
+
+def _bolder(result: SearchResult, chosen: Setting) -> list[str]:
+    """Say how far --aggressive came, and what ended it."""
+    tuned, space = result.problem.training(chosen), result.problem.space
+    rate_limit = ", no more is tried" if chosen.rate == MOST_RATE else ""
+    rows_limit = ""
+    if space.with_more_rows(chosen) is None:
+        rows_limit = ", the budget has no room for more"
+        if chosen.rows == MOST_ROWS:
+            rows_limit = ", no more is tried"
     return [
-        f"With it the largest learning rate that stayed calm is {rate:g} ({chosen.rate} x what "
-        f"was given{_limit(reached=chosen.rate == MOST_RATE)}), and with that the most rows are "
-        f"{rows} ({chosen.rows} x what was given{_limit_of_rows(found.question.space, chosen)})."
+        f"With it the largest learning rate that stayed calm is {tuned.optimizer.learning_rate:g} "
+        f"({chosen.rate} x what was given{rate_limit}), and with that the most rows are "
+        f"{tuned.batch.rows} ({chosen.rows} x what was given{rows_limit})."
     ]
 
 
-def _room_for_more(found: Found, chosen: Setting) -> list[str]:
+def _room_for_more(result: SearchResult, chosen: Setting) -> list[str]:
     """Say that more is possible, where nothing was unstable but for a warmup that was too slow."""
-    known = losses(found.seen)
+    losses = result.losses
     hint = "a larger learning rate or batch may be possible: --aggressive looks for it."
-    if all(map(isfinite, known.values())):
+    if all(map(isfinite, losses.values())):
         return [f"Every trial was calm, so {hint}"]
     # What is not calm at a large T alone has trained on short text for too long.
-    first = Setting(found.question.space.starts[0], chosen.multiple)
-    wild = any(setting.raced and not isfinite(loss) for setting, loss in known.items())
-    if isfinite(known.get(first, inf)) and first.multiple >= FIRST and not wild:
+    first = Setting(result.problem.space.starts[0], chosen.multiple)
+    wild = any(setting.raced and not isfinite(loss) for setting, loss in losses.items())
+    if isfinite(losses.get(first, inf)) and first.multiple >= FIRST and not wild:
         return [f"The first start was calm at once, so {hint}"]
     return []
 
 
-def _limit(*, reached: bool) -> str:
-    return ", no more is tried" if reached else ""
-
-
-def _limit_of_rows(space: Space, chosen: Setting) -> str:
-    more = space.with_more_rows(chosen)
-    if more is None and chosen.rows < MOST_ROWS:
-        return ", the budget has no room for more"
-    return _limit(reached=more is None)
-
-
-def trials_of(bill: Bill) -> str:
+def trials_of(cost: SearchCost) -> str:
     """Return how many trials there were, in words."""
-    return f"{bill.trials} trial{'s' * (bill.trials > 1)}"
+    return f"{cost.trials} trial{'s' * (cost.trials > 1)}"
 
 
-def _cost(bill: Bill) -> str:
-    training = bill.training
+def _cost(cost: SearchCost) -> str:
+    training, work = cost.training, cost.work
     whole = f"{training.steps:,} steps, {training.tokens:,} tokens, {training.flops:.3g} FLOP"
-    share = "" if bill.second_share is None else f" (about {100 * bill.second_share:.1f} %)"
-    told = (
-        f"{trials_of(bill)} cost {bill.tokens:,} tokens ({100 * bill.token_share:.1f} % of one "
-        f"training: {whole}), with evaluation {bill.flops:.3g} FLOP "
-        f"({100 * bill.flop_share:.1f} %) and {bill.seconds:.0f} seconds{share}"
+    share = "" if cost.second_share is None else f" (about {100 * cost.second_share:.1f} %)"
+    text = (
+        f"{trials_of(cost)} cost {work.tokens:,} tokens ({100 * cost.token_share:.1f} % of one "
+        f"training: {whole}), with evaluation {work.flops:.3g} FLOP "
+        f"({100 * cost.flop_share:.1f} %) and {cost.seconds:.0f} seconds{share}"
     )
-    if bill.beside.seconds:
-        told += f", {bill.beside.seconds:.0f} of them to start, save and watch processes"
-    if bill.beside.redone.tokens:
-        told += f"; {bill.beside.redone.tokens:,} tokens were trained twice, behind a kill"
-    return f"{told}."
+    if cost.overhead.seconds:
+        text += f", {cost.overhead.seconds:.0f} of them to start, save and watch processes"
+    if cost.overhead.repeated.tokens:
+        text += f"; {cost.overhead.repeated.tokens:,} tokens were trained twice, after a kill"
+    return f"{text}."
 
 
-def _warnings(found: Found, chosen: Setting) -> list[str]:
-    told = []
-    tuned = found.question.training(chosen)
-    tuned = with_overrides(tuned, {"budget": {"tokens": found.question.budget}})
+def _warnings(result: SearchResult, chosen: Setting) -> list[str]:
+    text = []
+    tuned = result.problem.training(chosen)
+    tuned = with_overrides(tuned, {"budget": {"tokens": result.problem.budget}})
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
         early = "Even with this T the budget ends before full length is reached"
-        told.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")
-    told += _contradictions(found)
-    if len(found.threads) > 1:
-        counts = " and ".join(map(str, found.threads))
-        told.append(f"The trials had {counts} threads: equal to rounding, not to the last digit.")
-    return told
+        text.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")
+    text += _contradictions(result)
+    if len(result.threads) > 1:
+        counts = " and ".join(map(str, result.threads))
+        text.append(f"The trials had {counts} threads: equal to rounding, not to the last digit.")
+    return text
 
 
-def _contradictions(found: Found) -> list[str]:
-    known = losses(found.seen)
-    labels = {one.trial.setting: one.trial.label for one in found.seen}
+def _contradictions(result: SearchResult) -> list[str]:
+    labels = {one.trial.setting: one.trial.label for one in result.trials}
     return [
         f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
         "here, so take the choice with care."
-        for setting, wilder in against_monotony(known)
+        for setting, wilder in contradictions(result.losses)
     ]
+
+
+def trials_table(result: SearchResult) -> Table:
+    """Return a row for each trial."""
+    problem = result.problem
+    first = Setting(problem.space.starts[0], FIRST)
+    columns = ("trial", "rate", "rows", "verdict", "largest rise", "perplexity", "steps", "tokens")
+    return Table(
+        "Trials",
+        (*columns, "seconds"),
+        tuple(_row(one) for one in result.trials),
+        f"Not calm: validation perplexity above {RISE} x the lowest so far, or not finite. Each "
+        f"evaluation reads the same {problem.evaluation_tokens(first):,} tokens, "
+        f"{problem.judge_tokens:,} in a race; on those, differences of "
+        f"{100 * resolution(problem.judge_tokens):.1f} % are two standard errors {SPREAD}, and "
+        "another seed moves it more. First the first start with the longest T. "
+        f"Where that is not calm: with T = {FIRST} warm-ups the start rises until its beginning "
+        f"is calm, {OPENING_WARMUPS} warm-ups, then the largest T that is calm for {WARMUPS}. Then "
+        "the race: perplexity is that of the mean loss of the last "
+        f"{LAST_EVALUATIONS} evaluations. Then a larger T again for a start that won. Seconds are "
+        "of training and evaluating.",
+    )
+
+
+def _row(one: TrialResult) -> tuple[str, ...]:
+    config = one.trial.config
+    return (
+        one.trial.label,
+        f"{config.optimizer.learning_rate:g}",
+        str(config.batch.rows),
+        one.stability.verdict if one.is_decided else "not needed",
+        one.stability.rise,
+        perplexity(one.loss) if one.trial.setting.raced and one.is_calm else "-",
+        f"{one.steps:,}",
+        f"{one.work.tokens:,}",
+        number(one.work.seconds, 1),
+    )
+
+
+def curve_name(one: TrialResult) -> str:
+    """Return what a trial's curves are called in every figure."""
+    return f"{one.trial.label}: {one.stability.verdict}"
+
+
+def panels(result: SearchResult) -> list[Panel]:
+    """Return the validation perplexity of every trial, its verdict in its name; races apart."""
+    early = [one for one in result.trials if not one.trial.setting.raced]
+    races = [one for one in result.trials if one.trial.setting.raced]
+    # Panels with the same words for their x share its range, and races are far longer.
+    title = "Early validation perplexity of the trials"
+    of_search = [_panel(title, "step", "step of a trial", early)]
+    if races:
+        title = "Validation perplexity in the race"
+        of_search.append(_panel(title, "tokens", "tokens", races))
+    return of_search
+
+
+def _panel(title: str, clock: str, x: str, trials: Sequence[TrialResult]) -> Panel:
+    def points(one: TrialResult) -> list[tuple[float, float]]:
+        shown = (record for record in one.metrics.evaluations if record.perplexity is not None)
+        return [(getattr(record, clock), record.perplexity or 0.0) for record in shown]
+
+    curves = [Curve(curve_name(one), points(one)) for one in trials]
+    return Panel(title, x, "perplexity", curves, log_y=True)
+
+
+def facts(result: SearchResult) -> dict[str, Any]:
+    """Return all of it for another program; shares are of one training, 1 is all of it."""
+    cost, training = result.cost, result.cost.training
+    return {
+        "chosen": None if result.chosen is None else _chosen(result.problem, result.chosen),
+        "trials": [_fact(one, result.problem.warmup) for one in result.trials],
+        "cost": {
+            "trials": cost.trials,
+            "tokens": cost.work.tokens,
+            "validation_tokens": cost.work.judged,
+            "flops": cost.work.flops,
+            "seconds": cost.seconds,
+            "seconds_beside_computing": cost.overhead.seconds,
+            "tokens_trained_twice": cost.overhead.repeated.tokens,
+        },
+        "training": {
+            "steps": training.steps,
+            "tokens": training.tokens,
+            "flops": training.flops,
+            "seconds": cost.training_seconds,
+        },
+        "share": {
+            "tokens": cost.token_share,
+            "flops": cost.flop_share,
+            "seconds": cost.second_share,
+        },
+        "verdicts": sentences(result),
+    }
+
+
+def _chosen(problem: Problem, chosen: Setting) -> dict[str, object]:
+    tuned = problem.training(chosen)
+    return {
+        "start": chosen.start,
+        "duration": chosen.multiple * problem.warmup,
+        "warmups": chosen.multiple,
+        "learning_rate": tuned.optimizer.learning_rate,
+        "rows": tuned.batch.rows,
+    }
+
+
+def _fact(one: TrialResult, warmup: int) -> dict[str, object]:
+    return {
+        "run": one.trial.name,
+        **asdict(one.trial.setting),
+        "duration": one.trial.setting.multiple * warmup,
+        "verdict": one.stability.verdict,
+        "why": one.stability.why,
+        "loss": one.loss if one.is_calm else None,
+        "steps": one.steps,
+        "tokens": one.work.tokens,
+        "seconds": one.work.seconds,
+        "flops": one.work.flops,
+    }

@@ -4,34 +4,81 @@
 
 So a trial is never done twice: whoever asks for the same configuration, with the same versions of
 what computes it, finds it there, and another configuration lies beside it.
+
+The paper asks for no *significant fluctuation* of the validation perplexity at the very beginning.
+What is significant is recalled, and not seen in a source: above 1.3 times the lowest so far.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import inf
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.schema import Config, Model
-from lengthen.experiments.status import Standing, standing_of
-from lengthen.experiments.tune.problem import Question
+from lengthen.experiments.runner import Job
+from lengthen.experiments.status import RunStatus, run_status
+from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import Setting
-from lengthen.experiments.tune.stability import Judgement, judge
 from lengthen.model import cost
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import Metrics, read_metrics
-from lengthen.run.records import EvalRecord, StepRecord
 from lengthen.util.disk import Disk
 
 TRIALS = "trials"  # in a tuner's directory
 DIGITS = 8  # of a configuration's hash, in its trial's name
 VERSIONS = ("lengthen", "torch")  # another one computes another trial
-LAST_LOOKS = 3  # evaluations, whose mean is the loss at the end (ours)
+RISE = 1.3  # perplexity / lowest so far; above it the fluctuation is significant (paper, recalled)
+LAST_EVALUATIONS = 3  # whose mean is the loss at the end (ours)
 FORWARD = 3  # an evaluation is a forward pass: a third of a training step's arithmetic
+
+Curve = Sequence[tuple[int, float | None]]  # (finished steps, nats per token or None)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What the validation losses of a trial say, and why."""
+
+    verdict: Literal["calm", "not calm", "undecided"]
+    why: str
+    rise: str = "-"  # the largest one, for a table
+
+
+def judge(curve: Curve, last: int) -> Stability:
+    """Judge the validation losses of a trial of `last` steps, in their order.
+
+    Not calm, for certain and for good, at the first evaluation with
+
+        loss > best + ln 1.3,    best = the lowest loss before it,
+
+    or at the first that is not finite (None counts as such). Calm once step `last` is evaluated
+    without one; undecided until then.
+    """
+    best = rise = -math.inf
+    for step, loss in curve:
+        if loss is None or not math.isfinite(loss):
+            return Stability("not calm", f"not finite at step {step}", "not finite")
+        best = loss if best == -math.inf else best
+        rise = max(rise, loss - best)
+        if loss - best > math.log(RISE):
+            height = _times(loss - best)
+            return Stability("not calm", f"{height} the lowest so far at step {step}", height)
+        best = min(best, loss)
+        if step >= last:
+            height = _times(rise)
+            return Stability("calm", f"never above {height} the lowest so far", height)
+    at, height = (curve[-1][0], _times(rise)) if curve else (0, "-")
+    return Stability("undecided", f"step {at} of {last}", height)
+
+
+def _times(nats: float) -> str:
+    # Of a loss that is out of proportion the factor would be a number of many digits.
+    return f"{math.exp(nats):.3g} x" if nats < 20 else f"e^{nats:.0f} x"
 
 
 @dataclass(frozen=True)
@@ -48,25 +95,27 @@ class Trial:
         """Where it lies below the trials."""
         return f"{_in_a_name(self.label)}-{_digest(self.config)}"
 
+    def directory(self, root: Path) -> Path:
+        """Return where it lies in the tuner's directory `root`."""
+        return root / TRIALS / self.name
 
-def trial_of(question: Question, setting: Setting) -> Trial:
+    def job(self, root: Path) -> Job:
+        """Return what carries it out."""
+        return Job(self.name, self.label, self.directory(root), self.config)
+
+
+def trial_of(problem: Problem, setting: Setting) -> Trial:
     """Return the trial of a setting."""
-    label = label_of(question, setting)
-    return Trial(setting, question.beginning(setting), question.steps(setting), label)
+    label = label_of(problem, setting)
+    return Trial(setting, problem.trial_config(setting), problem.steps(setting), label)
 
 
-def label_of(question: Question, setting: Setting) -> str:
+def label_of(problem: Problem, setting: Setting) -> str:
     """Return what the trial of a setting is called."""
-    label = f"start {setting.start}, T {setting.multiple * question.warmup}"
-    if setting.rate > 1:
-        label += f", rate x{setting.rate}"
-    if setting.rows > 1:
-        label += f", rows x{setting.rows}"
-    if setting.opening:
-        label += ", beginning"
-    if setting.raced:
-        label += ", race"
-    return label
+    label = f"start {setting.start}, T {setting.multiple * problem.warmup}"
+    label += f", rate x{setting.rate}" * (setting.rate > 1)
+    label += f", rows x{setting.rows}" * (setting.rows > 1)
+    return label + ", beginning" * setting.opening + ", race" * setting.raced
 
 
 def _in_a_name(label: str) -> str:
@@ -109,17 +158,15 @@ def evaluation_flops(model: Model, tokens: int) -> float:
     return cost.flops(model, tokens // model.length, model.length) / FORWARD
 
 
-def work_of(
-    config: Config,
-    steps: Sequence[StepRecord],
-    evaluations: Sequence[EvalRecord],
-    before: float = 0.0,
-) -> Work:
-    """Return the work that these records show; `before` are the seconds of the step before."""
+def work_of(metrics: Metrics, config: Config, after: int = 0) -> Work:
+    """Return the work that a log shows of the steps after step `after`."""
+    steps = [step for step in metrics.steps if step.step > after]
+    evaluations = [one for one in metrics.evaluations if one.step > after]
+    before = [step.seconds or 0.0 for step in metrics.steps if step.step <= after]
     shapes = [(step.rows or 0, step.length or 0) for step in steps]
     judged = sum(one.side_tokens or 0 for one in evaluations)
     flops = sum(step_flops(config, rows, length) for rows, length in shapes)
-    training = (steps[-1].seconds or 0.0) - before if steps else 0.0
+    training = (steps[-1].seconds or 0.0) - (before[-1] if before else 0.0) if steps else 0.0
     return Work(
         tokens=sum(rows * length for rows, length in shapes),
         judged=judged,
@@ -129,30 +176,30 @@ def work_of(
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrialResult:
     """What a trial has shown so far."""
 
     trial: Trial
-    judgement: Judgement
+    stability: Stability
     metrics: Metrics
 
     @property
     def is_decided(self) -> bool:
         """Whether no further step can change the verdict."""
-        return self.judgement.word != "undecided"
+        return self.stability.verdict != "undecided"
 
     @property
     def is_calm(self) -> bool:
         """Whether it came to its end without a significant fluctuation."""
-        return self.judgement.word == "calm"
+        return self.stability.verdict == "calm"
 
     @property
     def loss(self) -> float:
         """Nats at its end, over its last evaluations, since one alone jumps; inf: not calm."""
         if not self.is_calm:
-            return inf
-        last = self.metrics.evaluations[-LAST_LOOKS:]
-        return fmean(inf if one.loss is None else one.loss for one in last)
+            return math.inf
+        last = self.metrics.evaluations[-LAST_EVALUATIONS:]
+        return fmean(math.inf if one.loss is None else one.loss for one in last)
 
     @property
     def steps(self) -> int:
@@ -162,74 +209,63 @@ class Seen:
     @property
     def work(self) -> Work:
         """What it has computed."""
-        return work_of(self.trial.config, self.metrics.steps, self.metrics.evaluations)
+        return work_of(self.metrics, self.trial.config)
 
 
-def losses(seen: Iterable[Seen]) -> dict[Setting, float]:
-    """Return what a search knows by these trials (search.Known): those without verdict left out."""
-    return {one.trial.setting: one.loss for one in seen if one.is_decided}
+def losses_of(results: Iterable[TrialResult]) -> dict[Setting, float]:
+    """Return the losses of the trials that have a verdict (search.Losses)."""
+    return {one.trial.setting: one.loss for one in results if one.is_decided}
 
 
-def place_of(root: Path, trial: Trial) -> Path:
-    """Return a trial's directory in the tuner's directory `root`."""
-    return root / TRIALS / trial.name
-
-
-def read(root: Path, trial: Trial) -> Seen:
+def read_trial(root: Path, trial: Trial) -> TrialResult:
     """Read a trial that no process works on.
 
     Raises SettingError where another run lies in its place.
     """
-    return _seen(trial, standing_of(place_of(root, trial), trial.config))
+    return _result(trial, run_status(trial.directory(root), trial.config))
 
 
-def outcomes(question: Question, root: Path) -> Callable[[Setting], float | None]:
-    """Give what tells the loss at which a setting's trial ended, None where it has no verdict."""
+def read_running(root: Path, trial: Trial) -> TrialResult:
+    """Read a trial whose process may be about to replace any of its files."""
+    log = RunPaths(trial.directory(root)).metrics
+    metrics = read_metrics(log) if log.is_file() else Metrics((), 0)
+    return _result(trial, RunStatus("begun", metrics))
+
+
+def _result(trial: Trial, status: RunStatus) -> TrialResult:
+    metrics = status.metrics
+    curve = [(one.step, one.loss) for one in metrics.evaluations]
+    stability = judge(curve, trial.steps)
+    if stability.verdict == "undecided" and status.state == "diverged":
+        why = f"step {metrics.records[-1].step} is not finite"
+        stability = Stability("not calm", why, "not finite")
+    return TrialResult(trial, stability, metrics)
+
+
+def known_losses(problem: Problem, root: Path) -> Callable[[Setting], float | None]:
+    """Return what gives the loss at which a setting's trial ended, None where it has no verdict."""
     place = root / TRIALS
     # Few settings were ever tried, and a name is there sooner than a configuration.
-    there = {path.name.rpartition("-")[0] for path in place.iterdir()} if place.is_dir() else set()
+    names = {path.name.rpartition("-")[0] for path in place.iterdir()} if place.is_dir() else set()
 
-    def outcome(setting: Setting) -> float | None:
-        if _in_a_name(label_of(question, setting)) not in there:
+    def loss(setting: Setting) -> float | None:
+        if _in_a_name(label_of(problem, setting)) not in names:
             return None
-        seen = read(root, trial_of(question, setting))
-        return seen.loss if seen.is_decided else None
+        result = read_trial(root, trial_of(problem, setting))
+        return result.loss if result.is_decided else None
 
-    return outcome
-
-
-def read_running(root: Path, trial: Trial) -> Seen:
-    """Read a trial whose process may be about to replace any of its files."""
-    try:
-        metrics = read_metrics(RunPaths(place_of(root, trial)).metrics)
-    except FileNotFoundError:
-        metrics = Metrics((), 0)
-    return _seen(trial, Standing("begun", metrics))
+    return loss
 
 
-def _seen(trial: Trial, standing: Standing) -> Seen:
-    metrics = standing.metrics
-    curve = [(record.step, record.loss) for record in metrics.evaluations]
-    judgement = judge(curve, trial.steps)
-    if judgement.word == "undecided" and standing.state == "diverged":
-        why = f"step {metrics.records[-1].step} is not finite"
-        judgement = Judgement("not calm", why, "not finite")
-    return Seen(trial, judgement, metrics)
-
-
-def redone(root: Path, trial: Trial) -> Work:
-    """Return what a trial that goes on now computes again: all behind its newest checkpoint."""
-    saved = list_checkpoints(RunPaths(place_of(root, trial)).checkpoints)
-    kept = int(saved[0].name.removeprefix("step-")) if saved else 0
-    metrics = read_running(root, trial).metrics
-    before = (step.seconds or 0.0 for step in metrics.steps if step.step == kept)
-    steps = [step for step in metrics.steps if step.step > kept]
-    evaluations = [one for one in metrics.evaluations if one.step > kept]
-    return work_of(trial.config, steps, evaluations, next(before, 0.0))
+def repeated_work(root: Path, trial: Trial) -> Work:
+    """Return what a trial that resumes now computes again: all after its newest checkpoint."""
+    checkpoints = list_checkpoints(RunPaths(trial.directory(root)).checkpoints)
+    kept = int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
+    return work_of(read_running(root, trial).metrics, trial.config, kept)
 
 
 def drop_checkpoints(root: Path, trial: Trial) -> None:
-    """Delete the checkpoints of a trial that nobody will go on with."""
-    checkpoints = RunPaths(place_of(root, trial)).checkpoints
+    """Delete the checkpoints of a trial that nobody will resume."""
+    checkpoints = RunPaths(trial.directory(root)).checkpoints
     if checkpoints.exists():
         Disk().remove(checkpoints)

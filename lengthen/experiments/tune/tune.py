@@ -8,14 +8,21 @@ from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
 from lengthen.distributed.device import cards, usable_cores
 from lengthen.experiments.runner import ATTEMPTS, Machine, machine_for
-from lengthen.experiments.tune.cost import bill, read_beside
-from lengthen.experiments.tune.estimate import chosen_or_likely, foretold
-from lengthen.experiments.tune.problem import Question, ask
-from lengthen.experiments.tune.run import carry_out, is_a_searchs
+from lengthen.experiments.tune.cost import chosen_or_likely, estimate, search_cost
+from lengthen.experiments.tune.problem import Problem, define_problem
+from lengthen.experiments.tune.run import carry_out, is_a_search
 from lengthen.experiments.tune.search import FIRST, End, Setting, next_step
-from lengthen.experiments.tune.summary import Found, no_calm, sentences, trials_of
-from lengthen.experiments.tune.tables import curve_name, facts, panels, trials_table
-from lengthen.experiments.tune.trials import TRIALS, Seen, losses, outcomes, place_of
+from lengthen.experiments.tune.summary import (
+    SearchResult,
+    curve_name,
+    facts,
+    no_calm,
+    panels,
+    sentences,
+    trials_of,
+    trials_table,
+)
+from lengthen.experiments.tune.trials import TRIALS, TrialResult, known_losses, losses_of
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.directory import RunPaths
@@ -42,14 +49,14 @@ def tune(
     threads: int | None = None,
     shown: bool = True,
 ) -> None:
-    """Find start and duration for `config` by trials in `root`; print and write what was found.
+    """Find start and duration for `config` by trials in `root`; print and write the choice.
 
     Writes tuned.toml, tune.html and tune.json. `starts` are tried in rising order; `judge_tokens`
     of the validation part are read by each evaluation of a race, a quarter by others. Raises
     SettingError and DataError for what cannot be tuned, BusyError, StoppedError after a signal,
     UnstableError where no trial was calm, and for a trial that crashed what it ended with.
     """
-    question = ask(
+    problem = define_problem(
         config,
         open_store(config),
         starts=starts,
@@ -57,18 +64,16 @@ def tune(
         aggressive=aggressive,
     )
     must_be_a_tuners(root)
-    machine = _machine(question, jobs, threads)
-    _say_what_it_costs(question, root, machine)
-    seen = carry_out(question, root, machine, shown=shown)
-    found = _found(question, root, seen)
-    _write(root, found)
-    out = console()
-    out.print(printed(trials_table(found)))
-    for sentence in sentences(found):
+    machine = _machine(problem, jobs, threads)
+    _print_estimate(problem, root, machine)
+    result = _result(problem, root, carry_out(problem, root, machine, shown=shown))
+    _write(root, result)
+    console().print(printed(trials_table(result)))
+    for sentence in sentences(result):
         print(sentence)
     print(f"report  {root / PAGE}")
-    if found.chosen is None:
-        raise UnstableError(no_calm(found))
+    if result.chosen is None:
+        raise UnstableError(no_calm(result))
     print(f"next    lengthen train {root / TUNED} --out RUN")
 
 
@@ -79,10 +84,10 @@ def must_be_a_tuners(root: Path) -> None:
     if not root.is_dir():
         raise SettingError("--out", "must be a directory", str(root))
     names = {entry.name for entry in root.iterdir()}
-    # Hidden ones are what an interrupted command, or the user's desktop, left behind.
+    # Hidden ones are what an interrupted command, or the user's desktop, left there.
     strange = sorted(name for name in names - OWN if not name.startswith("."))
     if TRIALS in names:
-        strange = [] if is_a_searchs(root) else [TRIALS, *strange]
+        strange = [] if is_a_search(root) else [TRIALS, *strange]
     if strange:
         rule = f"holds {strange[0]}, which no search wrote, so all of it stays"
         raise SettingError("--out", rule, str(root), "give a new directory")
@@ -98,15 +103,15 @@ def _is_tuned(path: Path) -> bool:
 
 def _is_facts(path: Path) -> bool:
     try:
-        told = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(told, dict) and told.keys() >= {"chosen", "trials", "share"}
+    return isinstance(content, dict) and content.keys() >= {"chosen", "trials", "share"}
 
 
-def _say_what_it_costs(question: Question, root: Path, machine: Machine) -> None:
+def _print_estimate(problem: Problem, root: Path, machine: Machine) -> None:
     """Print what the search will cost, but where nothing is left to do."""
-    share = foretold(question, outcomes(question, root))
+    share = estimate(problem, known_losses(problem, root))
     if share.most > 0:
         more = ", and more with trials side by side" * (machine.jobs > 1)
         print(
@@ -116,63 +121,57 @@ def _say_what_it_costs(question: Question, root: Path, machine: Machine) -> None
         )
 
 
-def _machine(question: Question, jobs: int | None, threads: int | None) -> Machine:
-    first = question.training(Setting(question.space.starts[0], FIRST))
+def _machine(problem: Problem, jobs: int | None, threads: int | None) -> Machine:
+    first = problem.training(Setting(problem.space.starts[0], FIRST))
     most = cards(first.run.device) or max(1, usable_cores() // CORES)
     return machine_for([first], most if jobs is None else max(1, jobs), jobs, threads)
 
 
-def _found(question: Question, root: Path, seen: dict[Setting, Seen]) -> Found:
-    trials = list(seen.values())
-    end = next_step(question.space, losses(trials))
+def _result(problem: Problem, root: Path, trials: Sequence[TrialResult]) -> SearchResult:
+    end = next_step(problem.space, losses_of(trials))
     assert isinstance(end, End)
-    likely = chosen_or_likely(question.space, end)
-    cost = bill(question, trials, likely, read_beside(root, trials))
-    return Found(question, end.chosen, trials, cost, _threads(root, trials))
+    cost = search_cost(problem, trials, chosen_or_likely(problem.space, end), root)
+    counts = {_environment(root, one).get("threads") for one in trials}
+    threads = sorted(count for count in counts if isinstance(count, int))
+    return SearchResult(problem, end.chosen, trials, cost, threads)
 
 
-def _threads(root: Path, seen: Sequence[Seen]) -> list[int]:
-    files = (RunPaths(place_of(root, one.trial)).environment for one in seen)
-    counts = {read_environment(file).get("threads") for file in files}
-    return sorted(count for count in counts if isinstance(count, int))
+def _environment(root: Path, one: TrialResult) -> dict[str, object]:
+    return read_environment(RunPaths(one.trial.directory(root)).environment)
 
 
-def _write(root: Path, found: Found) -> None:
+def _write(root: Path, result: SearchResult) -> None:
     disk = Disk()
-    _write_tuned(disk, root, found)
-    disk.replace_file(root / FACTS, (json.dumps(facts(found), indent=1) + "\n").encode())
+    _write_tuned(disk, root, result)
+    disk.replace_file(root / FACTS, (json.dumps(facts(result), indent=1) + "\n").encode())
+    shown = [
+        NamedRun(one.trial.label, one.metrics, _environment(root, one), one.trial.config.tables())
+        for one in result.trials
+        if one.metrics.steps
+    ]
     write(
         root / PAGE,
-        [_shown(root, one) for one in found.seen if one.metrics.steps],
+        shown,
         title="lengthen tune",
-        verdicts=sentences(found),
-        tables=[trials_table(found)],
-        panels=panels(found),
-        families={one.trial.label: curve_name(one) for one in found.seen},
+        verdicts=sentences(result),
+        tables=[trials_table(result)],
+        panels=panels(result),
+        families={one.trial.label: curve_name(one) for one in result.trials},
     )
 
 
-def _write_tuned(disk: Disk, root: Path, found: Found) -> None:
+def _write_tuned(disk: Disk, root: Path, result: SearchResult) -> None:
     """Write the choice; one of another search goes aside, so that none is taken for this one's."""
     tuned, settings = root / TUNED, ""
-    if found.chosen is not None:
-        settings = found.question.training(found.chosen).to_toml()
+    if result.chosen is not None:
+        settings = result.problem.training(result.chosen).to_toml()
     if tuned.exists() and tuned.read_text(encoding="utf-8").partition("\n")[2] != settings:
         disk.rename(tuned, root / EARLIER)
         print(f"note    {TUNED} of an earlier search is now {EARLIER}")
-    if settings:
-        comment = f"{COMMENT}{sentences(found)[0]} {_evidence(found)}\n"
-        disk.replace_file(tuned, (comment + settings).encode())
-
-
-def _evidence(found: Found) -> str:
-    share = f"{100 * found.bill.flop_share:.1f} % of one training's FLOP"
-    chosen, text = found.chosen, f"{trials_of(found.bill)}, {share}."
-    if chosen is not None and chosen.rate * chosen.rows > 1:
-        text += f" --aggressive: {chosen.rate} x the rate, {chosen.rows} x the rows."
-    return text
-
-
-def _shown(root: Path, one: Seen) -> NamedRun:
-    environment = read_environment(RunPaths(place_of(root, one.trial)).environment)
-    return NamedRun(one.trial.label, one.metrics, environment, one.trial.config.tables())
+    if result.chosen is not None:
+        share = f"{100 * result.cost.flop_share:.1f} % of one training's FLOP"
+        evidence = f"{sentences(result)[0]} {trials_of(result.cost)}, {share}."
+        rate, rows = result.chosen.rate, result.chosen.rows
+        if rate * rows > 1:
+            evidence += f" --aggressive: {rate} x the rate, {rows} x the rows."
+        disk.replace_file(tuned, f"{COMMENT}{evidence}\n{settings}".encode())

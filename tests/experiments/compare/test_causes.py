@@ -8,10 +8,9 @@ import pytest
 from scipy import stats
 
 from lengthen.analysis.summary import QUANTITIES
-from lengthen.experiments.compare.causes import correlations, peaks
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
-from lengthen.experiments.status import directory
+from lengthen.experiments.compare.tables import correlations, peaks
 from lengthen.run.directory import RunPaths
 from tests.experiments.compare.test_tables import plant
 from tests.experiments.conftest import Written
@@ -23,7 +22,7 @@ def members(comparison: Comparison, root: Path) -> list[Group]:
 
 def largest(comparison: Comparison, root: Path, variant: str, quantity: str) -> list[float]:
     runs = [run for run in comparison.runs if run.variant == variant]
-    logs = [RunPaths(directory(root, run)).metrics.read_text().splitlines() for run in runs]
+    logs = [RunPaths(run.directory(root)).metrics.read_text().splitlines() for run in runs]
     lines = [[json.loads(line) for line in log if '"kind":"step"' in line] for log in logs]
     return [max(line[quantity] for line in of_run) for of_run in lines]
 

@@ -8,27 +8,18 @@ processes.
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lengthen.cli.main import main
-from lengthen.config.schema import Config
 from lengthen.data.prepare import prepare
-from lengthen.experiments import runner as processes
 from lengthen.experiments.compare import compare as whole
-from lengthen.experiments.compare import run as carry
 from lengthen.experiments.compare.file import Comparison
-from lengthen.experiments.compare.notes import notes
-from lengthen.experiments.compare.outcomes import read_outcomes
-from lengthen.experiments.runner import Job
-from lengthen.experiments.status import directory
-from lengthen.training.start import train
-from lengthen.util.errors import LengthenError
+from lengthen.experiments.compare.outcomes import notes, read_outcomes
+from tests.experiments.conftest import facts_of
 
 FILE = """
 baseline = "baseline"
@@ -47,7 +38,6 @@ saving = {{ every_steps = 0, keep = 1 }}
 [variants.slw]
 pacing = {{ kind = "linear", start = 8, duration = 8 }}
 """
-ON_THE_CLOCK = ("seconds", "probe seconds", "evaluation seconds", "seconds: times fewer")
 TOP = "seeds ="  # where further settings of the base are put
 GRID = "[[grid]]\nbatch.rows = [8, 4]\noptimizer.clip = [1.0, {second}]\n"
 ROWS = '[variants.rows]\nsame_tokens_as = "slw"\n'
@@ -145,58 +135,14 @@ EDITS: dict[str, tuple[Text, Text, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
-    """Where finished runs lie, by their configuration; every test adds to them."""
-    return tmp_path_factory.mktemp("runs"), {}
-
-
 @pytest.fixture
-def here(runs: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train runs in this process, each configuration once, and write no page."""
-
-    def start(place: Path, config: Config, *_: object) -> Job:
-        log = place.with_name(place.name + ".log")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.with_name(place.name + ".toml").write_text(config.to_toml(), encoding="utf-8")
-        try:
-            _carry(place, config, *runs)
-            code = 0
-        except LengthenError as error:
-            log.write_text(f"lengthen: {error}\n", encoding="utf-8")
-            code = error.exit_code
-        process = subprocess.Popen(["sh", "-c", f"exit {code}"])
-        process.wait()
-        return Job(0, process, log)
-
-    monkeypatch.setattr(processes, "start", start)
-    monkeypatch.setattr(carry, "LOOK_SECONDS", 0.0)
+def here(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train runs in this process, and write no page."""
     monkeypatch.setattr(whole, "write", lambda *_, **__: None)
-
-
-def _carry(place: Path, config: Config, folder: Path, known: dict[str, Path]) -> None:
-    if place.exists():
-        train(config, place, resume="auto", quiet=True)
-        return
-    text = config.to_toml()
-    if text not in known:
-        train(config, folder / str(len(known)), quiet=True)
-        known[text] = folder / str(len(known))
-    shutil.copytree(known[text], place)
 
 
 def call(file: Path, out: Path, *words: str) -> int:
     return main(["compare", str(file), "--out", str(out), "--quiet", *words])
-
-
-def facts(out: Path) -> Mapping[str, Any]:
-    """All that a comparison says, what the clock on the wall says left out."""
-    told: dict[str, Any] = json.loads((out / "small.json").read_text())
-    for table in told["tables"]:
-        kept = [n for n, column in enumerate(table["columns"]) if column not in ON_THE_CLOCK]
-        table["columns"] = [table["columns"][n] for n in kept]
-        table["rows"] = [[row[n] for n in kept] for row in table["rows"]]
-    return told
 
 
 def rounded(told: object) -> object:
@@ -217,7 +163,7 @@ def test_an_edited_comparison_gives_what_a_new_directory_gives_or_is_refused(
     if comes_to in (EQUAL, "rounded"):
         for words in ([], ["--look"]):
             assert call(file, out, *words) == 0
-            alike = facts if comes_to == EQUAL else (lambda place: rounded(facts(place)))
+            alike = facts_of if comes_to == EQUAL else (lambda place: rounded(facts_of(place)))
             assert alike(out) == alike(new)
         return
     for words in ([], ["--look"]):
@@ -238,7 +184,7 @@ def test_another_store_in_its_place_is_refused_with_all_runs_finished(
     assert call(file, out) == 0
     text = tmp_path / "other.txt"
     text.write_text("Another text, and not a long one.\n" * 900)
-    prepare([str(text)], tmp_path / "other", tokenizer="bytes", valid=0.1, progress=False)
+    prepare([str(text)], tmp_path / "other", tokenizer="bytes", valid=0.1, quiet=True)
     capsys.readouterr()
     for words in ([], ["--look"]):
         assert call(file, out, "--data", str(tmp_path / "other"), *words) == 2
@@ -296,7 +242,7 @@ def test_a_crash_under_settings_that_the_file_no_longer_has_is_no_result(
     assert "crashed" not in printed
     assert call(file, out) == 0
     assert call(file, tmp_path / "new") == 0
-    assert facts(out) == facts(tmp_path / "new")
+    assert facts_of(out) == facts_of(tmp_path / "new")
 
 
 @pytest.mark.usefixtures("here")
@@ -324,7 +270,7 @@ def test_runs_of_other_versions_are_taken_over_and_said(
 ) -> None:
     file, out = PLAIN.write(tmp_path / "small.toml", store), tmp_path / "out"
     assert call(file, out) == 0
-    told = facts(out)
+    told = facts_of(out)
     assert "taken over" not in capsys.readouterr().out
     for name, package in (
         ("slw/seed-0", "torch"),
@@ -341,7 +287,7 @@ def test_runs_of_other_versions_are_taken_over_and_said(
     first, second = sorted(lines)
     assert first.startswith("baseline/seed-1: taken over as trained, with lengthen 0.0.1 (now ")
     assert second.startswith("slw/seed-0 and 1 more: taken over as trained, with torch 0.0.1 (now ")
-    assert facts(out) == told
+    assert facts_of(out) == told
 
 
 @pytest.mark.usefixtures("here")
@@ -357,7 +303,7 @@ def test_memory_that_ran_out_in_a_run_does_not_end_the_comparison(
     assert "baseline/seed-0: batch.micro_tokens is 256, the file asks for 512; equal" in printed
     assert call(file, out, "--look") == 0
     assert call(file, new, "--batch.micro_tokens", "256") == 0
-    assert rounded(facts(out)) == rounded(facts(new))
+    assert rounded(facts_of(out)) == rounded(facts_of(new))
 
 
 def test_devices_are_said_where_runs_have_several(
@@ -368,7 +314,7 @@ def test_devices_are_said_where_runs_have_several(
     assert notes(read_outcomes(comparison, tmp_path)[0]) == []
     for run in comparison.runs:
         card = "cpu" if run.seed == 1 else f"cuda:{run.seed}, NVIDIA H100 80GB HBM3"
-        place = directory(tmp_path, run) / "environment.json"
+        place = run.directory(tmp_path) / "environment.json"
         place.write_text(json.dumps({**json.loads(place.read_text()), "device": card}))
     assert notes(read_outcomes(comparison, tmp_path)[0]) == [
         "baseline/seed-0 and 3 more: computed on NVIDIA H100 80GB HBM3",
@@ -383,4 +329,4 @@ def test_real_processes_add_a_seed_as_a_new_directory_has_it(store: Path, tmp_pa
     assert call(one.write(file, store), out) == 0
     assert call(PLAIN.write(file, store), out) == 0
     assert call(file, new) == 0
-    assert facts(out) == facts(new)
+    assert facts_of(out) == facts_of(new)

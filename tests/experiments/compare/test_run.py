@@ -1,27 +1,30 @@
 """A comparison in real processes: interrupted, killed and crashed, it comes to the same end."""
 
+import io
 import json
-import random
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rich.console import Console
 
 from lengthen.cli.main import main
 from lengthen.data.prepare import prepare
 from lengthen.experiments.compare.file import Comparison, read_comparison
-from lengthen.experiments.status import directory, read_attempts, standing
-from tests.experiments.conftest import Written
+from lengthen.experiments.status import attempts_of_runs
+from lengthen.run.directory import owned
+from lengthen.training.start import train
+from tests.experiments.conftest import Written, facts_of, status_of
 
-LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 60_000", "every_steps = 0": "every_steps = 10"}
-ON_THE_CLOCK = ("seconds", "probe seconds", "evaluation seconds", "seconds: times fewer")
+LONGER = {"[0, 1, 2]": "[0, 1]", "= 6000": "= 40_000", "every_steps = 0": "every_steps = 10"}
 
 
 def compare(file: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -29,46 +32,35 @@ def compare(file: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def facts(root: Path) -> Mapping[str, Any]:
-    """All that a comparison says, what the clock on the wall says left out."""
-    told: dict[str, Any] = json.loads((root / "small.json").read_text())
-    for table in told["tables"]:
-        kept = [n for n, column in enumerate(table["columns"]) if column not in ON_THE_CLOCK]
-        table["columns"] = [table["columns"][n] for n in kept]
-        table["rows"] = [[row[n] for n in kept] for row in table["rows"]]
-    return told
-
-
 def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
     return [
-        [replace(step, seconds=None) for step in standing(root, run).metrics.steps]
+        [replace(step, seconds=None) for step in status_of(root, run).metrics.steps]
         for run in comparison.runs
     ]
 
 
-def test_f55_killed_twice_it_gives_the_same_tables_as_unbroken(
-    written: Written, tmp_path: Path
+@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_f55_killed_it_gives_the_same_tables_as_unbroken(
+    written: Written, tmp_path: Path, kills: int
 ) -> None:
     file = written(**(LONGER | {"[0, 1, 2]": "[0]"}))
     comparison = read_comparison(file)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = compare(file, whole)
-    _, errors = done.communicate()
-    assert done.returncode == 0, errors
-    moments = random.Random(3)
-    for number in range(2):
+    for run in comparison.runs:
+        train(run.config, run.directory(whole), quiet=True)
+    assert main(["compare", str(file), "--out", str(whole), "--look"]) == 0
+    for number in range(kills):
         process = compare(file, broken)
         while _steps(comparison, broken) <= 20 * number:
             assert process.poll() is None
             time.sleep(0.05)
-        time.sleep(moments.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert "begun" in [standing(broken, run).state for run in comparison.runs]
+        assert "begun" in [status_of(broken, run).state for run in comparison.runs]
     done = compare(file, broken)
     _, errors = done.communicate()
     assert done.returncode == 0, errors
-    assert facts(broken) == facts(whole)
+    assert facts_of(broken) == facts_of(whole)
     assert steps_of(comparison, broken) == steps_of(comparison, whole)
 
 
@@ -76,16 +68,16 @@ def test_f55_what_is_finished_is_not_redone_and_needs_no_store(
     trained: tuple[Comparison, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     comparison, root = trained
-    before = {run.name: _changed(directory(root, run)) for run in comparison.runs}
+    before = {run.name: _changed(run.directory(root)) for run in comparison.runs}
     file, nowhere = root / "small.toml", root / "no-such-store"
     assert main(["compare", str(file), "--out", str(root), "--data", str(nowhere)]) == 0
     assert "Results at the end of an equal budget" in capsys.readouterr().out
-    assert {run.name: _changed(directory(root, run)) for run in comparison.runs} == before
+    assert {run.name: _changed(run.directory(root)) for run in comparison.runs} == before
     assert (root / "small.html").stat().st_size > 100_000
 
 
 def _steps(comparison: Comparison, root: Path) -> int:
-    logs = [directory(root, run) / "metrics.jsonl" for run in comparison.runs]
+    logs = [run.directory(root) / "metrics.jsonl" for run in comparison.runs]
     return sum(log.read_bytes().count(b'"kind":"step"') for log in logs if log.is_file())
 
 
@@ -96,17 +88,17 @@ def _changed(path: Path) -> dict[str, int]:
 def test_a_signal_saves_every_run_and_the_same_command_goes_on(
     written: Written, tmp_path: Path
 ) -> None:
-    file, root = written(**{**LONGER, "= 60_000": "= 600_000"}), tmp_path / "out"
+    file, root = written(**{**LONGER, "= 40_000": "= 600_000"}), tmp_path / "out"
     comparison = read_comparison(file)
     process = compare(file, root)
-    first = directory(root, comparison.runs[0])
+    first = comparison.runs[0].directory(root)
     while not (first / "metrics.jsonl").is_file() or b'"step":3' not in _read(first):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on" in errors.splitlines()[-1]
+    assert "the same command continues" in errors.splitlines()[-1]
     last = json.loads(_read(first).splitlines()[-1])
     assert (last["kind"], last["event"]) == ("event", "saved")
 
@@ -115,48 +107,63 @@ def _read(run: Path) -> bytes:
     return (run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_f55_a_diverged_variant_is_a_result_and_not_the_end(
-    written: Written, tmp_path: Path
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     poison = "[variants.poisoned]\noptimizer = { learning_rate = 1e3, clip = 0.0 }\n"
     file = written(more=poison, **{"[0, 1, 2]": "[0]"})
-    done = compare(file, tmp_path / "out")
-    output, errors = done.communicate()
-    assert done.returncode == 0, errors
+    assert main(["compare", str(file), "--out", str(tmp_path / "out")]) == 0
     comparison = read_comparison(file)
-    states = [standing(tmp_path / "out", run).state for run in comparison.runs]
+    states = [status_of(tmp_path / "out", run).state for run in comparison.runs]
     assert states[:2] == ["finished", "finished"]
+    output = capsys.readouterr().out
     assert "poisoned/seed-0 diverged" in output
     assert "too few seeds" in output
 
 
-def test_f55_a_crashed_run_is_a_result_with_its_message(written: Written, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_f55_a_crashed_run_is_a_result_with_its_message(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, root = written(**{"[0, 1, 2]": "[0]"}), tmp_path / "out"
     comparison = read_comparison(file)
-    place = directory(root, comparison.runs[0])
+    place = comparison.runs[0].directory(root)
     place.mkdir(parents=True)
     (place / "not-a-run.txt").write_text("mine")
-    done = compare(file, root)
-    output, errors = done.communicate()
-    assert done.returncode == 0, errors
-    assert "baseline/seed-0 crashed: --out: must be a new or empty directory" in output
-    assert "holds other things than a run" in read_attempts(root)["baseline/seed-0"].message
-    assert standing(root, comparison.runs[1]).state == "finished"
+    assert main(["compare", str(file), "--out", str(root)]) == 0
+    shown = capsys.readouterr()
+    crash = "baseline/seed-0 crashed: --out: must be a new or empty directory"
+    assert crash in shown.out
+    assert shown.err.splitlines()[0].startswith("1 of 2  0:00:0")
+    assert "holds other things than a run" in attempts_of_runs(root)["baseline/seed-0"].message
+    assert status_of(root, comparison.runs[1]).state == "finished"
 
 
-def test_two_at_once_in_one_directory_are_refused(written: Written, tmp_path: Path) -> None:
-    file, root = written(**{**LONGER, "= 60_000": "= 6_000_000"}), tmp_path / "out"
-    first = compare(file, root)
-    while not (root / "attempts.jsonl").is_file():
-        assert first.poll() is None
-        time.sleep(0.1)
-    second = compare(file, root)
-    _, errors = second.communicate()
-    assert second.returncode == 5
-    assert f"in use by pid {first.pid}" in errors
-    first.send_signal(signal.SIGTERM)
-    first.communicate()
-    assert first.returncode == 143
+@pytest.mark.usefixtures("in_this_process")
+def test_on_a_terminal_a_table_fills_with_losses(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    terminal = partial(Console, file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr("lengthen.experiments.compare.run.ErrorStream", terminal)
+    file, root = written(**{"[0, 1, 2]": "[0, 1]"}), tmp_path / "out"
+    assert main(["compare", str(file), "--out", str(root), "--jobs", "1"]) == 0
+    shown = screen.getvalue()
+    losses = [
+        status_of(root, run).metrics.evaluations[-1].loss for run in read_comparison(file).runs
+    ]
+    first, *_, last = [frame for frame in shown.split("seed 0")[1:] if "slw" in frame]
+    assert [line.split()[1:] for line in first.splitlines() if "slw" in line] == [[".", "."]]
+    assert all(f"{loss:.3f}" in last for loss in losses[:3])
+
+
+def test_two_at_once_in_one_directory_are_refused(
+    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with owned(tmp_path / "out"):
+        assert main(["compare", str(written()), "--out", str(tmp_path / "out")]) == 5
+    assert f"in use by pid {os.getpid()}" in capsys.readouterr().err
 
 
 def test_what_is_not_ours_stays(
@@ -186,7 +193,7 @@ def test_finished_runs_of_another_store_are_refused_before_anything_is_trained(
     text = tmp_path / "other.txt"
     text.write_text("Another text, and not a long one.\n" * 900)
     other = tmp_path / "other"
-    prepare([str(text)], other, tokenizer="bytes", valid=0.1, progress=False)
+    prepare([str(text)], other, tokenizer="bytes", valid=0.1, quiet=True)
     code = main(["compare", str(written()), "--out", str(tmp_path / "out"), "--data", str(other)])
     assert code == 2
     assert "was trained on store" in capsys.readouterr().err

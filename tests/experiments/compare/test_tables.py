@@ -13,20 +13,19 @@ from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
     instability,
-    judged,
     measuring,
+    pair_verdicts,
     results,
     verdict_lines,
     verdict_table,
 )
 from lengthen.experiments.runner import ATTEMPTS
-from lengthen.experiments.status import directory, standing
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train
 from lengthen.util.errors import DataError
 from tests.conftest import AskFor
-from tests.experiments.conftest import Written
+from tests.experiments.conftest import Written, status_of
 from tests.logs import observation
 
 SWEEP = """
@@ -51,7 +50,7 @@ def plant(
     store_id: str | None = None,
 ) -> None:
     """Write a run whose evaluations, one a step of 1,000 tokens and 10 seconds, are given."""
-    paths = RunPaths(directory(root, run))
+    paths = RunPaths(run.directory(root))
     paths.root.mkdir(parents=True)
     paths.config.write_text(with_overrides(run.config, {"data": {"store_id": store_id}}).to_toml())
     paths.environment.write_text(json.dumps(environment or {}))
@@ -76,7 +75,7 @@ def test_every_run_counts_once_with_its_own_last_loss(trained: tuple[Comparison,
     for group in found:
         assert [outcome.run.seed for outcome in group.outcomes] == [0, 1, 2]
         for outcome in group.outcomes:
-            log = RunPaths(directory(root, outcome.run)).metrics.read_text().splitlines()
+            log = RunPaths(outcome.run.directory(root)).metrics.read_text().splitlines()
             last = [json.loads(line) for line in log if '"kind":"eval"' in line][-1]
             assert outcome.loss == last["loss"]
     table = results(found, "baseline")
@@ -103,8 +102,8 @@ def test_observations_of_an_adaptive_pacing_are_counted_apart_where_there_are_an
         plant(tmp_path, run, [6.0])
     assert measuring(members(comparison, tmp_path)).columns[-1] == "evaluation seconds"
     for run in comparison.runs[:1]:
-        log = RunPaths(directory(tmp_path, run)).metrics
-        look = {**observation(1, 8, 8, 5.0), "side_tokens": 256, "side_seconds": 0.5}
+        log = RunPaths(run.directory(tmp_path)).metrics
+        look = {**observation(1, 8, 16, 5.0), "side_tokens": 256, "side_seconds": 0.5}
         log.write_text(json.dumps(look) + "\n" + log.read_text())
     table = measuring(members(comparison, tmp_path))
     assert table.columns[-2:] == ("observation tokens", "observation seconds")
@@ -119,7 +118,7 @@ def test_one_recipe_under_two_names_cannot_be_told_apart(
     for run in comparison.runs:
         other = 0.01 if run.variant == "slw" and run.seed != 1 else 0.0
         plant(tmp_path, run, [6.0, noise[run.seed] + other])
-    (line,) = verdict_lines(judged(members(comparison, tmp_path), comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(members(comparison, tmp_path), comparison.variants))
     assert "not distinguishable" in line
 
 
@@ -133,7 +132,7 @@ def test_one_that_is_5_percent_better_is_called_better_and_faster(
         losses = [6.0, base * 0.97, base * 0.95] if better else [6.0, base * 1.02, base]
         plant(tmp_path, run, losses)
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(judged(found, comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(found, comparison.variants))
     assert line.startswith("baseline is worse than slw by 0.251 nats")
     rows = results(found, "baseline").rows
     assert column(rows, 8) == ["1.00", "1.50"]
@@ -145,14 +144,14 @@ def test_a_run_that_skipped_its_last_step_has_the_loss_at_its_end(
 ) -> None:
     comparison = read_comparison(written(), {"run": {"on_nonfinite": "skip"}})
     run = comparison.runs[0]
-    place = directory(tmp_path, run)
+    place = run.directory(tmp_path)
     ask_for(f"step:{6000 // 512 + 1}:nan")  # the last of them
     train(run.config, place, quiet=True)
     metrics = read_metrics(RunPaths(place).metrics)
     assert metrics.steps[-1].finite is False
-    assert standing(tmp_path, run).state == "finished"
+    assert status_of(tmp_path, run).state == "finished"
     (outcome,), _ = read_outcomes(comparison, tmp_path)
-    assert (outcome.fate, outcome.loss) == ("finished", metrics.evaluations[-1].loss)
+    assert (outcome.state, outcome.loss) == ("finished", metrics.evaluations[-1].loss)
     assert main(["report", str(place)]) == 0
     assert "diverged" not in capsys.readouterr().out
 
@@ -167,6 +166,11 @@ def test_seconds_count_only_for_runs_that_had_the_machine_alone(
         lines.append(json.dumps({"run": run.name, "event": "started", "jobs": 1, "threads": 2}))
     (tmp_path / ATTEMPTS).write_text("\n".join(lines) + "\n")
     assert column(results(members(comparison, tmp_path), "baseline").rows, 9) == ["1.00", "1.00"]
+    environment = RunPaths(comparison.runs[0].directory(tmp_path)).environment
+    environment.write_text('{"device": "cuda:0, NVIDIA H100 80GB HBM3"}')
+    on_two_devices = column(results(members(comparison, tmp_path), "baseline").rows, 9)
+    assert on_two_devices == ["not measured"] * 2
+    environment.write_text("{}")
     again = {"run": comparison.runs[0].name, "event": "started", "jobs": 1, "threads": 1}
     (tmp_path / ATTEMPTS).write_text("\n".join([*lines, json.dumps(again)]) + "\n")
     seconds = column(results(members(comparison, tmp_path), "baseline").rows, 9)
@@ -181,7 +185,7 @@ def test_a_variant_with_a_diverged_seed_is_never_better(written: Written, tmp_pa
         losses = [6.0, 5.0 - gain + 0.01 * run.seed]
         plant(tmp_path, run, losses, end="skipped" if lost else "finished")
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(judged(found, comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(found, comparison.variants))
     assert "not distinguishable" in line
     assert "slw diverged in 1 seed" in line
     assert column(results(found, "baseline").rows, 1) == ["4 of 4", "3 of 4, 1 diverged"]
@@ -199,7 +203,7 @@ def test_two_seeds_are_too_few(written: Written, tmp_path: Path) -> None:
     comparison = read_comparison(written(**{"[0, 1, 2]": "[0, 1]"}))
     for run in comparison.runs:
         plant(tmp_path, run, [6.0, 4.0 if run.variant == "slw" else 5.0])
-    table = verdict_table(judged(members(comparison, tmp_path), comparison.variants))
+    table = verdict_table(pair_verdicts(members(comparison, tmp_path), comparison.variants))
     assert column(table.rows, 1) == ["too few seeds"]
 
 
@@ -212,7 +216,7 @@ def test_a_crash_is_a_result(written: Written, tmp_path: Path) -> None:
     crash = {"run": comparison.runs[0].name, "event": "ended", "message": "out of memory"}
     (tmp_path / ATTEMPTS).write_text(json.dumps(crash) + "\n")
     outcomes, missing = read_outcomes(comparison, tmp_path)
-    assert [outcome.fate for outcome in outcomes].count("crashed") == 1
+    assert [outcome.state for outcome in outcomes].count("crashed") == 1
     assert missing == 0
 
 
@@ -247,11 +251,11 @@ def test_a_crash_decides_nothing(written: Written, tmp_path: Path) -> None:
             lines.append({"run": run.name, "event": "ended", "message": "\x1b[31mdisk full"})
     (tmp_path / ATTEMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(judged(found, comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(found, comparison.variants))
     assert line == "baseline and slw: too few seeds (0 finished in both, 3 are needed)"
     assert found[1].outcomes[0].attempts.message == "\\x1b[31mdisk full"
     rows = results(found, "baseline").rows
-    assert (rows[1][1], rows[1][7], rows[1][8]) == ("0 of 3, 3 crashed", "0 of 3", "-")
+    assert (rows[1][1], rows[1][7], rows[1][8]) == ("0 of 3, 3 crashed", "-", "-")
 
 
 def test_a_crashed_baseline_sets_no_goal(written: Written, tmp_path: Path) -> None:
@@ -264,6 +268,8 @@ def test_a_crashed_baseline_sets_no_goal(written: Written, tmp_path: Path) -> No
     (tmp_path / ATTEMPTS).write_text(json.dumps(crash) + "\n")
     rows = results(members(comparison, tmp_path), "baseline").rows
     assert column(rows, 8) == ["1.00", "1.00"]
+    # One that crashed is neither stable nor unstable.
+    assert column(rows, 7) == ["2 of 2", "3 of 3"]
 
 
 def test_a_goal_that_was_reached_and_then_lost_is_not_reached(
@@ -283,7 +289,7 @@ def test_a_finite_loss_that_rises_again_is_tested_like_any_other(
     comparison = read_comparison(written())
     for run in comparison.runs:
         plant(tmp_path, run, [3.0, 1.0 + 0.01 * run.seed, 1.25 if run.variant == "slw" else 1.19])
-    (row,) = verdict_table(judged(members(comparison, tmp_path), comparison.variants)).rows
+    (row,) = verdict_table(pair_verdicts(members(comparison, tmp_path), comparison.variants)).rows
     assert row[5] == "3"
     assert row[1] in ("better", "not distinguishable")
 
@@ -299,8 +305,8 @@ def test_the_family_is_all_pairs_of_the_file_however_few_are_finished(
             gap = gaps[run.seed] if run.variant == "baseline" else 0.0
             plant(tmp_path, run, [6.0, 5.0 + gap])
     found = members(comparison, tmp_path)
-    assert verdict_table(judged(found, ("baseline", "slw"))).rows[0][1] == "worse"
-    (row,) = verdict_table(judged(found, comparison.variants)).rows
+    assert verdict_table(pair_verdicts(found, ("baseline", "slw"))).rows[0][1] == "worse"
+    (row,) = verdict_table(pair_verdicts(found, comparison.variants)).rows
     assert row[1] == "not distinguishable"
 
 

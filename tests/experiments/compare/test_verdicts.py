@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lengthen.experiments.compare.verdicts import Losses, Speedup, Verdict, speedups, verdicts
+from lengthen.experiments.compare.verdicts import Losses, PairVerdict, Speedup, speedups, verdicts
 from lengthen.util.errors import SettingError
 from lengthen.util.stats import holm, smallest_effect
 
@@ -32,31 +32,33 @@ def around(mean: float, noise: Sequence[float], seeds: int = 5) -> dict[int, flo
     return by_seed([mean + shift for shift in noise[:seeds]])
 
 
-def one_verdict(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> Verdict:
+def one_verdict(a: Mapping[int, float | None], b: Mapping[int, float | None]) -> PairVerdict:
     (verdict,) = verdicts({"slw": a, "baseline": b})
     return verdict
 
 
 def test_a_planted_5_percent_is_called_better() -> None:
     slw, baseline = around(4.75, NOISE), around(5.0, OTHER_NOISE)
-    assert one_verdict(slw, baseline).word == "better"
-    assert one_verdict(baseline, slw).word == "worse"
+    assert one_verdict(slw, baseline).verdict == "better"
+    assert one_verdict(baseline, slw).verdict == "worse"
 
 
 def test_the_same_recipe_under_two_names_is_not_distinguishable() -> None:
     verdict = one_verdict(around(5.0, NOISE), around(5.0, NOISE))
-    assert verdict.word == "not distinguishable"
+    assert verdict.verdict == "not distinguishable"
     assert verdict.p_adjusted == 1
 
 
 def test_the_same_mean_with_other_noise_is_not_distinguishable() -> None:
-    assert one_verdict(around(5.0, NOISE), around(5.0, OTHER_NOISE)).word == "not distinguishable"
+    assert (
+        one_verdict(around(5.0, NOISE), around(5.0, OTHER_NOISE)).verdict == "not distinguishable"
+    )
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_3_seeds_are_too_few_for_any_difference(seeds: int) -> None:
     verdict = one_verdict(around(1.0, NOISE, seeds), around(9.0, OTHER_NOISE, seeds))
-    assert verdict.word == "too few seeds"
+    assert verdict.verdict == "too few seeds"
     assert (verdict.p_adjusted, verdict.smallest_effect) == (None, None)
 
 
@@ -76,7 +78,7 @@ def test_a_diverged_variant_is_never_better_and_the_other_never_worse(lost: floa
     baseline = around(5.0, OTHER_NOISE, 8)
     for one, other, lost_seeds in ((diverged, baseline, (1, 0)), (baseline, diverged, (0, 1))):
         verdict = one_verdict(one, other)
-        assert verdict.word == "not distinguishable"
+        assert verdict.verdict == "not distinguishable"
         assert verdict.p_adjusted is not None
         assert verdict.p_adjusted < 1e-6
         assert verdict.diverged == lost_seeds
@@ -85,14 +87,14 @@ def test_a_diverged_variant_is_never_better_and_the_other_never_worse(lost: floa
 def test_a_diverged_variant_may_well_be_worse() -> None:
     diverged = {**around(6.0, NOISE, 8), 8: None}
     baseline = around(5.0, OTHER_NOISE, 8)
-    assert one_verdict(diverged, baseline).word == "worse"
-    assert one_verdict(baseline, diverged).word == "better"
+    assert one_verdict(diverged, baseline).verdict == "worse"
+    assert one_verdict(baseline, diverged).verdict == "better"
 
 
 def test_what_diverged_in_every_seed_is_worse_than_what_did_in_none() -> None:
     nothing, baseline = by_seed([None] * 3), around(5.0, NOISE, 3)
-    assert one_verdict(nothing, baseline).word == "worse"
-    assert one_verdict(baseline, nothing).word == "better"
+    assert one_verdict(nothing, baseline).verdict == "worse"
+    assert one_verdict(baseline, nothing).verdict == "better"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_what_diverged_in_every_seed_is_worse_than_what_did_in_none() -> None:
 def test_divergence_in_every_seed_decides_nothing_else(
     a: dict[int, float | None], b: dict[int, float | None]
 ) -> None:
-    assert one_verdict(a, b).word == one_verdict(b, a).word == "too few seeds"
+    assert one_verdict(a, b).verdict == one_verdict(b, a).verdict == "too few seeds"
 
 
 @pytest.mark.parametrize(("variants", "seeds"), [(2, 3), (3, 4), (4, 4), (6, 5), (7, 5)])
@@ -118,7 +120,7 @@ def test_divergence_is_a_test_in_holms_family_like_any_other(variants: int, seed
         table = {f"v{row}": around(5.0, NOISE[row:] + NOISE[:row], n) for row in range(1, variants)}
         found = verdicts({"lost": by_seed([None] * n), **table})[: variants - 1]
         pairs = variants * (variants - 1) / 2
-        assert {verdict.word for verdict in found} == {word}
+        assert {verdict.verdict for verdict in found} == {word}
         assert found[0].p_adjusted == (None if n < 3 else min(1, pairs * 2 / 4**n))
 
 
@@ -129,7 +131,7 @@ def test_fewer_seeds_than_a_test_can_decide_are_too_few_for_divergence_too() -> 
         "lost and b: too few seeds (lost never finished, b always: p 0.094 after Holm); "
         "lost diverged in 3 seeds"
     )
-    assert second.word == "too few seeds"
+    assert second.verdict == "too few seeds"
 
 
 def test_no_verdict_is_false_more_often_than_alpha_where_variants_diverge_by_a_coin() -> None:
@@ -138,7 +140,7 @@ def test_no_verdict_is_false_more_often_than_alpha_where_variants_diverge_by_a_c
         losses = 5 + 0.03 * rng.standard_normal((6, 3))
         losses[rng.random((6, 3)) < 0.5] = np.nan
         table = {f"variant {row}": by_seed(losses[row].tolist()) for row in range(6)}
-        alarms += any(verdict.word in ("better", "worse") for verdict in verdicts(table))
+        alarms += any(verdict.verdict in ("better", "worse") for verdict in verdicts(table))
     assert alarms / tables <= 0.05
 
 
@@ -207,12 +209,12 @@ def test_an_alpha_that_is_no_share_is_refused_even_without_a_pair() -> None:
 @given(losses=TABLES)
 def test_the_laws_of_any_table(losses: dict[str, dict[int, float | None]]) -> None:
     turned = dict(reversed(losses.items()))
-    mirrored = {(v.b, v.a): v.word for v in verdicts(turned)}
+    mirrored = {(v.b, v.a): v.verdict for v in verdicts(turned)}
     opposite = {"better": "worse", "worse": "better"}
     for verdict in verdicts(losses):
         winner = {"better": verdict.diverged[0], "worse": verdict.diverged[1]}
-        assert winner.get(verdict.word, 0) == 0
-        assert mirrored[verdict.a, verdict.b] == opposite.get(verdict.word, verdict.word)
+        assert winner.get(verdict.verdict, 0) == 0
+        assert mirrored[verdict.a, verdict.b] == opposite.get(verdict.verdict, verdict.verdict)
         assert "\n" not in verdict.sentence()
         assert verdict.sentence().count(verdict.a) >= 1
 
@@ -223,7 +225,7 @@ def test_null_tables_are_called_different_no_more_often_than_alpha_allows() -> N
         seed_effects = rng.standard_normal(5)  # of the order of training data: alike for all
         losses = seed_effects + 0.3 * rng.standard_normal((4, 5))
         table = {f"variant {row}": by_seed(losses[row].tolist()) for row in range(4)}
-        alarms += any(verdict.word in ("better", "worse") for verdict in verdicts(table))
+        alarms += any(verdict.verdict in ("better", "worse") for verdict in verdicts(table))
     # Above 5 % by three standard errors happens to a right program once in a thousand seeds.
     assert alarms / tables <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
     assert alarms > 0  # a judge that never speaks would pass as well

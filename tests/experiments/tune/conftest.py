@@ -1,4 +1,4 @@
-"""A tiny training whose start and duration are asked for, and a search without processes."""
+"""A tiny training whose start and duration are asked for, and a search without runner."""
 
 import json
 import math
@@ -13,15 +13,15 @@ from lengthen.config.load import load
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import crossed, steps
 from lengthen.data.store import Store
-from lengthen.experiments import runner as processes
-from lengthen.experiments.runner import ATTEMPTS, Job
-from lengthen.experiments.tune.problem import Question, ask
+from lengthen.experiments import runner
+from lengthen.experiments.runner import ATTEMPTS, Process
+from lengthen.experiments.tune.problem import Problem, define_problem
 from lengthen.experiments.tune.search import Setting, next_step
-from lengthen.experiments.tune.trials import Trial, place_of, read, trial_of
+from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
 from lengthen.run.directory import RunPaths
 from tests.conftest import Configure
 
-Asked = Callable[..., Question]
+Asked = Callable[..., Problem]
 ROOM: Tables = {"budget": {"tokens": 400_000}}
 
 
@@ -35,10 +35,10 @@ def tunable(configured: Configure) -> Configure:
 def asked(tunable: Configure, store: Path) -> Asked:
     """Ask for a tiny training's start and duration, with any of its tables changed."""
 
-    def question(
+    def problem(
         *, starts: tuple[int, ...] = (), aggressive: bool = False, **tables: Tables
-    ) -> Question:
-        return ask(
+    ) -> Problem:
+        return define_problem(
             tunable(**tables),
             Store.open(store),
             starts=starts,
@@ -46,24 +46,24 @@ def asked(tunable: Configure, store: Path) -> Asked:
             aggressive=aggressive,
         )
 
-    return question
+    return problem
 
 
-def search_here(question: Question, root: Path, carry: Callable[[Trial], None]) -> list[Trial]:
+def search_here(problem: Problem, root: Path, carry: Callable[[Trial], None]) -> list[Trial]:
     """Carry a search out in this process; return its trials, of which the last is the end."""
     known: dict[Setting, float] = {}
     trials: list[Trial] = []
-    while isinstance(setting := next_step(question.space, known), Setting):
-        trials.append(trial_of(question, setting))
+    while isinstance(setting := next_step(problem.space, known), Setting):
+        trials.append(trial_of(problem, setting))
         carry(trials[-1])
-        seen = read(root, trials[-1])
+        seen = read_trial(root, trials[-1])
         assert seen.is_decided
         known[setting] = seen.loss
     return trials
 
 
 def own(root: Path) -> None:
-    """Say in attempts.jsonl that the trials in `root` are a search's, of no question asked here."""
+    """Say in attempts.jsonl that the trials in `root` are a search's, of no problem asked here."""
     root.mkdir(exist_ok=True)
     record = {"run": "another", "event": "started", "setting": {}, "search": {}}
     (root / ATTEMPTS).write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -79,7 +79,7 @@ def plant(
     falls: float = 0.01,
 ) -> None:
     """Write the files that a trial leaves: its loss falls, or jumps at the second evaluation."""
-    paths = RunPaths(place_of(root, trial))
+    paths = RunPaths(trial.directory(root))
     paths.root.mkdir(parents=True)
     paths.config.write_text(trial.config.to_toml(), encoding="utf-8")
     if threads is not None:
@@ -116,7 +116,7 @@ def written(config: Config, folder: Path) -> str:
     return str(path)
 
 
-def no_process(*_: object) -> Job:
+def no_process(*_: object) -> Process:
     raise AssertionError("a trial was started")
 
 
@@ -125,7 +125,7 @@ def tuned(
     tunable: Configure, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> "Tuned":
     """Plant the trials of a search and let the command read them, which starts none."""
-    monkeypatch.setattr(processes, "start", no_process)
+    monkeypatch.setattr(runner, "start", no_process)
     return Tuned(tunable, asked, tmp_path)
 
 
@@ -139,9 +139,9 @@ class Tuned:
         self, calm: Sequence[Setting], *words: str, code: int = 0, tables: Tables = ROOM
     ) -> list[Trial]:
         aggressive = "--aggressive" in words
-        self.question: Question = self.asked(aggressive=aggressive, **tables)
+        self.problem: Problem = self.asked(aggressive=aggressive, **tables)
 
-        trials = search_here(self.question, self.root, self.planting(calm))
+        trials = search_here(self.problem, self.root, self.planting(calm))
         if not (self.root / ATTEMPTS).exists():
             own(self.root)
         assert self.again(*words, tables=tables) == code
@@ -151,7 +151,7 @@ class Tuned:
         """Give what plants a trial, unless it is there from an earlier search."""
 
         def carry(trial: Trial) -> None:
-            if not place_of(self.root, trial).exists():
+            if not trial.directory(self.root).exists():
                 is_calm = any(covers(one, trial.setting) for one in calm)
                 plant(self.root, trial, calm=is_calm)
 

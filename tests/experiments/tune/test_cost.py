@@ -7,7 +7,6 @@ import pytest
 
 from lengthen.core.schedule import StepPlan, steps
 from lengthen.experiments.tune.search import Setting
-from lengthen.experiments.tune.trials import place_of
 from lengthen.model import cost
 from tests.experiments.tune.conftest import Tuned
 
@@ -51,7 +50,7 @@ def test_the_seconds_of_the_whole_training_come_from_a_line_through_those_of_the
         return start + per_flop * cost.flops(model, shape.rows, shape.length)
 
     for trial in trials:
-        log = place_of(tuned.root, trial) / "metrics.jsonl"
+        log = trial.directory(tuned.root) / "metrics.jsonl"
         records = [json.loads(line) for line in log.read_text().splitlines()]
         ends = list(accumulate(took(shape) for _, shape in steps(trial.config.schedule())))
         moved = [{**one, "seconds": ends[one["step"] - 1]} for one in records]
@@ -70,7 +69,7 @@ def test_what_a_kill_cost_and_what_processes_took_beside_computing_is_billed(tun
         {"run": trials[0].name, "event": "started", "redone": again},
         {"run": trials[0].name, "event": "ended", "beside_seconds": 3.0},
         {"run": trials[1].name, "event": "started", "redone": again},
-        {"run": trials[1].name, "event": "held"},  # by somebody else: nothing was redone
+        {"run": trials[1].name, "event": "busy"},  # by somebody else: nothing was redone
         {"run": "another", "event": "started", "redone": again},
     ]
     log = tuned.root / "attempts.jsonl"
@@ -87,6 +86,6 @@ def test_what_a_kill_cost_and_what_processes_took_beside_computing_is_billed(tun
     }
     cost_told = next(text for text in tuned.facts["verdicts"] if " trials cost " in text)
     assert cost_told.endswith(
-        ", 3 of them to start, save and watch processes; 640 tokens were trained twice, behind a "
+        ", 3 of them to start, save and watch processes; 640 tokens were trained twice, after a "
         "kill."
     )

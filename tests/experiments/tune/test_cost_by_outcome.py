@@ -10,11 +10,11 @@ from benchmarks.tuning import (
     STARTS,
     bounds,
     late_share,
-    question,
-    question_about,
+    problem,
+    problem_of,
     share,
 )
-from lengthen.experiments.tune.estimate import whole_training
+from lengthen.experiments.tune.cost import whole_training
 from lengthen.experiments.tune.search import Setting
 from lengthen.planning.plan import plan
 
@@ -54,13 +54,13 @@ def test_the_page_says_what_the_recipes_cost_at_least_and_at_most() -> None:
         for aggressive in (False, True):
             one = bounds(recipe, aggressive=aggressive)
             cells.append(f"{100 * one.least:.1f} to {100 * one.most:.1f}")
-        longest = 20 * question_about(recipe).space.ladder(8)[-1].multiple
+        longest = 20 * problem_of(recipe).space.ladder(8)[-1].multiple
         assert f"| `{recipe}` | {' | '.join(cells)} | {longest} |" in page
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_whatever_is_chosen_for_a_recipe_its_training_gets_to_full_length(recipe: str) -> None:
-    asked = question_about(recipe)
+    asked = problem_of(recipe)
     for start in asked.space.starts:
         for setting in asked.space.ladder(start):
             full = plan(whole_training(asked, setting), 256).full
@@ -69,9 +69,9 @@ def test_whatever_is_chosen_for_a_recipe_its_training_gets_to_full_length(recipe
 
 
 def test_the_search_that_the_page_tells_of_still_has_room_for_its_choice() -> None:
-    assert question().space.ladder(8)[-1] == Setting(8, 64)
-    assert round(100 * question().warmup_share(Setting(8, 64))) == 64
-    assert question().space.ladder(64)[-1] == Setting(64, 43)
+    assert problem().space.ladder(8)[-1] == Setting(8, 64)
+    assert round(100 * problem().warmup_share(Setting(8, 64))) == 64
+    assert problem().space.ladder(64)[-1] == Setting(64, 43)
 
 
 def test_speculation_costs_more_and_never_changes_what_is_needed() -> None:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthen.experiments import runner as processes
-from lengthen.experiments.runner import Job
-from lengthen.experiments.tune.estimate import (
-    Outcome,
+from lengthen.experiments import runner
+from lengthen.experiments.runner import Process
+from lengthen.experiments.tune.cost import (
+    KnownLoss,
     Range,
     chosen_or_likely,
-    foretold,
+    estimate,
     training_flops,
     trial_flops,
     ways,
@@ -26,14 +26,14 @@ from lengthen.experiments.tune.search import (
     FIRST,
     MULTIPLES,
     End,
-    Known,
+    Losses,
     Setting,
     Space,
+    next_settings,
     next_step,
-    supposable,
-    tries,
+    possible_losses,
 )
-from lengthen.experiments.tune.trials import read, trial_of
+from lengthen.experiments.tune.trials import read_trial, trial_of
 from lengthen.planning.plan import plan
 from lengthen.util.errors import StorageError
 from tests.experiments.tune.conftest import Asked, Tuned, plant
@@ -66,7 +66,7 @@ def price(setting: Setting) -> float:
 
 
 def one_by_one(
-    space: Space, outcome: Outcome, known: Known, spent: float = 0.0
+    space: Space, outcome: KnownLoss, known: Losses, spent: float = 0.0
 ) -> Iterator[tuple[Setting, float]]:
     """Go every way to its end; yield what was chosen there and what it cost."""
     step = next_step(space, known)
@@ -75,7 +75,7 @@ def one_by_one(
         yield Setting(choice.start, choice.multiple), spent
         return
     tried = outcome(step)
-    for loss in supposable(known) if tried is None else (tried,):
+    for loss in possible_losses(known) if tried is None else (tried,):
         cost = price(step) if tried is None else 0.0
         yield from one_by_one(space, outcome, {**known, step: loss}, spent + cost)
 
@@ -101,7 +101,7 @@ def test_however_an_interrupted_search_goes_on_its_choice_and_cost_are_within_th
 
     chance, known = random.Random(seed), dict[Setting, float]()
     for _ in range(done):
-        if wanted := tries(space, known, jobs):
+        if wanted := next_settings(space, known, jobs):
             ended = chance.choice(wanted)
             known[ended] = loss(ended)
     found = ways(space, price, known.get)
@@ -124,32 +124,34 @@ def test_a_longer_start_that_has_raced_already_may_still_lose_to_the_shorter_one
 def test_many_starts_and_doublings_are_no_explosion(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def counted(space: Space, known: Known) -> Setting | End:
+    def counted(space: Space, known: Losses) -> Setting | End:
         calls.append(known)
         return next_step(space, known)
 
-    monkeypatch.setattr("lengthen.experiments.tune.estimate.next_step", counted)
+    monkeypatch.setattr("lengthen.experiments.tune.cost.next_step", counted)
     space = Space(tuple(range(8, 168, 8)), aggressive=True)
     assert len(ways(space, price, lambda _: None)) == 20 * len(LADDER) + 3
-    assert len(calls) < 15_000
+    assert len(calls) < 20_000
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_trial_and_a_training_cost_what_was_foretold(
     asked: Asked, tmp_path: Path, recompute: bool
 ) -> None:
-    question = asked(run={"recompute": recompute}, budget={"tokens": 450_000})
+    problem = asked(run={"recompute": recompute}, budget={"tokens": 450_000})
     for setting in (
         Setting(8, 4, opening=True),
         Setting(16, 13),
         Setting(8, 6, rate=2, rows=4),
         Setting(8, 13, raced=True),
     ):
-        trial = trial_of(question, setting)
+        trial = trial_of(problem, setting)
         plant(tmp_path, trial, calm=True)
-        assert trial_flops(question, setting) == pytest.approx(read(tmp_path, trial).work.flops)
-        whole = plan(whole_training(question, setting), 64)
-        assert training_flops(question, setting) == pytest.approx(whole.flops)
+        assert trial_flops(problem, setting) == pytest.approx(
+            read_trial(tmp_path, trial).work.flops
+        )
+        whole = plan(whole_training(problem, setting), 64)
+        assert training_flops(problem, setting) == pytest.approx(whole.flops)
         assert whole.schedule.rows == 8
 
 
@@ -164,24 +166,24 @@ def test_layers_worked_out_again_count_in_trials_as_in_the_training_and_not_in_e
 
 
 def test_what_is_known_costs_nothing_more(asked: Asked) -> None:
-    question = asked(budget={"tokens": 100_000})
-    assert foretold(question, lambda _: 5.0) == Range(0.0, 0.0)
+    problem = asked(budget={"tokens": 100_000})
+    assert estimate(problem, lambda _: 5.0) == Range(0.0, 0.0)
     calm = (Setting(8, 4, opening=True), Setting(8, 13), Setting(8, 29))
     done = {Setting(8, 64): inf, **dict.fromkeys(calm, 5.0)}
-    last = trial_flops(question, Setting(8, 43))
-    assert foretold(question, done.get) == Range(
-        last / training_flops(question, Setting(8, 29)),
-        last / training_flops(question, Setting(8, 43)),
+    last = trial_flops(problem, Setting(8, 43))
+    assert estimate(problem, done.get) == Range(
+        last / training_flops(problem, Setting(8, 29)),
+        last / training_flops(problem, Setting(8, 43)),
     )
 
 
 def test_what_the_search_will_cost_is_said_before_its_first_trial_and_holds(
     tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_room(*_: object) -> Job:
+    def no_room(*_: object) -> Process:
         raise StorageError("no room for a trial")
 
-    monkeypatch.setattr(processes, "start", no_room)
+    monkeypatch.setattr(runner, "start", no_room)
     assert tuned.again() == StorageError.exit_code
     (told,) = capsys.readouterr().out.splitlines()
     pattern = (

@@ -1,4 +1,4 @@
-"""What is asked: trials are the exact beginnings of trainings, and a bad question is one line."""
+"""What is asked: trials are the exact beginnings of trainings, and a bad problem is one line."""
 
 import math
 from dataclasses import replace
@@ -17,9 +17,9 @@ from lengthen.data.store import Store
 from lengthen.experiments.tune.problem import (
     JUDGE_TOKENS,
     PAIRED_SD,
-    Question,
-    ask,
-    looks_every,
+    Problem,
+    define_problem,
+    evaluation_steps,
     resolution,
     tokens_for,
     trial_tokens,
@@ -41,8 +41,8 @@ SETTINGS = st.builds(
 )
 
 
-def question_about(**tables: Tables) -> Question:
-    """Return a question whose trials can be worked out without a store."""
+def problem_of(**tables: Tables) -> Problem:
+    """Return a problem whose trials can be worked out without a store."""
     base: Tables = {
         "model": {"layers": 1, "width": 16, "heads": 2, "length": 64, "vocabulary": 257},
         "pacing": {"kind": "linear", "start": 8, "duration": 12},
@@ -52,7 +52,7 @@ def question_about(**tables: Tables) -> Question:
     }
     config = build({**base, **tables})
     decay = {"optimizer": {"decay_tokens": config.schedule().decay_tokens}}
-    return Question(with_overrides(config, decay), 100_000, 512, Space((8,)))
+    return Problem(with_overrides(config, decay), 100_000, 512, Space((8,)))
 
 
 @given(
@@ -64,25 +64,25 @@ def question_about(**tables: Tables) -> Question:
 def test_a_trial_has_the_steps_and_rates_of_the_whole_training_to_the_last_digit(
     setting: Setting, hold: str, kind: str, decay: int | None
 ) -> None:
-    question = question_about(
+    problem = problem_of(
         batch={"rows": 8, "hold": hold},
         pacing={"kind": kind, "start": 8, "duration": 12},
         optimizer={"learning_rate": 1e-2, "warmup_steps": 6, "decay_tokens": decay},
     )
-    whole = question.training(setting).schedule()
-    trial = list(steps(question.beginning(setting).schedule()))
-    assert trial == list(islice(steps(whole), question.steps(setting)))
+    whole = problem.training(setting).schedule()
+    trial = list(steps(problem.trial_config(setting).schedule()))
+    assert trial == list(islice(steps(whole), problem.steps(setting)))
     if setting.raced:
         used = sum(shape.tokens for _, shape in trial)
         following = next(islice(steps(whole), len(trial), None))[1].tokens
-        assert used <= question.race < used + following
+        assert used <= problem.race_tokens < used + following
     else:
         assert len(trial) == (12 if setting.opening else 18)
 
 
 @given(setting=SETTINGS)
 def test_a_setting_is_what_it_says(setting: Setting) -> None:
-    config = question_about().training(setting)
+    config = problem_of().training(setting)
     assert isinstance(config.pacing, Linear)
     assert (config.pacing.start, config.pacing.duration) == (setting.start, 6 * setting.multiple)
     assert config.optimizer.learning_rate == 1e-2 * setting.rate
@@ -93,24 +93,24 @@ def test_a_setting_is_what_it_says(setting: Setting) -> None:
 def test_a_trial_is_evaluated_each_tenth_of_a_warm_up_and_measures_nothing_else(
     asked: Asked,
 ) -> None:
-    assert [looks_every(warmup) for warmup in (1, 9, 10, 20, 29, 3000)] == [1, 1, 1, 2, 2, 300]
-    question = asked(
+    assert [evaluation_steps(warmup) for warmup in (1, 9, 10, 20, 29, 3000)] == [1, 1, 1, 2, 2, 300]
+    problem = asked(
         optimizer={"learning_rate": 1e-2, "warmup_steps": 30}, budget={"tokens": 100_000}
     )
-    trial = question.beginning(Setting(8, 64))
+    trial = problem.trial_config(Setting(8, 64))
     assert trial.evaluation.every_steps == 3
     # 30 % are looked for, which a quarter of the tokens that see 1 % shows as well.
-    assert (question.judged, trial.evaluation.tokens) == (512, 128)
+    assert (problem.judge_tokens, trial.evaluation.tokens) == (512, 128)
     assert trial.evaluation.probe_every_steps == trial.saving.every_steps == 0
 
 
 def test_a_race_takes_a_twentieth_of_the_budget_and_is_evaluated_ten_times(asked: Asked) -> None:
-    question = asked(budget={"tokens": 200_000})
+    problem = asked(budget={"tokens": 200_000})
     setting = Setting(16, 13, raced=True)
-    race = question.beginning(setting)
-    assert question.race == 10_000
+    race = problem.trial_config(setting)
+    assert problem.race_tokens == 10_000
     assert (race.evaluation.every_tokens, race.evaluation.every_steps) == (1000, None)
-    assert race.evaluation.tokens == question.judged
+    assert race.evaluation.tokens == problem.judge_tokens
 
 
 @given(
@@ -124,29 +124,29 @@ def test_a_race_takes_a_twentieth_of_the_budget_and_is_evaluated_ten_times(asked
 def test_wherever_the_budget_has_room_a_race_is_evaluated_as_often_as_is_billed(
     rows: int, budget: int, start: int, multiple: int, hold: str, end: int
 ) -> None:
-    asked = question_about(
+    asked = problem_of(
         batch={"rows": rows, "hold": hold},
         pacing={"kind": "linear", "start": 8, "duration": 12, "end": end},
     )
-    question = replace(asked, budget=budget)
+    problem = replace(asked, budget=budget)
     setting = Setting(start, multiple, raced=True)
-    if not question.fits(setting):
+    if not problem.fits(setting):
         return
-    race = question.beginning(setting)
+    race = problem.trial_config(setting)
     when, looks, last = race.evaluation.every_tokens or 0, 0, 0
     moments = [counters.tokens + shape.tokens for counters, shape in steps(race.schedule())]
     for tokens in moments:
         if crossed(when, last, tokens) or tokens == moments[-1]:
             looks, last = looks + 1, tokens
-    assert looks == question.looks(setting)
-    assert len(moments) == question.steps(setting)
-    assert moments[-1] <= question.race
+    assert looks == problem.evaluations(setting)
+    assert len(moments) == problem.steps(setting)
+    assert moments[-1] <= problem.race_tokens
 
 
 def test_a_long_race_is_saved_as_often_as_the_training(asked: Asked) -> None:
-    question = asked(budget={"tokens": 200_000}, saving={"every_steps": 7})
-    assert question.beginning(Setting(16, 13, raced=True)).saving.every_steps == 7
-    assert question.beginning(Setting(16, 13)).saving.every_steps == 0
+    problem = asked(budget={"tokens": 200_000}, saving={"every_steps": 7})
+    assert problem.trial_config(Setting(16, 13, raced=True)).saving.every_steps == 7
+    assert problem.trial_config(Setting(16, 13)).saving.every_steps == 0
 
 
 def test_a_race_must_be_longer_than_what_shows_calm_and_than_40_full_steps(asked: Asked) -> None:
@@ -173,10 +173,10 @@ def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree
 
 
 def test_a_budget_in_passes_stays_one_and_trials_are_cut_in_tokens(asked: Asked) -> None:
-    question = asked(budget={"epochs": 1})
-    setting = question.space.starts[0], 4
-    assert question.training(Setting(*setting)).budget.epochs == 1
-    assert question.beginning(Setting(*setting)).budget.epochs is None
+    problem = asked(budget={"epochs": 1})
+    setting = problem.space.starts[0], 4
+    assert problem.training(Setting(*setting)).budget.epochs == 1
+    assert problem.trial_config(Setting(*setting)).budget.epochs is None
 
 
 def test_starts_double_from_8_to_a_quarter_of_full_length(asked: Asked) -> None:
@@ -193,14 +193,14 @@ def test_starts_double_from_8_to_a_quarter_of_full_length(asked: Asked) -> None:
 def test_a_quarter_of_the_budget_is_left_behind_the_longest_warmup_that_is_tried(
     asked: Asked, budget: int
 ) -> None:
-    question = asked(budget={"tokens": budget})
-    for start in question.space.starts:
+    problem = asked(budget={"tokens": budget})
+    for start in problem.space.starts:
         taken = []
         for multiple in MULTIPLES:
-            whole = question.training(Setting(start, multiple)).schedule()
+            whole = problem.training(Setting(start, multiple)).schedule()
             taken.append(sum(shape.tokens for _, shape in islice(steps(whole), 4 * multiple)))
         longest = MULTIPLES[sum(tokens <= 0.75 * budget for tokens in taken) - 1]
-        assert question.space.ladder(start)[-1] == Setting(start, longest)
+        assert problem.space.ladder(start)[-1] == Setting(start, longest)
 
 
 def test_more_rows_are_tried_only_where_the_budget_has_room_for_trial_and_warmup(
@@ -304,25 +304,33 @@ def test_starts_that_cannot_be_are_one_line(
     assert str(caught.value) == message
 
 
+def test_more_starts_than_an_estimate_can_go_through_are_one_line(asked: Asked) -> None:
+    linear = {"kind": "linear", "start": 1, "duration": 12, "multiple": 1, "end": 66}
+    tables: Tables = {"model": {"length": 66}, "pacing": linear, "budget": {"tokens": 10**6}}
+    assert len(asked(starts=tuple(range(1, 65)), **tables).space.starts) == 64
+    with pytest.raises(LengthenError, match="^--starts: must be at most 64, got 65$"):
+        asked(starts=tuple(range(1, 66)), **tables)
+
+
 def test_a_validation_part_too_small_to_judge_says_how_large_it_must_be_and_why(
     tunable: Configure, store: Path
 ) -> None:
     opened = Store.open(store)
     with pytest.raises(DataError) as caught:
-        ask(tunable(), opened)
+        define_problem(tunable(), opened)
     said, there = str(caught.value), (len(opened.valid) - 1) // 64 * 64
     assert f"the valid part has {len(opened.valid)} tokens, 6657 are needed" in said
     assert "differences of 1 % in perplexity need 6465, where two standard errors" in said
     assert "are ln 1.01 for a spread of 0.40 nats, as measured early on a small model; " in said
     assert said.endswith(f"a larger --valid, or judge more coarsely with --judge-tokens {there}")
-    assert ask(tunable(), opened, judge_tokens=there).judged == there
+    assert define_problem(tunable(), opened, judge_tokens=there).judge_tokens == there
     with pytest.raises(DataError, match=f"--judge-tokens {there + 1} asks for more; prepare"):
-        ask(tunable(), opened, judge_tokens=there + 1)
+        define_problem(tunable(), opened, judge_tokens=there + 1)
 
 
-def test_a_validation_part_without_one_sequence_has_no_coarser_way_out(
+def test_a_validation_part_without_one_sequence_has_no_coarser_remedies(
     tunable: Configure, store: Path
 ) -> None:
     long = tunable(model={"length": 8192}, batch={"rows": 1, "micro_tokens": "auto"})
     with pytest.raises(DataError, match="8193 are needed: .*; prepare with a larger --valid$"):
-        ask(long, Store.open(store))
+        define_problem(long, Store.open(store))

@@ -1,4 +1,4 @@
-"""The strategy: it ends, tries nothing twice, and finds the largest calm duration."""
+"""The strategy: it ends, next_settings nothing twice, and finds the largest calm duration."""
 
 import hashlib
 import random
@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.experiments.tune.search import (
-    BEHIND,
     FIRST,
     MOST_RATE,
     MOST_ROWS,
     MULTIPLES,
+    RACE_TOLERANCE,
     RIVAL,
     End,
     Setting,
     Space,
-    against_monotony,
+    contradictions,
+    next_settings,
     next_step,
-    race,
-    tries,
+    race_entries,
 )
 
 Oracle = Callable[[Setting], bool]  # is it calm?
@@ -51,7 +51,7 @@ def search(
 ) -> tuple[Setting | None, dict[Setting, float]]:
     """Carry a search out, `jobs` trials side by side, of which by chance one ends first."""
     known: dict[Setting, float] = {}
-    while wanted := tries(space, known, jobs):
+    while wanted := next_settings(space, known, jobs):
         assert wanted[0] == next_step(space, known)
         assert len(wanted) == len(set(wanted)) <= jobs
         assert not known.keys() & set(wanted)
@@ -115,7 +115,7 @@ def test_where_calmness_is_monotone_it_finds_the_first_start_and_the_largest_dur
     assert chosen == Setting(
         entries(starts, first)[-1] if largest >= FIRST else starts[-1], largest
     )
-    assert not against_monotony(known)
+    assert not contradictions(known)
 
 
 @given(space=SPACES, seed=st.integers(0, 1000))
@@ -124,7 +124,7 @@ def test_the_search_itself_never_contradicts_itself_but_where_a_race_was_won_by_
 ) -> None:
     _, known = search(space, whatever(seed))
     raced = [setting for setting in known if setting.raced]
-    for setting, _ in against_monotony(known):
+    for setting, _ in contradictions(known):
         assert any(one.start == setting.start > raced[0].start for one in raced)
 
 
@@ -235,11 +235,11 @@ def test_the_rate_is_doubled_before_the_rows_and_both_have_a_limit() -> None:
 
 def test_speculation_is_for_both_ways_that_the_needed_trial_can_end() -> None:
     space = Space((8, 16))
-    assert tries(space, {}, 4) == [Setting(8, 64), opening(8), Setting(8, 13), opening(16)]
+    assert next_settings(space, {}, 4) == [Setting(8, 64), opening(8), Setting(8, 13), opening(16)]
     known = {Setting(8, 64): inf, opening(8): 5.0}
-    assert tries(space, known, 3) == [Setting(8, 13), Setting(8, 29), Setting(8, 6)]
+    assert next_settings(space, known, 3) == [Setting(8, 13), Setting(8, 29), Setting(8, 6)]
     space = Space((8, 32))
-    assert tries(space, {}, 3) == [
+    assert next_settings(space, {}, 3) == [
         Setting(8, 64),
         Setting(8, 64, raced=True),
         opening(8),
@@ -250,7 +250,7 @@ def test_a_speculative_trial_that_contradicts_monotony_is_named_and_the_choice_s
     space = Space((8, 16), aggressive=True)
     chosen, known = search(space, lambda s: s.start == 16 and s.multiple <= 13 and s.rate == 1)
     assert chosen == Setting(16, 13, rows=8)
-    contradictions = {
+    pairs = {
         # Not calm at 19 warm-ups, and calm at 43.
         Setting(16, 43): (5.0, (Setting(16, 19), Setting(16, 43))),
         # Not calm at twice the rate, and calm at four times.
@@ -260,9 +260,9 @@ def test_a_speculative_trial_that_contradicts_monotony_is_named_and_the_choice_s
         # Calm at 9 warm-ups, and not calm at 6.
         Setting(16, 6): (inf, (Setting(16, 6), Setting(16, 9))),
     }
-    for setting, (loss, pair) in contradictions.items():
+    for setting, (loss, pair) in pairs.items():
         contradicted = {**known, setting: loss}
-        assert pair in against_monotony(contradicted)
+        assert pair in contradictions(contradicted)
         assert next_step(space, contradicted) == End(chosen)
 
 
@@ -309,7 +309,7 @@ def test_a_winner_of_a_race_that_is_not_calm_for_three_warm_ups_leaves_the_choic
     chosen, known = search(Space((8, 32)), lambda one: one.start == 8 or one.raced)
     assert chosen == Setting(8, 64)
     assert list(known)[-1] == Setting(32, 64)
-    assert against_monotony(known) == [(Setting(32, 64), Setting(8, 64))]
+    assert contradictions(known) == [(Setting(32, 64), Setting(8, 64))]
 
 
 def test_where_the_last_winner_is_not_calm_the_one_before_it_stays() -> None:
@@ -325,17 +325,17 @@ def test_who_has_raced_is_told_and_nobody_who_was_speculation() -> None:
     space = Space((8, 32, 128))
     entries = [Setting(start, 19) for start in (8, 32)]
     _, known = search(space, calm_up_to(19), loss=lambda one: 5.0 + (one.start > 8))
-    assert race(space, known) == entries
+    assert race_entries(space, known) == entries
     speculation = {Setting(start, 64, raced=True): 5.0 for start in (8, 32)}
-    assert race(space, known | speculation) == entries
-    assert race(space, {}) == race(Space((8, 16)), known) == []
+    assert race_entries(space, known | speculation) == entries
+    assert race_entries(space, {}) == race_entries(Space((8, 16)), known) == []
 
 
 def test_a_race_is_never_begun_in_vain() -> None:
     # What comes behind a race waits for it.
     known: dict[Setting, float] = {Setting(8, 64): 5.0}
     pair = [Setting(start, 64, raced=True) for start in (8, 32)]
-    assert tries(Space((8, 32, 128)), known, 9) == pair
+    assert next_settings(Space((8, 32, 128)), known, 9) == pair
 
 
 @pytest.mark.parametrize(("calm", "start"), [((8,), 8), ((32,), 32), ((), 8)])
@@ -368,6 +368,8 @@ def test_a_race_is_decided_by_the_losses_alone(
     assert chosen is not None
     racing = entries(starts, starts[0])
     pairs = list(pairwise(racing))
-    kept = next((n for n, (a, b) in enumerate(pairs) if losses[b] - losses[a] > BEHIND), len(pairs))
+    kept = next(
+        (n for n, (a, b) in enumerate(pairs) if losses[b] - losses[a] > RACE_TOLERANCE), len(pairs)
+    )
     assert chosen == Setting(racing[kept], 64)
     assert {one.start for one in known if one.raced} >= set(racing[: kept + 2] if pairs else ())

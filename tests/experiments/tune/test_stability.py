@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.experiments.tune.stability import RISE, judge
+from lengthen.experiments.tune.trials import RISE, judge
 
 LAST = 60  # steps, judged every second one
 STEPS = range(2, LAST + 1, 2)
@@ -29,7 +29,7 @@ def with_spike(height: float, at: int) -> list[float | None]:
 
 
 def word(losses: Losses, last: int = LAST) -> str:
-    return judge(list(zip(STEPS, losses, strict=False)), last).word
+    return judge(list(zip(STEPS, losses, strict=False)), last).verdict
 
 
 def test_a_falling_curve_is_calm() -> None:
@@ -80,7 +80,7 @@ def test_calm_is_certain_only_at_the_end() -> None:
 
 
 def test_a_trial_that_ends_between_two_evaluations_is_judged_at_its_end() -> None:
-    assert judge([(2, 7.0), (4, 6.0), (5, 5.9)], last=5).word == "calm"
+    assert judge([(2, 7.0), (4, 6.0), (5, 5.9)], last=5).verdict == "calm"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from lengthen.config.schema import Tables
 from lengthen.experiments.tune.search import Setting
-from lengthen.experiments.tune.summary import perplexity, way_out
+from lengthen.experiments.tune.summary import perplexity, remedies
 from lengthen.experiments.tune.trials import Trial, trial_of
 from tests.experiments.tune.conftest import ROOM, Asked, Tuned, own, plant, search_here
 
@@ -51,7 +51,7 @@ def test_where_a_start_was_not_calm_no_larger_rate_is_proposed(tuned: Tuned) -> 
     assert "larger learning rate" not in " ".join(tuned.facts["verdicts"])
 
 
-def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
+def test_no_calm_trial_is_an_error_with_a_remedies_and_the_evidence_stays(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned([], code=6)
@@ -70,9 +70,9 @@ def test_no_calm_trial_is_an_error_with_a_way_out_and_the_evidence_stays(
 def test_a_start_that_was_calm_at_the_very_beginning_alone_is_said_and_is_no_evidence(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    question = tuned.asked(**ROOM)
+    problem = tuned.asked(**ROOM)
     opening = Setting(8, 4, opening=True)
-    search_here(question, tuned.root, lambda t: plant(tuned.root, t, calm=t.setting == opening))
+    search_here(problem, tuned.root, lambda t: plant(tuned.root, t, calm=t.setting == opening))
     own(tuned.root)
     assert tuned.again() == 6
     expected = (
@@ -85,16 +85,16 @@ def test_a_start_that_was_calm_at_the_very_beginning_alone_is_said_and_is_no_evi
     assert html.escape(f"N{expected}") in (tuned.root / "tune.html").read_text()
 
 
-def test_the_way_out_names_only_what_there_is_room_for(asked: Asked) -> None:
-    question = asked(starts=(32,), batch={"rows": 1, "micro_tokens": 64})
-    assert way_out(question) == (
+def test_the_remedies_names_only_what_there_is_room_for(asked: Asked) -> None:
+    problem = asked(starts=(32,), batch={"rows": 1, "micro_tokens": 64})
+    assert remedies(problem) == (
         "lower optimizer.learning_rate (0.01), or raise optimizer.warmup_steps (4)"
     )
 
 
 def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned: Tuned) -> None:
     tuned([Setting(8, 9)])
-    beyond = trial_of(tuned.question, Setting(8, 43))
+    beyond = trial_of(tuned.problem, Setting(8, 43))
     plant(tuned.root, beyond, calm=True)
     search = {"starts": [8, 16], "aggressive": False}
     setting = {"start": 8, "multiple": 43}
@@ -160,14 +160,14 @@ def test_a_pacing_that_ends_below_full_length_is_not_said_to_lack_budget(tuned: 
 
 
 def test_trials_with_different_numbers_of_threads_are_told(tuned: Tuned) -> None:
-    question = tuned.asked(**ROOM)
+    problem = tuned.asked(**ROOM)
     threads = iter([1, 2, 2, 1, 1])
 
     def carry(trial: Trial) -> None:
         calm = trial.setting.multiple < 64
         plant(tuned.root, trial, calm=calm, threads=next(threads))
 
-    search_here(question, tuned.root, carry)
+    search_here(problem, tuned.root, carry)
     own(tuned.root)
     assert tuned.again() == 0
     assert tuned.facts["verdicts"][-1] == (
@@ -234,8 +234,8 @@ def test_a_choice_that_was_not_calm_in_its_race_is_no_reason_to_be_bolder(tuned:
 def test_where_there_was_no_race_it_says_why_and_that_longer_starts_were_not_compared(
     tuned: Tuned, starts: tuple[int, ...], tables: Tables, why: str
 ) -> None:
-    question = tuned.asked(starts=starts, **tables)
-    search_here(question, tuned.root, lambda trial: plant(tuned.root, trial, calm=True))
+    problem = tuned.asked(starts=starts, **tables)
+    search_here(problem, tuned.root, lambda trial: plant(tuned.root, trial, calm=True))
     own(tuned.root)
     assert tuned.again("--starts", *map(str, starts), tables=tables) == 0
     expected = f"There was no race, since {why}: longer starts were not compared."

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from lengthen.experiments.tune import trials
-from lengthen.experiments.tune.problem import Question
+from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import Setting, Space
-from lengthen.experiments.tune.trials import place_of, redone, trial_of
+from lengthen.experiments.tune.trials import repeated_work, trial_of
 from tests.experiments.tune.conftest import ROOM, Asked, Tuned, plant
 
 
@@ -16,8 +16,8 @@ def test_trials_lie_apart_where_their_configurations_differ_in_anything(
 ) -> None:
     setting = Setting(8, 4)
     names = {
-        trial_of(question, setting).name
-        for question in (
+        trial_of(problem, setting).name
+        for problem in (
             asked(),
             asked(optimizer={"learning_rate": 2e-2}),
             asked(run={"seed": 1}),
@@ -29,28 +29,28 @@ def test_trials_lie_apart_where_their_configurations_differ_in_anything(
     bolder = trial_of(asked(), Setting(8, 4, rate=2, rows=4)).name
     assert bolder.startswith("start-8-T-16-rate-x2-rows-x4-")
     moved = asked().config.data.model_copy(update={"path": str(tmp_path)})
-    question = asked()
-    there = Question(question.config.model_copy(update={"data": moved}), 10_000, 512, Space((8,)))
-    assert trial_of(there, setting).name == trial_of(question, setting).name
+    problem = asked()
+    there = Problem(problem.config.model_copy(update={"data": moved}), 10_000, 512, Space((8,)))
+    assert trial_of(there, setting).name == trial_of(problem, setting).name
 
 
 def test_trials_by_another_version_lie_apart(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    question, setting = asked(), Setting(8, 4)
-    before = trial_of(question, setting).name
-    assert trial_of(question, setting).name == before
+    problem, setting = asked(), Setting(8, 4)
+    before = trial_of(problem, setting).name
+    assert trial_of(problem, setting).name == before
     monkeypatch.setattr(trials, "version", lambda name: f"{name} of another year")
-    assert trial_of(question, setting).name != before
+    assert trial_of(problem, setting).name != before
 
 
 @pytest.mark.parametrize(("saved", "tokens"), [(None, 2 * 64), (1, 64), (2, 0)])
-def test_what_will_be_redone_is_all_behind_the_newest_checkpoint(
+def test_what_will_be_repeated_work_is_all_behind_the_newest_checkpoint(
     tuned: Tuned, saved: int | None, tokens: int
 ) -> None:
     trial = trial_of(tuned.asked(**ROOM), Setting(8, 64))
     plant(tuned.root, trial, calm=False)  # two steps of 8 rows of 8, an evaluation behind each
     if saved is not None:
-        (place_of(tuned.root, trial) / f"checkpoints/step-{saved:08}").mkdir(parents=True)
-    again = redone(tuned.root, trial)
+        (trial.directory(tuned.root) / f"checkpoints/step-{saved:08}").mkdir(parents=True)
+    again = repeated_work(tuned.root, trial)
     assert again.tokens == tokens
     assert again.judged == 128 * (tokens // 64)
     assert again.seconds == 0.75 * (tokens // 64)

@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
-from lengthen.data.alike import difference
-from lengthen.data.byte_level import SEPARATOR
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
-from lengthen.data.tokenizer import resolve, vocabulary
-from lengthen.data.tokenizer_folder import read_tokenizer
+from lengthen.data.tokenizer import resolve, tokenizer_difference, vocabulary_size
+from lengthen.data.tokenizer_files import SEPARATOR, read_tokenizer
 from lengthen.util.errors import DataError, LengthenError, SettingError
 from tests.data.files import write
-from tests.data.tokenizers_made import as_folder, as_two_files, llama, qwen, with_files
+from tests.data.small_tokenizers import as_folder, as_two_files, llama, qwen, with_files
 
 NUMBERS = "In 1815 and 2023.\n\n(then) it was\n"
 
@@ -75,7 +73,7 @@ def test_every_added_token_is_kept_under_its_own_number(
     wanted |= {one["content"]: int(number) for number, one in decoder.items()}
     found = read_tokenizer(tmp_path, "<|im_end|>")
     assert {text: found.tokenizer.token_to_id(text) for text in wanted} == wanted
-    assert vocabulary(found.tokenizer) == max(wanted.values()) + 1
+    assert vocabulary_size(found.tokenizer) == max(wanted.values()) + 1
     assert found.separator == wanted["<|im_end|>"]
     # An ordinary one is found in a text, the separator never.
     assert wanted["<|speaker|>"] in ids(found.tokenizer, "a<|speaker|>b")
@@ -109,7 +107,7 @@ def test_a_special_token_that_the_vocabulary_has_is_special(tmp_path: Path) -> N
 
 def test_a_token_without_a_number_is_not_made_up(tmp_path: Path) -> None:
     as_folder(tmp_path, qwen(SEPARATOR), tokenizer_config={"pad_token": "[PAD]"})
-    assert vocabulary(read_tokenizer(tmp_path).tokenizer) == 271
+    assert vocabulary_size(read_tokenizer(tmp_path).tokenizer) == 271
 
 
 # Nothing in it changes the ids of a text
@@ -190,12 +188,12 @@ def test_any_special_token_can_be_named(tmp_path: Path) -> None:
     spec = str(tmp_path / "tokenizer.json")
     prepare([tmp_path / "a.jsonl"], out, tokenizer=spec, separator="<sep>", valid=0)
     store = Store.open(out)
-    assert store.separator_text() == "<sep>"
+    assert store.text_tokenizer().separator_text == "<sep>"
     assert [int(number) for number in store.train].count(270) == 2
     # A store is a tokenizer, too, with the separator that it was made with.
     again = resolve(str(out))
     assert again.separator_text == "<sep>"
-    assert difference(again.tokenizer, store.tokenizer()) is None
+    assert tokenizer_difference(again.tokenizer, store.tokenizer()) is None
 
 
 @pytest.mark.parametrize(
@@ -211,12 +209,14 @@ def test_a_wrong_name_gets_the_nearest(tmp_path: Path, asked: str, hint: str) ->
 
 
 @pytest.mark.parametrize("spec", ["bytes", "train:300"])
-def test_what_we_make_ourselves_has_our_separator_which_is_said_before_any_work(spec: str) -> None:
+def test_what_we_make_ourselves_has_our_separator_and_another_is_refused_before_any_work(
+    spec: str,
+) -> None:
     def sample() -> Any:
         pytest.fail("was read")
         yield
 
-    with pytest.raises(SettingError, match="no such token, got '</s>'; one of <.endoftext.>"):
+    with pytest.raises(SettingError, match="no such token, got '</s>'; it has <.endoftext.>"):
         resolve(spec, sample(), "</s>")
     assert resolve(spec, ["abc"], SEPARATOR).separator_text == SEPARATOR
 
@@ -230,7 +230,7 @@ def test_an_ordinary_token_is_no_separator_however_it_is_spelled(
     own = qwen("<|end|>")
     own.model = models.BPE(vocab=vocab, merges=[*merges, ("t", "he")])
     as_folder(tmp_path, own)
-    with pytest.raises(DataError, match=r"separator; name one that .* one of <.end.>: --separator"):
+    with pytest.raises(DataError, match="becomes the separator; --separator names another"):
         resolve(str(tmp_path), separator=asked)
 
 
@@ -250,32 +250,26 @@ def newer(folder: Path) -> None:
 REFUSED: dict[str, tuple[type[LengthenError], str, Any]] = {
     "no end of text": (
         DataError,
-        "names no eos_token, and it has none of <|endoftext|>, <|end_of_text|>, </s>, <eos>, [EOS],"
-        " <|im_end|>, to put between documents; name one with `prepare --separator TOKEN`",
+        "names no eos_token, and it has none of <|endoftext|>, <|end_of_text|>, </s>",
         lambda f: as_folder(f, qwen("<a>")),
     ),
     "an end of text that is not there": (
         DataError,
-        "its eos_token '<end>' has no number",
+        "its eos_token '<end>' has no id",
         lambda f: as_folder(f, qwen(), tokenizer_config={"eos_token": "<end>"}),
     ),
     "SentencePiece": (
         SettingError,
-        "the folder has only tokenizer.model, and must hold tokenizer.json",
+        "the folder must hold tokenizer.json, merges.txt or vocab.bpe",
         lambda f: write(f / "tokenizer.model", b"\n\x0e"),
-    ),
-    "WordPiece": (
-        SettingError,
-        ").save_pretrained('/",
-        lambda f: write(f / "vocab.txt", "[PAD]\n"),
     ),
     "two files of another family": (
         DataError,
-        "is a 'Qwen2Tokenizer' without tokenizer.json, and its other files do not say how it split",
+        "do not say how a 'Qwen2Tokenizer' splits text; Transformers writes it: AutoTokenizer.from",
         lambda f: as_two_files(f, qwen(), tokenizer_config={"tokenizer_class": "Qwen2Tokenizer"}),
     ),
     "a stand-in": (DataError, "is a Git LFS pointer and not the file itself; `git lfs pull`", lfs),
-    "a file of tomorrow": (DataError, "cannot read it (Cannot instantiate", newer),
+    "a file of tomorrow": (DataError, "not a tokenizer.json for tokenizers", newer),
     "a number that is taken": (
         DataError,
         "the added token '<x>' has id 5, that of '&'",
@@ -283,7 +277,7 @@ REFUSED: dict[str, tuple[type[LengthenError], str, Any]] = {
     ),
     "a huge number": (
         DataError,
-        "has a token with id 268435456, the most is 16777215",
+        "has a token with id 268435456, over 16777215",
         lambda f: as_folder(f, qwen(SEPARATOR), added_tokens={"<x>": 2**28}),
     ),
     "a number below nothing": (
@@ -293,22 +287,22 @@ REFUSED: dict[str, tuple[type[LengthenError], str, Any]] = {
     ),
     "a number that is none": (
         DataError,
-        "is no token (Input should be a valid integer",
+        "added_tokens.json: cannot be used (<x>: Input should be a valid integer",
         lambda f: as_folder(f, qwen(SEPARATOR), added_tokens={"<x>": "y"}),
     ),
     "a list of tokens": (
         DataError,
-        "special_tokens_map.json: must be a JSON object",
+        "special_tokens_map.json: cannot be used",
         lambda f: as_folder(f, qwen(SEPARATOR), special_tokens_map=["</s>"]),
     ),
     "no JSON": (
         DataError,
-        "tokenizer_config.json: is no JSON",
+        "tokenizer_config.json: cannot be used",
         lambda f: write(as_folder(f, qwen(SEPARATOR)) / "tokenizer_config.json", "{"),
     ),
     "a gap that cannot be": (
         DataError,
-        "there is a gap below the ids of its added tokens",
+        "no gap can be below the ids of its added tokens",
         lambda f: as_folder(
             f,
             Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0, False)),

@@ -1,0 +1,108 @@
+"""The text of one `prepare`: which sources train, which validate, and the documents in them."""
+
+import math
+from dataclasses import dataclass, replace
+
+from lengthen.data.checks import check_sources_differ
+from lengthen.data.encode import cut_documents
+from lengthen.data.readers import LISTED, LeftOut, Parts, read_documents
+from lengthen.data.sources import Source, find_sources, group_by_split
+from lengthen.data.train_valid_split import choose_split_rule, sample_texts, split_documents
+from lengthen.util.errors import SettingError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What `prepare` was asked for, checked."""
+
+    sources: tuple[str, ...]
+    valid_files: tuple[str, ...]
+    tokenizer: str
+    separator: str | None
+    valid: float
+    field: str
+    stdin_format: str
+    seed: int
+    on_bad: str
+    workers: int
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise SettingError("source", "must be at least one file, folder, glob or -")
+        if (*self.sources, *self.valid_files).count("-") > 1:
+            raise SettingError("source", "standard input can be read once")
+        if not (math.isfinite(self.valid) and 0 <= self.valid < 1):
+            raise SettingError("valid", "must be from 0 to below 1", self.valid)
+        if self.workers < 1:
+            raise SettingError("workers", "must be at least 1", self.workers)
+        for name, choices in (("stdin_format", ("txt", "jsonl")), ("on_bad", ("stop", "skip"))):
+            if (value := getattr(self, name)) not in choices:
+                hint = nearest(value, choices)
+                raise SettingError(name, f"must be {' or '.join(choices)}", value, hint)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The sources, and how to read them."""
+
+    train: list[Source]
+    valid: list[Source]  # files of the validation part; none: a share of `train`
+    unused: list[Source]  # of splits that neither train nor validate
+    ignored: int  # files in folders that are no text
+    valid_share: float
+    options: PrepareOptions
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk that are read."""
+        return sum(source.size for source in (*self.train, *self.valid))
+
+    def describe_splits(self) -> tuple[str, ...]:
+        """Return a line for each use that names of splits were put to."""
+        valid = [] if self.options.valid_files else self.valid
+        return tuple(
+            f"{use}, by name of its split: {', '.join(one.name for one in sources[:LISTED])}"
+            + f" and {len(sources) - LISTED} more" * (len(sources) > LISTED)
+            for use, sources in (("validation part", valid), ("left out", self.unused))
+            if sources
+        )
+
+    def sample(self) -> list[str]:
+        """Read the training sources for what the tokenizer learns from."""
+        parts = self._read(self.train, LeftOut(self.options.on_bad))
+        return sample_texts(cut_documents(parts, cuts=True), self.options.seed)
+
+    def documents(self, left_out: LeftOut) -> Parts:
+        """Yield every document in parts, each part with its split."""
+        # Counted by itself, or what is left out would be counted twice.
+        first_reading = self._read(self.train, LeftOut(self.options.on_bad))
+        rule = choose_split_rule(first_reading, self.valid_share, self.options.seed)
+        yield from split_documents(self._read(self.train, left_out), rule)
+        before = sum(source.size for source in self.train)
+        for part in self._read(self.valid, left_out, before):
+            yield replace(part, split="valid")
+
+    def _read(self, sources: list[Source], left_out: LeftOut, before: int = 0) -> Parts:
+        for part in read_documents(sources, self.options.field, left_out, bytes_before=before):
+            if part.text:
+                yield part
+            else:
+                left_out.add_empty()
+
+
+def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:
+    """Find all sources; raises SettingError, also for what would be read twice.
+
+    Where names tell splits apart, those of the validation split validate, unless `valid_files` do
+    or nothing is to, and those of the test split are left out.
+    """
+    sources, ignored = find_sources(options.sources, stdin)
+    valid, ignored_too = find_sources(options.valid_files, stdin)
+    groups = group_by_split(sources)
+    train, unused, share = groups["train"], groups["test"], options.valid
+    if share == 0:  # that of `valid_files` too
+        unused = groups["validation"] + unused
+    elif groups["validation"]:
+        valid, share = groups["validation"], 0.0
+    check_sources_differ(train, valid, by_name=not options.valid_files)
+    return Corpus(train, valid, unused, len(ignored) + len(ignored_too), share, options)
