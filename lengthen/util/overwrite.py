@@ -15,7 +15,6 @@ def check_directory(
     *,
     overwrite: bool,
     hint: str = "",
-    setting: str = "--out",
 ) -> None:
     """Raise SettingError unless `out` is not there, empty, or, with `overwrite`, an earlier `what`.
 
@@ -25,17 +24,17 @@ def check_directory(
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise SettingError(setting, "must be a directory, or not there yet", str(out))
+        raise SettingError("--out", "must be a directory, or not there yet", str(out))
     with storage_errors(out):
         names = set(os.listdir(out))
     if not names:
         return
     if not is_ours(names):
         rule = f"must be a new or empty directory; this one holds other things than a {what}"
-        raise SettingError(setting, rule, str(out))
+        raise SettingError("--out", rule, str(out))
     if not overwrite:
         hint = hint or f"--overwrite replaces the earlier {what}"
-        raise SettingError(setting, "must be a new or empty directory", str(out), hint)
+        raise SettingError("--out", "must be a new or empty directory", str(out), hint)
 
 
 def check_file(out: Path, what: str, is_ours: Callable[[Path], bool]) -> None:
