@@ -15,26 +15,28 @@ def check_directory(
     *,
     overwrite: bool,
     hint: str = "",
+    setting: str = "--out",
 ) -> None:
     """Raise SettingError unless `out` is not there, empty, or, with `overwrite`, an earlier `what`.
 
     `is_ours` decides that by the names in it: somebody may have meant another directory, and what
     no command of ours wrote stays. `hint` says how to go about an earlier one.
     """
-    if not os.path.lexists(out):
+    is_there = os.path.lexists(out)
+    if (is_there and not out.is_dir()) or any(path.is_file() for path in out.parents):
+        raise SettingError(setting, "must be a directory, or not there yet", str(out))
+    if not is_there:
         return
-    if not out.is_dir():
-        raise SettingError("--out", "must be a directory, or not there yet", str(out))
     with storage_errors(out):
         names = set(os.listdir(out))
     if not names:
         return
     if not is_ours(names):
         rule = f"must be a new or empty directory; this one holds other things than a {what}"
-        raise SettingError("--out", rule, str(out))
+        raise SettingError(setting, rule, str(out))
     if not overwrite:
         hint = hint or f"--overwrite replaces the earlier {what}"
-        raise SettingError("--out", "must be a new or empty directory", str(out), hint)
+        raise SettingError(setting, "must be a new or empty directory", str(out), hint)
 
 
 def check_file(out: Path, what: str, is_ours: Callable[[Path], bool]) -> None:
