@@ -104,6 +104,6 @@ def test_the_page_and_the_output_have_the_table_of_a_sweep_that_crashed(
 ) -> None:
     swept({("slw", 0.03, 1): "missing"})
     gone: Tables = {"data": {"path": "gone"}}
-    compare(written(more=SWEEP), tmp_path, overrides=gone, look=True, shown=False)
+    compare(written(more=SWEEP), tmp_path, settings=gone, look=True, quiet=True)
     assert f"slw/learning_rate=0.03/seed-1 crashed: {FULL}" in capsys.readouterr().out
     assert "1 of 3 crashed at 0.03" in (tmp_path / "small.html").read_text(encoding="utf-8")
