@@ -11,9 +11,7 @@ from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.run.records import ProbeRecord, StepRecord
 
 THRESHOLDS = (1.1, UNSTABLE, 1.5)  # the paper's is the one between; the others show how near it is
-
 PAPERS = THRESHOLDS.index(UNSTABLE)
-
 MOST_SPIKES = 5  # of one run that are worth a line
 
 Judged: TypeAlias = StepRecord | ProbeRecord  # what has a loss ratio

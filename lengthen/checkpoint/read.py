@@ -20,11 +20,10 @@ from lengthen.checkpoint.verify import (
     list_checkpoints,
     name_of,
     read_manifest,
-    reason_of,
     step_of,
 )
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
-from lengthen.util.disk import with_retries
+from lengthen.util.disk import reason_of, with_retries
 from lengthen.util.errors import CheckpointError
 
 FORMAT = 2

@@ -21,11 +21,10 @@ from lengthen.checkpoint.verify import (
     list_checkpoints,
     manifest_bytes,
     name_of,
-    reason_of,
     step_of,
 )
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
-from lengthen.util.disk import FULL, Disk, Written
+from lengthen.util.disk import FULL, Disk, Written, reason_of
 from lengthen.util.errors import StorageError
 
 OTHER_FILES = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Tables
@@ -133,7 +132,7 @@ def build(tables: Tables) -> Config:
     try:
         return Config.model_validate(_with_pacing_defaults(tables))
     except ValidationError as error:
-        raise _first_mistake(error.errors(include_url=False)) from None
+        raise first_mistake(error) from None
 
 
 def with_overrides(config: Config, overrides: Tables) -> Config:
@@ -288,7 +287,9 @@ def _with_pacing_defaults(tables: Tables) -> Tables:
     return {**tables, "pacing": {**wanted, **pacing}}
 
 
-def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
+def first_mistake(mistakes: ValidationError) -> SettingError:
+    """Return the first broken rule in our words, under the setting's dotted name."""
+    errors = mistakes.errors(include_url=False)
     # A table that is missing explains whatever else is wrong because of it.
     error = min(errors, key=lambda e: e["type"] != "missing" or len(e["loc"]) > 1)
     cause = error.get("ctx", {}).get("error")

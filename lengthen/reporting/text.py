@@ -9,8 +9,8 @@ from lengthen.analysis.summary import (
     Summary,
     best_loss,
     comparable,
+    first_at_or_below,
     summarise,
-    time_to,
     verdict_line,
 )
 from lengthen.core.loss_ratio import UNSTABLE
@@ -110,7 +110,7 @@ def _figures(ratios: Ratios | None) -> tuple[str, ...]:
 
 
 def _stable(summary: Summary) -> str:
-    word = "diverged" if summary.diverged else "yes" if summary.stable else "no"
+    word = "diverged" if summary.why_diverged else "yes" if summary.stable else "no"
     return word if summary.judged_by == "probe" else f"{word} *"
 
 
@@ -176,7 +176,8 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
         if run.name not in compared:
             where = comparability.difference(comparability.text_of(run, "eval"), known)
             refused.append(f"{run.name} is not compared with {runs[0].name}: {where}. ")
-        for loss, at in zip(goals, time_to(run.metrics, goals), strict=True):
+        for loss in goals:
+            at = first_at_or_below(run.metrics.evaluations, loss)
             figures = ("not reached", "-", "-")
             if run.name not in compared:
                 figures = ("not compared", "-", "-")

@@ -4,8 +4,8 @@ import torch
 
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
+from lengthen.data.loader import MicroBatch
 from lengthen.data.store import Store
-from lengthen.data.stream import MicroBatch
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import (
     cpu_memory_limit,

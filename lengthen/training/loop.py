@@ -154,7 +154,8 @@ class TrainingLoop:
         record = self._trainer.observe()
         self._write(record)
         if record is not None and record.grew:
-            self.event("length", length=record.next_length, held=record.steps_at_length)
+            facts = {"length": record.next_length, "steps_at_length": record.steps_at_length}
+            self.event("length", **facts)
 
     def _evaluate_when_due(self, *, done: bool) -> None:
         trainer, config = self._trainer, self._trainer.config.evaluation

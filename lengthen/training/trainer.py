@@ -21,9 +21,9 @@ from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, accumulation_steps
+from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches
 from lengthen.data.store import Store
-from lengthen.data.stream import MicroBatch, Step, StepStream, StreamState, micro_batches, row_range
+from lengthen.data.stream import Step, StepStream, StreamState, accumulation_steps, row_range
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lengthen.util import faults
-from lengthen.util.errors import DataError, SettingError, StorageError
+from lengthen.util.errors import DataError, SettingError, StorageError, one_line
 from lengthen.util.faults import Site
 
 T = TypeVar("T")
@@ -257,8 +257,12 @@ def read_limited(path: Path, limit: int) -> bytes:
             raise DataError(f"file {path}: must be at most {limit} bytes, has {status.st_size}")
         return path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise DataError(f"file {path}: cannot be read ({reason})") from None
+        raise DataError(f"file {path}: cannot be read ({reason_of(error)})") from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system says of a failure, for the middle of a sentence."""
+    return (error.strerror or one_line(error)).lower()
 
 
 def lfs_pointer(start: bytes) -> str | None:

@@ -5,7 +5,7 @@ this process has passed it, from 1; at the numbers asked for, `7`, `7-9` or `7-`
 action happens.
 
     save      a file operation of writing or rotating checkpoints
-    load      a read of a file of a checkpoint
+    load      a read of a file of a checkpoint or a store
     log       a file operation on metrics.jsonl, which is opened and then written line by line
     prepare   a file operation of making a store
     step      a training step, in the forward pass of its first micro-batch
