@@ -1,12 +1,11 @@
-"""Read a run's checkpoints: every file is hashed before any tensor is used, and none is a pickle.
-
-Of several checkpoints the newest good one is taken, and what is damaged is named.
-"""
+"""Read checkpoints: every file is hashed before any tensor is used, and none is a pickle."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ from lengthen.checkpoint.verify import (
     list_checkpoints,
     name_of,
     read_manifest,
-    reason_of,
     step_of,
 )
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
-from lengthen.util.disk import with_retries
+from lengthen.util.disk import reason_of, with_retries
 from lengthen.util.errors import CheckpointError
 
 FORMAT = 2
@@ -50,19 +48,19 @@ class ConcatenatedShards(Mapping[str, Tensor]):
     """Tensors by name, each concatenated from the shards of the ranks when it is asked for."""
 
     def __init__(self, ranks: Sequence[Tensors]) -> None:
-        self._ranks = ranks
+        self._shards: dict[str, list[Tensor]] = {}
+        for name, tensor in chain.from_iterable(tensors.items() for tensors in ranks):
+            self._shards.setdefault(name, []).append(tensor)
 
     def __getitem__(self, name: str) -> Tensor:
-        shards = [tensors[name] for tensors in self._ranks if name in tensors]
-        if not shards:
-            raise KeyError(name)
+        shards = self._shards[name]
         return shards[0] if len(shards) == 1 else torch.cat(shards)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for tensors in self._ranks for name in tensors))
+        return iter(self._shards)
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self._shards)
 
 
 def load_newest(
@@ -79,7 +77,7 @@ def load_newest(
         if isinstance(loaded, Checkpoint):
             return loaded, [f"{reason}; using {path.name}" for reason in reasons]
         reasons.append(f"checkpoint {path.name} damaged: {loaded}")
-    why = "; ".join(reasons) if reasons else "none was saved"
+    why = "; ".join(reasons) or "none was saved"
     raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
 
 
@@ -146,10 +144,9 @@ def _read(path: Path) -> Checkpoint | str:
 
 
 def _read_state(path: Path) -> State:
-    try:
+    state = None
+    with suppress(ValueError, RecursionError):
         state = json.loads(with_retries((path / "state.json").read_bytes))
-    except (ValueError, RecursionError):
-        state = None
     if not isinstance(state, dict):
         raise ValueError("state.json is no JSON object")
     if state.get("format") != FORMAT:

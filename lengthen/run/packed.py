@@ -13,6 +13,7 @@ from lengthen.util.errors import DataError, LengthenError
 
 SUFFIX = ".tar.xz"
 MOST_BYTES = 2**31  # of all files together; a file of a few bytes can unpack to any number
+DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError, FileExistsError, NotADirectoryError)
 
 
 def is_packed(path: Path) -> bool:
@@ -36,13 +37,7 @@ def opened(path: Path) -> Iterator[Path]:
         root.mkdir()
         try:
             _unpack(path, root)
-        except (
-            tarfile.TarError,
-            lzma.LZMAError,
-            EOFError,
-            FileExistsError,
-            NotADirectoryError,
-        ) as error:
+        except DAMAGE as error:
             raise DataError(f"{path}: not a whole {SUFFIX} archive: {error}") from None
         try:
             yield root
