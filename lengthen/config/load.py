@@ -195,7 +195,7 @@ def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two configurations differ, by dotted name, with both values.
 
-    What only one of them has got stands as None beside it.
+    A setting that one of them lacks is None there.
     """
     one, two = flat(config.tables()), flat(other.tables())
     names = [*one, *(name for name in two if name not in one)]
