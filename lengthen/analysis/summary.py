@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lengthen.analysis.instability import PAPERS, Ratios, ratios_of
+from lengthen.analysis.instability import Ratios, ratios_of
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.run.metrics import Metrics
 from lengthen.run.records import EvalRecord, Measurement, ObservationRecord, ProbeRecord, StepRecord
@@ -172,8 +172,8 @@ def _steps_text(ratios: Ratios) -> str:
     height = "not finite" if worst.ratio is None else f"{worst.ratio:.2f}"
     steps = "step" if ratios.above_papers == 1 else "steps"
     line = f"{ratios.above_papers:,} {steps} of {ratios.count:,} above {UNSTABLE}"
-    marked = ratios.marked[PAPERS]
-    where = f", {marked:,} of them at a changed length or with joined rows" if marked else ""
+    of_them = f", {ratios.marked:,} of them at a changed length or with joined rows"
+    where = of_them if ratios.marked else ""
     return f"{line}, worst {height} at step {worst.step:,}{length}{where}"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lengthen.analysis.instability import MOST_SPIKES, PAPERS, THRESHOLDS, Ratios, Spike
+from lengthen.analysis.instability import MOST_SPIKES, THRESHOLDS, Ratios, Spike
 from lengthen.analysis.summary import (
     Correlated,
     Side,
@@ -97,9 +97,9 @@ def instability(summaries: Mapping[str, Summary], note: str = "") -> Table:
 def _instability(name: str, summary: Summary) -> tuple[str, ...]:
     steps, probe = _figures(summary.ratios), _figures(summary.probe)
     count, *above, largest = (f"{a} | {b}" for a, b in zip(steps, probe, strict=True))
-    share = f"{100 * summary.ratios.shares[PAPERS]:.1f} %"
-    marked = f"{summary.ratios.marked[PAPERS]:,}"
-    return (name, count, *above, share, largest, marked, _stable(summary))
+    ratios = summary.ratios
+    share = f"{100 * (ratios.above_papers / ratios.count):.1f} %"
+    return (name, count, *above, share, largest, f"{ratios.marked:,}", _stable(summary))
 
 
 def _figures(ratios: Ratios | None) -> tuple[str, ...]:
