@@ -18,7 +18,7 @@ from lengthen.config.schema import KINDS, Config, Tables
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
 from lengthen.core.pacing import Adaptive
 from lengthen.util.disk import as_path
-from lengthen.util.errors import SettingError, nearest
+from lengthen.util.errors import SettingError, nearest, one_line
 
 Source = str | os.PathLike[str] | Config  # a recipe's name, a TOML file, or what they give
 
@@ -207,7 +207,7 @@ def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two configurations differ, by dotted name, with both values.
 
-    What only one of them has got stands as None beside it.
+    A setting that one of them lacks is None there.
     """
     one, two = flat(config.tables()), flat(other.tables())
     names = [*one, *(name for name in two if name not in one)]
@@ -318,7 +318,9 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
     if error["type"] == "missing" and len(place) > 2:
         return SettingError(name, "has too few values")
     words = [
-        RULES.get(other["type"], other["msg"]).format(**other.get("ctx", {}))
+        RULES[other["type"]].format(**other.get("ctx", {}))
+        if other["type"] in RULES
+        else one_line(other["msg"])  # which may have braces in it
         for other in errors
         if other["loc"][:2] == error["loc"][:2]  # each member of a union has its own rule
     ]
