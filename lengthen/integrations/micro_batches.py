@@ -1,8 +1,7 @@
 """The forward and backward passes of a step, watched in the model of another loop.
 
-A loop of somebody else computes its loss where it likes. What it trains on is the gradient that its
-backward pass sends into the outputs of the model. The first step is checked by that, before its
-update: it has to be the gradient of the cross entropy, as we compute it from the same logits.
+The gradient that a loop sends into the outputs of its model is what it trains on. In the first
+step, before its update, it has to be that of the cross entropy, as we compute it from the logits.
 """
 
 from collections.abc import Callable

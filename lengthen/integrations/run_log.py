@@ -135,11 +135,8 @@ class RunLog:
     ) -> EvalRecord:
         """Write a validation loss at full length, in nats per token, and what it read and took."""
         loss = _number("loss", loss)
-        record = EvalRecord(
-            **self._now(side_tokens, side_seconds),
-            loss=finite_or_none(loss),
-            perplexity=finite_or_none(perplexity(loss)),
-        )
+        now = self._now(loss, side_tokens, side_seconds)
+        record = EvalRecord(**now, perplexity=finite_or_none(perplexity(loss)))
         self._write(record)
         return record
 
@@ -152,11 +149,8 @@ class RunLog:
     ) -> ProbeRecord:
         """Write the loss of some full-length sequences, always the same, and its own loss ratio."""
         loss = _number("loss", loss)
-        record = ProbeRecord(
-            **self._now(side_tokens, side_seconds),
-            loss=finite_or_none(loss),
-            loss_ratio=self._probe_lowest.ratio(loss),
-        )
+        now = self._now(loss, side_tokens, side_seconds)
+        record = ProbeRecord(**now, loss_ratio=self._probe_lowest.ratio(loss))
         self._probe_lowest = self._probe_lowest.after(loss)
         self._write(record)
         return record
@@ -185,12 +179,13 @@ class RunLog:
             "at": {"step": self._step, "tokens": self._tokens},
         }
 
-    def _now(self, tokens: Number | None, seconds: Number | None) -> dict[str, Any]:
+    def _now(self, loss: float, tokens: Number | None, seconds: Number | None) -> dict[str, Any]:
         """Return what evaluations and probes have in common."""
         return {
             "step": self._step,
             "tokens": self._tokens,
             "seconds": self._seconds,
+            "loss": finite_or_none(loss),
             "side_tokens": None if tokens is None else int(_number("side_tokens", tokens)),
             "side_seconds": None if seconds is None else _number("side_seconds", seconds),
         }

@@ -230,9 +230,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
             began = time.monotonic()
             mine = _rows_of_this_rank(rows, args)
-            loss = _mean_over_ranks(
-                losses(given["model"], self._watch.call, mine), len(rows), args.device
-            )
+            each = losses(given["model"], self._watch.call, mine)
+            loss = _mean_over_ranks(each, len(rows), args.device)
             seconds = (seconds or 0.0) + time.monotonic() - began
         # A dataset of the user's own may be long to go through once more.
         tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None
