@@ -85,7 +85,7 @@ def read(path: Path, checkpoint: str | None = None) -> Pretrained:
     run, name = find_run(path)
     name = name or checkpoint
     if run is not None:
-        config = settings.load(run.config)[0]
+        config = settings.load_run(run.config)
         if name is None:
             return read_run(run, config, load_newest(run.checkpoints)[0])
         return read_run(run, config, load_step(run.checkpoints, name))

@@ -152,11 +152,9 @@ class MicroBatchWatch:
         # Sums: a loss may go through more than one backward pass.
         if forward.to_logits:
             check_gradient(torch.stack(forward.to_logits).sum(0), logits, batch.targets, weight)
-        if forward.loss is not None and forward.to_loss:
-            trained = forward.loss * torch.stack(forward.to_loss).sum(0)
-            self._check_own(forward, trained, expected)
-
-    def _check_own(self, forward: Forward, trained: Tensor, expected: Tensor) -> None:
+        if forward.loss is None or not forward.to_loss:
+            return
+        trained = forward.loss * torch.stack(forward.to_loss).sum(0)
         if self._count > 1 and not forward.call.numbered:
             raise SettingError("loss", f"{RULE}, which the model did not get", None, WHOLE)
         if not is_close(trained.reshape(()), expected):
