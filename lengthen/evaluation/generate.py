@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -54,9 +55,9 @@ def generate(
         while left:
             count = max(1, model.micro_tokens // (len(kept[left[0]]) + limit))
             rows, left = {number: kept[number] for number in left[:count]}, left[count:]
-            for new in _continue(model, rows, limit, lambda each: each.argmax(-1), has_ended):
-                for number, token in new.items():
-                    answers[number].append(token)
+            new = _continue(model, rows, limit, lambda each: each.argmax(-1), has_ended)
+            for number, token in chain.from_iterable(tokens.items() for tokens in new):
+                answers[number].append(token)
             progress.update(len(kept) - len(left), f"{len(kept) - len(left):,} answers")
     return [_before_stop(decode(answer), stops) for answer in answers]
 

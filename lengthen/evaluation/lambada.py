@@ -91,7 +91,7 @@ def _notes(passages: Sequence[str], requests: Sequence[Request], length: int) ->
     fit = [request for request in requests if request.fits(length)]
     if skipped := len(requests) - len(fit):
         yield f"items skipped, since an answer exceeds the full length ({length}): {skipped}"
-    if cut := sum(request.is_cut(length) for request in fit):
+    if cut := sum(request.is_truncated(length) for request in fit):
         yield f"{CUT}: {cut}"
     if not any("\n" in passage for passage in passages):
         yield ONE_LINE

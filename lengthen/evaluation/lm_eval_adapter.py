@@ -111,7 +111,7 @@ class LMEvalAdapter:
         fit = [request for request in requests if request.fits(length)]
         scores = score(self.model, fit, "lm-eval")
         self.tokens += sum(each.tokens for each in scores)
-        self.cut += sum(request.is_cut(length) for request in fit)
+        self.cut += sum(request.is_truncated(length) for request in fit)
         self.skipped += len(requests) - len(fit)
         left = iter(scores)
         pairs = (next(left) if request.fits(length) else None for request in requests)

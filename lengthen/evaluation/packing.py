@@ -36,7 +36,7 @@ class Request:
         """Say whether every token to score has a token before it within the full length."""
         return len(self.continuation) <= full_length
 
-    def is_cut(self, full_length: int) -> bool:
+    def is_truncated(self, full_length: int) -> bool:
         """Say whether the context is too long to be read whole."""
         return len(self.context) + len(self.continuation) > full_length + 1
 

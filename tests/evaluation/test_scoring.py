@@ -87,7 +87,7 @@ def test_the_likeliest_continuation_is_greedy_and_no_other_is() -> None:
 def test_a_context_that_is_too_long_loses_its_left_end() -> None:
     kept = Request((5,) * LENGTH, (1,))
     cut = Request((9, 9, *kept.context), (1,))
-    assert [each.is_cut(LENGTH) for each in (kept, cut)] == [False, True]
+    assert [each.is_truncated(LENGTH) for each in (kept, cut)] == [False, True]
     left, right = score(MODEL, [kept, cut])
     assert same(left, right)
 
