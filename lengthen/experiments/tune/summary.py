@@ -25,7 +25,6 @@ from lengthen.experiments.tune.search import (
     RIVAL,
     Losses,
     Setting,
-    contradictions,
     race_entries,
     raced,
 )
@@ -55,7 +54,7 @@ def sentences(result: SearchResult) -> list[str]:
     """Return the choice, what it rests on, and what it cost."""
     if (chosen := result.chosen) is None:
         reason = no_calm(result)
-        return [f"{reason[0].upper()}{reason[1:]}.", _cost(result.cost), *_contradictions(result)]
+        return [f"{reason[0].upper()}{reason[1:]}.", _cost(result.cost)]
     return [
         _choice(result, chosen),
         *_race(result, chosen),
@@ -186,10 +185,10 @@ def _cost(cost: SearchCost) -> str:
         f"training: {whole}), with evaluation {work.flops:.3g} FLOP "
         f"({100 * cost.flop_share:.1f} %) and {cost.seconds:.0f} seconds{share}"
     )
-    if cost.overhead.seconds:
-        text += f", {cost.overhead.seconds:.0f} of them to start, save and watch processes"
-    if cost.overhead.repeated.tokens:
-        text += f"; {cost.overhead.repeated.tokens:,} tokens were trained twice, after a kill"
+    if cost.other_seconds:
+        text += f", {cost.other_seconds:.0f} of them to start, save and watch processes"
+    if cost.repeated_tokens:
+        text += f"; besides, {cost.repeated_tokens:,} tokens were trained twice, after a kill"
     return f"{text}."
 
 
@@ -200,20 +199,10 @@ def _warnings(result: SearchResult, chosen: Setting) -> list[str]:
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
         early = "Even with this T the budget ends before full length is reached"
         text.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")
-    text += _contradictions(result)
     if len(result.threads) > 1:
         counts = " and ".join(map(str, result.threads))
         text.append(f"The trials had {counts} threads: equal to rounding, not to the last digit.")
     return text
-
-
-def _contradictions(result: SearchResult) -> list[str]:
-    labels = {one.trial.setting: one.trial.label for one in result.trials}
-    return [
-        f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
-        "here, so take the choice with care."
-        for setting, wilder in contradictions(result.losses)
-    ]
 
 
 def trials_table(result: SearchResult) -> Table:
@@ -292,8 +281,8 @@ def facts(result: SearchResult) -> dict[str, Any]:
             "validation_tokens": cost.work.judged,
             "flops": cost.work.flops,
             "seconds": cost.seconds,
-            "seconds_beside_computing": cost.overhead.seconds,
-            "tokens_trained_twice": cost.overhead.repeated.tokens,
+            "seconds_beside_computing": cost.other_seconds,
+            "tokens_trained_twice": cost.repeated_tokens,
         },
         "training": {
             "steps": training.steps,

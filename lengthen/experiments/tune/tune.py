@@ -22,7 +22,7 @@ from lengthen.experiments.tune.summary import (
     trials_of,
     trials_table,
 )
-from lengthen.experiments.tune.trials import TRIALS, TrialResult, known_losses, losses_of
+from lengthen.experiments.tune.trials import TRIALS, TrialResult, losses_of
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.directory import RunPaths
@@ -65,7 +65,7 @@ def tune(
     )
     must_be_a_tuners(root)
     machine = _machine(problem, jobs, threads)
-    _print_estimate(problem, root, machine)
+    _print_estimate(problem, machine)
     result = _result(problem, root, carry_out(problem, root, machine, shown=shown))
     _write(root, result)
     console().print(printed(trials_table(result)))
@@ -109,16 +109,14 @@ def _is_facts(path: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= {"chosen", "trials", "share"}
 
 
-def _print_estimate(problem: Problem, root: Path, machine: Machine) -> None:
-    """Print what the search will cost, but where nothing is left to do."""
-    share = estimate(problem, known_losses(problem, root))
-    if share.most > 0:
-        more = ", and more with trials side by side" * (machine.jobs > 1)
-        print(
-            f"cost    from {100 * share.least:.1f} to {100 * share.most:.1f} % of one training's "
-            f"FLOP, evaluation included, with every trial run to its end{more}",
-            flush=True,
-        )
+def _print_estimate(problem: Problem, machine: Machine) -> None:
+    share = estimate(problem)
+    more = ", more with trials side by side" * (machine.jobs > 1)
+    print(
+        f"cost    likely {100 * share.likely:.1f}, at most {100 * share.most:.1f} % of one "
+        f"training's FLOP, evaluation included, less what is known already{more}",
+        flush=True,
+    )
 
 
 def _machine(problem: Problem, jobs: int | None, threads: int | None) -> Machine:

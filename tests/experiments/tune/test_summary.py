@@ -92,7 +92,7 @@ def test_the_remedies_names_only_what_there_is_room_for(asked: Asked) -> None:
     )
 
 
-def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned: Tuned) -> None:
+def test_a_speculative_trial_that_contradicts_changes_nothing(tuned: Tuned) -> None:
     tuned([Setting(8, 9)])
     beyond = trial_of(tuned.problem, Setting(8, 43))
     plant(tuned.root, beyond, calm=True)
@@ -103,9 +103,6 @@ def test_a_speculative_trial_that_contradicts_is_told_and_changes_nothing(tuned:
         file.write(json.dumps(record) + '\n{"run": "cut off')
     assert tuned.again() == 0
     assert tuned.facts["chosen"]["warmups"] == 9
-    assert tuned.facts["verdicts"][-1].startswith(
-        "start 8, T 52 was not calm, and start 8, T 172 was: calmness is not monotone here"
-    )
 
 
 NO_ROOM = "The budget leaves no room for a longer T: "
