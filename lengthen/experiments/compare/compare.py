@@ -60,7 +60,8 @@ def compare(
     with opened(root) as folder:
         outcomes, missing = read_outcomes(comparison, folder)
     if not any(outcome.summary for outcome in outcomes):
-        raise DataError(_nothing(root, outcomes))
+        crash = next((f"; {o.run.name}: {o.attempts.message}" for o in outcomes), "")
+        raise DataError(f"{root}: no run has come to its end yet{crash}")
     members = groups(comparison, outcomes)
     pairs = pair_verdicts(members, comparison.variants)
     lines, remarks = verdict_lines(pairs), notes(outcomes)
@@ -122,13 +123,6 @@ def _are_our_tables(path: Path) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(facts, dict) and facts.keys() == {"name", "verdicts", "tables"}
-
-
-def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:
-    messages = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
-    if messages:
-        return f"{root}: every run crashed, the first one with: {messages[0]}"
-    return f"{root}: no run has come to its end yet"
 
 
 def _print(

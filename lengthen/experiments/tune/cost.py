@@ -141,26 +141,15 @@ class SearchCost:
     repeated_tokens: int  # trained twice, after a kill; not in `work`
     training: Plan
     training_seconds: float | None  # as the seconds of the trials' steps say; None before any
+    # Of the whole training's, which have no evaluation in them.
+    token_share: float
+    flop_share: float
+    second_share: float | None
 
     @property
     def seconds(self) -> float:
         """Seconds that the processes of the trials took, all together."""
         return self.work.seconds + self.other_seconds
-
-    @property
-    def token_share(self) -> float:
-        """Of the whole training's trained tokens."""
-        return self.work.tokens / self.training.tokens
-
-    @property
-    def flop_share(self) -> float:
-        """Of the whole training's operations, which have no evaluation in them."""
-        return self.work.flops / self.training.flops
-
-    @property
-    def second_share(self) -> float | None:
-        """Of the whole training's seconds."""
-        return None if self.training_seconds is None else self.seconds / self.training_seconds
 
 
 def search_cost(
@@ -169,21 +158,25 @@ def search_cost(
     """Add the trials up, beside the whole training with `setting`."""
     names = {result.trial.name for result in results}
     attempts = [record for run, record in read_attempts(root) if run in names]
+    other_seconds = sum(record.get("beside_seconds", 0.0) for record in attempts)
+    work = sum((result.work for result in results), Work())
     config = whole_training(problem, setting)
-    line = _line_through_steps(results)
-    seconds = None
-    if line:
+    training, seconds = plan(config, config.model.length), None
+    if line := _line_through_steps(results):
         seconds = sum(
             span.steps * (line.slope * step_flops(config, span.rows, span.length) + line.intercept)
             for span in spans(config.schedule())
         )
     return SearchCost(
         trials=len(results),
-        work=sum((result.work for result in results), Work()),
-        other_seconds=sum(record.get("beside_seconds", 0.0) for record in attempts),
+        work=work,
+        other_seconds=other_seconds,
         repeated_tokens=sum(record.get("repeated_tokens", 0) for record in attempts),
-        training=plan(config, config.model.length),
+        training=training,
         training_seconds=seconds,
+        token_share=work.tokens / training.tokens,
+        flop_share=work.flops / training.flops,
+        second_share=None if seconds is None else (work.seconds + other_seconds) / seconds,
     )
 
 

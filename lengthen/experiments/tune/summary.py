@@ -66,15 +66,11 @@ def sentences(result: SearchResult) -> list[str]:
 
 
 def no_calm(result: SearchResult) -> str:
-    """Say that no trial was calm to its end, which were not, and what to change."""
-    decided = [one for one in result.trials if one.is_decided]
-    tried = "; ".join(one.trial.label for one in decided if not one.is_calm)
-    calm = [one.trial.setting for one in decided if one.is_calm and one.trial.setting.opening]
-    starts = " and ".join(f"start {setting.start}" for setting in calm)
-    text = f"no trial stayed calm for {WARMUPS} warm-ups ({tried})"
-    if calm:
-        text += f"; {starts} {'were' if len(calm) > 1 else 'was'} calm for {OPENING_WARMUPS} alone"
-    return f"{text}: {remedies(result.problem)}"
+    """Say that no trial was calm to its end, which ones were tried, and what to change."""
+    tried = "; ".join(
+        one.trial.label for one in result.trials if one.is_decided and not one.is_calm
+    )
+    return f"no trial stayed calm for {WARMUPS} warm-ups ({tried}): {remedies(result.problem)}"
 
 
 def remedies(problem: Problem) -> str:
@@ -133,23 +129,20 @@ def _end_of_ladder(problem: Problem, chosen: Setting) -> list[str]:
     plain = Setting(chosen.start, chosen.multiple)
     if chosen.multiple == MULTIPLES[-1] or problem.space.ladder(chosen.start)[-1] != plain:
         return []
-    share, most = problem.warmup_share(plain), f"{100 * WARMUP_SHARE:.0f} % of it"
-    why = f"at most {most} may be trained before full length is reached, and with this T"
-    why += f" {100 * share:.0f} % are"
-    if share > WARMUP_SHARE:  # the shortest T is tried whatever the budget is
-        why = f"even this one takes more than {most} before full length is reached"
-    return [f"The budget leaves no room for a longer T: {why}."]
+    return [
+        f"The budget leaves no room for a longer T: at most {100 * WARMUP_SHARE:.0f} % of it may "
+        f"be trained before full length is reached, and with this T "
+        f"{100 * problem.warmup_share(plain):.0f} % are."
+    ]
 
 
 def _bolder(result: SearchResult, chosen: Setting) -> list[str]:
     """Say how far --aggressive came, and what ended it."""
     tuned, space = result.problem.training(chosen), result.problem.space
-    rate_limit = ", no more is tried" if chosen.rate == MOST_RATE else ""
-    rows_limit = ""
-    if space.with_more_rows(chosen) is None:
+    limit = ", no more is tried"
+    rate_limit, rows_limit = limit * (chosen.rate == MOST_RATE), limit * (chosen.rows == MOST_ROWS)
+    if chosen.rows < MOST_ROWS and space.with_more_rows(chosen) is None:
         rows_limit = ", the budget has no room for more"
-        if chosen.rows == MOST_ROWS:
-            rows_limit = ", no more is tried"
     return [
         f"With it the largest learning rate that stayed calm is {tuned.optimizer.learning_rate:g} "
         f"({chosen.rate} x what was given{rate_limit}), and with that the most rows are "
@@ -236,7 +229,7 @@ def _row(one: TrialResult) -> tuple[str, ...]:
         one.stability.verdict if one.is_decided else "not needed",
         one.stability.rise,
         perplexity(one.loss) if one.trial.setting.raced and one.is_calm else "-",
-        f"{one.steps:,}",
+        f"{len(one.metrics.steps):,}",
         f"{one.work.tokens:,}",
         number(one.work.seconds, 1),
     )
@@ -271,10 +264,20 @@ def _panel(title: str, clock: str, x: str, trials: Sequence[TrialResult]) -> Pan
 
 def facts(result: SearchResult) -> dict[str, Any]:
     """Return all of it for another program; shares are of one training, 1 is all of it."""
-    cost, training = result.cost, result.cost.training
+    cost, training, warmup = result.cost, result.cost.training, result.problem.warmup
+    chosen = None
+    if (setting := result.chosen) is not None:
+        tuned = result.problem.training(setting)
+        chosen = {
+            "start": setting.start,
+            "duration": setting.multiple * warmup,
+            "warmups": setting.multiple,
+            "learning_rate": tuned.optimizer.learning_rate,
+            "rows": tuned.batch.rows,
+        }
     return {
-        "chosen": None if result.chosen is None else _chosen(result.problem, result.chosen),
-        "trials": [_fact(one, result.problem.warmup) for one in result.trials],
+        "chosen": chosen,
+        "trials": [_fact(one, warmup) for one in result.trials],
         "cost": {
             "trials": cost.trials,
             "tokens": cost.work.tokens,
@@ -299,17 +302,6 @@ def facts(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _chosen(problem: Problem, chosen: Setting) -> dict[str, object]:
-    tuned = problem.training(chosen)
-    return {
-        "start": chosen.start,
-        "duration": chosen.multiple * problem.warmup,
-        "warmups": chosen.multiple,
-        "learning_rate": tuned.optimizer.learning_rate,
-        "rows": tuned.batch.rows,
-    }
-
-
 def _fact(one: TrialResult, warmup: int) -> dict[str, object]:
     return {
         "run": one.trial.name,
@@ -318,7 +310,7 @@ def _fact(one: TrialResult, warmup: int) -> dict[str, object]:
         "verdict": one.stability.verdict,
         "why": one.stability.why,
         "loss": one.loss if one.is_calm else None,
-        "steps": one.steps,
+        "steps": len(one.metrics.steps),
         "tokens": one.work.tokens,
         "seconds": one.work.seconds,
         "flops": one.work.flops,

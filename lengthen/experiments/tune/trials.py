@@ -190,11 +190,6 @@ class TrialResult:
         return fmean(math.inf if one.loss is None else one.loss for one in last)
 
     @property
-    def steps(self) -> int:
-        """Steps that it trained."""
-        return len(self.metrics.steps)
-
-    @property
     def work(self) -> Work:
         """What it has computed."""
         return _work_of(self.metrics, self.trial.config)

@@ -29,6 +29,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, UnstableError
+from lengthen.util.overwrite import check_file
 from lengthen.util.tables import console, printed
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
@@ -91,20 +92,20 @@ def must_be_a_tuners(root: Path) -> None:
     if strange:
         rule = f"holds {strange[0]}, which no search wrote, so all of it stays"
         raise SettingError("--out", rule, str(root), "give a new directory")
-    for name, is_ours in ((TUNED, _is_tuned), (EARLIER, _is_tuned), (FACTS, _is_facts)):
-        if name in names and not is_ours(root / name):
-            raise SettingError("--out", f"holds a {name} that no search wrote", str(root))
+    check_file(root / TUNED, "choice of a search", _is_tuned)
+    check_file(root / EARLIER, "choice of a search", _is_tuned)
+    check_file(root / FACTS, "result of a search", _is_facts)
     must_be_ours(root / PAGE)
 
 
 def _is_tuned(path: Path) -> bool:
-    return path.is_file() and path.read_text(errors="replace").startswith(COMMENT)
+    return path.read_text(errors="replace").startswith(COMMENT)
 
 
 def _is_facts(path: Path) -> bool:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= {"chosen", "trials", "share"}
 
