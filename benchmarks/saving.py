@@ -11,12 +11,13 @@ Meanwhile nothing trains, so what the writing thread takes from a step is not in
 import argparse
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from benchmarks.measure import ROUNDS, figure, report
-from lengthen.checkpoint.manager import CheckpointManager, checkpoint_manager
+from lengthen.checkpoint.manager import CheckpointManager
 from lengthen.checkpoint.read import Tensors
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
@@ -35,7 +36,7 @@ def state_of(layers: int) -> dict[str, Tensors]:
 
 
 class Measured:
-    """One `Saves`, saving the same tensors under ever new steps."""
+    """One manager, saving the same tensors under ever new steps."""
 
     def __init__(self, saves: CheckpointManager, tensors: dict[str, Tensors]) -> None:
         self.saves, self.tensors, self.step = saves, tensors, 0
@@ -51,7 +52,7 @@ class Measured:
         """Return the seconds that training waits for the copy."""
         self.step += 1
         began = time.perf_counter()
-        self.saves.write_in_background(self.step, self.tensors, {})
+        self.saves.write(self.step, self.tensors, {}, wait=False)
         return self._taken(began)
 
     def _taken(self, began: float) -> float:
@@ -71,7 +72,9 @@ def main() -> None:
     context = DistributedContext(torch.device("cpu"))
     with (
         tempfile.TemporaryDirectory(dir=".") as folder,
-        checkpoint_manager(Disk(), Path(folder) / "c", 1, context, asynchronous=True) as saves,
+        closing(
+            CheckpointManager(Disk(), Path(folder) / "c", 1, context, asynchronous=True)
+        ) as saves,
     ):
         measured = Measured(saves, tensors)
         report("SAVING_FIRST_COPY_SECONDS", measured.in_the_background())

@@ -40,7 +40,7 @@ Names = dict[str, str | None]
 
 SETTINGS: Names = {"budget.passes": "budget.epochs"}  # of files and command lines
 # Of the lines of metrics.jsonl: {"lr": "learning_rate"}.
-FIELDS: Names = {"overrides.budget.passes": "overrides.budget.epochs"}
+FIELDS: Names = {"overrides.budget.passes": "overrides.budget.epochs", "held": "steps_at_length"}
 # Of every other JSON file. A checkpoint's format is another one, a store's is not: neither counts.
 STATE: Names = {
     "pass_number": "epoch",

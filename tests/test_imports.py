@@ -65,7 +65,9 @@ def test_the_core_needs_numpy_alone(name: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["cli.main", "data.prepare"])
+@pytest.mark.parametrize(
+    "name", ["cli.main", "data.prepare", "planning.plan", "experiments.compare.run"]
+)
 def test_what_computes_nothing_loads_no_torch(name: str) -> None:
     code = f"import sys, lengthen.{name}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,29 +5,63 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from lengthen.core.loss_ratio import LowestLoss, finite_or_none
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from lengthen.core.loss_ratio import LowestLoss, finite_or_none, perplexity
 from lengthen.run.metrics import LINE_LIMIT, Metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
 from lengthen.util.errors import DataError, SettingError, nearest, shown
 
 External: TypeAlias = StepRecord | EvalRecord | ProbeRecord
+Row: TypeAlias = dict[str, object]
 
-KINDS: dict[str, type[External]] = {
-    "loss": StepRecord,
-    "eval_loss": EvalRecord,
-    "probe_loss": ProbeRecord,
-}
-SHAPE = ("length", "rows")
+LOSSES = ("loss", "eval_loss", "probe_loss")
 MEASURED = ("grad_norm", "variance_norm", "variance_max", "lr")
-NAMES = ("step", "tokens", "seconds", *KINDS, *SHAPE, *MEASURED)
 DIGITS = re.compile(r"[+-]?[0-9]+")
 
-Row = dict[str, object]
+
+def _number(cell: object) -> object:
+    """Return a cell as pydantic reads it, which knows the texts "NaN" and "Infinity" too."""
+    if isinstance(cell, bool):
+        raise ValueError(cell)
+    return cell.strip() or None if isinstance(cell, str) else cell
+
+
+def _whole(cell: object) -> object:
+    number = _number(cell)
+    if isinstance(number, str) and not DIGITS.fullmatch(number):
+        return float(number)  # 1e3; digits stay text, since a float holds whole numbers to 2^53
+    return number
+
+
+Number: TypeAlias = Annotated[float | None, BeforeValidator(_number)]
+Int64: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Whole: TypeAlias = Annotated[Int64 | None, BeforeValidator(_whole), Field(title="whole number")]
+
+
+class _Cells(BaseModel):
+    """One row of a log, by our names; None for an empty cell and for what is not logged."""
+
+    step: Whole = None
+    tokens: Whole = None
+    seconds: Number = None
+    loss: Number = None
+    eval_loss: Number = None
+    probe_loss: Number = None
+    length: Whole = None
+    rows: Whole = None
+    grad_norm: Number = None
+    variance_norm: Number = None
+    variance_max: Number = None
+    lr: Number = None
+
+
+NAMES = tuple(_Cells.model_fields)
 
 
 def read_external_log(path: Path, columns: Mapping[str, str]) -> Metrics:
@@ -45,7 +79,7 @@ def read_external_log(path: Path, columns: Mapping[str, str]) -> Metrics:
     there: set[str] = set()
     unreadable = 0
     for line, row in _rows(path):
-        made = None if row is None else _records(_Cells(path, line, row, columns))
+        made = None if row is None else _records(_cells(f"{path} line {line}", row, columns))
         unreadable += made is None
         there.update(row or ())
         records.update({(type(record), record.step): record for record in made or ()})
@@ -56,7 +90,7 @@ def read_external_log(path: Path, columns: Mapping[str, str]) -> Metrics:
             rule = f"{path} has no such column"
             raise SettingError(f"columns.{name}", rule, column, nearest(column, sorted(there)))
     if not records:
-        losses = [shown(columns[name]) for name in KINDS if name in columns]
+        losses = [shown(columns[name]) for name in LOSSES if name in columns]
         raise DataError(f"{path}: no row has a step and a value in {' or '.join(losses)}")
     return Metrics(tuple(_completed(records.values())), unreadable)
 
@@ -67,93 +101,43 @@ def _check_names(columns: Mapping[str, str]) -> None:
             raise SettingError("columns", "no such name on our side", name, nearest(name, NAMES))
         if not column:
             raise SettingError(f"columns.{name}", "must be the name of a column", column)
-    if "step" not in columns or KINDS.keys().isdisjoint(columns):
-        rule = f"must name the columns of step and of one of {', '.join(KINDS)}"
+    if "step" not in columns or columns.keys().isdisjoint(LOSSES):
+        rule = f"must name the columns of step and of one of {', '.join(LOSSES)}"
         raise SettingError("columns", rule, ", ".join(columns))
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """One row of a log, by our names."""
-
-    path: Path
-    line: int
-    row: Row
-    columns: Mapping[str, str]
-
-    def number(self, name: str) -> float | None:
-        """Return the number, which may be infinite or not a number; None for an empty cell."""
-        try:
-            number = _number(self._cell(name))
-            return None if number is None else float(number)
-        except (ValueError, OverflowError):
-            raise self._wrong(name, "must be a number") from None
-
-    def whole(self, name: str) -> int | None:
-        """Return the whole number with all its digits; None for an empty cell."""
-        number = self.number(name)
-        if number is not None and not number.is_integer():
-            raise self._wrong(name, "must be a whole number")
-        exact = _number(self._cell(name))
-        return None if exact is None else int(exact)
-
-    def _cell(self, name: str) -> object:
-        # Not by an empty name where none is mapped: that is the column of an index in a data frame.
-        return self.row.get(self.columns[name]) if name in self.columns else None
-
-    def _wrong(self, name: str, rule: str) -> DataError:
-        column = self.columns[name]
-        got = f"column {shown(column)} {rule}, got {shown(self.row[column])}"
-        return DataError(f"{self.path} line {self.line}: {got}")
-
-
-def _number(value: object) -> int | float | None:
-    """Return a cell's number; raises ValueError where it is none.
-
-    Some trackers write what is not finite as text, "NaN" or "Infinity": float() reads both.
-    """
-    if isinstance(value, str):
-        text = value.strip()
-        # A float holds whole numbers up to 2^53 only, and tokens may be more.
-        return int(text) if DIGITS.fullmatch(text) else float(text) if text else None
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise ValueError(value)
-    return value
+def _cells(place: str, row: Row, columns: Mapping[str, str]) -> _Cells:
+    mapped = {name: row[column] for name, column in columns.items() if column in row}
+    try:
+        return _Cells.model_validate(mapped)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        kind = _Cells.model_fields[name].title or "number"
+        rule = f"column {shown(columns[name])} must be a {kind}, got {shown(mapped[name])}"
+        raise DataError(f"{place}: {rule}") from None
 
 
 def _records(cells: _Cells) -> list[External] | None:
     """Return what a row says, one record for each loss in it; None for a loss at no known step."""
-    losses = {column: cells.number(column) for column in KINDS}
-    measured = {KINDS[column]: loss for column, loss in losses.items() if loss is not None}
-    step = cells.whole("step")
-    if step is None:
-        return None if measured else []
-    place: dict[str, Any] = {
-        "step": step,
-        "tokens": cells.whole("tokens"),
-        "seconds": cells.number("seconds"),
-    }
-    return [_record(kind, loss, place, cells) for kind, loss in measured.items()]
+    if cells.step is None:
+        return None if any(getattr(cells, name) is not None for name in LOSSES) else []
+    records: list[External] = []
+    place: dict[str, Any] = cells.model_dump(include={"step", "tokens", "seconds"})
+    if (loss := cells.loss) is not None:
+        measured: dict[str, Any] = {name: _finite(getattr(cells, name)) for name in MEASURED}
+        place_and_shape = {**place, "length": cells.length, "rows": cells.rows}
+        finite = math.isfinite(loss) and math.isfinite(cells.grad_norm or 0.0)
+        records.append(StepRecord(**place_and_shape, loss=_finite(loss), **measured, finite=finite))
+    if (loss := cells.eval_loss) is not None:
+        known = _finite(perplexity(loss))
+        records.append(EvalRecord(**place, loss=_finite(loss), perplexity=known))
+    if (loss := cells.probe_loss) is not None:
+        records.append(ProbeRecord(**place, loss=_finite(loss)))
+    return records
 
 
-def _record(kind: type[External], loss: float, place: dict[str, Any], cells: _Cells) -> External:
-    known = {**place, "loss": finite_or_none(loss)}
-    if kind is EvalRecord:
-        return EvalRecord(**known, perplexity=_perplexity(loss))
-    if kind is ProbeRecord:
-        return ProbeRecord(**known)
-    measured = {name: cells.number(name) for name in MEASURED}
-    finite = math.isfinite(loss) and math.isfinite(measured["grad_norm"] or 0.0)
-    known |= {name: cells.whole(name) for name in SHAPE}
-    known |= {n: None if v is None else finite_or_none(v) for n, v in measured.items()}
-    return StepRecord(**known, finite=finite)
-
-
-def _perplexity(loss: float) -> float | None:
-    try:
-        return finite_or_none(math.exp(loss))
-    except OverflowError:
-        return None
+def _finite(value: float | None) -> float | None:
+    return None if value is None else finite_or_none(value)
 
 
 def _completed(records: Iterable[External]) -> Iterator[External]:
@@ -171,8 +155,7 @@ def _completed(records: Iterable[External]) -> Iterator[External]:
         full = replace(record, tokens=at, seconds=since)
         if not isinstance(full, EvalRecord):
             loss = math.nan if full.loss is None else full.loss
-            ratio = lowest[type(full)].ratio(loss)
-            full = replace(full, loss_ratio=None if ratio is None else finite_or_none(ratio))
+            full = replace(full, loss_ratio=_finite(lowest[type(full)].ratio(loss)))
             lowest[type(full)] = lowest[type(full)].after(loss)
         yield full
 

@@ -11,9 +11,7 @@ from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.run.records import ProbeRecord, StepRecord
 
 THRESHOLDS = (1.1, UNSTABLE, 1.5)  # the paper's is the one between; the others show how near it is
-
 PAPERS = THRESHOLDS.index(UNSTABLE)
-
 MOST_SPIKES = 5  # of one run that are worth a line
 
 Judged: TypeAlias = StepRecord | ProbeRecord  # what has a loss ratio
@@ -29,11 +27,6 @@ class Spike:
     ratio: float | None  # None: not finite, which is worse than any number
     duration: int  # steps from the first to the last one
 
-    @property
-    def severity(self) -> float:
-        """What orders spikes: the ratio, infinite where it is not finite."""
-        return math.inf if self.ratio is None else self.ratio
-
 
 @dataclass(frozen=True)
 class Ratios:
@@ -41,16 +34,11 @@ class Ratios:
 
     count: int  # steps, or probes
     unstable: tuple[int, ...]  # above each of THRESHOLDS, or not finite
-    marked: tuple[int, ...]  # of those, where the length changed or rows are joined (no fair ratio)
+    marked: int  # of the paper's, where the length changed or rows are joined (no fair ratio)
     not_finite: int
     largest: float | None  # None: no ratio yet
     largest_step: int | None
     spikes: tuple[Spike, ...]  # the worst first, MOST_SPIKES at most
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """The unstable share at each of THRESHOLDS, from 0 to 1."""
-        return tuple(unstable / self.count for unstable in self.unstable)
 
     @property
     def above_papers(self) -> int:
@@ -89,17 +77,16 @@ def _spike(run: Sequence[Judged]) -> Spike:
 def ratios_of(records: Sequence[Judged]) -> Ratios:
     """Count what is unstable among steps, or among probes, in the order of steps."""
     heights = [height(record) for record in records]
-    marks = _marks(records)
     largest = largest_ratio(records)
     above = [[ratio > threshold for ratio in heights] for threshold in THRESHOLDS]
     return Ratios(
         count=len(records),
         unstable=tuple(sum(unstable) for unstable in above),
-        marked=tuple(sum(map(operator.and_, unstable, marks)) for unstable in above),
+        marked=sum(map(operator.and_, above[PAPERS], _marks(records))),
         not_finite=heights.count(math.inf),
         largest=largest,
         largest_step=None if largest is None else records[heights.index(largest)].step,
-        spikes=tuple(sorted(spikes(records), key=lambda s: (-s.severity, s.step))[:MOST_SPIKES]),
+        spikes=tuple(sorted(spikes(records), key=lambda s: -(s.ratio or math.inf))[:MOST_SPIKES]),
     )
 
 

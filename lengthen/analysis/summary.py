@@ -3,17 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lengthen.analysis.instability import PAPERS, Ratios, ratios_of
+from lengthen.analysis.instability import Ratios, ratios_of
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.run.metrics import Metrics
-from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
+from lengthen.run.records import EvalRecord, Measurement, ObservationRecord, ProbeRecord, StepRecord
 from lengthen.util.errors import DataError
 from lengthen.util.stats import Correlation, pearson
 
 QUANTITIES = ("variance_norm", "variance_max", "grad_norm")  # what the loss ratio may go with
-
 LAGS = (0, 1)  # steps from the quantity to the ratio
-
 SAME = {"tokenizer": "tokenizers", "valid": "validation sets"}  # in what compared runs agree
 
 
@@ -36,15 +34,6 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Reached:
-    """The first evaluation at or below a loss."""
-
-    step: int
-    tokens: float | None
-    seconds: float | None  # of training
-
-
-@dataclass(frozen=True)
 class Summary:
     """A run in figures; losses in nats per token."""
 
@@ -58,18 +47,13 @@ class Summary:
     probe: Ratios | None  # None: no probe was taken
     stable: bool  # the judge's ratio never exceeded 1.2, and no step was not finite
     judged_by: str  # "probe", or "steps" where no probe has a ratio
-    why_diverged: str  # empty where it did not
+    why_diverged: str  # empty where the weights at the end give a finite loss
     correlations: tuple[Correlated, ...]
     peaks: tuple[float | None, ...]  # the largest value of each of QUANTITIES
     probing: Side
     evaluating: Side
     observing: Side  # of an adaptive pacing
     unreadable: int  # lines of the log
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run ended with weights that give no finite loss."""
-        return bool(self.why_diverged)
 
 
 def first_at_or_below(evaluations: Iterable[EvalRecord], loss: float) -> EvalRecord | None:
@@ -88,23 +72,18 @@ def correlations(steps: Sequence[StepRecord]) -> tuple[Correlated, ...]:
     A spike makes large gradients, which raise the variance: that a variance comes *before* its
     spike says more than that both come together (paper, section 4.1, has the latter alone).
     """
-    ratios = [step.loss_ratio for step in steps]
-    found = []
-    for quantity in QUANTITIES:
-        values = [getattr(step, quantity) for step in steps]
-        found += [Correlated(quantity, lag, _correlation(values, ratios[lag:])) for lag in LAGS]
-    return tuple(found)
+    return tuple(
+        Correlated(quantity, lag, _correlation(steps, quantity, lag))
+        for quantity in QUANTITIES
+        for lag in LAGS
+    )
 
 
-def _correlation(x: Sequence[float | None], y: Sequence[float | None]) -> Correlation | None:
-    pairs = [(a, b) for a, b in zip(x, y, strict=False) if a is not None and b is not None]
-    return pearson([a for a, _ in pairs], [b for _, b in pairs])
-
-
-def time_to(metrics: Metrics, losses: Iterable[float]) -> list[Reached | None]:
-    """Return for each loss, in nats, when an evaluation was first at or below it, or None."""
-    reached = (first_at_or_below(metrics.evaluations, loss) for loss in losses)
-    return [None if at is None else Reached(at.step, at.tokens, at.seconds) for at in reached]
+def _correlation(steps: Sequence[StepRecord], quantity: str, lag: int) -> Correlation | None:
+    values = (getattr(step, quantity) for step in steps)
+    both = zip(values, (step.loss_ratio for step in steps[lag:]), strict=False)
+    pairs = [(value, ratio) for value, ratio in both if value is not None and ratio is not None]
+    return pearson([value for value, _ in pairs], [ratio for _, ratio in pairs])
 
 
 def summarise(metrics: Metrics) -> Summary:
@@ -132,17 +111,12 @@ def summarise(metrics: Metrics) -> Summary:
         judged_by="probe" if judges else "steps",
         why_diverged=why_diverged(metrics),
         correlations=correlations(steps),
-        peaks=tuple(_peak(steps, quantity) for quantity in QUANTITIES),
+        peaks=tuple(max(_known(steps, quantity), default=None) for quantity in QUANTITIES),
         probing=_side(probes),
         evaluating=_side(evaluations),
         observing=_side(metrics.observations),
         unreadable=metrics.unreadable,
     )
-
-
-def _peak(steps: Sequence[StepRecord], quantity: str) -> float | None:
-    values = (getattr(step, quantity) for step in steps)
-    return max((value for value in values if value is not None), default=None)
 
 
 def why_diverged(metrics: Metrics) -> str:
@@ -165,31 +139,26 @@ def why_diverged(metrics: Metrics) -> str:
 
 
 def _side(records: Sequence[EvalRecord | ProbeRecord | ObservationRecord]) -> Side:
-    return Side(len(records), _total(records, "side_tokens"), _total(records, "side_seconds"))
+    tokens, seconds = (_known(records, name) for name in ("side_tokens", "side_seconds"))
+    return Side(len(records), sum(tokens) if tokens else None, sum(seconds) if seconds else None)
 
 
-def _total(
-    records: Sequence[EvalRecord | ProbeRecord | ObservationRecord], name: str
-) -> float | None:
-    values = [value for value in (getattr(r, name) for r in records) if value is not None]
-    return sum(values) if values else None
+def _known(records: Sequence[Measurement], name: str) -> list[float]:
+    return [value for record in records if (value := getattr(record, name)) is not None]
 
 
 def verdict_line(summary: Summary) -> str:
     """Say in one sentence whether a run was stable, and what that rests on."""
+    word = "stable" if summary.stable else "unstable"
     steps = _steps_text(summary.ratios)
     if summary.judged_by == "steps" or summary.probe is None:
-        word = "stable" if summary.stable else "unstable"
-        parts = [f"{word}, judged by the steps for want of a probe's ratio: {steps}"]
-    elif summary.stable:
-        parts = [f"stable: {_probe_text(summary.probe)}", steps]
-    elif summary.ratios.above_papers:
-        parts = [f"unstable: {steps}", _probe_text(summary.probe)]
+        line = f"{word}, judged by the steps for want of a probe's ratio: {steps}"
     else:
-        parts = [f"unstable: {_probe_text(summary.probe)}", steps]
-    if summary.diverged:
-        parts = [f"diverged: {summary.why_diverged}", *parts]
-    return "; ".join(parts)
+        reasons = [_probe_text(summary.probe), steps]
+        if not summary.stable and summary.ratios.above_papers:
+            reasons.reverse()
+        line = f"{word}: {'; '.join(reasons)}"
+    return f"diverged: {summary.why_diverged}; {line}" if summary.why_diverged else line
 
 
 def _steps_text(ratios: Ratios) -> str:
@@ -203,16 +172,14 @@ def _steps_text(ratios: Ratios) -> str:
     height = "not finite" if worst.ratio is None else f"{worst.ratio:.2f}"
     steps = "step" if ratios.above_papers == 1 else "steps"
     line = f"{ratios.above_papers:,} {steps} of {ratios.count:,} above {UNSTABLE}"
-    marked = ratios.marked[PAPERS]
-    where = f", {marked:,} of them at a changed length or with joined rows" if marked else ""
+    of_them = f", {ratios.marked:,} of them at a changed length or with joined rows"
+    where = of_them if ratios.marked else ""
     return f"{line}, worst {height} at step {worst.step:,}{length}{where}"
 
 
 def _probe_text(probe: Ratios) -> str:
     if probe.not_finite:
         return f"the probe was not finite at step {probe.spikes[0].step:,}"
-    if probe.largest is None:
-        return "the probe has no ratio yet"
     reached = f"{probe.largest:.2f} at step {probe.largest_step:,}"
     if probe.above_papers:
         return f"the probe's ratio reached {reached}"
@@ -229,10 +196,9 @@ def comparable(environments: Mapping[str, Mapping[str, object]]) -> list[str]:
     for field, things in SAME.items():
         known = {name: e[field] for name, e in environments.items() if e.get(field) is not None}
         first = next(iter(known), "")
-        for name, digest in known.items():
-            if digest != known[first]:
-                what = f"{first} and {name} have different {things} (SHA-256 in environment.json)"
-                raise DataError(f"not comparable: {what}; report them apart")
+        if other := next((name for name in known if known[name] != known[first]), None):
+            what = f"{first} and {other} have different {things} (SHA-256 in environment.json)"
+            raise DataError(f"not comparable: {what}; report them apart")
         if missing := [name for name in environments if name not in known]:
             who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
             notes.append(f"not checked that {things} are the same: no record of {who}")

@@ -1,10 +1,8 @@
-"""Read a run's checkpoints: every file is hashed before any tensor is used, and none is a pickle.
-
-Of several checkpoints the newest good one is taken, and what is damaged is named.
-"""
+"""Read checkpoints: every file is hashed before any tensor is used, and none is a pickle."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +20,10 @@ from lengthen.checkpoint.verify import (
     list_checkpoints,
     name_of,
     read_manifest,
-    reason_of,
     step_of,
 )
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
-from lengthen.util.disk import with_retries
+from lengthen.util.disk import reason_of, with_retries
 from lengthen.util.errors import CheckpointError
 
 FORMAT = 2
@@ -62,7 +59,7 @@ class ConcatenatedShards(Mapping[str, Tensor]):
         return iter(dict.fromkeys(name for tensors in self._ranks for name in tensors))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(list(self))
 
 
 def load_newest(
@@ -79,7 +76,7 @@ def load_newest(
         if isinstance(loaded, Checkpoint):
             return loaded, [f"{reason}; using {path.name}" for reason in reasons]
         reasons.append(f"checkpoint {path.name} damaged: {loaded}")
-    why = "; ".join(reasons) if reasons else "none was saved"
+    why = "; ".join(reasons) or "none was saved"
     raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
 
 
@@ -146,10 +143,9 @@ def _read(path: Path) -> Checkpoint | str:
 
 
 def _read_state(path: Path) -> State:
-    try:
+    state = None
+    with suppress(ValueError, RecursionError):
         state = json.loads(with_retries((path / "state.json").read_bytes))
-    except (ValueError, RecursionError):
-        state = None
     if not isinstance(state, dict):
         raise ValueError("state.json is no JSON object")
     if state.get("format") != FORMAT:

@@ -12,6 +12,7 @@ from lengthen.core.schedule import Counters
 from lengthen.util.errors import CheckpointError
 
 OTHER_CHECKPOINT = "choose another one with --checkpoint"
+PLAIN = ("seconds", "skipped_tokens", "skipped_in_a_row", "probed")  # numbers, as JSON has them
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,12 @@ class TrainState:
     def state(self) -> dict[str, Any]:
         """Return it as JSON has it; a request to stop is not part of a run."""
         return {
+            **{name: getattr(self, name) for name in PLAIN},
             "counters": asdict(self.counters),
+            "evaluated": asdict(self.evaluated),
             "ledger": self.ledger.state(),
             "lowest": self.lowest.value,
             "probe_lowest": self.probe_lowest.value,
-            "seconds": self.seconds,
-            "skipped_tokens": self.skipped_tokens,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "evaluated": asdict(self.evaluated),
-            "probed": self.probed,
         }
 
     @classmethod
@@ -51,15 +49,12 @@ class TrainState:
         """
         try:
             train_state = cls(
+                **{name: state[name] for name in PLAIN},
                 counters=_counters(state["counters"]),
+                evaluated=_counters(state["evaluated"]),
                 ledger=Ledger.from_state(state["ledger"]),
                 lowest=LowestLoss(state["lowest"]),
                 probe_lowest=LowestLoss(state["probe_lowest"]),
-                seconds=state["seconds"],
-                skipped_tokens=state["skipped_tokens"],
-                skipped_in_a_row=state["skipped_in_a_row"],
-                evaluated=_counters(state["evaluated"]),
-                probed=state["probed"],
             )
         except (KeyError, TypeError, AttributeError):
             train_state = None
@@ -88,9 +83,10 @@ def _is_sound(state: Any) -> bool:
 def _is_value(value: Any, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and 0 <= value <= MOST
+    if value is None:
+        return kind is not float
     if kind in (float, float | None):
-        allowed = (int, float) if kind is float else (int, float, type(None))
-        return type(value) in allowed and (value is None or 0 <= value < math.inf)
+        return type(value) in (int, float) and 0 <= value < math.inf
     # A ledger has been checked as it was read.
     return not is_dataclass(value) or isinstance(value, Ledger) or _is_sound(value)
 

@@ -6,25 +6,22 @@ other file, and its own.
 
 import hashlib
 import json
-import os
 import re
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lengthen.data import store
 from lengthen.run.directory import RunPaths
-from lengthen.util.disk import with_retries
+from lengthen.util import manifest
+from lengthen.util.disk import reason_of, with_retries
 from lengthen.util.errors import CheckpointError, DataError, SettingError, shown
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 2**24  # bytes
 NAME = re.compile(r"step-(\d{8,18})")
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-CHUNK = 2**22  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,11 @@ def verify(path: Path) -> list[str]:
     if NAME.fullmatch(path.name):
         return _verify_checkpoints([path])
     if (path / store.MANIFEST).exists():
-        return _verify_store(path)
+        if problems := store.verify(path):
+            raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
+        extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]
+        return [f"store {path}: every byte as its manifest says", *extra]
     raise SettingError("DIR", "must be a token store, a run or a checkpoint", str(path))
-
-
-def _verify_store(path: Path) -> list[str]:
-    problems = store.verify(path)
-    if problems:
-        raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
-    extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]
-    return [f"store {path}: every byte as its manifest says", *extra]
 
 
 def _verify_checkpoints(paths: list[Path]) -> list[str]:
@@ -66,8 +58,9 @@ def _verify_checkpoints(paths: list[Path]) -> list[str]:
     if damaged:
         raise CheckpointError(f"damaged: {'; '.join(damaged)}; resume uses the newest good one")
     whole = [f"checkpoint {path.name}: every byte as its manifest says" for path in paths]
-    extra = [(path.name, name) for path in paths for name in extra_files(path)]
-    return whole + [f"warning: {checkpoint} also has {name}" for checkpoint, name in extra]
+    return whole + [
+        f"warning: {path.name} also has {name}" for path in paths for name in extra_files(path)
+    ]
 
 
 def name_of(step: int) -> str:
@@ -101,13 +94,13 @@ def read_manifest(path: Path) -> Manifest:
     data = with_retries(lambda: first_bytes(path / MANIFEST, MANIFEST_LIMIT + 1))
     if len(data) > MANIFEST_LIMIT:
         raise ValueError(f"larger than {MANIFEST_LIMIT} bytes")
-    manifest = json.loads(data)
-    sha256 = manifest.pop("sha256")
-    if hashlib.sha256(json_bytes(manifest)).hexdigest() != sha256:
+    content = json.loads(data)
+    sha256 = content.pop("sha256")
+    if hashlib.sha256(json_bytes(content)).hexdigest() != sha256:
         raise ValueError("sha256 differs")
-    if name_of(manifest["step"]) != path.name:
-        raise ValueError(f"is that of step {manifest['step']}")
-    files: dict[str, dict[str, Any]] = manifest["files"]
+    if name_of(content["step"]) != path.name:
+        raise ValueError(f"is that of step {content['step']}")
+    files: dict[str, dict[str, Any]] = content["files"]
     for name in files:
         if not FILE_NAME.fullmatch(name):
             raise ValueError(f"names the file {shown(name)}")
@@ -121,35 +114,15 @@ def damage(path: Path, part: slice = slice(None)) -> list[str]:
     """
     try:
         files = list(read_manifest(path).files.items())[part]
-        return list(_differences(path, files))
+        return [
+            problem
+            for name, entry in files
+            for problem in manifest.damage(path / name, entry["size"], [entry["sha256"]])
+        ]
     except OSError as error:
         return [f"{MANIFEST} {reason_of(error)}"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"{MANIFEST}: {error or type(error).__name__}"]
-
-
-def _differences(path: Path, files: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-    for name, entry in files:
-        expected = entry["size"]
-        try:
-            size, sha256 = with_retries(partial(_size_and_hash, path / name, expected))
-        except OSError as error:
-            yield f"{name} {reason_of(error)}"
-            continue
-        if size != expected:
-            yield f"{name} has {size} bytes, should have {shown(expected)}"
-        elif sha256 != entry["sha256"]:
-            yield f"{name} sha256 differs"
-
-
-def _size_and_hash(path: Path, expected: int) -> tuple[int, str]:
-    """Return size and SHA-256 of a file; one of another size than expected is not read."""
-    digest = hashlib.sha256()
-    with _open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        while size == expected and (data := file.read(CHUNK)):
-            digest.update(data)
-    return size, digest.hexdigest()
 
 
 def extra_files(path: Path) -> list[str]:
@@ -158,20 +131,7 @@ def extra_files(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.name not in known)
 
 
-def reason_of(error: OSError) -> str:
-    """Return what the system says of a failure, for the middle of a sentence."""
-    return (error.strerror or str(error)).lower()
-
-
 def first_bytes(path: Path, limit: int) -> bytes:
     """Return at most `limit` bytes of a regular file; raises OSError for anything else."""
-    with _open_regular(path) as file:
+    with manifest.open_regular(path) as file:
         return file.read(limit)
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path.name} is not a regular file")
-    return os.fdopen(descriptor, "rb")

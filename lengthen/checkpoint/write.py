@@ -21,11 +21,10 @@ from lengthen.checkpoint.verify import (
     list_checkpoints,
     manifest_bytes,
     name_of,
-    reason_of,
     step_of,
 )
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
-from lengthen.util.disk import FULL, Disk, Written
+from lengthen.util.disk import FULL, Disk, Written, reason_of
 from lengthen.util.errors import StorageError
 
 OTHER_FILES = 2**16  # bytes of a checkpoint that are no tensor: headers, state, manifest
@@ -51,17 +50,13 @@ def write_checkpoint(
     of rank 0. Where one rank fails, all of them raise.
     """
     target = folder / name_of(step)
-    size = _needed_bytes(tensors, context)
+    mine = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+    size = int((mine * (context.world_size if context.sharded else 1) + OTHER_FILES) * SPARE)
     with _size_in_message_if_full(folder, size):
         temporary = _make_temporary(disk, target, size, context, before)
         if temporary is not None:
             _write_and_commit(disk, temporary, target, tensors, state, context)
     return target
-
-
-def _needed_bytes(tensors: Mapping[str, Tensors], context: DistributedContext) -> int:
-    mine = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    return int((mine * (context.world_size if context.sharded else 1) + OTHER_FILES) * SPARE)
 
 
 def _make_temporary(
@@ -74,13 +69,13 @@ def _make_temporary(
             before()
         if context.is_rank_zero and damage(target):
             token = 1 + secrets.randbelow(2**62)
-            _make_folder(disk, target.parent, size)
+            _prepare_folder(disk, target.parent, size)
             disk.make_directory(_temporary(target, token), private=True)
     token = context.broadcast(token)
     return _temporary(target, token) if token else None
 
 
-def _make_folder(disk: Disk, folder: Path, size: int) -> None:
+def _prepare_folder(disk: Disk, folder: Path, size: int) -> None:
     if not folder.exists():
         folder.parent.stat()  # a run's directory that has vanished is not made anew
         disk.make_directory(folder)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Tables
@@ -99,10 +98,9 @@ def nested(settings: Mapping[str, Any] | None) -> Tables:
     Raises SettingError for what has no names of settings in it.
     """
     tables: Tables = {}
-    settings = {} if settings is None else settings
-    if not isinstance(settings, Mapping):
+    if not isinstance(settings, Mapping | None):
         raise SettingError("settings", f"must be a dictionary, such as {EXAMPLE}", settings)
-    for name, value in settings.items():
+    for name, value in (settings or {}).items():
         if not isinstance(name, str):
             raise SettingError("settings", f"must name settings, as {EXAMPLE} does", name)
         table, dot, setting = name.partition(".")
@@ -133,7 +131,7 @@ def build(tables: Tables) -> Config:
     try:
         return Config.model_validate(_with_pacing_defaults(tables))
     except ValidationError as error:
-        raise _first_mistake(error.errors(include_url=False)) from None
+        raise first_mistake(error) from None
 
 
 def with_overrides(config: Config, overrides: Tables) -> Config:
@@ -284,11 +282,13 @@ def _with_pacing_defaults(tables: Tables) -> Tables:
     defaults = {"end": batch.get("rows") if of_rows else model.get("length")}
     if of_rows:
         defaults["multiple"] = 1
-    wanted = {name: defaults[name] for name in defaults if name in names and defaults[name]}
+    wanted = {name: value for name, value in defaults.items() if name in names and value}
     return {**tables, "pacing": {**wanted, **pacing}}
 
 
-def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
+def first_mistake(mistakes: ValidationError) -> SettingError:
+    """Return the first broken rule in our words, under the setting's dotted name."""
+    errors = mistakes.errors(include_url=False)
     # A table that is missing explains whatever else is wrong because of it.
     error = min(errors, key=lambda e: e["type"] != "missing" or len(e["loc"]) > 1)
     cause = error.get("ctx", {}).get("error")
@@ -297,8 +297,9 @@ def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
         return cause if "." in cause.setting or not place else cause.within(place[0])
     name = ".".join(place[:2])  # what is deeper names a member of a union or of a list
     if error["type"] == "extra_forbidden":
-        siblings = _names_in(place[:-1])
-        hint = f"it is {RENAMED[name]} now" if name in RENAMED else nearest(place[-1], siblings)
+        table = Config.model_fields[place[0]].annotation if len(place) > 1 else Config
+        names = getattr(table, "model_fields", {})
+        hint = f"it is {RENAMED[name]} now" if name in RENAMED else nearest(place[-1], names)
         return SettingError(name, "no such setting", error["input"], hint)
     if error["type"] == "missing" and len(place) > 2:
         return SettingError(name, "has too few values")
@@ -313,10 +314,3 @@ def _first_mistake(errors: list[ErrorDetails]) -> SettingError:
     value = error["input"]
     now = REPLACED.get(name, {}).get(value) if isinstance(value, bool) else None
     return SettingError(name, rule, value, f"{value} is {now} now" if now else "")
-
-
-def _names_in(place: list[str]) -> list[str]:
-    if not place:
-        return list(Config.model_fields)
-    table = Config.model_fields[place[0]].annotation
-    return list(getattr(table, "model_fields", {}))

@@ -1,11 +1,10 @@
 """A complete configuration: frozen tables with their defaults, units and checks.
 
-The pacing tables are pacing's own values. Where settings come from, and how a mistake reads, is
-`settings`.
+The pacing tables are pacing's own values. Where settings come from, and how a mistake reads, is in
+load.py.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
 from fractions import Fraction
@@ -49,7 +48,7 @@ def parse_count(value: object) -> object:
     except DecimalException:
         number = Decimal("NaN")
     if not number.is_finite() or number != number.to_integral_value():
-        raise ValueError("must be a whole number, with K, M, B or T behind it if you like")
+        raise ValueError("must be a whole number, with K, M, B or T after it if you like")
     return int(number)
 
 
@@ -74,9 +73,8 @@ def known_device(value: object) -> object:
     raise SettingError("device", rule, value, nearest(meant, close))
 
 
-KINDS: dict[str, type[Pacing]] = {
-    kind.kind: kind for kind in get_args(Pacing)
-}  # the tag of a pacing table -> its value
+# The tag of a pacing table -> its value.
+KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
 CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
@@ -216,7 +214,7 @@ class Saving(Table):
 
     every_steps: CountOrOff = 1000  # 0: only at the end and when stopped
     keep: Annotated[Count, Field(le=10**6)] = 2  # newest ones
-    asynchronous: bool = False  # write from a copy while training goes on
+    asynchronous: bool = False  # write from a copy while training continues
 
 
 class Run(Table):
@@ -251,18 +249,16 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _tables_agree(self) -> "Config":
-        for setting, rule, value in self._contradictions():
+        for setting, rule, value in self._schedule_of(self.budget.tokens or MOST).mistakes():
             raise SettingError(setting, rule, value)
-        return self
-
-    def _contradictions(self) -> Iterator[tuple[str, str, object]]:
-        yield from self._schedule_of(self.budget.tokens or MOST).mistakes()
-        length = self.model.length
-        if self.batch.micro_tokens != "auto" and self.batch.micro_tokens < length:
+        length, micro_tokens = self.model.length, self.batch.micro_tokens
+        if micro_tokens != "auto" and micro_tokens < length:
             rule = f"must be at least model.length ({length})"
-            yield "batch.micro_tokens", rule, self.batch.micro_tokens
+            raise SettingError("batch.micro_tokens", rule, micro_tokens)
         if self.budget.epochs is not None and self.batch.leftovers == "drop":
-            yield "budget.epochs", 'needs batch.leftovers = "requeue"', self.budget.epochs
+            rule = 'needs batch.leftovers = "requeue"'
+            raise SettingError("budget.epochs", rule, self.budget.epochs)
+        return self
 
     def schedule(self, sequences: int | None = None) -> Schedule:
         """Return what decides every step; `sequences` is N, which `budget.epochs` needs.

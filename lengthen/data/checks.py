@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,31 +32,13 @@ SPECIAL_SPELLINGS = (
 )
 
 
-def check_sources_differ(
-    train: Sequence[Source], valid: Sequence[Source], *, by_name: bool = False
-) -> None:
-    """Raise SettingError where one file, or the same text, compressed or not, is reached twice.
-
-    `by_name`: `valid` are those of the validation split, and no others were asked for.
-    """
-    pairs = [
-        (group[0], later)
-        for candidates in _equal_groups([*train, *valid], partial(_digest, limit=HEAD_BYTES))
-        for group in _equal_groups(candidates, _digest)
-        for later in group[1:]
-    ]
-    if not pairs:
-        return
-    validating = set(map(id, valid))
-    first, second = max(pairs, key=lambda pair: id(pair[1]) in validating)  # the worst
-    more = f", and there are {len(pairs) - 1} more" if len(pairs) > 1 else ""
-    twin = f"holds the same as {first.name!r}{more}"
-    if id(second) not in validating or id(first) in validating:
-        hint = "name one of them"
-        raise SettingError("source", f"{twin}, and would be read twice", second.name, hint)
-    hint = "--valid-files takes another text to validate with, --valid 0 none"
-    setting = "source" if by_name else "valid_files"
-    raise SettingError(setting, f"is to validate, but {twin}, which trains", second.name, hint)
+def check_sources_differ(sources: Sequence[Source]) -> None:
+    """Raise SettingError where one file, or the same text, compressed or not, is reached twice."""
+    for candidates in _equal_groups(sources, partial(_digest, limit=HEAD_BYTES)):
+        for first, second, *_ in _equal_groups(candidates, _digest):
+            rule = f"holds the same as {first.name!r}, and would be read twice"
+            hint = "name one of them; --valid-files takes another text to validate with"
+            raise SettingError("source", rule, second.name, hint)
 
 
 def _equal_groups(sources: Sequence[Source], key: Callable[[Source], object]) -> list[list[Source]]:
@@ -106,12 +87,13 @@ class DuplicateCounter:
             yield part
 
     def _add(self, split: str, value: int, size: int) -> None:
-        if value % self._every == 0:
-            self._hashes[split].append(value)
-            if split == "valid":
-                self._valid_sizes.append(size)
-            if len(self._hashes[split]) > MOST_DOCUMENTS:
-                self._thin()
+        if value % self._every:
+            return
+        self._hashes[split].append(value)
+        if split == "valid":
+            self._valid_sizes.append(size)
+        if len(self._hashes[split]) > MOST_DOCUMENTS:
+            self._thin()
 
     def _thin(self) -> None:
         # Chosen by the hash, so that equal documents stay or go together.
@@ -176,13 +158,8 @@ class RoundTripCounts:
                 f"{list_most_common(self.lost)}, the most is {MOST_LOST:.0%}; use one that keeps "
                 "them, such as train:N, gpt2 or bytes, or take them out of the text"
             )
-        spelled = self.spelled.total()
-        return {
-            "compared": self.compared,
-            "lost": lost,
-            "unknown": self.unknown,
-            "spelled": spelled,
-        }
+        totals = {"compared": self.compared, "unknown": self.unknown}
+        return {**totals, "lost": lost, "spelled": self.spelled.total()}
 
 
 def list_most_common(counts: Counter[str]) -> str:
@@ -200,7 +177,10 @@ class RoundTripChecker:
         content = json.loads(tokenizer.to_str())
         model = content["model"]
         self._tokenizer = tokenizer
-        self._sampled = splits_as_gpt2 and _has_every_byte(content)
+        # A byte-level tokenizer with all the bytes gives each of them back.
+        decodes = (content["decoder"] or {}).get("type") == "ByteLevel"
+        alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+        self._sampled = splits_as_gpt2 and decodes and model["vocab"].keys() >= alphabet
         self._unknown = model.get("unk_id")
         if model.get("unk_token") is not None:
             self._unknown = tokenizer.token_to_id(model["unk_token"])
@@ -243,9 +223,3 @@ class RoundTripChecker:
                     "out of the text, or use another tokenizer"
                 )
         return spellings
-
-
-def _has_every_byte(content: dict[str, Any]) -> bool:
-    """Say whether a byte-level tokenizer gives back each byte of a text."""
-    decodes = (content["decoder"] or {}).get("type") == "ByteLevel"
-    return decodes and content["model"]["vocab"].keys() >= set(pre_tokenizers.ByteLevel.alphabet())

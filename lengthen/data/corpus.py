@@ -104,5 +104,5 @@ def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:
         unused = groups["validation"] + unused
     elif groups["validation"]:
         valid, share = groups["validation"], 0.0
-    check_sources_differ(train, valid, by_name=not options.valid_files)
+    check_sources_differ([*train, *valid])
     return Corpus(train, valid, unused, len(ignored) + len(ignored_too), share, options)

@@ -137,11 +137,10 @@ def _encode_batch(
     encodings = tokenizer.encode_batch_fast(
         [piece.text for piece in pieces], add_special_tokens=False
     )
-    encoded = [(piece, one.ids) for piece, one in zip(pieces, encodings, strict=True)]
-    return [
-        _join([(piece, ids) for piece, ids in encoded if piece.split == split], separator, checker)
-        for split in dict.fromkeys(piece.split for piece in pieces)
-    ]
+    encoded: dict[str, list[tuple[DocumentPart, list[int]]]] = {}
+    for piece, one in zip(pieces, encodings, strict=True):
+        encoded.setdefault(piece.split, []).append((piece, one.ids))
+    return [_join(of_split, separator, checker) for of_split in encoded.values()]
 
 
 def _join(

@@ -1,4 +1,4 @@
-"""From blocks to a batch: rows of a step, read out of the token store.
+"""From blocks to micro-batches: rows of a step, read out of the token store.
 
 Only here do positions become sequences and tokens, and only for the rows that a rank trains on.
 Every input keeps its own true successor as its target: a short row loses none, and a row of several
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lengthen.core.ledger import Block, Piece
+from lengthen.core.schedule import StepPlan
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
+from lengthen.data.stream import Step, row_range
 from lengthen.util.errors import DataError, SettingError
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
@@ -79,20 +81,35 @@ def _rows(parts: list[Tokens], length: int) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, length))
 
 
-def accumulation_steps(rows: int, world_size: int, length: int, micro_tokens: int) -> int:
-    """Return in how many micro-batches every rank trains its share of a step.
+class MicroBatch(NamedTuple):
+    """What one forward and backward pass trains on; at least one row."""
 
-    None is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
-    micro-batches of many rows, not many of few.
-    """
-    most_rows = -(-rows // world_size)  # of a rank
-    return -(-most_rows // (micro_tokens // length))
+    inputs: Tensor  # (rows, length) int64
+    targets: Tensor  # (rows, length) int64: the token that follows each input in the store
+    length: int  # tokens
+    share: float  # of the step's tokens; 0 where there were too few rows, and a blank one stands in
 
 
-def share(rows: range, part: int, parts: int) -> range:
-    """Return part `part` of `parts` of neighbouring rows; they differ by one at most, in order.
+def micro_batch(loader: Loader, step: Step, rows: range) -> MicroBatch:
+    """Load some rows of a step as one micro-batch, on the CPU."""
+    return _micro_batch(loader.load(step.blocks, step.plan.length, rows), step.plan)
 
-    A step is shared out to its ranks, and a rank's rows to its micro-batches.
-    """
-    first, last = (len(rows) * number // parts for number in (part, part + 1))
-    return rows[first:last]
+
+def micro_batches(
+    batch: Batch, plan: StepPlan, rank: int, world_size: int, count: int
+) -> list[MicroBatch]:
+    """Cut a rank's rows of a step into `count` micro-batches, on the device of the batch."""
+    parts = [row_range(plan, rank, world_size, number, count) for number in range(count)]
+    first = parts[0].start
+    return [
+        _micro_batch(Batch(*(side[p.start - first : p.stop - first] for side in batch)), plan)
+        for p in parts
+    ]
+
+
+def _micro_batch(batch: Batch, plan: StepPlan) -> MicroBatch:
+    if rows := len(batch.inputs):
+        return MicroBatch(*batch, plan.length, rows / plan.rows)
+    # Every rank needs as many micro-batches as its peers, or they wait for it for ever.
+    blank = batch.inputs.new_zeros((1, plan.length), dtype=torch.int64)
+    return MicroBatch(blank, blank, plan.length, 0.0)

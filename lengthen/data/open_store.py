@@ -23,11 +23,9 @@ def open_store(config: Config) -> Store:
         raise SettingError("data.path", "is missing", None, "give a token store with --data DIR")
     store = Store.open(Path(config.data.path))
     expected = config.data.store_id
-    if expected is not None and expected != store.id:
-        raise DataError(
-            f"store {config.data.path} has id {store.id}, the run was trained on {expected}; "
-            "give the run its own store back"
-        )
+    if expected not in (None, store.id):
+        has = f"has id {store.id}, the run was trained on {expected}"
+        raise DataError(f"store {config.data.path} {has}; give the run its own store back")
     return store
 
 
@@ -40,8 +38,10 @@ def with_store(config: Config, store: Store) -> Config:
     if wanted not in (None, store.vocabulary):
         sizes = f"has a vocabulary of {store.vocabulary}, model.vocabulary is {wanted}"
         raise DataError(f"store {config.data.path} {sizes}; prepare it with the model's tokenizer")
+    every = config.evaluation
+    validates = config.pacing.kind == "adaptive" or every.every_steps or every.every_tokens
     for part, tokens in (("train", store.train), ("valid", store.valid)):
-        if (part == "train" or _validates(config)) and len(tokens) <= length:
+        if (part == "train" or validates) and len(tokens) <= length:
             has = f"the {part} part has {len(tokens)} tokens, needs at least {length + 1}"
             raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
     schedule = config.schedule(store.sequences(length))
@@ -51,8 +51,3 @@ def with_store(config: Config, store: Store) -> Config:
         "optimizer": {"decay_tokens": schedule.decay_tokens},
     }
     return settings.with_auto_decided(settings.with_overrides(config, changes))
-
-
-def _validates(config: Config) -> bool:
-    watched = config.pacing.kind == "adaptive"
-    return bool(watched or config.evaluation.every_steps or config.evaluation.every_tokens)

@@ -157,11 +157,8 @@ def _write(
 def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress: bool) -> Summary:
     stdin = _spool_stdin(folder, options, disk)
     corpus = find_corpus(options, stdin)
-    left_out, round_trip, duplicates = (
-        LeftOut(options.on_bad),
-        RoundTripCounts(),
-        DuplicateCounter(),
-    )
+    left_out, duplicates = LeftOut(options.on_bad), DuplicateCounter()
+    round_trip = RoundTripCounts()
     began = time.monotonic()
     tokenizer = _tokenizer(corpus, progress)
     learned = time.monotonic()
@@ -169,16 +166,15 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
         vocabulary = vocabulary_size(tokenizer.tokenizer)
         writers: dict[str, SplitWriter] = {}
         for split in SPLITS:
-            writers[split] = SplitWriter(disk, folder / f"{split}.bin", vocabulary)
-            stack.callback(writers[split].close)
+            writer = SplitWriter(disk, folder / f"{split}.bin", vocabulary)
+            writers[split] = stack.enter_context(contextlib.closing(writer))
         documents = duplicates.watch(corpus.documents(left_out))
         with bar.line(corpus.size, "prepare", shown=progress) as line:
             _encode(documents, tokenizer, options.workers, writers, round_trip, line)
         encoded = time.monotonic()
         if stdin:  # the folder is about to become the store
             disk.remove(stdin.path)
-        counts = {**round_trip.counts(), **duplicates.counts()}
-        made = _provenance(corpus, left_out, counts)
+        made = _provenance(corpus, left_out, round_trip.counts() | duplicates.counts())
         manifest = write_manifest(disk, folder, tokenizer, writers, made)
     return Summary(
         path=out,

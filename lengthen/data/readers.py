@@ -22,6 +22,7 @@ from lengthen.data.decompress import (
     read_head,
 )
 from lengthen.data.sources import Source
+from lengthen.util.disk import reason_of
 from lengthen.util.errors import DataError, LengthenError, SettingError, nearest, one_line
 
 BLOCK = 2**20  # bytes of a txt file that are read at once
@@ -75,21 +76,16 @@ def read_documents(
     is whole, and can only be read otherwise: to leave that out would not be to leave out damage.
     """
     for source in sources:
-        yield from _read_source(source, bytes_before, field, left_out)
+        read = {"txt": _read_txt, "jsonl": _read_jsonl}.get(source.kind, _read_table)
+        try:
+            yield from read(source, bytes_before, field, left_out)
+        except UnsupportedFileError as error:
+            raise DataError(f"source {source.name}{error}") from None
+        except DamagedFileError as error:
+            left_out.add_problem(f"{source.name}{error}")
+        except OSError as error:
+            left_out.add_problem(f"{source.name}: cannot be read ({reason_of(error)})")
         bytes_before += source.size
-
-
-def _read_source(source: Source, before: int, field: str, left_out: LeftOut) -> Parts:
-    read = {"txt": _read_txt, "jsonl": _read_jsonl}.get(source.kind, _read_table)
-    try:
-        yield from read(source, before, field, left_out)
-    except UnsupportedFileError as error:
-        raise DataError(f"source {source.name}{error}") from None
-    except DamagedFileError as error:
-        left_out.add_problem(f"{source.name}{error}")
-    except OSError as error:
-        reason = (error.strerror or one_line(error)).lower()
-        left_out.add_problem(f"{source.name}: cannot be read ({reason})")
 
 
 def _read_txt(source: Source, before: int, _field: str, left_out: LeftOut) -> Parts:
@@ -189,9 +185,8 @@ def _read_table(source: Source, before: int, field: str, left_out: LeftOut) -> P
         if source.kind != "dataset":
             check_format(read_head(source.path), source.kind)
         total, columns = OPEN_TABLE[source.kind](source.path, field)
-        for number, text in enumerate(
-            chain.from_iterable(column.to_pylist() for column in columns), start=1
-        ):
+        texts = chain.from_iterable(column.to_pylist() for column in columns)
+        for number, text in enumerate(texts, start=1):
             if isinstance(text, str):
                 yield DocumentPart(text, True, before + source.size * number // total)
             else:
@@ -209,9 +204,8 @@ def _explain(source: Source, error: Exception) -> Exception:
     if isinstance(error, damage) and "crypt" not in str(error):  # an encrypted file is whole
         return DamagedFileError(f": damaged ({one_line(error)})")
     package = _import_library("datasets" if source.kind == "dataset" else "pyarrow")
-    version = f"{package.__name__} {package.__version__}"
-    reason = f"{version} cannot open it ({one_line(error)}); write it again with it, or as .jsonl"
-    return UnsupportedFileError(f": {reason}")
+    reason = f"{package.__name__} {package.__version__} cannot open it ({one_line(error)})"
+    return UnsupportedFileError(f": {reason}; write it again with it, or as .jsonl")
 
 
 Columns = Iterable[Any]  # Arrow arrays

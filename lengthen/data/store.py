@@ -11,8 +11,6 @@ The names are fixed and no link is followed, so nothing outside the directory is
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,12 +28,12 @@ from lengthen.data.tokenizer_files import (
     parse_tokenizer,
 )
 from lengthen.util.disk import as_path, read_limited
-from lengthen.util.errors import DataError, one_line
+from lengthen.util.errors import DataError
+from lengthen.util.manifest import damage
 
 FORMAT = 1
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
 MANIFEST_LIMIT = 16 * 2**20  # bytes
-BLOCK = 2**20  # bytes read at once while hashing
 REPAIR = "prepare it again, or copy it again"
 MANIFEST = "manifest.json"
 NAMES = (MANIFEST, "train.bin", "valid.bin", TOKENIZER)
@@ -234,7 +232,9 @@ def verify(path: str | Path) -> list[str]:
     except DataError as error:
         return [str(error)]
     return [
-        problem for name, file in manifest.files().items() for problem in _damage(path / name, file)
+        problem
+        for name, file in manifest.files().items()
+        for problem in damage(path / name, file.size, file.chunks, CHUNK)
     ]
 
 
@@ -254,41 +254,5 @@ def _map_tokens(path: Path, dtype: str) -> Tokens:
 
 def _check_files(path: Path, manifest: Manifest) -> None:
     for name, file in manifest.files().items():
-        if problem := _wrong_size(path / name, file):
+        for problem in damage(path / name, file.size):
             raise DataError(f"store {path}: {problem}; {REPAIR}")
-
-
-def _wrong_size(path: Path, file: FileEntry) -> str | None:
-    try:
-        status = path.lstat()
-    except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror})"
-    if not stat.S_ISREG(status.st_mode):
-        return f"{path.name} is not a regular file"
-    if status.st_size != file.size:
-        return f"{path.name} has {status.st_size} bytes, the manifest says {file.size}"
-    return None
-
-
-def _damage(path: Path, file: FileEntry) -> Iterator[str]:
-    if problem := _wrong_size(path, file):
-        yield problem
-        return
-    try:
-        for number, (actual, expected) in enumerate(
-            zip(_hash_chunks(path), file.chunks, strict=True)
-        ):
-            if actual != expected:
-                start, end = number * CHUNK, min((number + 1) * CHUNK, file.size)
-                yield f"{path.name} is damaged between bytes {start} and {end - 1}"
-    except (OSError, ValueError) as error:  # unreadable, or cut while we read
-        yield f"{path.name} cannot be read to its end ({one_line(error)})"
-
-
-def _hash_chunks(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest = hashlib.sha256(block)
-            for _ in range(CHUNK // BLOCK - 1):
-                digest.update(file.read(BLOCK))
-            yield digest.hexdigest()

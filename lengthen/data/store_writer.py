@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,17 +14,18 @@ from lengthen.data.store import (
     CHUNK,
     FORMAT,
     MANIFEST,
+    NAMES,
     FileEntry,
     Manifest,
     Provenance,
     SplitEntry,
     content_id,
-    extra_files,
 )
 from lengthen.data.tokenizer import vocabulary_size
 from lengthen.data.tokenizer_files import FILE_LIMIT, TOKENIZER, TextTokenizer
-from lengthen.util.disk import Disk, storage_errors
+from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
+from lengthen.util.overwrite import check_directory
 
 NAME_LIMIT = 200  # bytes; the temporary folder's name is longer, and 255 is the most there is
 SPLITS = ("train", "valid")
@@ -33,22 +35,15 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
     """Refuse to write into anything but an empty place, or over anything but a store."""
     if len(os.fsencode(out.name)) > NAME_LIMIT:
         raise SettingError("out", f"its name must be at most {NAME_LIMIT} bytes", out.name)
-    try:
-        with storage_errors(out):
-            empty = not any(out.iterdir())
-    except FileNotFoundError:
-        empty = True
-    except NotADirectoryError:  # it, or what should be a folder above it
-        raise SettingError("out", "must be a folder, or not there yet", str(out)) from None
-    if out.is_symlink():
-        raise SettingError("out", "must be a folder, no link", str(out))
-    if empty:
-        return
-    if not overwrite:
-        raise SettingError("out", "is not empty", str(out), "--overwrite replaces an old store")
-    # Somebody may have meant another folder: we delete what we know to be ours, nothing else.
-    if not (out / MANIFEST).is_file() or extra_files(out):
-        raise SettingError("out", "holds other things than a token store", str(out))
+    if out.is_symlink():  # which a directory cannot be renamed to
+        raise SettingError("out", "must be a directory, no link", str(out))
+    check_directory(
+        out,
+        "token store",
+        lambda names: {MANIFEST} <= names <= set(NAMES),
+        overwrite=overwrite,
+        setting="out",
+    )
 
 
 class SplitWriter:
@@ -58,9 +53,8 @@ class SplitWriter:
         self._dtype = np.dtype(dtype_for(vocabulary)).newbyteorder("<")
         self._vocabulary = vocabulary
         self._file = disk.create(path)
-        self._hash, self._room = hashlib.sha256(), CHUNK
-        self._chunks: list[str] = []
-        self._documents = self._text_bytes = 0
+        self._hashes: list[Any] = []  # SHA-256 of every CHUNK bytes
+        self._size = self._documents = self._text_bytes = 0
 
     def add(self, batch: EncodedBatch) -> None:
         """Append tokens; raises DataError for an id outside of the vocabulary."""
@@ -73,27 +67,22 @@ class SplitWriter:
         self._documents += batch.documents
         self._text_bytes += batch.text_bytes
         while data:
-            part, data = data[: self._room], data[self._room :]
-            self._hash.update(part)
-            self._room -= len(part)
-            if not self._room:
-                self._end_chunk()
-
-    def _end_chunk(self) -> None:
-        self._chunks.append(self._hash.hexdigest())
-        self._hash, self._room = hashlib.sha256(), CHUNK
+            filled = self._size % CHUNK
+            if not filled:
+                self._hashes.append(hashlib.sha256())
+            part, data = data[: CHUNK - filled], data[CHUNK - filled :]
+            self._hashes[-1].update(part)
+            self._size += len(part)
 
     def finish(self) -> SplitEntry:
         """Force everything onto the disk and return what was written."""
         self._file.sync()
         self._file.close()
-        if self._room < CHUNK:
-            self._end_chunk()
         written = self._file.written
         return SplitEntry(
             size=written.size,
             sha256=written.sha256,
-            chunks=tuple(self._chunks),
+            chunks=tuple(one.hexdigest() for one in self._hashes),
             tokens=written.size // self._dtype.itemsize,
             documents=self._documents,
             text_bytes=self._text_bytes,
@@ -132,10 +121,10 @@ def write_manifest(
         "dtype": dtype_for(vocabulary),
         "vocabulary": vocabulary,
         "separator": tokenizer.separator,
-        "train": train.model_dump(mode="json"),
-        "valid": valid.model_dump(mode="json"),
-        "tokenizer": file.model_dump(mode="json"),
-        "made": made.model_dump(mode="json"),
+        "train": train.model_dump(),
+        "valid": valid.model_dump(),
+        "tokenizer": file.model_dump(),
+        "made": made.model_dump(),
     }
     data = json.dumps({"id": content_id(content), **content}, indent=1).encode() + b"\n"
     disk.write_file(folder / MANIFEST, data)

@@ -1,19 +1,15 @@
-"""The steps of a run over a corpus: plan, blocks of the ledger, micro-batches of a rank.
+"""The steps of a run over a corpus: plan, blocks of the ledger, rows of a rank; no torch.
 
-Whoever needs a step takes it from here: the trainer, the plan of a run, and every integration into
-another training loop.
+The trainer, the plan of a run and every integration take their steps from here, and `loader` reads
+the tokens of one.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from lengthen.core.ledger import Block, Ledger, Leftovers, State, joined_tokens, reuse_spacing
 from lengthen.core.schedule import Counters, Schedule, StepPlan
-from lengthen.data.loader import Batch, Loader, share
 
 
 @dataclass(frozen=True)
@@ -95,12 +91,12 @@ class StepCursor:
 
     def at(self, number: int) -> Step:
         """Return step `number`, counted from 1; it follows the start and lies in the budget."""
-        if self._step is not None and number < self._step.number:
-            self._step = None
-        while self._step is None or self._step.number < number:
-            self._step = self._stream.after(self._step.after if self._step else self._start)
-            assert self._step is not None, f"step {number} lies beyond the budget"
-        return self._step
+        step = self._step if self._step and self._step.number <= number else None
+        while step is None or step.number < number:
+            step = self._stream.after(step.after if step else self._start)
+            assert step is not None, f"step {number} lies beyond the budget"
+        self._step = step
+        return step
 
 
 def ledgers(ledger: Ledger, plan: StepPlan, steps: int) -> Iterator[Ledger]:
@@ -116,30 +112,14 @@ def ledgers(ledger: Ledger, plan: StepPlan, steps: int) -> Iterator[Ledger]:
         yield ledger
 
 
-class MicroBatch(NamedTuple):
-    """What one forward and backward pass trains on; at least one row."""
+def accumulation_steps(rows: int, world_size: int, length: int, micro_tokens: int) -> int:
+    """Return in how many micro-batches every rank trains its share of a step.
 
-    inputs: Tensor  # (rows, length) int64
-    targets: Tensor  # (rows, length) int64: the token that follows each input in the store
-    length: int  # tokens
-    share: float  # of the step's tokens; 0 where there were too few rows, and a blank one stands in
-
-
-def micro_batch(loader: Loader, step: Step, rows: range) -> MicroBatch:
-    """Load some rows of a step as one micro-batch, on the CPU."""
-    return _micro_batch(loader.load(step.blocks, step.plan.length, rows), step.plan)
-
-
-def micro_batches(
-    batch: Batch, plan: StepPlan, rank: int, world_size: int, count: int
-) -> list[MicroBatch]:
-    """Cut a rank's rows of a step into `count` micro-batches, on the device of the batch."""
-    parts = [row_range(plan, rank, world_size, number, count) for number in range(count)]
-    first = parts[0].start
-    return [
-        _micro_batch(Batch(*(side[p.start - first : p.stop - first] for side in batch)), plan)
-        for p in parts
-    ]
+    None is above `micro_tokens` tokens, which must be at least `length`; a short step takes few
+    micro-batches of many rows, not many of few.
+    """
+    most_rows = -(-rows // world_size)  # of a rank
+    return -(-most_rows // (micro_tokens // length))
 
 
 def row_range(plan: StepPlan, rank: int, world_size: int, number: int = 0, count: int = 1) -> range:
@@ -147,12 +127,5 @@ def row_range(plan: StepPlan, rank: int, world_size: int, number: int = 0, count
 
     All micro-batches of all ranks differ by one row at most: laid end to end they are the step.
     """
-    return share(range(plan.rows), rank * count + number, world_size * count)
-
-
-def _micro_batch(batch: Batch, plan: StepPlan) -> MicroBatch:
-    if rows := len(batch.inputs):
-        return MicroBatch(*batch, plan.length, rows / plan.rows)
-    # Every rank needs as many micro-batches as its peers, or they wait for it for ever.
-    blank = batch.inputs.new_zeros((1, plan.length), dtype=torch.int64)
-    return MicroBatch(blank, blank, plan.length, 0.0)
+    part, parts = rank * count + number, world_size * count
+    return range(plan.rows * part // parts, plan.rows * (part + 1) // parts)

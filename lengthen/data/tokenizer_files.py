@@ -149,9 +149,8 @@ def check_tokenizer(candidate: TextTokenizer, place: str) -> TextTokenizer:
         way_out = "--separator names another, a special token; or use another, such as train:8192"
         raise DataError(f"tokenizer {place}: {rule}; {way_out}")
     if json.loads(tokenizer.to_str())["model"].get("dropout"):
-        raise DataError(
-            f"tokenizer {place}: has dropout, so a text has other tokens each time; set 0"
-        )
+        rule = "has dropout, so a text has other tokens each time; set 0"
+        raise DataError(f"tokenizer {place}: {rule}")
     return candidate
 
 

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 SHARED_OUT = ("auto", "cuda")  # devices of which each run side by side gets a card of its own
 # What PyTorch looks for: C++ for a processor's code, C for what starts a GPU's.
-COMPILERS = {
-    "cpu": ["clang++" if sys.platform == "darwin" else "g++"],
-    "cuda": ["gcc", "clang"],
-}
+COMPILERS = {"cpu": ["clang++" if sys.platform == "darwin" else "g++"], "cuda": ["gcc", "clang"]}
 
 
 def gpus() -> int:
@@ -59,20 +56,16 @@ def device_of(setting: str) -> "torch.device":
         raise SettingError("run.device", rule, setting, 'set "cuda" or "auto"')
     card = int(number or (launcher_variable("LOCAL_RANK") if several else 0))
     if card >= available:
-        raise _no_such_card(setting, card, available, several=several)
+        finds = f"PyTorch finds {available} GPU{'s' * (available > 1)} here"
+        if not several:
+            hint = f'did you mean "cuda:{available - 1}"?'
+            raise SettingError("run.device", finds, setting, hint)
+        rule = f"each process needs a GPU of its own, and {finds}, none for LOCAL_RANK {card}"
+        hint = f"start at most {available} processes here"
+        raise SettingError("run.device", rule, setting, hint)
     device = torch.device("cuda", card)
     torch.cuda.set_device(device)
     return device
-
-
-def _no_such_card(setting: str, card: int, available: int, *, several: bool) -> SettingError:
-    finds = f"PyTorch finds {available} GPU{'s' * (available > 1)} here"
-    if several:
-        rule = f"each process needs a GPU of its own, and {finds}, none for LOCAL_RANK {card}"
-        return SettingError(
-            "run.device", rule, setting, f"start at most {available} processes here"
-        )
-    return SettingError("run.device", finds, setting, f'did you mean "cuda:{available - 1}"?')
 
 
 def _mps(*, several: bool) -> "torch.device":
@@ -105,19 +98,19 @@ def described(device: "torch.device") -> str:
 
 def check_supports(device: "torch.device", run: Run) -> None:
     """Raise SettingError where a device cannot do what the settings want, before any work."""
-    if run.precision == "bf16" and not _computes_in_bf16(device):
+    import torch
+
+    # Older GPUs only emulate it, many times slower than float32.
+    if (
+        run.precision == "bf16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise SettingError("run.precision", "this GPU has no bfloat16", "bf16", 'set "fp32"')
     if run.precision == "fp64" and device.type == "mps":
         raise SettingError("run.precision", "this GPU has no float64", "fp64", 'set "fp32"')
     if run.compile == "on":
         _check_compiler(device)
-
-
-def _computes_in_bf16(device: "torch.device") -> bool:
-    import torch
-
-    # Older GPUs only emulate it, many times slower than float32.
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _check_compiler(device: "torch.device") -> None:
@@ -137,5 +130,5 @@ def usable_cores() -> int:
 
 
 def launcher_variable(name: str, default: int = 0) -> int:
-    """Return a whole number that the launcher says in the environment."""
+    """Return a whole number that the launcher has put into the environment."""
     return int(os.environ.get(name, default))

@@ -80,9 +80,8 @@ def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:
 def auto_micro_tokens(config: Config) -> int:
     """Return the tokens of a micro-batch that "auto" comes to for one process on this machine.
 
-    On a GPU they are estimated from its free memory, where `train` tries them; too little of it for
-    one row gives one row, since a plan is also made for a larger machine. For the same reason a
-    processor is taken to have enough.
+    On a GPU they are estimated from its free memory, where `train` tries them. A plan is also made
+    for a larger machine: too little memory gives one row, and a processor has enough.
     """
     if config.run.device == "cpu" or (device := device_here(config.run.device)).type == "cpu":
         return micro_tokens_within(config, limit=None)
@@ -101,11 +100,9 @@ def micro_tokens_within(config: Config, limit: int | None, world_size: int = 1) 
     """
     length = config.model.length
     whole = min(-(-config.batch.rows // world_size) * length, max(length, CPU_MICRO_TOKENS))
-
-    def fits(size: int) -> bool:
-        return limit is None or memory_of(config, size) <= limit
-
-    return fit_check(whole, length, fits)
+    if limit is None:
+        return max(1, whole // length) * length
+    return fit_check(whole, length, lambda size: memory_of(config, size) <= limit)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -130,8 +127,7 @@ def free_memory(device: "torch.device") -> None:
 def free_large_blocks_at_once() -> None:
     """Have this process give back every large block of memory as soon as it is freed.
 
-    glibc's heap would keep so many of them, in pieces that fit nothing, that recomputing saved
-    little. It costs a little time, which whoever recomputes trades for memory.
+    glibc's heap would keep so many of them, in pieces, that recomputing saved little.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
     if mallopt:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 
 from lengthen.config.schema import Config, Model
-from lengthen.data.loader import accumulation_steps
+from lengthen.data.stream import accumulation_steps
 from lengthen.model import cost
 from lengthen.util.tables import Table
 

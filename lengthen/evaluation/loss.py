@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.wrap import reshard
-from lengthen.util import faults
 
 Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
 
@@ -33,8 +32,8 @@ def validation_loss(
 
     Of each sequence the first `length` tokens are read, all of them where it is None. Each rank
     reads its share in micro-batches of `rows` sequences, dropout off. None where `stop` returned
-    true before a micro-batch, on any rank. No random state is read or changed, so training
-    continues as if it had not been evaluated.
+    true after a micro-batch, on any rank. No random state is read or changed, so training continues
+    as if it had not been evaluated.
     """
     length = length or full_length
     rank, world_size = context.rank, context.world_size
@@ -47,14 +46,13 @@ def validation_loss(
     with torch.no_grad(), context.autocast():
         # As many micro-batches on every rank: with FSDP each forward pass is a collective.
         for number in range(-(-largest_share // rows)):
-            faults.inject("eval")
-            stopped = context.any_rank(stop())
-            if stopped:
-                break
             share = mine[number * rows : (number + 1) * rows]
             batch = fronts(tokens, share or range(1), full_length, length).to(context.device)
             loss = module(batch[:, :-1], batch[:, 1:])
             total += loss if share else 0.0
+            stopped = context.any_rank(stop())
+            if stopped:
+                break
     reshard(module)
     module.train(was_training)
     return None if stopped else float(context.all_reduce_sum(total)) / (sequences * length)

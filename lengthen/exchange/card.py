@@ -52,17 +52,16 @@ def card(paths: RunPaths, config: Config, saved: Checkpoint, shape: Model) -> st
     The settings are those that the checkpoint was trained with, or `config` where it has none. No
     path is in it, since it will be published. Raises SettingError.
     """
-    if recorded(saved.state):
-        config = build(recorded(saved.state))
+    if settings := recorded(saved.state):
+        config = build(settings)
     tables = as_trained(config)
     if not saved.step:  # imported and not trained: the other settings had no effect
         tables = {"model": tables["model"]}
+    facts = (f"| {name} | {_cell(value)} |" for name, value in _facts(paths, config, saved))
     return TEXT.format(
         name=_cell(paths.root.resolve().name),
         parameters=cost.parameters(shape),
-        facts="\n".join(
-            f"| {name} | {_cell(value)} |" for name, value in _facts(paths, config, saved)
-        ),
+        facts="\n".join(facts),
         settings=tomli_w.dumps(tables),
     )
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lengthen.config.load import RULES
+from lengthen.config.load import first_mistake
 from lengthen.config.schema import Model
 from lengthen.model.gpt import GPT
-from lengthen.util.errors import CheckpointError, SettingError, one_line, shown
+from lengthen.util.errors import CheckpointError, SettingError, shown
 
 PREFIX = "transformer."
 HEAD = "lm_head.weight"
@@ -122,21 +122,11 @@ def parse_config(data: bytes, place: str) -> tuple[Gpt2, Model]:
         config = Gpt2.model_validate_json(data)
         return config, config.model()
     except ValidationError as error:
-        raise CheckpointError(f"{place}: {_mistake(error)}") from None
-
-
-def _mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, SettingError):
-        named = SETTINGS.get(cause.setting, cause.setting)
-        return str(SettingError(named, cause.rule, cause.value))
-    if not first["loc"]:
-        return one_line(first["msg"])
-    ours = str(first["loc"][0])
-    rule = RULES.get(first["type"], one_line(first["msg"])).format(**first.get("ctx", {}))
-    got = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
-    return f"{SETTINGS.get(ours, ours)}: {rule}{got}"
+        mistake = first_mistake(error)
+        name = SETTINGS.get(mistake.setting, mistake.setting)
+        # What is no JSON has no name in it; its text would say nothing.
+        reason = SettingError(name, mistake.rule, mistake.value) if name else mistake.rule
+        raise CheckpointError(f"{place}: {reason}") from None
 
 
 def plain_name(stored: str) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -59,7 +59,7 @@ class Stored:
     dtype: str
 
     def load(self, dtype: torch.dtype) -> Tensor:
-        """Load it, on the CPU."""
+        """Return it as `dtype`, on the CPU."""
         tensor: Tensor = self.file.get_tensor(self.name)
         return tensor.to(dtype)
 
@@ -70,20 +70,26 @@ def read_weights(folder: Path, model: Model, *, tied: bool = True) -> Tensors:
     Where the head is `tied` by config.json, the embedding may be stored as the head alone. Raises
     CheckpointError for what does not fit `model`, MemoryLimitError for more than fits here.
     """
-    with _open_tensors(folder) as stored:
-        if HEAD in stored and EMBEDDING not in stored and tied:
-            stored[EMBEDDING] = stored.pop(HEAD)  # of tensors that share memory, one is saved
-        if HEAD not in stored and not tied:
-            rule = f"has no {HEAD}, which config.json says differs from {EMBEDDING}"
-            raise CheckpointError(f"folder {folder}: {rule}")
-        dtype = _check(folder, stored, model)
-        # Before the rest: an embedding that is tied by name only should not cost a minute.
-        _check_head(folder, stored)
-        weights = {}
-        for name in parameter_shapes(model):
-            tensor = stored[their_name(name)].load(dtype)
-            weights[name] = (tensor.T if is_transposed(name) else tensor).contiguous()
-        return weights
+    try:
+        with _open_tensors(folder) as stored:
+            return _load(stored, model, tied=tied)
+    except (CheckpointError, MemoryLimitError) as error:
+        raise type(error)(f"folder {folder}: {error}") from None
+
+
+def _load(stored: dict[str, Stored], model: Model, *, tied: bool) -> Tensors:
+    if HEAD in stored and EMBEDDING not in stored and tied:
+        stored[EMBEDDING] = stored.pop(HEAD)  # of tensors that share memory, one is saved
+    if HEAD not in stored and not tied:
+        raise CheckpointError(f"has no {HEAD}, which config.json says differs from {EMBEDDING}")
+    dtype = _check(stored, model)
+    # Before the rest: an embedding that is tied by name only should not cost a minute.
+    _check_head(stored)
+    weights = {}
+    for name in parameter_shapes(model):
+        tensor = stored[their_name(name)].load(dtype)
+        weights[name] = (tensor.T if is_transposed(name) else tensor).contiguous()
+    return weights
 
 
 @contextmanager
@@ -91,73 +97,70 @@ def _open_tensors(folder: Path) -> Iterator[dict[str, Stored]]:
     """Open every tensor of a folder but the masks, by its name without the prefix."""
     tensors: dict[str, Stored] = {}
     with ExitStack() as stack:
-        for stored in chain.from_iterable(_header(folder, path, stack) for path in _files(folder)):
+        for stored in chain.from_iterable(_header(path, stack) for path in _files(folder)):
             plain = plain_name(stored.name)
             if plain in tensors:
-                raise CheckpointError(f"folder {folder}: holds {shown(plain)} twice")
+                raise CheckpointError(f"holds {shown(plain)} twice")
             if not CAUSAL_MASK.fullmatch(plain):
                 tensors[plain] = stored
         yield tensors
 
 
-def _header(folder: Path, path: Path, stack: ExitStack) -> list[Stored]:
+def _header(path: Path, stack: ExitStack) -> list[Stored]:
     try:
         # A pipe in a file's place would keep us waiting for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CheckpointError(f"folder {folder}: {path.name} must be a regular file")
+            raise CheckpointError(f"{path.name} must be a regular file")
         file = stack.enter_context(_open(path, framework="pt"))
         slices = [(name, file.get_slice(name)) for name in list(file.keys())]
         return [Stored(file, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices]
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"folder {folder}: {path.name} {_reason(path, error)}") from None
+        raise CheckpointError(f"{path.name} {_reason(path, error)}") from None
 
 
 def _reason(path: Path, error: Exception) -> str:
-    try:
-        with path.open("rb") as file:
-            pointer = lfs_pointer(file.read(64))
-    except OSError:
-        pointer = None
-    if pointer is None and "not fully covered" in str(error):
+    with suppress(OSError), path.open("rb") as file:
+        if pointer := lfs_pointer(file.read(64)):
+            return pointer
+    if "not fully covered" in str(error):
         return f"is cut off, or longer than its header says ({one_line(error)}); copy it again"
-    return pointer or f"cannot be read ({one_line(error)})"
+    return f"cannot be read ({one_line(error)})"
 
 
 def _files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        names = _shards(folder)
-        missing = [name for name in names if not (folder / name).exists()]
-        if missing:
+        names = _shards(folder / INDEX)
+        if missing := [name for name in names if not (folder / name).exists()]:
             rule = f"{len(missing)} of {len(names)} files that {INDEX} names are missing"
-            raise CheckpointError(f"folder {folder}: {rule}: {missing[0]}; copy it again")
+            raise CheckpointError(f"{rule}: {missing[0]}; copy it again")
         return [folder / name for name in names]
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    pickles, others = (
+        sorted(path.name for pattern in patterns for path in folder.glob(pattern))
+        for patterns in (PICKLES, OTHERS)
+    )
     if pickles:
         rule = f"has weights only as pickle ({shown(pickles[0])}), which can run any code"
-        raise CheckpointError(f"folder {folder}: {rule}; save it as safetensors first")
-    others = sorted(path.name for pattern in OTHERS for path in folder.glob(pattern))
+        raise CheckpointError(f"{rule}; save it as safetensors first")
     only = f", only {shown(others[0])}" if others else ""
-    raise CheckpointError(f"folder {folder}: has neither {WEIGHTS} nor {INDEX}{only}")
+    raise CheckpointError(f"has neither {WEIGHTS} nor {INDEX}{only}")
 
 
-def _shards(folder: Path) -> list[str]:
+def _shards(path: Path) -> list[str]:
     """Return the names of the files that an index spreads the tensors over."""
     try:
-        index = json.loads(read_limited((folder / INDEX).resolve(), INDEX_LIMIT))
+        index = json.loads(read_limited(path.resolve(), INDEX_LIMIT))
         names = sorted(set(index["weight_map"].values()))
         strange = [name for name in names if not FILE_NAME.fullmatch(name)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = one_line(error)
-        raise CheckpointError(f"folder {folder}: {INDEX} cannot be used ({reason})") from None
+        raise CheckpointError(f"{INDEX} cannot be used ({one_line(error)})") from None
     if strange or not names:
-        first = shown(strange[0]) if strange else "no file"
-        raise CheckpointError(f"folder {folder}: {INDEX} names {first}")
+        raise CheckpointError(f"{INDEX} names {shown(strange[0]) if strange else 'no file'}")
     return names
 
 
-def _check(folder: Path, stored: dict[str, Stored], model: Model) -> torch.dtype:
+def _check(stored: dict[str, Stored], model: Model) -> torch.dtype:
     """Return the one type that loses nothing of any of them."""
     expected = {
         their_name(ours): shape[::-1] if is_transposed(ours) else shape
@@ -167,24 +170,22 @@ def _check(folder: Path, stored: dict[str, Stored], model: Model) -> torch.dtype
         expected[HEAD] = expected[EMBEDDING]
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     if problem := first_difference(shapes, expected):
-        raise CheckpointError(f"folder {folder}: {problem}, by its config.json")
+        raise CheckpointError(f"{problem}, by its config.json")
     for name, tensor in stored.items():
         if tensor.dtype not in DTYPES:
-            rule = f"has {name} as {tensor.dtype}, must be {', '.join(DTYPES)}"
-            raise CheckpointError(f"folder {folder}: {rule}")
+            raise CheckpointError(f"has {name} as {tensor.dtype}, must be {', '.join(DTYPES)}")
     dtypes = {DTYPES[tensor.dtype] for tensor in stored.values()}
     dtype = max(dtypes, key=lambda one: one.itemsize)
     needed = sum(map(math.prod, shapes.values())) * dtype.itemsize
     if needed > (free := cpu_memory_limit()):
-        raise MemoryLimitError(f"folder {folder}: its weights take {needed} bytes, {free} are free")
+        raise MemoryLimitError(f"its weights take {needed} bytes, {free} are free")
     return dtype
 
 
-def _check_head(folder: Path, stored: dict[str, Stored]) -> None:
+def _check_head(stored: dict[str, Stored]) -> None:
     if HEAD not in stored:
         return
     # Values that are not finite are refused elsewhere, and equal nothing, not even themselves.
     head, embedding = (stored[name].load(torch.float64).nan_to_num() for name in (HEAD, EMBEDDING))
     if not torch.equal(head, embedding):
-        rule = f"{HEAD} is not tied to {EMBEDDING}, as it is in our model"
-        raise CheckpointError(f"folder {folder}: {rule}")
+        raise CheckpointError(f"{HEAD} is not tied to {EMBEDDING}, as it is in our model")

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
+from lengthen.data.loader import micro_batch
 from lengthen.data.store import Store
-from lengthen.data.stream import Step, StepCursor, StreamState, micro_batch, row_range
+from lengthen.data.stream import Step, StepCursor, StreamState, row_range
 from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.data_plan import DataPlan, PlannedSteps
 from lengthen.integrations.validate import IGNORED, ExpectedBatch

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lengthen.core.ledger import State
-from lengthen.data.loader import Tokens
-from lengthen.data.stream import MicroBatch, Step, micro_batches, row_range
+from lengthen.data.loader import MicroBatch, Tokens, micro_batches
+from lengthen.data.stream import Step, row_range
 from lengthen.integrations.data_plan import DataPlan, PlannedSteps
 from lengthen.integrations.run_log import RunLog
 from lengthen.util.errors import SettingError

@@ -34,12 +34,9 @@ def parameters(shape: Model) -> int:
 def flops(shape: Model, rows: int, length: int, *, recompute: bool = False) -> int:
     """Return the operations of a forward and backward pass: 6 B l (12 n d^2 + V d) + 12 B n l^2 d.
 
-    A multiply and an add are two. Attention counts at the step's own length and in full: what a
-    kernel saves on the causal half is not subtracted. It is what `torch.utils.flop_counter` counts
-    with plain attention and a plain loss, to the last one, since both count matrix products alone.
-    Left out is all else: embeddings, biases, norms, GELU, softmax, dropout, the loss after its
-    logits, clipping, AdamW, monitor; and what a kernel computes twice, as fast attention does with
-    its scores.
+    A multiply and an add are two. Matrix products alone count, as `torch.utils.flop_counter` counts
+    them to the last one with plain attention and a plain loss. Attention counts at the step's own
+    length and in full, without what a kernel saves on the causal half or computes twice.
 
     With `recompute` 2 B l 8 n d^2 + 4 B n l^2 d are done once more: the layers' forward pass up to
     the last product that something after it needs. That is its very last with dropout: 12 for 8.

@@ -20,8 +20,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
-
-
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
 
 
@@ -239,7 +237,10 @@ class _SummedLoss(torch.autograd.Function):
             slope = log_p.exp_().scatter_add_(1, target, log_p.new_full(target.shape, -1.0))
             slope = slope.to(dtype)
             torch.mm(slope, table, out=to_hidden[rows])
-            _add_product(to_weight, slope.T, inputs[rows])
+            if dtype == weight.dtype:
+                to_weight.addmm_(slope.T, inputs[rows])
+            else:
+                to_weight += slope.T @ inputs[rows]
         ctx.save_for_backward(to_hidden, to_weight)
         return loss
 
@@ -251,11 +252,3 @@ class _SummedLoss(torch.autograd.Function):
 
 
 _apply: Callable[[Tensor, Tensor, Tensor, torch.dtype, bool], Tensor] = _SummedLoss.apply
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left @ right` to `total`, whose precision may be higher."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right

@@ -4,6 +4,7 @@ Nothing here makes the host wait for the device; a step's one sync belongs to th
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from lengthen.config.schema import Optimizer
 from lengthen.model.gpt import GPT
 from lengthen.model.shards import is_sharded, local_shard
 
@@ -31,11 +33,12 @@ def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) 
     decays only where `decay_positions` says so, as in the paper's runs: most of a warmup leaves
     its far rows untrained, and they would fade before their turn.
     """
-    kept = [] if decay_positions else [model.positions.weight]
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for parameter in model.parameters():
-        decays = parameter.dim() > 1 and all(parameter is not other for other in kept)
+        decays = parameter.dim() > 1 and (
+            decay_positions or parameter is not model.positions.weight
+        )
         (decayed if decays else undecayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
@@ -43,25 +46,20 @@ def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) 
     ]
 
 
-def build_optimizer(
-    model: GPT,
-    *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-    decay_positions: bool = False,
-) -> AdamW:
+def build_optimizer(model: GPT, settings: Optimizer) -> AdamW:
     """Return AdamW over `model`, fused where this build has it for the model's device.
 
     `defaults["fused"]` says which it is. The rate is 0 until `set_rate` gives one.
     """
-    groups = parameter_groups(model, weight_decay, decay_positions=decay_positions)
+    groups = parameter_groups(
+        model, settings.weight_decay, decay_positions=settings.decay_positions
+    )
+    build = partial(AdamW, groups, lr=0.0, betas=settings.betas, eps=settings.epsilon)
     try:
         # An Apple GPU's fused kernel is not known to heed `found_inf`.
-        fused = model.tokens.weight.device.type != "mps"
-        return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=fused)
+        return build(fused=model.tokens.weight.device.type != "mps")
     except RuntimeError:  # torch refuses where the device has no fused kernel
-        return AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=False)
+        return build(fused=False)
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:

@@ -22,9 +22,8 @@ import torch
 from lengthen.config import load as settings
 from lengthen.config.schema import MOST, Config, Model, parse_count
 from lengthen.core.schedule import StepPlan
-from lengthen.data.loader import accumulation_steps
 from lengthen.data.store import Manifest, Store
-from lengthen.data.stream import StreamState
+from lengthen.data.stream import StreamState, accumulation_steps
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import device_here
 from lengthen.distributed.memory import memory_limit, memory_of

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lengthen.analysis.instability import MOST_SPIKES, PAPERS, THRESHOLDS, Ratios, Spike
+from lengthen.analysis.instability import MOST_SPIKES, THRESHOLDS, Ratios, Spike
 from lengthen.analysis.summary import (
     Correlated,
     Side,
     Summary,
     best_loss,
     comparable,
+    first_at_or_below,
     summarise,
-    time_to,
     verdict_line,
 )
 from lengthen.core.loss_ratio import UNSTABLE
@@ -97,9 +97,9 @@ def instability(summaries: Mapping[str, Summary], note: str = "") -> Table:
 def _instability(name: str, summary: Summary) -> tuple[str, ...]:
     steps, probe = _figures(summary.ratios), _figures(summary.probe)
     count, *above, largest = (f"{a} | {b}" for a, b in zip(steps, probe, strict=True))
-    share = f"{100 * summary.ratios.shares[PAPERS]:.1f} %"
-    marked = f"{summary.ratios.marked[PAPERS]:,}"
-    return (name, count, *above, share, largest, marked, _stable(summary))
+    ratios = summary.ratios
+    share = f"{100 * (ratios.above_papers / ratios.count):.1f} %"
+    return (name, count, *above, share, largest, f"{ratios.marked:,}", _stable(summary))
 
 
 def _figures(ratios: Ratios | None) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def _figures(ratios: Ratios | None) -> tuple[str, ...]:
 
 
 def _stable(summary: Summary) -> str:
-    word = "diverged" if summary.diverged else "yes" if summary.stable else "no"
+    word = "diverged" if summary.why_diverged else "yes" if summary.stable else "no"
     return word if summary.judged_by == "probe" else f"{word} *"
 
 
@@ -176,7 +176,8 @@ def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | Non
         if run.name not in compared:
             where = comparability.difference(comparability.text_of(run, "eval"), known)
             refused.append(f"{run.name} is not compared with {runs[0].name}: {where}. ")
-        for loss, at in zip(goals, time_to(run.metrics, goals), strict=True):
+        for loss in goals:
+            at = first_at_or_below(run.metrics.evaluations, loss)
             figures = ("not reached", "-", "-")
             if run.name not in compared:
                 figures = ("not compared", "-", "-")

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,61 +16,22 @@ from lengthen.util.errors import BusyError, SettingError
 from lengthen.util.overwrite import check_directory
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """Where the files of one run lie."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration, which alone reproduces the run."""
-        return self.root / "config.toml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions and command."""
-        return self.root / "environment.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Every step, evaluation, probe and event."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def discarded(self) -> Path:
-        """Lines behind the checkpoint that a resume went back to."""
-        return self.root / "metrics.discarded.jsonl"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The store's tokenizer, so that a run can be sampled from alone."""
-        return self.root / "tokenizer.json"
-
-    @property
-    def tokenizer_config(self) -> Path:
-        """Which token stands between documents, as Transformers names it."""
-        return self.root / "tokenizer_config.json"
-
-    @property
-    def evaluations(self) -> Path:
-        """What `eval` found."""
-        return self.root / "evaluations.json"
-
-    @property
-    def discarded_evaluations(self) -> Path:
-        """What it found about weights that a resume went back behind."""
-        return self.root / "evaluations.discarded.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held by whoever writes here."""
-        return self.root / ".lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        """One directory for each checkpoint."""
-        return self.root / "checkpoints"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.toml"  # the resolved settings, which alone reproduce the run
+        self.environment = root / "environment.json"  # versions and command
+        self.metrics = root / "metrics.jsonl"  # every step, evaluation, probe and event
+        # Lines, and what `eval` gave, after the checkpoint that a resume went back to.
+        self.discarded = root / "metrics.discarded.jsonl"
+        self.discarded_evaluations = root / "evaluations.discarded.json"
+        self.evaluations = root / "evaluations.json"  # what `eval` gave
+        self.tokenizer = root / "tokenizer.json"  # the store's: a run can be sampled from alone
+        self.tokenizer_config = root / "tokenizer_config.json"  # names the token between documents
+        self.checkpoints = root / "checkpoints"  # one directory for each
+        self.lock = root / ".lock"  # locked by the process that writes here
 
 
 def open_run(root: Path) -> RunPaths:
@@ -94,13 +54,8 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
         hint = f"`lengthen resume {root}` continues this run, {hint}"
     # What a run left that ended before it had begun may go without being asked.
-    check_directory(
-        root,
-        "run",
-        lambda names: begun or names <= own,
-        overwrite=overwrite or not begun,
-        hint=hint,
-    )
+    replaced = overwrite or not begun
+    check_directory(root, "run", lambda names: begun or names <= own, overwrite=replaced, hint=hint)
 
 
 def clear(disk: Disk, paths: RunPaths) -> None:
@@ -152,7 +107,6 @@ def mark_in(root: Path) -> int | None:
 
 
 def _holder(path: Path) -> str:
-    """Return who has a lock, and what to do about it."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         who = f"pid {int(holder['pid'])} on {holder['host']} since {holder['start']}"

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lengthen.util.disk import read_limited
 from lengthen.util.errors import DataError
 
 PACKAGES = ("lengthen", "torch", "numpy", "tokenizers", "safetensors", "pydantic")
@@ -23,15 +25,11 @@ def read_environment(path: Path) -> dict[str, Any]:
     """Return what environment.json says, nothing where there is none; raises DataError."""
     if not path.is_file():
         return {}
-    with path.open("rb") as file:
-        data = file.read(LIMIT + 1)
-    try:
-        environment = json.loads(data)
-    except (ValueError, RecursionError):
-        environment = None
-    if not isinstance(environment, dict) or len(data) > LIMIT:
-        raise DataError(f"{path}: must be a JSON object of at most {LIMIT} bytes")
-    return environment
+    data = read_limited(path.resolve(), LIMIT)
+    with suppress(ValueError, RecursionError):
+        if isinstance(environment := json.loads(data), dict):
+            return environment
+    raise DataError(f"{path}: must be a JSON object")
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:
@@ -60,10 +58,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree that runs, or None where it is an installed package.
-
-    `-dirty` behind it: files had been changed since.
-    """
+    """Return the commit of the source tree, "-dirty" after it; None for an installed package."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None

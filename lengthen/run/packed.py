@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lengthen.util.errors import DataError, LengthenError
 
 SUFFIX = ".tar.xz"
 MOST_BYTES = 2**31  # of all files together; a file of a few bytes can unpack to any number
+DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError, FileExistsError, NotADirectoryError)
 
 
 def is_packed(path: Path) -> bool:
@@ -35,13 +37,7 @@ def opened(path: Path) -> Iterator[Path]:
         root.mkdir()
         try:
             _unpack(path, root)
-        except (
-            tarfile.TarError,
-            lzma.LZMAError,
-            EOFError,
-            FileExistsError,
-            NotADirectoryError,
-        ) as error:
+        except DAMAGE as error:
             raise DataError(f"{path}: not a whole {SUFFIX} archive: {error}") from None
         try:
             yield root
@@ -61,11 +57,14 @@ def _unpack(path: Path, root: Path) -> None:
                 raise DataError(f"{path}: holds a file outside of it, {member.name!r}")
             if total > MOST_BYTES:
                 raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes")
-            # By hand: `extract` has its safe filter from Python 3.11.4 on only.
             if file := archive.extractfile(member):
-                target = root / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with file, target.open("wb") as out:
-                    shutil.copyfileobj(file, out)
+                _write(file, root / member.name)
         while stream.read(2**20):
             pass  # to the end of the file, where its checksums are
+
+
+def _write(file: IO[bytes], target: Path) -> None:
+    # By hand: `extract` has its safe filter from Python 3.11.4 on only.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with file, target.open("wb") as out:
+        shutil.copyfileobj(file, out)

@@ -4,8 +4,8 @@ import torch
 
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
+from lengthen.data.loader import MicroBatch
 from lengthen.data.store import Store
-from lengthen.data.stream import MicroBatch
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import (
     cpu_memory_limit,
@@ -18,10 +18,12 @@ from lengthen.model.optim import clip, update
 from lengthen.training.trainer import Trainer
 
 
-def with_micro_tokens(config: Config, store: Store, context: DistributedContext) -> Config:
-    """Return the configuration with a number for `batch.micro_tokens`."""
+def with_micro_tokens(
+    config: Config, store: Store, context: DistributedContext
+) -> tuple[Config, int]:
+    """Return the configuration with a number for `batch.micro_tokens`, and that number."""
     size = choose_micro_tokens(config, store, context)
-    return with_overrides(config, {"batch": {"micro_tokens": size}})
+    return with_overrides(config, {"batch": {"micro_tokens": size}}), size
 
 
 def choose_micro_tokens(config: Config, store: Store, context: DistributedContext) -> int:

@@ -11,14 +11,7 @@ import torch
 
 from lengthen.checkpoint.read import State, Tensors
 from lengthen.checkpoint.write import write_checkpoint
-from lengthen.config.load import (
-    Source,
-    load,
-    nested,
-    with_auto_decided,
-    with_data,
-    with_overrides,
-)
+from lengthen.config.load import Source, load, nested, with_auto_decided, with_data, with_overrides
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.open_store import NO_STORE, open_store, with_store
@@ -30,7 +23,7 @@ from lengthen.exchange.pretrained import Pretrained, read_folder
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.records import Event, to_json
-from lengthen.training.fit import choose_micro_tokens
+from lengthen.training.fit import with_micro_tokens
 from lengthen.training.start import write_run_files
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
@@ -65,12 +58,14 @@ def import_pretrained(
     config, notes = load(recipe or UNTRAINED, _with_model(overrides, model))
     store = None if config.data.path is None else open_store(config)
     if store is not None:
-        _check_dropout_is_given(overrides, model)
+        if model.dropouts and "dropout" not in overrides.get("model", {}):
+            rule = f"is one for all, and the folder has {_dropouts(model)}"
+            raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
         _check_same_tokenizer(store, model, folder)
         config = with_store(config, store)
     elif model.dropouts:
-        taken = f"model.dropout is {config.model.dropout}"
-        notes = [*notes, f"{taken}; the folder has {_dropouts(model)}"]
+        note = f"model.dropout is {config.model.dropout}; the folder has {_dropouts(model)}"
+        notes = [*notes, note]
     with runlog.owned(out), join_process_group(config.run) as context:
         config, tensors, state = _first_state(config, model, store, context)
         disk, paths = disk or Disk(), RunPaths(out)
@@ -86,10 +81,7 @@ def import_pretrained(
 
 
 def _read_model(folder: Path, overrides: Tables) -> Pretrained:
-    """Return the model of the folder, with the separator of the store that it will be trained on.
-
-    Where there is no store, the separator is the folder's own.
-    """
+    """Return the model of the folder, with the separator of the store, if any, or its own."""
     path = overrides.get("data", {}).get("path")
     if path is None:
         return read_folder(folder)
@@ -101,13 +93,6 @@ def _read_model(folder: Path, overrides: Tables) -> Pretrained:
             raise
         rule = f"its separator {separator} is no token of the folder {folder}"
         raise DataError(f"store {path}: {rule}; prepare it with --tokenizer {folder}") from None
-
-
-def _check_dropout_is_given(overrides: Tables, model: Pretrained) -> None:
-    """Raise SettingError for a folder with several dropouts, of which training has one."""
-    if model.dropouts and "dropout" not in overrides.get("model", {}):
-        rule = f"is one for all, and the folder has {_dropouts(model)}"
-        raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
 
 
 def _dropouts(model: Pretrained) -> str:
@@ -148,8 +133,7 @@ def _first_state(
         config = with_overrides(config, {"data": {"store_id": NO_STORE}})
         tensors: dict[str, Tensors] = {"model": model.weights, "optimizer": {}}
         return with_auto_decided(config), tensors, {"counters": asdict(Counters())}
-    micro_tokens = choose_micro_tokens(config, store, context)
-    config = with_overrides(config, {"batch": {"micro_tokens": micro_tokens}})
+    config, micro_tokens = with_micro_tokens(config, store, context)
     trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)
     return config, trainer.tensors(), trainer.state_dict()

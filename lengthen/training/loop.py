@@ -74,8 +74,8 @@ class TrainingLoop:
         self._began = trainer.train_state
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
-        if faults.requested("step"):
-            trainer.module.register_forward_hook(_StepFault(trainer))
+        if faults.asked():
+            trainer.module.register_forward_hook(_Faults(trainer))
 
     def run(self) -> RunSummary:
         """Train to the end of the budget, evaluating and saving when due; return the summary.
@@ -116,7 +116,10 @@ class TrainingLoop:
         self._record_micro_tokens()
         self._save_when_due(last=done or trainer.train_state.stop)
         if trainer.train_state.stop:
-            raise self._stopped()
+            way_out = f"`lengthen resume {self._paths.root}` continues"
+            message = f"stopped after step {trainer.train_state.counters.step}, which is saved"
+            # Another rank's signal has no number here.
+            raise StoppedError(self._stop.number or signal.SIGTERM, f"{message}; {way_out}")
         if done:
             return True
         epoch = trainer.train_state.ledger.epoch
@@ -151,7 +154,8 @@ class TrainingLoop:
         record = self._trainer.observe()
         self._write(record)
         if record is not None and record.grew:
-            self.event("length", length=record.next_length, held=record.steps_at_length)
+            facts = {"length": record.next_length, "steps_at_length": record.steps_at_length}
+            self.event("length", **facts)
 
     def _evaluate_when_due(self, *, done: bool) -> None:
         trainer, config = self._trainer, self._trainer.config.evaluation
@@ -194,10 +198,7 @@ class TrainingLoop:
         """Save, or begin to; return the name of a checkpoint that exists now."""
         # A checkpoint counts on the lines that the log has so far.
         before = None if self._log is None else self._log.sync
-        if last or not self._checkpoints.in_background:
-            return self._checkpoints.write(*self._whole_state(), before)
-        self._checkpoints.write_in_background(*self._whole_state(), before)
-        return None
+        return self._checkpoints.write(*self._whole_state(), before, wait=last)
 
     def _whole_state(self) -> tuple[int, dict[str, Tensors], State]:
         trainer = self._trainer
@@ -258,17 +259,10 @@ class TrainingLoop:
             f"{self._checkpoints.last_name}; {way_out}"
         )
 
-    def _stopped(self) -> StoppedError:
-        step = self._trainer.train_state.counters.step
-        way_out = f"`lengthen resume {self._paths.root}` continues"
-        number = self._stop.number or signal.SIGTERM  # another rank's
-        return StoppedError(number, f"stopped after step {step}, which is saved; {way_out}")
-
     def _out_of_memory(self) -> MemoryLimitError:
         trainer, saved = self._trainer, self._checkpoints.last_name
-        at = (
-            f"out of memory after step {trainer.train_state.counters.step}, last checkpoint {saved}"
-        )
+        step = trainer.train_state.counters.step
+        at = f"out of memory after step {step}, last checkpoint {saved}"
         smaller = trainer.micro_tokens // 2
         if smaller < trainer.config.model.length:
             return MemoryLimitError(f"{at}; a micro-batch is one row already: take a smaller model")
@@ -310,8 +304,8 @@ class TrainingLoop:
         )
 
 
-class _StepFault:
-    """A forward hook that injects the fault of site "step", once for each attempt at a step."""
+class _Faults:
+    """A forward hook that injects faults: "eval" always, "step" once in each attempt at a step."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -319,7 +313,9 @@ class _StepFault:
 
     def __call__(self, _module: nn.Module, _inputs: object, loss: Tensor) -> Tensor:
         attempt = self._trainer.train_state.counters.step, self._trainer.micro_tokens
-        if not loss.requires_grad or attempt == self._attempt:  # evaluated, or a later micro-batch
+        if not loss.requires_grad:
+            return loss * math.nan if faults.inject("eval") else loss
+        if attempt == self._attempt:  # a later micro-batch
             return loss
         self._attempt = attempt
         return loss * math.nan if faults.inject("step") else loss

@@ -4,12 +4,11 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.config.load import as_trained, flat
 from lengthen.config.schema import Config
 from lengthen.distributed.context import DistributedContext
-from lengthen.run.directory import RunPaths, mark_in, owned
-from lengthen.util.errors import BusyError, SettingError
+from lengthen.run.directory import mark_in, owned
+from lengthen.util.errors import SettingError
 
 
 def own_directory(
@@ -17,7 +16,7 @@ def own_directory(
 ) -> None:
     """Own the run's directory, on rank 0, and check that all ranks see it and do the same.
 
-    `what` this rank is about to do is said in messages. Raises BusyError and SettingError.
+    Messages name `what` this rank is about to do. Raises BusyError and SettingError.
     """
     context.barrier()  # no rank reads the directory any more once rank 0 writes
     mark = context.broadcast(stack.enter_context(owned(out)) if context.is_rank_zero else 0)
@@ -45,11 +44,3 @@ def _check_ranks_agree(context: DistributedContext, what: str, config: Config) -
             if first.get(name) != other.get(name):
                 rule = f"must be the same on all ranks; rank 0 has {first.get(name)!r}"
                 raise SettingError(name, f"{rule}, rank {rank} {other.get(name)!r}")
-
-
-def check_still_new(paths: RunPaths, *, resume_auto: bool) -> None:
-    """Raise BusyError where another process has saved the run meanwhile."""
-    # It was looked at before this process owned it: the last owner may have saved since.
-    if resume_auto and list_checkpoints(paths.checkpoints):
-        way_out = "run the same command again"
-        raise BusyError(f"{paths.root} has just been saved by another process; {way_out}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from lengthen.checkpoint.manager import checkpoint_manager
+from lengthen.checkpoint.manager import CheckpointManager
 from lengthen.checkpoint.read import Checkpoint, load_newest, load_step
 from lengthen.checkpoint.train_state import log_size
 from lengthen.checkpoint.verify import list_checkpoints
@@ -29,9 +29,7 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.data.open_store import open_store, with_store
-from lengthen.data.store import Store
 from lengthen.data.tokenizer_files import TOKENIZER
-from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
@@ -42,11 +40,11 @@ from lengthen.run.environment import environment
 from lengthen.run.metrics import JsonLines, cut_metrics
 from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary, TrainingLoop
-from lengthen.training.ownership import check_still_new, own_directory
+from lengthen.training.ownership import own_directory
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import line, say
 from lengthen.util.disk import Disk, as_path
-from lengthen.util.errors import DataError, SettingError
+from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
 # What a checkpoint was built on: another value would make it another run.
@@ -104,18 +102,21 @@ def _train(
     config = with_store(config, store)
     paths = RunPaths(out)
     if resume_auto and paths.config.is_file():
-        _check_same_settings(config, paths)
+        there = load(paths.config)[0]
+        _check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
-            overrides = _local_overrides(config, paths)
+            overrides = _local_overrides(config, there)
             return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
     runlog.check_new(out, overwrite=overwrite)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         own_directory(stack, out, context, "train anew", config)
-        if context.is_rank_zero:
-            check_still_new(paths, resume_auto=resume_auto)
-        config = with_micro_tokens(config, store, context)
+        if resume_auto and context.is_rank_zero and list_checkpoints(paths.checkpoints):
+            # It was looked at before this process owned it: the last owner has saved since.
+            rule = f"{out} has just been saved by another process"
+            raise BusyError(f"{rule}; run the same command again")
+        config, micro_tokens = with_micro_tokens(config, store, context)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             facts = {"device": described(context.device), "valid": store.manifest.valid.sha256}
@@ -123,7 +124,7 @@ def _train(
             # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
             disk.replace_file(paths.config, config.to_toml().encode())
         stop = stack.enter_context(StopSignal().listening())
-        trainer = _build_trainer(config, store, context, stop)
+        trainer = Trainer(config, store, context, micro_tokens, stop)
         return _build_loop(stack, trainer, paths, disk, stop, shown=shown).run()
 
 
@@ -162,9 +163,9 @@ def resume(
             start, damaged = load_newest(paths.checkpoints, context)
         else:
             start, damaged = load_step(paths.checkpoints, checkpoint, context), []
-        config = with_micro_tokens(config, store, context)
+        config, micro_tokens = with_micro_tokens(config, store, context)
         stop = stack.enter_context(StopSignal().listening())
-        trainer = _build_trainer(config, store, context, stop)
+        trainer = Trainer(config, store, context, micro_tokens, stop)
         trainer.restore(start)
         _check_budget(trainer)
         # Only now, after everything that could be refused, do the run's files change.
@@ -199,9 +200,8 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
     return discarded
 
 
-def _local_overrides(config: Config, paths: RunPaths) -> Tables:
+def _local_overrides(config: Config, there: Config) -> Tables:
     """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
-    there = load(paths.config)[0]
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     overrides: Tables = {}
     if there.data.path != config.data.path:
@@ -232,8 +232,7 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
     return tables
 
 
-def _check_same_settings(config: Config, paths: RunPaths) -> None:
-    there = load(paths.config)[0]
+def _check_same_settings(config: Config, there: Config) -> None:
     # How a step is cut changes no result beyond rounding.
     own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
     there = with_overrides(there, own)
@@ -265,14 +264,6 @@ def write_run_files(
         disk.write_file(paths.root / name, data)
 
 
-def _build_trainer(
-    config: Config, store: Store, context: DistributedContext, stop: StopSignal
-) -> Trainer:
-    micro_tokens = config.batch.micro_tokens
-    assert micro_tokens != "auto"
-    return Trainer(config, store, context, micro_tokens, stop)
-
-
 def _build_loop(
     stack: ExitStack,
     trainer: Trainer,
@@ -287,16 +278,15 @@ def _build_loop(
     log = None
     if context.is_rank_zero:
         log = stack.enter_context(closing(JsonLines(disk.at("log"), paths.metrics)))
-    checkpoints = stack.enter_context(
-        checkpoint_manager(
-            disk.at("save"),
-            paths.checkpoints,
-            saving.keep,
-            context,
-            asynchronous=saving.asynchronous,
-            good=resumed_from,
-        )
+    checkpoints = CheckpointManager(
+        disk.at("save"),
+        paths.checkpoints,
+        saving.keep,
+        context,
+        asynchronous=saving.asynchronous,
+        good=resumed_from,
     )
+    stack.enter_context(closing(checkpoints))
     shown = shown and context.is_rank_zero
     progress = stack.enter_context(line(trainer.schedule.budget, paths.root.name, shown=shown))
     device = f'{described(context.device)} (run.device = "{run.device}")'

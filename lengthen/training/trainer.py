@@ -21,9 +21,9 @@ from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, accumulation_steps
+from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches
 from lengthen.data.store import Store
-from lengthen.data.stream import MicroBatch, Step, StepStream, StreamState, micro_batches, row_range
+from lengthen.data.stream import Step, StepStream, StreamState, accumulation_steps, row_range
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
@@ -65,13 +65,7 @@ class Trainer:
         if config.run.compile == "on":
             compile_blocks(self.model)
         self.module = wrap(self.model, context)
-        self.optimizer = build_optimizer(
-            self.model,
-            betas=config.optimizer.betas,
-            epsilon=config.optimizer.epsilon,
-            weight_decay=config.optimizer.weight_decay,
-            decay_positions=config.optimizer.decay_positions,
-        )
+        self.optimizer = build_optimizer(self.model, config.optimizer)
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.stream = StepStream(
             config.schedule(self.loader.sequences),
@@ -104,7 +98,12 @@ class Trainer:
         now, plan = self.train_state, step.plan
         rows = row_range(plan, self.context.rank, self.context.world_size)
         batch = self.loader.load(step.blocks, plan.length, rows)
-        loss, grad_norm = self._halve_until_fits(lambda: self._gradient(batch, plan))
+        loss, grad_norm = self._halve_until_fits(
+            lambda: (
+                self._accumulate(batch, plan),
+                clip(self.model.parameters(), self.config.optimizer.clip),
+            )
+        )
         result = self._update(loss, grad_norm, plan.learning_rate)
         ratio = now.lowest.ratio(result.loss)
         self.train_state = replace(
@@ -139,11 +138,6 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             free_memory(self.context.device)
 
-    def _gradient(self, batch: Batch, plan: StepPlan) -> tuple[Tensor, Tensor]:
-        """Return the step's loss, as `_accumulate` has it, and the norm of its gradient."""
-        loss = self._accumulate(batch, plan)
-        return loss, clip(self.model.parameters(), self.config.optimizer.clip)
-
     def _accumulate(self, batch: Batch, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
 
@@ -156,13 +150,13 @@ class Trainer:
         rank, world_size = self.context.rank, self.context.world_size
         count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
         parts = micro_batches(batch, plan, rank, world_size, count)
-        total = torch.zeros(
-            2, dtype=self.context.sum_dtype, device=self.context.device
-        )  # loss, stop
+        # The loss, and whether a rank was asked to stop.
+        total = torch.zeros(2, dtype=self.context.sum_dtype, device=self.context.device)
         for number, part in enumerate(parts):
-            self._seed_dropout(number)
-            last = number == len(parts) - 1
-            with no_sync_before(self.module, last=last):
+            if self.config.model.dropout > 0:
+                now = (self.train_state.counters.step, rank, number)
+                torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
+            with no_sync_before(self.module, last=number == len(parts) - 1):
                 total[0] += self.backward(part, scale)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
@@ -178,11 +172,6 @@ class Trainer:
             loss: Tensor = self.module(part.inputs, part.targets)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
-
-    def _seed_dropout(self, part: int) -> None:
-        if self.config.model.dropout > 0:
-            now = (self.train_state.counters.step, self.context.rank, part)
-            torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
 
     def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> StepResult:
         loss = total[0]
@@ -219,27 +208,19 @@ class Trainer:
         measured = self._loss_over(self.config.evaluation.tokens)
         if measured is None:
             return None
-        loss, side = measured
+        loss, fields = measured
         self.train_state = replace(self.train_state, evaluated=self.train_state.counters)
-        return EvalRecord(
-            **self._now(),
-            loss=finite_or_none(loss),
-            perplexity=finite_or_none(perplexity(loss)),
-            **side,
-        )
+        return EvalRecord(**fields, perplexity=finite_or_none(perplexity(loss)))
 
     def probe(self) -> ProbeRecord | None:
         """Return the loss of the probe and its ratio to the lowest probe so far; or None."""
         measured = self._loss_over(PROBE_SEQUENCES * self.config.model.length)
         if measured is None:
             return None
-        loss, side = measured
-        lowest = self.train_state.probe_lowest
-        self.train_state = replace(
-            self.train_state, probe_lowest=lowest.after(loss), probed=self.train_state.counters.step
-        )
-        ratio = lowest.ratio(loss)
-        return ProbeRecord(**self._now(), loss=finite_or_none(loss), loss_ratio=ratio, **side)
+        loss, fields = measured
+        now, lowest = self.train_state, self.train_state.probe_lowest
+        self.train_state = replace(now, probe_lowest=lowest.after(loss), probed=now.counters.step)
+        return ProbeRecord(**fields, loss_ratio=lowest.ratio(loss))
 
     def observe(self) -> ObservationRecord | None:
         """Give an adaptive pacing the loss at its present length; None where a stop came.
@@ -252,26 +233,24 @@ class Trainer:
         measured = self._loss_over(OBSERVED_SEQUENCES * self.config.model.length, length)
         if measured is None:
             return None
-        loss, side = measured
+        loss, fields = measured
         counters = self.schedule.observed(now, loss)
         self.train_state = replace(self.train_state, counters=counters)
         calm, next_length = pacing.calm(before, loss), self.schedule.length(counters)
         return ObservationRecord(
-            **self._now(),
+            **fields,
             length=length,
-            loss=finite_or_none(loss),
             next_length=next_length,
             lowest=before.lowest,
             calm=calm,
             steps_at_length=now.step - before.since,
             forced=next_length != length and calm < pacing.patience,
-            **side,
         )
 
     def _loss_over(
         self, wanted: int, length: int | None = None
     ) -> tuple[float, dict[str, Any]] | None:
-        """Return the validation loss over about `wanted` tokens, and what it cost beside training.
+        """Return the validation loss over about `wanted` tokens, and the fields that records share.
 
         With `length` it is that of the fronts of so many sequences.
         """
@@ -296,28 +275,26 @@ class Trainer:
             self.train_state = replace(self.train_state, stop=True)
             return None
         tokens, seconds = sequences * (length or full_length), time.monotonic() - began
-        return loss, {"side_tokens": tokens, "side_seconds": seconds}
+        side = {"side_tokens": tokens, "side_seconds": seconds}
+        return loss, {**self._now(), "loss": finite_or_none(loss), **side}
 
     def _now(self) -> dict[str, Any]:
-        counters = self.train_state.counters
-        seconds = self.train_state.seconds
-        return {"step": counters.step, "tokens": counters.tokens, "seconds": seconds}
+        now = self.train_state
+        step, tokens = now.counters.step, now.counters.tokens
+        return {"step": step, "tokens": tokens, "seconds": now.seconds}
 
     def state_dict(self) -> State:
         """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
+        pacing, steps = self.schedule.pacing, self.train_state.counters.step
+        values = {"pacing_values": pacing.record(steps)} if isinstance(pacing, Custom) else {}
         return {
             **self.train_state.state(),
             "micro_tokens": self.micro_tokens,
             "store_id": self.store.id,
             "settings": as_trained(self.config),
             "numerics": self.numerics(),
-            **self._pacing_values(),
+            **values,
         }
-
-    def _pacing_values(self) -> State:
-        """Return the values that a function as the pacing gave so far."""
-        pacing, steps = self.schedule.pacing, self.train_state.counters.step
-        return {"pacing_values": pacing.record(steps)} if isinstance(pacing, Custom) else {}
 
     def numerics(self) -> dict[str, object]:
         """Return what the last digits depend on; equal records promise equal bits on a CPU."""

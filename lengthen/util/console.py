@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, TextIO, cast
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -66,8 +66,8 @@ def say(notes: Iterable[str]) -> None:
         note(text)
 
 
-class Line(Protocol):
-    """Where work reports how far it is."""
+class Line:
+    """Where work reports how far it is; this one prints nothing, for other ranks and libraries."""
 
     def update(self, done: int, text: str) -> None:
         """Show how much is done, and `text` beside it."""
@@ -76,18 +76,8 @@ class Line(Protocol):
         """Print a line that stays."""
 
 
-class Silent:
-    """Prints nothing: for ranks but the first, and for libraries."""
-
-    def update(self, done: int, text: str) -> None:
-        """Ignore it."""
-
-    def say(self, text: str) -> None:
-        """Ignore it."""
-
-
 @dataclass(frozen=True)
-class Bar:
+class Bar(Line):
     """A live bar with the time left: for terminals."""
 
     bar: Progress
@@ -102,7 +92,7 @@ class Bar:
         self.bar.console.print(escape(text), highlight=False)
 
 
-class Lines:
+class Lines(Line):
     """One line every ten seconds: for files and pipes."""
 
     def __init__(self, total: int, console: Console) -> None:
@@ -138,7 +128,7 @@ def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     """Open a progress line over `total` units on the error stream, so that output stays clean."""
     console = ErrorStream()
     if not shown:
-        yield Silent()
+        yield Line()
     elif not console.is_terminal:
         yield Lines(total, console)
     else:

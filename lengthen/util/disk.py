@@ -1,7 +1,5 @@
-"""Every file effect of stores, runs and checkpoints, in one place, numbered.
+"""Every file effect of stores, runs and checkpoints, numbered, so that a test can break any one.
 
-A test hands `Disk` a `before` hook that is called before each operation with its number; the hook
-may raise or kill the process, so that a fault can be tried at every single operation of a save.
 A rename is the only commit: what is there under its final name is whole and synced.
 """
 
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lengthen.util import faults
-from lengthen.util.errors import DataError, SettingError, StorageError
+from lengthen.util.errors import DataError, SettingError, StorageError, one_line
 from lengthen.util.faults import Site
 
 T = TypeVar("T")
@@ -77,7 +75,7 @@ class DiskFile:
 
 
 class Disk:
-    """File effects with numbers: operation 1, 2, 3 ... of this object's life."""
+    """File effects, numbered from 1; `before` is called before each, and may raise or kill."""
 
     def __init__(self, before: Before | None = None) -> None:
         self.operations = 0
@@ -191,7 +189,7 @@ class Disk:
         """Delete a file or a directory with all it holds; what is gone already is no error."""
         with self.operation("remove", path):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=False)
+                shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -259,8 +257,12 @@ def read_limited(path: Path, limit: int) -> bytes:
             raise DataError(f"file {path}: must be at most {limit} bytes, has {status.st_size}")
         return path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise DataError(f"file {path}: cannot be read ({reason})") from None
+        raise DataError(f"file {path}: cannot be read ({reason_of(error)})") from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system says of a failure, for the middle of a sentence."""
+    return (error.strerror or one_line(error)).lower()
 
 
 def lfs_pointer(start: bytes) -> str | None:

@@ -5,18 +5,18 @@ this process has passed it, from 1; at the numbers asked for, `7`, `7-9` or `7-`
 action happens.
 
     save      a file operation of writing or rotating checkpoints
-    load      a read of a file of a checkpoint
+    load      a read of a file of a checkpoint or a store
     log       a file operation on metrics.jsonl, which is opened and then written line by line
     prepare   a file operation of making a store
     step      a training step, in the forward pass of its first micro-batch
-    eval      a batch of an evaluation or of a probe
+    eval      the forward pass of a micro-batch of an evaluation or a probe in training
 
     kill, term            SIGKILL, SIGTERM to itself
     exit                  ends at once, nothing cleaned up
     sleep                 hangs
     enospc, eio, estale   the operating system's error of that name
     oom                   what torch raises where memory runs out
-    nan                   the loss of this micro-batch is not finite (site step)
+    nan                   the loss of this micro-batch is not finite
 """
 
 import errno
@@ -55,12 +55,6 @@ def asked() -> Fault | None:
     """Return the fault that this process was asked for, with its count; raises SettingError."""
     text = os.environ.get(VARIABLE)
     return _read(text) if text else None
-
-
-def requested(site: Site) -> bool:
-    """Return whether a fault at `site` was asked for."""
-    fault = asked()
-    return fault is not None and fault.site == site
 
 
 def inject(site: Site) -> bool:

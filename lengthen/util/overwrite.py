@@ -22,10 +22,11 @@ def check_directory(
     `is_ours` decides that by the names in it: somebody may have meant another directory, and what
     no command of ours wrote stays. `hint` says how to go about an earlier one.
     """
-    if not os.path.lexists(out):
-        return
-    if not out.is_dir():
+    is_there = os.path.lexists(out)
+    if (is_there and not out.is_dir()) or any(path.is_file() for path in out.parents):
         raise SettingError(setting, "must be a directory, or not there yet", str(out))
+    if not is_there:
+        return
     with storage_errors(out):
         names = set(os.listdir(out))
     if not names:

@@ -90,5 +90,5 @@ def two_columns(lines: Iterable[tuple[str, str]]) -> str:
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:
-    """Return a figure with `digits` behind the point, or `missing` for None."""
+    """Return a figure with `digits` after the point, or `missing` for None."""
     return missing if value is None else f"{value:,.{digits}f}"

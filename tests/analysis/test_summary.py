@@ -15,12 +15,10 @@ from scipy import stats
 from lengthen.analysis import summary as analysis
 from lengthen.analysis.summary import (
     QUANTITIES,
-    Reached,
     best_loss,
     comparable,
     first_at_or_below,
     summarise,
-    time_to,
     verdict_line,
     why_diverged,
 )
@@ -37,13 +35,6 @@ def test_a_loss_is_reached_at_the_first_evaluation_not_above_it() -> None:
     assert reached is not None
     assert reached.tokens == 300
     assert first_at_or_below(EVALUATIONS, 5.4) is None
-
-
-def test_times_are_told_for_each_loss_and_none_for_those_not_reached() -> None:
-    told = time_to(metrics(*reversed(LOOKS)), [6.0, 5.9, 5.4])
-    assert told == [Reached(1, 100, 0.5), Reached(3, 300, 1.5), None]
-    without_clock = metrics({"kind": "eval", "step": 7, "loss": 1.0})
-    assert time_to(without_clock, [1.0]) == [Reached(7, None, None)]
 
 
 def test_the_best_loss_is_the_lowest_finite_one() -> None:
@@ -199,13 +190,13 @@ def test_a_verdict_is_one_plain_sentence(line: str, records: list[Line]) -> None
 @pytest.mark.parametrize(("line", "records"), VERDICTS.items())
 def test_a_verdict_agrees_with_the_summary(line: str, records: list[Line]) -> None:
     summary = summarise(metrics(*records))
-    assert summary.diverged == line.startswith("diverged")
+    assert bool(summary.why_diverged) == line.startswith("diverged")
     assert summary.stable == (" stable" in f" {line}")
     assert summary.judged_by == ("steps" if "for want of" in line else "probe")
 
 
 def test_a_validation_loss_that_rises_again_is_overfitting_and_no_divergence() -> None:
-    assert not summarise(metrics(*CALM, evaluation(2, 5.0), evaluation(3, 9.0))).diverged
+    assert not summarise(metrics(*CALM, evaluation(2, 5.0), evaluation(3, 9.0))).why_diverged
 
 
 SKIPPED_LAST = [*CALM, bad(4)]

@@ -29,7 +29,7 @@ def killed_in(work: Callable[[Disk], object], at: int) -> bool:
     return in_a_child(lambda: work(Disk(before=before))) == -signal.SIGKILL
 
 
-def goes_on(config: Config, run: Path, unbroken: Path) -> None:
+def resumes_to_the_same_end(config: Config, run: Path, unbroken: Path) -> None:
     """Bring a killed run to its end, which is that of the unbroken one."""
     paths = RunPaths(run)
     there = list_checkpoints(paths.checkpoints)
@@ -65,7 +65,7 @@ def test_a_run_killed_while_it_writes_its_configuration(
             train(config, run, disk=disk, quiet=True)
 
         assert killed_in(begin, at)
-        goes_on(config, run, tmp_path / "unbroken")
+        resumes_to_the_same_end(config, run, tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
@@ -87,7 +87,7 @@ def test_f01_f13_a_new_run_killed_anywhere(
         saved = [event.facts["name"] for event in logged if event.name == "saved"]
         there = [path.name for path in list_checkpoints(RunPaths(run).checkpoints)]
         assert max(there, default="") >= max(saved, default="")
-        goes_on(config, run, tmp_path / "unbroken")
+        resumes_to_the_same_end(config, run, tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
@@ -108,6 +108,6 @@ def test_f01_a_resumed_run_killed_anywhere_and_again(
         if not killed_in(again, at):
             break
         killed_in(again, at + 3)  # a second fault while it recovers from the first
-        goes_on(config, run, tmp_path / "unbroken")
+        resumes_to_the_same_end(config, run, tmp_path / "unbroken")
         at += stride
     assert at > 100

@@ -3,13 +3,14 @@
 import errno
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from lengthen.checkpoint import read as checkpoint
-from lengthen.checkpoint.manager import checkpoint_manager
+from lengthen.checkpoint.manager import CheckpointManager
 from lengthen.checkpoint.verify import damage, list_checkpoints, name_of
 from lengthen.distributed.context import DistributedContext
 from lengthen.run.directory import RunPaths
@@ -19,27 +20,26 @@ from lengthen.util.disk import Disk
 from lengthen.util.errors import StorageError
 from tests.conftest import Configure
 
-PLACE = DistributedContext(torch.device("cpu"))
+CONTEXT = DistributedContext(torch.device("cpu"))
 
 
 def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> None:
-    goes_on = threading.Event()
+    may_write = threading.Event()
 
     def wait(_number: int, _name: str, _path: Path) -> None:
-        assert goes_on.wait(10)
+        assert may_write.wait(10)
 
     disk = Disk(before=wait)
     weights = torch.arange(6.0)
-    with checkpoint_manager(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
+    with closing(CheckpointManager(disk, tmp_path, 2, CONTEXT, asynchronous=True)) as saves:
         for step in (1, 2):
-            goes_on.clear()
-            saves.write_in_background(
-                step, {"model": {"w": weights}, "optimizer": {}}, {"step": step}
-            )
+            may_write.clear()
+            tensors = {"model": {"w": weights}, "optimizer": {}}
+            assert saves.write(step, tensors, {"step": step}, wait=False) is None
             weights += 100
             assert saves.finish(wait=False) is None
             assert saves.step == (None if step == 1 else 1)
-            goes_on.set()
+            may_write.set()
             assert saves.finish(wait=True) == name_of(step)
             loaded = checkpoint.load_newest(tmp_path)[0]
             assert torch.equal(loaded.tensors["model"]["w"], weights - 100)
@@ -47,8 +47,8 @@ def test_weights_that_train_on_do_not_reach_the_checkpoint(tmp_path: Path) -> No
 
 def test_the_end_waits_for_what_is_still_being_written(tmp_path: Path) -> None:
     disk = Disk(before=lambda number, name, path: time.sleep(0.02))
-    with checkpoint_manager(disk, tmp_path, 2, PLACE, asynchronous=True) as saves:
-        saves.write_in_background(1, {"model": {"w": torch.ones(3)}}, {})
+    with closing(CheckpointManager(disk, tmp_path, 2, CONTEXT, asynchronous=True)) as saves:
+        saves.write(1, {"model": {"w": torch.ones(3)}}, {}, wait=False)
         assert not list_checkpoints(tmp_path)
     assert checkpoint.load_newest(tmp_path)[0].step == 1
 

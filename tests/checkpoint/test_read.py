@@ -55,10 +55,10 @@ def test_f06_one_flipped_bit_anywhere_is_found_and_the_older_one_used(
     file = save(tmp_path, 2) / name
     whole = file.read_bytes()
     chance = random.Random(name)
-    places = [0, len(whole) // 2, len(whole) - 1]
-    for context in [*places, *(chance.randrange(len(whole)) for _ in range(100))]:
+    ends = [0, len(whole) // 2, len(whole) - 1]
+    for at in [*ends, *(chance.randrange(len(whole)) for _ in range(100))]:
         data = bytearray(whole)
-        data[context] ^= 1 << chance.randrange(8)
+        data[at] ^= 1 << chance.randrange(8)
         file.write_bytes(data)
         loaded, (note,) = checkpoint.load_newest(tmp_path)
         assert loaded.step == 1
@@ -215,7 +215,7 @@ def test_f47_a_manifest_that_names_anything_else_is_damaged(tmp_path: Path, name
 
 def test_f47_neither_a_pipe_nor_a_device_is_opened(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
-    for odd in (os.mkfifo, lambda context: os.symlink("/dev/zero", context), os.mkdir):
+    for odd in (os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir):
         for name in ("state.json", "manifest.json"):
             whole = (path / name).read_bytes()
             (path / name).unlink()

@@ -60,7 +60,7 @@ def test_a_replay_from_the_log_makes_the_live_decisions(
     assert current == config.model.length
     grown = [event for event in metrics.events if event.name == "length"]
     assert [event.facts["length"] for event in grown] == [16, 24, 32, 40, 48, 56, 64]
-    assert all(1 <= event.facts["held"] <= 6 for event in grown)
+    assert all(1 <= event.facts["steps_at_length"] <= 6 for event in grown)
 
 
 def test_an_observation_is_of_the_fronts_of_the_first_sequences(
@@ -100,8 +100,8 @@ def test_a_model_that_never_calms_down_reaches_the_end_all_the_same(
     tables = {**ADAPTIVE, "budget": {"tokens": 30_000}}
     metrics = trained(configured(**tables), tmp_path / "run")
     assert metrics.steps[-1].length == 64
-    held = [event.facts["held"] for event in metrics.events if event.name == "length"]
-    assert held == [6] * 7
+    steps = [event.facts["steps_at_length"] for event in metrics.events if event.name == "length"]
+    assert steps == [6] * 7
 
 
 def states(trainer: Trainer) -> dict[str, Any]:

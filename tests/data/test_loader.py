@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lengthen.core.ledger import Block, Ledger, reuse_spacing
 from lengthen.core.pacing import Linear
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
-from lengthen.data.loader import Loader, Tokens, accumulation_steps, share
+from lengthen.data.loader import Loader, Tokens
 from lengthen.util.errors import DataError, SettingError
 from tests.naive_ledger import tokens_of
 
@@ -71,36 +71,6 @@ def test_every_target_is_the_true_successor_of_its_input(case: Case) -> None:
     batch = loader.load(blocks, length, range(rows))
     assert torch.equal(batch.targets, batch.inputs + 1)
     assert batch.inputs.max() < loader.sequences * loader.full_length
-
-
-@given(
-    rows=st.integers(1, 5000),
-    world_size=st.integers(1, 64),
-    length=st.integers(1, 1024),
-    spare=st.integers(0, 10_000),
-)
-def test_no_fewer_micro_batches_would_do(
-    rows: int, world_size: int, length: int, spare: int
-) -> None:
-    count = accumulation_steps(rows, world_size, length, length + spare)
-    most_rows = -(-rows // world_size)
-    assert -(-most_rows // count) * length <= length + spare
-    assert count == 1 or -(-most_rows // (count - 1)) * length > length + spare
-
-
-def test_a_short_step_is_one_micro_batch_and_not_many_of_few_rows() -> None:
-    assert accumulation_steps(rows=512, world_size=1, length=16, micro_tokens=8192) == 1
-    assert accumulation_steps(rows=512, world_size=1, length=1024, micro_tokens=8192) == 64
-    assert accumulation_steps(rows=3, world_size=8, length=1024, micro_tokens=8192) == 1
-
-
-@given(rows=st.integers(0, 60), first=st.integers(0, 9), parts=st.integers(1, 9))
-def test_shares_laid_end_to_end_are_the_rows_and_differ_by_one_at_most(
-    rows: int, first: int, parts: int
-) -> None:
-    shares = [share(range(first, first + rows), part, parts) for part in range(parts)]
-    assert [row for one in shares for row in one] == [*range(first, first + rows)]
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])

@@ -81,7 +81,7 @@ def test_f39_a_store_of_another_size_is_found_when_a_pass_ends(
             with tokens.open("ab") as file:  # a shorter one would end the process by SIGBUS
                 file.write(b"\0\0")
 
-    with pytest.raises(DataError, match=r"train\.bin has \d+ bytes, the manifest says"):
+    with pytest.raises(DataError, match=r"train\.bin has \d+ bytes, should have"):
         train(config, tmp_path / "run", disk=Disk(before=before), quiet=True)
     steps = read_metrics(tmp_path / "run" / "metrics.jsonl").steps
     assert (

@@ -15,6 +15,7 @@ from lengthen.data import store_writer as write_module
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store, content_id, extra_files, verify
 from lengthen.data.tokenizer_files import parse_tokenizer
+from lengthen.util import manifest
 from lengthen.util.errors import DataError
 from tests.data.files import write
 
@@ -103,13 +104,13 @@ def test_a_changed_bit_is_found_and_the_file_is_named(store: Path, name: str, pl
     data = bytearray((store / name).read_bytes())
     data[round(place * (len(data) - 1))] ^= 4
     (store / name).write_bytes(data)
-    assert verify(store) == [f"{name} is damaged between bytes 0 and {len(data) - 1}"]
+    assert verify(store) == [f"{name} sha256 differs in bytes 0 to {len(data) - 1}"]
 
 
 def test_f39_damage_is_located_to_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = 2**16  # larger than the tokenizer's file, which has one hash
     monkeypatch.setattr(store_module, "CHUNK", chunk)
-    monkeypatch.setattr(store_module, "BLOCK", chunk // 4)
+    monkeypatch.setattr(manifest, "BLOCK", chunk // 4)
     monkeypatch.setattr(write_module, "CHUNK", chunk)
     source = write(tmp_path / "a.txt", "0123456789" * 7000)
     prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, quiet=True)
@@ -119,8 +120,8 @@ def test_f39_damage_is_located_to_a_chunk(tmp_path: Path, monkeypatch: pytest.Mo
         data[place] ^= 1
     (tmp_path / "out/train.bin").write_bytes(data)
     assert verify(tmp_path / "out") == [
-        "train.bin is damaged between bytes 65536 and 131071",
-        "train.bin is damaged between bytes 131072 and 140001",
+        "train.bin sha256 differs in bytes 65536 to 131071",
+        "train.bin sha256 differs in bytes 131072 to 140001",
     ]
 
 
@@ -158,7 +159,7 @@ def test_where_no_store_is_the_way_to_one_is_named(store: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_f08_a_missing_file_is_named(store: Path, name: str) -> None:
     (store / name).unlink()
-    with pytest.raises(DataError, match=f"{name} cannot be read"):
+    with pytest.raises(DataError, match=f"{name} no such file"):
         Store.open(store)
     assert len(verify(store)) == 1
 
@@ -181,7 +182,7 @@ def test_f39_a_file_of_another_size_is_refused(
     store: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     damage(store / name)
-    with pytest.raises(DataError, match=rf"{name} has \d+ bytes, the manifest says \d+"):
+    with pytest.raises(DataError, match=rf"{name} has \d+ bytes, should have \d+"):
         Store.open(store)
     assert len(verify(store)) == 1
 

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Linear
 from lengthen.core.schedule import Schedule, steps
-from lengthen.data.loader import Loader, accumulation_steps
+from lengthen.data.loader import Loader, MicroBatch, micro_batch, micro_batches
 from lengthen.data.stream import (
-    MicroBatch,
     Step,
     StepCursor,
     StepStream,
     StreamState,
+    accumulation_steps,
     ledgers,
-    micro_batch,
-    micro_batches,
     row_range,
 )
 
@@ -133,3 +131,24 @@ def test_the_ledgers_of_equal_steps_end_as_those_of_the_steps_one_by_one(
         expected.dropped,
         expected.epoch,
     )
+
+
+@given(
+    rows=st.integers(1, 5000),
+    world_size=st.integers(1, 64),
+    length=st.integers(1, 1024),
+    spare=st.integers(0, 10_000),
+)
+def test_no_fewer_micro_batches_would_do(
+    rows: int, world_size: int, length: int, spare: int
+) -> None:
+    count = accumulation_steps(rows, world_size, length, length + spare)
+    most_rows = -(-rows // world_size)
+    assert -(-most_rows // count) * length <= length + spare
+    assert count == 1 or -(-most_rows // (count - 1)) * length > length + spare
+
+
+def test_a_short_step_is_one_micro_batch_and_not_many_of_few_rows() -> None:
+    assert accumulation_steps(rows=512, world_size=1, length=16, micro_tokens=8192) == 1
+    assert accumulation_steps(rows=512, world_size=1, length=1024, micro_tokens=8192) == 64
+    assert accumulation_steps(rows=3, world_size=8, length=1024, micro_tokens=8192) == 1

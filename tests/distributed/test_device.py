@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.cli.main import main
 from lengthen.config.schema import Run
 from lengthen.distributed import device as devices
 from lengthen.distributed.device import cards, check_supports, described, device_here, device_of
@@ -130,11 +129,8 @@ def test_several_processes_are_not_put_on_one_device(
     [
         ("gpu", "did you mean 'cuda'?"),
         ("gpu:3", "did you mean 'cuda:3'?"),
-        ("CUDA", "did you mean 'cuda'?"),
         ("cuda:01", "did you mean 'cuda:0'?"),
-        ("cuda:-1", "did you mean 'cuda:0'?"),
         ("cuda:", "did you mean 'cuda:0'?"),
-        ("mp", "did you mean 'mps'?"),
         ("xla", "one of auto, cpu, cuda, cuda:0, mps"),
         ("cuda:99999", "did you mean 'cuda:0'?"),
     ],
@@ -153,21 +149,6 @@ def test_a_word_that_is_no_device_is_refused_with_the_nearest(
 def test_a_device_is_text(configured: Configure, value: object) -> None:
     with pytest.raises(SettingError, match=r"run.device: must be text"):
         configured(run={"device": value})
-
-
-def test_the_command_says_in_one_line_that_a_card_is_not_here(
-    configured: Configure,
-    tmp_path: Path,
-    with_cards: Machines,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with_cards(2)
-    (tmp_path / "a.toml").write_text(configured().to_toml())
-    words = ["train", str(tmp_path / "a.toml"), "--out", str(tmp_path / "run")]
-    assert main([*words, "--run.device", "cuda:7"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("lengthen: run.device: PyTorch finds 2 GPUs here, got 'cuda:7'")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_says_what_auto_took(
@@ -192,19 +173,14 @@ def test_free_memory_is_that_of_the_runs_own_card(
     configured: Configure, with_cards: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_cards(2)
-    config = configured(model={"vocabulary": 257}, batch={"rows": 128, "micro_tokens": "auto"})
+    tables = {"model": {"vocabulary": 257}, "batch": {"rows": 128, "micro_tokens": "auto"}}
+    config = configured(**tables)
     whole, half = 128 * 64, 64 * 64
     free = {0: memory_of(config, half), 1: memory_of(config, whole)}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 2**40))
     assert [memory_limit(torch.device("cuda", card)) for card in (0, 1)] == [*free.values()]
     sizes = {
-        setting: auto_micro_tokens(
-            configured(
-                model={"vocabulary": 257},
-                batch={"rows": 128, "micro_tokens": "auto"},
-                run={"device": setting},
-            )
-        )
+        setting: auto_micro_tokens(configured(**tables, run={"device": setting}))
         for setting in ("auto", "cuda:0", "cuda:1")
     }
     assert sizes == {"auto": half, "cuda:0": half, "cuda:1": whole}
@@ -221,13 +197,8 @@ def test_runs_on_one_named_card_share_it_and_others_are_shared_out(
     configured: Configure, with_cards: Machines
 ) -> None:
     with_cards(3)
-    assert [cards(setting) for setting in ("cpu", "auto", "cuda", "cuda:2", "mps")] == [
-        0,
-        3,
-        3,
-        1,
-        1,
-    ]
+    counts = {"cpu": 0, "auto": 3, "cuda": 3, "cuda:2": 1, "mps": 1}
+    assert {setting: cards(setting) for setting in counts} == counts
     shared = machine_for([configured(run={"device": "cuda"})] * 8, 8, None, 1)
     assert shared == Machine(jobs=3, threads=1, gpus=3)
     one = machine_for([configured(run={"device": "cuda:2"})] * 8, 8, None, 1)

@@ -258,14 +258,14 @@ def test_f18_a_second_run_of_several_ranks_in_one_directory_is_one_line_on_each(
 
 def worker(launcher: "subprocess.Popen[str]", rank: int) -> int:
     """The process of a rank below a launcher."""
-    for context in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((context / "stat").read_text().rpartition(")")[2].split()[1])
-            environment = (context / "environ").read_bytes().split(b"\0")
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            environment = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         if parent == launcher.pid and f"RANK={rank}".encode() in environment:
-            return int(context.name)
+            return int(process.name)
     raise AssertionError("no such rank")
 
 

@@ -103,7 +103,7 @@ def test_a_run_records_whether_its_threads_flush(configured: Configure, tmp_path
     assert json.loads(paths.environment.read_bytes())["flush_subnormals"] is True
 
 
-def test_a_run_that_goes_on_in_the_other_mode_says_so(
+def test_a_run_that_continues_in_the_other_mode_says_so(
     configured: Configure, tmp_path: Path
 ) -> None:
     assert in_a_child(partial(computed, training(configured, tmp_path))) == 0

@@ -224,11 +224,6 @@ CAUSES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] = {
         "as F8_E5M2, must be F64, F32, F16, BF16",
         lambda f: rewritten(f, lambda w: {n: t.to(torch.float8_e5m2) for n, t in w.items()}),
     ),
-    "a head of its own that is not stored": (
-        CheckpointError,
-        "has no lm_head.weight, which config.json says differs from wte.weight",
-        lambda f: configured_as(f, tie_word_embeddings=False),
-    ),
     "shards without an index": (
         CheckpointError,
         "has neither model.safetensors nor model.safetensors.index.json, "
@@ -247,11 +242,6 @@ CAUSES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] = {
         cut,
     ),
     "a stand-in": (CheckpointError, "model.safetensors is a Git LFS pointer", stand_in),
-    "rotary positions": (
-        CheckpointError,
-        "model_type: must be 'gpt2', got 'gptj'",
-        lambda f: configured_as(f, model_type="gptj", rotary_dim=4),
-    ),
     "two names for one tensor": (
         CheckpointError,
         "holds 'ln_f.bias' twice",

@@ -243,16 +243,6 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
         "holds '../x'",
         lambda f: rewritten(f, lambda weights: {**weights, "../x": torch.zeros(1)}),
     ),
-    "a tensor twice": (
-        CheckpointError,
-        "holds 'ln_f.bias' twice",
-        lambda f: rewritten(f, lambda weights: {**weights, "ln_f.bias": torch.zeros(8)}),
-    ),
-    "whole numbers for weights": (
-        CheckpointError,
-        "as I64, must be F64, F32, F16, BF16",
-        lambda f: rewritten(f, lambda w: {name: t.long() for name, t in w.items()}),
-    ),
     "a config.json that is none": (
         CheckpointError,
         "config.json: Invalid JSON",

@@ -111,7 +111,7 @@ def poisoned(config: Config, run: Path, ask_for: AskFor, passed: int) -> None:
     train(config, run, quiet=True)
 
 
-def test_f32_a_run_stops_at_a_step_that_is_not_finite_and_can_go_on_past_it(
+def test_f32_a_run_stops_at_a_step_that_is_not_finite_and_can_continue_past_it(
     on_device: Configure, tmp_path: Path, ask_for: AskFor
 ) -> None:
     run, message = (

@@ -25,7 +25,7 @@ from transformers import (
     default_data_collator,
 )
 
-from lengthen.analysis.summary import summarise, time_to
+from lengthen.analysis.summary import first_at_or_below, summarise
 from lengthen.cli.main import main
 from lengthen.core.pacing import Constant, Fixed, Linear
 from lengthen.experiments.compare.verdicts import verdicts
@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_it_is_and_so_are_those_after_i
     assert [one.finite for one in (*calm, third, fourth)] == [True, True, False, True]
     assert (fourth.loss or 0) < (calm[0].loss or 0)
     summary = summarise(read_metrics(RunPaths(tmp_path / "run").metrics))
-    assert (summary.ratios.not_finite, summary.diverged) == (1, False)
+    assert (summary.ratios.not_finite, summary.why_diverged) == (1, "")
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def test_comparisons_take_the_runs_as_ours(six_runs: Path) -> None:
     assert verdict.verdict in ("better", "worse", "not distinguishable")
     best = losses["baseline"][0]
     assert best is not None
-    (reached,) = time_to(gather([six_runs])[0].metrics, [best])
+    reached = first_at_or_below(gather([six_runs])[0].metrics.evaluations, best)
     assert reached is not None
     assert reached.tokens
 

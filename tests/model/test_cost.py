@@ -73,7 +73,7 @@ def test_a_missing_vocabulary_is_named() -> None:
             ask(shape)
 
 
-def test_memory_grows_with_the_pass_and_with_dropout() -> None:
+def test_memory_grows_with_the_micro_batch_and_with_dropout() -> None:
     shape = Model(layers=2, width=64, heads=2, length=128, vocabulary=100)
     dropping = shape.model_copy(update={"dropout": 0.1})
     assert cost.memory(shape, 256) < cost.memory(shape, 512) < cost.memory(dropping, 512)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lengthen.config.schema import Optimizer
 from lengthen.model import optim
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW, build_optimizer, clip, second_moment_scale, set_rate, update
@@ -18,7 +19,7 @@ YES, NO = torch.tensor(True), torch.tensor(False)
 def model_and_optimizer(weight_decay: float = 0.0) -> tuple[GPT, AdamW]:
     model = GPT(layers=2, width=16, heads=2, length=8, vocabulary=32)
     model.initialise(torch.Generator().manual_seed(0))
-    optimizer = build_optimizer(model, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=weight_decay)
+    optimizer = build_optimizer(model, Optimizer(learning_rate=1e-2, weight_decay=weight_decay))
     set_rate(optimizer, 1e-2)
     return model, optimizer
 

@@ -8,8 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from lengthen.config.schema import Config, Model
-from lengthen.data.loader import accumulation_steps
-from lengthen.data.stream import Step
+from lengthen.data.stream import Step, accumulation_steps
 from lengthen.model import cost
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import (

@@ -38,7 +38,7 @@ def looks(pacing: Adaptive, losses: Sequence[float]) -> Iterator[Line]:
         }
         if state.value > before.value:
             moment = {"kind": "event", "event": "length", "step": step}
-            yield {**moment, "length": state.value, "held": step - before.since}
+            yield {**moment, "length": state.value, "steps_at_length": step - before.since}
         yield {"kind": "event", "event": "saved", "step": step, "name": f"step-{step}"}
 
 

@@ -84,7 +84,7 @@ def test_an_imported_run_can_be_verified_and_sampled(
     assert len(texts) == 1
 
 
-def test_training_goes_on_from_the_weights_of_the_folder(
+def test_training_continues_from_the_weights_of_the_folder(
     trained: Path, hf: Path, store: Path, tmp_path: Path
 ) -> None:
     import_pretrained(hf, tmp_path / "run", recipe=RECIPE, settings=asked(store))
@@ -101,7 +101,7 @@ def test_training_goes_on_from_the_weights_of_the_folder(
     assert not [event for event in metrics.events if event.name == "note"]
 
 
-def test_going_on_is_as_exact_as_any_resume(hf: Path, store: Path, tmp_path: Path) -> None:
+def test_continuing_is_as_exact_as_any_resume(hf: Path, store: Path, tmp_path: Path) -> None:
     overrides = asked(store, saving={"every_steps": 1})
     for name in ("whole", "broken"):
         import_pretrained(hf, tmp_path / name, recipe=RECIPE, settings=overrides)
@@ -115,7 +115,7 @@ def test_going_on_is_as_exact_as_any_resume(hf: Path, store: Path, tmp_path: Pat
             assert torch.equal(ends[1].tensors[group][name], tensor)
 
 
-def test_a_launcher_can_go_on_with_it_by_train(
+def test_a_launcher_can_continue_it_by_train(
     hf: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -26,7 +26,7 @@ from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError, SettingError, StorageError
-from tests.checkpoint.test_kills import goes_on
+from tests.checkpoint.test_kills import resumes_to_the_same_end
 from tests.conftest import AskFor, Configure, in_a_child
 from tests.training.test_resume import lines_of
 
@@ -52,7 +52,7 @@ def test_f01_a_process_that_kills_itself_in_a_save_costs_only_that_save(
     assert code == -signal.SIGKILL
     ask_for("")
     assert list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
-    goes_on(config, tmp_path / "run", tmp_path / "unbroken")
+    resumes_to_the_same_end(config, tmp_path / "run", tmp_path / "unbroken")
 
 
 def test_f04_a_disk_that_is_full_at_the_last_save_is_tried_once_more(
@@ -108,7 +108,7 @@ mkdir run; cp disk/run/metrics.jsonl run
     ],
     ids=["no bytes", "no names"],
 )
-def test_f03_a_real_disk_that_is_full_keeps_what_it_has_and_the_run_goes_on_with_more_room(
+def test_f03_a_real_disk_that_is_full_keeps_what_it_has_and_the_run_resumes_with_more_room(
     configured: Configure, tmp_path: Path, small: str, large: str, reason: str
 ) -> None:
     config = configured(budget={"tokens": 4_000}, saving={"every_steps": 2, "keep": 99})
@@ -259,7 +259,7 @@ def test_f15_a_directory_that_vanishes_is_not_made_anew_and_ends_the_run_at_the_
 
 
 @pytest.mark.parametrize("first", [1, 6])
-def test_f16_a_run_goes_on_though_its_disk_was_away_for_a_moment(
+def test_f16_a_run_continues_though_its_disk_was_away_for_a_moment(
     configured: Configure,
     tmp_path: Path,
     ask_for: AskFor,

@@ -95,7 +95,7 @@ def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
     assert first["ledger"] == json.loads(json.dumps(alone.state_dict()["ledger"]))
 
 
-def test_a_step_line_has_what_the_design_says(configured: Configure) -> None:
+def test_a_step_line_has_its_fields_in_order(configured: Configure) -> None:
     record = trainer_of(configured()).step()
     assert record is not None
     assert list(to_json(record)) == [
@@ -144,7 +144,7 @@ def kept(trainer: Trainer) -> dict[str, torch.Tensor]:
     """A copy of all weights and moments."""
     groups = trainer.tensors().items()
     return {
-        f"{group}.{name}": value.clone() for group, held in groups for name, value in held.items()
+        f"{group}.{name}": value.clone() for group, named in groups for name, value in named.items()
     }
 
 
@@ -161,7 +161,7 @@ def poisoned_step(trainer: Trainer, *, gradient: bool) -> StepRecord:
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
-def test_f32_f33_a_step_that_is_not_finite_touches_nothing_but_the_clock(
+def test_f32_f33_a_step_that_is_not_finite_advances_the_counters_alone(
     configured: Configure, gradient: bool
 ) -> None:
     trainer = trainer_of(configured())
@@ -223,7 +223,7 @@ def poisoned_training(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
     monkeypatch.setattr(Trainer, "step", sometimes)
 
 
-def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_go_on_past_it(
+def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_continue_past_it(
     configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned_training(monkeypatch, {6})
@@ -337,7 +337,7 @@ def test_evaluation_by_tokens_crosses_each_multiple_once(
     assert [t // 2000 for t in tokens[:4]] == [1, 2, 3, 4]
 
 
-def test_a_pass_trains_on_every_token_of_the_corpus_once(
+def test_an_epoch_trains_on_every_token_of_the_corpus_once(
     configured: Configure, tmp_path: Path
 ) -> None:
     config = configured(budget={"epochs": 1}, batch={"rows": 32, "micro_tokens": 2048})

@@ -17,7 +17,7 @@ from lengthen.config.schema import Config
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
-from tests.checkpoint.test_kills import goes_on
+from tests.checkpoint.test_kills import resumes_to_the_same_end
 from tests.conftest import AskFor, Configure, in_a_child
 from tests.distributed.test_peers import training
 from tests.training.test_resume import lines_of
@@ -49,7 +49,7 @@ def test_f17_a_signal_at_any_operation_of_a_save_lets_it_finish(
             break  # the run was over before it had so many operations
         assert code == TERMINATED
         assert saved_to_the_last_line(run)
-        goes_on(config, run, tmp_path / "unbroken")
+        resumes_to_the_same_end(config, run, tmp_path / "unbroken")
     assert at > 60
 
 
@@ -64,7 +64,7 @@ def test_f17_a_second_signal_ends_the_process_at_once_and_costs_only_that_save(
     ask_for("")
     assert code == -signal.SIGTERM
     assert list(RunPaths(tmp_path / "run").checkpoints.glob(".tmp-*"))
-    goes_on(config, tmp_path / "run", tmp_path / "unbroken")
+    resumes_to_the_same_end(config, tmp_path / "run", tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("step", [1, 4, 5])
@@ -78,7 +78,7 @@ def test_f19_a_signal_in_a_step_lets_it_finish_and_saves_it(
     ask_for("")
     assert saved_to_the_last_line(tmp_path / "run")
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)[0].step == step
-    goes_on(config, tmp_path / "run", tmp_path / "unbroken")
+    resumes_to_the_same_end(config, tmp_path / "run", tmp_path / "unbroken")
 
 
 def signalled_after(seconds: float, config: Config, run: Path) -> int:
@@ -101,11 +101,11 @@ def test_f19_a_signal_at_any_moment_costs_nothing(
         # Before and after training there is nothing to save, and a signal ends any process.
         assert code in (0, TERMINATED, -signal.SIGTERM)
         assert code != TERMINATED or saved_to_the_last_line(run)
-        goes_on(config, run, tmp_path / "unbroken")
+        resumes_to_the_same_end(config, run, tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_f20_a_signal_in_any_pass_of_an_evaluation_gives_it_up_and_a_resume_does_it(
+def test_f20_a_signal_in_any_micro_batch_of_an_evaluation_gives_it_up_and_a_resume_does_it(
     configured: Configure, tmp_path: Path, ask_for: AskFor, number: int
 ) -> None:
     # 20 sequences, four a batch: five batches.

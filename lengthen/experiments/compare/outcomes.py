@@ -6,13 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from lengthen.analysis.summary import Reached, Summary, comparable, summarise, time_to
+from lengthen.analysis.summary import Summary, comparable, first_at_or_below, summarise
 from lengthen.config.schema import Config
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.status import Attempts, attempts_of_runs, run_status, was_started_so
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
+from lengthen.run.records import EvalRecord
 from lengthen.util.errors import DataError
 
 VERSIONS = ("lengthen", "torch")  # another one may compute other digits
@@ -41,9 +42,9 @@ class Outcome:
         """The kind of device, without the number of a card; empty where it is not recorded."""
         return str(self.shown.environment.get("device", "")).rpartition(", ")[-1]
 
-    def time_to(self, loss: float) -> Reached | None:
-        """Return when its validation loss was first at or below `loss`."""
-        return time_to(self.shown.metrics, [loss])[0]
+    def time_to(self, loss: float) -> EvalRecord | None:
+        """Return the evaluation whose loss was first at or below `loss`."""
+        return first_at_or_below(self.shown.metrics.evaluations, loss)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from lengthen.analysis.instability import THRESHOLDS
-from lengthen.analysis.summary import QUANTITIES, Reached, Side, Summary
+from lengthen.analysis.summary import QUANTITIES, Side, Summary
 from lengthen.experiments.compare.outcomes import EndState, Group, Outcome
 from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
+from lengthen.run.records import EvalRecord
 from lengthen.util.stats import interval
 from lengthen.util.tables import Table, number
 
@@ -95,7 +96,9 @@ def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def speedup(group: Group, base: Group, count: Callable[[Reached], float | None]) -> Speedup | None:
+def speedup(
+    group: Group, base: Group, count: Callable[[EvalRecord], float | None]
+) -> Speedup | None:
     """Return how many times fewer tokens (or seconds) a group took to the best losses of `base`.
 
     Each seed to that of the baseline's own run. None where there is no seed that both have, or
@@ -115,7 +118,9 @@ def speedup(group: Group, base: Group, count: Callable[[Reached], float | None])
     return speedups(baseline, own) if baseline else None
 
 
-def _count(outcome: Outcome, goal: float, count: Callable[[Reached], float | None]) -> float | None:
+def _count(
+    outcome: Outcome, goal: float, count: Callable[[EvalRecord], float | None]
+) -> float | None:
     # A run that was there and was then lost has not got there.
     reached = None if outcome.loss is None else outcome.time_to(goal)
     return None if reached is None else count(reached)
