@@ -121,8 +121,8 @@ def main() -> None:
     print("\nlikely and at most, every trial run to its end, in percent; then with --aggressive")
     for recipe in RECIPES:
         plain, bold = expected(recipe), expected(recipe, aggressive=True)
-        cells = (f"{100 * one.likely:8.1f}, {100 * one.most:5.1f}" for one in (plain, bold))
-        print(f"{recipe:<14}" + "".join(cells))
+        figures = (f"{100 * one.likely:8.1f}, {100 * one.most:5.1f}" for one in (plain, bold))
+        print(f"{recipe:<14}" + "".join(figures))
         report(f"MOST_PERCENT_OF_{recipe.upper().replace('-', '_')}", 100 * plain.most)
 
 

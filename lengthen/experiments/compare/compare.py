@@ -60,7 +60,8 @@ def compare(
     with opened(root) as folder:
         outcomes, missing = read_outcomes(comparison, folder)
     if not any(outcome.summary for outcome in outcomes):
-        crash = next((f"; {o.run.name}: {o.attempts.message}" for o in outcomes), "")
+        crashed = (o for o in outcomes if o.attempts.message)
+        crash = next((f"; {o.run.name}: {o.attempts.message}" for o in crashed), "")
         raise DataError(f"{root}: no run has come to its end yet{crash}")
     members = groups(comparison, outcomes)
     pairs = pair_verdicts(members, comparison.variants)

@@ -211,12 +211,9 @@ def trials_table(result: SearchResult) -> Table:
         f"evaluation reads the same {problem.evaluation_tokens(first):,} tokens, "
         f"{problem.judge_tokens:,} in a race; on those, differences of "
         f"{100 * resolution(problem.judge_tokens):.1f} % are two standard errors {SPREAD}, and "
-        "another seed moves it more. First the first start with the longest T. "
-        f"Where that is not calm: with T = {FIRST} warm-ups the start rises until its beginning "
-        f"is calm, {OPENING_WARMUPS} warm-ups, then the largest T that is calm for {WARMUPS}. Then "
-        "the race: perplexity is that of the mean loss of the last "
-        f"{LAST_EVALUATIONS} evaluations. Then a larger T again for a start that won. Seconds are "
-        "of training and evaluating.",
+        f"another seed moves it more. A beginning is {OPENING_WARMUPS} warm-ups, others {WARMUPS}; "
+        f"perplexity is that of the mean loss of a race's last {LAST_EVALUATIONS} evaluations. "
+        "Seconds are of training and evaluating.",
     )
 
 
