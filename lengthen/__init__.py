@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lengthen.data.store import Store
     from lengthen.evaluation.evaluate import evaluate
     from lengthen.exchange.pretrained import load
+    from lengthen.experiments.compare.compare import compare
     from lengthen.integrations.data_plan import DataPlan
     from lengthen.integrations.plain import BatchStream
     from lengthen.integrations.run_log import RunLog
@@ -34,6 +35,7 @@ __all__ = [
     "RunLog",
     "Staged",
     "Store",
+    "compare",
     "evaluate",
     "load",
     "plan",
@@ -51,6 +53,7 @@ _MODULES = {
     "data.store": ("Store",),
     "evaluation.evaluate": ("evaluate",),
     "exchange.pretrained": ("load",),
+    "experiments.compare.compare": ("compare",),
     "integrations.data_plan": ("DataPlan",),
     "integrations.plain": ("BatchStream",),
     "integrations.run_log": ("RunLog",),

@@ -14,7 +14,7 @@ import lengthen
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["prepare", "Store", "train", "resume"],
-    "Plan": ["plan"],
+    "Plan and compare": ["plan", "compare"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
@@ -25,6 +25,7 @@ RESULTS = [
     "planning.plans.Plans",
     "planning.forecast.Forecast",
     "planning.plan.Plan",
+    "experiments.compare.compare.ComparisonResult",
     "exchange.pretrained.TrainedModel",
     "evaluation.evaluate.Evaluations",
     "evaluation.results.Result",

@@ -37,7 +37,7 @@ def compared(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(text.partition("[variants.slw]")[0], encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         train_here(patch, tmp_path_factory.mktemp("runs"), {})
-        compare(file, file.parent / "out", shown=False)
+        compare(file, file.parent / "out", quiet=True)
     return file.parent / "out"
 
 

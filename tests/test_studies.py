@@ -87,7 +87,7 @@ def test_only_what_was_seen_twice_and_leaves_out_zero_may_be_claimed(
 def test_published_runs_give_the_published_tables(path: Path, tmp_path: Path) -> None:
     packed = f"{PACKED.get(path.stem, path.stem)}.tar.xz"
     shutil.copy(STUDIES / packed, tmp_path)
-    compare(STUDIES / f"{path.stem}.toml", tmp_path / packed, look=True, shown=False)
+    compare(STUDIES / f"{path.stem}.toml", tmp_path / packed, look=True, quiet=True)
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
@@ -109,7 +109,7 @@ def test_publishing_leaves_out_what_belongs_to_one_machine(
     study.parent.mkdir()
     text = FILE.format(store=store).replace("[0, 1, 2]", "[0]")
     file.write_text(text.partition("[variants.slw]")[0], encoding="utf-8")
-    compare(file, tmp_path / "small", shown=False)
+    compare(file, tmp_path / "small", quiet=True)
     assert publish(tmp_path / "small", study) == 1
     (run,) = (path.parent for path in (tmp_path / "small/runs").rglob("metrics.jsonl"))
     assert main(["eval", str(run), "--tasks", "valid", "--limit", "2"]) == 0
@@ -121,7 +121,7 @@ def test_publishing_leaves_out_what_belongs_to_one_machine(
         texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()]
     assert len(texts) == 5
     assert not any(str(tmp_path) in text or str(store) in text for text in texts)
-    compare(file, tmp_path / "small", look=True, shown=False)
+    compare(file, tmp_path / "small", look=True, quiet=True)
     told = json.loads((tmp_path / "small/small.json").read_text())
-    compare(file, study, look=True, shown=False)
+    compare(file, study, look=True, quiet=True)
     assert json.loads((study.parent / "small.json").read_text()) == told

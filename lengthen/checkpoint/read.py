@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,19 @@ class ConcatenatedShards(Mapping[str, Tensor]):
     """Tensors by name, each concatenated from the shards of the ranks when it is asked for."""
 
     def __init__(self, ranks: Sequence[Tensors]) -> None:
-        self._ranks = ranks
+        self._shards: dict[str, list[Tensor]] = {}
+        for name, tensor in chain.from_iterable(tensors.items() for tensors in ranks):
+            self._shards.setdefault(name, []).append(tensor)
 
     def __getitem__(self, name: str) -> Tensor:
-        shards = [tensors[name] for tensors in self._ranks if name in tensors]
-        if not shards:
-            raise KeyError(name)
+        shards = self._shards[name]
         return shards[0] if len(shards) == 1 else torch.cat(shards)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for tensors in self._ranks for name in tensors))
+        return iter(self._shards)
 
     def __len__(self) -> int:
-        return len(list(self))
+        return len(self._shards)
 
 
 def load_newest(

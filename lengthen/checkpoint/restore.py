@@ -1,7 +1,7 @@
 """Weights and moments between a run's model and optimizer and its checkpoints."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lengthen.checkpoint.read import Checkpoint, Tensors
 from lengthen.checkpoint.train_state import OTHER_CHECKPOINT
@@ -74,9 +74,13 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Give the optimizer the moments of a checkpoint; raises CheckpointError for other shapes."""
     saved = checkpoint.tensors.get("optimizer", {})
+    # The fused update keeps its step count beside the weights, the plain one on the host.
+    fused = bool(optimizer.defaults["fused"])
     for name, parameter in model.named_parameters():
+        count = torch.empty((), device=parameter.device if fused else "cpu")
+        targets = {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}
         state = {}
-        for key, target in _targets(optimizer, parameter).items():
+        for key, target in targets.items():
             moment = saved.get(f"{name}.{key}")
             if moment is None:
                 continue
@@ -86,11 +90,3 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
             state[key] = shard_like(moment, target)
         if state:
             optimizer.state[parameter] = state
-
-
-def _targets(optimizer: AdamW, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Return for each moment of a parameter a tensor of its shape on its device."""
-    # The fused update keeps its step count beside the weights, the plain one on the host.
-    fused = bool(optimizer.defaults["fused"])
-    count = torch.empty((), device=parameter.device if fused else "cpu")
-    return {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}

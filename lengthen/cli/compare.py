@@ -17,18 +17,18 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from lengthen.config.load import nested, with_data
     from lengthen.experiments.compare.compare import compare
 
     compare(
         options.file,
         options.out,
-        overrides=with_data(nested(settings), options.data),
+        data=options.data,
+        settings=settings,
         jobs=options.jobs,
         threads=options.threads,
         look=options.look,
-        shown=not options.quiet,
-    )
+        quiet=options.quiet,
+    ).print()
     return 0
 
 

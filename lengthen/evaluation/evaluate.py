@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lengthen.distributed.context import DTYPES
 from lengthen.distributed.memory import is_out_of_memory
-from lengthen.evaluation import lm_eval_adapter, results, wikitext103
+from lengthen.evaluation import lm_eval_adapter, results
 from lengthen.evaluation.lambada import lambada
 from lengthen.evaluation.lm_eval_adapter import PREFIX
 from lengthen.evaluation.models import (
@@ -23,7 +23,8 @@ from lengthen.evaluation.models import (
 from lengthen.evaluation.positions import valid
 from lengthen.evaluation.results import Outcome, Result
 from lengthen.evaluation.tables import tables
-from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS
+from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS, WIKITEXT
+from lengthen.evaluation.wikitext103 import wikitext103
 from lengthen.util.console import say
 from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path
 from lengthen.util.errors import MemoryLimitError, SettingError, nearest
@@ -31,15 +32,14 @@ from lengthen.util.tables import Printable, Table
 
 ALL = "all"
 VALID = "valid"
-WIKITEXT = "wikitext103"
 
 # The tasks that have a set, by name.
 TASKS: dict[str, Callable[[EvalModel, EvalOptions], Outcome]] = {
-    WIKITEXT: wikitext103.wikitext103,
+    WIKITEXT.name: wikitext103,
     LAMBADA.name: lambada,
     **{name: partial(lm_eval_adapter.run_task, name) for name in LM_EVAL_TASKS},
 }
-FILES = {LAMBADA.name: LAMBADA, **LM_EVAL_TASKS}
+FILES = {WIKITEXT.name: WIKITEXT, LAMBADA.name: LAMBADA, **LM_EVAL_TASKS}
 
 
 def choose_tasks(
@@ -68,7 +68,6 @@ def choose_tasks(
 def _possible(models: Sequence[NamedModel], data: Path | None, sets: Path | None) -> list[str]:
     has_store = data or all(model.config and model.config.data.path for model in models)
     possible = [VALID] if has_store else []
-    possible += [WIKITEXT] if wikitext103.find(sets) else []
     possible += [name for name, files in FILES.items() if files.find(sets)]
     if not possible:
         raise SettingError("--tasks", "no set is found, and no store", ALL, "name them by --sets")
@@ -84,10 +83,7 @@ def _require_data(
         rule = f"must be a folder, since {len(with_set)} tasks have a set"
         raise SettingError("--sets", rule, str(sets))
     for name in with_set:
-        if name == WIKITEXT:
-            wikitext103.read(sets)
-        else:
-            FILES[name].require(sets)
+        FILES[name].require(sets)
     if VALID in names:
         for model in models:
             model.store(data)
@@ -191,9 +187,7 @@ def _run(
             store = named.store(data)
             require_same_tokenizer(store, model)
             return valid(model, store, options)
-        if task.startswith(PREFIX):
-            return lm_eval_adapter.run_task(task, model, options)
-        return TASKS[task](model, options)
+        return TASKS.get(task, partial(lm_eval_adapter.run_task, task))(model, options)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -204,7 +198,7 @@ def _run(
 def options_of(task: str, options: EvalOptions) -> dict[str, int]:
     """Return the options that decide what a task asks, without those that it does not read."""
     read = {"limit": options.limit}
-    if task == WIKITEXT:
+    if task == WIKITEXT.name:
         read["stride"] = options.stride
     elif task != VALID and options.shots:
         read |= {"shots": options.shots, "seed": options.seed}

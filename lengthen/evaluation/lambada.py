@@ -14,7 +14,7 @@ from lengthen.core.loss_ratio import perplexity
 from lengthen.core.shuffle import sub_seed
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.packing import Request
-from lengthen.evaluation.results import Measure, Outcome, standard_error
+from lengthen.evaluation.results import Measure, Outcome, perplexity_measure, standard_error
 from lengthen.evaluation.scoring import Score, requests_of, score
 from lengthen.evaluation.task_files import LAMBADA, read_texts
 from lengthen.util.errors import DataError, SettingError
@@ -103,13 +103,8 @@ def _measures(scores: Sequence[Score], vocabulary: int) -> tuple[Measure, Measur
     tokens = fmean(each.tokens for each in scores)
     # Chance draws each token of a word alike from the vocabulary.
     guess = fmean(float(vocabulary) ** -each.tokens for each in scores)
-    value, error = perplexity(fmean(losses)), standard_error(losses)
+    loss, error = fmean(losses), standard_error(losses)
     return (
         Measure("accuracy", fmean(right), standard_error(right), guess),
-        Measure(
-            "perplexity",
-            value,
-            None if error is None else value * error,  # of exp(mean), to first order
-            perplexity(tokens * math.log(vocabulary)),
-        ),
+        perplexity_measure("perplexity", loss, error, perplexity(tokens * math.log(vocabulary))),
     )

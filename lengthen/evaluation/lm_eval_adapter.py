@@ -120,15 +120,13 @@ class LMEvalAdapter:
     def _new_tokens(self, options: dict[str, Any]) -> int:
         length = self.model.length
         if options.get("do_sample"):
-            rule = "the task draws its answers; lengthen gives the likeliest alone"
-            raise DataError(f"lm-eval: {rule}")
-        given = [options[name] for name in NEW_TOKENS if options.get(name) is not None]
-        if not given:
-            return min(NEW_TOKENS_DEFAULT, length // 2)
-        if int(given[0]) >= length:
-            rule = f"the task wants {given[0]} new tokens, which must be below the full length"
+            raise DataError("lm-eval: the task draws its answers; lengthen gives the likeliest")
+        given = [int(options[name]) for name in NEW_TOKENS if options.get(name) is not None]
+        limit = given[0] if given else min(NEW_TOKENS_DEFAULT, length // 2)
+        if limit >= length:
+            rule = f"the task wants {limit} new tokens, which must be below the full length"
             raise DataError(f"lm-eval: {rule} ({length})")
-        return int(given[0])
+        return limit
 
 
 def _stops(options: dict[str, Any]) -> tuple[str, ...]:
@@ -152,14 +150,10 @@ def run_task(name: str, model: EvalModel, options: EvalOptions) -> Outcome:
     began = time.monotonic()
     adapter = model_class()(model)
     task = name.removeprefix(PREFIX)
-    file = None
     with TemporaryDirectory() as folder:
-        if name in LM_EVAL_TASKS:
-            file = write_definition(name, options.sets, Path(folder))
-            library = _library("lm_eval.tasks")
-            manager = library.TaskManager(include_path=folder, include_defaults=False)
-        else:
-            manager = _manager(task, options.sets)
+        is_local = name in LM_EVAL_TASKS
+        file = write_definition(name, options.sets, Path(folder)) if is_local else None
+        manager = _manager(task, Path(folder) if is_local else options.sets)
         results = _evaluate(adapter, manager, task, options, file)
     if adapter.skipped and not adapter.tokens:
         rule = f"no answer fits into the model's full length ({model.length} tokens)"
@@ -185,14 +179,13 @@ def write_definition(name: str, sets: Path | None, folder: Path) -> Path:
     task = LM_EVAL_TASKS[name]
     part, files = task.require(sets)
     train = task.find_train(sets)
-    defined = Path(_library("lm_eval.tasks").__file__).parent / task.definition
     _library("datasets").disable_progress_bars()  # a local file is read at once
     parts = {part: files, **({task.train: train} if train else {})}
     # Where lm-eval has to draw shots from the part that is scored, it leaves an item out of its own
     # shots in a validation part alone.
     is_test = bool(train) and part.startswith("test")
     definition = {
-        "include": str(defined),
+        "include": str(Path(_library("lm_eval.tasks").__file__).parent / task.definition),
         "task": name,
         "dataset_path": FORMATS.get(files[0].suffix, "json"),
         "dataset_name": None,

@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer
 
 from lengthen.checkpoint.read import Tensors, load_newest, load_step
-from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
@@ -20,7 +19,7 @@ from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.distributed.device import device_of
 from lengthen.evaluation.results import weights_at
-from lengthen.exchange.pretrained import CONFIG, Pretrained, read_folder, read_run
+from lengthen.exchange.pretrained import CONFIG, find_run, read_folder, read_run
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import DataError, SettingError
@@ -86,7 +85,7 @@ class NamedModel:
     @property
     def config(self) -> Config | None:
         """The run's configuration; None for a Transformers folder."""
-        return settings.load(str(self.run.config))[0] if self.run else None
+        return settings.load(self.run.config)[0] if self.run else None
 
     def store(self, data: Path | None) -> Store:
         """Return the store of the validation part: `data`, or else the run's own.
@@ -121,33 +120,21 @@ def find_models(paths: Sequence[Path], out: Path | None) -> list[NamedModel]:
     """
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise SettingError("--out", "must be a file in a directory that exists", str(out))
-    models = [_find_model(path, out) for path in paths]
+    models = []
+    for path in paths:
+        whole = Path(os.path.abspath(path))  # a link keeps its own name
+        run, step = find_run(whole)
+        if run is None and not (whole / CONFIG).is_file():
+            rule = "must be a run, a checkpoint of one, or a Transformers folder"
+            raise SettingError("RUN", rule, str(path))
+        name = f"{whole.parts[-3]}/{step}" if step else whole.name
+        results = out or _results_beside(whole, run)
+        models.append(NamedModel(name, whole, run, step, results, None))
     names = [model.name for model in models]
-    for number, path in enumerate(paths):
-        name = names[number] if names.count(names[number]) == 1 else str(path)
-        models[number] = replace(models[number], name=name, label=name if out else None)
+    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+        own = name if names.count(name) == 1 else str(path)
+        models[number] = replace(models[number], name=own, label=own if out else None)
     return models
-
-
-def _find_model(path: Path, out: Path | None) -> NamedModel:
-    whole = Path(os.path.abspath(path))  # a link keeps its own name
-    run, step = _run_of(whole)
-    if run is None and not (whole / CONFIG).is_file():
-        rule = "must be a run, a checkpoint of one, or a Transformers folder"
-        raise SettingError("RUN", rule, str(path))
-    name = f"{whole.parts[-3]}/{step}" if step else whole.name
-    return NamedModel(name, whole, run, step, out or _results_beside(whole, run), None)
-
-
-def _run_of(path: Path) -> tuple[RunPaths | None, str | None]:
-    """Return the run, and the name of the checkpoint where the path is one."""
-    if RunPaths(path).config.is_file():
-        return RunPaths(path), None
-    if NAME.fullmatch(path.name) and len(path.parts) > 3:
-        run = RunPaths(path.parents[1])
-        if run.config.is_file() and path.parent == run.checkpoints:
-            return run, path.name
-    return None, None
 
 
 def _results_beside(path: Path, run: RunPaths | None) -> Path:
@@ -167,26 +154,23 @@ def load(model: NamedModel, precision: str | None) -> LoadedModel:
     Float64 weights stay so where no precision is named; all others are float32. Raises what
     `load_newest`, `load_step`, `read_run` and `read_folder` raise.
     """
-    pretrained, step, weights, notes = _read(model)
+    config, run = model.config, model.run
+    notes: list[str] = []
+    if run is None or config is None:
+        pretrained = read_folder(model.path)
+        weights: str | None = digest(pretrained.weights)
+    else:
+        if model.checkpoint:
+            saved = load_step(run.checkpoints, model.checkpoint)
+        else:
+            saved, notes = load_newest(run.checkpoints)
+        pretrained, weights = read_run(run, config, saved), weights_at(saved.path)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
     context = DistributedContext(device_of("auto"), precision)
     gpt = pretrained.gpt().to(context.device, DTYPES[precision])
     loaded = EvalModel(model.name, gpt, pretrained.text, context, MICRO_TOKENS)
-    return LoadedModel(loaded, step, weights, tuple(notes))
-
-
-def _read(model: NamedModel) -> tuple[Pretrained, int | None, str | None, list[str]]:
-    config, run = model.config, model.run
-    if run is None or config is None:
-        pretrained = read_folder(model.path)
-        return pretrained, None, digest(pretrained.weights), []
-    notes: list[str] = []
-    if model.checkpoint:
-        saved = load_step(run.checkpoints, model.checkpoint)
-    else:
-        saved, notes = load_newest(run.checkpoints)
-    return read_run(run, config, saved), saved.step, weights_at(saved.path), notes
+    return LoadedModel(loaded, pretrained.step, weights, tuple(notes))
 
 
 def digest(weights: Tensors) -> str:

@@ -9,6 +9,7 @@ what it would see in a row of its own.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -97,9 +98,8 @@ def pack(requests: Sequence[Request], full_length: int, micro_tokens: int) -> It
         Line(number, tokens, request.continuation)
         for number, (tokens, request) in enumerate(zip(texts, requests, strict=True))
     ]
-    trees = list(_trees(lines, micro_tokens))
     # Longest first: what does not fit into memory shows at once.
-    trees.sort(key=lambda tree: -tree.size)
+    trees = sorted(_trees(lines, micro_tokens), key=lambda tree: -tree.size)
     while trees:
         count = max(1, micro_tokens // trees[0].size)
         yield _lay_out(trees[:count])
@@ -114,7 +114,8 @@ def _trees(lines: Sequence[Line], micro_tokens: int) -> Iterator[Tree]:
         if tree is None:
             tree = alone
             continue
-        trunk = min(tree.trunk, _common(tree.lines[-1].tokens, line.tokens))
+        pairs = zip(tree.lines[-1].tokens, line.tokens, strict=False)
+        trunk = min(tree.trunk, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
         joined = Tree((*tree.lines, line), trunk)
         gain = tree.size + alone.size - joined.size
         limit = min(micro_tokens, max(TREE_LIMIT, LONG * alone.size))
@@ -125,12 +126,6 @@ def _trees(lines: Sequence[Line], micro_tokens: int) -> Iterator[Tree]:
             tree = alone
     if tree:
         yield tree
-
-
-def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
-    """Return how many tokens both begin with."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def _lay_out(trees: Sequence[Tree]) -> PackedBatch:

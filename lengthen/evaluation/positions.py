@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lengthen.core.loss_ratio import perplexity
 from lengthen.data.store import Store
 from lengthen.evaluation.loss import fronts, validation_loss
 from lengthen.evaluation.models import EvalModel, EvalOptions
-from lengthen.evaluation.results import Curve, Measure, Outcome, standard_error
+from lengthen.evaluation.results import (
+    Curve,
+    Measure,
+    Outcome,
+    perplexity_measure,
+    standard_error,
+)
 from lengthen.model.gpt import CHUNK, GPT
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import DataError
@@ -138,10 +143,9 @@ def _measures(
     by_sequence: Floats, in_windows: dict[int, float | None], vocabulary: int
 ) -> Iterator[Measure]:
     loss, error = float(by_sequence.mean()), standard_error(by_sequence.tolist())
-    value, guess = perplexity(loss), math.log(vocabulary)
+    guess = math.log(vocabulary)
     yield Measure("loss", loss, error, guess)
-    # Of exp(mean), to first order.
-    yield Measure("perplexity", value, None if error is None else value * error, float(vocabulary))
+    yield perplexity_measure("perplexity", loss, error, float(vocabulary))
     for size, shorter in sorted(in_windows.items()):
         assert shorter is not None  # nothing stops it
         yield Measure(f"loss at length {size}", shorter, None, guess)

@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
 
+from lengthen.core.loss_ratio import perplexity
 from lengthen.util.disk import Disk, read_limited
 from lengthen.util.errors import NAME, DataError, cut
 
@@ -18,6 +19,8 @@ SIZE_LIMIT = 2**26  # bytes
 MANIFEST_LIMIT = 2**24  # bytes
 # Settings of an outcome that say where something lay, and those that say what it was.
 PLACES = {"set": "set SHA-256", "store": "store id"}
+# What is not finite is null in a file: JSON has no other word for it.
+Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Measure:
     """One figure of a task."""
 
     name: str  # "accuracy", "word perplexity", ...
-    value: float
+    value: Figure
     error: float | None = None  # its standard error over items
     chance: float | None = None  # what guessing gives
 
@@ -36,8 +39,11 @@ class Curve:
 
     name: str
     axis: str  # what `at` counts
-    at: tuple[float, ...]
-    values: tuple[float, ...]
+    at: tuple[FiniteFloat, ...]
+    values: tuple[Figure, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.at) == len(self.values), "a curve has a value for each place"
 
 
 @dataclass(frozen=True)
@@ -103,25 +109,17 @@ def read(path: Path) -> tuple[Result, ...]:
     """Return the results in a file, none where there is no file; raises DataError."""
     if not path.exists():
         return ()
-    data = read_limited(path, SIZE_LIMIT)
     try:
-        content = json.loads(data, object_hook=_null_to_nan)
-        results = FILE.validate_python(content).results
-        if all(map(_is_drawable, results)):
-            return results
-        cause = "a curve whose places and values are no pairs of finite places"
+        return FILE.validate_json(read_limited(path, SIZE_LIMIT)).results
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = cut(".".join(map(str, first["loc"])), NAME)
-        cause = ": ".join(filter(None, [where, first["msg"]]))
-    except (ValueError, RecursionError):
-        cause = "not JSON"
+    where = cut(".".join(map(str, first["loc"])), NAME)
+    cause = ": ".join(filter(None, [where, first["msg"]]))
     raise DataError(f"file {path}: holds no evaluations of this version ({cause}); move it away")
 
 
 def write(disk: Disk, path: Path, results: Sequence[Result]) -> None:
     """Write results, whole or not at all; raises StorageError."""
-    # What is not finite becomes null: JSON has no other word for it.
     disk.replace_file(path, FILE.dump_json(File(1, tuple(results)), indent=1) + b"\n")
 
 
@@ -160,23 +158,14 @@ def weights_at(checkpoint: Path) -> str | None:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def perplexity_measure(name: str, loss: float, error: float | None, chance: float) -> Measure:
+    """Return exp(loss), with its error to first order."""
+    value = perplexity(loss)
+    return Measure(name, value, None if error is None else value * error, chance)
+
+
 def standard_error(values: Sequence[float]) -> float | None:
     """Return the standard error of the mean over items; None for a single one."""
     if len(values) < 2:
         return None
     return statistics.stdev(values) / math.sqrt(len(values))
-
-
-def _is_drawable(result: Result) -> bool:
-    return all(
-        len(curve.at) == len(curve.values) and all(map(math.isfinite, curve.at))
-        for curve in result.outcome.curves
-    )
-
-
-def _null_to_nan(fields: dict[str, Any]) -> dict[str, Any]:
-    if "value" in fields and fields["value"] is None:
-        fields["value"] = math.nan
-    if isinstance(values := fields.get("values"), list):
-        fields["values"] = [math.nan if value is None else value for value in values]
-    return fields

@@ -1,6 +1,7 @@
 """Results of evaluations side by side: a table of measures, and the loss by position."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,20 +52,16 @@ class Shown:
 def tables(models: Results) -> list[Table]:
     """Return the measures of all models, and the losses by position; empty without a result."""
     shown = _shown(models)
-    return [_measures(shown), *_positions(shown)] if shown else []
+    return [_measures(shown), *_positions(curves_of(models))] if shown else []
 
 
 def _shown(models: Results) -> list[Shown]:
-    newest = [
-        (name, result)
-        for name, results in models.items()
-        for result in sorted(_newest(results), key=lambda result: result.step or 0)
-    ]
-    by_task: dict[str, list[Result]] = {}
-    steps: dict[str, set[int | None]] = {}
+    newest = [(name, result) for name, own in models.items() for result in _newest(own)]
+    by_task: dict[str, list[Result]] = defaultdict(list)
+    steps: dict[str, set[int | None]] = defaultdict(set)
     for name, result in newest:
-        by_task.setdefault(result.outcome.task, []).append(result)
-        steps.setdefault(name, set()).add(result.step)
+        by_task[result.outcome.task].append(result)
+        steps[name].add(result.step)
     differing = {task: _differing(results) for task, results in by_task.items()}
     shown = []
     for name, result in newest:
@@ -77,12 +74,13 @@ def _shown(models: Results) -> list[Shown]:
 
 def _newest(results: Sequence[Result]) -> list[Result]:
     """Return the result of the newest checkpoint for each question, the later of equal ones."""
-    newest: dict[tuple[tuple[str, str], ...], Result] = {}
-    for result in results:
-        question = tuple(sorted(result.question.items()))
-        if (newest.get(question, result).step or 0) <= (result.step or 0):
-            newest[question] = result
-    return list(newest.values())
+    by_step = sorted(results, key=_checkpoint)
+    newest = {tuple(sorted(result.question.items())): result for result in by_step}
+    return sorted(newest.values(), key=_checkpoint)
+
+
+def _checkpoint(result: Result) -> int:
+    return result.step or 0
 
 
 def _differing(results: Sequence[Result]) -> list[str]:
@@ -182,9 +180,9 @@ def _decimals(value: float, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def _positions(shown: Sequence[Shown]) -> Iterator[Table]:
+def _positions(of_models: Mapping[str, list[tuple[Shown, Curve]]]) -> Iterator[Table]:
     """Yield a table for each curve, with some of its bands."""
-    for title, curves in _curves(shown).items():
+    for title, curves in of_models.items():
         longest = max((curve for _, curve in curves), key=lambda curve: len(curve.at))
         places = list(longest.at[::-NEIGHBOURS])[::-1]
         rows = []
@@ -199,12 +197,8 @@ def _positions(shown: Sequence[Shown]) -> Iterator[Table]:
 
 def curves_of(models: Results) -> dict[str, list[tuple[Shown, Curve]]]:
     """Return the curves of all models by the name of question and curve."""
-    return _curves(_shown(models))
-
-
-def _curves(shown: Sequence[Shown]) -> dict[str, list[tuple[Shown, Curve]]]:
     curves: dict[str, list[tuple[Shown, Curve]]] = {}
-    for one in shown:
+    for one in _shown(models):
         for curve in one.result.outcome.curves:
             curves.setdefault(f"{one.label}: {printable(curve.name)}", []).append((one, curve))
     return curves

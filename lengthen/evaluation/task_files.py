@@ -33,6 +33,7 @@ class TaskFiles:
     parts: tuple[str, ...] = ("validation",)  # the first one that exists is scored
     train: str = "train"  # the part that shots are drawn from
     others: tuple[str, ...] = ()  # more names of its folder
+    raw: str = ""  # the name of a file with the text itself
     changes: tuple[tuple[str, str], ...] = ()  # to the definition, for files with other fields
 
     @property
@@ -52,6 +53,9 @@ class TaskFiles:
         """
         if sets is not None and sets.is_file():
             return self.parts[0], (sets,)
+        for folder in ("", *self.folders) if sets and self.raw else ():
+            if (raw := Path(sets or "", folder, self.raw)).is_file():
+                return self.parts[0], (raw,)
         return self._first(self.parts, sets)
 
     def find_train(self, sets: Path | None) -> tuple[Path, ...]:
@@ -89,6 +93,7 @@ class TaskFiles:
         folder, part = self.folders[0], self.parts[0]
         where = "none is named, and none is installed" if sets is None else f"it is not in {sets}"
         file = f"{folder}.jsonl or {folder}/{part}.jsonl, .parquet or .arrow"
+        file = f"{self.raw}, {file}" if self.raw else file
         way_out = f"a folder with {file} has it, from {self.source} of the Hugging Face hub"
         return f"no set {folder}: {where}; {way_out}{'' if sets else f'; {PACKAGE_HINT}'}"
 
@@ -153,6 +158,7 @@ WIKITEXT = TaskFiles(
     "wikitext-103-raw-v1",
     parts=("test",),
     others=("wikitext-103-raw", "wikitext2"),
+    raw="wiki.test.raw",
 )
 
 

@@ -10,13 +10,12 @@ import numpy as np
 
 from lengthen.core.loss_ratio import perplexity
 from lengthen.evaluation.models import EvalModel, EvalOptions
-from lengthen.evaluation.results import Measure, Outcome
+from lengthen.evaluation.results import Measure, Outcome, perplexity_measure
 from lengthen.evaluation.scoring import Score, score_windows
 from lengthen.evaluation.task_files import ENDINGS, WIKITEXT, read_texts
 from lengthen.util.disk import read_limited
 from lengthen.util.errors import DataError, SettingError
 
-FILE = "wiki.test.raw"
 SIZE_LIMIT = 2**30  # bytes
 PUBLISHED = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"  # SHA-256
 WORDS = "words: of the text before clean-up, split at single spaces, the ends stripped"
@@ -107,42 +106,26 @@ def _measures(
     """Return the perplexities; chance gives every token of the vocabulary the same."""
     losses = np.array([score.loss for score in scores])
     tokens = np.array([score.tokens for score in scores])
-    mean, error = losses.sum() / tokens.sum(), None
+    mean, error = float(losses.sum() / tokens.sum()), None
     if len(losses) > 1:  # over windows, which differ in size
         spread = len(losses) * (losses - mean * tokens).var(ddof=1)
         error = float(math.sqrt(spread) / tokens.sum())
 
     def measure(name: str, unit: float) -> Measure:
-        value = perplexity(float(unit * mean))
-        spread = None if error is None else value * unit * error  # of exp(mean), to first order
-        return Measure(name, value, spread, perplexity(unit * math.log(vocabulary)))
+        spread = None if error is None else unit * error
+        chance = perplexity(unit * math.log(vocabulary))
+        return perplexity_measure(name, unit * mean, spread, chance)
 
     return measure("word perplexity", tokens_per_word), measure("token perplexity", 1.0)
-
-
-def find(sets: Path | None) -> tuple[Path, ...]:
-    """Return the raw file of the test text, or the files with its rows; empty without any.
-
-    `sets` is a folder with sets, or the file of this one.
-    """
-    if sets is not None and not sets.is_file():
-        for name in ("", *WIKITEXT.folders):
-            if (raw := sets / name / FILE).is_file():
-                return (raw,)
-    found = WIKITEXT.find(sets)
-    return found[1] if found else ()
 
 
 def read(sets: Path | None) -> tuple[str, Path]:
     """Return the test text as published, and its file.
 
-    Raises SettingError where there is no such file, DataError where it cannot be used.
+    `sets` is a folder with sets, or the file of this one. Raises SettingError where there is no
+    such file, DataError where it cannot be used.
     """
-    files = find(sets)
-    if not files:
-        where = "none is named" if sets is None else f"not in {sets}"
-        way_out = f"a folder with {FILE} has it, or with the files of {WIKITEXT.source} on the hub"
-        raise SettingError("--sets", f"no text {FILE}: {where}; {way_out} ({WIKITEXT.config})")
+    _, files = WIKITEXT.require(sets)
     if files[0].name.endswith(ENDINGS):
         # The hub's copy has nothing where the published text has a line with one space.
         text = "".join(row or " \n" for row in read_texts(files)[0])

@@ -6,12 +6,11 @@ the first few of those.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from lengthen.config.load import flat
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.records import EvalRecord, ProbeRecord
 from lengthen.util.tables import Table
 
 SEED = "run.seed"
@@ -92,15 +91,15 @@ def _table(title: str, columns: Mapping[str, Facts], names: Sequence[str]) -> Ta
 
 def text_of(run: NamedRun, kind: str) -> Facts:
     """Return of what text a run's evaluations ("eval") or probes are; nothing without any."""
-    records: Sequence[EvalRecord | ProbeRecord]
-    records = run.metrics.evaluations if kind == "eval" else run.metrics.probes
-    if not records:
+    metrics = run.metrics
+    sizes = [one.side_tokens for one in (metrics.evaluations if kind == "eval" else metrics.probes)]
+    if not sizes:
         return {}
     settings = as_text(run.config)
     known = {name: settings[name] for name in SETTINGS[kind] if name in settings}
     known |= {name: str(run.environment[name]) for name in HASHES if run.environment.get(name)}
-    sizes = {record.side_tokens for record in records if record.side_tokens}
-    return known | ({READ: SEVERAL.join(f"{n:,.0f}" for n in sorted(sizes))} if sizes else {})
+    read = SEVERAL.join(f"{size:,.0f}" for size in sorted(set(filter(None, sizes))))
+    return known | ({READ: read} if read else {})
 
 
 def differences(one: Facts, other: Facts) -> list[str]:
@@ -120,17 +119,16 @@ def groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[Facts, list[NamedR
 
     A run of which something is not recorded joins the first group that the rest allows.
     """
-    together: list[tuple[dict[str, str], list[NamedRun]]] = []
+    together: list[tuple[Facts, list[NamedRun]]] = []
     for run in runs:
         own = text_of(run, kind)
-        fitting = (group for group in together if not differences(group[0], own))
-        known, members = next(fitting, (None, []))
-        if known is None:
-            together.append((dict(own), [run]))
+        for number, (known, members) in enumerate(together):
+            if not differences(known, own):
+                together[number] = {**known, **own}, [*members, run]
+                break
         else:
-            known.update(own)
-            members.append(run)
-    return [(known, members) for known, members in together]
+            together.append((own, [run]))
+    return together
 
 
 def named_groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[str, list[NamedRun]]]:
@@ -153,10 +151,11 @@ def named_groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[str, list[Na
 
 def notes(runs: Sequence[NamedRun]) -> list[str]:
     """Return a note for each group of runs whose validation losses are of other text."""
+    texts = {run.name: text for run in runs if (text := text_of(run, "eval"))}
     lines = [
-        f"{run.name}: its evaluations read {read} tokens, so its own losses are not of one text"
-        for run in runs
-        if SEVERAL in (read := text_of(run, "eval").get(READ, ""))
+        f"{name}: its evaluations read {read} tokens, so its own losses are not of one text"
+        for name, text in texts.items()
+        if SEVERAL in (read := text.get(READ, ""))
     ]
     (known, first), *others = groups(runs, "eval") or [({}, [])]
     for other, members in others:
@@ -164,15 +163,13 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
         why = "; a token is easier with more text before it" if LENGTH in where else ""
         names = f"{members[0].name} and {first[0].name}"
         lines.append(f"{names}: validation losses of different text, shown apart ({where}){why}")
-    return [*lines, *_unchecked(runs)]
-
-
-def _unchecked(runs: Sequence[NamedRun]) -> Iterator[str]:
-    evaluated = {run.name: text_of(run, "eval") for run in runs if run.metrics.evaluations}
-    missing = [name for name, known in evaluated.items() if not known.keys() & {READ, PART}]
+    evaluated = [run.name for run in runs if run.metrics.evaluations]
+    missing = [name for name in evaluated if not texts.get(name, {}).keys() & {READ, PART}]
     if missing and len(evaluated) > 1:
         who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
-        yield f"not checked that evaluations read the same part of the text: no record of {who}"
+        what = "evaluations read the same part of the text"
+        lines.append(f"not checked that {what}: no record of {who}")
+    return lines
 
 
 def difference(one: Facts, other: Facts) -> str:

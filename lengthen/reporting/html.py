@@ -57,14 +57,17 @@ def write(
     empty = [panel.title for panel in every if not panel.curves]
     settings = comparability.settings_table(runs)
     last = [*([settings] if settings else []), *comparability.environment_tables(runs)]
+    numbered = [(f"table-{at}", table) for at, table in enumerate([*tables, *last])]
+    above, below = numbered[: len(tables)], numbered[len(tables) :]
+    figures = [(f"figure-{at}", panel) for at, panel in enumerate(shown)]
     body = "".join(
         [
             _header(title, runs),
             _verdicts(verdicts),
-            _contents(tables, shown, last),
-            *(_table(table, f"table-{at}") for at, table in enumerate(tables)),
+            _contents([*above, *figures, *below]),
+            *(_table(table, place) for place, table in above),
             *_figures(shown, empty),
-            *(_table(table, f"table-{at}") for at, table in enumerate(last, start=len(tables))),
+            *(_table(table, place) for place, table in below),
             _footer(runs, shown, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
@@ -124,19 +127,19 @@ def _verdicts(verdicts: Sequence[str]) -> str:
     return f'<ul class="verdicts{many}" aria-label="Verdict">\n{items}</ul>\n'
 
 
-def _contents(tables: Sequence[Table], panels: Sequence[Panel], last: Sequence[Table]) -> str:
+def _contents(parts: Sequence[tuple[str, Table | Panel]]) -> str:
     """Return links to all that follows, in its order."""
-    links = [(f"table-{at}", table.title) for at, table in enumerate(tables)]
-    links += [(f"figure-{at}", panel.title) for at, panel in enumerate(panels)]
-    links += [(f"table-{at}", table.title) for at, table in enumerate(last, start=len(tables))]
-    items = "".join(f'<li><a href="#{place}">{escape(title)}</a></li>\n' for place, title in links)
-    return f"<details><summary>Contents</summary><nav><ul>\n{items}</ul></nav></details>\n"
+    links = (f'<li><a href="#{place}">{escape(part.title)}</a></li>\n' for place, part in parts)
+    return f"<details><summary>Contents</summary><nav><ul>\n{''.join(links)}</ul></nav></details>\n"
 
 
 def _table(table: Table, place: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
-    rows = "".join(f"<tr>{_row(row, kinds)}</tr>\n" for row in table.rows)
+    rows = ""
+    for first, *row in table.rows:
+        cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+        rows += f'<tr><th scope="row">{_breakable(first)}</th>{"".join(cells)}</tr>\n'
     head = "".join(
         f'<th scope="col"{kind}>{_breakable(name)}</th>'
         for name, kind in zip(table.columns, ["", *kinds], strict=True)
@@ -153,11 +156,6 @@ def _table(table: Table, place: str) -> str:
 def _breakable(name: str) -> str:
     """Return a dotted name or a path, escaped, that may be broken after its parts."""
     return re.sub(r"(?<=[./_=])(?=[^./_=])", "<wbr>", escape(name))
-
-
-def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
-    cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds, strict=True))
-    return f'<th scope="row">{_breakable(row[0])}</th>{"".join(cells)}'
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:

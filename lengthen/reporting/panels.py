@@ -1,16 +1,19 @@
 """The panels that every report has, made from what the runs wrote down."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from lengthen.core.loss_ratio import UNSTABLE
+from lengthen.evaluation import results, tables
 from lengthen.reporting import comparability
 from lengthen.reporting.curves import Curve, Mark, Panel, thin
 from lengthen.reporting.decisions import decided, fewer, observed
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.metrics import Metrics
 from lengthen.run.records import LARGEST, EvalRecord, ProbeRecord, StepRecord
+from lengthen.util.errors import printable
 
 # What curves run along: field of a record -> its name on an axis.
 AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
@@ -86,6 +89,21 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
         for number, plot in enumerate(PLOTS)
         for text, members in groups.get(plot.kind, [("", list(runs))])
     ]
+
+
+def evaluation_panels(models: tables.Results) -> list[Panel]:
+    """Return a plot of each curve that evaluations measured, along a logarithmic axis at first."""
+    return [
+        Panel(title, printable(own[0][1].axis), "nats", [_line(*one) for one in own], log_x=True)
+        for title, own in tables.curves_of(models).items()
+    ]
+
+
+def _line(one: tables.Shown, curve: results.Curve) -> Curve:
+    places = [place for place in zip(curve.at, curve.values, strict=True) if place[0] > 0]
+    points = [(x, y) for x, y in places if math.isfinite(y)]
+    breaks = [x for x, y in places if not math.isfinite(y)]
+    return Curve(one.name, points, one.model, breaks)
 
 
 def points_per_curve(runs: int) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen.reporting import html
-from lengthen.reporting.evaluations import panels
 from lengthen.reporting.gather import NamedRun, gather
+from lengthen.reporting.panels import evaluation_panels
 from lengthen.reporting.text import lines
 from lengthen.util.disk import PathOrPaths, as_paths, optional_path
 from lengthen.util.errors import SettingError
@@ -57,14 +57,13 @@ def report(
     gathered = gather(as_paths("runs", runs), columns)
     content = tuple(lines(gathered, losses))
     if page is not None:
-        names = [run.name for run in gathered]
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        more = f" and {len(gathered) - 1} more" if len(gathered) > 1 else ""
         html.write(
             page,
             gathered,
-            title=title or f"{names[0]}{more}",
+            title=title or f"{gathered[0].name}{more}",
             verdicts=[part for part in content if isinstance(part, str) and part[:1] != " "],
             tables=[part for part in content if isinstance(part, Table)],
-            panels=panels({run.name: run.results for run in gathered}),
+            panels=evaluation_panels({run.name: run.results for run in gathered}),
         )
     return Report(tuple(gathered), content, page)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from lengthen.analysis.instability import MOST_SPIKES, THRESHOLDS, Ratios, Spike
+from lengthen.analysis.instability import MOST_SPIKES, THRESHOLDS, Ratios
 from lengthen.analysis.summary import (
     Correlated,
     Side,
@@ -118,7 +118,14 @@ def worst_spikes(summaries: Mapping[str, Summary]) -> Table | None:
     """Return where the worst separate spikes are; None where no run has any."""
     most = max(1, min(MOST_SPIKES, SPIKE_ROWS // (2 * len(summaries))))
     rows = [
-        _place(f"{name}, {what}", spike)
+        (
+            f"{name}, {what}",
+            f"{spike.step:,}",
+            number(spike.tokens, 0),
+            number(spike.length, 0),
+            number(spike.ratio, 2, "not finite"),
+            f"{spike.duration:,}",
+        )
         for name, summary in summaries.items()
         for what, ratios in (("steps", summary.ratios), ("probe", summary.probe))
         for spike in (ratios.spikes[:most] if ratios else ())
@@ -132,11 +139,6 @@ def worst_spikes(summaries: Mapping[str, Summary]) -> Table | None:
         f"A spike is a run of neighbouring steps above {THRESHOLDS[0]}, placed at its highest; "
         f"at most {most} for each run and measure.",
     )
-
-
-def _place(name: str, spike: Spike) -> tuple[str, ...]:
-    where = (f"{spike.step:,}", number(spike.tokens, 0), number(spike.length, 0))
-    return (name, *where, number(spike.ratio, 2, "not finite"), f"{spike.duration:,}")
 
 
 def correlated(summaries: Mapping[str, Summary]) -> Table:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -29,43 +29,18 @@ from lengthen.util.errors import DataError, LengthenError, SettingError, printab
 from lengthen.util.tables import number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-WIDTH = 60  # characters of a curve
-KEPT = 4 * WIDTH  # values of a curve, at most; even, as they are halved in pairs
-RECENT = 20  # steps that the speed is taken over
+RECENT = 60  # steps that curves show, and that the speed is taken over
 EVENTS = 5  # the last ones that are shown
 SILENCE = 10.0  # seconds without a line before the screen says so
 KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
 LOCKS = Path("/proc/locks")
 
 
-@dataclass
-class History:
-    """A curve over a whole run in at most KEPT values, each the largest of as many steps."""
-
-    values: list[float] = field(default_factory=list)
-    stretch: int = 1  # steps in each value
-    steps: int = 0
-
-    def add(self, value: float) -> None:
-        """Append the value of one step; a full history becomes half as fine."""
-        if self.steps % self.stretch:
-            self.values[-1] = max(self.values[-1], value)
-        else:
-            if len(self.values) == KEPT:
-                pairs = zip(self.values[::2], self.values[1::2], strict=True)
-                self.values, self.stretch = [max(pair) for pair in pairs], 2 * self.stretch
-            self.values.append(value)
-        self.steps += 1
-
-
-def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
-    """Return a curve as at most `width` characters; of values that share one, the largest."""
-    columns = min(width, len(values))
-    ends = [len(values) * column // max(1, columns) for column in range(columns + 1)]
-    shown = [max(values[first:last]) for first, last in pairwise(ends)]
-    low = min(shown, default=0.0)
-    span = max(shown, default=0.0) - low or 1.0
-    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in shown)
+def sparkline(values: Sequence[float]) -> str:
+    """Return a curve, a character for each value."""
+    low = min(values, default=0.0)
+    span = max(values, default=0.0) - low or 1.0
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in values)
 
 
 @dataclass
@@ -81,43 +56,32 @@ class LogSummary:
     saved: int | None = None  # step of the last save
     best: float | None = None  # validation loss, nats
     unstable: int = 0  # steps
-    losses: History = field(default_factory=History)
-    lengths: History = field(default_factory=History)
-    recent: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
+    recent: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=RECENT))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=EVENTS))
 
     def add(self, line: bytes) -> None:
         """Take in one line; one that is none of ours is counted."""
         self.lines += 1
-        record = from_json(line)
-        if record is None or (isinstance(record, StepRecord) and not _is_ours(record)):
-            self.unreadable += 1
-        elif isinstance(record, StepRecord):
-            self._step(record)
-        elif isinstance(record, EvalRecord):
-            self.evaluation = record
-            if record.loss is not None:
-                self.best = record.loss if self.best is None else min(self.best, record.loss)
-        elif isinstance(record, ProbeRecord):
-            self.probe = record
-        elif isinstance(record, Event):
-            self._event(record)
-
-    def _event(self, event: Event) -> None:
-        # Saves stand apart from the other events: so many of them would leave none in sight.
-        if event.name == "saved":
-            self.saved = event.step
-            return
-        self.finished = event.name == "finished"  # a resume takes the end back
-        self.events.append(_event(event))
-
-    def _step(self, record: StepRecord) -> None:
-        self.step, self.finished = record, False
-        self.recent.append(record)
-        self.lengths.add(record.length or 0)
-        if record.loss is not None:
-            self.losses.add(record.loss)
-        self.unstable += height(record) > UNSTABLE
+        match from_json(line):
+            case StepRecord(tokens=int(), length=int(), rows=int()) as step:
+                self.step, self.finished = step, False
+                self.recent.append(step)
+                self.unstable += height(step) > UNSTABLE
+            case EvalRecord() as evaluation:
+                self.evaluation = evaluation
+                losses = (self.best, evaluation.loss)
+                self.best = min((loss for loss in losses if loss is not None), default=None)
+            case ProbeRecord() as probe:
+                self.probe = probe
+            # Saves stand apart from the other events: so many would leave none in sight.
+            case Event(name="saved") as event:
+                self.saved = event.step
+            case Event() as event:
+                self.finished = event.name == "finished"  # a resume takes the end back
+                facts = "".join(f"  {name} {value}" for name, value in event.facts.items() if value)
+                self.events.append(printable(f"step {event.step}  {event.name}{facts}")[:500])
+            case StepRecord() | None:
+                self.unreadable += 1
 
     @property
     def speed(self) -> float | None:
@@ -125,15 +89,6 @@ class LogSummary:
         at = [(record.tokens or 0, record.seconds or 0.0) for record in self.recent]
         tokens, seconds = (at[-1][n] - at[0][n] if at else 0 for n in (0, 1))
         return tokens / seconds if tokens > 0 and seconds > 0 else None
-
-
-def _is_ours(record: StepRecord) -> bool:
-    return None not in (record.tokens, record.length, record.rows)
-
-
-def _event(event: Event) -> str:
-    facts = "".join(f"  {name} {value}" for name, value in event.facts.items() if value)
-    return printable(f"step {event.step}  {event.name}{facts}")[:500]
 
 
 @dataclass
@@ -278,15 +233,13 @@ def drawn(view: View) -> RenderableType:
         grid.add_row(Text(name), Text(text))
         if name == "tokens" and view.budget is not None and view.summary.step is not None:
             done = view.summary.step.tokens or 0
-            bar = ProgressBar(total=view.budget, completed=done, width=WIDTH)
+            bar = ProgressBar(total=view.budget, completed=done, width=RECENT)
             grid.add_row(Text(), bar)
-    for name, history in (
-        ("loss so far", view.summary.losses),
-        ("length so far", view.summary.lengths),
-    ):
-        if history.values:
-            ends = (f"{history.values[place]:.4g}" for place in (0, -1))
-            grid.add_row(Text(name), Text(f" {sparkline(history.values)} ".join(ends)))
+    for name in ("loss", "length"):
+        figures = [getattr(step, name) for step in view.summary.recent]
+        if values := [value for value in figures if value is not None]:
+            curve = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}"
+            grid.add_row(Text(f"recent {name}"), Text(curve))
     for event in view.summary.events:
         grid.add_row(Text("event"), Text(event))
     return Group(Text(view.name, style="bold"), grid)

@@ -26,11 +26,6 @@ def own_directory(
             f"must be one directory for all ranks; rank {same.index([0])} sees another than rank 0"
         )
         raise SettingError("RUN", rule, str(out), "put it on a disk that all of them share")
-    _check_ranks_agree(context, what, config)
-
-
-def _check_ranks_agree(context: DistributedContext, what: str, config: Config) -> None:
-    """Raise SettingError on every rank where one is about to do something else than rank 0."""
     # All settings, but where the store lies.
     plan = json.dumps([what, flat(as_trained(config))])
     (what_of_first, first), *others = map(json.loads, context.all_gather_text(plan))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
@@ -48,13 +49,7 @@ from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
 # What a checkpoint was built on: another value would make it another run.
-FIXED = {
-    ("data", "store_id"),
-    ("model", "*"),
-    ("batch", "leftovers"),
-    ("batch", "reuse_after"),
-    ("run", "seed"),
-}
+FIXED = re.compile(r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|run\.seed")
 
 
 def train(
@@ -225,11 +220,7 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
     changed = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
     names = sorted(now.keys() | before.keys())
     changed |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
-    tables: dict[str, Tables] = {}
-    for name, value in changed.items():
-        table, _, setting = name.partition(".")
-        tables.setdefault(table, {})[setting] = value
-    return tables
+    return nested(changed)
 
 
 def _check_same_settings(config: Config, there: Config) -> None:
@@ -242,11 +233,10 @@ def _check_same_settings(config: Config, there: Config) -> None:
 
 
 def _refuse_fixed(overrides: Tables) -> None:
-    for table, values in overrides.items():
-        for setting in values if isinstance(values, dict) else ():
-            if (table, setting) in FIXED or (table, "*") in FIXED:
-                rule = "cannot change in the middle of a run"
-                raise SettingError(f"{table}.{setting}", rule, values[setting], "start a new run")
+    for name, value in flat(overrides).items():
+        if FIXED.fullmatch(name):
+            rule = "cannot change in the middle of a run"
+            raise SettingError(name, rule, value, "start a new run")
 
 
 def write_run_files(

@@ -48,14 +48,18 @@ def console() -> Console:
 
 def as_text(parts: Iterable[Table | str], width: int = PIPE_WIDTH) -> str:
     """Return tables and lines as they are printed, in plain text."""
-    out = io.StringIO()
-    plain = Console(file=out, width=width, color_system=None)
+    text = io.StringIO()
+    print_to(Console(file=text, width=width, color_system=None), parts)
+    return text.getvalue().rstrip("\n")
+
+
+def print_to(out: Console, parts: Iterable[Table | str]) -> None:
+    """Print tables as wide as `out` is, and lines as they are."""
     for part in parts:
         if isinstance(part, Table):
-            plain.print(printed(part))
+            out.print(printed(part))
         else:
-            out.write(f"{part}\n")
-    return out.getvalue().rstrip("\n")
+            print(part, file=out.file)
 
 
 class Printable:
@@ -68,12 +72,7 @@ class Printable:
 
     def print(self) -> None:
         """Print it, as wide as the terminal is."""
-        out = console()
-        for part in self.parts:
-            if isinstance(part, Table):
-                out.print(printed(part))
-            else:
-                print(part)
+        print_to(console(), self.parts)
 
     def __str__(self) -> str:
         return as_text(self.parts)

@@ -331,7 +331,7 @@ MISTAKES: list[tuple[Callable[[Path], list[str]], int, str]] = [
     (damaged, 4, "no usable checkpoint in"),
     (with_other_tokenizer, 3, "its tokenizer is not that of run (tokens differ); name one"),
     (empty_set, 3, "lambada.jsonl: is empty"),
-    (stranger, 3, "evaluations.json: holds no evaluations of this version (not JSON); move it"),
+    (stranger, 3, "evaluations.json: holds no evaluations of this version (Invalid JSON"),
 ]
 
 

@@ -167,14 +167,14 @@ CURVE = {"name": "c", "axis": "a", "at": [1.0], "values": [1.0]}
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (b"", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"", "Invalid JSON"),
+        (b"\xff", "Invalid JSON"),
+        (b"[" * 100_000, "Invalid JSON"),
         (b'{"format": 2, "results": []}', "format: "),
         (b"[]", "(Input should be"),
         (with_fields(items="many"), "results.0.outcome.items: "),
-        (with_fields(curves=[{**CURVE, "at": [1.0, 2.0]}]), "a curve whose"),
-        (with_fields(curves=[{**CURVE, "at": [math.inf]}]), "a curve whose"),
+        (with_fields(curves=[{**CURVE, "at": [1.0, 2.0]}]), "a value for each place"),
+        (with_fields(curves=[{**CURVE, "at": [math.inf]}]), "curves.0.at.0: "),
     ],
 )
 def test_a_file_of_somebody_else_is_one_line(file: Path, content: bytes, cause: str) -> None:

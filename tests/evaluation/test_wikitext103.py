@@ -200,8 +200,8 @@ def wrong(folder: Path, content: bytes, name: str = "wiki.test.raw") -> Path:
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], Path | None], type[LengthenError], str]] = {
-    "none named": (lambda _: None, SettingError, "no text wiki.test.raw: none is named; a folder"),
-    "not there": (lambda f: f / "x", SettingError, "no text wiki.test.raw: not in"),
+    "none named": (lambda _: None, SettingError, "no set wikitext103: none is named, and none is"),
+    "not there": (lambda f: f, SettingError, "a folder with wiki.test.raw, "),
     "empty": (lambda f: wrong(f, b" \n \n"), DataError, "wiki.test.raw: is empty"),
     "no text": (lambda f: wrong(f, b"\xff\xfe"), DataError, "wiki.test.raw: not UTF-8"),
     "other rows": (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lengthen.evaluation import tables as evaluations
 from lengthen.evaluation.results import Curve, Measure, Outcome, Result, read, write
 from lengthen.evaluation.task_files import read_texts
-from lengthen.reporting.evaluations import panels
+from lengthen.reporting.panels import evaluation_panels
 from lengthen.util.disk import Disk
 from lengthen.util.tables import printed
 from tests.fuzz.law import held
@@ -31,7 +31,7 @@ def show(path: Path) -> None:
     results = {"run": read(path)}
     for table in evaluations.tables(results):
         printed(table)
-    panels(results)
+    evaluation_panels(results)
 
 
 @given(data=st.data())

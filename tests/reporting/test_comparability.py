@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.cli.main import main
 from lengthen.config.schema import Tables
 from lengthen.reporting import comparability
 from lengthen.reporting.gather import NamedRun, gather
@@ -207,29 +206,6 @@ def test_who_looks_more_often_is_named() -> None:
     assert "looks more often" not in first_at(run("a", often), run("b", often)).note
     tokens = run("b", {"evaluation": {"every_tokens": 900}})
     assert "evaluation.every_steps is 5 in a and - in b" in first_at(run("a", often), tokens).note
-
-
-def test_text_and_page_of_real_runs_say_the_same(
-    configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, tokens in (("a", 512), ("b", 2048)):
-        train(
-            configured(evaluation={"every_steps": 5, "tokens": tokens}, budget={"tokens": 2000}),
-            tmp_path / name,
-            quiet=True,
-        )
-    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    text = capsys.readouterr().out
-    page = tmp_path / "page.html"
-    words = ["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(page)]
-    assert main(words) == 0
-    html = page.read_text(encoding="utf-8")
-    for shown in (" ".join(text.split()), html):
-        assert "b is not compared with a: evaluation.tokens 2048 against 512." in shown
-        assert "validation losses of different text, shown apart" in shown
-        assert "not compared" in shown
-    assert "Validation perplexity by token (evaluation.tokens 512)" in html
-    assert "Validation perplexity by token (evaluation.tokens 2048)" in html
 
 
 def test_a_real_run_that_was_told_to_read_more_on_the_way_says_so(

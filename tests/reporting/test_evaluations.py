@@ -9,9 +9,9 @@ import pytest
 
 from lengthen.evaluation.results import Curve, Measure, Outcome, Result, write
 from lengthen.evaluation.tables import NOTE, figure, tables
-from lengthen.reporting.evaluations import panels
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write as write_page
+from lengthen.reporting.panels import evaluation_panels
 from lengthen.reporting.text import lines
 from lengthen.util.disk import Disk
 from lengthen.util.tables import Table
@@ -52,7 +52,7 @@ def test_models_stand_side_by_side_with_errors_and_chance() -> None:
 
 def test_without_results_there_is_no_table() -> None:
     assert tables({"run": []}) == []
-    assert panels({"run": []}) == []
+    assert evaluation_panels({"run": []}) == []
 
 
 def test_the_newest_checkpoint_of_each_question_is_shown_and_of_equal_ones_the_later() -> None:
@@ -137,7 +137,7 @@ def test_answers_to_different_questions_never_share_a_row_or_a_plot(
     assert rows == {f"{names[0]} loss": mine, f"{names[1]} loss": theirs}
     titles = [f"{name}: loss by position" for name in names]
     assert [table.title for table in positions] == titles
-    assert [(p.title, len(p.curves)) for p in panels(models)] == [(t, 1) for t in titles]
+    assert [(p.title, len(p.curves)) for p in evaluation_panels(models)] == [(t, 1) for t in titles]
 
 
 def test_a_store_or_a_set_in_another_place_is_the_same_question() -> None:
@@ -174,7 +174,7 @@ def test_curves_of_several_checkpoints_of_a_model_name_them() -> None:
         ["a, checkpoint 30"],
         ["a, checkpoint 60", "b"],
     ]
-    assert [[(c.name, c.key) for c in panel.curves] for panel in panels(models)] == [
+    assert [[(c.name, c.key) for c in panel.curves] for panel in evaluation_panels(models)] == [
         [("a, checkpoint 30", "a")],
         [("a, checkpoint 60", "a"), ("b", "b")],
     ]
@@ -252,7 +252,7 @@ def test_the_plot_has_all_models_along_a_logarithmic_axis() -> None:
         "a": [result(LOSS, curves=(CURVE,))],
         "b": [result(LOSS, curves=(spoiled,))],
     }
-    (panel,) = panels(models)
+    (panel,) = evaluation_panels(models)
     assert (panel.title, panel.x, panel.log_x) == ("lambada: loss by position", "position", True)
     assert panel.curves[0].points == list(zip(CURVE.at, CURVE.values, strict=True))
     assert len(panel.curves[1].points) == 5
@@ -275,7 +275,9 @@ def test_f49_nothing_in_a_file_steers_the_terminal_or_the_page(tmp_path: Path) -
             [table.title, table.note, *table.columns, *map(str, table.rows)]
         )
     out = tmp_path / "page.html"
-    write_page(out, [run("run")], title="t", tables=tables(models), panels=panels(models))
+    write_page(
+        out, [run("run")], title="t", tables=tables(models), panels=evaluation_panels(models)
+    )
     page = out.read_text(encoding="utf-8")
     assert "&lt;/script&gt;&lt;b&gt;\\x1b" in page
     assert HOSTILE[:12] not in page
@@ -297,7 +299,7 @@ def test_a_file_that_cannot_be_read_does_not_hide_its_run(tmp_path: Path) -> Non
     (found,) = gather([folder], note=notes.append)
     assert found.results == ()
     (note,) = notes
-    assert note.endswith("(not JSON); move it away; the run is shown without it")
+    assert note.endswith("move it away; the run is shown without it")
 
 
 def saved(folder: Path) -> Path:

@@ -230,33 +230,16 @@ def without_separator(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
-MISTAKES: dict[str, tuple[int, str, list[str]]] = {
-    "no recipe": (2, "--recipe: is missing", ["--data", "STORE"]),
-    "no such recipe": (2, "no such recipe", ["--data", "STORE", "--recipe", "gpt5"]),
-    "no store there": (3, "no token store", ["--data", "nowhere", "--recipe", RECIPE]),
-    "a start over the length": (
-        2,
-        "pacing.start: must be",
-        [
-            "--data",
-            "STORE",
-            "--recipe",
-            RECIPE,
-            "--pacing.kind",
-            "linear",
-            "--pacing.start",
-            "65",
-            "--pacing.duration",
-            "9",
-        ],
-    ),
-    "a setting of the model": (2, "is decided by the folder", ["--model.length", "32"]),
-    "a budget under a step": (
-        2,
-        "budget.tokens: must be at least one step",
-        ["--data", "STORE", "--recipe", RECIPE, "--budget.tokens", "1"],
-    ),
-    "no such option": (2, "did you mean '--recipe'?", ["--recip", "x"]),
+TRAINED = f"--data STORE --recipe {RECIPE}"
+OVER_LENGTH = "--pacing.kind linear --pacing.start 65 --pacing.duration 9"
+MISTAKES: dict[str, tuple[int, str, str]] = {
+    "no recipe": (2, "--recipe: is missing", "--data STORE"),
+    "no such recipe": (2, "no such recipe", "--data STORE --recipe gpt5"),
+    "no store there": (3, "no token store", f"--data nowhere --recipe {RECIPE}"),
+    "a start over the length": (2, "pacing.start: must be", f"{TRAINED} {OVER_LENGTH}"),
+    "a setting of the model": (2, "is decided by the folder", "--model.length 32"),
+    "a budget under a step": (2, "budget.tokens: must be at", f"{TRAINED} --budget.tokens 1"),
+    "no such option": (2, "did you mean '--recipe'?", "--recip x"),
 }
 
 
@@ -266,7 +249,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 ) -> None:
     code, words, options = MISTAKES[name]
     before = contents(tmp_path)
-    given = [str(store) if option == "STORE" else option for option in options]
+    given = [str(store) if option == "STORE" else option for option in options.split()]
     assert main(["import", str(hf), "--out", str(tmp_path / "run"), *given]) == code
     errors = capsys.readouterr().err
     assert words in errors

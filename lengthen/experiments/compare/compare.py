@@ -1,14 +1,16 @@
 """`lengthen compare`: carry a comparison out, then say what it has shown."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from lengthen.config.schema import Tables
+from lengthen.config.load import nested, with_data
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import MANIFEST
-from lengthen.experiments.compare.file import Comparison, read_comparison
+from lengthen.experiments.compare.file import Comparison, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
@@ -25,29 +27,66 @@ from lengthen.experiments.compare.tables import (
 from lengthen.experiments.compare.verdicts import PairVerdict
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.packed import is_packed, opened
-from lengthen.util.disk import Disk
+from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file
-from lengthen.util.tables import Table, console, printed
+from lengthen.util.tables import Printable, Table
+
+
+@dataclass(frozen=True)
+class ComparisonResult(Printable):
+    """What a comparison has shown; its text is what `lengthen compare` prints."""
+
+    name: str
+    verdicts: tuple[str, ...]  # a sentence for each pair that was compared
+    notes: tuple[str, ...]  # what a reader must know of the runs
+    tables: tuple[Table, ...]  # what matters most first
+    unfinished: tuple[str, ...]  # a line for each run that diverged or crashed
+    missing: int  # runs that have not come to their end
+    page: Path
+
+    @property
+    def parts(self) -> list[Table | str]:
+        """Tables, runs without an end, verdicts and notes, in the order that they are printed."""
+        early = f"{self.missing} runs have not come to their end: the verdicts are early ones"
+        lines = [*self.unfinished, *self.verdicts, *self.notes, *([early] if self.missing else [])]
+        return [*self.tables, *lines, f"report  {self.page}"]
 
 
 def compare(
-    file: Path,
-    root: Path,
+    file: str | os.PathLike[str] | Mapping[str, Any],
+    out: str | os.PathLike[str],
     *,
-    overrides: Tables | None = None,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     threads: int | None = None,
     look: bool = False,
-    shown: bool = True,
-) -> None:
-    """Bring every run that `file` asks for to its end below `root`, then print and write tables.
+    quiet: bool = False,
+) -> ComparisonResult:
+    """Train variants under equal budgets over several seeds, and say what can be told apart.
 
-    With `look` nothing is trained: the tables are of what is there, and `root` may be a packed
-    study. Writes NAME.html and NAME.json beside the runs, or beside the packed study. Raises
-    SettingError, DataError, BusyError, and StoppedError after a signal.
+    `file` is a comparison file, or its tables. `data` and `settings` lie over every variant. `jobs`
+    runs train side by side, with `threads` each. With `look` nothing is trained: the tables are of
+    what is in `out`, which may be a packed study. Writes NAME.html and NAME.json beside the runs,
+    or beside the packed study. Raises SettingError, DataError, BusyError, and StoppedError after a
+    signal.
+
+    >>> small = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
+    >>> variants = {"full": {"pacing": {"kind": "constant"}}, "paced": {}}
+    >>> question = {"recipe": "laptop-2min", "seeds": [0], "variants": variants}
+    >>> result = lengthen.compare(
+    ...     question, "runs/compared", data="store", settings=small, quiet=True
+    ... )
+    >>> result.missing, result.page.name
+    (0, 'comparison.html')
     """
-    comparison = _on_stores(read_comparison(file, overrides))
+    overrides, root = with_data(nested(settings), data), as_path("out", out)
+    if isinstance(file, Mapping):
+        comparison = comparison_of(dict(file), "comparison", overrides)
+    else:
+        comparison = read_comparison(as_path("file", file), overrides)
+    comparison = _on_stores(comparison)
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -56,13 +95,11 @@ def compare(
     must_be_ours(page)
     check_file(data, "table of a comparison", _are_our_tables)
     if not look:
-        carry_out(comparison, root, jobs=jobs, threads=threads, shown=shown)
+        carry_out(comparison, root, jobs=jobs, threads=threads, shown=not quiet)
     with opened(root) as folder:
         outcomes, missing = read_outcomes(comparison, folder)
     if not any(outcome.summary for outcome in outcomes):
-        crashed = (o for o in outcomes if o.attempts.message)
-        crash = next((f"; {o.run.name}: {o.attempts.message}" for o in crashed), "")
-        raise DataError(f"{root}: no run has come to its end yet{crash}")
+        raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
     pairs = pair_verdicts(members, comparison.variants)
     lines, remarks = verdict_lines(pairs), notes(outcomes)
@@ -79,8 +116,10 @@ def compare(
     )
     facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
     Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
-    _print([*lines, *remarks], tables, outcomes, missing)
-    print(f"report  {page}")
+    ends = tuple(_end(outcome) for outcome in outcomes if outcome.state != "finished")
+    return ComparisonResult(
+        comparison.name, tuple(lines), tuple(remarks), tuple(tables), ends, missing, page
+    )
 
 
 def tables_of(
@@ -126,17 +165,13 @@ def _are_our_tables(path: Path) -> bool:
     return isinstance(facts, dict) and facts.keys() == {"name", "verdicts", "tables"}
 
 
-def _print(
-    lines: Sequence[str], tables: Sequence[Table], outcomes: Sequence[Outcome], missing: int
-) -> None:
-    out = console()
-    for table in tables:
-        out.print(printed(table))
-    for outcome in outcomes:
-        if outcome.state != "finished":
-            diverged = outcome.summary.why_diverged if outcome.summary else ""
-            print(f"{outcome.run.name} {outcome.state}: {outcome.attempts.message or diverged}")
-    for line in lines:
-        print(line)
-    if missing:
-        print(f"{missing} runs have not come to their end: the verdicts are early ones")
+def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:
+    messages = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
+    if messages:
+        return f"{root}: every run crashed, the first one with: {messages[0]}"
+    return f"{root}: no run has come to its end yet"
+
+
+def _end(outcome: Outcome) -> str:
+    diverged = outcome.summary.why_diverged if outcome.summary else ""
+    return f"{outcome.run.name} {outcome.state}: {outcome.attempts.message or diverged}"

@@ -100,10 +100,10 @@ def test_what_diverged_or_was_unstable_breaks_also_beside_a_crash(swept: Swept, 
 
 
 def test_the_page_and_the_output_have_the_table_of_a_sweep_that_crashed(
-    swept: Swept, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    swept: Swept, written: Written, tmp_path: Path
 ) -> None:
     swept({("slw", 0.03, 1): "missing"})
     gone: Tables = {"data": {"path": "gone"}}
-    compare(written(more=SWEEP), tmp_path, overrides=gone, look=True, shown=False)
-    assert f"slw/learning_rate=0.03/seed-1 crashed: {FULL}" in capsys.readouterr().out
+    result = compare(written(more=SWEEP), tmp_path, settings=gone, look=True, quiet=True)
+    assert f"slw/learning_rate=0.03/seed-1 crashed: {FULL}" in str(result)
     assert "1 of 3 crashed at 0.03" in (tmp_path / "small.html").read_text(encoding="utf-8")
