@@ -78,3 +78,15 @@ def test_a_function_paces_the_length(
     assert printed.endswith("lengths 8 16 32\n")
     steps = lengthen.read_metrics(tmp_path / "run").steps
     assert [step.length for step in steps[18:22]] == [8, 8, 16, 16]
+
+
+@pytest.mark.slow
+def test_a_comparison_gives_a_verdict(
+    numbers: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, "comparison.py", numbers, tmp_path / "out", "20000")
+    assert "lengthened" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").rglob("metrics.jsonl"))) == 6

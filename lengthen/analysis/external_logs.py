@@ -186,7 +186,7 @@ def _objects(lines: Iterable[str]) -> Iterator[tuple[int, Row | None]]:
 
 
 def _table(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Row | None]]:
-    csv.field_size_limit(LINE_LIMIT)  # of a text that somebody logs beside: we need none of it
+    csv.field_size_limit(LINE_LIMIT)  # for texts in columns that are not mapped
     reader = csv.reader(line for line in lines if not _cut(line))
     try:
         header = next(reader, [])

@@ -61,7 +61,7 @@ def height(record: Judged) -> float:
     return -math.inf if record.loss_ratio is None else record.loss_ratio
 
 
-def spikes(records: Sequence[Judged]) -> list[Spike]:
+def spikes_of(records: Sequence[Judged]) -> list[Spike]:
     """Return the separate spikes of steps or probes in their order."""
     groups = groupby(records, key=lambda record: height(record) > THRESHOLDS[0])
     return [_spike(list(group)) for spiking, group in groups if spiking]
@@ -86,7 +86,9 @@ def ratios_of(records: Sequence[Judged]) -> Ratios:
         not_finite=heights.count(math.inf),
         largest=largest,
         largest_step=None if largest is None else records[heights.index(largest)].step,
-        spikes=tuple(sorted(spikes(records), key=lambda s: -(s.ratio or math.inf))[:MOST_SPIKES]),
+        spikes=tuple(
+            sorted(spikes_of(records), key=lambda s: -(s.ratio or math.inf))[:MOST_SPIKES]
+        ),
     )
 
 

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Tables
-from lengthen.core.custom_pacing import Custom, settings_of
+from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
 from lengthen.core.pacing import Adaptive
 from lengthen.util.disk import as_path
-from lengthen.util.errors import SettingError, nearest
+from lengthen.util.errors import SettingError, nearest, one_line
 
 Source = str | os.PathLike[str] | Config  # a recipe's name, a TOML file, or what they give
 
@@ -83,6 +83,21 @@ def load(
     return config, notes + _warnings(config)
 
 
+def load_run(path: Path) -> Config:
+    """Return the configuration in a run's config.toml; raises SettingError as `load` does."""
+    return build_recorded(_tables_of(path))
+
+
+def build_recorded(tables: Tables) -> Config:
+    """Check what a run has recorded, to read the run and not to train: a function is a name."""
+    pacing = tables.get("pacing")
+    if isinstance(pacing, dict) and pacing.get("kind") == Custom.kind:
+        named = RecordedFunction(str(pacing.get("function")))
+        custom = Custom(named, pacing.get("end", 0), pacing.get("of", "length"))
+        tables = {**tables, "pacing": custom}
+    return build(tables)
+
+
 def with_data(changes: Tables, data: str | os.PathLike[str] | None) -> Tables:
     """Return changes of settings with the token store `data` as `data.path`."""
     if data is None:
@@ -136,10 +151,7 @@ def build(tables: Tables) -> Config:
 
 def with_overrides(config: Config, overrides: Tables) -> Config:
     """Return `config` with some settings changed, checked again."""
-    tables = config.tables()
-    if isinstance(config.pacing, Custom):
-        tables["pacing"] = config.pacing  # a table has the function's name alone
-    return build(merge(tables, overrides)[0])
+    return build(merge(_tables_of(config), overrides)[0])
 
 
 def with_auto_decided(config: Config) -> Config:
@@ -195,7 +207,7 @@ def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two configurations differ, by dotted name, with both values.
 
-    What only one of them has got stands as None beside it.
+    A setting that one of them lacks is None there.
     """
     one, two = flat(config.tables()), flat(other.tables())
     names = [*one, *(name for name in two if name not in one)]
@@ -230,7 +242,9 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
 
 def _tables_of(source: Source) -> Tables:
     if isinstance(source, Config):
-        return source.tables()
+        # A table of a function has its name alone.
+        own = {"pacing": source.pacing} if isinstance(source.pacing, Custom) else {}
+        return source.tables() | own
     if isinstance(source, str) and source in RECIPES:
         return RECIPES[source]()
     path = as_path("recipe", source)
@@ -304,7 +318,9 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
     if error["type"] == "missing" and len(place) > 2:
         return SettingError(name, "has too few values")
     words = [
-        RULES.get(other["type"], other["msg"]).format(**other.get("ctx", {}))
+        RULES[other["type"]].format(**other.get("ctx", {}))
+        if other["type"] in RULES
+        else one_line(other["msg"])  # which may have braces in it
         for other in errors
         if other["loc"][:2] == error["loc"][:2]  # each member of a union has its own rule
     ]

@@ -10,6 +10,17 @@ from lengthen.util.errors import SettingError
 
 
 @dataclass(frozen=True)
+class RecordedFunction:
+    """The function of a run, of which its config.toml has no more than the name."""
+
+    name: str
+
+    def __call__(self, step: int) -> int:
+        """Return the least value that there is: nobody trains with it."""
+        return 1
+
+
+@dataclass(frozen=True)
 class Custom:
     """The values of any Python function of the step, counted from 0.
 
@@ -29,9 +40,7 @@ class Custom:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            hint = (
-                "a settings file cannot hold one: give pacing=Custom(function, end=...) in Python"
-            )
+            hint = "such as pacing=Custom(lambda step: min(64, 8 + step), end=64)"
             raise SettingError("function", "must be a Python function", self.function, hint)
         check_of(self.of)
         check_whole("end", self.end)
@@ -39,6 +48,8 @@ class Custom:
     @property
     def name(self) -> str:
         """The function's own name, with that of its module."""
+        if isinstance(self.function, RecordedFunction):
+            return self.function.name
         named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{named.__module__}.{named.__qualname__}"
 

@@ -84,9 +84,9 @@ def cut_documents(parts: Parts, *, cuts: bool) -> Parts:
     for part in parts:
         text = rest + part.text
         start = 0
-        while cuts and (end := _safe_place(text, start)):
-            yield replace(part, text=text[start:end], is_last=False)
-            start = end
+        while cuts and (place := SAFE_PLACE.search(text, start + PIECE)):
+            yield replace(part, text=text[start : place.start()], is_last=False)
+            start = place.start()
         rest = text[start:]
         if len(rest) > WHOLE_LIMIT:
             where = "without a space or line end" if cuts else "in one document"
@@ -96,12 +96,6 @@ def cut_documents(parts: Parts, *, cuts: bool) -> Parts:
         if part.is_last:
             yield part if rest == part.text else replace(part, text=rest)
             rest = ""
-
-
-def _safe_place(text: str, start: int) -> int:
-    """Return the first safe place at least a piece after `start`, or 0."""
-    place = SAFE_PLACE.search(text, start + PIECE) if len(text) > start + PIECE else None
-    return place.start() if place else 0
 
 
 def encode(

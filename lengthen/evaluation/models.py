@@ -85,7 +85,7 @@ class NamedModel:
     @property
     def config(self) -> Config | None:
         """The run's configuration; None for a Transformers folder."""
-        return settings.load(self.run.config)[0] if self.run else None
+        return settings.load_run(self.run.config) if self.run else None
 
     def store(self, data: Path | None) -> Store:
         """Return the store of the validation part: `data`, or else the run's own.

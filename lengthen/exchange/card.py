@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import tomli_w
 
 from lengthen.checkpoint.read import Checkpoint
-from lengthen.config.load import as_trained, build, recorded
+from lengthen.config.load import as_trained, build_recorded, recorded
 from lengthen.config.schema import Config, Model
 from lengthen.model import cost
 from lengthen.run.directory import RunPaths
@@ -53,7 +53,7 @@ def card(paths: RunPaths, config: Config, saved: Checkpoint, shape: Model) -> st
     path is in it, since it will be published. Raises SettingError.
     """
     if settings := recorded(saved.state):
-        config = build(settings)
+        config = build_recorded(settings)
     tables = as_trained(config)
     if not saved.step:  # imported and not trained: the other settings had no effect
         tables = {"model": tables["model"]}

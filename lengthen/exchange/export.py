@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save as dump_tensors
 
 from lengthen.checkpoint.read import load_newest, load_step
-from lengthen.config.load import load
+from lengthen.config.load import load_run
 from lengthen.data.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from lengthen.exchange.card import card
 from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
@@ -37,7 +37,7 @@ def export(
     SettingError, CheckpointError, DataError and StorageError; `out` is as before then.
     """
     paths = open_run(run)
-    config = load(paths.config)[0]
+    config = load_run(paths.config)
     check_out(out, overwrite=overwrite)
     notes: list[str] = []
     if checkpoint is None:

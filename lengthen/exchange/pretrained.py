@@ -85,7 +85,7 @@ def read(path: Path, checkpoint: str | None = None) -> Pretrained:
     run, name = find_run(path)
     name = name or checkpoint
     if run is not None:
-        config = settings.load(run.config)[0]
+        config = settings.load_run(run.config)
         if name is None:
             return read_run(run, config, load_newest(run.checkpoints)[0])
         return read_run(run, config, load_step(run.checkpoints, name))
@@ -169,10 +169,7 @@ def _without_spare_rows(
 
 def _has_a_row_for_every_text(text: TextTokenizer, rows: int) -> bool:
     """Return whether no text gives a token without a row: a padding token is often added so."""
-    added = text.tokenizer.get_added_tokens_decoder()
     own = text.tokenizer.get_vocab(with_added_tokens=False).values()
-    return (
-        text.separator < rows
-        and max(own, default=0) < rows
-        and all(token.special for number, token in added.items() if number >= rows)
-    )
+    added = text.tokenizer.get_added_tokens_decoder().items()
+    ordinary = (number for number, token in added if not token.special)
+    return max((text.separator, *own, *ordinary)) < rows

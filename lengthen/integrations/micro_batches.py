@@ -1,8 +1,7 @@
 """The forward and backward passes of a step, watched in the model of another loop.
 
-A loop of somebody else computes its loss where it likes. What it trains on is the gradient that its
-backward pass sends into the outputs of the model. The first step is checked by that, before its
-update: it has to be the gradient of the cross entropy, as we compute it from the same logits.
+The gradient that a loop sends into the outputs of its model is what it trains on. In the first
+step, before its update, it has to be that of the cross entropy, as we compute it from the logits.
 """
 
 from collections.abc import Callable
@@ -152,11 +151,9 @@ class MicroBatchWatch:
         # Sums: a loss may go through more than one backward pass.
         if forward.to_logits:
             check_gradient(torch.stack(forward.to_logits).sum(0), logits, batch.targets, weight)
-        if forward.loss is not None and forward.to_loss:
-            trained = forward.loss * torch.stack(forward.to_loss).sum(0)
-            self._check_own(forward, trained, expected)
-
-    def _check_own(self, forward: Forward, trained: Tensor, expected: Tensor) -> None:
+        if forward.loss is None or not forward.to_loss:
+            return
+        trained = forward.loss * torch.stack(forward.to_loss).sum(0)
         if self._count > 1 and not forward.call.numbered:
             raise SettingError("loss", f"{RULE}, which the model did not get", None, WHOLE)
         if not is_close(trained.reshape(()), expected):

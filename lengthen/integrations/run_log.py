@@ -63,26 +63,28 @@ class RunLog:
         go to metrics.discarded.jsonl. Raises SettingError where `out` holds another run, BusyError
         where another process writes it, StorageError.
         """
-        self._paths, self._disk = RunPaths(Path(out)), Disk()
+        paths, disk = RunPaths(Path(out)), Disk()
         with ExitStack() as stack:
-            if not self._paths.lock.exists():
-                _check(self._paths, saved)  # ahead of the lock, which would be a file in there
-            stack.enter_context(owned(self._paths.root))
-            _check(self._paths, saved)
+            if not paths.lock.exists():
+                _check(paths, saved)  # before the lock, which would be a file in there
+            stack.enter_context(owned(paths.root))
+            _check(paths, saved)
             if saved is None:
-                _begin(self._disk, self._paths, store)
+                _begin(disk, paths, store)
             else:
-                cut_metrics(self._disk, self._paths, saved["metrics_bytes"])
-            self._disk.replace_file(self._paths.config, _config(plan, store))
-            self._log = JsonLines(self._disk, self._paths.metrics)
+                cut_metrics(disk, paths, saved["metrics_bytes"])
+            tables = plan.tables()
+            if store is not None:
+                tables["data"] = {"path": str(store.path.resolve()), "store_id": store.id}
+            disk.replace_file(paths.config, tomli_w.dumps(tables).encode())
+            self._log = JsonLines(disk, paths.metrics)
             stack.callback(self._log.close)
             self._stack = stack.pop_all()
         self._lowest = LowestLoss(saved["lowest"] if saved else None)
         self._probe_lowest = LowestLoss(saved["probe_lowest"] if saved else None)
         self._seconds: float = saved["seconds"] if saved else 0.0
-        at = saved["at"] if saved else {"step": 0, "tokens": 0}
-        self._step: int = at["step"]
-        self._tokens: int = at["tokens"]
+        self._step: int = saved["at"]["step"] if saved else 0
+        self._tokens: int = saved["at"]["tokens"] if saved else 0
         self._mark = time.monotonic()
 
     def step(
@@ -133,11 +135,8 @@ class RunLog:
     ) -> EvalRecord:
         """Write a validation loss at full length, in nats per token, and what it read and took."""
         loss = _number("loss", loss)
-        record = EvalRecord(
-            **self._now(side_tokens, side_seconds),
-            loss=finite_or_none(loss),
-            perplexity=finite_or_none(perplexity(loss)),
-        )
+        now = self._now(loss, side_tokens, side_seconds)
+        record = EvalRecord(**now, perplexity=finite_or_none(perplexity(loss)))
         self._write(record)
         return record
 
@@ -150,11 +149,8 @@ class RunLog:
     ) -> ProbeRecord:
         """Write the loss of some full-length sequences, always the same, and its own loss ratio."""
         loss = _number("loss", loss)
-        record = ProbeRecord(
-            **self._now(side_tokens, side_seconds),
-            loss=finite_or_none(loss),
-            loss_ratio=self._probe_lowest.ratio(loss),
-        )
+        now = self._now(loss, side_tokens, side_seconds)
+        record = ProbeRecord(**now, loss_ratio=self._probe_lowest.ratio(loss))
         self._probe_lowest = self._probe_lowest.after(loss)
         self._write(record)
         return record
@@ -183,12 +179,13 @@ class RunLog:
             "at": {"step": self._step, "tokens": self._tokens},
         }
 
-    def _now(self, tokens: Number | None, seconds: Number | None) -> dict[str, Any]:
+    def _now(self, loss: float, tokens: Number | None, seconds: Number | None) -> dict[str, Any]:
         """Return what evaluations and probes have in common."""
         return {
             "step": self._step,
             "tokens": self._tokens,
             "seconds": self._seconds,
+            "loss": finite_or_none(loss),
             "side_tokens": None if tokens is None else int(_number("side_tokens", tokens)),
             "side_seconds": None if seconds is None else _number("side_seconds", seconds),
         }
@@ -238,16 +235,9 @@ def _begin(disk: Disk, paths: RunPaths, store: "Store | None") -> None:
         "flush_subnormals": flushes_subnormals(),  # as the host has it: its mode is left alone
     }
     if store is not None:
-        facts |= {"tokenizer": store.manifest.tokenizer.sha256}
-        facts |= {"valid": store.manifest.valid.sha256}
+        manifest = store.manifest
+        facts |= {"tokenizer": manifest.tokenizer.sha256, "valid": manifest.valid.sha256}
     disk.write_file(paths.environment, json.dumps(facts, indent=1).encode())
-
-
-def _config(plan: DataPlan, store: "Store | None") -> bytes:
-    tables = plan.tables()
-    if store is not None:
-        tables["data"] = {"path": str(store.path.resolve()), "store_id": store.id}
-    return tomli_w.dumps(tables).encode()
 
 
 def _variance(optimizer: Optimizer) -> tuple[float | None, float | None]:

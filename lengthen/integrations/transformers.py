@@ -71,22 +71,14 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self._trained = start
 
     def on_init_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Refuse arguments that will not do; divide the steps."""
         check_arguments(args, self._dataset.number_of_steps)
         self._dataset.divide(args.gradient_accumulation_steps, args.world_size)
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **given: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Refuse a model or collator that will not do; begin a run, or continue one."""
         check_arguments(args, self._dataset.number_of_steps)
@@ -191,7 +183,11 @@ class LengthenCallback(TrainerCallback, ExportableState):
             # takes any for the line of the step, which is still to come.
             control.should_log |= loss is not None
             return
-        self._compare(loss, logs["loss"], state.global_step)
+        try:
+            check_logged_loss(loss, logs["loss"], state.global_step)
+        except SettingError:
+            self._close()
+            raise
         self._unlogged = None
         step = self._cursor.at(state.global_step)
         self._trained = step.after
@@ -206,14 +202,6 @@ class LengthenCallback(TrainerCallback, ExportableState):
             self._record_evaluations()
             if crossed(self._probe_every, state.global_step - 1, state.global_step):
                 self._probe(given["model"], self._log)
-
-    def _compare(self, loss: float, trained: float, step: int) -> None:
-        """Compare the loss of a step with what the Trainer sent into its backward."""
-        try:
-            check_logged_loss(loss, trained, step)
-        except SettingError:
-            self._close()
-            raise
 
     def _probe(self, model: nn.Module, log: RunLog) -> None:
         length, part = self._dataset.plan.length, self._dataset.store.valid
@@ -242,9 +230,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
             began = time.monotonic()
             mine = _rows_of_this_rank(rows, args)
-            loss = _mean_over_ranks(
-                losses(given["model"], self._watch.call, mine), len(rows), args.device
-            )
+            each = losses(given["model"], self._watch.call, mine)
+            loss = _mean_over_ranks(each, len(rows), args.device)
             seconds = (seconds or 0.0) + time.monotonic() - began
         # A dataset of the user's own may be long to go through once more.
         tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None

@@ -41,12 +41,6 @@ class BatchTensor(NamedTuple):
     name: str
 
 
-class ConstantTensor(NamedTuple):
-    """An argument that is as large as the batch, and the same everywhere: a mask."""
-
-    value: Tensor  # 0-d
-
-
 class Call(NamedTuple):
     """How a loop calls its model; an argument that is not of the batch is as it was, or None."""
 
@@ -91,13 +85,13 @@ def _kept(value: object, batch: ExpectedBatch) -> object:
     if torch.equal(value, batch.targets):
         return BatchTensor("shift_labels")
     first = value[0, 0]
-    return ConstantTensor(first) if bool((value == first).all()) else None
+    return first if bool((value == first).all()) else None  # a mask: the same everywhere
 
 
 def _of_batch(kept: object, batch: Mapping[str, Tensor]) -> object:
     inputs = batch["input_ids"]
-    if isinstance(kept, ConstantTensor):
-        return kept.value.to(inputs.device).expand(inputs.shape)
+    if isinstance(kept, Tensor):
+        return kept.to(inputs.device).expand(inputs.shape)
     return batch[kept.name] if isinstance(kept, BatchTensor) else kept
 
 

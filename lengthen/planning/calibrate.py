@@ -63,14 +63,8 @@ class GivenSpeed:
 class TriedShape:
     """What one shape took."""
 
-    micro_batch_tokens: float
-    length: int
+    place: float  # between the others, on a logarithmic axis
     per_flop: float  # seconds, of the arithmetic alone
-
-    @property
-    def place(self) -> float:
-        """Where it stands between the others, on a logarithmic axis."""
-        return float(np.log(self.micro_batch_tokens * self.length))
 
 
 @dataclass(frozen=True)
@@ -94,11 +88,10 @@ class MeasuredSpeed:
     def seconds(self, rows: int, length: int) -> float:
         """Return the seconds of a step."""
         count = accumulation_steps(rows, 1, length, self.micro_tokens)
-        place = np.log(rows * length / count * length)
+        place = _place(rows, length, self.micro_tokens)
         places = [shape.place for shape in self.tried]
-        per_flop = np.exp(
-            np.interp(place, places, np.log([shape.per_flop for shape in self.tried]))
-        )
+        logs = np.log([shape.per_flop for shape in self.tried])
+        per_flop = np.exp(np.interp(place, places, logs))
         work = cost.flops(self.model, rows, length)
         return self.update + count * self.each + work * float(per_flop)
 
@@ -106,7 +99,7 @@ class MeasuredSpeed:
 Speed = GivenSpeed | MeasuredSpeed
 
 
-def given_speed(model: Model, flops_per_second: str, *, recompute: bool = False) -> GivenSpeed:
+def given_speed(config: Config, flops_per_second: str) -> GivenSpeed:
     """Return the speed that somebody gave, such as "100T"; raises SettingError for no number."""
     try:
         speed = parse_count(flops_per_second)
@@ -114,7 +107,7 @@ def given_speed(model: Model, flops_per_second: str, *, recompute: bool = False)
         raise SettingError("--flops", str(error), flops_per_second) from None
     if not isinstance(speed, int) or speed < 1:
         raise SettingError("--flops", "must be above 0", flops_per_second)
-    return GivenSpeed(model, float(speed), "as given", recompute)
+    return GivenSpeed(config.model, float(speed), "as given", config.run.recompute)
 
 
 def measure_speed(
@@ -178,9 +171,7 @@ def speed_from(
         beside = update + accumulation_steps(tried[0], 1, tried[1], micro_tokens) * each
         arithmetic = max(seconds - beside, LEAST_SHARE * seconds)
         per_flop = arithmetic / cost.flops(model, *tried)
-        tried_shapes.append(
-            TriedShape(_micro_batch_tokens(*shape, micro_tokens), shape[1], per_flop)
-        )
+        tried_shapes.append(TriedShape(_place(*shape, micro_tokens), per_flop))
     in_order = tuple(sorted(tried_shapes, key=lambda shape: shape.place))
     return MeasuredSpeed(model, micro_tokens, micro_tokens, update, each, in_order)
 
@@ -212,18 +203,17 @@ def _part(rows: int, length: int, micro_tokens: int, wanted: int) -> StepShape:
     return max(1, rows * min(max(1, wanted), count) // count), length
 
 
-def _micro_batch_tokens(rows: int, length: int, micro_tokens: int) -> float:
-    """Return the mean tokens of a micro-batch."""
-    return rows * length / accumulation_steps(rows, 1, length, micro_tokens)
+def _place(rows: int, length: int, micro_tokens: int) -> float:
+    """Return the logarithm of x: the mean tokens of a micro-batch, times the length."""
+    count = accumulation_steps(rows, 1, length, micro_tokens)
+    return float(np.log(rows * length / count * length))
 
 
 def shapes_to_try(
     shapes: Collection[StepShape], micro_tokens: int, count: int = SHAPES
 ) -> list[StepShape]:
     """Return at most `count` shapes, spread from the smallest micro-batches to the largest."""
-    places = {
-        shape: np.log(_micro_batch_tokens(*shape, micro_tokens) * shape[1]) for shape in shapes
-    }
+    places = {shape: _place(*shape, micro_tokens) for shape in shapes}
     wanted = np.linspace(min(places.values()), max(places.values()), count)
     nearest = (min(places, key=lambda shape: abs(places[shape] - place)) for place in wanted)
     return list(dict.fromkeys(nearest))

@@ -80,15 +80,7 @@ def forecasts(
     if flops is None:
         measured = _measured(planned, note)
         return [replace(one, speed=measured[one.machine]) for one in planned]
-    return [
-        replace(
-            one,
-            speed=calibrate.given_speed(
-                one.config.model, flops, recompute=one.config.run.recompute
-            ),
-        )
-        for one in planned
-    ]
+    return [replace(one, speed=calibrate.given_speed(one.config, flops)) for one in planned]
 
 
 def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[Forecast]:
@@ -145,37 +137,46 @@ def _measured(
 
 def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, str]]:
     """Return a forecast as names and texts; FLOP and seconds also as a factor of the `first`."""
-    plan = forecast.plan
+    plan, corpus, last = forecast.plan, forecast.plan.corpus, forecast.plan.curve[-1]
     source = "" if forecast.speed is None else forecast.speed.source
-    speed = f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"
-    flops = _factor(plan.flops, first.plan.flops) if first else ""
-    seconds = _factor(forecast.duration, first.duration) if first else ""
+    flops = f" ({plan.flops / first.plan.flops:.3g} x)" if first else ""
+    seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
+    short = f", {plan.short_of_budget:,} short of the budget: less than one more row"
+    tried = '; "auto" takes what fits a GPU'
+    rate_at_full = epochs = leftovers = ""
+    if plan.full is not None:
+        rate_at_full = f"{plan.full.learning_rate:.3g} at its first step, {plan.full.step:,}"
+    if corpus is not None:
+        unread = f"{corpus.unread:,} tokens of the last one stay unread"
+        epochs = f"{corpus.epochs:.3g} epochs; {unread}"
+        leftovers = f"{corpus.most_leftover:,} tokens at most, {corpus.leftover:,} at the end"
+        if corpus.dropped:
+            leftovers = f"{corpus.dropped:,} tokens dropped"
     return [
         ("steps", f"{plan.steps:,}"),
-        ("tokens", f"{plan.tokens:,}" + _short(plan.short_of_budget)),
+        ("tokens", f"{plan.tokens:,}" + short * (plan.short_of_budget > 0)),
         ("lengths", _spread(plan.lengths)),
         ("shapes", f"{len(plan.shapes)} of (rows, length)"),
         ("full length", _full(plan)),
         ("warm-up of the learning rate", _warmup(plan)),
-        ("learning rate at full length", _rate_at_full(plan)),
-        ("learning rate at the end", _last_rate(plan)),
+        ("learning rate at full length", rate_at_full or "full length is not reached"),
+        (
+            "learning rate at the end",
+            f"{last.learning_rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens",
+        ),
         ("lowest learning rate", _lowest(plan)),
         ("parameters", f"{plan.parameters:,}"),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
-        ("memory", _memory(forecast)),
+        (
+            "memory",
+            f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
+            + tried * forecast.decided_on_a_gpu,
+        ),
         ("time", f"{_duration(forecast.duration)}{seconds}"),
-        ("speed", speed),
-        ("corpus", _epochs(plan)),
-        ("leftovers", _leftovers(plan)),
+        ("speed", f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"),
+        ("corpus", epochs or "give --data to know"),
+        ("leftovers", leftovers or "give --data to know"),
     ]
-
-
-def _factor(value: float, first: float) -> str:
-    return f" ({value / first:.3g} x)"
-
-
-def _short(tokens: int) -> str:
-    return f", {tokens:,} short of the budget: less than one more row" if tokens else ""
 
 
 def _spread(lengths: dict[int, int]) -> str:
@@ -183,12 +184,6 @@ def _spread(lengths: dict[int, int]) -> str:
     if first == last:
         return f"{first} at every step"
     return f"{first} to {last}, {len(lengths)} of them; {lengths[last]:,} steps at {last}"
-
-
-def _memory(forecast: Forecast) -> str:
-    plan = forecast.plan
-    text = f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
-    return text + '; "auto" takes what fits a GPU' * forecast.decided_on_a_gpu
 
 
 def _full(plan: Plan) -> str:
@@ -215,27 +210,15 @@ def _warmup(plan: Plan) -> str:
     return f"{took}, up to {plan.schedule.learning_rate:g}"
 
 
-def _rate_at_full(plan: Plan) -> str:
-    if plan.full is None:
-        return "full length is not reached"
-    return f"{plan.full.learning_rate:.3g} at its first step, {plan.full.step:,}"
-
-
-def _last_rate(plan: Plan) -> str:
-    last = plan.curve[-1]
-    return f"{last.learning_rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens"
-
-
 def _lowest(plan: Plan) -> str:
     schedule = plan.schedule
     if plan.lowest is not None:
         return f"{schedule.min_learning_rate:g} {_begins(plan.lowest, plan)}"
     if plan.steps <= schedule.warmup_steps:
         return "not reached: the budget ends while the learning rate warms up"
-    if schedule.decay_tokens > schedule.budget:
-        at = f"{schedule.min_learning_rate:g} after {schedule.decay_tokens:,} tokens"
-        return f"not reached: it would be {at}, beyond the budget"
     lowest = f"{schedule.min_learning_rate:g} after {schedule.decay_tokens:,} tokens"
+    if schedule.decay_tokens > schedule.budget:
+        return f"not reached: it would be {lowest}, beyond the budget"
     return f"{lowest}, where the budget ends"
 
 
@@ -244,22 +227,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.0f} seconds"
-
-
-def _epochs(plan: Plan) -> str:
-    if plan.corpus is None:
-        return "give --data to know"
-    of_last = f"{plan.corpus.unread:,} tokens of the last one stay unread"
-    return f"{plan.corpus.epochs:.3g} epochs; {of_last}"
-
-
-def _leftovers(plan: Plan) -> str:
-    corpus = plan.corpus
-    if corpus is None:
-        return "give --data to know"
-    if corpus.dropped:
-        return f"{corpus.dropped:,} tokens dropped"
-    return f"{corpus.most_leftover:,} tokens at most, {corpus.leftover:,} at the end"
 
 
 def table(forecasts: Sequence[Forecast]) -> Table:
@@ -275,47 +242,36 @@ def table(forecasts: Sequence[Forecast]) -> Table:
 
 def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
     """Return what a run looks like against trained tokens, a curve for each forecast."""
-    has_corpus = any(one.plan.corpus is not None for one in forecasts)
     scale, prefix = _scale(max(one.plan.flops for one in forecasts))
-    leftover = [_panel("Leftovers", "tokens", forecasts, lambda p: p.leftover)]
-    return [
-        _panel("Length", "tokens in a row", forecasts, lambda p: p.length),
-        _panel("Tokens per step", "tokens in a step", forecasts, lambda p: p.step_tokens),
-        _panel("Learning rate by token", "learning rate", forecasts, lambda p: p.learning_rate),
-        Panel(
-            "Learning rate by step",
-            "step",
-            "learning rate",
-            [
-                Curve(one.name, [(p.step, p.learning_rate) for p in one.plan.curve])
-                for one in forecasts
-            ],
-        ),
-        _panel("FLOP so far", f"{prefix}FLOP", forecasts, lambda p: p.flops / scale),
-        Panel("Seconds so far", TOKENS, "seconds", [_seconds(one) for one in forecasts]),
-        *(leftover if has_corpus else []),
+    by_token: list[tuple[str, str, Callable[[PlanPoint], float | None]]] = [
+        ("Length", "tokens in a row", lambda p: p.length),
+        ("Tokens per step", "tokens in a step", lambda p: p.step_tokens),
+        ("Learning rate by token", "learning rate", lambda p: p.learning_rate),
+        ("FLOP so far", f"{prefix}FLOP", lambda p: p.flops / scale),
     ]
+    if any(one.plan.corpus is not None for one in forecasts):
+        by_token.append(("Leftovers", "tokens", lambda p: p.leftover))
+    panels = []
+    for title, unit, value in by_token:
+        curves = []
+        for one in forecasts:
+            pairs = ((point.tokens, value(point)) for point in one.plan.curve)
+            curves.append(Curve(one.name, [(x, y) for x, y in pairs if y is not None]))
+        panels.append(Panel(title, TOKENS, unit, curves))
+    by_step, seconds = [], []
+    for one in forecasts:
+        by_step.append(Curve(one.name, [(p.step, p.learning_rate) for p in one.plan.curve]))
+        tokens = (point.tokens for point in one.plan.curve)
+        seconds.append(Curve(one.name, list(zip(tokens, one.seconds, strict=True))))
+    panels.insert(3, Panel("Learning rate by step", "step", "learning rate", by_step))
+    panels.insert(5, Panel("Seconds so far", TOKENS, "seconds", seconds))
+    return panels
 
 
 def _scale(most: float) -> tuple[float, str]:
     """Return the power of 1000 that leaves `most` a short number, and its prefix."""
     power = min(int(math.log10(max(1.0, most))) // 3, len(PREFIXES) - 1)
     return 1000.0**power, PREFIXES[power]
-
-
-def _panel(
-    title: str, unit: str, forecasts: Sequence[Forecast], value: Callable[[PlanPoint], float | None]
-) -> Panel:
-    curves = []
-    for one in forecasts:
-        pairs = ((point.tokens, value(point)) for point in one.plan.curve)
-        curves.append(Curve(one.name, [(x, y) for x, y in pairs if y is not None]))
-    return Panel(title, TOKENS, unit, curves)
-
-
-def _seconds(forecast: Forecast) -> Curve:
-    tokens = (point.tokens for point in forecast.plan.curve)
-    return Curve(forecast.name, list(zip(tokens, forecast.seconds, strict=True)))
 
 
 def check_out(out: Path) -> None:

@@ -194,7 +194,7 @@ def _budget(paths: RunPaths) -> int | None:
     tokens = settings.read_toml(paths.config).get("budget", {}).get("tokens")
     if isinstance(tokens, int):  # another training loop's run has this much of a configuration
         return tokens
-    config, _ = settings.load(str(paths.config))
+    config = settings.load_run(paths.config)
     try:
         store = open_store(config)
     except DataError:

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -80,9 +81,9 @@ def _ends_whole(path: Path) -> bool:
 def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
     """Cut metrics.jsonl to the `size` bytes that a checkpoint saw; return the lines set aside.
 
-    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. The lines that
-    say that the checkpoint was saved, and perhaps the run finished, come right behind those bytes,
-    and stay. Raises CheckpointError where the file is shorter than the checkpoint says.
+    What is cut goes to metrics.discarded.jsonl: nothing that was measured is lost. The lines right
+    after those bytes that say that the checkpoint was saved, or the run finished, stay. Raises
+    CheckpointError where the file is shorter than the checkpoint says.
     """
     data = paths.metrics.read_bytes() if paths.metrics.exists() else b""
     if len(data) < size:
@@ -93,12 +94,10 @@ def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
         if not isinstance(record, Event) or record.name not in ("saved", "finished"):
             break
         size += len(line)
-    rest = data[size:]
-    if rest:
-        discarded = disk.open_append(paths.discarded)
-        discarded.write(rest)
-        discarded.sync()
-        discarded.close()
+    if rest := data[size:]:
+        with closing(disk.open_append(paths.discarded)) as discarded:
+            discarded.write(rest)
+            discarded.sync()
         disk.truncate(paths.metrics, size)
     return rest.count(b"\n")
 

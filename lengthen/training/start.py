@@ -23,12 +23,14 @@ from lengthen.config.load import (
     differences,
     flat,
     load,
+    load_run,
     nested,
     recorded,
     with_auto_decided,
     with_overrides,
 )
 from lengthen.config.schema import Config, Tables
+from lengthen.core.custom_pacing import Custom
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.device import described
@@ -97,7 +99,7 @@ def _train(
     config = with_store(config, store)
     paths = RunPaths(out)
     if resume_auto and paths.config.is_file():
-        there = load(paths.config)[0]
+        there = load_run(paths.config)
         _check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
             overrides = _local_overrides(config, there)
@@ -199,6 +201,8 @@ def _local_overrides(config: Config, there: Config) -> Tables:
     """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     overrides: Tables = {}
+    if isinstance(config.pacing, Custom):
+        overrides["pacing"] = config.pacing  # config.toml has the function's name alone
     if there.data.path != config.data.path:
         overrides["data"] = {"path": config.data.path}
     # A run that ran out of memory continues in smaller micro-batches than were asked for.

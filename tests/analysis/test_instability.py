@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.analysis.instability import largest_ratio, ratios_of, spikes
+from lengthen.analysis.instability import largest_ratio, ratios_of, spikes_of
 from lengthen.core.loss_ratio import LowestLoss
 from tests.logs import Line, bad, metrics, probe, step
 
@@ -61,7 +61,7 @@ def planted_logs(draw: st.DrawFn) -> Planted:
 @given(planted_logs())
 def test_exactly_the_planted_spikes_are_found(log: Planted) -> None:
     steps = metrics(*log.steps).steps
-    found = [(spike.step, spike.ratio, spike.duration) for spike in spikes(steps)]
+    found = [(spike.step, spike.ratio, spike.duration) for spike in spikes_of(steps)]
     assert found == log.spikes
     ratios = ratios_of(steps)
     worst = sorted(log.spikes, key=lambda spike: (-spike[1], spike[0]))[:5]

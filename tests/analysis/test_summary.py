@@ -183,13 +183,11 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize(("line", "records"), VERDICTS.items())
-def test_a_verdict_is_one_plain_sentence(line: str, records: list[Line]) -> None:
-    assert verdict_line(summarise(metrics(*records))) == line
-
-
-@pytest.mark.parametrize(("line", "records"), VERDICTS.items())
-def test_a_verdict_agrees_with_the_summary(line: str, records: list[Line]) -> None:
+def test_a_verdict_is_one_plain_sentence_that_agrees_with_the_summary(
+    line: str, records: list[Line]
+) -> None:
     summary = summarise(metrics(*records))
+    assert verdict_line(summary) == line
     assert bool(summary.why_diverged) == line.startswith("diverged")
     assert summary.stable == (" stable" in f" {line}")
     assert summary.judged_by == ("steps" if "for want of" in line else "probe")

@@ -151,6 +151,7 @@ def test_one_epoch_trains_every_token_once_and_every_successor_once() -> None:
     check_an_epoch(tokens, rows=16, full_length=128, duration=150)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NOVELS.exists(), reason="needs the novels of ../shared/data")
 def test_one_epoch_over_a_real_store_of_ten_million_tokens() -> None:
     with zstd.open(NOVELS) as text:

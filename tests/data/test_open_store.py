@@ -94,7 +94,7 @@ def test_f39_a_store_of_another_size_is_found_when_a_pass_ends(
 FOREVER = {"budget": {"tokens": 10**9}, "saving": {"every_steps": 5, "keep": 3}}
 
 
-@pytest.mark.parametrize("way", ["cut", "replaced"])
+@pytest.mark.parametrize("way", ["cut", pytest.param("replaced", marks=pytest.mark.slow)])
 def test_f39_a_store_that_is_cut_under_a_run_ends_it_and_a_replaced_one_does_not(
     configured: Configure, tmp_path: Path, store: Path, way: str
 ) -> None:

@@ -248,6 +248,11 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
         "config.json: Invalid JSON",
         lambda f: text(f, "config.json", "{"),
     ),
+    "a config.json whose mistake has a brace in its name": (
+        CheckpointError,
+        "config.json: Invalid JSON: expected `,` or `}`",
+        lambda f: text(f, "config.json", '{"a": 1 2'),
+    ),
     "a thousand brackets": (
         CheckpointError,
         "config.json: Invalid JSON",

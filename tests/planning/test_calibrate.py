@@ -111,22 +111,23 @@ def test_of_a_long_step_a_few_micro_batches_are_tried() -> None:
     assert speed.seconds(512, 256) == pytest.approx(Machine(per_token=5e-4).step(512, 256), rel=0.1)
 
 
-def test_given_speeds_are_taken_as_they_are() -> None:
-    speed = given_speed(MODEL, "100T")
-    assert speed.seconds(32, 256) == cost.flops(MODEL, 32, 256) / 1e14
-    assert speed.source == "as given"
-    again = given_speed(MODEL, "100T", recompute=True)
-    assert again.seconds(32, 256) == cost.flops(MODEL, 32, 256, recompute=True) / 1e14
-
-
-@pytest.mark.parametrize("text", ["fast", "0", "-3", "1.5"])
-def test_a_speed_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(SettingError, match=r"--flops: must be"):
-        given_speed(MODEL, text)
-
-
 def tiny(configured: Configure, **tables: dict[str, object]) -> Config:
     return configured(data={"path": None}, model={"vocabulary": 257}, **tables)
+
+
+def test_given_speeds_are_taken_as_they_are(configured: Configure) -> None:
+    config = tiny(configured)
+    speed = given_speed(config, "100T")
+    assert speed.seconds(32, 64) == cost.flops(config.model, 32, 64) / 1e14
+    assert speed.source == "as given"
+    again = given_speed(tiny(configured, run={"recompute": True}), "100T")
+    assert again.seconds(32, 64) == cost.flops(config.model, 32, 64, recompute=True) / 1e14
+
+
+@pytest.mark.parametrize("given", ["fast", "0", "-3", "1.5"])
+def test_a_speed_that_is_none_is_refused(configured: Configure, given: str) -> None:
+    with pytest.raises(SettingError, match=r"--flops: must be"):
+        given_speed(tiny(configured), given)
 
 
 def test_the_steps_are_the_trainers_own_and_nothing_is_written(

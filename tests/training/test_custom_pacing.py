@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.config.load import load, with_overrides
-from lengthen.core.custom_pacing import Custom
+from lengthen.config.load import load, load_run, with_overrides
+from lengthen.core.custom_pacing import Custom, settings_of
+from lengthen.exchange.export import export
+from lengthen.exchange.pretrained import read
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
@@ -41,6 +43,21 @@ def test_a_run_with_a_function_resumes_with_the_same_one_alone(
     newest = max(paths.checkpoints.glob("step-*"))
     state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     assert state["pacing_values"] == pacing.record(len(steps))
+
+
+def test_a_run_with_a_function_is_opened_exported_and_resumed_by_train(
+    configured: Configure, tmp_path: Path
+) -> None:
+    pacing = Custom(by_threes, end=64)
+    config = with_overrides(configured(budget={"tokens": 2_000}), {"pacing": pacing})
+    run = tmp_path / "run"
+    train(config, run, data=config.data.path, quiet=True)
+    assert load_run(run / "config.toml").tables()["pacing"] == settings_of(pacing)
+    assert read(run).shape.vocabulary == 257
+    export(run, tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    assert f"function {__name__}.by_threes" in card
+    assert train(config, run, resume="auto", quiet=True).tokens == 2_000
 
 
 def test_a_file_with_a_function_is_one_line(tmp_path: Path) -> None:
