@@ -6,7 +6,7 @@ The training that is asked about has 1,000 steps of 32 rows of 256 tokens and a 
 as `laptop-10min` but for rows and budget. Its trials come out monotone: calm from a start on, up to
 a T; and longer starts are never worse, so a race goes as far as it can. A trial that is not calm
 ends after a share of its steps. Shares are of the arithmetic of the training that is chosen; an
-evaluation counts as a forward pass, a third of a step's. At the end are the bounds that
+evaluation counts as a forward pass, a third of a step's. At the end are the estimates that
 `lengthen tune` prints for the shipped recipes before their first trial.
 """
 
@@ -17,7 +17,7 @@ from math import inf, isfinite
 from benchmarks.measure import report
 from lengthen.config.load import load
 from lengthen.config.schema import Tables
-from lengthen.experiments.tune.cost import Range, estimate, training_flops, trial_flops
+from lengthen.experiments.tune.cost import Estimate, estimate, training_flops, trial_flops
 from lengthen.experiments.tune.problem import JUDGE_TOKENS, Problem, within_budget
 from lengthen.experiments.tune.search import (
     FIRST,
@@ -57,8 +57,8 @@ def arithmetic(setting: Setting, *, whole: bool) -> float:
 
 
 @cache
-def bounds(recipe: str, *, aggressive: bool = False) -> Range:
-    """Return the least and the most that a search costs that nobody knows anything about yet."""
+def expected(recipe: str, *, aggressive: bool = False) -> Estimate:
+    """Return what a search for a recipe is likely to cost, and at most."""
     return estimate(problem_of(recipe, aggressive=aggressive))
 
 
@@ -118,11 +118,11 @@ def main() -> None:
     for start in STARTS:
         worst = max(share(start, multiple) for multiple in MULTIPLES if multiple >= FIRST)
         report(f"MOST_PERCENT_WHERE_{start}_IS_CALM", 100 * worst)
-    print("\nat least and at most, every trial run to its end, in percent; then with --aggressive")
+    print("\nlikely and at most, every trial run to its end, in percent; then with --aggressive")
     for recipe in RECIPES:
-        plain, bold = bounds(recipe), bounds(recipe, aggressive=True)
-        told = (f"{100 * one.least:8.1f} to {100 * one.most:5.1f}" for one in (plain, bold))
-        print(f"{recipe:<14}" + "".join(told))
+        plain, bold = expected(recipe), expected(recipe, aggressive=True)
+        figures = (f"{100 * one.likely:8.1f}, {100 * one.most:5.1f}" for one in (plain, bold))
+        print(f"{recipe:<14}" + "".join(figures))
         report(f"MOST_PERCENT_OF_{recipe.upper().replace('-', '_')}", 100 * plain.most)
 
 

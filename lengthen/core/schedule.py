@@ -206,8 +206,8 @@ def _change(pacing: Pacing | Custom, counters: Counters, steps: int, *, calm: bo
     if value == pacing.end:
         return None
     if isinstance(pacing, Custom):
-        ahead = range(counters.step + 1, counters.step + steps)
-        return next((step for step in ahead if pacing(step) != value), None)
+        later = range(counters.step + 1, counters.step + steps)
+        return next((step for step in later if pacing(step) != value), None)
     # A pacing never falls, so its values are in order.
     return bisect_right(range(pacing.duration), value, lo=counters.step, key=pacing)
 

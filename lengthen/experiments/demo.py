@@ -27,12 +27,11 @@ from lengthen.reporting.html import write
 from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
-from lengthen.util.errors import DataError, SettingError
+from lengthen.util.errors import SettingError
 from lengthen.util.overwrite import check_directory
 from lengthen.util.tables import Table, printed
 
 TEXT_BYTES = 2_500_000
-LEAST_BYTES = 1_000_000  # of the standard library; some slim images lack parts of it
 LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
 VOCABULARY = 2048
 # Everything that a demo writes into its directory.
@@ -131,9 +130,6 @@ def library_text(path: Path) -> Path:
             total += len(text.encode())
             if total >= TEXT_BYTES:
                 break
-    if total < LEAST_BYTES:
-        few = f"the library of this Python has {total:,} bytes, the demo needs {LEAST_BYTES:,}"
-        raise DataError(f"{few}; give a text of your own with --text FILE")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Seconds of a step on this machine: real steps of the trainer, tried for a moment at a few shapes.
+"""Seconds of a step on this machine: real steps of the trainer, tried at a few shapes.
 
     seconds(rows, length) = update + p * each + FLOP(rows, length) * r(x)
 

@@ -57,8 +57,7 @@ def student_quantile(p: float, freedom: float) -> float:
 def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the mean and Student's interval of it: mean -+ t(n - 1) * sd / sqrt(n).
 
-    Raises:
-        SettingError: `confidence` is not between 0 and 1, or there are no values.
+    Raises SettingError where `confidence` is not between 0 and 1, or there are no values.
     """
     check_share("confidence", confidence)
     n = len(values)
@@ -75,19 +74,17 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
 def paired(differences: Sequence[float], confidence: float = 0.95) -> Paired:
     """Return the two-sided paired t-test of 'the mean difference is 0'; p = 1 for one difference.
 
-    Raises:
-        SettingError: as for `interval`.
+    Raises SettingError as `interval` does.
     """
     mean = interval(differences, confidence)
     if mean.n == 1:
         return Paired(mean.mean, None, None, 1, 1.0, None)
     sd = _deviation(differences)
-    if sd == 0:
-        # t is 0/0 or infinite. No difference at all shows none; one that no seed changes leaves
-        # chance nothing to explain it with, which is the limit of t for ever smaller spreads.
-        p = 1.0 if mean.mean == 0 else 0.0
-    else:
+    if sd:
         p = student_two_sided(mean.mean / sd * math.sqrt(mean.n), mean.n - 1)
+    else:
+        # The limit of t for ever smaller spreads; no difference at all shows none.
+        p = float(mean.mean == 0)
     return Paired(mean.mean, mean.low, mean.high, mean.n, p, sd)
 
 
@@ -146,8 +143,7 @@ def power(n: int, effect: float, alpha: float) -> float:
     Within 1e-6 for alpha >= 1e-4. scipy's own non-central t is nan from d = 37 on, which 3 seeds
     of 10 variants come to.
 
-    Raises:
-        SettingError: n < 2, or `alpha` is not between 0 and 1.
+    Raises SettingError for n < 2, or an `alpha` that is not between 0 and 1.
     """
     from scipy.special import ndtr
 
@@ -170,8 +166,7 @@ def power(n: int, effect: float, alpha: float) -> float:
 def smallest_effect(n: int, alpha: float, power_wanted: float = 0.8) -> float:
     """Return the effect that `n` pairs see with that power, in sd of the paired difference.
 
-    Raises:
-        SettingError: n < 2, or `alpha` or `power_wanted` is not between 0 and 1.
+    Raises SettingError as `power` does, and for a `power_wanted` that is not between 0 and 1.
     """
     check_share("power_wanted", power_wanted)
     low, high = 0.0, 1.0
@@ -195,8 +190,7 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     over n is too small. The effective n allows for that by the lag-1 autocorrelations a and b of
     both (Bartlett, 1935); `p_effective` is over it.
 
-    Raises:
-        SettingError: x and y are not equally long.
+    Raises SettingError where x and y are not equally long.
     """
     n = len(x)
     if n != len(y):

@@ -148,9 +148,7 @@ def _variants(given: object) -> dict[str, Tables]:
             setting = f"variants.{name}.same_tokens_as"
             _known(setting, other, given)
             if "same_tokens_as" in given[other]:
-                raise SettingError(
-                    setting, "must name a variant whose length is paced linearly", other
-                )
+                raise SettingError(setting, LINEAR, other)
     return dict(given)
 
 
@@ -257,11 +255,7 @@ def _laid_over(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> Tables
 
 
 def _config(
-    name: str,
-    variants: Mapping[str, Tables],
-    cell: Tables,
-    overrides: Tables,
-    flops: object,
+    name: str, variants: Mapping[str, Tables], cell: Tables, overrides: Tables, flops: object
 ) -> Config:
     changes = dict(variants[name])
     other = changes.pop("same_tokens_as", None)

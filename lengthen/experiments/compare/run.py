@@ -55,7 +55,10 @@ def carry_out(
     machine = machine_for(configs, len(configs), jobs, threads)
     with owned_attempts(root) as attempts, _board(comparison, root, shown=shown) as board:
         # Whoever had the directory until now may have finished some of them.
-        left = {run.name: _job(run, root) for run in _unfinished(unfinished, root)}
+        left = {
+            run.name: Job(run.name, run.name, run.directory(root), run.config)
+            for run in _unfinished(unfinished, root)
+        }
         run_jobs(_Training(machine, attempts, board, left), machine, root)
 
 
@@ -78,16 +81,12 @@ def _on_their_stores(runs: Sequence[Planned]) -> list[Config]:
     return [with_store(run.config, stores[run.config.data.path]) for run in runs]
 
 
-def _job(run: Planned, root: Path) -> Job:
-    return Job(run.name, run.name, run.directory(root), run.config)
-
-
 @contextmanager
 def _board(comparison: Comparison, root: Path, *, shown: bool) -> Iterator["_Lines | _LiveTable"]:
     """Open the display on the error stream, so that output stays clean."""
     console = ErrorStream()
     console.quiet = not shown
-    cells = {run.name: _cell(_job(run, root)) for run in comparison.runs}
+    cells = {run.name: _cell(run.directory(root), run.config) for run in comparison.runs}
     if not console.is_terminal or not shown:
         done = sum(cell not in (".", "begun") for cell in cells.values())
         yield _Lines(len(cells), done, console)
@@ -112,7 +111,7 @@ class _Lines:
     def ended(self, job: Job, message: str) -> None:
         self.done += 1
         spent = clock_time(time.monotonic() - self.began)
-        result = message or f"validation loss {_loss(job)}"
+        result = message or f"validation loss {_cell(job.directory, job.config)}"
         self.say(f"{self.done} of {self.total}  {spent}  {job.name}: {result}")
 
     def say(self, text: str) -> None:
@@ -142,7 +141,7 @@ class _LiveTable:
         self.live.update(printed(table), refresh=True)
 
     def ended(self, job: Job, message: str) -> None:
-        self.cells[job.name] = _cell(job)
+        self.cells[job.name] = _cell(job.directory, job.config)
         if message:
             self.say(f"{job.name}: {message}")
 
@@ -178,14 +177,11 @@ class _Training:
         self.board.say(text)
 
 
-def _cell(job: Job) -> str:
-    state = run_status(job.directory, job.config).state
-    return _loss(job) if state == "finished" else "." if state == "missing" else state
-
-
-def _loss(job: Job) -> str:
-    evaluations = run_status(job.directory, job.config).metrics.evaluations
-    loss = evaluations[-1].loss if evaluations else None
+def _cell(directory: Path, config: Config) -> str:
+    status = run_status(directory, config)
+    if status.state != "finished":
+        return "." if status.state == "missing" else status.state
+    loss = status.metrics.evaluations[-1].loss if status.metrics.evaluations else None
     return "not finite" if loss is None else f"{loss:.3f}"
 
 

@@ -41,10 +41,12 @@ class Series:
 
     def best_stable(self) -> tuple[float, Group] | None:
         """Return the point of the lowest loss among those where no seed was unstable."""
-        stable = [point for point in self.points if not _breaks(point[1])]
-        losses = [(loss, *point) for point in stable if (loss := point[1].mean_loss()) is not None]
-        best = min(losses, key=lambda one: one[0], default=None)
-        return None if best is None else best[1:]
+        stable = [
+            (value, group)
+            for value, group in self.points
+            if not _breaks(group) and group.mean_loss() is not None
+        ]
+        return min(stable, key=lambda point: point[1].mean_loss() or 0.0, default=None)
 
     def breaking(self) -> str:
         """Say at which value a seed first broke, and at which values how many seeds crashed."""

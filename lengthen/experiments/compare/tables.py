@@ -5,7 +5,7 @@ from itertools import groupby
 
 from lengthen.analysis.instability import THRESHOLDS
 from lengthen.analysis.summary import QUANTITIES, Side, Summary
-from lengthen.experiments.compare.outcomes import Group, Outcome
+from lengthen.experiments.compare.outcomes import EndState, Group, Outcome
 from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
 from lengthen.run.records import EvalRecord
 from lengthen.util.stats import interval
@@ -77,10 +77,9 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
 
 
 def _end_states(group: Group) -> str:
-    parts = [f"{group.count('finished')} of {len(group.outcomes)}"]
-    parts += [f"{n} diverged"] if (n := group.count("diverged")) else []
-    parts += [f"{n} crashed"] if (n := group.count("crashed")) else []
-    return ", ".join(parts)
+    lost: tuple[EndState, ...] = ("diverged", "crashed")
+    parts = [f"{n} {state}" for state in lost if (n := group.count(state))]
+    return ", ".join([f"{group.count('finished')} of {len(group.outcomes)}", *parts])
 
 
 def largest_step_ratio(group: Group) -> float | None:

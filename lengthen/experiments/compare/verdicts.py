@@ -102,8 +102,7 @@ def verdicts(losses: Losses, alpha: float = 0.05) -> list[PairVerdict]:
 
     A loss that is not finite counts as none.
 
-    Raises:
-        SettingError: `alpha` is not between 0 and 1.
+    Raises SettingError where `alpha` is not between 0 and 1.
     """
     check_share("alpha", alpha)
     pairs = list(combinations(losses, 2))
@@ -136,8 +135,7 @@ def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -
     Both are tokens (or seconds) until the target, all above 0; None: not reached. Seeds that did
     not reach it are left out of the mean, which flatters: read it together with `reached` of `n`.
 
-    Raises:
-        ValueError: the two are not equally long.
+    Raises ValueError where the two are not equally long.
     """
     both = zip(baseline_tokens, tokens, strict=True)
     logs = [math.log(theirs / ours) for theirs, ours in both if ours is not None]
@@ -161,13 +159,7 @@ def _p(a: Seeds, b: Seeds, difference: Paired | None) -> float | None:
     return difference.p if difference and difference.n >= FEWEST_SEEDS else None
 
 
-def _verdict(
-    a: Seeds,
-    b: Seeds,
-    difference: Paired | None,
-    *,
-    significant: bool,
-) -> Verdict:
+def _verdict(a: Seeds, b: Seeds, difference: Paired | None, *, significant: bool) -> Verdict:
     if _lost_to(a, b) and significant:
         return "worse"
     if _lost_to(b, a) and significant:

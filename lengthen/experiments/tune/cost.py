@@ -1,7 +1,8 @@
 """What a search costs: an estimate before its first trial, and what its trials came to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cache
 from math import inf
 from pathlib import Path
 from statistics import LinearRegression, linear_regression
@@ -13,32 +14,19 @@ from lengthen.experiments.runner import read_attempts
 from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import (
     FIRST,
+    MOST_RATE,
+    MULTIPLES,
     End,
-    Losses,
     Setting,
     Space,
     next_step,
-    possible_losses,
+    race_from,
+    raced,
 )
 from lengthen.experiments.tune.trials import TrialResult, Work, evaluation_flops, step_flops
 from lengthen.planning.plan import Plan, plan
 
-KnownLoss = Callable[[Setting], float | None]  # loss as in Losses; None: nobody has tried it
-
-
-@dataclass(frozen=True)
-class Range:
-    """The least and the most that something can be."""
-
-    least: float
-    most: float
-
-    def or_after(self, spent: float, other: "Range") -> "Range":
-        """Return the range of this and of `other` with so much spent before."""
-        return Range(min(self.least, other.least + spent), max(self.most, other.most + spent))
-
-
-NOTHING = Range(inf, -inf)
+Price = Callable[[Setting], float]  # FLOP of a setting's trial, whatever its rate
 
 
 def trial_flops(problem: Problem, setting: Setting) -> float:
@@ -67,26 +55,37 @@ def _training_flops(config: Config) -> float:
     return float(sum(one.steps * step_flops(config, one.rows, one.length) for one in parts))
 
 
-def estimate(problem: Problem, known: KnownLoss = lambda _: None) -> Range:
-    """Return what the rest of a search costs, as a share of the training that it chooses.
+@dataclass(frozen=True)
+class Estimate:
+    """What a whole search costs, as shares of the training that it chooses."""
 
-    Over every way in which its trials can end. Every trial runs to its end, one after another. What
-    `known` gives a loss of costs nothing more.
+    likely: float
+    most: float
+
+
+def estimate(problem: Problem) -> Estimate:
+    """Estimate a search whose trials all run to their ends, one after another.
+
+    Likely: the first start is calm but with the longest T, and wins its race. Most: the dearest
+    start to choose, with every bisection and every race before it as long as they can be.
     """
-    prices: dict[Setting, float] = {}
 
+    @cache
     def price(setting: Setting) -> float:
-        # Arithmetic does not ask for the rate.
-        plain = replace(setting, rate=1)
-        if plain not in prices:
-            prices[plain] = trial_flops(problem, plain)
-        return prices[plain]
+        return trial_flops(problem, setting)
 
-    ends = ways(problem.space, price, known)
-    shares = [(spent, training_flops(problem, end)) for end, spent in ends.items()]
-    return Range(
-        min(spent.least / training for spent, training in shares),
-        max(spent.most / training for spent, training in shares),
+    space = problem.space
+    first, losses = space.ladder(space.starts[0]), dict[Setting, float]()
+    while isinstance(step := next_step(space, losses), Setting):
+        fails = step == first[-1] if not step.raced else step.start > space.starts[0]
+        losses[step] = inf if fails else 0.0
+    chosen = chosen_or_likely(space, step)
+    return Estimate(
+        sum(map(price, losses)) / training_flops(problem, chosen),
+        max(
+            spent / min(training_flops(problem, choice) for choice in space.ladder(start))
+            for start, spent in most_by_start(space, price).items()
+        ),
     )
 
 
@@ -95,63 +94,41 @@ def chosen_or_likely(space: Space, end: End) -> Setting:
     return end.chosen or Setting(space.starts[-1], FIRST)
 
 
-def ways(
-    space: Space, price: Callable[[Setting], float], known: KnownLoss
-) -> Mapping[Setting, Range]:
-    """Return for each choice of a search what the ways to it cost, its rate and rows aside."""
-    costs: dict[tuple[Setting | End, ...], Mapping[Setting, Range]] = {}
-
-    def costs_from(losses: Losses) -> Mapping[Setting, Range]:
-        losses, step = _next_unknown(space, known, losses)
-        if isinstance(step, End):
-            choice = chosen_or_likely(space, step)
-            return {Setting(choice.start, choice.multiple): Range(0.0, 0.0)}
-        # Ways with the same line continue alike and are worked out once: there are some lines for
-        # each setting, where the ways double with every start.
-        line = _line(space, known, losses, step)
-        if line not in costs:
-            rivals = (known(replace(step, start=start)) for start in space.starts)
-            there = [loss for loss in rivals if loss is not None] if step.raced else []
-            joined: dict[Setting, Range] = {}
-            for loss in possible_losses(losses, there):
-                for choice, cost in costs_from({**losses, step: loss}).items():
-                    joined[choice] = joined.get(choice, NOTHING).or_after(price(step), cost)
-            costs[line] = joined
-        return costs[line]
-
-    return costs_from({})
+def most_by_start(space: Space, price: Price) -> Mapping[int, float]:
+    """Return, for each start that can be the first calm one, the most that a search spends."""
+    bounds: dict[int, float] = {}
+    spent = price(space.ladder(space.starts[0])[-1])
+    for start in space.starts:
+        choices = space.ladder(start)
+        spent += price(Setting(start, FIRST, opening=True)) + _bisection(choices, price)
+        if start == space.starts[-1]:
+            shorter = [Setting(start, multiple) for multiple in MULTIPLES if multiple < FIRST]
+            spent += _bisection(shorter, price)
+            choices += shorter
+        bounds[start] = spent + max(_most_after(space, price, first) for first in choices)
+    return bounds
 
 
-def _next_unknown(space: Space, known: KnownLoss, losses: Losses) -> tuple[Losses, Setting | End]:
-    """Continue over what has been tried, to the next trial that nobody has done or the end."""
-    losses = dict(losses)
-    step = next_step(space, losses)
-    while isinstance(step, Setting) and (loss := known(step)) is not None:
-        losses[step] = loss
-        step = next_step(space, losses)
-    return losses, step
+def _bisection(rising: Sequence[Setting], price: Price) -> float:
+    return len(rising).bit_length() * max(map(price, rising))
 
 
-def _line(
-    space: Space, known: KnownLoss, losses: Losses, step: Setting
-) -> tuple[Setting | End, ...]:
-    """Return what will be tried if every trial fails: to the end, or until another start's turn.
-
-    From there on it does not matter how the search has come there.
-    """
-    line: list[Setting | End] = [step]
-    while isinstance(last := line[-1], Setting) and (last is step or not last.opening):
-        losses, following = _next_unknown(space, known, {**losses, last: inf})
-        line.append(following)
-    return tuple(line)
+def _most_after(space: Space, price: Price, first: Setting) -> float:
+    """Return the most that the race, what follows it and --aggressive spend after `first`."""
+    entries = race_from(space, first)
+    races = sum(price(raced(entry)) for entry in entries) if len(entries) > 1 else 0.0
+    again = sum(_bisection(space.ladder(winner.start), price) for winner in entries[1:])
+    ends = [first, *(end for winner in entries[1:] for end in space.ladder(winner.start))]
+    return races + again + max(_most_bolder(space, price, end) for end in ends)
 
 
-@dataclass(frozen=True)
-class Overhead:
-    """What the trials' own logs cannot show."""
-
-    repeated: Work = field(default_factory=Work)  # computed before a kill, and then once more
-    seconds: float = 0.0  # of starting, saving and watching processes
+def _most_bolder(space: Space, price: Price, chosen: Setting) -> float:
+    if not space.aggressive:
+        return 0.0
+    spent, wider = (MOST_RATE.bit_length() - 1) * price(chosen), chosen
+    while more := space.with_more_rows(wider):
+        spent, wider = spent + price(more), more
+    return spent
 
 
 @dataclass(frozen=True)
@@ -159,67 +136,48 @@ class SearchCost:
     """The trials together, evaluation included, beside the one training that they are for."""
 
     trials: int
-    work: Work  # all that was computed, what was computed again included
-    overhead: Overhead
+    work: Work
+    other_seconds: float  # to start, save and watch processes, and of what a kill lost
+    repeated_tokens: int  # trained twice, after a kill; not in `work`
     training: Plan
     training_seconds: float | None  # as the seconds of the trials' steps say; None before any
+    # Of the whole training's, which have no evaluation in them.
+    token_share: float
+    flop_share: float
+    second_share: float | None
 
     @property
     def seconds(self) -> float:
         """Seconds that the processes of the trials took, all together."""
-        return self.work.seconds + self.overhead.seconds
-
-    @property
-    def token_share(self) -> float:
-        """Of the whole training's trained tokens."""
-        return self.work.tokens / self.training.tokens
-
-    @property
-    def flop_share(self) -> float:
-        """Of the whole training's operations, which have no evaluation in them."""
-        return self.work.flops / self.training.flops
-
-    @property
-    def second_share(self) -> float | None:
-        """Of the whole training's seconds."""
-        return None if self.training_seconds is None else self.seconds / self.training_seconds
+        return self.work.seconds + self.other_seconds
 
 
 def search_cost(
     problem: Problem, results: Sequence[TrialResult], setting: Setting, root: Path
 ) -> SearchCost:
     """Add the trials up, beside the whole training with `setting`."""
-    overhead = _read_overhead(root, {result.trial.name for result in results})
+    names = {result.trial.name for result in results}
+    attempts = [record for run, record in read_attempts(root) if run in names]
+    other_seconds = sum(record.get("beside_seconds", 0.0) for record in attempts)
+    work = sum((result.work for result in results), Work())
     config = whole_training(problem, setting)
-    line = _line_through_steps(results)
-    seconds = None
-    if line:
+    training, seconds = plan(config, config.model.length), None
+    if line := _line_through_steps(results):
         seconds = sum(
             span.steps * (line.slope * step_flops(config, span.rows, span.length) + line.intercept)
             for span in spans(config.schedule())
         )
     return SearchCost(
         trials=len(results),
-        work=sum((result.work for result in results), overhead.repeated),
-        overhead=overhead,
-        training=plan(config, config.model.length),
+        work=work,
+        other_seconds=other_seconds,
+        repeated_tokens=sum(record.get("repeated_tokens", 0) for record in attempts),
+        training=training,
         training_seconds=seconds,
+        token_share=work.tokens / training.tokens,
+        flop_share=work.flops / training.flops,
+        second_share=None if seconds is None else (work.seconds + other_seconds) / seconds,
     )
-
-
-def _read_overhead(root: Path, names: set[str]) -> Overhead:
-    """Read what attempts.jsonl says of these trials; of a process that was killed it says less."""
-    works: list[Work] = []
-    seconds = 0.0
-    for run, record in read_attempts(root):
-        if run not in names:
-            continue
-        if record.get("event") == "started":
-            works.append(Work(**record.get("redone", {})))
-        elif record.get("event") == "busy":
-            works.pop()  # another process had it: that attempt has computed nothing again
-        seconds += record.get("beside_seconds", 0.0)
-    return Overhead(sum(works, Work()), seconds)
 
 
 def _line_through_steps(results: Iterable[TrialResult]) -> LinearRegression | None:

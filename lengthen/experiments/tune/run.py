@@ -27,11 +27,10 @@ from lengthen.experiments.tune.search import Setting, next_settings
 from lengthen.experiments.tune.trials import (
     Trial,
     TrialResult,
-    Work,
     drop_checkpoints,
     read_running,
     read_trial,
-    repeated_work,
+    repeated_tokens,
     trial_of,
 )
 from lengthen.run.metrics import JsonLines
@@ -142,9 +141,8 @@ class _Search:
 
     def starting(self, job: Job) -> None:
         trial = self._trial_of(job)
-        again = repeated_work(self.root, trial)
-        self.computed[job.name] = read_running(self.root, trial).work.seconds - again.seconds
-        self._write(trial, "started", **({"redone": asdict(again)} if again != Work() else {}))
+        self.computed[job.name] = read_running(self.root, trial).work.seconds
+        self._write(trial, "started", repeated_tokens=repeated_tokens(self.root, trial))
 
     def ended(self, process: Process, event: Event, message: str) -> None:
         trial = self._trial_of(process.job)
@@ -152,10 +150,10 @@ class _Search:
             self._write(trial, "busy")
             return
         result = read_trial(self.root, trial)
-        # What was no computing: starting, saving, our polling.
+        # What computed nothing that stays: starting, saving, our polling, what a kill lost.
         lived = time.monotonic() - process.began
-        overhead = max(0.0, lived - (result.work.seconds - self.computed[trial.name]))
-        self._write(trial, event, message=message, beside_seconds=round(overhead, 3))
+        other = max(0.0, lived - (result.work.seconds - self.computed[trial.name]))
+        self._write(trial, event, message=message, beside_seconds=round(other, 3))
         if event == "ended":
             if not result.is_decided:
                 raise _crashed(process, message)

@@ -20,7 +20,7 @@ speculation) can never change the choice.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from math import inf, isfinite, log
@@ -175,11 +175,18 @@ def race_entries(space: Space, known: Losses) -> list[Setting]:
 
 def _entries(space: Space, known: Losses, first: Setting) -> list[Setting]:
     """Return what races, up to the first that loses."""
+    rivals = race_from(space, first)
+    for number, (other, rival) in enumerate(pairwise(rivals), 2):
+        if not _wins(known, rival, other):
+            return rivals[:number]
+    return rivals
+
+
+def race_from(space: Space, first: Setting) -> list[Setting]:
+    """Return what races after `first` was chosen, if the longer start wins each time."""
     entries = [first]
     while rival := space.rival(entries[-1]):
         entries.append(rival)
-        if not _wins(known, rival, entries[-2]):
-            break
     return entries
 
 
@@ -220,40 +227,7 @@ def next_settings(space: Space, known: Losses, jobs: int) -> list[Setting]:
             continue  # two ways can lead to one trial
         settings.append(setting)
         # Whether a race continues depends on how it ends, and none is begun in vain.
-        losses = (inf,) if setting.raced else possible_losses(case)
+        best = min(filter(isfinite, case.values()), default=0.0) - 1.0
+        losses = (inf,) if setting.raced else (best, inf)
         supposed += [{**case, setting: loss} for loss in losses]
     return settings
-
-
-def possible_losses(known: Losses, rivals: Iterable[float] = ()) -> tuple[float, float]:
-    """Return losses for the two ways that a trial can end: better than any other, and not calm.
-
-    One that is calm and worse leads where one of these does. `rivals` are losses of others that
-    nobody has asked for yet.
-    """
-    return min(filter(isfinite, (*known.values(), *rivals)), default=0.0) - 1.0, inf
-
-
-def contradictions(known: Losses) -> list[tuple[Setting, Setting]]:
-    """Return pairs that contradict the search: one that was not calm, and a wilder one that was.
-
-    Wilder in nothing less: a start no longer, a T no shorter, a rate and rows no smaller. The
-    search itself meets one only where the winner of a race is not calm, else a speculative trial
-    does, and the choice stands. Races are no evidence: they are longer, and looked at less often.
-    """
-    trials = {one: isfinite(loss) for one, loss in known.items() if not one.raced}
-    calm = [one for one, is_calm in trials.items() if is_calm and not one.opening]
-    return [
-        (setting, wilder[0])
-        for setting, is_calm in trials.items()
-        if not is_calm and (wilder := [one for one in calm if _is_wilder(one, setting)])
-    ]
-
-
-def _is_wilder(one: Setting, other: Setting) -> bool:
-    return (
-        one.start <= other.start
-        and one.multiple >= other.multiple
-        and one.rate >= other.rate
-        and one.rows >= other.rows
-    )

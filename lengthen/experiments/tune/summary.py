@@ -25,7 +25,6 @@ from lengthen.experiments.tune.search import (
     RIVAL,
     Losses,
     Setting,
-    contradictions,
     race_entries,
     raced,
 )
@@ -55,7 +54,7 @@ def sentences(result: SearchResult) -> list[str]:
     """Return the choice, what it rests on, and what it cost."""
     if (chosen := result.chosen) is None:
         reason = no_calm(result)
-        return [f"{reason[0].upper()}{reason[1:]}.", _cost(result.cost), *_contradictions(result)]
+        return [f"{reason[0].upper()}{reason[1:]}.", _cost(result.cost)]
     return [
         _choice(result, chosen),
         *_race(result, chosen),
@@ -67,15 +66,11 @@ def sentences(result: SearchResult) -> list[str]:
 
 
 def no_calm(result: SearchResult) -> str:
-    """Say that no trial was calm to its end, which were not, and what to change."""
-    decided = [one for one in result.trials if one.is_decided]
-    tried = "; ".join(one.trial.label for one in decided if not one.is_calm)
-    calm = [one.trial.setting for one in decided if one.is_calm and one.trial.setting.opening]
-    starts = " and ".join(f"start {setting.start}" for setting in calm)
-    text = f"no trial stayed calm for {WARMUPS} warm-ups ({tried})"
-    if calm:
-        text += f"; {starts} {'were' if len(calm) > 1 else 'was'} calm for {OPENING_WARMUPS} alone"
-    return f"{text}: {remedies(result.problem)}"
+    """Say that no trial was calm to its end, which ones were tried, and what to change."""
+    tried = "; ".join(
+        one.trial.label for one in result.trials if one.is_decided and not one.is_calm
+    )
+    return f"no trial stayed calm for {WARMUPS} warm-ups ({tried}): {remedies(result.problem)}"
 
 
 def remedies(problem: Problem) -> str:
@@ -134,23 +129,20 @@ def _end_of_ladder(problem: Problem, chosen: Setting) -> list[str]:
     plain = Setting(chosen.start, chosen.multiple)
     if chosen.multiple == MULTIPLES[-1] or problem.space.ladder(chosen.start)[-1] != plain:
         return []
-    share, most = problem.warmup_share(plain), f"{100 * WARMUP_SHARE:.0f} % of it"
-    why = f"at most {most} may be trained before full length is reached, and with this T"
-    why += f" {100 * share:.0f} % are"
-    if share > WARMUP_SHARE:  # the shortest T is tried whatever the budget is
-        why = f"even this one takes more than {most} before full length is reached"
-    return [f"The budget leaves no room for a longer T: {why}."]
+    return [
+        f"The budget leaves no room for a longer T: at most {100 * WARMUP_SHARE:.0f} % of it may "
+        f"be trained before full length is reached, and with this T "
+        f"{100 * problem.warmup_share(plain):.0f} % are."
+    ]
 
 
 def _bolder(result: SearchResult, chosen: Setting) -> list[str]:
     """Say how far --aggressive came, and what ended it."""
     tuned, space = result.problem.training(chosen), result.problem.space
-    rate_limit = ", no more is tried" if chosen.rate == MOST_RATE else ""
-    rows_limit = ""
-    if space.with_more_rows(chosen) is None:
+    limit = ", no more is tried"
+    rate_limit, rows_limit = limit * (chosen.rate == MOST_RATE), limit * (chosen.rows == MOST_ROWS)
+    if chosen.rows < MOST_ROWS and space.with_more_rows(chosen) is None:
         rows_limit = ", the budget has no room for more"
-        if chosen.rows == MOST_ROWS:
-            rows_limit = ", no more is tried"
     return [
         f"With it the largest learning rate that stayed calm is {tuned.optimizer.learning_rate:g} "
         f"({chosen.rate} x what was given{rate_limit}), and with that the most rows are "
@@ -186,10 +178,10 @@ def _cost(cost: SearchCost) -> str:
         f"training: {whole}), with evaluation {work.flops:.3g} FLOP "
         f"({100 * cost.flop_share:.1f} %) and {cost.seconds:.0f} seconds{share}"
     )
-    if cost.overhead.seconds:
-        text += f", {cost.overhead.seconds:.0f} of them to start, save and watch processes"
-    if cost.overhead.repeated.tokens:
-        text += f"; {cost.overhead.repeated.tokens:,} tokens were trained twice, after a kill"
+    if cost.other_seconds:
+        text += f", {cost.other_seconds:.0f} of them to start, save and watch processes"
+    if cost.repeated_tokens:
+        text += f"; besides, {cost.repeated_tokens:,} tokens were trained twice, after a kill"
     return f"{text}."
 
 
@@ -200,20 +192,10 @@ def _warnings(result: SearchResult, chosen: Setting) -> list[str]:
     if tuned.pacing.end == tuned.model.length and plan(tuned, tuned.model.length).full is None:
         early = "Even with this T the budget ends before full length is reached"
         text.append(f"{early}: raise the budget, or lower optimizer.warmup_steps.")
-    text += _contradictions(result)
     if len(result.threads) > 1:
         counts = " and ".join(map(str, result.threads))
         text.append(f"The trials had {counts} threads: equal to rounding, not to the last digit.")
     return text
-
-
-def _contradictions(result: SearchResult) -> list[str]:
-    labels = {one.trial.setting: one.trial.label for one in result.trials}
-    return [
-        f"{labels[setting]} was not calm, and {labels[wilder]} was: calmness is not monotone "
-        "here, so take the choice with care."
-        for setting, wilder in contradictions(result.losses)
-    ]
 
 
 def trials_table(result: SearchResult) -> Table:
@@ -229,12 +211,9 @@ def trials_table(result: SearchResult) -> Table:
         f"evaluation reads the same {problem.evaluation_tokens(first):,} tokens, "
         f"{problem.judge_tokens:,} in a race; on those, differences of "
         f"{100 * resolution(problem.judge_tokens):.1f} % are two standard errors {SPREAD}, and "
-        "another seed moves it more. First the first start with the longest T. "
-        f"Where that is not calm: with T = {FIRST} warm-ups the start rises until its beginning "
-        f"is calm, {OPENING_WARMUPS} warm-ups, then the largest T that is calm for {WARMUPS}. Then "
-        "the race: perplexity is that of the mean loss of the last "
-        f"{LAST_EVALUATIONS} evaluations. Then a larger T again for a start that won. Seconds are "
-        "of training and evaluating.",
+        f"another seed moves it more. A beginning is {OPENING_WARMUPS} warm-ups, others {WARMUPS}; "
+        f"perplexity is that of the mean loss of a race's last {LAST_EVALUATIONS} evaluations. "
+        "Seconds are of training and evaluating.",
     )
 
 
@@ -247,7 +226,7 @@ def _row(one: TrialResult) -> tuple[str, ...]:
         one.stability.verdict if one.is_decided else "not needed",
         one.stability.rise,
         perplexity(one.loss) if one.trial.setting.raced and one.is_calm else "-",
-        f"{one.steps:,}",
+        f"{len(one.metrics.steps):,}",
         f"{one.work.tokens:,}",
         number(one.work.seconds, 1),
     )
@@ -282,18 +261,28 @@ def _panel(title: str, clock: str, x: str, trials: Sequence[TrialResult]) -> Pan
 
 def facts(result: SearchResult) -> dict[str, Any]:
     """Return all of it for another program; shares are of one training, 1 is all of it."""
-    cost, training = result.cost, result.cost.training
+    cost, training, warmup = result.cost, result.cost.training, result.problem.warmup
+    chosen = None
+    if (setting := result.chosen) is not None:
+        tuned = result.problem.training(setting)
+        chosen = {
+            "start": setting.start,
+            "duration": setting.multiple * warmup,
+            "warmups": setting.multiple,
+            "learning_rate": tuned.optimizer.learning_rate,
+            "rows": tuned.batch.rows,
+        }
     return {
-        "chosen": None if result.chosen is None else _chosen(result.problem, result.chosen),
-        "trials": [_fact(one, result.problem.warmup) for one in result.trials],
+        "chosen": chosen,
+        "trials": [_fact(one, warmup) for one in result.trials],
         "cost": {
             "trials": cost.trials,
             "tokens": cost.work.tokens,
             "validation_tokens": cost.work.judged,
             "flops": cost.work.flops,
             "seconds": cost.seconds,
-            "seconds_beside_computing": cost.overhead.seconds,
-            "tokens_trained_twice": cost.overhead.repeated.tokens,
+            "seconds_beside_computing": cost.other_seconds,
+            "tokens_trained_twice": cost.repeated_tokens,
         },
         "training": {
             "steps": training.steps,
@@ -310,17 +299,6 @@ def facts(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _chosen(problem: Problem, chosen: Setting) -> dict[str, object]:
-    tuned = problem.training(chosen)
-    return {
-        "start": chosen.start,
-        "duration": chosen.multiple * problem.warmup,
-        "warmups": chosen.multiple,
-        "learning_rate": tuned.optimizer.learning_rate,
-        "rows": tuned.batch.rows,
-    }
-
-
 def _fact(one: TrialResult, warmup: int) -> dict[str, object]:
     return {
         "run": one.trial.name,
@@ -329,7 +307,7 @@ def _fact(one: TrialResult, warmup: int) -> dict[str, object]:
         "verdict": one.stability.verdict,
         "why": one.stability.why,
         "loss": one.loss if one.is_calm else None,
-        "steps": one.steps,
+        "steps": len(one.metrics.steps),
         "tokens": one.work.tokens,
         "seconds": one.work.seconds,
         "flops": one.work.flops,

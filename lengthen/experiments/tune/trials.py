@@ -12,7 +12,7 @@ What is significant is recalled, and not seen in a source: above 1.3 times the l
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,7 +93,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Where it lies below the trials."""
-        return f"{_in_a_name(self.label)}-{_digest(self.config)}"
+        return f"{self.label.replace(',', '').replace(' ', '-')}-{_digest(self.config)}"
 
     def directory(self, root: Path) -> Path:
         """Return where it lies in the tuner's directory `root`."""
@@ -106,20 +106,11 @@ class Trial:
 
 def trial_of(problem: Problem, setting: Setting) -> Trial:
     """Return the trial of a setting."""
-    label = label_of(problem, setting)
-    return Trial(setting, problem.trial_config(setting), problem.steps(setting), label)
-
-
-def label_of(problem: Problem, setting: Setting) -> str:
-    """Return what the trial of a setting is called."""
     label = f"start {setting.start}, T {setting.multiple * problem.warmup}"
     label += f", rate x{setting.rate}" * (setting.rate > 1)
     label += f", rows x{setting.rows}" * (setting.rows > 1)
-    return label + ", beginning" * setting.opening + ", race" * setting.raced
-
-
-def _in_a_name(label: str) -> str:
-    return label.replace(",", "").replace(" ", "-")
+    label += ", beginning" * setting.opening + ", race" * setting.raced
+    return Trial(setting, problem.trial_config(setting), problem.steps(setting), label)
 
 
 def _digest(config: Config) -> str:
@@ -158,15 +149,12 @@ def evaluation_flops(model: Model, tokens: int) -> float:
     return cost.flops(model, tokens // model.length, model.length) / FORWARD
 
 
-def work_of(metrics: Metrics, config: Config, after: int = 0) -> Work:
-    """Return the work that a log shows of the steps after step `after`."""
-    steps = [step for step in metrics.steps if step.step > after]
-    evaluations = [one for one in metrics.evaluations if one.step > after]
-    before = [step.seconds or 0.0 for step in metrics.steps if step.step <= after]
+def _work_of(metrics: Metrics, config: Config) -> Work:
+    steps, evaluations = metrics.steps, metrics.evaluations
     shapes = [(step.rows or 0, step.length or 0) for step in steps]
     judged = sum(one.side_tokens or 0 for one in evaluations)
     flops = sum(step_flops(config, rows, length) for rows, length in shapes)
-    training = (steps[-1].seconds or 0.0) - (before[-1] if before else 0.0) if steps else 0.0
+    training = (steps[-1].seconds or 0.0) if steps else 0.0
     return Work(
         tokens=sum(rows * length for rows, length in shapes),
         judged=judged,
@@ -202,14 +190,9 @@ class TrialResult:
         return fmean(math.inf if one.loss is None else one.loss for one in last)
 
     @property
-    def steps(self) -> int:
-        """Steps that it trained."""
-        return len(self.metrics.steps)
-
-    @property
     def work(self) -> Work:
         """What it has computed."""
-        return work_of(self.metrics, self.trial.config)
+        return _work_of(self.metrics, self.trial.config)
 
 
 def losses_of(results: Iterable[TrialResult]) -> dict[Setting, float]:
@@ -242,26 +225,12 @@ def _result(trial: Trial, status: RunStatus) -> TrialResult:
     return TrialResult(trial, stability, metrics)
 
 
-def known_losses(problem: Problem, root: Path) -> Callable[[Setting], float | None]:
-    """Return what gives the loss at which a setting's trial ended, None where it has no verdict."""
-    place = root / TRIALS
-    # Few settings were ever tried, and a name is there sooner than a configuration.
-    names = {path.name.rpartition("-")[0] for path in place.iterdir()} if place.is_dir() else set()
-
-    def loss(setting: Setting) -> float | None:
-        if _in_a_name(label_of(problem, setting)) not in names:
-            return None
-        result = read_trial(root, trial_of(problem, setting))
-        return result.loss if result.is_decided else None
-
-    return loss
-
-
-def repeated_work(root: Path, trial: Trial) -> Work:
-    """Return what a trial that resumes now computes again: all after its newest checkpoint."""
+def repeated_tokens(root: Path, trial: Trial) -> int:
+    """Return the tokens that a trial which resumes now trains again: after its last checkpoint."""
     checkpoints = list_checkpoints(RunPaths(trial.directory(root)).checkpoints)
     kept = int(checkpoints[0].name.removeprefix("step-")) if checkpoints else 0
-    return work_of(read_running(root, trial).metrics, trial.config, kept)
+    steps = read_running(root, trial).metrics.steps
+    return sum((step.rows or 0) * (step.length or 0) for step in steps if step.step > kept)
 
 
 def drop_checkpoints(root: Path, trial: Trial) -> None:

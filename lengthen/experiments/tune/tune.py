@@ -22,13 +22,14 @@ from lengthen.experiments.tune.summary import (
     trials_of,
     trials_table,
 )
-from lengthen.experiments.tune.trials import TRIALS, TrialResult, known_losses, losses_of
+from lengthen.experiments.tune.trials import TRIALS, TrialResult, losses_of
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError, UnstableError
+from lengthen.util.overwrite import check_file
 from lengthen.util.tables import console, printed
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
@@ -65,7 +66,7 @@ def tune(
     )
     must_be_a_tuners(root)
     machine = _machine(problem, jobs, threads)
-    _print_estimate(problem, root, machine)
+    _print_estimate(problem, machine)
     result = _result(problem, root, carry_out(problem, root, machine, shown=shown))
     _write(root, result)
     console().print(printed(trials_table(result)))
@@ -91,34 +92,32 @@ def must_be_a_tuners(root: Path) -> None:
     if strange:
         rule = f"holds {strange[0]}, which no search wrote, so all of it stays"
         raise SettingError("--out", rule, str(root), "give a new directory")
-    for name, is_ours in ((TUNED, _is_tuned), (EARLIER, _is_tuned), (FACTS, _is_facts)):
-        if name in names and not is_ours(root / name):
-            raise SettingError("--out", f"holds a {name} that no search wrote", str(root))
+    check_file(root / TUNED, "choice of a search", _is_tuned)
+    check_file(root / EARLIER, "choice of a search", _is_tuned)
+    check_file(root / FACTS, "result of a search", _is_facts)
     must_be_ours(root / PAGE)
 
 
 def _is_tuned(path: Path) -> bool:
-    return path.is_file() and path.read_text(errors="replace").startswith(COMMENT)
+    return path.read_text(errors="replace").startswith(COMMENT)
 
 
 def _is_facts(path: Path) -> bool:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= {"chosen", "trials", "share"}
 
 
-def _print_estimate(problem: Problem, root: Path, machine: Machine) -> None:
-    """Print what the search will cost, but where nothing is left to do."""
-    share = estimate(problem, known_losses(problem, root))
-    if share.most > 0:
-        more = ", and more with trials side by side" * (machine.jobs > 1)
-        print(
-            f"cost    from {100 * share.least:.1f} to {100 * share.most:.1f} % of one training's "
-            f"FLOP, evaluation included, with every trial run to its end{more}",
-            flush=True,
-        )
+def _print_estimate(problem: Problem, machine: Machine) -> None:
+    share = estimate(problem)
+    more = ", more with trials side by side" * (machine.jobs > 1)
+    print(
+        f"cost    likely {100 * share.likely:.1f}, at most {100 * share.most:.1f} % of one "
+        f"training's FLOP, evaluation included, less what is known already{more}",
+        flush=True,
+    )
 
 
 def _machine(problem: Problem, jobs: int | None, threads: int | None) -> Machine:

@@ -158,9 +158,10 @@ def test_an_edited_comparison_gives_what_a_new_directory_gives_or_is_refused(
     before, after, comes_to = EDITS[edit]
     file, out, new = tmp_path / "small.toml", tmp_path / "out", tmp_path / "new"
     assert call(before.write(file, store), out) == 0
-    assert call(after.write(file, store), new) == 0
+    after.write(file, store)
     capsys.readouterr()
     if comes_to in (EQUAL, "rounded"):
+        assert call(file, new) == 0
         for words in ([], ["--look"]):
             assert call(file, out, *words) == 0
             alike = facts_of if comes_to == EQUAL else (lambda place: rounded(facts_of(place)))

@@ -39,17 +39,15 @@ def steps_of(comparison: Comparison, root: Path) -> Sequence[Sequence[object]]:
     ]
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_f55_killed_it_gives_the_same_tables_as_unbroken(
-    written: Written, tmp_path: Path, kills: int
-) -> None:
+@pytest.mark.slow
+def test_f55_killed_it_gives_the_same_tables_as_unbroken(written: Written, tmp_path: Path) -> None:
     file = written(**(LONGER | {"[0, 1, 2]": "[0]"}))
     comparison = read_comparison(file)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for run in comparison.runs:
         train(run.config, run.directory(whole), quiet=True)
     assert main(["compare", str(file), "--out", str(whole), "--look"]) == 0
-    for number in range(kills):
+    for number in range(2):
         process = compare(file, broken)
         while _steps(comparison, broken) <= 20 * number:
             assert process.poll() is None
@@ -85,6 +83,7 @@ def _changed(path: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_signal_saves_every_run_and_the_same_command_goes_on(
     written: Written, tmp_path: Path
 ) -> None:

@@ -63,29 +63,23 @@ def test_the_seconds_of_the_whole_training_come_from_a_line_through_those_of_the
 def test_what_a_kill_cost_and_what_processes_took_beside_computing_is_billed(tuned: Tuned) -> None:
     trials = tuned([Setting(8, 43)])
     before = tuned.facts["cost"]
-    again = {"tokens": 640, "judged": 512, "flops": 1e6, "seconds": 4.0}
     lines: list[dict[str, object]] = [
-        {"run": trials[0].name, "event": "started", "redone": {}},
-        {"run": trials[0].name, "event": "started", "redone": again},
+        {"run": trials[0].name, "event": "started", "repeated_tokens": 0},
+        {"run": trials[0].name, "event": "started", "repeated_tokens": 640},
         {"run": trials[0].name, "event": "ended", "beside_seconds": 3.0},
-        {"run": trials[1].name, "event": "started", "redone": again},
-        {"run": trials[1].name, "event": "busy"},  # by somebody else: nothing was redone
-        {"run": "another", "event": "started", "redone": again},
+        {"run": "another", "event": "started", "repeated_tokens": 640},
     ]
     log = tuned.root / "attempts.jsonl"
     log.write_text("".join(json.dumps({**line, "search": {}}) + "\n" for line in lines))
     assert tuned.again() == 0
     assert tuned.facts["cost"] == {
-        "trials": 5,
-        "tokens": before["tokens"] + 640,
-        "validation_tokens": before["validation_tokens"] + 512,
-        "flops": pytest.approx(before["flops"] + 1e6),
-        "seconds": before["seconds"] + 4.0 + 3.0,
+        **before,
+        "seconds": before["seconds"] + 3.0,
         "seconds_beside_computing": 3.0,
         "tokens_trained_twice": 640,
     }
-    cost_told = next(text for text in tuned.facts["verdicts"] if " trials cost " in text)
-    assert cost_told.endswith(
-        ", 3 of them to start, save and watch processes; 640 tokens were trained twice, after a "
-        "kill."
+    line = next(text for text in tuned.facts["verdicts"] if " trials cost " in text)
+    assert line.endswith(
+        ", 3 of them to start, save and watch processes; besides, 640 tokens were trained twice, "
+        "after a kill."
     )

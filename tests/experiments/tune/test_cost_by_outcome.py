@@ -8,7 +8,7 @@ from benchmarks.tuning import (
     LONGEST,
     RECIPES,
     STARTS,
-    bounds,
+    expected,
     late_share,
     problem,
     problem_of,
@@ -47,13 +47,13 @@ def test_the_page_says_what_it_costs_where_the_very_beginning_deceives() -> None
     assert f"{said} and {dearest[-1]:.0f} %" in " ".join(page.split())
 
 
-def test_the_page_says_what_the_recipes_cost_at_least_and_at_most() -> None:
+def test_the_page_says_what_the_recipes_cost_likely_and_at_most() -> None:
     page = (Path(__file__).parents[3] / "docs/tuning.md").read_text(encoding="utf-8")
     for recipe in RECIPES:
         cells = []
         for aggressive in (False, True):
-            one = bounds(recipe, aggressive=aggressive)
-            cells.append(f"{100 * one.least:.1f} to {100 * one.most:.1f}")
+            one = expected(recipe, aggressive=aggressive)
+            cells.append(f"{100 * one.likely:.1f}, at most {100 * one.most:.0f}")
         longest = 20 * problem_of(recipe).space.ladder(8)[-1].multiple
         assert f"| `{recipe}` | {' | '.join(cells)} | {longest} |" in page
 

@@ -97,6 +97,7 @@ def wait_for_step(root: Path, trial: Trial, process: subprocess.Popen[str], step
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_f55_killed_and_started_again_it_repeats_no_finished_trial_and_chooses_the_same(
     asked: Asked, tunable: Configure, tmp_path: Path
 ) -> None:

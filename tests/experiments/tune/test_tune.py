@@ -78,9 +78,9 @@ def test_a_file_that_another_search_tuned_goes_aside_and_is_not_lost(
         ("config.toml", "holds config.toml, which no search wrote, so all of it stays, got"),
         ("thesis.tex", "holds thesis.tex, which no search wrote, so all of it stays, got"),
         ("trials", "holds trials, which no search wrote, so all of it stays, got"),
-        ("tuned.toml", "holds a tuned.toml that no search wrote, got"),
-        ("tuned.before.toml", "holds a tuned.before.toml that no search wrote, got"),
-        ("tune.json", "holds a tune.json that no search wrote, got"),
+        ("tuned.toml", "is there already and is no choice of a search, so it stays, got"),
+        ("tuned.before.toml", "is there already and is no choice of a search, so it stays, got"),
+        ("tune.json", "is there already and is no result of a search, so it stays, got"),
         ("tune.html", "is there already and is no report, so it stays, got"),
     ],
 )
@@ -110,7 +110,7 @@ def test_another_tools_trials_are_refused_and_stay(
     own(tuned.root)
     (tuned.root / "tune.json").write_text('{"trials": [], "tool": "another"}')
     assert tuned.again() == 2
-    assert "--out: holds a tune.json that no search wrote" in capsys.readouterr().err
+    assert "--out: is there already and is no result of a search" in capsys.readouterr().err
     assert theirs.read_text() == "{}"
 
 
