@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lengthen.evaluation.evaluate import evaluate
     from lengthen.exchange.pretrained import load
     from lengthen.experiments.compare.compare import compare
+    from lengthen.experiments.tune.tune import tune
     from lengthen.integrations.data_plan import DataPlan
     from lengthen.integrations.plain import BatchStream
     from lengthen.integrations.run_log import RunLog
@@ -44,6 +45,7 @@ __all__ = [
     "report",
     "resume",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -54,6 +56,7 @@ _MODULES = {
     "evaluation.evaluate": ("evaluate",),
     "exchange.pretrained": ("load",),
     "experiments.compare.compare": ("compare",),
+    "experiments.tune.tune": ("tune",),
     "integrations.data_plan": ("DataPlan",),
     "integrations.plain": ("BatchStream",),
     "integrations.run_log": ("RunLog",),

@@ -14,7 +14,7 @@ import lengthen
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["prepare", "Store", "train", "resume"],
-    "Plan and compare": ["plan", "compare"],
+    "Plan and compare": ["plan", "compare", "tune"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
     "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_notes
+from lengthen.cli.command import Command, Parser, Settings
 from lengthen.config.recipes import RECIPES
+from lengthen.util.errors import UnstableError
 
 
 def _arguments(parser: Parser) -> None:
@@ -34,21 +35,23 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from lengthen.config.load import load
     from lengthen.experiments.tune.tune import tune
 
-    config, notes = load(options.recipe, settings, data=options.data)
-    print_notes(notes)
-    tune(
-        config,
+    result = tune(
+        options.recipe,
         options.out,
+        data=options.data,
+        settings=settings,
         starts=options.starts,
         judge_tokens=options.judge_tokens,
         aggressive=options.aggressive,
         jobs=options.jobs,
         threads=options.threads,
-        shown=not options.quiet,
+        quiet=options.quiet,
     )
+    result.print()
+    if result.failure:
+        raise UnstableError(result.failure)
     return 0
 
 

@@ -102,7 +102,7 @@ class Process:
 class Experiment(Protocol):
     """Decides which runs are trained, and keeps what came of them."""
 
-    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+    def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
         """Return the jobs that should run, the most needed first; none ends the experiment.
 
         Called about twice a second; a running job that is not in it is stopped.
@@ -130,7 +130,7 @@ def run_jobs(experiment: Experiment, machine: Machine, root: Path) -> None:
     pool = _Pool(experiment, machine)
     with StopSignal().listening() as stop:
         try:
-            while (wanted := experiment.wanted(pool.jobs)) and not stop():
+            while (wanted := experiment.jobs_to_run(pool.jobs)) and not stop():
                 pool.stop_all_but(wanted, "cancelled")
                 pool.start(wanted)
                 time.sleep(LOOK_SECONDS)

@@ -108,13 +108,13 @@ def _now_and_then(note: Callable[[str], None], name: str, budget: int) -> Callab
     """Return what notes how far a plan is: after a second, and then every ten."""
     due = time.monotonic() + SOON
 
-    def progress(tokens: int) -> None:
+    def report_progress(tokens: int) -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + PLAIN_SECONDS
             note(f"planning {name}: {100 * tokens // budget} %")
 
-    return progress
+    return report_progress
 
 
 def _measured(

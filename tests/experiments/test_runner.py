@@ -67,7 +67,7 @@ class Wanting:
     root: Path
     events: list[str] = field(default_factory=list)
 
-    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+    def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
         return [Job(name, name, self.root / name, self.config) for name in self.wants(self.events)]
 
     def starting(self, job: Job) -> None:

@@ -91,9 +91,9 @@ def compare(
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
     beside = root.parent if is_packed(root) else root
-    page, data = (beside / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
+    page, facts = (beside / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
     must_be_ours(page)
-    check_file(data, "table of a comparison", _are_our_tables)
+    check_file(facts, "table of a comparison", _are_our_tables)
     if not look:
         carry_out(comparison, root, jobs=jobs, threads=threads, shown=not quiet)
     with opened(root) as folder:
@@ -114,12 +114,16 @@ def compare(
         panels=list(sweep_panels(comparison, members)),
         families={o.run.name: group.name for group in members for o in group.outcomes},
     )
-    facts = {"name": comparison.name, "verdicts": lines, "tables": [asdict(t) for t in tables]}
-    Disk().replace_file(data, (json.dumps(facts, indent=1) + "\n").encode())
+    _write_facts(facts, comparison.name, lines, tables)
     ends = tuple(_end(outcome) for outcome in outcomes if outcome.state != "finished")
     return ComparisonResult(
         comparison.name, tuple(lines), tuple(remarks), tuple(tables), ends, missing, page
     )
+
+
+def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:
+    facts = {"name": name, "verdicts": verdicts, "tables": [asdict(table) for table in tables]}
+    Disk().replace_file(path, (json.dumps(facts, indent=1) + "\n").encode())
 
 
 def tables_of(

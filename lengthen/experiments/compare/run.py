@@ -158,7 +158,7 @@ class _Training:
     board: _Lines | _LiveTable
     left: dict[str, Job]
 
-    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+    def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
         self.board.update(running)
         return list(self.left.values())
 

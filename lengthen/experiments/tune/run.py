@@ -105,7 +105,7 @@ class _Search:
     computed: dict[str, float] = field(default_factory=dict)  # seconds, before its process began
     began: float = field(default_factory=time.monotonic)
 
-    def wanted(self, running: Sequence[Job]) -> Sequence[Job]:
+    def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
         """Return what should run now, the needed one first, after a look at what is there."""
         names = {job.name for job in running}
         while True:

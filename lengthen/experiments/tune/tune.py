@@ -1,10 +1,13 @@
 """`lengthen tune`: find start and duration by short trials, write them down with their evidence."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lengthen.config.schema import Config
+from lengthen.config.load import Source, load
 from lengthen.data.open_store import open_store
 from lengthen.distributed.device import cards, usable_cores
 from lengthen.experiments.runner import ATTEMPTS, Machine, machine_for
@@ -27,10 +30,11 @@ from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
-from lengthen.util.disk import Disk
-from lengthen.util.errors import SettingError, UnstableError
+from lengthen.util.console import note
+from lengthen.util.disk import Disk, as_path
+from lengthen.util.errors import SettingError
 from lengthen.util.overwrite import check_file
-from lengthen.util.tables import console, printed
+from lengthen.util.tables import Printable, Table
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
 EARLIER = "tuned.before.toml"  # there too: what a search with another result has found
@@ -39,24 +43,59 @@ COMMENT = "# lengthen tune: "  # how a file begins that a search wrote
 CORES = 4  # for each trial: speculation beside the needed one is only worth what that leaves idle
 
 
+@dataclass(frozen=True)
+class Tuning(Printable):
+    """What a search has found; its text is what `lengthen tune` prints."""
+
+    trials: Table
+    sentences: tuple[str, ...]  # what was chosen, why, and what it cost
+    failure: str  # why nothing was chosen and what to change; empty where something was
+    start: int | None  # tokens; None: no trial was calm
+    duration: int | None  # steps
+    tuned: Path | None  # the configuration that was asked about, with the choice in it
+    page: Path  # the evidence
+
+    @property
+    def parts(self) -> list[Table | str]:
+        """The trials, the sentences, and where to go on."""
+        lines = [*self.sentences, f"report  {self.page}"]
+        if self.tuned is not None:
+            lines.append(f"next    lengthen train {self.tuned} --out RUN")
+        return [self.trials, *lines]
+
+
 def tune(
-    config: Config,
-    root: Path,
+    recipe: Source,
+    out: str | os.PathLike[str],
     *,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     starts: Sequence[int] = (),
     judge_tokens: int | None = None,
     aggressive: bool = False,
     jobs: int | None = None,
     threads: int | None = None,
-    shown: bool = True,
-) -> None:
-    """Find start and duration for `config` by trials in `root`; print and write the choice.
+    quiet: bool = False,
+) -> Tuning:
+    """Find start and duration of the length warmup by short trials in `out`, and write the choice.
 
-    Writes tuned.toml, tune.html and tune.json. `starts` are tried in rising order; `judge_tokens`
-    of the validation part are read by each evaluation of a race, a quarter by others. Raises
-    SettingError and DataError for what cannot be tuned, BusyError, StoppedError after a signal,
-    UnstableError where no trial was calm, and for a trial that crashed what it ended with.
+    `recipe`, `data` and `settings` are as for `train`. `starts` are tried in rising order;
+    `judge_tokens` of the validation part are read by each evaluation of a race, a quarter by
+    others; `aggressive` looks for the largest learning rate and rows, too. `jobs` trials run side
+    by side, with `threads` each. Writes tuned.toml, tune.html and tune.json; the same call
+    continues a search that was stopped. Raises SettingError and DataError for what cannot be
+    tuned, BusyError, StoppedError after a signal, and for a trial that crashed what it ended with.
+
+    >>> small = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 50}
+    >>> lengthen.tune("laptop-2min", "runs/tuned", data="store", settings=small, quiet=True)
+    Traceback (most recent call last):
+    lengthen.util.errors.SettingError: budget.tokens: must be at least one step (512 tokens), got 50
     """
+    root = as_path("out", out)
+    config, notes = load(recipe, settings, data=data)
+    say = (lambda _: None) if quiet else note
+    for text in notes:
+        say(text)
     problem = define_problem(
         config,
         open_store(config),
@@ -66,16 +105,20 @@ def tune(
     )
     must_be_a_tuners(root)
     machine = _machine(problem, jobs, threads)
-    _print_estimate(problem, machine)
-    result = _result(problem, root, carry_out(problem, root, machine, shown=shown))
-    _write(root, result)
-    console().print(printed(trials_table(result)))
-    for sentence in sentences(result):
-        print(sentence)
-    print(f"report  {root / PAGE}")
-    if result.chosen is None:
-        raise UnstableError(no_calm(result))
-    print(f"next    lengthen train {root / TUNED} --out RUN")
+    say(_estimate_text(problem, machine))
+    result = _result(problem, root, carry_out(problem, root, machine, shown=not quiet))
+    if moved := _write(root, result):
+        say(moved)
+    chosen = result.chosen
+    return Tuning(
+        trials=trials_table(result),
+        sentences=tuple(sentences(result)),
+        failure=no_calm(result) if chosen is None else "",
+        start=None if chosen is None else chosen.start,
+        duration=None if chosen is None else chosen.multiple * problem.warmup,
+        tuned=None if chosen is None else root / TUNED,
+        page=root / PAGE,
+    )
 
 
 def must_be_a_tuners(root: Path) -> None:
@@ -110,13 +153,12 @@ def _is_facts(path: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= {"chosen", "trials", "share"}
 
 
-def _print_estimate(problem: Problem, machine: Machine) -> None:
+def _estimate_text(problem: Problem, machine: Machine) -> str:
     share = estimate(problem)
     more = ", more with trials side by side" * (machine.jobs > 1)
-    print(
-        f"cost    likely {100 * share.likely:.1f}, at most {100 * share.most:.1f} % of one "
-        f"training's FLOP, evaluation included, less what is known already{more}",
-        flush=True,
+    return (
+        f"cost: likely {100 * share.likely:.1f}, at most {100 * share.most:.1f} % of one "
+        f"training's FLOP, evaluation included, less what is known already{more}"
     )
 
 
@@ -139,9 +181,10 @@ def _environment(root: Path, one: TrialResult) -> dict[str, object]:
     return read_environment(RunPaths(one.trial.directory(root)).environment)
 
 
-def _write(root: Path, result: SearchResult) -> None:
+def _write(root: Path, result: SearchResult) -> str:
+    """Write choice, facts and page; return what there is to say of an earlier choice."""
     disk = Disk()
-    _write_tuned(disk, root, result)
+    moved = _write_tuned(disk, root, result)
     disk.replace_file(root / FACTS, (json.dumps(facts(result), indent=1) + "\n").encode())
     shown = [
         NamedRun(one.trial.label, one.metrics, _environment(root, one), one.trial.config.tables())
@@ -157,16 +200,17 @@ def _write(root: Path, result: SearchResult) -> None:
         panels=panels(result),
         families={one.trial.label: curve_name(one) for one in result.trials},
     )
+    return moved
 
 
-def _write_tuned(disk: Disk, root: Path, result: SearchResult) -> None:
+def _write_tuned(disk: Disk, root: Path, result: SearchResult) -> str:
     """Write the choice; one of another search goes aside, so that none is taken for this one's."""
-    tuned, settings = root / TUNED, ""
+    tuned, settings, moved = root / TUNED, "", ""
     if result.chosen is not None:
         settings = result.problem.training(result.chosen).to_toml()
     if tuned.exists() and tuned.read_text(encoding="utf-8").partition("\n")[2] != settings:
         disk.rename(tuned, root / EARLIER)
-        print(f"note    {TUNED} of an earlier search is now {EARLIER}")
+        moved = f"{TUNED} of an earlier search is now {EARLIER}"
     if result.chosen is not None:
         share = f"{100 * result.cost.flop_share:.1f} % of one training's FLOP"
         evidence = f"{sentences(result)[0]} {trials_of(result.cost)}, {share}."
@@ -174,3 +218,4 @@ def _write_tuned(disk: Disk, root: Path, result: SearchResult) -> None:
         if rate * rows > 1:
             evidence += f" --aggressive: {rate} x the rate, {rows} x the rows."
         disk.replace_file(tuned, f"{COMMENT}{evidence}\n{settings}".encode())
+    return moved

@@ -101,10 +101,10 @@ def test_what_the_search_will_cost_is_said_before_its_first_trial_and_holds(
 
     monkeypatch.setattr(runner, "start", no_room)
     assert tuned.again() == StorageError.exit_code
-    (told,) = capsys.readouterr().out.splitlines()
+    told, *_ = capsys.readouterr().err.splitlines()
     pattern = (
-        r"cost    likely (\S+), at most (\S+) % of one training's FLOP, evaluation included, less "
-        r"what is known already"
+        r"lengthen: cost: likely (\S+), at most (\S+) % of one training's FLOP, evaluation "
+        r"included, less what is known already"
     )
     shown = re.fullmatch(pattern, told)
     assert shown is not None
@@ -118,5 +118,5 @@ def test_trials_side_by_side_are_said_to_cost_more(
     tuned: Tuned, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tuned.again("--jobs", "2") == 1  # at its first trial, which must not start here
-    (told,) = capsys.readouterr().out.splitlines()
+    told, *_ = capsys.readouterr().err.splitlines()
     assert told.endswith("less what is known already, more with trials side by side")

@@ -65,7 +65,7 @@ def test_a_file_that_another_search_tuned_goes_aside_and_is_not_lost(
     tuned([], code=6, tables=wilder)
     assert not (tuned.root / "tuned.toml").exists()
     assert load(str(tuned.root / "tuned.before.toml"))[0] == before
-    assert "tuned.toml of an earlier search is now tuned.before.toml" in capsys.readouterr().out
+    assert "tuned.toml of an earlier search is now tuned.before.toml" in capsys.readouterr().err
     assert tuned.again() == 0  # and costs nothing to have again
     assert tuned.config == before
     assert tuned.again() == 0
