@@ -1,1 +1,1 @@
-"""Checkpoints: written whole, verified when read, restored into a run."""
+"""Checkpoints: written whole or not at all, hashed in full before one is restored."""

@@ -1,1 +1,1 @@
-"""Text to tokens: readers of files, tokenizers, `prepare`, and the store that training reads."""
+"""Text to tokens (`prepare` and its token store), and the steps and micro-batches made of them."""

@@ -1,7 +1,7 @@
-"""Files to bytes: decompressed where their names say so, and checked to be what they are named.
+"""Open a text file as bytes: decompressed by its suffix, its format checked by its first bytes.
 
-A damaged file and a whole file in another format raise different errors: `--on-bad skip` may leave
-out the first, never the second.
+`prepare --on-bad skip` may leave out a file that raises DamagedFileError, never one that raises
+UnsupportedFileError.
 """
 
 import gzip
@@ -19,10 +19,11 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Prose packs 3 to 5 to 1, logs perhaps 50 to 1, a bomb of zeros 1000 (gz) or 32000 (zst) to 1.
-RATIO_LIMIT, RATIO_FROM = 300, 256 * 2**20  # checked from so many bytes on
+# Prose compresses 3 to 5 to 1, logs perhaps 50 to 1, zeros 1000 (gz) or 32000 (zst) to 1.
+RATIO_LIMIT = 300  # decompressed / compressed bytes; above it a file is taken for a bomb
+RATIO_FROM = 256 * 2**20  # decompressed bytes from which on the ratio is checked
 HEAD_BYTES = 64  # enough to recognise a format
-# A frame names its window; what `--long=31` wrote needs one of 2 GiB, more than the default allows.
+# A zstd frame names its window: `zstd --long=31` writes 2 GiB, more than the library's default.
 LOG = zstd.DecompressionParameter.window_log_max
 WINDOW: dict[int, int] = {LOG: LOG.bounds()[1]}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -42,7 +43,7 @@ FORMATS = {
 
 
 class DamagedFileError(Exception):
-    """The rest of this file cannot be read: it is damaged."""
+    """The rest of this file cannot be read: it is damaged, or expands like a bomb."""
 
 
 class UnsupportedFileError(Exception):

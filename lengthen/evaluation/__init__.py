@@ -1,1 +1,1 @@
-"""How good a model is: its validation loss, and what published sets say of it."""
+"""How good a model is: validation loss, published tasks through lm-eval, generated text."""

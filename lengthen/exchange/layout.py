@@ -1,13 +1,14 @@
-"""GPT-2 as Transformers lays it out: the names of tensors, which are transposed, config.json.
+"""GPT-2 as Transformers lays it out: names of tensors, transposed matrices, config.json.
 
+    ours                        Transformers'
     tokens.weight               wte.weight                  (vocabulary, width)
     positions.weight            wpe.weight                  (length, width)
     blocks.I.attention.qkv      h.I.attn.c_attn             q, k and v, in this order
     blocks.I.perceptron.up      h.I.mlp.c_fc                and so on, see PARTS
 
 Matrices of a layer are (in, out) there and (out, in) here. The head is the embedding, and not
-stored. In a folder all names may have `transformer.` in front, and what a wrapper such as
-torch.compile has put into them.
+stored. All names in a folder may begin with `transformer.`, and contain what a wrapper such as
+torch.compile adds.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What a shape of the GPT costs: parameters, floating-point operations, bytes. No torch needed.
+"""What a shape of the GPT costs: parameters, floating-point operations, bytes of memory.
 
 Symbols: layers n, width d, vocabulary V, full length L, rows B, length l.
 """
@@ -7,18 +7,18 @@ from lengthen.config.schema import Model
 from lengthen.util.errors import SettingError
 
 FLOAT = 4  # bytes of a float32
-COPIES = 4  # of every parameter: weight, gradient, two moments
-CHUNK = 512  # tokens whose logits exist at a time, as in `model`
+COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
+CHUNK = 512  # tokens whose logits exist at a time, as in model/gpt.py
 LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
-DROPOUT_KEEPS = 2  # more of them: the masks of its two branches
+DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
 ATTENTION_KEEPS = 3  # length * length matrices per head, which only dropout on a CPU brings back
 BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass and around the layers
-CHUNKS = 3  # of logits at once: one chunk's own, their logarithms, and the chunk's before
-# What the C library's heap holds for each byte in use, once several micro-batches broke it up.
+CHUNKS = 3  # chunks of logits in memory at once: logits, their logarithms, the previous chunk's
+# Bytes that glibc's heap holds for each byte in use, after several micro-batches fragmented it.
 # Larger blocks are mapped each by itself, and where layers are recomputed all of them are
 # (`memory.free_large_blocks_at_once`): those are given back whole.
 WASTE = 1.7
-MAPPED = 2**25  # bytes of a block
+MAPPED = 2**25  # bytes from which on glibc maps a block by itself
 
 
 def parameters(shape: Model) -> int:
@@ -27,7 +27,7 @@ def parameters(shape: Model) -> int:
     Raises SettingError where the vocabulary is missing, as all of this module does.
     """
     width = shape.width
-    ends = (_vocabulary(shape) + shape.length + 2) * width  # both tables and the last norm
+    ends = (_vocabulary(shape) + shape.length + 2) * width  # both embeddings and the last norm
     return ends + shape.layers * (12 * width**2 + 13 * width)
 
 

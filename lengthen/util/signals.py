@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a request to stop, which a loop looks at between two steps."""
+"""SIGINT, SIGTERM and SIGHUP as a request to stop, which a loop checks between two steps."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ class StopSignal:
     """Remembers the first signal that asks this process to stop; a second one ends it at once."""
 
     def __init__(self) -> None:
-        self.number = 0  # of the signal; 0: none came yet
+        self.number = 0  # of the first signal; 0 before one came
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -21,7 +21,7 @@ class StopSignal:
     def listening(self) -> Iterator["StopSignal"]:
         """Catch SIGINT, SIGTERM and SIGHUP while the block runs.
 
-        A signal that this process was told to ignore stays ignored: that is what `nohup` does.
+        A signal that this process ignores, as `nohup` makes it do, stays ignored.
         """
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         caught = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]

@@ -1,8 +1,8 @@
-"""Carries a comparison out, safe to interrupt.
+"""Train the runs of a comparison, each in a process of its own; safe to interrupt.
 
-A run that is finished is not redone, one that was interrupted resumes from its checkpoint, one that
-diverged or crashed is a result and not the end. All of that is read from the runs' own files, so
-this process may die at any moment.
+A finished run is not trained again, an interrupted one resumes from its checkpoint, and one that
+diverged or crashed is a result of the comparison. The state of a run is read from its own files, so
+this process may be killed at any moment.
 """
 
 import time
