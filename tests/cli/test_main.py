@@ -234,7 +234,7 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
     ),
     "a file in the way": (
         2,
-        "not a directory",
+        "must be a directory",
         lambda w: ["train", str(w.toml), "--data", str(w.store), "--out", f"{w.toml}/run"],
     ),
     "a name too long": (2, "file name too long", lambda w: ["resume", "x" * 300]),

@@ -76,7 +76,7 @@ def test_plan_has_a_row_for_every_number_of_ranks(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("ranks", ["eight", "1", "8,", "8,-2"])
 def test_ranks_that_are_none_are_refused(ranks: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "gpt2-1.5b", "--flops", "100T", f"--ranks={ranks}"]) == 2
-    assert "--ranks: must be whole numbers from 2" in capsys.readouterr().err
+    assert "--ranks: must be whole numbers" in capsys.readouterr().err
 
 
 @pytest.mark.slow

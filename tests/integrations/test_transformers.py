@@ -485,6 +485,7 @@ def left_by(out: Path, rank: int = 0) -> dict[str, Any]:
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_two_ranks_train_the_tokens_of_one_process(one_and_two: tuple[Path, Path]) -> None:
     alone_in, both_in = one_and_two
@@ -498,6 +499,7 @@ def test_two_ranks_train_the_tokens_of_one_process(one_and_two: tuple[Path, Path
             assert (getattr(two, name) or 0) == pytest.approx(getattr(one, name) or 0, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_an_evaluation_is_the_mean_over_its_rows_in_any_number_of_processes(
     one_and_two: tuple[Path, Path],

@@ -206,7 +206,7 @@ def test_on_paper_all_figures_are_drawn_on_white_without_buttons(
     shown.page.close()
 
 
-@pytest.mark.parametrize("runs", [1, 30])
+@pytest.mark.parametrize("runs", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_page_works_with_one_run_and_with_thirty(
     browser: Browser, tmp_path: Path, runs: int
 ) -> None:

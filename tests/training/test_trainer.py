@@ -379,8 +379,9 @@ def test_a_restored_trainer_has_let_go_of_the_files(configured: Configure, tmp_p
             assert torch.equal(tensor, kept[group][name])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of its own insides
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_training_makes_few_graphs_and_the_same_losses(
     configured: Configure, recompute: bool
 ) -> None:
