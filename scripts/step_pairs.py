@@ -45,7 +45,7 @@ with tempfile.TemporaryDirectory() as out:
     for line in sys.stdin:
         began = time.perf_counter()
         for _ in range(int(line)):
-            log.write(trainer.step())
+            log.write(to_json(trainer.step()))
         seconds = time.perf_counter() - began
         status = Path("/proc/self/status").read_text().splitlines()
         peak = int(next(one for one in status if one.startswith("VmHWM:")).split()[1]) * 1024
@@ -55,15 +55,17 @@ OLD = """
 from lengthen.corpus.store import Store
 from lengthen.devices import ALONE as context
 from lengthen.disk import Disk
-from lengthen.runlog import JsonLines
+from lengthen.runlog import MetricsLog as JsonLines
 from lengthen.settings import build
 from lengthen.trainer import Trainer
+to_json = dict
 """
 NEW = """
 from lengthen.config.load import build
 from lengthen.data.store import Store
 from lengthen.distributed.context import SINGLE_PROCESS as context
 from lengthen.run.metrics import JsonLines
+from lengthen.run.records import to_json
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 """
