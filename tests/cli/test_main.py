@@ -267,7 +267,13 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+LONG = "a million empty documents"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == LONG else ()) for name in MISTAKES],
+)
 def test_a_mistake_is_one_line_an_exit_code_and_nothing_half_written(
     world: World, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
