@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -34,14 +34,6 @@ class Command:
     arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace, Settings], int]
     takes_settings: bool = False
-
-
-def print_notes(notes: Sequence[str]) -> None:
-    """Say on the error stream what was dropped or filled in."""
-    from lengthen.util.console import note
-
-    for one in notes:
-        note(one)
 
 
 def print_on_rank_zero(summary: object) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_notes
+from lengthen.cli.command import Command, Parser, Settings
 
 
 def _arguments(parser: Parser) -> None:
@@ -15,13 +15,14 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.exchange.export import export
+    from lengthen.util.console import say
     from lengthen.util.tables import two_columns
 
     out = options.out
     name, notes = export(
         options.run, out, checkpoint=options.checkpoint, overwrite=options.overwrite
     )
-    print_notes(notes)
+    say(notes)
     print(two_columns([("checkpoint", name), ("folder", str(out))]))
     return 0
 

@@ -7,7 +7,6 @@ from lengthen.cli.command import (
     Command,
     Parser,
     Settings,
-    print_notes,
     start_computing,
 )
 from lengthen.config.recipes import RECIPES
@@ -30,6 +29,7 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     start_computing(options)
     from lengthen.training.import_pretrained import import_pretrained
+    from lengthen.util.console import say
     from lengthen.util.tables import two_columns
 
     notes = import_pretrained(
@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         settings=settings,
         overwrite=options.overwrite,
     )
-    print_notes(notes)
+    say(notes)
     print(two_columns([("run", str(options.out)), ("checkpoint", "step-00000000")]))
     return 0
 

@@ -7,7 +7,6 @@ from lengthen.cli.command import (
     Command,
     Parser,
     Settings,
-    print_notes,
     print_on_rank_zero,
     start_computing,
 )
@@ -27,9 +26,10 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load
+    from lengthen.util.console import say
 
     config, notes = load(options.recipe, settings, data=options.data)
-    print_notes(notes)
+    say(notes)
     start_computing(options)
     from lengthen.training.start import train
 

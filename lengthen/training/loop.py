@@ -16,7 +16,7 @@ from lengthen.distributed.launch import is_peer_lost, is_time_out
 from lengthen.distributed.memory import is_out_of_memory
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, read_metrics
-from lengthen.run.records import Event, Record, StepRecord, to_json
+from lengthen.run.records import EvalRecord, Event, Record, StepRecord, to_json
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 from lengthen.util.console import Line
@@ -74,6 +74,7 @@ class TrainingLoop:
         self._began = trainer.train_state
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
+        self._evaluation: EvalRecord | None = None  # the last one of this process
         if faults.asked():
             trainer.module.register_forward_hook(_Faults(trainer))
 
@@ -166,7 +167,9 @@ class TrainingLoop:
         due |= crossed(config.every_tokens or 0, now.evaluated.tokens, now.counters.tokens)
         due |= done and now.evaluated.step != now.counters.step
         if due and not trainer.train_state.stop:
-            self._write(trainer.evaluate())
+            record = trainer.evaluate()
+            self._evaluation = record or self._evaluation
+            self._write(record)
 
     def _save_when_due(self, *, last: bool) -> None:
         trainer = self._trainer
@@ -291,8 +294,6 @@ class TrainingLoop:
 
     def _summary(self) -> RunSummary:
         now, budget = self._trainer.train_state, self._trainer.schedule.budget
-        evaluations = read_metrics(self._paths.metrics).evaluations if self._log else []
-        losses = [math.nan if record.loss is None else record.loss for record in evaluations]
         return RunSummary(
             run=self._paths.root,
             steps=now.counters.step,
@@ -300,8 +301,20 @@ class TrainingLoop:
             short_of_budget=budget - now.counters.tokens,
             skipped_tokens=now.skipped_tokens,
             seconds=now.seconds,
-            validation_loss=losses[-1] if losses else None,
+            validation_loss=self._validation_loss(),
         )
+
+    def _validation_loss(self) -> float | None:
+        """Return the last one, NaN where it was not finite; None without one, or without a log."""
+        if self._log is None:
+            return None
+        # A run that is resumed at its end was evaluated by an earlier process.
+        last = self._evaluation or next(
+            reversed(read_metrics(self._paths.metrics).evaluations), None
+        )
+        if last is None:
+            return None
+        return math.nan if last.loss is None else last.loss
 
 
 class _Faults:

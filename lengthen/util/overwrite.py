@@ -1,5 +1,6 @@
 """What a command may write over: nothing, an empty directory, or what it wrote itself earlier."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,3 +48,12 @@ def check_file(out: Path, what: str, is_ours: Callable[[Path], bool]) -> None:
         if out.is_file() and is_ours(out):
             return
     raise SettingError("--out", f"is there already and is no {what}, so it stays", str(out))
+
+
+def json_keys(path: Path) -> set[str]:
+    """Return the names in a JSON object, by which our files are known; none for other files."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return set()
+    return set(content) if isinstance(content, dict) else set()

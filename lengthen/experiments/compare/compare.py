@@ -29,7 +29,7 @@ from lengthen.reporting.html import must_be_ours, write
 from lengthen.run.packed import is_packed, opened
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import DataError, SettingError
-from lengthen.util.overwrite import check_file
+from lengthen.util.overwrite import check_file, json_keys
 from lengthen.util.tables import Printable, Table
 
 
@@ -162,11 +162,7 @@ def _on_stores(comparison: Comparison) -> Comparison:
 
 
 def _are_our_tables(path: Path) -> bool:
-    try:
-        facts = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(facts, dict) and facts.keys() == {"name", "verdicts", "tables"}
+    return json_keys(path) == {"name", "verdicts", "tables"}
 
 
 def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:

@@ -33,7 +33,7 @@ from lengthen.run.environment import read_environment
 from lengthen.util.console import note
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import SettingError
-from lengthen.util.overwrite import check_file
+from lengthen.util.overwrite import check_file, json_keys
 from lengthen.util.tables import Printable, Table
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
@@ -146,11 +146,7 @@ def _is_tuned(path: Path) -> bool:
 
 
 def _is_facts(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= {"chosen", "trials", "share"}
+    return json_keys(path) >= {"chosen", "trials", "share"}
 
 
 def _estimate_text(problem: Problem, machine: Machine) -> str:
