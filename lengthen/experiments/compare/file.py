@@ -37,7 +37,7 @@ from lengthen.config.load import (
 )
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
-from lengthen.core.pacing import Linear
+from lengthen.core.pacing import Doubling, Linear
 from lengthen.experiments.compare.fairness import (
     must_be_fair,
     must_have_the_same_tokens,
@@ -49,7 +49,7 @@ OWN = ("baseline", "seeds", "variants", "grid", "flops")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
 RUNS = "runs"  # in a comparison's directory
-LINEAR = "must name a variant whose length is paced linearly"
+LINEAR = "must name a variant whose length is paced linearly or by doubling"
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _config(
     other = changes.pop("same_tokens_as", None)
     if other is not None:
         target = _config(other, variants, cell, overrides, None)
-        if not isinstance(target.pacing, Linear) or target.pacing.of != "length":
+        if not isinstance(target.pacing, Linear | Doubling) or target.pacing.of != "length":
             raise SettingError(f"variants.{name}.same_tokens_as", LINEAR, other)
     try:
         if other is not None:
