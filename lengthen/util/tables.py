@@ -51,7 +51,8 @@ def laid_out(table: Table, width: int | None = None) -> list[str]:
     forms = [_blocks(columns, width), [] if width is None else _stacked(columns, width)]
     prose = min(width or PROSE, PROSE)
     body = min(filter(None, forms), key=len, default=[])
-    return [*wrapped(table.title, prose), *body, *wrapped(table.note, prose)]
+    note = ["", *wrapped(table.note, prose)] if table.note else []
+    return [*wrapped(table.title, prose), *body, *note]
 
 
 def _blocks(columns: list[Column], width: int | None) -> list[str]:
