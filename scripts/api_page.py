@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import lengthen
-from lengthen.core.doc import Doc
+from lengthen.core.settings import Doc
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["prepare", "Store", "train", "resume"],
     "Plan and compare": ["plan", "compare", "tune"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
-    "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
+    "Pacings": ["Linear", "Root", "Doubling", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic_core import PydanticUndefined
 
 from lengthen.config.schema import KINDS, Config
-from lengthen.core.doc import Doc
+from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 from lengthen.util.tables import Table
 

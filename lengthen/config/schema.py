@@ -21,11 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from lengthen.config.names import other_name
 from lengthen.core.custom_pacing import Custom, settings_of
-from lengthen.core.doc import Doc
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
 from lengthen.core.schedule import Hold, Schedule
+from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
@@ -100,7 +101,8 @@ def read_pacing(table: object) -> object:
     allowed = {field.name: field for field in fields(kind)}
     for name in table:
         if name not in allowed:
-            raise SettingError(name, "no such setting", table[name], nearest(name, allowed))
+            hint = other_name(name) or nearest(name, allowed)
+            raise SettingError(name, "no such setting", table[name], hint)
     for name, field in allowed.items():
         if name not in table and field.default is MISSING:
             raise SettingError(name, f"is missing; pacing.kind = {kind.kind!r} needs it")
