@@ -159,14 +159,7 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
     views = _views(open_run(run), every)
     console = Console()
     if not once and console.is_interactive:
-        view = None
-        try:
-            # A screen of its own is drawn anew whole, whatever a resize made of the lines before.
-            with Live(console=console, auto_refresh=False, screen=True) as live:
-                for view in views:
-                    live.update(Text(drawn(view, console.width)), refresh=True)
-        finally:
-            print(drawn(view, console.width) if view else "")
+        _draw(console, views)
         return 0
     printed: tuple[int, str] | None = None
     for view in islice(views, 1) if once else views:
@@ -175,6 +168,19 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
             print(plain(view), flush=True)
         printed = news
     return 0
+
+
+def _draw(console: Console, views: Iterator[View]) -> None:
+    """Draw every view over the one before; the last one stays."""
+    shown = ""
+    try:
+        # A screen of its own is drawn as a whole, whatever a resize has made of its lines.
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            for view in views:
+                shown = drawn(view, console.width)
+                live.update(Text(shown), refresh=True)
+    finally:
+        print(shown)
 
 
 def _views(paths: RunPaths, every: float) -> Iterator[View]:
