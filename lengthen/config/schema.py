@@ -21,10 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, Schedule
+from lengthen.core.schedule import Hold, Schedule, with_duration
 from lengthen.util.errors import SettingError, nearest
 
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
@@ -108,6 +109,8 @@ def read_pacing(table: object) -> object:
 def _pacing_value(name: str, value: object) -> Any:
     if name in ("kind", "of"):
         return value
+    if name == "duration" and isinstance(value, str) and "%" in value:
+        return BudgetShare(value)
     try:
         if isinstance(value, list | tuple):
             return tuple(parse_count(item) for item in value)
@@ -266,7 +269,7 @@ class Config(Table):
         Raises SettingError where the budget is shorter than one step.
         """
         if self.budget.tokens is not None:
-            return self._schedule_of(self.budget.tokens)
+            return with_duration(self._schedule_of(self.budget.tokens))
         if sequences is None or self.budget.epochs is None:
             raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
@@ -274,7 +277,7 @@ class Config(Table):
         schedule = self._schedule_of(tokens)
         for _, rule, _ in schedule.mistakes():
             raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
-        return schedule
+        return with_duration(schedule)
 
     def _schedule_of(self, budget: int) -> Schedule:
         return Schedule(

@@ -2,8 +2,9 @@
 
 Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
 of `multiple`, but for a start or an end that is none; where start < end and duration > 0 it is
-`start` at step 0, below `end` before step `duration`, and exactly `end` from then on. The adaptive
-one has no duration: what it observes decides, within `max_hold` steps at each value.
+`start` at step 0, below `end` before step `duration`, and exactly `end` from then on; where the
+duration is a setting, step / duration alone decides the value. The adaptive one has no duration:
+what it observes decides, within `max_hold` steps at each value.
 
 Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
 step of a run it takes f(k), and we take f(k - 1).
