@@ -16,7 +16,7 @@ SECTIONS = {
     "Prepare and train": ["prepare", "Store", "train", "resume"],
     "Plan and compare": ["plan", "compare", "tune"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
-    "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
+    "Pacings": ["Linear", "Root", "Doubling", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [

@@ -1,10 +1,10 @@
 """Pacings: a value, a sequence length or a number of rows, for every step (paper, section 2.2).
 
 Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
-of `multiple`, but for a start or an end that is none; where start < end and duration > 0 it is
-`start` at step 0, below `end` before step `duration`, and exactly `end` from then on; where the
-duration is a setting, step / duration alone decides the value. The adaptive one has no duration:
-what it observes decides, within `max_hold` steps at each value.
+of `multiple`, where it has one, but for a start or an end that is none; where start < end and
+duration > 0 it is `start` at step 0, below `end` before step `duration`, and exactly `end` from
+then on; a duration that is a setting scales it: the value is one of step / duration alone. The
+adaptive one has no duration: what it observes decides, in `max_hold` steps a value.
 
 Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
 step of a run it takes f(k), and we take f(k - 1).
@@ -134,6 +134,36 @@ class Root:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doubling:
+    """Powers of two times the start, each for an equal share of the steps: few shapes to compile.
+
+        value(t) = start * 2 ** (t * k // duration),    t < duration
+
+    `end` from `duration` on; k is how many powers start * 2 ** i lie below `end`, which need not be
+    one. Raises SettingError for a setting out of its range.
+
+    >>> list(map(lengthen.Doubling(start=8, end=64, duration=90), (29, 30, 60, 90)))
+    [8, 16, 32, 64]
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["doubling"] = "doubling"
+    of: Of = "length"
+    start: int  # tokens or rows
+    end: int
+    duration: int  # steps; 0: `end` from the first step on
+
+    def __post_init__(self) -> None:
+        _check_growth(self)
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        stages = ((self.end - 1) // self.start).bit_length()
+        return self.start << step * stages // self.duration if step < self.duration else self.end
+
+
+@dataclass(frozen=True, kw_only=True)
 class Staged:
     """A list of values, one after the other; two of them are Shortformer's two stages.
 
@@ -232,11 +262,8 @@ class Adaptive:
     def __post_init__(self) -> None:
         if self.of != "length":
             raise SettingError("of", 'must be "length" for an adaptive pacing', self.of)
-        check_whole("end", self.end)
-        check_whole("start", self.start)
-        if self.start > self.end:
-            raise SettingError("start", f"must be at most end ({self.end})", self.start)
-        for name in ("multiple", "every", "patience"):
+        _check_growth(self)
+        for name in ("every", "patience"):
             check_whole(name, getattr(self, name))
         check_whole("max_hold", self.max_hold, least=self.every)
 
@@ -283,7 +310,9 @@ class Adaptive:
         return min(self.patience * self.every, self.max_hold) if calm else self.max_hold
 
 
-Fixed: TypeAlias = Constant | Linear | Root | Staged  # the step alone decides, in whole numbers
+Fixed: TypeAlias = (
+    Constant | Linear | Root | Doubling | Staged
+)  # the step alone decides, in whole numbers
 Pacing: TypeAlias = Fixed | Adaptive  # what a settings file can say
 
 
@@ -296,14 +325,15 @@ def floor_root(value: int, degree: int) -> int:
     return low
 
 
-def _check_growth(pacing: Linear | Root) -> None:
+def _check_growth(pacing: Linear | Root | Doubling | Adaptive) -> None:
     check_of(pacing.of)
     check_whole("end", pacing.end)
     check_whole("start", pacing.start)
     if pacing.start > pacing.end:
         raise SettingError("start", f"must be at most end ({pacing.end})", pacing.start)
-    check_whole("duration", pacing.duration, least=0)
-    check_whole("multiple", pacing.multiple)
+    # An adaptive pacing has no duration, a doubling one no multiple.
+    for name, least in (("duration", 0), ("multiple", 1)):
+        check_whole(name, getattr(pacing, name, least), least=least)
 
 
 def check_of(of: str) -> None:
