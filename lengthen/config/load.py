@@ -147,12 +147,9 @@ def _warnings(config: Config) -> list[str]:
 def build(tables: Tables) -> Config:
     """Check plain tables; raises SettingError for the first mistake."""
     try:
-        config = Config.model_validate(_with_pacing_defaults(tables))
+        return Config.model_validate(_with_pacing_defaults(tables)).with_duration()
     except ValidationError as error:
         raise first_mistake(error) from None
-    if config.budget.tokens is None:  # a store has to say what a share of it is
-        return config
-    return config.model_copy(update={"pacing": config.schedule().pacing})
 
 
 def with_overrides(config: Config, overrides: Tables) -> Config:

@@ -6,7 +6,8 @@ from operator import index
 from typing import ClassVar, Literal, SupportsIndex, TypeAlias
 
 from lengthen.core.budget_share import BudgetShare
-from lengthen.core.pacing import Fixed, Of, Pacing, check_of, check_whole
+from lengthen.core.pacing import Fixed, Pacing, check_of, check_whole
+from lengthen.core.settings import Of
 from lengthen.util.errors import SettingError
 
 
