@@ -30,6 +30,7 @@ from lengthen.core.schedule import Hold, Schedule, with_duration
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
+Positions = Literal["learned", "rope"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
 SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -141,6 +142,17 @@ class Data(Table):
 class Model(Table):
     """The GPT."""
 
+<<<<<<< HEAD
+    layers: Annotated[Count, Field(le=1024)]
+    width: Annotated[Count, Field(le=2**17)]
+    heads: Annotated[Count, Field(le=2**10)]
+    length: Annotated[Count, Field(le=2**20)]  # full length L, tokens
+    vocabulary: Annotated[Count, Field(le=2**22)] | None = None  # the store's where absent
+    dropout: Share = 0.0
+    init_std: Number = 0.02
+    positions: Positions = "learned"  # a table, or rotary ones, which have none
+    rope_theta: Annotated[Number, Field(gt=0, le=1e12)] = 10_000.0  # base of the rotary angles
+=======
     layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
     width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
     heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
@@ -148,11 +160,17 @@ class Model(Table):
     vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
     dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
     init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
+>>>>>>> main
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "Model":
         if self.width % self.heads:
             raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
+        if self.positions == "rope" and self.width // self.heads % 2:
+            rule = (
+                f'must cut model.width ({self.width}) into even widths where positions are "rope"'
+            )
+            raise SettingError("heads", rule, self.heads)
         return self
 
 
