@@ -33,7 +33,7 @@ from lengthen.util.errors import SettingError, nearest
 Positions = Literal["learned", "rope"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
-SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
 
 
