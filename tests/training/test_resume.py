@@ -29,6 +29,7 @@ from tests.ranks import commands
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {},
     "root": {"pacing": {"kind": "root", "degree": 2}},
+    "doubling": {"pacing": {"kind": "doubling", "start": 8, "duration": 9}},
     "staged": {"pacing": {"kind": "staged", "values": [8, 64], "boundaries": [6]}},
     "constant": {"pacing": {"kind": "constant"}},
     "adaptive": {"pacing": {"kind": "adaptive", "every": 1, "max_hold": 3}},
