@@ -29,9 +29,10 @@ from lengthen.core.schedule import Hold, Schedule
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
+Positions = Literal["learned", "rope"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
-SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
 
 
@@ -145,11 +146,20 @@ class Model(Table):
     vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
     dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
     init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
+    positions: Annotated[
+        Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
+    ] = "learned"
+    rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "Model":
         if self.width % self.heads:
             raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
+        if self.positions == "rope" and self.width // self.heads % 2:
+            rule = (
+                f'must cut model.width ({self.width}) into even widths where positions are "rope"'
+            )
+            raise SettingError("heads", rule, self.heads)
         return self
 
 
