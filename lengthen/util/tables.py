@@ -103,10 +103,9 @@ def _stacked(columns: Sequence[Column], width: int) -> list[str]:
     names, *rows = zip(*columns, strict=True)
     lines = []
     for row in rows:
-        lines += wrapped(row[0], width)
-        for name, cell in zip(names[1:], row[1:], strict=True):
-            text = f"{name}: {cell}" if name else cell
-            lines += wrapped(GAP + text, width, subsequent_indent=2 * GAP)
+        for number, (name, cell) in enumerate(zip(names, row, strict=True)):
+            text = GAP * (number > 0) + (f"{name}: {cell}" if name else cell)
+            lines += wrapped(text, width, subsequent_indent=2 * GAP)
     return lines
 
 
