@@ -22,7 +22,7 @@ BLOCK = re.compile(
     r"<!-- (results|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
 )
 NOT_SHOWN = ("stable seeds",)
-OURS = ("checkpoint", "lambada", "wikitext103", "valid", "baseline", "slw")
+OURS = ("lambada perplexity", "wikitext103", "valid (limit 1000) loss")
 
 
 def results(facts: dict[str, Any]) -> Iterator[str]:
@@ -92,14 +92,13 @@ def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
 
 
 def judged(study: Path) -> Iterator[str]:
-    """Yield the lines of the tables of what the tasks of ours say about runs."""
+    """Yield the lines of the table of what the tasks of ours say about runs."""
     variants = {run.name.split("/")[1]: run.results for run in gather([study])}
-    for table in tables(variants):
-        yield f"**{table.title}**\n"
-        yield _row(table.columns)
-        yield "|" + "---|" * len(table.columns)
-        yield from (_row(row) for row in table.rows if row[0].startswith(OURS))
-        yield ""
+    table, *_ = tables(variants)
+    yield _row(table.columns)
+    yield "|" + "---|" * len(table.columns)
+    yield from (_row(row) for row in table.rows if row[0].startswith(OURS))
+    yield ""
 
 
 def _row(cells: Sequence[str]) -> str:
