@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from lengthen.config.names import other_name
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
@@ -98,7 +99,8 @@ def read_pacing(table: object) -> object:
     allowed = {field.name: field for field in fields(kind)}
     for name in table:
         if name not in allowed:
-            raise SettingError(name, "no such setting", table[name], nearest(name, allowed))
+            hint = other_name(name) or nearest(name, allowed)
+            raise SettingError(name, "no such setting", table[name], hint)
     for name, field in allowed.items():
         if name not in table and field.default is MISSING:
             raise SettingError(name, f"is missing; pacing.kind = {kind.kind!r} needs it")

@@ -26,7 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthen.config.load import build, flat, merge, read_toml, with_overrides, with_recipe
+from lengthen.config.load import (
+    build,
+    flat,
+    merge,
+    no_such_setting,
+    read_toml,
+    with_overrides,
+    with_recipe,
+)
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
 from lengthen.core.pacing import Doubling, Linear
@@ -165,7 +173,7 @@ def _must_be_known(tables: Tables) -> None:
     known = [*OWN, "recipe", *Config.model_fields]
     for name in tables:
         if name not in known:
-            raise SettingError(name, "no such setting", None, nearest(name, known))
+            raise no_such_setting(name, tables[name], known)
     if "seed" in _tables_in(tables).get("run", {}):
         raise SettingError("run.seed", "is what `seeds` sets")
 
