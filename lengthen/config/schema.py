@@ -284,6 +284,7 @@ class Config(Table):
             full_length=self.model.length,
             rows=self.batch.rows,
             hold=self.batch.hold,
+            leftovers=self.batch.leftovers,
             budget=budget,
             learning_rate=self.optimizer.learning_rate,
             min_learning_rate=self.optimizer.min_learning_rate,
