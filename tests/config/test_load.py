@@ -37,6 +37,8 @@ MISTAKES = [
     ("model", "length", 0, "model.length: must be at least 1, got 0"),
     ("model", "width", -16, "model.width: must be at least 1, got -16"),
     ("model", "heads", 3, "model.heads: must divide model.width (16), got 3"),
+    ("model", "positions", "rotary", "model.positions: must be 'learned' or 'rope', got 'rotary'"),
+    ("model", "rope_theta", 0, "model.rope_theta: must be above 0, got 0"),
     ("model", "layers", 1.5, "model.layers: must be a whole number, got 1.5"),
     ("model", "layers", True, "model.layers: must be a whole number, got True"),
     ("model", "length", 10**30, "model.length: must be at most"),
@@ -391,3 +393,11 @@ def test_passes_are_the_number_that_was_written_to_the_last_row(
     passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
     budget = build(small(budget={"epochs": passes})).schedule(rows * power).budget
     assert budget == hundredths * rows * power * 64 // 100
+
+
+def test_rotary_positions_need_heads_of_an_even_width() -> None:
+    rule = r'model.heads: must cut model.width \(16\) into even widths .*"rope", got 16'
+    with pytest.raises(SettingError, match=rule):
+        build(small(model={"heads": 16, "positions": "rope"}))
+    build(small(model={"heads": 8, "positions": "rope"}))
+    build(small(model={"heads": 16}))

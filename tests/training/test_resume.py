@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
+    "rotary positions": {"model": {"positions": "rope"}},
     "saved in the background": {"saving": {"asynchronous": True}},
     # 40 sequences of the tiny store's 850: a border between epochs within the run.
     "epoch border": {
