@@ -48,6 +48,8 @@ MISTAKES = [
     ("optimizer", "learning_rate", "fast", "optimizer.learning_rate: must be a number, got 'fast'"),
     ("optimizer", "min_learning_rate", 0.1, "optimizer.min_learning_rate: must be at most"),
     ("optimizer", "betas", [0.9], "optimizer.betas"),
+    ("optimizer", "betas", "0.9", "optimizer.betas: has too few values"),
+    ("optimizer", "betas", "0.9;0.95", "optimizer.betas"),
     ("batch", "micro_tokens", 32, "batch.micro_tokens: must be at least model.length (64), got 32"),
     ("batch", "hold", "token", "batch.hold: must be 'rows' or 'tokens', got 'token'"),
     ("budget", "tokens", 63, "budget.tokens: must be at least one step (64 tokens), got 63"),
@@ -67,6 +69,45 @@ MISTAKES = [
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
+
+
+numbers = st.lists(st.integers(1, 10**6), min_size=1, max_size=5, unique=True).map(sorted)
+
+
+@given(numbers, st.sampled_from([",", ", "]), st.booleans())
+def test_a_list_on_the_command_line_is_read_with_and_without_brackets(
+    values: list[int], comma: str, brackets: bool
+) -> None:
+    text = comma.join(map(str, values))
+    words = ["--pacing.boundaries", f"[{text}]" if brackets else text]
+    lengths = [*range(1, len(values) + 1), 64]
+    tables = small(pacing={"kind": "staged", "values": lengths})
+    written, said = (
+        build(merge(tables, {"pacing": {"boundaries": boundaries}})[0])
+        for boundaries in (values, parse_overrides(words)[0]["pacing.boundaries"])
+    )
+    assert written == said
+
+
+@pytest.mark.parametrize(
+    ("words", "setting", "value"),
+    [
+        (["--pacing.values", "64,4K", "--pacing.boundaries", "1K"], "values", (64, 4000)),
+        (["--pacing.values=[64, 4000]", "--pacing.boundaries=100"], "boundaries", (100,)),
+        (["--pacing.values", "[64,4K]", "--pacing.boundaries", "[100]"], "values", (64, 4000)),
+    ],
+)
+def test_a_list_may_have_suffixes_and_be_one_number(
+    words: list[str], setting: str, value: tuple[int, ...]
+) -> None:
+    changes = parse_overrides([*words, "--pacing.kind", "staged", "--model.length", "4000"])[0]
+    config, _ = load("laptop-2min", {**changes, "budget.tokens": "1B"})
+    assert getattr(config.pacing, setting) == value
+
+
+def test_betas_are_a_list_too() -> None:
+    betas = parse_overrides(["--optimizer.betas", "0.9,0.95"])[0]
+    assert load("laptop-2min", betas)[0].optimizer.betas == (0.9, 0.95)
 
 
 @pytest.mark.parametrize(("table", "setting", "value", "text"), MISTAKES)
