@@ -189,7 +189,9 @@ class Optimizer(Table):
     """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
-    min_learning_rate: Annotated[Number, Doc("where the cosine ends, at most the peak")] = 0.0
+    min_learning_rate: Annotated[
+        Number, Doc("where the cosine ends, at most the peak", default="a tenth of the peak")
+    ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
     decay_tokens: Annotated[
         Count | None, Doc("length of the cosine", "trained tokens", "the budget")

@@ -374,22 +374,43 @@ def test_any_tables_either_pass_or_fail_with_one_line(changes: dict[str, Any]) -
     assert "\n" not in mistake
 
 
-def test_a_lower_peak_takes_a_minimum_above_it_down_in_proportion() -> None:
-    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
-    tables, notes = merge(base, {"optimizer": {"learning_rate": 1e-4}})
-    assert build(tables).optimizer.min_learning_rate == 1e-5
-    assert notes == ["optimizer.min_learning_rate was above the new peak, lowered with it to 1e-05"]
+rates = st.floats(1e-7, 1e2)
+shares = st.floats(0, 1)
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 3e-4}, {"min_learning_rate": 2e-4}])
-def test_a_minimum_that_is_given_or_low_enough_stays(change: dict[str, float]) -> None:
-    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
-    tables, notes = merge(base, {"optimizer": change})
-    assert tables["optimizer"] == {**base["optimizer"], **change}
+@given(rates)
+def test_a_peak_alone_has_a_tenth_of_it_as_its_minimum(peak: float) -> None:
+    config = build(small(optimizer={"learning_rate": peak}))
+    assert config.optimizer.min_learning_rate == pytest.approx(peak / 10, rel=1e-5)
+    # It is a number in config.toml, so that a run keeps it whatever becomes of this rule.
+    assert tomllib.loads(config.to_toml())["optimizer"]["min_learning_rate"] > 0
+
+
+@given(rates, shares, rates)
+def test_a_new_peak_alone_keeps_the_share_of_it_that_the_minimum_was(
+    peak: float, share: float, new: float
+) -> None:
+    base = small(optimizer={"learning_rate": peak, "min_learning_rate": share * peak})
+    tables, notes = merge(base, {"optimizer": {"learning_rate": new}})
+    minimum = build(tables).optimizer.min_learning_rate
+    assert minimum == pytest.approx(share * new, rel=1e-5)
+    follows = share * peak > 0 and new != peak
+    assert notes == [f"optimizer.min_learning_rate follows the new peak: {minimum:g}"] * follows
+
+
+@given(rates, rates, shares)
+def test_a_minimum_that_is_given_stays_as_it_is(peak: float, new: float, share: float) -> None:
+    base = small(optimizer={"learning_rate": peak, "min_learning_rate": peak / 2})
+    given_both = {"learning_rate": new, "min_learning_rate": share * new}
+    tables, notes = merge(base, {"optimizer": given_both})
+    assert build(tables).optimizer.min_learning_rate == share * new
     assert notes == []
+
+
+def test_a_minimum_above_the_peak_is_refused() -> None:
     too_high = {"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 2e-4}}
     with pytest.raises(SettingError, match="min_learning_rate: must be at most"):
-        build(merge(base, too_high)[0])
+        build(merge(small(), too_high)[0])
 
 
 def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:
