@@ -147,7 +147,7 @@ def _warnings(config: Config) -> list[str]:
 def build(tables: Tables) -> Config:
     """Check plain tables; raises SettingError for the first mistake."""
     try:
-        return Config.model_validate(_with_pacing_defaults(tables))
+        return Config.model_validate(_with_pacing_defaults(tables)).with_duration()
     except ValidationError as error:
         raise first_mistake(error) from None
 
@@ -198,15 +198,11 @@ def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
     """Let the minimum of the rate follow a new peak: 0 and a rate that is constant stay that."""
     if name != "optimizer" or "min_learning_rate" in change:
         return []
-    numbers = (
-        change.get("learning_rate"),
-        table.get("learning_rate"),
-        table.get("min_learning_rate"),
-    )
-    peak, before, minimum = (one if isinstance(one, float | int) else 0.0 for one in numbers)
-    if not minimum or before < minimum or peak in (0, before):
+    rates = *(one.get("learning_rate") for one in (change, table)), table.get("min_learning_rate")
+    peak, before, minimum = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    if peak in (0, before) or not 0 < minimum <= before:
         return []
-    follows = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
+    follows = table["min_learning_rate"] = min(peak, float(f"{peak * minimum / before:.6g}"))
     return [f"optimizer.min_learning_rate follows the new peak: {follows:g}"]
 
 
