@@ -40,7 +40,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.dry_run:
         # As config.toml will have them, but for what the device decides when the run starts.
         known = config if config.data.path is None else with_store(config, open_store(config))
-        return print_on_rank_zero(known.to_toml().rstrip())
+        print(known.to_toml(), end="")
+        return 0
     start_computing(options)
     from lengthen.training.start import train
 
