@@ -156,6 +156,11 @@ class Printable:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
+def counted(count: float, what: str) -> str:
+    """Return a number of things in words, such as "1 step" and "2 steps"."""
+    return f"{count:,.0f} {what}{'s' * (count != 1)}"
+
+
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:
     """Return a figure with `digits` after the point, or `missing` for None."""
     return missing if value is None else f"{value:,.{digits}f}"

@@ -222,7 +222,7 @@ class TestTwice:
         valid = write(tmp_path / "valid.jsonl", as_lines(["one of its own\n" * 9, "short"]))
         summary = stored([train], tmp_path / "out", valid_files=[valid])
         assert summary.manifest.made.leaked == 1
-        assert "1 validation documents are also in the training part" in str(summary)
+        assert "of the validation part 1 document also in the training part" in str(summary)
 
 
 def test_one_line_leaves_a_validation_part_and_what_cannot_gets_advice_that_works(
