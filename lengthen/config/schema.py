@@ -22,10 +22,11 @@ from pydantic import (
 )
 
 from lengthen.config.names import other_name
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, Schedule
+from lengthen.core.schedule import Hold, Schedule, with_duration
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
@@ -113,6 +114,8 @@ def read_pacing(table: object) -> object:
 def _pacing_value(name: str, value: object) -> Any:
     if name in ("kind", "of"):
         return value
+    if name == "duration" and isinstance(value, str) and "%" in value:
+        return BudgetShare(value)
     try:
         if isinstance(value, list | tuple):
             return tuple(parse_count(item) for item in value)
@@ -286,13 +289,19 @@ class Config(Table):
             raise SettingError("budget.epochs", rule, self.budget.epochs)
         return self
 
+    def with_duration(self) -> "Config":
+        """Return it with its pacing's duration in steps, where its budget is in tokens."""
+        if self.budget.tokens is None:
+            return self
+        return self.model_copy(update={"pacing": self.schedule().pacing})
+
     def schedule(self, sequences: int | None = None) -> Schedule:
         """Return what decides every step; `sequences` is N, which `budget.epochs` needs.
 
         Raises SettingError where the budget is shorter than one step.
         """
         if self.budget.tokens is not None:
-            return self._schedule_of(self.budget.tokens)
+            return with_duration(self._schedule_of(self.budget.tokens))
         if sequences is None or self.budget.epochs is None:
             raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
@@ -300,7 +309,7 @@ class Config(Table):
         schedule = self._schedule_of(tokens)
         for _, rule, _ in schedule.mistakes():
             raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
-        return schedule
+        return with_duration(schedule)
 
     def _schedule_of(self, budget: int) -> Schedule:
         return Schedule(

@@ -9,10 +9,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, Literal
 
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom
-from lengthen.core.pacing import Adaptive, AdaptiveState, Pacing
+from lengthen.core.pacing import MOST, Adaptive, AdaptiveState, Pacing
+from lengthen.util.errors import SettingError
 
 Hold = Literal["rows", "tokens"]
 
@@ -210,6 +214,45 @@ def _change(pacing: Pacing | Custom, counters: Counters, steps: int, *, calm: bo
         return next((step for step in later if pacing(step) != value), None)
     # A pacing never falls, so its values are in order.
     return bisect_right(range(pacing.duration), value, lo=counters.step, key=pacing)
+
+
+def with_duration(schedule: Schedule) -> Schedule:
+    """Return the schedule with the steps that a share of its budget as a duration comes to.
+
+    They are the fewest with which the tokens before the first step at the pacing's end are at least
+    that share. Raises SettingError for a pacing that has no such step.
+    """
+    pacing = schedule.pacing
+    duration = getattr(pacing, "duration", 0)
+    if not isinstance(duration, BudgetShare):
+        return schedule
+    rule = ""
+    if pacing.start == pacing.end:
+        rule = f"a share needs pacing.start below pacing.end ({pacing.end})"
+    elif pacing.of == "rows" and duration.share == 1:
+        rule = f"must be below 100%, or no step has all {pacing.end} rows"
+    if rule:
+        raise SettingError("pacing.duration", rule, duration.text)
+    return _lasting(schedule, _fewest_steps(schedule, duration.share * schedule.budget))
+
+
+def _lasting(schedule: Schedule, steps: int) -> Schedule:
+    pacing: Any = schedule.pacing
+    return replace(schedule, pacing=replace(pacing, duration=steps))
+
+
+def _fewest_steps(schedule: Schedule, tokens: Fraction) -> int:
+    """Return the fewest steps, at most MOST, of a warmup that trains on so many tokens."""
+    endless = replace(schedule, budget=MOST**2)
+    longest = list(spans(_lasting(endless, MOST), MOST + 1))
+    # Every value is one of step / duration: n steps have n times the mean tokens of the longest
+    # warmup, give or take all that the tokens of a step rise and fall.
+    mean = Fraction(longest[-1].counters.tokens, MOST)
+    variation = sum(abs(one.plan.tokens - other.plan.tokens) for one, other in pairwise(longest))
+    steps = max(1, int((tokens - variation) / mean))
+    while steps < MOST and sum(s.tokens for s in spans(_lasting(endless, steps), steps)) < tokens:
+        steps += 1
+    return steps
 
 
 def warmup_steps(tokens: int, start: int, rows: int) -> int:
