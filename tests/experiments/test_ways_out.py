@@ -1,6 +1,7 @@
 """Ways out of what a comparison and the demo say."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from lengthen.cli.main import main
 from lengthen.experiments import demo as whole
+from lengthen.experiments.compare import compare as comparing
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.demo import demo
 from lengthen.util.errors import SettingError, StoppedError
@@ -24,8 +26,10 @@ def test_a_directory_that_holds_other_runs_or_a_packed_study(
     trained: tuple[Comparison, Path],
     written: Written,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(comparing, "write", lambda *_, **__: None)  # the page, which takes seconds
     root = tmp_path / "root"
     shutil.copytree(trained[1], root)
     file = written(**{"duration = 8": "duration = 16", "[0, 1, 2]": "[0]"})
@@ -51,7 +55,8 @@ def test_a_directory_that_holds_other_runs_or_a_packed_study(
 
 @takes(
     "give an equal budget.tokens instead of flops, or the lengths that it took in a run as "
-    'pacing.kind = "staged"'
+    'pacing.kind = "staged"',
+    "is a share of budget.tokens, which flops replaces; give steps",
 )
 def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Written) -> None:
     linear = 'pacing = { kind = "linear", start = 8, duration = 8 }'
@@ -65,9 +70,13 @@ def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Writ
         read_comparison(written(**{linear: adaptive, **flops}))
     assert read_comparison(written(**{linear: adaptive})).runs
     assert read_comparison(written(**{linear: staged, **flops})).runs
+    share = linear.replace("duration = 8", 'duration = "30%"')
+    with pytest.raises(SettingError, match="which flops replaces; give steps"):
+        read_comparison(written(**{linear: share, **flops}))
+    assert read_comparison(written(**{linear: linear, **flops})).runs
 
 
-@takes("Next:    lengthen sample {} --prompt 'def '")
+@takes("Next:    lengthen sample {}{}", " --prompt 'def '")
 def test_a_demo_that_was_stopped_and_what_follows_one(
     text: str,
     tmp_path: Path,
@@ -85,5 +94,6 @@ def test_a_demo_that_was_stopped_and_what_follows_one(
     said = capsys.readouterr().out
     assert said.count("3. train   baseline") == 2
     assert "Report:" in said
-    words = said.partition("Next:    lengthen sample ")[2].split(" --prompt")[0]
-    assert main(["sample", words.strip(), "--prompt", "def ", "--tokens", "2"]) == 0
+    words = shlex.split(said.partition("Next:    lengthen sample ")[2].splitlines()[0])
+    for prompt in ([], ["--prompt", "def "]):  # of the Python library there is one
+        assert main(["sample", *words, *prompt, "--tokens", "2"]) == 0

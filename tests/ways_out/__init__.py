@@ -8,6 +8,7 @@ brings the package to say it, does what it says and sees it work names it with `
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ def takes(*_texts: str) -> Callable[[Test], Test]:
     return lambda test: test
 
 
+@cache
 def ways_out() -> dict[str, str]:
     """Return every way out of the package by its text, with the files that print it."""
     found: dict[str, str] = {}
@@ -40,6 +42,7 @@ def ways_out() -> dict[str, str]:
     return found
 
 
+@cache
 def taken() -> dict[str, str]:
     """Return every text that a test names with `takes`, with the test that does."""
     found: dict[str, str] = {}

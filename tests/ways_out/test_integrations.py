@@ -146,7 +146,7 @@ def test_what_is_checked_of_every_step(store: Path, tmp_path: Path) -> None:
 @takes("checkpoint: {}; take one that this callback was in", "give the run its own back")
 def test_a_checkpoint_of_another_run(store: Path, tmp_path: Path, text: str) -> None:
     out = tmp_path / "out"
-    saved = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    saved: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     hosted(store, out, SHORT, **saved).trainer.train()
     (tmp_path / "text.txt").write_text(text * 2, encoding="utf-8")
     other = tmp_path / "other"

@@ -6,8 +6,6 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -18,6 +16,9 @@ from tests.data.files import GPT2, as_lines, needs_shared, packed, write
 from tests.data.small_tokenizers import as_folder, qwen
 from tests.ways_out import ROOT, takes
 from tests.ways_out.conftest import Cli
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 PREPARE = "prepare {} --tokenizer bytes --out store --overwrite"
 
