@@ -174,7 +174,9 @@ class Batch(Table):
         Count | Literal["auto"], Doc("most in one forward pass; auto: what fits", "tokens")
     ] = "auto"
     hold: Annotated[Hold, Doc("what stays constant while the length is paced")] = "rows"
-    leftovers: Annotated[Leftovers, Doc("unread rests of sequences: read later or not")] = "requeue"
+    leftovers: Annotated[
+        Leftovers, Doc("rests of sequences: read later, dropped, or read in the same step as rows")
+    ] = "requeue"
     reuse_after: Annotated[Count, Field(le=10**6), Doc("before a leftover is read", "steps")] = 64
 
 
@@ -317,6 +319,7 @@ class Config(Table):
             full_length=self.model.length,
             rows=self.batch.rows,
             hold=self.batch.hold,
+            leftovers=self.batch.leftovers,
             budget=budget,
             learning_rate=self.optimizer.learning_rate,
             min_learning_rate=self.optimizer.min_learning_rate,

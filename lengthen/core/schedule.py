@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom
+from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import MOST, Adaptive, AdaptiveState, Pacing
 from lengthen.util.errors import SettingError
 
@@ -53,6 +54,7 @@ class Schedule:
     full_length: int  # L, tokens
     rows: int  # B, at full length
     hold: Hold = "rows"
+    leftovers: Leftovers = "requeue"
     budget: int  # trained tokens
     learning_rate: float  # peak
     min_learning_rate: float
@@ -68,9 +70,21 @@ class Schedule:
             yield "pacing.end", f"must be batch.rows ({self.rows}) where rows are paced", end
         if paced_rows and self.hold == "tokens":
             yield "batch.hold", 'must be "rows" where pacing.of is "rows"', self.hold
+        if self.leftovers == "in_place":
+            yield from self._cannot_cut()
         needed = self.rows_at(Counters()) * self.length(Counters())
         if self.budget < needed:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", self.budget
+
+    def _cannot_cut(self) -> Iterator[tuple[str, str, object]]:
+        if self.hold != "tokens":
+            yield "batch.leftovers", 'needs batch.hold = "tokens"', self.leftovers
+        if isinstance(self.pacing, Custom):
+            return  # checked as it runs, as all its values are
+        for length in (span.length for span in spans(self)):
+            if self.full_length % length:
+                rule = f"must have lengths that divide model.length ({self.full_length})"
+                yield "pacing", f'{rule} where batch.leftovers is "in_place"', length
 
     def length(self, counters: Counters) -> int:
         """Return the sequence length l of the step that follows `counters`, in tokens."""
@@ -125,9 +139,14 @@ class Schedule:
         )
 
     def step_plan(self, counters: Counters) -> StepPlan | None:
-        """Return the step that follows; None where not one more row fits the budget."""
+        """Return the step that follows; None where not one more row fits the budget.
+
+        In place, where not one more sequence does, as for a step at full length.
+        """
         length = self.length(counters)
-        rows = min(self.rows_at(counters), (self.budget - counters.tokens) // length)
+        whole = self.full_length if self.leftovers == "in_place" else length
+        left = (self.budget - counters.tokens) // whole * whole
+        rows = min(self.rows_at(counters), left // length)
         return StepPlan(rows, length, self.learning_rate_at(counters)) if rows > 0 else None
 
     def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:

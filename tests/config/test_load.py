@@ -127,6 +127,26 @@ def test_hold_is_refused_where_rows_are_paced() -> None:
         build(tables)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pacing": {"start": 16, "multiple": 16}, "batch": {"hold": "tokens"}},
+            "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
+            '"in_place", got 48',
+        ),
+        ({"pacing": {"kind": "constant"}}, 'batch.leftovers: needs batch.hold = "tokens"'),
+    ],
+)
+def test_rows_that_cannot_be_cut_in_place_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    tables = merge(small(batch={"leftovers": "in_place"}), changes)[0]
+    with pytest.raises(SettingError) as error:
+        build(tables)
+    assert str(error.value).startswith(message)
+
+
 def test_a_duration_in_per_cent_is_steps_as_soon_as_the_budget_is_known() -> None:
     config = build(small(pacing={"duration": "30%"}))
     assert isinstance(config.pacing, Linear)
