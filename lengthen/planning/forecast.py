@@ -12,11 +12,12 @@ from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
 from lengthen.model import cost
-from lengthen.planning import calibrate
-from lengthen.planning.calibrate import LIMIT, Speed
 from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
 from lengthen.reporting import html as page
 from lengthen.reporting.curves import Curve, Panel
+from lengthen.training import calibrate
+from lengthen.training.calibrate import LIMIT, Speed
+from lengthen.training.minutes import in_tokens
 from lengthen.util.console import PLAIN_SECONDS
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
@@ -104,14 +105,16 @@ def forecasts(
     configurations whose steps take equally long, and `note` gets a line before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
-    planned = [one for name, config in named.items() for one in _planned(name, config, note)]
+    planned = [one for name, config in named.items() for one in _planned(name, config, flops, note)]
     if flops is None:
         measured = _measured(planned, note)
         return [replace(one, speed=measured[one.machine]) for one in planned]
     return [replace(one, speed=calibrate.given_speed(one.config, flops)) for one in planned]
 
 
-def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[Forecast]:
+def _planned(
+    name: str, config: Config, flops: str | None, note: Callable[[str], None]
+) -> Iterator[Forecast]:
     sequences = None
     if config.data.path is not None:
         store = open_store(config)
@@ -123,6 +126,8 @@ def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
         micro_tokens = auto_micro_tokens(config)
+    speed = None if flops is None else calibrate.given_speed(config, flops)
+    config = in_tokens(config, micro_tokens, speed=speed)
     bounds = {name: True}
     if config.pacing.kind == "adaptive":
         bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
