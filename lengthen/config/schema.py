@@ -5,6 +5,7 @@ load.py.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
 from fractions import Fraction
@@ -56,6 +57,13 @@ def parse_count(value: object) -> object:
     return int(number)
 
 
+def parse_list(value: object) -> Sequence[object]:
+    """Turn "256,4K", as a command line has it, and a single number into the list that is meant."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.strip("[]").split(",")]
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def no_bool(value: object) -> object:
     """Refuse true and false where a number is meant."""
     if isinstance(value, bool):
@@ -79,12 +87,14 @@ def known_device(value: object) -> object:
 
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
+LISTS = ("values", "boundaries")  # settings of a pacing with several numbers
 
 # Each with the word for it in the reference.
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST), "count"]
 CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST), "count or 0"]
 Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0), "number"]
 Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1), "share"]
+Betas = Annotated[tuple[Share, Share], BeforeValidator(parse_list)]
 
 
 def read_pacing(table: object) -> object:
@@ -117,8 +127,8 @@ def _pacing_value(name: str, value: object) -> Any:
     if name == "duration" and isinstance(value, str) and "%" in value:
         return BudgetShare(value)
     try:
-        if isinstance(value, list | tuple):
-            return tuple(parse_count(item) for item in value)
+        if name in LISTS:
+            return tuple(map(parse_count, parse_list(value)))
         return parse_count(value)
     except ValueError as error:
         raise SettingError(name, str(error), value) from None
@@ -184,12 +194,14 @@ class Optimizer(Table):
     """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
-    min_learning_rate: Annotated[Number, Doc("where the cosine ends, at most the peak")] = 0.0
+    min_learning_rate: Annotated[
+        Number, Doc("where the cosine ends, at most the peak", default="a tenth of the peak")
+    ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
     decay_tokens: Annotated[
         Count | None, Doc("length of the cosine", "trained tokens", "the budget")
     ] = None
-    betas: Annotated[tuple[Share, Share], Doc("decay of the first and second moment")] = (0.9, 0.95)
+    betas: Annotated[Betas, Doc("decay of the first and second moment")] = (0.9, 0.95)
     epsilon: Annotated[Number, Field(gt=0), Doc("of AdamW's denominator")] = 1e-8
     weight_decay: Annotated[Number, Doc("on matrices, not on biases, gains or positions")] = 0.1
     decay_positions: Annotated[bool, Doc("weight decay on the position table too")] = False
