@@ -132,8 +132,9 @@ def test_what_is_given_for_another_tools_command_can_be_said(cli: Cli) -> None:
     assert set(known) == set(COMMANDS)
 
 
-@takes("must be --table.setting, such as --pacing.start")
-def test_a_setting_without_its_table(cli: Cli, run: Path) -> None:
+@takes("must be --table.setting, such as --pacing.start", "give a directory for the run")
+def test_a_setting_without_its_table_and_a_run_without_its_directory(cli: Cli, run: Path) -> None:
+    cli.refuses("give a directory for the run", "train tiny.toml --data store --quiet")
     cli.refuses("such as --pacing.start", f"{TRAIN} --.start 8")
     cli.works(f"{TRAIN} --pacing.start 8")
 
