@@ -4,7 +4,6 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 load.py.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from lengthen.config.device_name import known_device
 from lengthen.config.names import other_name
 from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
@@ -69,20 +69,6 @@ def no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
-
-
-DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
-CUDA_CARD = re.compile(r"cuda:(0|[1-9][0-9]{0,3})")
-
-
-def known_device(value: object) -> object:
-    """Refuse text that names no device; raises SettingError with a bare name."""
-    if not isinstance(value, str) or value in DEVICES or CUDA_CARD.fullmatch(value):
-        return value
-    rule = 'must be "auto", "cpu", "cuda", "cuda:N" with the number of a GPU, or "mps"'
-    meant = value.lower().replace("gpu", "cuda")
-    close = [meant] if CUDA_CARD.fullmatch(meant) else DEVICES
-    raise SettingError("device", rule, value, nearest(meant, close))
 
 
 # The tag of a pacing table -> its value.

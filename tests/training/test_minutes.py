@@ -112,8 +112,8 @@ def test_minutes_are_refused_where_runs_need_tokens_that_are_known(
     train(configured(), tmp_path / "run", quiet=True)
     with pytest.raises(SettingError, match=r"budget\.minutes: is known in tokens only once"):
         resume(tmp_path / "run", settings={"budget.minutes": 1}, quiet=True)
+    minute = {"budget.minutes": 1}
     with pytest.raises(SettingError, match=r"budget\.minutes: is known in tokens only once"):
-        minute = {"budget.minutes": 1}
         tune(configured(), tmp_path / "tuned", settings=minute, judge_tokens=512, quiet=True)
     variants = {"one": {"pacing": {"kind": "constant"}}, "two": {}}
     file = {"recipe": "laptop-2min", "variants": variants, "budget": {"minutes": 1}}
