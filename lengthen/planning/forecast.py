@@ -42,7 +42,7 @@ class Saving:
     def __str__(self) -> str:
         flops = f"{self.causal:z.1%} of FLOP with causal attention, {self.full:z.1%} with all of it"
         word = "less" if self.seconds >= 0 else "more"
-        return f"{flops}; {_duration(abs(self.seconds))} {word} than full length throughout"
+        return f"{flops}; {in_units(abs(self.seconds))} {word} than full length throughout"
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
             f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
             + tried * forecast.decided_on_a_gpu,
         ),
-        ("time", f"{_duration(forecast.duration)}{seconds}"),
+        ("time", f"{in_units(forecast.duration)}{seconds}"),
         ("saved by the warmup", str(forecast.saving)),
         ("speed", f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"),
         ("corpus", epochs or "give --data to know"),
@@ -257,7 +257,8 @@ def _lowest(plan: Plan) -> str:
     return f"{lowest}, where the budget ends"
 
 
-def _duration(seconds: float) -> str:
+def in_units(seconds: float) -> str:
+    """Return seconds in the unit that people would take."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -273,27 +274,6 @@ def table(forecasts: Sequence[Forecast]) -> Table:
         rows=tuple((row[0][0], *(text for _, text in row)) for row in zip(*columns, strict=True)),
         note=f"{NOTE} A factor is that of the first column.",
     )
-
-
-def variants_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return what the variants of a comparison will cost, a row each."""
-    rows = [
-        (
-            one.name,
-            f"{one.plan.steps:,}",
-            f"{one.plan.tokens:,}",
-            f"{one.plan.flops:.3g}",
-            f"{one.saving.causal:z.1%}",
-            f"{one.saving.full:z.1%}",
-            _duration(one.duration),
-            f"{one.saving.seconds / (one.duration + one.saving.seconds):z.1%}",
-        )
-        for one in forecasts
-    ]
-    saved = ("FLOP saved, causal", "FLOP saved", "time", "time saved")
-    columns = ("variant", "steps", "tokens", "FLOP", *saved)
-    note = f"{NOTE} Saved is what full length throughout would cost more, on as many tokens."
-    return Table("One run of each variant", columns, tuple(rows), note)
 
 
 def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
