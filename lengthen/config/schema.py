@@ -4,10 +4,6 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 load.py.
 """
 
-<<<<<<< HEAD
-from collections.abc import Sequence
-=======
->>>>>>> main
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
@@ -23,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from lengthen.config.device_name import known_device
 from lengthen.config.names import other_name
 from lengthen.config.values import (
     MOST,
@@ -48,46 +43,6 @@ Positions = Literal["learned", "rope"]
 Start = Literal["zero", "spread"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
-<<<<<<< HEAD
-SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
-
-
-def parse_count(value: object) -> object:
-    """Turn "375M" or "1.5B" into a whole number; leave anything else to the next check."""
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str):
-        return value
-    text = value.replace("_", "").strip()
-    scale = SUFFIXES.get(text[-1:].upper(), 1)
-    try:
-        number = Decimal(text[:-1] if scale > 1 else text) * scale
-    except DecimalException:
-        number = Decimal("NaN")
-    if not number.is_finite() or number != number.to_integral_value():
-        raise ValueError("must be a whole number, with K, M, B or T after it if you like")
-    return int(number)
-
-
-def parse_list(value: object) -> Sequence[object]:
-    """Turn "256,4K", as a command line has it, and a single number into the list that is meant."""
-    if isinstance(value, str):
-        return [item.strip() for item in value.strip("[]").split(",")]
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def no_bool(value: object) -> object:
-    """Refuse true and false where a number is meant."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-=======
->>>>>>> main
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
 LISTS = ("values", "boundaries")  # settings of a pacing with several numbers
