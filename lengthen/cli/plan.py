@@ -8,8 +8,9 @@ from lengthen.util.errors import SettingError
 
 
 def _arguments(parser: Parser) -> None:
-    recipes = "any of `lengthen recipes`"
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE|FILE.toml", help=recipes)
+    parser.add_argument(
+        "recipes", nargs="+", metavar="RECIPE|FILE.toml", help="any of `lengthen recipes`"
+    )
     parser.add_argument("--data", metavar="DIR", help="a token store, for epochs and leftovers")
     parser.add_argument(
         "--flops", help="FLOP/s that a step reaches, such as 100T; without it steps are tried here"
