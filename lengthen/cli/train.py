@@ -34,7 +34,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.util.console import say
 
     if options.out is None and not options.dry_run:
-        raise SettingError("--out", "is missing", None, "give --out RUN, or --dry-run")
+        raise SettingError("--out", "is missing", None, "give a directory for the run")
     config, notes = load(options.recipe, settings, data=options.data)
     say(notes)
     if options.dry_run:

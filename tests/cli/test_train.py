@@ -39,17 +39,6 @@ def test_a_dry_run_needs_neither_a_store_nor_a_place(capsys: Captured) -> None:
     assert (rates["learning_rate"], rates["min_learning_rate"]) == (1e-3, 1e-4)
 
 
-@takes("give --out RUN, or --dry-run")
-def test_a_run_without_a_place_says_how_to_give_one(
-    store: Path, tmp_path: Path, capsys: Captured
-) -> None:
-    words = ["train", "laptop-2min", "--data", str(store), *TINY, "--quiet"]
-    assert main(words) == 2
-    assert capsys.readouterr().err == "lengthen: --out: is missing; give --out RUN, or --dry-run\n"
-    assert main([*words, "--dry-run"]) == 0
-    assert main([*words, "--out", str(tmp_path / "run")]) == 0
-
-
 @takes("Such as --model.layers 6. A recipe gives what is required; `lengthen settings` has all.")
 def test_the_help_has_the_settings_that_are_changed_most(capsys: Captured) -> None:
     with pytest.raises(SystemExit):
