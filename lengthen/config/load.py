@@ -147,7 +147,7 @@ def _warnings(config: Config) -> list[str]:
 def build(tables: Tables) -> Config:
     """Check plain tables; raises SettingError for the first mistake."""
     try:
-        return Config.model_validate(_with_pacing_defaults(tables))
+        return Config.model_validate(_with_pacing_defaults(tables)).with_duration()
     except ValidationError as error:
         raise first_mistake(error) from None
 

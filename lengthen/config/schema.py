@@ -22,15 +22,18 @@ from pydantic import (
 )
 
 from lengthen.config.names import other_name
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, Schedule
+from lengthen.core.schedule import Hold, Schedule, with_duration
+from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
+Positions = Literal["learned", "rope"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
-SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
 
 
@@ -77,10 +80,11 @@ def known_device(value: object) -> object:
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
-CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
-Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
-Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
+# Each with the word for it in the reference.
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST), "count"]
+CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST), "count or 0"]
+Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0), "number"]
+Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1), "share"]
 
 
 def read_pacing(table: object) -> object:
@@ -110,6 +114,8 @@ def read_pacing(table: object) -> object:
 def _pacing_value(name: str, value: object) -> Any:
     if name in ("kind", "of"):
         return value
+    if name == "duration" and isinstance(value, str) and "%" in value:
+        return BudgetShare(value)
     try:
         if isinstance(value, list | tuple):
             return tuple(parse_count(item) for item in value)
@@ -129,50 +135,65 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: Annotated[str, Field(min_length=1)] | None = None  # a token store; `--data` sets it
-    store_id: str | None = None  # written by `train`: the store that this run was started on
+    path: Annotated[str | None, Field(min_length=1), Doc("token store; `--data` sets it")] = None
+    store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
 
 
 class Model(Table):
     """The GPT."""
 
-    layers: Annotated[Count, Field(le=1024)]
-    width: Annotated[Count, Field(le=2**17)]
-    heads: Annotated[Count, Field(le=2**10)]
-    length: Annotated[Count, Field(le=2**20)]  # full length L, tokens
-    vocabulary: Annotated[Count, Field(le=2**22)] | None = None  # the store's where absent
-    dropout: Share = 0.0
-    init_std: Number = 0.02
+    layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
+    width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
+    heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
+    length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
+    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
+    dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
+    init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
+    positions: Annotated[
+        Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
+    ] = "learned"
+    rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "Model":
         if self.width % self.heads:
             raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
+        if self.positions == "rope" and self.width // self.heads % 2:
+            rule = (
+                f'must cut model.width ({self.width}) into even widths where positions are "rope"'
+            )
+            raise SettingError("heads", rule, self.heads)
         return self
 
 
 class Batch(Table):
     """What one step reads, and how it is cut for the device."""
 
-    rows: Annotated[Count, Field(le=2**24)]  # B, at full length
-    micro_tokens: Count | Literal["auto"] = "auto"  # most tokens in one forward pass, per rank
-    hold: Hold = "rows"  # what stays constant while the length is paced
-    leftovers: Leftovers = "requeue"
-    reuse_after: Annotated[Count, Field(le=10**6)] = 64  # R, steps
+    rows: Annotated[Count, Field(le=2**24), Doc("B of a step at full length, over all processes")]
+    micro_tokens: Annotated[
+        Count | Literal["auto"], Doc("most in one forward pass; auto: what fits", "tokens")
+    ] = "auto"
+    hold: Annotated[Hold, Doc("what stays constant while the length is paced")] = "rows"
+    leftovers: Annotated[
+        Leftovers, Doc("rests of sequences: read later, dropped, or read in the same step as rows")
+    ] = "requeue"
+    reuse_after: Annotated[Count, Field(le=10**6), Doc("before a leftover is read", "steps")] = 64
 
 
 class Optimizer(Table):
-    """AdamW and its learning rate."""
+    """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
 
-    learning_rate: Annotated[Number, Field(gt=0, le=1e3)]  # peak
-    min_learning_rate: Number = 0.0
-    warmup_steps: CountOrOff = 0  # W
-    decay_tokens: Count | None = None  # trained tokens; the budget where absent
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
-    weight_decay: Number = 0.1
-    decay_positions: bool = False  # weight decay on the position table too, as the paper's runs did
-    clip: Number = 1.0  # largest global gradient norm; 0: no clipping
+    learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
+    min_learning_rate: Annotated[Number, Doc("where the cosine ends, at most the peak")] = 0.0
+    warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
+    decay_tokens: Annotated[
+        Count | None, Doc("length of the cosine", "trained tokens", "the budget")
+    ] = None
+    betas: Annotated[tuple[Share, Share], Doc("decay of the first and second moment")] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0), Doc("of AdamW's denominator")] = 1e-8
+    weight_decay: Annotated[Number, Doc("on matrices, not on biases, gains or positions")] = 0.1
+    decay_positions: Annotated[bool, Doc("weight decay on the position table too")] = False
+    clip: Annotated[Number, Doc("largest global gradient norm; 0: no clipping")] = 1.0
 
     @model_validator(mode="after")
     def _minimum_below_peak(self) -> "Optimizer":
@@ -185,8 +206,8 @@ class Optimizer(Table):
 class Budget(Table):
     """When training ends; one of the two."""
 
-    tokens: Count | None = None  # trained tokens
-    epochs: Annotated[Number, Field(gt=0, le=1e6)] | None = None  # times every token of the corpus
+    tokens: Annotated[Count | None, Doc("at least one step", "trained tokens")] = None
+    epochs: Annotated[Number | None, Field(gt=0, le=1e6), Doc("times the whole store")] = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Budget":
@@ -196,12 +217,12 @@ class Budget(Table):
 
 
 class Evaluation(Table):
-    """Validation at full length, and the probe. 0 switches each off."""
+    """Validation at full length, always at the end too, and the probe. 0 switches each off."""
 
-    every_steps: CountOrOff | None = None
-    every_tokens: CountOrOff | None = None
-    tokens: Count = 100_000  # how much of the validation part is read; less where it has less
-    probe_every_steps: CountOrOff = 10
+    every_steps: Annotated[CountOrOff | None, Doc("between validations", "steps", "off")] = None
+    every_tokens: Annotated[CountOrOff | None, Doc("the same", "trained tokens", "off")] = None
+    tokens: Annotated[Count, Doc("of the validation part, if it has so many", "tokens")] = 100_000
+    probe_every_steps: Annotated[CountOrOff, Doc("between probes", "steps")] = 10
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Evaluation":
@@ -214,22 +235,30 @@ class Evaluation(Table):
 class Saving(Table):
     """Checkpoints."""
 
-    every_steps: CountOrOff = 1000  # 0: only at the end and when stopped
-    keep: Annotated[Count, Field(le=10**6)] = 2  # newest ones
-    asynchronous: bool = False  # write from a copy while training continues
+    every_steps: Annotated[CountOrOff, Doc("0: only at the end and when stopped", "steps")] = 1000
+    keep: Annotated[Count, Field(le=10**6), Doc("newest good ones", "checkpoints")] = 2
+    asynchronous: Annotated[bool, Doc("write from a copy while training continues")] = False
 
 
 class Run(Table):
     """How this run is carried out."""
 
-    seed: Annotated[CountOrOff, Field(lt=2**63)] = 0
-    device: Annotated[str, BeforeValidator(known_device)] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"  # auto: fp32
-    compile: Literal["auto", "off", "on"] = "auto"  # auto: off
-    recompute: bool = False  # layers are worked out again for the backward pass: less memory
-    sharded: bool = False  # over several processes: each keeps a part of weights and moments
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    timeout_seconds: Annotated[Count, Field(le=10**6)] = 600  # that a rank waits for another
+    seed: Annotated[CountOrOff, Field(lt=2**63), Doc("of weights, order of rows and dropout")] = 0
+    device: Annotated[
+        str,
+        BeforeValidator(known_device),
+        Doc('"auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps"'),
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp64"], Doc("of the forward and backward pass; auto: fp32")
+    ] = "auto"
+    compile: Annotated[Literal["auto", "off", "on"], Doc("`torch.compile`; auto: off")] = "auto"
+    recompute: Annotated[bool, Doc("layers, for the backward pass: less memory, more time")] = False
+    sharded: Annotated[bool, Doc("each process keeps a part of weights and moments")] = False
+    on_nonfinite: Annotated[Literal["stop", "skip"], Doc("at a loss that is not finite")] = "stop"
+    timeout_seconds: Annotated[
+        Count, Field(le=10**6), Doc("that a process waits for another", "seconds")
+    ] = 600
 
 
 class Config(Table):
@@ -262,13 +291,19 @@ class Config(Table):
             raise SettingError("budget.epochs", rule, self.budget.epochs)
         return self
 
+    def with_duration(self) -> "Config":
+        """Return it with its pacing's duration in steps, where its budget is in tokens."""
+        if self.budget.tokens is None:
+            return self
+        return self.model_copy(update={"pacing": self.schedule().pacing})
+
     def schedule(self, sequences: int | None = None) -> Schedule:
         """Return what decides every step; `sequences` is N, which `budget.epochs` needs.
 
         Raises SettingError where the budget is shorter than one step.
         """
         if self.budget.tokens is not None:
-            return self._schedule_of(self.budget.tokens)
+            return with_duration(self._schedule_of(self.budget.tokens))
         if sequences is None or self.budget.epochs is None:
             raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
@@ -276,7 +311,7 @@ class Config(Table):
         schedule = self._schedule_of(tokens)
         for _, rule, _ in schedule.mistakes():
             raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
-        return schedule
+        return with_duration(schedule)
 
     def _schedule_of(self, budget: int) -> Schedule:
         return Schedule(
@@ -284,6 +319,7 @@ class Config(Table):
             full_length=self.model.length,
             rows=self.batch.rows,
             hold=self.batch.hold,
+            leftovers=self.batch.leftovers,
             budget=budget,
             learning_rate=self.optimizer.learning_rate,
             min_learning_rate=self.optimizer.min_learning_rate,

@@ -3,7 +3,8 @@
 Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
 of `multiple`, where it has one, but for a start or an end that is none; where start < end and
 duration > 0 it is `start` at step 0, below `end` before step `duration`, and exactly `end` from
-then on. The adaptive one has no duration: what it observes decides, in `max_hold` steps a value.
+then on; a duration that is a setting scales it: the value is one of step / duration alone. The
+adaptive one has no duration: what it observes decides, in `max_hold` steps a value.
 
 Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
 step of a run it takes f(k), and we take f(k - 1).
@@ -13,11 +14,10 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
+from lengthen.core.settings import VALUES, Doc, Duration, End, Multiple, Of, Paced, Start
 from lengthen.util.errors import SettingError, nearest
-
-Of = Literal["length", "rows"]
 
 MOST = 2**40  # of a value or a duration: above any run, and the arithmetic stays quick
 MOST_STAGES = 1000
@@ -37,8 +37,8 @@ class Constant:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["constant"] = "constant"
-    of: Of = "length"
-    end: int  # tokens or rows
+    of: Paced = "length"
+    end: End
 
     def __post_init__(self) -> None:
         check_of(self.of)
@@ -76,11 +76,11 @@ class Linear:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["linear"] = "linear"
-    of: Of = "length"
-    start: int  # tokens or rows
-    end: int
-    duration: int  # steps; 0: `end` from the first step on
-    multiple: int = 8  # of the tensor cores
+    of: Paced = "length"
+    start: Start
+    end: End
+    duration: Duration
+    multiple: Multiple = 8  # of the tensor cores
 
     def __post_init__(self) -> None:
         _check_growth(self)
@@ -110,12 +110,12 @@ class Root:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["root"] = "root"
-    of: Of = "length"
-    start: int  # tokens or rows
-    end: int
-    duration: int  # steps; 0: `end` from the first step on
-    degree: int = 2
-    multiple: int = 8
+    of: Paced = "length"
+    start: Start
+    end: End
+    duration: Duration
+    degree: Annotated[int, Doc("of the root, from 1 to 16; 1 is linear")] = 2
+    multiple: Multiple = 8
 
     def __post_init__(self) -> None:
         _check_growth(self)
@@ -148,10 +148,10 @@ class Doubling:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["doubling"] = "doubling"
-    of: Of = "length"
-    start: int  # tokens or rows
-    end: int
-    duration: int  # steps; 0: `end` from the first step on
+    of: Paced = "length"
+    start: Start
+    end: End
+    duration: Duration
 
     def __post_init__(self) -> None:
         _check_growth(self)
@@ -179,9 +179,9 @@ class Staged:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["staged"] = "staged"
-    of: Of = "length"
-    values: tuple[int, ...]  # tokens or rows
-    boundaries: tuple[int, ...]  # steps
+    of: Paced = "length"
+    values: Annotated[tuple[int, ...], Doc("never falling; the last one is the end", VALUES)]
+    boundaries: Annotated[tuple[int, ...], Doc("rising: first step of each next value", "steps")]
 
     def __post_init__(self) -> None:
         check_of(self.of)
@@ -250,13 +250,13 @@ class Adaptive:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["adaptive"] = "adaptive"
-    of: Literal["length"] = "length"
-    start: int  # tokens
-    end: int
-    multiple: int = 8
-    every: int = 5  # steps between two observations
-    patience: int = 2  # calm observations
-    max_hold: int = 50  # steps
+    of: Annotated[Literal["length"], Doc("what is paced")] = "length"
+    start: Start
+    end: End
+    multiple: Annotated[int, Doc("it grows to the next multiple of it", "tokens")] = 8
+    every: Annotated[int, Doc("from one observation to the next", "steps")] = 5
+    patience: Annotated[int, Doc("calm ones in a row before it grows", "observations")] = 2
+    max_hold: Annotated[int, Doc("longest stay at a length, at least `pacing.every`", "steps")] = 50
 
     def __post_init__(self) -> None:
         if self.of != "length":

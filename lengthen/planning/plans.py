@@ -12,7 +12,7 @@ from lengthen.planning.forecast import Forecast, check_out, forecasts, lines, ta
 from lengthen.util import console
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError
-from lengthen.util.tables import Printable, Table, two_columns
+from lengthen.util.tables import Printable, Table, facts
 
 MOST_RANKS = 10**6  # more than there are anywhere
 
@@ -28,7 +28,7 @@ class Plans(Printable):
     def parts(self) -> list[Table | str]:
         """A forecast as lines, several as a table, and a table of loads for each."""
         one = len(self.forecasts) == 1
-        first = two_columns(lines(self.forecasts[0])) if one else table(self.forecasts)
+        first = facts(lines(self.forecasts[0])) if one else table(self.forecasts)
         loads = self.forecasts if self.ranks else ()
         return [first, *(_loads(forecast, self.ranks) for forecast in loads)]
 

@@ -28,11 +28,11 @@ from lengthen.util.errors import (
     UnstableError,
 )
 from lengthen.util.signals import StopSignal
-from lengthen.util.tables import two_columns
+from lengthen.util.tables import Printable, Table, facts
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class RunSummary(Printable):
     """What a run came to; its text has a line for each."""
 
     run: Path  # its directory
@@ -43,7 +43,9 @@ class RunSummary:
     seconds: float  # of training
     validation_loss: float | None  # nats; NaN: not finite; None: not measured, or not on rank 0
 
-    def __str__(self) -> str:
+    @property
+    def parts(self) -> list[Table | str]:
+        """What is printed."""
         loss = "not measured" if self.validation_loss is None else f"{self.validation_loss:.4f}"
         lines = {
             "run": str(self.run),
@@ -54,7 +56,7 @@ class RunSummary:
             "seconds": f"{self.seconds:.1f}",
             "validation loss": loss.replace("nan", "not finite"),
         }
-        return two_columns(lines.items())
+        return [facts(lines.items())]
 
 
 class TrainingLoop:
@@ -254,12 +256,16 @@ class TrainingLoop:
             self._line.say(f"step {record.step} is not finite; skipped, weights untouched")
             return
         where = f"step {record.step} (length {record.length}, {record.tokens} tokens)"
-        way_out = "lower optimizer.learning_rate"
-        if self._checkpoints.step is not None:
-            way_out += ", or resume with --run.on_nonfinite skip"
+        again = f"resume from {self._checkpoints.last_name}"
+        if self._checkpoints.step is None:
+            again = "nothing was saved yet: train again, with --overwrite and"
+        way_out = f"{again} with a lower --optimizer.learning_rate"
+        if trainer.config.run.on_nonfinite == "skip":
+            where += f", and of the {in_a_row - 1} before,"
+        else:
+            way_out += " or with --run.on_nonfinite skip"
         raise UnstableError(
-            f"loss or gradient of {where} is not finite; weights are untouched, last checkpoint "
-            f"{self._checkpoints.last_name}; {way_out}"
+            f"loss or gradient of {where} is not finite; weights are untouched; {way_out}"
         )
 
     def _out_of_memory(self) -> MemoryLimitError:

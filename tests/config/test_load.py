@@ -1,6 +1,7 @@
 """Where settings come from, and how a mistake in one reads."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,16 @@ MISTAKES = [
     ("batch", "row", 8, "batch.row: no such setting, got 8; did you mean 'rows'?"),
     ("pacing", "kind", "liner", "pacing.kind: no such pacing, got 'liner'; did you mean 'linear'?"),
     ("pacing", "start", 0, "pacing.start: must be from 1 to"),
+    ("pacing", "duration", "101%", "pacing.duration: must be above 0% and at most 100% of the"),
+    ("pacing", "duration", "-3%", "pacing.duration: must be above 0% and at most 100% of the"),
+    ("pacing", "duration", "thirty %", "pacing.duration: must be above 0% and at most 100% of"),
     ("pacing", "start", 65, "pacing.start: must be at most end (64), got 65"),
     ("pacing", "end", 128, "pacing.end: must be at most model.length (64), got 128"),
     ("model", "length", 0, "model.length: must be at least 1, got 0"),
     ("model", "width", -16, "model.width: must be at least 1, got -16"),
     ("model", "heads", 3, "model.heads: must divide model.width (16), got 3"),
+    ("model", "positions", "rotary", "model.positions: must be 'learned' or 'rope', got 'rotary'"),
+    ("model", "rope_theta", 0, "model.rope_theta: must be above 0, got 0"),
     ("model", "layers", 1.5, "model.layers: must be a whole number, got 1.5"),
     ("model", "layers", True, "model.layers: must be a whole number, got True"),
     ("model", "length", 10**30, "model.length: must be at most"),
@@ -119,6 +125,52 @@ def test_hold_is_refused_where_rows_are_paced() -> None:
     tables = small(pacing={"of": "rows"}, batch={"hold": "tokens"})
     with pytest.raises(SettingError, match=r"batch\.hold"):
         build(tables)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pacing": {"start": 16, "multiple": 16}, "batch": {"hold": "tokens"}},
+            "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
+            '"in_place", got 48',
+        ),
+        ({"pacing": {"kind": "constant"}}, 'batch.leftovers: needs batch.hold = "tokens"'),
+    ],
+)
+def test_rows_that_cannot_be_cut_in_place_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    tables = merge(small(batch={"leftovers": "in_place"}), changes)[0]
+    with pytest.raises(SettingError) as error:
+        build(tables)
+    assert str(error.value).startswith(message)
+
+
+def test_a_duration_in_per_cent_is_steps_as_soon_as_the_budget_is_known() -> None:
+    config = build(small(pacing={"duration": "30%"}))
+    assert isinstance(config.pacing, Linear)
+    steps = config.pacing.duration
+    assert sum(8 * config.pacing(step) for step in range(steps)) == 30_016
+    assert sum(8 * replace(config.pacing, duration=117)(step) for step in range(117)) < 30_000
+    assert steps == tomllib.loads(config.to_toml())["pacing"]["duration"] == 118
+    grown = with_overrides(config, {"budget": {"tokens": 200_000}})
+    assert grown.pacing == config.pacing
+
+
+def test_a_duration_in_per_cent_of_epochs_waits_for_the_store() -> None:
+    config = build(small(pacing={"duration": "30%"}, budget={"epochs": 2}))
+    again = build(config.tables())
+    assert again.tables()["pacing"]["duration"] == "30%"
+    expected = build(small(pacing={"duration": "30%"}, budget={"tokens": 2 * 900 * 64}))
+    assert again.schedule(900).pacing == expected.pacing
+
+
+def test_a_duration_is_refused_where_a_pacing_has_none() -> None:
+    for pacing in ({"kind": "constant"}, {"kind": "adaptive", "start": 8}):
+        tables = small() | {"pacing": {**pacing, "duration": "30%"}}
+        with pytest.raises(SettingError, match=r"pacing\.duration: no such setting, got '30%'"):
+            build(tables)
 
 
 def test_counts_take_suffixes() -> None:
@@ -371,3 +423,11 @@ def test_passes_are_the_number_that_was_written_to_the_last_row(
     passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
     budget = build(small(budget={"epochs": passes})).schedule(rows * power).budget
     assert budget == hundredths * rows * power * 64 // 100
+
+
+def test_rotary_positions_need_heads_of_an_even_width() -> None:
+    rule = r'model.heads: must cut model.width \(16\) into even widths .*"rope", got 16'
+    with pytest.raises(SettingError, match=rule):
+        build(small(model={"heads": 16, "positions": "rope"}))
+    build(small(model={"heads": 8, "positions": "rope"}))
+    build(small(model={"heads": 16}))

@@ -336,5 +336,5 @@ def test_a_name_that_nobody_shares_is_the_files_own(
     (tmp_path / "my.toml").write_text('recipe = "laptop-2min"\n', encoding="utf-8")
     words = ["plan", "laptop-2min", str(tmp_path / "my.toml"), "--model.vocabulary", "300"]
     assert main([*words, "--flops", "1T"]) == 0
-    heads = capsys.readouterr().out.splitlines()[2].split()
+    heads = capsys.readouterr().out.splitlines()[1].split()
     assert heads == ["laptop-2min", "my"]

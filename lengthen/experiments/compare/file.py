@@ -274,7 +274,11 @@ def _config(
     try:
         if other is not None:
             cell = rows_with_the_same_tokens(target.tables())
-        config = build(merge(merge(cell, changes)[0], overrides)[0])
+        tables = merge(merge(cell, changes)[0], overrides)[0]
+        if flops is not None and "%" in str(flat(tables).get("pacing.duration")):
+            rule = "is a share of budget.tokens, which flops replaces; give steps"
+            raise SettingError("pacing.duration", rule, flat(tables)["pacing.duration"])
+        config = build(tables)
         return config if flops is None else with_flops(config, flops)
     except SettingError as error:
         # A mistake of the base is not this variant's.
