@@ -27,10 +27,8 @@ FILE_LIMIT = 2**20  # bytes
 EXAMPLE = '{"pacing": {"start": 8}} or {"pacing.start": 8}'
 # Of two settings that say one thing in two ways, the one set later wins.
 EXCLUSIVE = {
-    ("budget", "tokens"): "epochs",
-    ("budget", "epochs"): "tokens",
-    ("evaluation", "every_steps"): "every_tokens",
-    ("evaluation", "every_tokens"): "every_steps",
+    "budget": ("tokens", "epochs", "minutes"),
+    "evaluation": ("every_steps", "every_tokens"),
 }
 
 # Values that earlier versions wrote -> those that took their place.
@@ -134,7 +132,7 @@ def _warnings(config: Config) -> list[str]:
     """Return notes on what is legal and hardly meant."""
     pacing, length = config.pacing, config.model.length
     if pacing.of == "length" and pacing.end < length:
-        beyond = f"positions from {pacing.end} on are never trained"
+        beyond = f"contexts above {pacing.end} are never trained"
         return [f"pacing.end ({pacing.end}) is below model.length ({length}): {beyond}"]
     warmup = config.optimizer.warmup_steps
     if isinstance(pacing, Adaptive) and pacing.latest < warmup:
@@ -175,7 +173,7 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
         table = merged.get(name)
         if isinstance(change, dict) and isinstance(table, dict):
             notes += _make_room(name, table, change)
-            notes += _lower_minimum(name, table, change)
+            notes += _keep_share_of_peak(name, table, change)
             table.update(change)
         else:
             merged[name] = change
@@ -183,8 +181,9 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
 
 
 def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
-    for setting in change:
-        table.pop(EXCLUSIVE.get((name, setting), ""), None)
+    exclusive = EXCLUSIVE.get(name, ())
+    for setting in exclusive if change.keys() & {*exclusive} else ():
+        table.pop(setting, None)
     kind = KINDS.get(str(change.get("kind", "")))
     if name != "pacing" or kind is None or kind.kind == table.get("kind"):
         return []
@@ -194,17 +193,16 @@ def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
 
 
-def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
-    """Keep the minimum of the rate its share of the peak, where a new peak falls below it."""
+def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
+    """Let the minimum of the rate follow a new peak: 0 and a rate that is constant stay that."""
     if name != "optimizer" or "min_learning_rate" in change:
         return []
-    rates = (change.get("learning_rate"), table.get("learning_rate"))
-    peak, before = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
-    minimum = table.get("min_learning_rate")
-    if not isinstance(minimum, float | int) or not 0 < peak < minimum <= before:
+    rates = *(one.get("learning_rate") for one in (change, table)), table.get("min_learning_rate")
+    peak, before, minimum = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    if peak in (0, before) or not 0 < minimum <= before:
         return []
-    lowered = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
-    return [f"optimizer.min_learning_rate was above the new peak, lowered with it to {lowered:g}"]
+    follows = table["min_learning_rate"] = min(peak, float(f"{peak * minimum / before:.6g}"))
+    return [f"optimizer.min_learning_rate follows the new peak: {follows:g}"]
 
 
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:

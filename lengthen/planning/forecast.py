@@ -4,32 +4,45 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
-from lengthen.planning import calibrate
-from lengthen.planning.calibrate import LIMIT, Speed
+from lengthen.model import cost
 from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
 from lengthen.reporting import html as page
 from lengthen.reporting.curves import Curve, Panel
+from lengthen.training import calibrate
+from lengthen.training.calibrate import LIMIT, Speed
+from lengthen.training.minutes import in_tokens
 from lengthen.util.console import PLAIN_SECONDS
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
 from lengthen.util.tables import Table
 
-NOTE = (
-    "FLOP and seconds are of training alone: evaluation, probes and saves come on top. "
-    "A factor is that of the first column."
-)
+NOTE = "FLOP and seconds are of training alone: evaluation, probes and saves come on top."
 SOON = 1.0  # seconds of planning before the first note
 PAGE = ".html"
 KINDS = (".svg", ".png", PAGE)  # of a picture
 TOKENS = "trained tokens"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a warmup saves of constant full length on as many tokens."""
+
+    causal: float  # share of its FLOP, a token attending to those before it alone
+    full: float  # the same with attention counted in full
+    seconds: float  # of training
+
+    def __str__(self) -> str:
+        flops = f"{self.causal:z.1%} of FLOP with causal attention, {self.full:z.1%} with all of it"
+        word = "less" if self.seconds >= 0 else "more"
+        return f"{flops}; {in_units(abs(self.seconds))} {word} than full length throughout"
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,22 @@ class Forecast:
         """Seconds of training in all."""
         return self.seconds[-1]
 
+    @cached_property
+    def saving(self) -> "Saving":
+        """What the warmup saves of constant full length on as many tokens."""
+        assert self.speed is not None
+        schedule, model = self.plan.schedule, self.config.model
+        full, recompute = (schedule.rows, schedule.full_length), self.config.run.recompute
+        steps = self.plan.tokens / (schedule.rows * schedule.full_length)
+
+        def share(*, causal: bool) -> float:
+            of_step = partial(cost.flops, model, recompute=recompute, causal=causal)
+            spent = sum(count * of_step(*shape) for shape, count in self.plan.shapes.items())
+            return 1 - spent / (steps * of_step(*full))
+
+        seconds = steps * self.speed.seconds(*full) - self.duration
+        return Saving(share(causal=True), share(causal=False), seconds)
+
     @property
     def decided_on_a_gpu(self) -> bool:
         """Whether the run will try its micro-batch on a GPU, where the plan only estimates it."""
@@ -76,14 +105,16 @@ def forecasts(
     configurations whose steps take equally long, and `note` gets a line before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
-    planned = [one for name, config in named.items() for one in _planned(name, config, note)]
+    planned = [one for name, config in named.items() for one in _planned(name, config, flops, note)]
     if flops is None:
         measured = _measured(planned, note)
         return [replace(one, speed=measured[one.machine]) for one in planned]
     return [replace(one, speed=calibrate.given_speed(one.config, flops)) for one in planned]
 
 
-def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[Forecast]:
+def _planned(
+    name: str, config: Config, flops: str | None, note: Callable[[str], None]
+) -> Iterator[Forecast]:
     sequences = None
     if config.data.path is not None:
         store = open_store(config)
@@ -95,6 +126,8 @@ def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
         micro_tokens = auto_micro_tokens(config)
+    speed = None if flops is None else calibrate.given_speed(config, flops)
+    config = in_tokens(config, micro_tokens, speed=speed)
     bounds = {name: True}
     if config.pacing.kind == "adaptive":
         bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
@@ -129,6 +162,7 @@ def _measured(
         names = ", ".join(one.name for one in group)
         note(f"trying steps of {names}, for {LIMIT:.0f} seconds at most")
         shapes = {shape for one in group for shape in one.plan.shapes}
+        shapes |= {(one.plan.schedule.rows, one.plan.schedule.full_length) for one in group}
         speeds[machine] = calibrate.measure_speed(
             group[0].config, group[0].plan.micro_tokens, sorted(shapes)
         )
@@ -172,7 +206,8 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
             f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
             + tried * forecast.decided_on_a_gpu,
         ),
-        ("time", f"{_duration(forecast.duration)}{seconds}"),
+        ("time", f"{in_units(forecast.duration)}{seconds}"),
+        ("saved by the warmup", str(forecast.saving)),
         ("speed", f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"),
         ("corpus", epochs or "give --data to know"),
         ("leftovers", leftovers or "give --data to know"),
@@ -222,7 +257,8 @@ def _lowest(plan: Plan) -> str:
     return f"{lowest}, where the budget ends"
 
 
-def _duration(seconds: float) -> str:
+def in_units(seconds: float) -> str:
+    """Return seconds in the unit that people would take."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -236,7 +272,7 @@ def table(forecasts: Sequence[Forecast]) -> Table:
         title="Plan",
         columns=("", *(one.name for one in forecasts)),
         rows=tuple((row[0][0], *(text for _, text in row)) for row in zip(*columns, strict=True)),
-        note=NOTE,
+        note=f"{NOTE} A factor is that of the first column.",
     )
 
 

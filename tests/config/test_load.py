@@ -52,6 +52,8 @@ MISTAKES = [
     ("optimizer", "learning_rate", "fast", "optimizer.learning_rate: must be a number, got 'fast'"),
     ("optimizer", "min_learning_rate", 0.1, "optimizer.min_learning_rate: must be at most"),
     ("optimizer", "betas", [0.9], "optimizer.betas"),
+    ("optimizer", "betas", "0.9", "optimizer.betas: has too few values"),
+    ("optimizer", "betas", "0.9;0.95", "optimizer.betas"),
     ("optimizer", "beta2_half_life", 0, "optimizer.beta2_half_life: must be at least 1, got 0"),
     ("optimizer", "rate_by_tokens", "root", "optimizer.rate_by_tokens: must be 'none' or 'sqrt'"),
     ("batch", "micro_tokens", 32, "batch.micro_tokens: must be at least model.length (64), got 32"),
@@ -73,6 +75,45 @@ MISTAKES = [
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
+
+
+numbers = st.lists(st.integers(1, 10**6), min_size=1, max_size=5, unique=True).map(sorted)
+
+
+@given(numbers, st.sampled_from([",", ", "]), st.booleans())
+def test_a_list_on_the_command_line_is_read_with_and_without_brackets(
+    values: list[int], comma: str, brackets: bool
+) -> None:
+    text = comma.join(map(str, values))
+    words = ["--pacing.boundaries", f"[{text}]" if brackets else text]
+    lengths = [*range(1, len(values) + 1), 64]
+    tables = small(pacing={"kind": "staged", "values": lengths})
+    written, said = (
+        build(merge(tables, {"pacing": {"boundaries": boundaries}})[0])
+        for boundaries in (values, parse_overrides(words)[0]["pacing.boundaries"])
+    )
+    assert written == said
+
+
+@pytest.mark.parametrize(
+    ("words", "setting", "value"),
+    [
+        (["--pacing.values", "64,4K", "--pacing.boundaries", "1K"], "values", (64, 4000)),
+        (["--pacing.values=[64, 4000]", "--pacing.boundaries=100"], "boundaries", (100,)),
+        (["--pacing.values", "[64,4K]", "--pacing.boundaries", "[100]"], "values", (64, 4000)),
+    ],
+)
+def test_a_list_may_have_suffixes_and_be_one_number(
+    words: list[str], setting: str, value: tuple[int, ...]
+) -> None:
+    changes = parse_overrides([*words, "--pacing.kind", "staged", "--model.length", "4000"])[0]
+    config, _ = load("laptop-2min", {**changes, "budget.tokens": "1B"})
+    assert getattr(config.pacing, setting) == value
+
+
+def test_betas_are_a_list_too() -> None:
+    betas = parse_overrides(["--optimizer.betas", "0.9,0.95"])[0]
+    assert load("laptop-2min", betas)[0].optimizer.betas == (0.9, 0.95)
 
 
 @pytest.mark.parametrize(("table", "setting", "value", "text"), MISTAKES)
@@ -100,7 +141,7 @@ def test_a_missing_table_is_named() -> None:
 
 
 def test_a_length_that_ends_below_full_length_is_noted() -> None:
-    note = "pacing.end (128) is below model.length (256): positions from 128 on are never trained"
+    note = "pacing.end (128) is below model.length (256): contexts above 128 are never trained"
     assert load("laptop-2min", {"pacing": {"end": 128}})[1] == [note]
     rows = {"of": "rows", "kind": "linear", "start": 1, "duration": 9, "end": 32}
     assert not load("laptop-2min", {"pacing": rows})[1]
@@ -385,22 +426,43 @@ def test_any_tables_either_pass_or_fail_with_one_line(changes: dict[str, Any]) -
     assert "\n" not in mistake
 
 
-def test_a_lower_peak_takes_a_minimum_above_it_down_in_proportion() -> None:
-    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
-    tables, notes = merge(base, {"optimizer": {"learning_rate": 1e-4}})
-    assert build(tables).optimizer.min_learning_rate == 1e-5
-    assert notes == ["optimizer.min_learning_rate was above the new peak, lowered with it to 1e-05"]
+rates = st.floats(1e-7, 1e2)
+shares = st.floats(0, 1)
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 3e-4}, {"min_learning_rate": 2e-4}])
-def test_a_minimum_that_is_given_or_low_enough_stays(change: dict[str, float]) -> None:
-    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
-    tables, notes = merge(base, {"optimizer": change})
-    assert tables["optimizer"] == {**base["optimizer"], **change}
+@given(rates)
+def test_a_peak_alone_has_a_tenth_of_it_as_its_minimum(peak: float) -> None:
+    config = build(small(optimizer={"learning_rate": peak}))
+    assert config.optimizer.min_learning_rate == pytest.approx(peak / 10, rel=1e-5)
+    # It is a number in config.toml, so that a run keeps it whatever becomes of this rule.
+    assert tomllib.loads(config.to_toml())["optimizer"]["min_learning_rate"] > 0
+
+
+@given(rates, shares, rates)
+def test_a_new_peak_alone_keeps_the_share_of_it_that_the_minimum_was(
+    peak: float, share: float, new: float
+) -> None:
+    base = small(optimizer={"learning_rate": peak, "min_learning_rate": share * peak})
+    tables, notes = merge(base, {"optimizer": {"learning_rate": new}})
+    minimum = build(tables).optimizer.min_learning_rate
+    assert minimum == pytest.approx(share * new, rel=1e-5)
+    follows = share * peak > 0 and new != peak
+    assert notes == [f"optimizer.min_learning_rate follows the new peak: {minimum:g}"] * follows
+
+
+@given(rates, rates, shares)
+def test_a_minimum_that_is_given_stays_as_it_is(peak: float, new: float, share: float) -> None:
+    base = small(optimizer={"learning_rate": peak, "min_learning_rate": peak / 2})
+    given_both = {"learning_rate": new, "min_learning_rate": share * new}
+    tables, notes = merge(base, {"optimizer": given_both})
+    assert build(tables).optimizer.min_learning_rate == share * new
     assert notes == []
+
+
+def test_a_minimum_above_the_peak_is_refused() -> None:
     too_high = {"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 2e-4}}
     with pytest.raises(SettingError, match="min_learning_rate: must be at most"):
-        build(merge(base, too_high)[0])
+        build(merge(small(), too_high)[0])
 
 
 def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:
@@ -427,8 +489,17 @@ def test_passes_are_the_number_that_was_written_to_the_last_row(
     assert budget == hundredths * rows * power * 64 // 100
 
 
+def test_starts_are_spread_only_where_every_length_divides_the_full_one() -> None:
+    spread = {"length": 64, "positions_start": "spread"}
+    build(small(model=spread, pacing={"kind": "doubling", "duration": 10}))
+    rule = r'^pacing: must have lengths that divide model.length \(64\) .*"spread", got 24; '
+    with pytest.raises(SettingError, match=rule):
+        build(small(model=spread))
+    build(small(model=spread, pacing={"duration": 0}))  # never short
+
+
 def test_rotary_positions_need_heads_of_an_even_width() -> None:
-    rule = r'model.heads: must cut model.width \(16\) into even widths .*"rope", got 16'
+    rule = r"model.heads: must cut model.width \(16\) into even widths for rotary .*, got 16"
     with pytest.raises(SettingError, match=rule):
         build(small(model={"heads": 16, "positions": "rope"}))
     build(small(model={"heads": 8, "positions": "rope"}))

@@ -12,9 +12,10 @@ from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.distributed import memory as memory_module
 from lengthen.distributed.memory import CPU_MICRO_TOKENS, memory_of
-from lengthen.planning import calibrate
+from lengthen.model import cost
 from lengthen.planning import forecast as forecast_module
 from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
+from lengthen.training import calibrate
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure
 from tests.reporting.drawn import lines as drawn_lines
@@ -56,6 +57,29 @@ def test_at_a_given_speed_seconds_are_flops_over_it(forecast_of: Forecasts) -> N
     (one,) = forecast_of(one={})
     assert one.duration == pytest.approx(one.plan.flops / 1e6)
     assert dict(lines(one))["speed"] == "0 GFLOP/s, as given"
+
+
+def test_a_warmup_saves_arithmetic_and_time_of_full_length_on_as_many_tokens(
+    forecast_of: Forecasts,
+) -> None:
+    slw, full = forecast_of(slw={}, full={"pacing": {"kind": "constant"}})
+    model, tokens = slw.config.model, slw.plan.tokens
+    shapes = slw.plan.shapes.items()
+
+    def causal(rows: int, length: int) -> int:
+        pairs = rows * length * (length + 1) // 2  # of a token and one that it attends to
+        products = cost.flops(model, rows, length) - 12 * rows * length**2 * model.layers * 16
+        return products + 12 * pairs * model.layers * model.width
+
+    assert model.width == 16
+    ours = sum(count * causal(*shape) for shape, count in shapes)
+    theirs = causal(1, model.length) * tokens / model.length
+    in_full = 1 - slw.plan.flops / (cost.flops(model, 1, model.length) * tokens / model.length)
+    assert slw.saving.causal == pytest.approx(1 - ours / theirs)
+    assert 0 < slw.saving.causal < slw.saving.full == pytest.approx(in_full)
+    assert slw.saving.seconds / (slw.duration + slw.saving.seconds) == pytest.approx(in_full)
+    assert full.saving.causal == pytest.approx(0) == full.saving.full
+    assert dict(lines(slw))["saved by the warmup"].endswith("less than full length throughout")
 
 
 def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:

@@ -5,10 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lengthen.config.load import Source, load
+from lengthen.config.load import Source, load, nested, with_data
 from lengthen.config.schema import Config
 from lengthen.distributed import per_rank
-from lengthen.planning.forecast import Forecast, check_out, forecasts, lines, table, write
+from lengthen.experiments.compare.file import variants_in
+from lengthen.planning.forecast import (
+    NOTE,
+    Forecast,
+    check_out,
+    forecasts,
+    in_units,
+    lines,
+    table,
+    write,
+)
 from lengthen.util import console
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError
@@ -23,14 +33,38 @@ class Plans(Printable):
 
     forecasts: tuple[Forecast, ...]  # by recipe; of an adaptive pacing the quickest and slowest
     ranks: tuple[int, ...]  # numbers of GPUs whose loads are shown
+    compared: bool = False  # they are variants of a comparison
 
     @property
     def parts(self) -> list[Table | str]:
-        """A forecast as lines, several as a table, and a table of loads for each."""
+        """A forecast as lines, several or variants as a table, and a table of loads for each."""
         one = len(self.forecasts) == 1
         first = facts(lines(self.forecasts[0])) if one else table(self.forecasts)
+        if self.compared:
+            first = _variants_table(self.forecasts)
         loads = self.forecasts if self.ranks else ()
         return [first, *(_loads(forecast, self.ranks) for forecast in loads)]
+
+
+def _variants_table(forecasts: Sequence[Forecast]) -> Table:
+    """Return what the variants of a comparison will cost, a row each."""
+    rows = [
+        (
+            one.name,
+            f"{one.plan.steps:,}",
+            f"{one.plan.tokens:,}",
+            f"{one.plan.flops:.3g}",
+            f"{one.saving.causal:z.1%}",
+            f"{one.saving.full:z.1%}",
+            in_units(one.duration),
+            f"{one.saving.seconds / (one.duration + one.saving.seconds):z.1%}",
+        )
+        for one in forecasts
+    ]
+    saved = ("FLOP saved, causal", "FLOP saved", "time", "time saved")
+    columns = ("variant", "steps", "tokens", "FLOP", *saved)
+    note = f"{NOTE} Saved is what full length throughout would cost more, on as many tokens."
+    return Table("One run of each variant", columns, tuple(rows), note)
 
 
 def _loads(forecast: Forecast, ranks: Sequence[int]) -> Table:
@@ -50,9 +84,10 @@ def plan(
     """Return what training recipes will cost, side by side; train nothing.
 
     `recipes`, `data` and `settings` are as for `train`; without `data`, leftovers and epochs are
-    left out. `flops` is the speed to reckon with, such as "100T" a second; without it steps are
-    tried here, for some seconds. `ranks` are numbers of GPUs for which loads are shown. `out` is a
-    picture or a page to write. Raises SettingError, and DataError for an unusable store.
+    left out. A comparison file stands for its variants. `flops` is the speed to reckon with, such
+    as "100T" a second; without it steps are tried here, for some seconds. `ranks` are numbers of
+    GPUs for which loads are shown. `out` is a picture or a page to write. Raises SettingError, and
+    DataError for an unusable store.
 
     >>> plans = lengthen.plan("laptop-2min", data="store", flops="0.1T", quiet=True)
     >>> plans.forecasts[0].plan.tokens
@@ -68,13 +103,18 @@ def plan(
     if path is not None:
         check_out(path)
     say = (lambda _: None) if quiet else console.note
-    configs = {}
+    configs, compared = dict[str, Config](), False
     for name, recipe in zip(_names(recipes), recipes, strict=True):
+        if variants := variants_in(recipe, with_data(nested(settings), data)):
+            configs, compared = configs | variants, True
+            continue
         configs[name], notes = load(recipe, settings, data=data)
         for text in notes:
             say(text)
     plans = Plans(
-        tuple(forecasts(configs, None if flops is None else str(flops), say)), tuple(ranks)
+        tuple(forecasts(configs, None if flops is None else str(flops), say)),
+        tuple(ranks),
+        compared,
     )
     if path is not None:
         write(path, plans.forecasts)
