@@ -3,7 +3,8 @@
 import torch
 
 from lengthen.config.load import with_overrides
-from lengthen.config.schema import MOST, Config
+from lengthen.config.schema import Config
+from lengthen.config.values import MOST
 from lengthen.data.loader import MicroBatch
 from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext

@@ -3,7 +3,8 @@
 from bisect import bisect_right
 
 from lengthen.config.load import with_overrides
-from lengthen.config.schema import MOST, Config
+from lengthen.config.schema import Config
+from lengthen.config.values import MOST
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.schedule import spans
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
