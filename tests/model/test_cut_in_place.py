@@ -77,7 +77,8 @@ def masked_loss(weights: Weights, rows: Batch, window: int) -> Tensor:
             normed(x, weights, f"{name}.attention_norm"), weights, f"{name}.attention.qkv"
         )
         query, key, value = (
-            part.unflatten(-1, (HEADS, SIZE)).transpose(1, 2) for part in read.chunk(3, dim=-1)
+            part.reshape(*part.shape[:2], HEADS, SIZE).transpose(1, 2)
+            for part in read.chunk(3, dim=-1)
         )
         scores = turned(query) @ turned(key).transpose(-1, -2) / math.sqrt(SIZE)
         mixed = scores.masked_fill(~sees, -math.inf).softmax(-1) @ value

@@ -224,15 +224,17 @@ def test_with_constant_tokens_the_clock_by_tokens_is_the_clock_by_steps_to_the_l
 def test_a_skipped_step_counts_in_no_moment_and_a_resume_knows_it(configured: Configure) -> None:
     config = configured(optimizer={**CLOCK, "betas": [0.9, 0.5]}, run={"precision": "fp64"})
     trainer = trainer_of(config)
-    lacks, rate = 1.0, 0.0
+    lacks, rate, before = 1.0, 0.0, 0
     for number in range(6):
         poisoned = number in (0, 3)
         record = poisoned_step(trainer, gradient=True) if poisoned else trainer.step()
         assert record is not None
-        beta2 = 0.5 ** (record.rows * record.length / 2000)
+        beta2, before = 0.5 ** ((record.tokens - before) / 2000), record.tokens
         lacks *= 1 if poisoned else beta2
         updates = number + 1 - (number > 0) - (number > 3)
-        rate = record.lr * math.sqrt((1 - lacks) / (1 - beta2**updates)) if updates else 0.0
+        rate = (
+            (record.lr or 0.0) * math.sqrt((1 - lacks) / (1 - beta2**updates)) if updates else 0.0
+        )
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-12)
     tensors = {group: dict(named) for group, named in trainer.tensors().items()}
     state = json.loads(json.dumps(trainer.state_dict()))
