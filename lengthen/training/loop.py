@@ -1,6 +1,7 @@
 """Train a run to the end of its budget: what is evaluated, logged and saved when, and signals."""
 
 import math
+import shlex
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class RunSummary(Printable):
             "seconds": f"{self.seconds:.1f}",
             "validation loss": loss.replace("nan", "not finite"),
         }
-        return [facts(lines.items())]
+        command = "report" if loss == "nan" else "sample"
+        return [facts(lines.items()), f"next: lengthen {command} {shlex.quote(str(self.run))}"]
 
 
 class TrainingLoop:
