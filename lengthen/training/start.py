@@ -31,18 +31,21 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.core.custom_pacing import Custom
+from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
+from lengthen.model.cost import parameters
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import environment
 from lengthen.run.metrics import JsonLines, cut_metrics
 from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary, TrainingLoop
+from lengthen.training.minutes import in_tokens
 from lengthen.training.ownership import own_directory
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import line, say
@@ -100,6 +103,10 @@ def _train(
     paths = RunPaths(out)
     if resume_auto and paths.config.is_file():
         there = load_run(paths.config)
+        if config.budget.minutes is not None:  # they became tokens when that run began
+            config = with_store(
+                with_overrides(config, {"budget": there.budget.model_dump()}), store
+            )
         _check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
             overrides = _local_overrides(config, there)
@@ -114,6 +121,7 @@ def _train(
             rule = f"{out} has just been saved by another process"
             raise BusyError(f"{rule}; run the same command again")
         config, micro_tokens = with_micro_tokens(config, store, context)
+        config = with_store(in_tokens(config, micro_tokens, context=context), store)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             facts = {"device": described(context.device), "valid": store.manifest.valid.sha256}
@@ -284,8 +292,19 @@ def _build_loop(
     shown = shown and context.is_rank_zero
     progress = stack.enter_context(line(trainer.schedule.budget, paths.root.name, shown=shown))
     device = f'{described(context.device)} (run.device = "{run.device}")'
-    progress.say(f"device {device}, precision {run.precision}, compile {run.compile}")
+    how = f"device {device}, precision {run.precision}, compile {run.compile}"
+    progress.say(f"{how}, {_size(trainer)}")
     return TrainingLoop(trainer, paths, log, stop, progress, checkpoints)
+
+
+def _size(trainer: Trainer) -> str:
+    """Say how much a run trains: parameters, tokens, and the steps where they are known."""
+    schedule = trainer.schedule
+    size = f"{parameters(trainer.config.model):,} parameters, {schedule.budget:,} tokens"
+    if isinstance(schedule.pacing, Custom):  # whose function is asked step by step
+        return size
+    steps = {sum(span.steps for span in spans(schedule, calm=calm)) for calm in (True, False)}
+    return f"{size}, {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

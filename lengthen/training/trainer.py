@@ -21,7 +21,7 @@ from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches
+from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches, row_starts
 from lengthen.data.store import Store
 from lengthen.data.stream import Step, StepStream, StreamState, accumulation_steps, row_range
 from lengthen.distributed.context import DistributedContext
@@ -29,7 +29,7 @@ from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import sequences_in, validation_loss
-from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
+from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_step, update
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
 
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Trainer:
             compile_blocks(self.model)
         self.module = wrap(self.model, context)
         self.optimizer = build_optimizer(self.model, config.optimizer)
+        self._updates = 0  # Adam's own count, so that no step must wait for it
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.stream = StepStream(
             config.schedule(self.loader.sequences),
@@ -103,7 +104,8 @@ class Trainer:
                 clip(self.model.parameters(), self.config.optimizer.clip),
             )
         )
-        result = self._update(loss, grad_norm, plan.learning_rate)
+        result = self._update(loss, grad_norm, step)
+        self._updates += result.finite
         ratio = now.lowest.ratio(result.loss)
         self.train_state = replace(
             now,
@@ -149,6 +151,7 @@ class Trainer:
         rank, world_size = self.context.rank, self.context.world_size
         count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
         parts = micro_batches(batch, plan, rank, world_size, count)
+        starts = self._starts(plan)
         # The loss, and whether a rank was asked to stop.
         total = torch.zeros(2, dtype=self.context.sum_dtype, device=self.context.device)
         for number, part in enumerate(parts):
@@ -156,26 +159,36 @@ class Trainer:
                 now = (self.train_state.counters.step, rank, number)
                 torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
             with no_sync_before(self.module, last=number == len(parts) - 1):
-                total[0] += self.backward(part, scale)
+                mine = row_range(plan, rank, world_size, number, count)
+                own = starts[mine.start : mine.stop] if starts is not None and mine else None
+                total[0] += self.backward(part, scale, own)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def backward(self, part: MicroBatch, scale: float) -> Tensor:
+    def _starts(self, plan: StepPlan) -> Tensor | None:
+        """Return the first positions of all rows of a step; None where they are all 0."""
+        model, step = self.config.model, self.train_state.counters.step
+        if model.positions_start == "zero" or plan.length == model.length:
+            return None
+        return row_starts(plan, step, model.length).to(self.context.device)
+
+    def backward(self, part: MicroBatch, scale: float, starts: Tensor | None = None) -> Tensor:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
         # A rank without rows must still join its peers in the collectives of this micro-batch.
         weight = float(part.share > 0)
         with self.context.autocast():
-            loss: Tensor = self.module(part.inputs, part.targets)
+            loss: Tensor = self.module(part.inputs, part.targets, starts)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
-    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> StepResult:
+    def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        set_rate(self.optimizer, rate)
+        trained = step.tokens - self.train_state.skipped_tokens
+        set_step(self.optimizer, self.config.optimizer, step.plan, trained, self._updates + 1)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
         self.optimizer.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
@@ -323,7 +336,7 @@ class Trainer:
         Raises SettingError for another model, CheckpointError for a state that is none of this run.
         """
         load_weights(self.model, checkpoint)
-        load_moments(self.optimizer, self.model, checkpoint)
+        self._updates = load_moments(self.optimizer, self.model, checkpoint)
         train_state = TrainState.from_state(checkpoint.state)
         check_same_run(train_state, self.stream.start.ledger)
         if isinstance(self.schedule.pacing, Custom):
