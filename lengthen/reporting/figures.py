@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from lengthen.reporting.curves import Curve, Look, Panel, Point, looks
+from lengthen.reporting.curves import Curve, Look, Panel, Point, log_ticks, looks
 from lengthen.util.errors import printable
 
 WIDTH, HEIGHT = 7.2, 2.5  # inches: of the text of a page with one column, and of a panel
@@ -126,6 +126,9 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
         line.set_gid(f"{name}-curve-{number}")
         axes.add_line(line)
         _beside(axes, curve, known[curve.key].colour)
+        if curve.band:
+            xs, (lows, highs) = _columns(curve.points)[0], _columns(curve.band)
+            axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.autoscale_view()
     _ticks(axes.xaxis, panel.log_x, xs)
     _ticks(axes.yaxis, panel.log_y, ys)
@@ -165,8 +168,8 @@ def _beside(axes: Axes, curve: Curve, colour: str) -> None:
 def _ticks(axis: Axis, log: bool, values: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(_short))
     if log:
-        few = max(values) < 1000 * min(values)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        ticks = log_ticks(values)
+        axis.set_major_locator(FixedLocator(ticks) if ticks else MaxNLocator(4))
         axis.set_minor_formatter(NullFormatter())
 
 

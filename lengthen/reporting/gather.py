@@ -12,6 +12,7 @@ from lengthen.config.load import read_toml
 from lengthen.config.schema import Tables
 from lengthen.evaluation.results import Result, weights_at
 from lengthen.evaluation.results import read as read_results
+from lengthen.run.attempts import trained_alone
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.run.metrics import Metrics, read_metrics
@@ -31,6 +32,7 @@ class NamedRun:
     environment: dict[str, Any]  # empty where there is none, as with other trainers' logs
     config: Tables  # empty likewise
     results: tuple[Result, ...] = ()  # of `eval`
+    alone: bool = True  # no run of its comparison was trained beside it, as far as is known
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def _read(place: _Place, columns: Mapping[str, str] | None, note: Note) -> Named
     metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
     config = read_toml(paths.config) if paths.config.is_file() else {}
     environment = read_environment(paths.environment)
-    return NamedRun(place.name, metrics, environment, config, _results(paths, note))
+    results, alone = _results(paths, note), trained_alone(place.path)
+    return NamedRun(place.name, metrics, environment, config, results, alone)
 
 
 def _results(paths: RunPaths, note: Note) -> tuple[Result, ...]:

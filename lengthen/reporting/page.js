@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const PAPER = 680; // pixels of width on an A4 page or a letter
+  const [HEIGHT, LINE] = [280, 20]; // pixels: of a narrow figure, and of a name below it
   const plots = [...document.querySelectorAll(".plotly-graph-div")];
   const log = (plot) => plot.layout.xaxis.type === "log";
   let following = false; // what a figure does because another did it goes no further
@@ -35,6 +36,8 @@
     plot.on("plotly_relayout", (change) => {
       const names = Object.keys(change).join();
       if (!following && /xaxis\.(auto)?range/.test(names)) zoomed(plot);
+      // The ticks of a logarithmic axis are for all of it.
+      if (names.includes("yaxis.range")) Plotly.relayout(plot, { "yaxis.tickmode": "auto" });
     });
     plot.on("plotly_restyle", ([change]) => {
       if (!following && "visible" in change) hid(plot);
@@ -49,7 +52,33 @@
   button.addEventListener("click", () => theme(button.textContent === "Dark"));
   theme(matchMedia("(prefers-color-scheme: dark)").matches);
 
-  const resize = (width) => plots.forEach((plot) => Plotly.relayout(plot, { width }));
-  addEventListener("beforeprint", () => resize(PAPER));
-  addEventListener("afterprint", () => resize(null));
+  const BELOW = { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" };
+  // A narrow figure has its legend below.
+  const drawn = plots.map(({ layout: { legend, height } }) => ({ legend, height }));
+  function arrange(width, narrow) {
+    plots.forEach((plot, at) => {
+      const lines = [...new Set(plot.data.map((trace) => trace.name))].join("<br>").split("<br>");
+      const height = HEIGHT + LINE * lines.length;
+      Plotly.relayout(plot, { width, ...(narrow ? { legend: BELOW, height } : drawn[at]) });
+    });
+  }
+  const narrow = matchMedia("(max-width: 700px)");
+  const onScreen = () => arrange(null, narrow.matches);
+  narrow.addEventListener("change", onScreen);
+  if (narrow.matches) onScreen();
+  addEventListener("beforeprint", () => arrange(PAPER, true));
+  addEventListener("afterprint", onScreen);
+
+  // A figure for a paper: what is shown, on white, without buttons.
+  const PLAIN = { updatemenus: [], paper_bgcolor: "#fff", plot_bgcolor: "#fff", width: 720, height: 400 };
+  for (const button of document.querySelectorAll("[data-format]")) {
+    const figure = button.closest("figure");
+    const [plot, filename] = [figure.querySelector(".plotly-graph-div"), figure.querySelector("h3").textContent];
+    button.addEventListener("click", () => {
+      const data = plot.data.filter((trace) => trace.visible !== "legendonly");
+      const { format } = button.dataset;
+      const shown = { data, layout: { ...plot.layout, legend: drawn[plots.indexOf(plot)].legend, ...PLAIN } };
+      Plotly.downloadImage(shown, { format, filename, width: 720, height: 400, scale: format === "png" ? 3 : 1 });
+    });
+  }
 })();

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen.reporting import html
+from lengthen.reporting.comparability import alike
 from lengthen.reporting.gather import NamedRun, gather
 from lengthen.reporting.panels import evaluation_panels
 from lengthen.reporting.text import lines
@@ -55,7 +56,10 @@ def report(
             raise SettingError("--losses", "must be finite numbers of nats", loss)
     page = optional_path("out", out)
     gathered = gather(as_paths("runs", runs), columns)
-    content = tuple(lines(gathered, losses))
+    families = {
+        run.name: name for name, members in alike(gathered).items() for run in members if run.config
+    }
+    content = tuple(lines(gathered, losses, families))
     if page is not None:
         more = f" and {len(gathered) - 1} more" if len(gathered) > 1 else ""
         html.write(
@@ -65,5 +69,6 @@ def report(
             verdicts=[part for part in content if isinstance(part, str) and part[:1] != " "],
             tables=[part for part in content if isinstance(part, Table)],
             panels=evaluation_panels({run.name: run.results for run in gathered}),
+            families=families,
         )
     return Report(tuple(gathered), content, page)
