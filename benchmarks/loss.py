@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
 from benchmarks.rivals import VOCABULARY, WIDTH
-from lengthen.model.gpt import summed_loss
+from lengthen.model.loss import summed_loss
 
 TOKENS = 4096
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

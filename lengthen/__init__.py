@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lengthen.core.custom_pacing import Custom
-    from lengthen.core.pacing import Adaptive, Constant, Linear, Root, Staged
+    from lengthen.core.pacing import Adaptive, Constant, Doubling, Linear, Root, Staged
     from lengthen.data.prepare import prepare
     from lengthen.data.store import Store
     from lengthen.evaluation.evaluate import evaluate
@@ -31,6 +31,7 @@ __all__ = [
     "Constant",
     "Custom",
     "DataPlan",
+    "Doubling",
     "Linear",
     "Root",
     "RunLog",
@@ -50,7 +51,7 @@ __all__ = [
 
 _MODULES = {
     "core.custom_pacing": ("Custom",),
-    "core.pacing": ("Adaptive", "Constant", "Linear", "Root", "Staged"),
+    "core.pacing": ("Adaptive", "Constant", "Doubling", "Linear", "Root", "Staged"),
     "data.prepare": ("prepare",),
     "data.store": ("Store",),
     "evaluation.evaluate": ("evaluate",),

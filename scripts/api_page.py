@@ -4,19 +4,20 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import lengthen
+from lengthen.core.settings import Doc
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
     "Prepare and train": ["prepare", "Store", "train", "resume"],
     "Plan and compare": ["plan", "compare", "tune"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
-    "Pacings": ["Linear", "Root", "Staged", "Adaptive", "Constant", "Custom"],
+    "Pacings": ["Linear", "Root", "Doubling", "Staged", "Adaptive", "Constant", "Custom"],
     "In your own loop": ["DataPlan", "BatchStream", "RunLog"],
 }
 RESULTS = [
@@ -88,8 +89,21 @@ def _definition(name: str, value: Any) -> str:
         return _call(name, value.__init__)
     lines = source.splitlines()
     fields = [node for node in body if isinstance(node, ast.AnnAssign)]
-    shown = [lines[node.lineno - 1] for node in fields if "ClassVar" not in lines[node.lineno - 1]]
-    return "\n".join([f"class {name}:", *shown])
+    shown = [node for node in fields if "ClassVar" not in lines[node.lineno - 1]]
+    hints = get_type_hints(value, include_extras=True)
+    return "\n".join([f"class {name}:", *(_field(node, lines, hints) for node in shown)])
+
+
+def _field(node: ast.AnnAssign, lines: Sequence[str], hints: Mapping[str, Any]) -> str:
+    """Return a field as it is declared, or where it is a setting with its meaning behind it."""
+    hint = hints[ast.unparse(node.target)]
+    for doc in getattr(hint, "__metadata__", ()):
+        if isinstance(doc, Doc):
+            kind = re.sub(r"typing\.|<class '|'>", "", str(hint.__origin__)).replace("'", '"')
+            default = f" = {ast.unparse(node.value)}".replace("'", '"') if node.value else ""
+            meaning = f"{doc.unit}; {doc.meaning}" if doc.unit else doc.meaning
+            return f"    {ast.unparse(node.target)}: {kind}{default}  # {meaning}"
+    return lines[node.lineno - 1]
 
 
 def _call(name: str, function: Any) -> str:

@@ -93,7 +93,7 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[], object]]] = {
     ),
     "a table that is none": (
         SettingError,
-        "pacings: no such setting",
+        "pacings.start: no such setting, got 8; use pacing.start",
         train("laptop-2min", settings={"pacings": {"start": 8}}),
     ),
     "another word for resume": (

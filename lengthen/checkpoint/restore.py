@@ -19,16 +19,7 @@ def build_model(config: Config, context: DistributedContext) -> GPT:
     shape = config.model
     if shape.vocabulary is None:
         raise SettingError("model.vocabulary", "is missing; a token store gives it")
-    model = GPT(
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        length=shape.length,
-        vocabulary=shape.vocabulary,
-        dropout=shape.dropout,
-        init_std=shape.init_std,
-        recompute=config.run.recompute,
-    )
+    model = GPT.of(shape, recompute=config.run.recompute)
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
     return model.to(device=context.device, dtype=context.dtype)
 

@@ -2,8 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from lengthen.util.errors import SettingError, nearest
@@ -18,11 +19,23 @@ class Parser(argparse.ArgumentParser):
         """Raise SettingError."""
         raise SettingError(self.prog.removeprefix("lengthen "), message)
 
+    takes_settings = False
+
+    def check_options(self, words: Iterable[str]) -> None:
+        """Raise SettingError for an option that this command lacks, before one that is missing."""
+        for word in takewhile(lambda word: word != "--", words):
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions:
+                self.refuse(word.partition("=")[0])
+
     def refuse(self, word: str) -> NoReturn:
         """Raise SettingError for a word that this command does not know."""
         if not word.startswith("-"):
             raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
-        raise SettingError(word, "no such option", None, nearest(word, self._option_string_actions))
+        from lengthen.config.load import right_setting
+
+        ours = right_setting(word) if self.takes_settings else ""
+        hint = ours or nearest(word, self._option_string_actions, cutoff=0.7)
+        raise SettingError(word, "no such option", None, hint)
 
 
 @dataclass(frozen=True)

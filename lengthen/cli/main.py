@@ -15,6 +15,8 @@ import lengthen
 from lengthen.cli.command import Parser
 from lengthen.cli.commands import COMMANDS
 from lengthen.cli.overrides import parse_overrides
+from lengthen.config.names import COMMANDS as THEIR_COMMANDS
+from lengthen.config.names import other_name
 from lengthen.util import faults
 from lengthen.util.disk import STORAGE
 from lengthen.util.errors import LengthenError, SettingError, StorageError, nearest, shown
@@ -126,10 +128,13 @@ def _dispatch(words: list[str], *, alone: bool) -> int:
     parser, commands = _parser()
     name = next((word for word in words if not word.startswith("-")), None)
     if name is not None and name not in COMMANDS:
-        raise SettingError("command", "no such command", name, nearest(name, COMMANDS))
+        hint = other_name(name, THEIR_COMMANDS) or nearest(name, COMMANDS)
+        raise SettingError("command", "no such command", name, hint)
+    named = commands.get(name or "", parser)
+    named.check_options(words)
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        commands.get(options.command, parser).refuse(unknown[0])
+        named.refuse(unknown[0])
     if options.command is None:
         parser.print_help()
         return 0
@@ -171,4 +176,5 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
             allow_abbrev=False,
         )
         command.arguments(sub)
+        sub.takes_settings = command.takes_settings
     return parser, commands.choices

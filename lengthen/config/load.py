@@ -6,13 +6,14 @@ wherever it was made: one line with the setting, the rule, the value and the nea
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from lengthen.config.names import other_name
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Tables
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
@@ -32,9 +33,11 @@ EXCLUSIVE = {
     ("evaluation", "every_tokens"): "every_steps",
 }
 
-# Names and values that earlier versions wrote -> those that took their place.
-RENAMED = {"budget.passes": "budget.epochs"}
+# Values that earlier versions wrote -> those that took their place.
 REPLACED = {"run.compile": {True: '"on"', False: '"off"'}}
+# The settings of each table; of pacing, those of all kinds.
+NAMES = {n: set(getattr(f.annotation, "model_fields", ())) for n, f in Config.model_fields.items()}
+NAMES["pacing"] = {field.name for kind in KINDS.values() for field in fields(kind)}
 
 # pydantic's words for a broken rule -> ours, filled from the error's own context.
 RULES = {
@@ -300,6 +303,22 @@ def _with_pacing_defaults(tables: Tables) -> Tables:
     return {**tables, "pacing": {**wanted, **pacing}}
 
 
+def no_such_setting(name: str, value: object, names: Iterable[str]) -> SettingError:
+    """Return the error for a setting, or a table of settings, of a name that is none of `names`."""
+    # Of a table that we lack, the first setting says what was meant.
+    full, value = next(iter(flat({name: value}).items()), (name, value))
+    hint = right_setting(full) or nearest(name.rpartition(".")[2], names)
+    return SettingError(full, "no such setting", value, hint)
+
+
+def right_setting(name: str) -> str:
+    """Return the hint that names the setting which others, or no table, call so; empty for none."""
+    mark = "--" if name.startswith("--") else ""
+    setting = name.removeprefix("--").rpartition(".")[2].replace("-", "_")
+    own = [f"{mark}{table}.{setting}" for table, names in NAMES.items() if setting in names]
+    return f"use {' or '.join(own)}" if own else other_name(setting, mark=mark)
+
+
 def first_mistake(mistakes: ValidationError) -> SettingError:
     """Return the first broken rule in our words, under the setting's dotted name."""
     errors = mistakes.errors(include_url=False)
@@ -311,10 +330,7 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
         return cause if "." in cause.setting or not place else cause.within(place[0])
     name = ".".join(place[:2])  # what is deeper names a member of a union or of a list
     if error["type"] == "extra_forbidden":
-        table = Config.model_fields[place[0]].annotation if len(place) > 1 else Config
-        names = getattr(table, "model_fields", {})
-        hint = f"it is {RENAMED[name]} now" if name in RENAMED else nearest(place[-1], names)
-        return SettingError(name, "no such setting", error["input"], hint)
+        return no_such_setting(name, error["input"], NAMES[place[0]] if place[1:] else NAMES)
     if error["type"] == "missing" and len(place) > 2:
         return SettingError(name, "has too few values")
     words = [

@@ -21,21 +21,22 @@ GPT2_VOCABULARY = 50257  # byte-level BPE of GPT-2
 
 
 def rows_with_the_same_tokens(tables: Tables) -> Tables:
-    """Return the rows warmup that trains as many tokens as this linear length pacing, step by step.
+    """Return the rows warmup that trains as many tokens as this length pacing, step by step.
 
-    start B*s/L, multiple B*m/L: with both whole, rows(t) * L equals B * length(t) at every step,
-    which takes the number of tokens out of a comparison and leaves the length. Raises SettingError
-    where either is not whole.
+    start B*s/L, and for a linear one multiple B*m/L: with both whole, rows(t) * L equals
+    B * length(t) at every step, which takes the number of tokens out of a comparison and leaves the
+    length. Raises SettingError where either is not whole.
     """
     pacing, rows, length = tables["pacing"], tables["batch"]["rows"], tables["model"]["length"]
-    scaled = {}
-    for name, value in (("start", pacing["start"]), ("multiple", pacing.get("multiple", 8))):
+    scaled = {"start": pacing["start"]}
+    if pacing["kind"] == "linear":
+        scaled["multiple"] = pacing.get("multiple", 8)
+    for name, value in scaled.items():
         if rows * value % length:
             rule = f"batch.rows * pacing.{name} must be a multiple of model.length ({length})"
             raise SettingError(f"pacing.{name}", rule, value)
         scaled[name] = rows * value // length
-    same = {"kind": "linear", "of": "rows", "end": rows, "duration": pacing["duration"], **scaled}
-    return {**tables, "pacing": same}
+    return {**tables, "pacing": {**pacing, **scaled, "of": "rows", "end": rows}}
 
 
 def _gpt2(layers: int, width: int, heads: int) -> Tables:

@@ -21,12 +21,15 @@ from pydantic import (
     model_validator,
 )
 
+from lengthen.config.names import other_name
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
 from lengthen.core.schedule import Hold, Schedule
+from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
+Positions = Literal["learned", "rope"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
 SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -76,10 +79,11 @@ def known_device(value: object) -> object:
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST)]
-CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
-Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
-Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)]
+# Each with the word for it in the reference.
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST), "count"]
+CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST), "count or 0"]
+Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0), "number"]
+Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1), "share"]
 
 
 def read_pacing(table: object) -> object:
@@ -98,7 +102,8 @@ def read_pacing(table: object) -> object:
     allowed = {field.name: field for field in fields(kind)}
     for name in table:
         if name not in allowed:
-            raise SettingError(name, "no such setting", table[name], nearest(name, allowed))
+            hint = other_name(name) or nearest(name, allowed)
+            raise SettingError(name, "no such setting", table[name], hint)
     for name, field in allowed.items():
         if name not in table and field.default is MISSING:
             raise SettingError(name, f"is missing; pacing.kind = {kind.kind!r} needs it")
@@ -127,13 +132,14 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: Annotated[str, Field(min_length=1)] | None = None  # a token store; `--data` sets it
-    store_id: str | None = None  # written by `train`: the store that this run was started on
+    path: Annotated[str | None, Field(min_length=1), Doc("token store; `--data` sets it")] = None
+    store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
 
 
 class Model(Table):
     """The GPT."""
 
+<<<<<<< HEAD
     layers: Annotated[Count, Field(le=1024)]
     width: Annotated[Count, Field(le=2**17)]
     heads: Annotated[Count, Field(le=2**10)]
@@ -141,36 +147,56 @@ class Model(Table):
     vocabulary: Annotated[Count, Field(le=2**22)] | None = None  # the store's where absent
     dropout: Share = 0.0
     init_std: Number = 0.02
+    positions: Positions = "learned"  # a table, or rotary ones, which have none
+    rope_theta: Annotated[Number, Field(gt=0, le=1e12)] = 10_000.0  # base of the rotary angles
+=======
+    layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
+    width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
+    heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
+    length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
+    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
+    dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
+    init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
+>>>>>>> main
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "Model":
         if self.width % self.heads:
             raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
+        if self.positions == "rope" and self.width // self.heads % 2:
+            rule = (
+                f'must cut model.width ({self.width}) into even widths where positions are "rope"'
+            )
+            raise SettingError("heads", rule, self.heads)
         return self
 
 
 class Batch(Table):
     """What one step reads, and how it is cut for the device."""
 
-    rows: Annotated[Count, Field(le=2**24)]  # B, at full length
-    micro_tokens: Count | Literal["auto"] = "auto"  # most tokens in one forward pass, per rank
-    hold: Hold = "rows"  # what stays constant while the length is paced
-    leftovers: Leftovers = "requeue"
-    reuse_after: Annotated[Count, Field(le=10**6)] = 64  # R, steps
+    rows: Annotated[Count, Field(le=2**24), Doc("B of a step at full length, over all processes")]
+    micro_tokens: Annotated[
+        Count | Literal["auto"], Doc("most in one forward pass; auto: what fits", "tokens")
+    ] = "auto"
+    hold: Annotated[Hold, Doc("what stays constant while the length is paced")] = "rows"
+    leftovers: Annotated[Leftovers, Doc("unread rests of sequences: read later or not")] = "requeue"
+    reuse_after: Annotated[Count, Field(le=10**6), Doc("before a leftover is read", "steps")] = 64
 
 
 class Optimizer(Table):
-    """AdamW and its learning rate."""
+    """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
 
-    learning_rate: Annotated[Number, Field(gt=0, le=1e3)]  # peak
-    min_learning_rate: Number = 0.0
-    warmup_steps: CountOrOff = 0  # W
-    decay_tokens: Count | None = None  # trained tokens; the budget where absent
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
-    weight_decay: Number = 0.1
-    decay_positions: bool = False  # weight decay on the position table too, as the paper's runs did
-    clip: Number = 1.0  # largest global gradient norm; 0: no clipping
+    learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
+    min_learning_rate: Annotated[Number, Doc("where the cosine ends, at most the peak")] = 0.0
+    warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
+    decay_tokens: Annotated[
+        Count | None, Doc("length of the cosine", "trained tokens", "the budget")
+    ] = None
+    betas: Annotated[tuple[Share, Share], Doc("decay of the first and second moment")] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0), Doc("of AdamW's denominator")] = 1e-8
+    weight_decay: Annotated[Number, Doc("on matrices, not on biases, gains or positions")] = 0.1
+    decay_positions: Annotated[bool, Doc("weight decay on the position table too")] = False
+    clip: Annotated[Number, Doc("largest global gradient norm; 0: no clipping")] = 1.0
 
     @model_validator(mode="after")
     def _minimum_below_peak(self) -> "Optimizer":
@@ -183,8 +209,8 @@ class Optimizer(Table):
 class Budget(Table):
     """When training ends; one of the two."""
 
-    tokens: Count | None = None  # trained tokens
-    epochs: Annotated[Number, Field(gt=0, le=1e6)] | None = None  # times every token of the corpus
+    tokens: Annotated[Count | None, Doc("at least one step", "trained tokens")] = None
+    epochs: Annotated[Number | None, Field(gt=0, le=1e6), Doc("times the whole store")] = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Budget":
@@ -194,12 +220,12 @@ class Budget(Table):
 
 
 class Evaluation(Table):
-    """Validation at full length, and the probe. 0 switches each off."""
+    """Validation at full length, always at the end too, and the probe. 0 switches each off."""
 
-    every_steps: CountOrOff | None = None
-    every_tokens: CountOrOff | None = None
-    tokens: Count = 100_000  # how much of the validation part is read; less where it has less
-    probe_every_steps: CountOrOff = 10
+    every_steps: Annotated[CountOrOff | None, Doc("between validations", "steps", "off")] = None
+    every_tokens: Annotated[CountOrOff | None, Doc("the same", "trained tokens", "off")] = None
+    tokens: Annotated[Count, Doc("of the validation part, if it has so many", "tokens")] = 100_000
+    probe_every_steps: Annotated[CountOrOff, Doc("between probes", "steps")] = 10
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Evaluation":
@@ -212,22 +238,30 @@ class Evaluation(Table):
 class Saving(Table):
     """Checkpoints."""
 
-    every_steps: CountOrOff = 1000  # 0: only at the end and when stopped
-    keep: Annotated[Count, Field(le=10**6)] = 2  # newest ones
-    asynchronous: bool = False  # write from a copy while training continues
+    every_steps: Annotated[CountOrOff, Doc("0: only at the end and when stopped", "steps")] = 1000
+    keep: Annotated[Count, Field(le=10**6), Doc("newest good ones", "checkpoints")] = 2
+    asynchronous: Annotated[bool, Doc("write from a copy while training continues")] = False
 
 
 class Run(Table):
     """How this run is carried out."""
 
-    seed: Annotated[CountOrOff, Field(lt=2**63)] = 0
-    device: Annotated[str, BeforeValidator(known_device)] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"  # auto: fp32
-    compile: Literal["auto", "off", "on"] = "auto"  # auto: off
-    recompute: bool = False  # layers are worked out again for the backward pass: less memory
-    sharded: bool = False  # over several processes: each keeps a part of weights and moments
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    timeout_seconds: Annotated[Count, Field(le=10**6)] = 600  # that a rank waits for another
+    seed: Annotated[CountOrOff, Field(lt=2**63), Doc("of weights, order of rows and dropout")] = 0
+    device: Annotated[
+        str,
+        BeforeValidator(known_device),
+        Doc('"auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps"'),
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp64"], Doc("of the forward and backward pass; auto: fp32")
+    ] = "auto"
+    compile: Annotated[Literal["auto", "off", "on"], Doc("`torch.compile`; auto: off")] = "auto"
+    recompute: Annotated[bool, Doc("layers, for the backward pass: less memory, more time")] = False
+    sharded: Annotated[bool, Doc("each process keeps a part of weights and moments")] = False
+    on_nonfinite: Annotated[Literal["stop", "skip"], Doc("at a loss that is not finite")] = "stop"
+    timeout_seconds: Annotated[
+        Count, Field(le=10**6), Doc("that a process waits for another", "seconds")
+    ] = 600
 
 
 class Config(Table):

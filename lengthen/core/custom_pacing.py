@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from operator import index
 from typing import ClassVar, Literal, SupportsIndex, TypeAlias
 
-from lengthen.core.pacing import Fixed, Of, Pacing, check_of, check_whole
+from lengthen.core.pacing import Fixed, Pacing, check_of, check_whole
+from lengthen.core.settings import Of
 from lengthen.util.errors import SettingError
 
 

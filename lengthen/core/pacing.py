@@ -1,9 +1,9 @@
 """Pacings: a value, a sequence length or a number of rows, for every step (paper, section 2.2).
 
 Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
-of `multiple`, but for a start or an end that is none; where start < end and duration > 0 it is
-`start` at step 0, below `end` before step `duration`, and exactly `end` from then on. The adaptive
-one has no duration: what it observes decides, within `max_hold` steps at each value.
+of `multiple`, where it has one, but for a start or an end that is none; where start < end and
+duration > 0 it is `start` at step 0, below `end` before step `duration`, and exactly `end` from
+then on. The adaptive one has no duration: what it observes decides, in `max_hold` steps a value.
 
 Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
 step of a run it takes f(k), and we take f(k - 1).
@@ -13,11 +13,10 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
+from lengthen.core.settings import VALUES, Doc, Duration, End, Multiple, Of, Paced, Start
 from lengthen.util.errors import SettingError, nearest
-
-Of = Literal["length", "rows"]
 
 MOST = 2**40  # of a value or a duration: above any run, and the arithmetic stays quick
 MOST_STAGES = 1000
@@ -37,8 +36,8 @@ class Constant:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["constant"] = "constant"
-    of: Of = "length"
-    end: int  # tokens or rows
+    of: Paced = "length"
+    end: End
 
     def __post_init__(self) -> None:
         check_of(self.of)
@@ -76,11 +75,11 @@ class Linear:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["linear"] = "linear"
-    of: Of = "length"
-    start: int  # tokens or rows
-    end: int
-    duration: int  # steps; 0: `end` from the first step on
-    multiple: int = 8  # of the tensor cores
+    of: Paced = "length"
+    start: Start
+    end: End
+    duration: Duration
+    multiple: Multiple = 8  # of the tensor cores
 
     def __post_init__(self) -> None:
         _check_growth(self)
@@ -110,12 +109,12 @@ class Root:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["root"] = "root"
-    of: Of = "length"
-    start: int  # tokens or rows
-    end: int
-    duration: int  # steps; 0: `end` from the first step on
-    degree: int = 2
-    multiple: int = 8
+    of: Paced = "length"
+    start: Start
+    end: End
+    duration: Duration
+    degree: Annotated[int, Doc("of the root, from 1 to 16; 1 is linear")] = 2
+    multiple: Multiple = 8
 
     def __post_init__(self) -> None:
         _check_growth(self)
@@ -130,6 +129,36 @@ class Root:
         # float can land just below one (49 * (1 / 49) < 1), and rounding down loses a multiple.
         gain = floor_root(span**self.degree * step // self.duration, self.degree)
         return max(self.start, (self.start + gain) // self.multiple * self.multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubling:
+    """Powers of two times the start, each for an equal share of the steps: few shapes to compile.
+
+        value(t) = start * 2 ** (t * k // duration),    t < duration
+
+    `end` from `duration` on; k is how many powers start * 2 ** i lie below `end`, which need not be
+    one. Raises SettingError for a setting out of its range.
+
+    >>> list(map(lengthen.Doubling(start=8, end=64, duration=90), (29, 30, 60, 90)))
+    [8, 16, 32, 64]
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
+
+    kind: Literal["doubling"] = "doubling"
+    of: Paced = "length"
+    start: Start
+    end: End
+    duration: Duration
+
+    def __post_init__(self) -> None:
+        _check_growth(self)
+
+    def __call__(self, step: int) -> int:
+        """Return the value at `step`."""
+        stages = ((self.end - 1) // self.start).bit_length()
+        return self.start << step * stages // self.duration if step < self.duration else self.end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +178,9 @@ class Staged:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["staged"] = "staged"
-    of: Of = "length"
-    values: tuple[int, ...]  # tokens or rows
-    boundaries: tuple[int, ...]  # steps
+    of: Paced = "length"
+    values: Annotated[tuple[int, ...], Doc("never falling; the last one is the end", VALUES)]
+    boundaries: Annotated[tuple[int, ...], Doc("rising: first step of each next value", "steps")]
 
     def __post_init__(self) -> None:
         check_of(self.of)
@@ -220,22 +249,19 @@ class Adaptive:
     __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["adaptive"] = "adaptive"
-    of: Literal["length"] = "length"
-    start: int  # tokens
-    end: int
-    multiple: int = 8
-    every: int = 5  # steps between two observations
-    patience: int = 2  # calm observations
-    max_hold: int = 50  # steps
+    of: Annotated[Literal["length"], Doc("what is paced")] = "length"
+    start: Start
+    end: End
+    multiple: Annotated[int, Doc("it grows to the next multiple of it", "tokens")] = 8
+    every: Annotated[int, Doc("from one observation to the next", "steps")] = 5
+    patience: Annotated[int, Doc("calm ones in a row before it grows", "observations")] = 2
+    max_hold: Annotated[int, Doc("longest stay at a length, at least `pacing.every`", "steps")] = 50
 
     def __post_init__(self) -> None:
         if self.of != "length":
             raise SettingError("of", 'must be "length" for an adaptive pacing', self.of)
-        check_whole("end", self.end)
-        check_whole("start", self.start)
-        if self.start > self.end:
-            raise SettingError("start", f"must be at most end ({self.end})", self.start)
-        for name in ("multiple", "every", "patience"):
+        _check_growth(self)
+        for name in ("every", "patience"):
             check_whole(name, getattr(self, name))
         check_whole("max_hold", self.max_hold, least=self.every)
 
@@ -282,7 +308,9 @@ class Adaptive:
         return min(self.patience * self.every, self.max_hold) if calm else self.max_hold
 
 
-Fixed: TypeAlias = Constant | Linear | Root | Staged  # the step alone decides, in whole numbers
+Fixed: TypeAlias = (
+    Constant | Linear | Root | Doubling | Staged
+)  # the step alone decides, in whole numbers
 Pacing: TypeAlias = Fixed | Adaptive  # what a settings file can say
 
 
@@ -295,14 +323,15 @@ def floor_root(value: int, degree: int) -> int:
     return low
 
 
-def _check_growth(pacing: Linear | Root) -> None:
+def _check_growth(pacing: Linear | Root | Doubling | Adaptive) -> None:
     check_of(pacing.of)
     check_whole("end", pacing.end)
     check_whole("start", pacing.start)
     if pacing.start > pacing.end:
         raise SettingError("start", f"must be at most end ({pacing.end})", pacing.start)
-    check_whole("duration", pacing.duration, least=0)
-    check_whole("multiple", pacing.multiple)
+    # An adaptive pacing has no duration, a doubling one no multiple.
+    for name, least in (("duration", 0), ("multiple", 1)):
+        check_whole(name, getattr(pacing, name, least), least=least)
 
 
 def check_of(of: str) -> None:

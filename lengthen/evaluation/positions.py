@@ -20,7 +20,8 @@ from lengthen.evaluation.results import (
     perplexity_measure,
     standard_error,
 )
-from lengthen.model.gpt import CHUNK, GPT
+from lengthen.model.gpt import GPT
+from lengthen.model.loss import CHUNK
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import DataError
 

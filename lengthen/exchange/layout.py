@@ -98,7 +98,10 @@ class Gpt2(BaseModel):
 
     @classmethod
     def of(cls, model: Model) -> "Gpt2":
-        """Return the config.json of one of our models."""
+        """Return the config.json of one of our models; raises SettingError for no GPT-2."""
+        if model.positions != "learned":
+            rule = 'must be "learned" for GPT-2, which has no rotary embedding'
+            raise SettingError("model.positions", rule, model.positions)
         ours = model.model_dump()
         values = {theirs: ours[name] for name, theirs in SETTINGS.items()}
         others = {"embd_pdrop": model.dropout, "attn_pdrop": model.dropout}
@@ -152,7 +155,7 @@ def is_transposed(ours: str) -> bool:
 def parameter_shapes(model: Model) -> dict[str, Shape]:
     """Return the shape of every parameter by our names; takes no memory for them."""
     with torch.device("meta"):  # one layer, since a thousand modules take seconds
-        gpt = GPT(**{**model.model_dump(), "layers": 1})
+        gpt = GPT.of(model, layers=1)
     return {
         name.replace("blocks.0.", f"blocks.{number}."): tuple(parameter.shape)
         for name, parameter in gpt.named_parameters()

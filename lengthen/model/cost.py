@@ -8,7 +8,7 @@ from lengthen.util.errors import SettingError
 
 FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
-CHUNK = 512  # tokens whose logits exist at a time, as in model/gpt.py
+CHUNK = 512  # tokens whose logits exist at a time, as in model/loss.py
 LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
 ATTENTION_KEEPS = 3  # length * length matrices per head, which only dropout on a CPU brings back
@@ -24,10 +24,12 @@ MAPPED = 2**25  # bytes from which on glibc maps a block by itself
 def parameters(shape: Model) -> int:
     """Return the exact number of parameters: (V + L + 2) d + n (12 d^2 + 13 d).
 
+    Rotary positions have no table: L is 0 then.
+
     Raises SettingError where the vocabulary is missing, as all of this module does.
     """
-    width = shape.width
-    ends = (_vocabulary(shape) + shape.length + 2) * width  # both embeddings and the last norm
+    width, table = shape.width, shape.length if shape.positions == "learned" else 0
+    ends = (_vocabulary(shape) + table + 2) * width  # both embeddings and the last norm
     return ends + shape.layers * (12 * width**2 + 13 * width)
 
 

@@ -33,12 +33,11 @@ def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) 
     decays only where `decay_positions` says so, as in the paper's runs: most of a warmup leaves
     its far rows untrained, and they would fade before their turn.
     """
+    table = None if model.positions is None else model.positions.weight
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for parameter in model.parameters():
-        decays = parameter.dim() > 1 and (
-            decay_positions or parameter is not model.positions.weight
-        )
+        decays = parameter.dim() > 1 and (decay_positions or parameter is not table)
         (decayed if decays else undecayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},

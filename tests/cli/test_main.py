@@ -101,7 +101,7 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
     "no output": (2, "--out", lambda w: ["train", str(w.toml)]),
     "no such recipe": (2, "did you mean 'gpt2-117m'?", lambda _: ["plan", "gpt2-117"]),
     "no such setting": (2, "did you mean 'start'?", lambda w: [*w.train, "--pacing.stat", "9"]),
-    "no such table": (2, "did you mean 'pacing'?", lambda w: [*w.train, "--pacin.start", "9"]),
+    "no such table": (2, "use pacing.start", lambda w: [*w.train, "--pacin.start", "9"]),
     "empty store": (
         2,
         "--data: the argument after it is empty; a variable of the shell may not be set",

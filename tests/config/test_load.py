@@ -12,7 +12,7 @@ from lengthen.cli.overrides import parse_overrides, parse_value
 from lengthen.config.load import build, load, merge, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
-from lengthen.core.pacing import Linear, Root
+from lengthen.core.pacing import Doubling, Linear, Root
 from lengthen.util.errors import SettingError
 
 
@@ -37,6 +37,8 @@ MISTAKES = [
     ("model", "length", 0, "model.length: must be at least 1, got 0"),
     ("model", "width", -16, "model.width: must be at least 1, got -16"),
     ("model", "heads", 3, "model.heads: must divide model.width (16), got 3"),
+    ("model", "positions", "rotary", "model.positions: must be 'learned' or 'rope', got 'rotary'"),
+    ("model", "rope_theta", 0, "model.rope_theta: must be above 0, got 0"),
     ("model", "layers", 1.5, "model.layers: must be a whole number, got 1.5"),
     ("model", "layers", True, "model.layers: must be a whole number, got True"),
     ("model", "length", 10**30, "model.length: must be at most"),
@@ -61,7 +63,7 @@ MISTAKES = [
     ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be 'auto', 'off' or 'on', got 'perhaps'"),
     ("run", "compile", True, 'got True; True is "on" now'),
-    ("budget", "passes", 1, "budget.passes: no such setting, got 1; it is budget.epochs now"),
+    ("budget", "passes", 1, "budget.passes: no such setting, got 1; use budget.epochs"),
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
@@ -81,7 +83,7 @@ def test_f46_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
 
 def test_an_unknown_table_names_the_nearest() -> None:
     with pytest.raises(SettingError, match="did you mean 'optimizer'"):
-        build(small(optimiser={"learning_rate": 1.0}))
+        build(small(optimiser={}))
 
 
 def test_a_missing_table_is_named() -> None:
@@ -158,6 +160,9 @@ def test_the_recipes_have_the_papers_numbers() -> None:
 def test_a_rows_warmup_with_the_same_tokens_must_come_out_whole() -> None:
     matched = build(rows_with_the_same_tokens(small()))
     assert matched.pacing == Linear(of="rows", start=1, end=8, duration=10, multiple=1)
+    doubling = {"kind": "doubling", "start": 8, "duration": 9}
+    matched = build(rows_with_the_same_tokens(build(small(pacing=doubling)).tables()))
+    assert matched.pacing == Doubling(of="rows", start=1, end=8, duration=9)
     with pytest.raises(SettingError, match=r"pacing\.start.*must be a multiple of model\.length"):
         rows_with_the_same_tokens(small(pacing={"start": 9}))
 
@@ -368,3 +373,11 @@ def test_passes_are_the_number_that_was_written_to_the_last_row(
     passes = parse_value(f"{hundredths // 100}.{hundredths % 100:02d}")
     budget = build(small(budget={"epochs": passes})).schedule(rows * power).budget
     assert budget == hundredths * rows * power * 64 // 100
+
+
+def test_rotary_positions_need_heads_of_an_even_width() -> None:
+    rule = r'model.heads: must cut model.width \(16\) into even widths .*"rope", got 16'
+    with pytest.raises(SettingError, match=rule):
+        build(small(model={"heads": 16, "positions": "rope"}))
+    build(small(model={"heads": 8, "positions": "rope"}))
+    build(small(model={"heads": 16}))

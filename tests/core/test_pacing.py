@@ -16,6 +16,7 @@ from lengthen.core.pacing import (
     Adaptive,
     AdaptiveState,
     Constant,
+    Doubling,
     Fixed,
     Linear,
     Pacing,
@@ -39,6 +40,12 @@ def growths(draw: st.DrawFn, kind: type[Linear] | type[Root]) -> Fixed:
 
 
 @st.composite
+def doublings(draw: st.DrawFn) -> Doubling:
+    start, end = sorted((draw(WHOLE), draw(WHOLE)))
+    return Doubling(start=start, end=end, duration=draw(st.integers(0, 400)))
+
+
+@st.composite
 def stages(draw: st.DrawFn) -> Staged:
     values = sorted(draw(st.lists(WHOLE, min_size=1, max_size=6)))
     count = len(values) - 1
@@ -50,6 +57,7 @@ PACINGS: dict[type[Fixed], st.SearchStrategy[Fixed]] = {
     Constant: st.builds(Constant, end=WHOLE),
     Linear: growths(Linear),
     Root: growths(Root),
+    Doubling: doublings(),
     Staged: stages(),
 }
 ALL = st.one_of(*PACINGS.values())
@@ -78,6 +86,21 @@ def test_it_begins_at_start_and_has_end_from_its_duration_on_and_not_before(paci
 def test_a_growing_value_is_a_multiple_but_for_an_odd_start_or_end(pacing: Linear | Root) -> None:
     values = {pacing(step) for step in range(pacing.duration + 1)}
     assert all(value % pacing.multiple == 0 for value in values - {pacing.start, pacing.end})
+
+
+@given(doublings())
+def test_doubling_takes_powers_of_two_times_its_start_in_equal_shares(pacing: Doubling) -> None:
+    values = [pacing(step) for step in range(pacing.duration)]
+    powers = [v for k in range(13) if (v := pacing.start * 2**k) < pacing.end]
+    assert set(values) <= set(powers or [pacing.end])
+    counts = [values.count(power) for power in powers or [pacing.end]]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_doubling_whose_end_is_no_power_ends_in_a_stage_of_its_own() -> None:
+    doubling = Doubling(start=8, end=48, duration=9)
+    assert [doubling(step) for step in range(10)] == [*[8] * 3, *[16] * 3, *[32] * 3, 48]
+    assert [Doubling(start=8, end=64, duration=6)(step) for step in (0, 2, 4, 6)] == [8, 16, 32, 64]
 
 
 @given(PACINGS[Linear], st.integers(0, 500))
@@ -162,6 +185,8 @@ def test_the_paper_runs_take_the_steps_that_follow_from_its_pacing(
         (Linear, {"end": 0}, f"end: must be from 1 to {2**40}, got 0"),
         (Linear, {"multiple": 0}, f"multiple: must be from 1 to {2**40}, got 0"),
         (Root, {"duration": -1}, f"duration: must be from 0 to {2**40}, got -1"),
+        (Doubling, {"start": 9}, "start: must be at most end (8), got 9"),
+        (Doubling, {"duration": 1.5}, "duration: must be a whole number, got 1.5"),
         (Root, {"degree": 17}, "degree: must be from 1 to 16, got 17"),
         (Linear, {"end": True}, "end: must be a whole number, got True"),
         (Linear, {"duration": 9.0}, "duration: must be a whole number, got 9.0"),
@@ -184,6 +209,7 @@ def test_a_wrong_setting_is_one_line(kind: Any, settings: dict[str, Any], messag
         Constant: {"end": 8},
         Linear: {"start": 1, "end": 8, "duration": 9},
         Root: {"start": 1, "end": 8, "duration": 9},
+        Doubling: {"start": 1, "end": 8, "duration": 9},
         Staged: {"values": (8, 9), "boundaries": (5,)},
     }
     kind(**good[kind])
@@ -212,6 +238,10 @@ ADAPTER: TypeAdapter[Pacing] = TypeAdapter(Annotated[Pacing, Field(discriminator
         (
             {"kind": "root", "start": 1, "end": 8, "duration": 9, "degree": 3},
             Root(start=1, end=8, duration=9, degree=3),
+        ),
+        (
+            {"kind": "doubling", "start": 1, "end": 8, "duration": 9, "of": "rows"},
+            Doubling(start=1, end=8, duration=9, of="rows"),
         ),
         (
             {"kind": "staged", "values": [8, 16], "boundaries": [5]},

@@ -163,3 +163,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     with pytest.raises(SettingError, match="step-00000003 lacks blocks.1"):
         export(run, tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_model_that_is_no_gpt2_is_refused_in_a_line(tmp_path: Path) -> None:
+    run = saved_run(tmp_path / "run", {**TINY, "positions": "rope"})
+    with pytest.raises(SettingError, match=r'^model.positions: must be "learned" .*got .rope.$'):
+        export(run, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()

@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
     "saving": {"every_steps": 1, "keep": 3, "asynchronous": False},
     "run": {"seed": 1, "device": "cpu", "precision": "fp32", "on_nonfinite": "skip"},
 }
-KINDS = ["constant", "linear", "root", "staged", "adaptive"]
+KINDS = ["constant", "linear", "root", "doubling", "staged", "adaptive"]
 # TOML has no null and no whole number above 64 bits that every reader takes.
 scalars = st.booleans() | numbers | words | st.sampled_from([*KINDS, "rows", "auto", "1.5B"])
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(words, scalars, max_size=2)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lengthen.config.schema import Model
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.model import cost
-from lengthen.model import gpt as model
+from lengthen.model import loss as model
 from lengthen.model.gpt import GPT
 from lengthen.util.errors import SettingError
 
@@ -22,6 +22,7 @@ SHAPES = [
     {"layers": 1, "width": 8, "heads": 1, "length": 4, "vocabulary": 11},
     {"layers": 3, "width": 48, "heads": 4, "length": 32, "vocabulary": 257},
     {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
+    {"layers": 2, "width": 64, "heads": 2, "length": 64, "vocabulary": 100, "positions": "rope"},
 ]
 
 

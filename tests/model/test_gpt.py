@@ -12,7 +12,8 @@ from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from lengthen.distributed.wrap import compile_blocks
-from lengthen.model.gpt import CHUNK, GPT, summed_loss
+from lengthen.model.gpt import GPT
+from lengthen.model.loss import CHUNK, summed_loss
 
 VOCABULARY, LENGTH = 61, 16
 

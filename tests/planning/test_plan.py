@@ -114,6 +114,7 @@ PACINGS: dict[str, dict[str, Any]] = {
     "constant": {"pacing": {"kind": "constant"}},
     "linear": {},
     "root": {"pacing": {"kind": "root", "degree": 2}},
+    "doubling": {"pacing": {"kind": "doubling"}},
     "staged": {"pacing": {"kind": "staged", "values": [16, 64], "boundaries": [7]}},
     "rows paced": {"pacing": {"of": "rows", "start": 1, "multiple": 1, "end": 8}},
     "tokens held": {"batch": {"hold": "tokens"}},
@@ -290,6 +291,13 @@ pacings = st.one_of(
     ),
     st.fixed_dictionaries(
         {"kind": st.just("root"), "start": st.just(7), "duration": st.integers(0, 40)}
+    ),
+    st.fixed_dictionaries(
+        {
+            "kind": st.just("doubling"),
+            "start": st.sampled_from([5, 8, 64]),
+            "duration": st.integers(0, 40),
+        }
     ),
     st.just({"kind": "staged", "values": [16, 40, 64], "boundaries": [7, 20]}),
     st.just({"kind": "staged", "values": [8, 48], "boundaries": [9]}),

@@ -29,6 +29,7 @@ from tests.ranks import commands
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {},
     "root": {"pacing": {"kind": "root", "degree": 2}},
+    "doubling": {"pacing": {"kind": "doubling", "start": 8, "duration": 9}},
     "staged": {"pacing": {"kind": "staged", "values": [8, 64], "boundaries": [6]}},
     "constant": {"pacing": {"kind": "constant"}},
     "adaptive": {"pacing": {"kind": "adaptive", "every": 1, "max_hold": 3}},
@@ -37,6 +38,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "dropped leftovers": {"batch": {"leftovers": "drop"}},
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
+    "rotary positions": {"model": {"positions": "rope"}},
     "saved in the background": {"saving": {"asynchronous": True}},
     # 40 sequences of the tiny store's 850: a border between epochs within the run.
     "epoch border": {

@@ -5,7 +5,7 @@ from itertools import islice, pairwise
 
 from lengthen.config.load import flat, with_overrides
 from lengthen.config.schema import MOST, Config, Tables, parse_count
-from lengthen.core.pacing import Adaptive, Linear
+from lengthen.core.pacing import Adaptive, Doubling, Linear
 from lengthen.core.schedule import steps
 from lengthen.model import cost
 from lengthen.util.errors import SettingError
@@ -92,7 +92,7 @@ def must_have_the_same_tokens(
         if (other := changes.get("same_tokens_as")) is None:
             continue
         paced = [configs[one].pacing for one in (name, other)]
-        ends = [pacing.duration for pacing in paced if isinstance(pacing, Linear)]
+        ends = [pacing.duration for pacing in paced if isinstance(pacing, Linear | Doubling)]
         # Once both have arrived all steps are alike, and there can be very many.
         most = max(ends) + 1 if len(ends) == len(paced) else None
         both = zip(_uncut(configs[name]), _uncut(configs[other]), strict=False)

@@ -26,10 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthen.config.load import build, flat, merge, read_toml, with_overrides, with_recipe
+from lengthen.config.load import (
+    build,
+    flat,
+    merge,
+    no_such_setting,
+    read_toml,
+    with_overrides,
+    with_recipe,
+)
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
-from lengthen.core.pacing import Linear
+from lengthen.core.pacing import Doubling, Linear
 from lengthen.experiments.compare.fairness import (
     must_be_fair,
     must_have_the_same_tokens,
@@ -41,7 +49,7 @@ OWN = ("baseline", "seeds", "variants", "grid", "flops")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
 RUNS = "runs"  # in a comparison's directory
-LINEAR = "must name a variant whose length is paced linearly"
+LINEAR = "must name a variant whose length is paced linearly or by doubling"
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ def _must_be_known(tables: Tables) -> None:
     known = [*OWN, "recipe", *Config.model_fields]
     for name in tables:
         if name not in known:
-            raise SettingError(name, "no such setting", None, nearest(name, known))
+            raise no_such_setting(name, tables[name], known)
     if "seed" in _tables_in(tables).get("run", {}):
         raise SettingError("run.seed", "is what `seeds` sets")
 
@@ -261,7 +269,7 @@ def _config(
     other = changes.pop("same_tokens_as", None)
     if other is not None:
         target = _config(other, variants, cell, overrides, None)
-        if not isinstance(target.pacing, Linear) or target.pacing.of != "length":
+        if not isinstance(target.pacing, Linear | Doubling) or target.pacing.of != "length":
             raise SettingError(f"variants.{name}.same_tokens_as", LINEAR, other)
     try:
         if other is not None:

@@ -8,7 +8,7 @@ from functools import cache
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import MOST as MOST_TOKENS
 from lengthen.config.schema import Config, Tables
-from lengthen.core.pacing import Constant, Linear, Root
+from lengthen.core.pacing import Constant, Doubling, Linear, Root
 from lengthen.core.schedule import Schedule, spans
 from lengthen.data.open_store import with_store
 from lengthen.data.store import Store
@@ -210,9 +210,11 @@ def _must_be_tunable(config: Config) -> None:
         raise SettingError("optimizer.warmup_steps", f"must be at most {MOST_WARMUP}", warmup)
     if config.pacing.of == "rows":
         raise SettingError("pacing.of", 'must be "length" to be tuned', config.pacing.of)
-    if not isinstance(config.pacing, Constant | Linear | Root):
+    if not isinstance(config.pacing, Constant | Linear | Root | Doubling):
         hint = "--pacing.kind linear --pacing.start 8 --pacing.duration 100 will do"
-        rule = "must be linear, root or constant to be tuned: others have no start and duration"
+        rule = (
+            "must be linear, root, doubling or constant: others have no start and duration to tune"
+        )
         raise SettingError("pacing.kind", rule, config.pacing.kind, hint)
 
 
@@ -274,8 +276,10 @@ def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:
         "kind": "linear",
         "start": setting.start,
         "duration": setting.multiple * warmup,
-        "multiple": _multiple(config),
     }
+    if isinstance(config.pacing, Doubling):
+        return pacing | {"kind": "doubling"}
+    pacing["multiple"] = _multiple(config)
     if isinstance(config.pacing, Root):
         pacing |= {"kind": "root", "degree": config.pacing.degree}
     return pacing

@@ -44,8 +44,12 @@ def test_settings_of_one_axis_move_together(written: Written) -> None:
         assert optimizer.min_learning_rate == pytest.approx(optimizer.learning_rate / 10)
 
 
-def test_a_rows_warmup_trains_as_many_tokens_as_the_variant_it_names(written: Written) -> None:
-    configs = {run.variant: run.config for run in read_comparison(written(more=ROWS)).runs}
+@pytest.mark.parametrize("kind", ["linear", "doubling"])
+def test_a_rows_warmup_trains_as_many_tokens_as_the_variant_it_names(
+    written: Written, kind: str
+) -> None:
+    text = written(more=ROWS, **{LINEAR: LINEAR.replace("linear", kind)})
+    configs = {run.variant: run.config for run in read_comparison(text).runs}
     tokens = {
         name: [shape.tokens for _, shape in steps(config.schedule())][:-1]
         for name, config in configs.items()
@@ -163,7 +167,7 @@ WRONG = {
     "same tokens twice": (
         {},
         ROWS + '[variants.more]\nsame_tokens_as = "rows"\n',
-        "more.same_tokens_as: must name a variant whose length is paced linearly, got 'rows'",
+        "more.same_tokens_as: must name a variant whose length is paced linearly or by doubling",
     ),
     "a recipe": ({}, '[variants.x]\nrecipe = "laptop-2min"\n', "variants.x.recipe: belongs to"),
     "baseline's type": ({'"baseline"\n': "3\n"}, "", "baseline: no such variant, got 3"),

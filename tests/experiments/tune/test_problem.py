@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lengthen.config.load import build, with_overrides
 from lengthen.config.schema import Tables
-from lengthen.core.pacing import Linear, Root
+from lengthen.core.pacing import Doubling, Linear, Root
 from lengthen.core.schedule import crossed, steps
 from lengthen.data.store import Store
 from lengthen.experiments.tune.problem import (
@@ -58,7 +58,7 @@ def problem_of(**tables: Tables) -> Problem:
 @given(
     setting=SETTINGS,
     hold=st.sampled_from(["rows", "tokens"]),
-    kind=st.sampled_from(["linear", "root"]),
+    kind=st.sampled_from(["linear", "root", "doubling"]),
     decay=st.none() | st.integers(1_000, 200_000),
 )
 def test_a_trial_has_the_steps_and_rates_of_the_whole_training_to_the_last_digit(
@@ -161,7 +161,7 @@ def test_a_race_must_be_longer_than_what_shows_calm_and_than_40_full_steps(asked
     assert not asked(optimizer=slow, budget={"tokens": 20 * needed - 1}).space.fits(race)
 
 
-def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree(
+def test_a_recipe_without_a_warmup_gets_a_linear_one_and_others_keep_their_kind(
     asked: Asked,
 ) -> None:
     setting = Setting(8, 5)
@@ -170,6 +170,8 @@ def test_a_recipe_without_a_warmup_gets_a_linear_one_and_a_root_keeps_its_degree
     root = {"kind": "root", "degree": 3, "multiple": 4, "start": 4, "duration": 9}
     rooted = asked(pacing=root).training(setting).pacing
     assert rooted == Root(degree=3, multiple=4, start=8, duration=20, end=64)
+    doubled = asked(pacing={"kind": "doubling", "start": 4, "duration": 9}).training(setting).pacing
+    assert doubled == Doubling(start=8, duration=20, end=64)
 
 
 def test_a_budget_in_passes_stays_one_and_trials_are_cut_in_tokens(asked: Asked) -> None:
@@ -254,11 +256,11 @@ MISTAKES: dict[str, tuple[Tables, str]] = {
     ),
     "adaptive": (
         {"pacing": {"kind": "adaptive", "start": 8}},
-        "pacing.kind: must be linear, root or constant to be tuned",
+        "pacing.kind: must be linear, root, doubling or constant",
     ),
     "two-stage": (
         {"pacing": {"kind": "staged", "values": [8, 64], "boundaries": [9]}},
-        "pacing.kind: must be linear, root or constant to be tuned",
+        "pacing.kind: must be linear, root, doubling or constant",
     ),
     "no default start": (
         {"pacing": {"kind": "linear", "start": 8, "duration": 9, "multiple": 24}},

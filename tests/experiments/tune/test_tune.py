@@ -154,7 +154,11 @@ def test_aggressive_doubles_the_rate_then_the_rows_while_the_choice_stays_calm(
         (["--starts", "x"], 2, "invalid int value: 'x'"),
         (["--start", "8"], 2, "did you mean '--starts'?"),
         (["--optimizer.warmup_steps", "0"], 2, "optimizer.warmup_steps: must be above 0"),
-        (["--pacing.kind", "adaptive"], 2, "pacing.kind: must be linear, root or constant"),
+        (
+            ["--pacing.kind", "adaptive"],
+            2,
+            "pacing.kind: must be linear, root, doubling or constant",
+        ),
         (["--budget.tokens", "1K"], 2, "budget.tokens: must be at least one trial"),
         (["--data", "nowhere"], 3, "nowhere"),
     ],

@@ -1,0 +1,65 @@
+"""What other tools, and earlier versions, call our settings and commands."""
+
+from collections.abc import Mapping
+
+# Ours, with a word where the meaning differs -> theirs, without hyphens and underscores.
+SETTINGS = {
+    "model.layers": "nlayer nlayers numlayers numhiddenlayers",
+    "model.heads": "nhead nheads numheads numattentionheads",
+    "model.width": "nembd nembed hiddensize dmodel",
+    "model.length": "blocksize seqlength seqlen sequencelength maxseqlength maxlength "
+    "contextlength contextsize maxpositionembeddings npositions nctx",
+    "model.vocabulary": "vocabsize",
+    "batch.rows, sequences of one step over all ranks": "batchsize perdevicetrainbatchsize "
+    "globalbatchsize trainbatchsize",
+    "batch.micro_tokens, tokens of one forward pass": "microbatchsize accumulategradbatches "
+    "gradientaccumulationsteps gradaccumsteps",
+    "budget.tokens = steps x batch.rows x model.length": "maxiters maxsteps trainiters steps",
+    "budget.epochs": "passes numepochs numtrainepochs maxepochs",
+    "optimizer.learning_rate": "lr maxlr",
+    "optimizer.min_learning_rate": "minlr",
+    "optimizer.warmup_steps": "warmupiters lrwarmupiters numwarmupsteps",
+    "optimizer.decay_tokens, in tokens": "lrdecayiters",
+    "optimizer.weight_decay": "wd",
+    "optimizer.clip": "gradclip clipgrad maxgradnorm gradientclipval",
+    "optimizer.betas, a list of two": "beta1 beta2 adambeta1 adambeta2",
+    "optimizer.epsilon": "eps adamepsilon",
+    "evaluation.every_steps": "evalinterval evalsteps",
+    "evaluation.tokens, in tokens": "evaliters",
+    "saving.every_steps": "saveinterval savesteps",
+    "saving.keep": "savetotallimit",
+    "run.precision, fp32, bf16 or fp64": "dtype fp16 bf16 mixedprecision",
+    "run.recompute": "gradientcheckpointing activationcheckpointing",
+    "run.sharded": "fsdp",
+    "pacing.start": "mindifficulty",
+    "pacing.end": "maxdifficulty",
+    "pacing.duration": "totalcurriculumstep",
+    "pacing.multiple": "difficultystep",
+    "--data, a token store that `lengthen prepare` makes": "dataset datadir datapath",
+    "--out": "outputdir outdir",
+    "`lengthen resume RUN`": "resumefromcheckpoint initfrom",
+    "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "wandb wandblog "
+    "wandbproject reportto tensorboard",
+}
+COMMANDS = {
+    "`lengthen COMMAND --help`": "help",
+    "`lengthen demo`, or `lengthen prepare` for a text of your own": "init new",
+    "prepare": "tokenize preprocess",
+    "train": "fit pretrain run",
+    "resume": "continue",
+    "import, then resume": "finetune",
+    "sample": "generate inference",
+    "eval": "evaluate benchmark",
+    "export": "convert",
+    "compare": "sweep",
+}
+
+
+def other_name(name: str, ours: Mapping[str, str] = SETTINGS, mark: str = "") -> str:
+    """Return the hint that gives our name for what others call `name`; empty where none does.
+
+    `mark` goes before the name of a setting: on the command line two hyphens.
+    """
+    word = name.lower().replace("-", "").replace("_", "")
+    found = next((one for one, theirs in ours.items() if word in theirs.split()), "")
+    return f"use {mark if found[0].isalpha() else ''}{found}" if found else ""

@@ -1,0 +1,24 @@
+"""What settings mean, said where they are declared, and the settings that several pacings share."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Doc:
+    """Stands in a setting's annotation: Annotated[int, Doc("full length L", "tokens")]."""
+
+    meaning: str
+    unit: str = ""
+    default: str = ""  # what holds where nothing is set, if the declaration does not say it
+
+
+Of = Literal["length", "rows"]
+Paced = Annotated[Of, Doc("what is paced")]
+
+VALUES = "tokens or rows"
+LAST = "last value, at most `model.length`; of rows it must be `batch.rows`"
+Start = Annotated[int, Doc("value at step 0, at most `pacing.end`", VALUES)]
+End = Annotated[int, Doc(LAST, VALUES, default="`model.length` or `batch.rows`")]
+Duration = Annotated[int, Doc("first step at `end`; 0: `end` from the first step on", "steps")]
+Multiple = Annotated[int, Doc("values are rounded down to it; of rows 1 if not given", VALUES)]

@@ -1,0 +1,95 @@
+"""Causal self-attention and the rotary embedding of its queries and keys."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
+Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (rows or 1, 1, length, head size / 2)
+
+
+def rotation_at(positions: Tensor, size: int, theta: float, dtype: torch.dtype) -> Rotation:
+    """Return the rotary embedding of `positions` (rows or 1, length) for heads of an even `size`.
+
+        angle_j(p) = p * theta^(-2 j / size)                            j = 0 ... size / 2 - 1
+
+    (Su et al., arXiv:2104.09864, section 3.2.2.) The angles are of `dtype`, which no autocast
+    lowers: bfloat16 cannot tell two positions beyond 256 apart.
+    """
+    powers = torch.arange(0, size, 2, device=positions.device, dtype=dtype) / size
+    angles = positions.to(dtype)[:, None, :, None] * theta**-powers
+    return angles.cos(), angles.sin()
+
+
+def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
+    """Turn element j of each head's first half and of its second half by angle j, as one pair.
+
+    Llama and GPT-NeoX pair the halves so; the paper pairs neighbours, which is the same up to the
+    order of a head's elements.
+    """
+    (cos, sin), (first, second) = rotation, heads.chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.to(heads.dtype)
+
+
+@dataclass
+class Reading:
+    """What a layer reads beside plain rows; training never has one.
+
+    `mask` (rows or 1, 1, length, earlier + length) bool is true where a token may read another.
+    `earlier` is what was read before; one row of it serves all. With `keeps`, `kept` is then both.
+    """
+
+    mask: Tensor
+    earlier: KeysAndValues | None = None
+    keeps: bool = False
+    kept: KeysAndValues | None = None
+
+    def joined(self, key: Tensor, value: Tensor) -> KeysAndValues:
+        """Return the keys and values of the earlier tokens, followed by the given ones."""
+        if self.earlier:
+            old_key, old_value = (old.expand(len(key), -1, -1, -1) for old in self.earlier)
+            key, value = torch.cat([old_key, key], dim=2), torch.cat([old_value, value], dim=2)
+        if self.keeps:
+            self.kept = key, value
+        return key, value
+
+
+class Attention(nn.Module):
+    """Causal self-attention: every token reads itself and those before it in its row."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
+    ) -> Tensor:
+        """Map (rows, length, width) to the same shape."""
+        query, key, value = self.split(x, rotation)
+        mask = None  # always in training: one would rule out the kernels without length * length
+        if reading:
+            mask = reading.mask
+            key, value = reading.joined(key, value)
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
+        )
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))
+        return functional.dropout(mixed, self.dropout, self.training)
+
+    def split(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values as they meet: each (rows, heads, length, head size)."""
+        # As views: splitting first saves a copy in the backward.
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        if rotation:
+            query, key = rotated(query, rotation), rotated(key, rotation)
+        return query, key, value

@@ -1,0 +1,152 @@
+"""The model's switches against a GPT that is written out plainly here, in float64."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lengthen.model.attention import KeysAndValues
+from lengthen.model.gpt import GPT
+
+VOCABULARY, LENGTH, LAYERS, WIDTH, HEADS = 61, 16, 2, 24, 3
+SIZE = WIDTH // HEADS
+Weights = dict[str, Tensor]
+
+CASES: dict[str, dict[str, Any]] = {
+    "learned": {},
+    "rope": {"positions": "rope"},
+    "rope with another base": {"positions": "rope", "rope_theta": 50.0},
+}
+
+
+def model_of(switches: dict[str, Any]) -> GPT:
+    sizes: dict[str, Any] = {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "length": LENGTH}
+    model = GPT(**sizes, vocabulary=VOCABULARY, init_std=0.2, **switches)
+    model.initialise(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # gains and biases that matter
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.double()
+
+
+def batch(rows: int, length: int) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(
+        VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(2)
+    )
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def normed(x: Tensor, weights: Weights, name: str) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def turned(x: Tensor, positions: list[int], theta: float) -> Tensor:
+    """Turn the head (length, SIZE) as complex numbers: halves are real and imaginary parts."""
+    pairs = torch.complex(x[:, : SIZE // 2], x[:, SIZE // 2 :])
+    angles = [[p / theta ** (2 * j / SIZE) for j in range(SIZE // 2)] for p in positions]
+    radians = torch.tensor(angles, dtype=torch.float64)
+    pairs = pairs * torch.polar(torch.ones_like(radians), radians)
+    return torch.cat([pairs.real, pairs.imag], dim=1)
+
+
+def head(
+    x: Tensor, weights: Weights, name: str, number: int, positions: list[int], switches: Any
+) -> Tensor:
+    """One row through one head: (length, WIDTH) to (length, SIZE)."""
+    query, key, value = (
+        part[:, number * SIZE : (number + 1) * SIZE]
+        for part in linear(x, weights, f"{name}.qkv").chunk(3, dim=1)
+    )
+    if switches.get("positions") == "rope":
+        theta = switches.get("rope_theta", 10_000)
+        query, key = turned(query, positions, theta), turned(key, positions, theta)
+    mixed = []
+    for now in range(len(x)):
+        scores = key[: now + 1] @ query[now] / math.sqrt(SIZE)
+        shares = (scores - scores.max()).exp()
+        mixed.append(shares / shares.sum() @ value[: now + 1])
+    return torch.stack(mixed)
+
+
+def row_loss(
+    weights: Weights, inputs: Tensor, targets: Tensor, start: int, switches: dict[str, Any]
+) -> Tensor:
+    """The sum of the losses of one row."""
+    positions = list(range(start, start + len(inputs)))
+    x = weights["tokens.weight"][inputs]
+    if switches.get("positions") != "rope":
+        x = x + weights["positions.weight"][positions]
+    for layer in range(LAYERS):
+        name = f"blocks.{layer}"
+        read = normed(x, weights, f"{name}.attention_norm")
+        heads = [
+            head(read, weights, f"{name}.attention", number, positions, switches)
+            for number in range(HEADS)
+        ]
+        x = x + linear(torch.cat(heads, dim=1), weights, f"{name}.attention.out")
+        up = linear(normed(x, weights, f"{name}.perceptron_norm"), weights, f"{name}.perceptron.up")
+        up = up / 2 * (1 + (math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)).tanh())
+        x = x + linear(up, weights, f"{name}.perceptron.down")
+    logits = normed(x, weights, "norm") @ weights["tokens.weight"].T
+    log_z = logits.exp().sum(1).log()
+    return (log_z - logits[range(len(targets)), targets]).sum()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("starts", [None, [0, 5, 10]])
+def test_loss_and_gradients_are_those_of_the_plain_model(
+    name: str, starts: list[int] | None
+) -> None:
+    switches, (inputs, targets) = CASES[name], batch(3, 6)
+    model = model_of(switches)
+    loss = model(inputs, targets, None if starts is None else torch.tensor(starts))
+    loss.backward()
+    weights = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    rows = zip(inputs, targets, starts or [0] * 3, strict=True)
+    plain = torch.stack([row_loss(weights, *row, switches) for row in rows]).sum()
+    torch.autograd.backward(plain)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-10)
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(
+            parameter.grad, weights[key].grad, rtol=1e-10, atol=1e-10, msg=key
+        )
+
+
+def test_rotary_positions_know_distances_alone() -> None:
+    model, (inputs, targets) = model_of(CASES["rope"]), batch(3, 8)
+    starts = torch.tensor([8, 0, 3])
+    assert "positions.weight" not in model.state_dict()
+    loss = model(inputs, targets).item()
+    assert model(inputs, targets, starts).item() == pytest.approx(loss, rel=1e-12)
+    assert model_of({})(inputs, targets, starts).item() != pytest.approx(loss, rel=1e-3)
+
+
+def test_rotary_angles_stay_exact_under_bfloat16() -> None:
+    model = model_of(CASES["rope"]).float()
+    inputs, targets = batch(3, LENGTH)
+    far = torch.tensor([1000, 4000, 8000])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near, shifted = model(inputs, targets), model(inputs, targets, far)
+    assert shifted.item() == pytest.approx(near.item(), rel=3e-3)
+
+
+def test_text_that_is_read_token_by_token_is_read_as_at_once() -> None:
+    model, inputs = model_of(CASES["rope"]).eval(), batch(2, LENGTH)[0]
+    whole, hidden = model.hidden(inputs), []
+    past: tuple[KeysAndValues, ...] = ()
+    for now in range(LENGTH):
+        mask = torch.ones(1, 1, 1, now + 1, dtype=torch.bool)
+        one = model.read(inputs[:, now : now + 1], torch.full((2, 1), now), mask, past, keeps=True)
+        hidden.append(one[0])
+        past = one[1]
+    torch.testing.assert_close(torch.cat(hidden, dim=1), whole, rtol=1e-10, atol=1e-10)
