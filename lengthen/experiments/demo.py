@@ -24,7 +24,8 @@ from lengthen.experiments.compare.outcomes import Outcome, groups, read_outcome
 from lengthen.experiments.compare.tables import results
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
-from lengthen.reporting.panels import panels_of
+from lengthen.reporting.panels import panels_of, pictured
+from lengthen.reporting.pictures import write_picture
 from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
 from lengthen.util.errors import SettingError
@@ -45,7 +46,6 @@ COLUMNS = (
     "largest ratio, probe",
     "tokens: times fewer",
 )
-PICTURED = ("Validation perplexity by token", "Loss ratio of the steps", "Length")
 
 SETTINGS: dict[str, Any] = {
     "variants": {
@@ -99,10 +99,7 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     tables = [part for part in lines(runs) if isinstance(part, Table)]
     tables.insert(1, table)
     write(out / "report.html", runs, title="lengthen demo", verdicts=sentences, tables=tables)
-    pictured = [panel for panel in panels_of(runs) if panel.title in PICTURED]
-    from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
-
-    (out / "picture.svg").write_bytes(draw(pictured, ".svg"))
+    write_picture(out / "picture.svg", pictured(panels_of(runs)))
     for shown in filter(None, (_narrow(table), times(runs))):
         console.print(printed(shown))
     for sentence in sentences:

@@ -39,14 +39,16 @@ FOOT = 0.03  # of the height: where a value that is not finite has its cross
 THOUSANDS = EngFormatter(sep="")
 
 
-def draw(panels: Sequence[Panel], kind: str) -> bytes:
+def draw(panels: Sequence[Panel], kind: str, among: Sequence[Panel] = ()) -> bytes:
     """Return the panels one below the other as a file of `kind`, ".svg" or ".png".
 
-    Every family has one look in all panels, and the legend above them explains it. In an SVG the
-    lines of a panel are groups with the ids `panel-0-curve-0` and so on.
+    Every family has the look that it has `among` panels, by default these, and the legend above
+    explains it. In an SVG the lines of a panel are groups with the ids `panel-0-curve-0` and so on.
     """
     panels = [_printable(panel.thinned(POINTS)) for panel in panels]
-    known = looks(panels)
+    keys = {curve.key for panel in panels for curve in panel.curves}
+    every = looks([_printable(panel) for panel in among] or panels)
+    known = {key: look for key, look in every.items() if key in keys}
     with style.context(STYLE), warnings.catch_warnings():
         # A letter that no font here has is a box in a PNG, and itself in an SVG.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)

@@ -112,8 +112,9 @@ def _places(path: Path, folder: Path) -> list[_Place]:
         return [_Place(whole, known, 1)]
     if not whole.is_dir():
         raise SettingError("RUN", "no such run, directory or log", str(path))
-    if below := [(run, run.relative_to(whole)) for run in _runs_below(whole)]:
-        return [_Place(run, known / inside, len(inside.parts)) for run, inside in below]
+    if below := [run.relative_to(whole) for run in _runs_below(whole)]:
+        shared = len(Path(os.path.commonpath(below)).parts) if len(below) > 1 else 0
+        return [_Place(whole / run, known / run, len(run.parts) - shared) for run in below]
     rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
     raise SettingError("RUN", rule, str(path))
 

@@ -18,8 +18,9 @@ from lengthen.reporting.curves import Panel, looks
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html_figures import DIGITS, extents, figure
 from lengthen.reporting.panels import panels_of, points_per_curve, timed_alone
+from lengthen.reporting.pictures import check_out
 from lengthen.util.disk import Disk
-from lengthen.util.errors import DataError, SettingError
+from lengthen.util.errors import DataError
 from lengthen.util.overwrite import check_file
 from lengthen.util.tables import Table
 
@@ -55,8 +56,7 @@ def write(
     (curves.Curve). Equal input gives equal bytes, about 5 MB of them the plotting script.
     Raises SettingError where `out` cannot be a file, StorageError where the disk refuses it.
     """
-    if out.is_dir() or not out.parent.is_dir():
-        raise SettingError("--out", "must be a file in a directory that exists", str(out))
+    check_out(out)
     must_be_ours(out)
     most = points_per_curve(len(runs))
     of_runs = panels_of(runs, families) if runs else []

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const PAPER = 680; // pixels of width on an A4 page or a letter
-  const [HEIGHT, LINE] = [280, 20]; // pixels: of a narrow figure, and of a name below it
+  const [HEIGHT, LINE] = [200, 22]; // pixels: of a narrow plot, and of a name below it
   const plots = [...document.querySelectorAll(".plotly-graph-div")];
   const log = (plot) => plot.layout.xaxis.type === "log";
   let following = false; // what a figure does because another did it goes no further
@@ -52,21 +52,26 @@
   button.addEventListener("click", () => theme(button.textContent === "Dark"));
   theme(matchMedia("(prefers-color-scheme: dark)").matches);
 
-  const BELOW = { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" };
-  // A narrow figure has its legend below.
-  const drawn = plots.map(({ layout: { legend, height } }) => ({ legend, height }));
-  function arrange(width, narrow) {
-    plots.forEach((plot, at) => {
-      const lines = [...new Set(plot.data.map((trace) => trace.name))].join("<br>").split("<br>");
-      const height = HEIGHT + LINE * lines.length;
-      Plotly.relayout(plot, { width, ...(narrow ? { legend: BELOW, height } : drawn[at]) });
-    });
-  }
+  // Beside a figure there is no room for its legend on a narrow screen: it goes below.
+  const drawn = plots.map(({ layout: { legend, height, margin } }) => ({ legend, height, margin }));
+  const below = (plot) => {
+    const names = [...new Set(plot.data.map((trace) => trace.name))].join("<br>").split("<br>");
+    const [above, beneath] = [30, 50 + LINE * names.length];
+    return {
+      legend: { orientation: "h", x: 0, y: -50 / HEIGHT, maxheight: 1 },
+      margin: { ...plot.layout.margin, t: above, b: beneath },
+      height: above + HEIGHT + beneath,
+    };
+  };
+  const arrange = (width, narrow) =>
+    plots.forEach((plot, at) =>
+      Plotly.relayout(plot, { width, ...(narrow ? below(plot) : drawn[at]) }),
+    );
   const narrow = matchMedia("(max-width: 700px)");
   const onScreen = () => arrange(null, narrow.matches);
   narrow.addEventListener("change", onScreen);
   if (narrow.matches) onScreen();
-  addEventListener("beforeprint", () => arrange(PAPER, true));
+  addEventListener("beforeprint", () => arrange(PAPER, false));
   addEventListener("afterprint", onScreen);
 
   // A figure for a paper: what is shown, on white, without buttons.

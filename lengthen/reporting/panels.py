@@ -20,6 +20,7 @@ AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of train
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
 LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
+PICTURED = ("Validation perplexity by token", "Loss ratio of the steps", "Length")
 MACHINE = ("device", "threads", "cores")  # of an environment: what seconds depend on
 
 
@@ -109,6 +110,11 @@ def _panel(plot: _Plot, text: str, curves: Sequence[Curve]) -> Panel:
         lesser=LESSER if is_ratio else (),
         log_y=plot.log or flattened(curves),
     )
+
+
+def pictured(panels: Sequence[Panel]) -> list[Panel]:
+    """Return those of the standard panels that say most in one picture."""
+    return [panel for panel in panels if panel.title.startswith(PICTURED)]
 
 
 def evaluation_panels(models: tables.Results) -> list[Panel]:
