@@ -1,6 +1,7 @@
 """Read checkpoints: every file is hashed before any tensor is used, and none is a pickle."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ def load_newest(
 
 
 def load_step(folder: Path, name: str, context: DistributedContext = SINGLE_PROCESS) -> Checkpoint:
-    """Return the checkpoint of that name and no other; raises CheckpointError."""
+    """Return the checkpoint of that name, also as `step-70` or `70`; raises CheckpointError."""
+    if short := re.fullmatch(r"(?:step-)?([0-9]{1,18})", name):
+        name = name_of(int(short[1]))
     path = folder / name
     if context.any_rank(not (NAME.fullmatch(name) and path.is_dir())):
         have = ", ".join(p.name for p in list_checkpoints(folder)) or "none"

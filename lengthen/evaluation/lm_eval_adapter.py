@@ -277,4 +277,4 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         rule = "tasks of lm-eval need the package lm_eval"
-        raise SettingError("--tasks", rule, hint="pip install 'lengthen[eval]'") from None
+        raise SettingError("--tasks", rule, hint="pip install lm-eval") from None

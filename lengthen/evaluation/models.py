@@ -99,7 +99,7 @@ class NamedModel:
         if config is None or config.data.path is None:
             rule = f"must name the token store that `valid` needs, since {self.name} names none"
             raise SettingError("--data", rule)
-        return open_store(config)
+        return open_store(config, "--data")
 
 
 @dataclass(frozen=True)

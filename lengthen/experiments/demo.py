@@ -28,7 +28,7 @@ from lengthen.reporting.panels import panels_of, pictured
 from lengthen.reporting.pictures import write_picture
 from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
-from lengthen.util.errors import SettingError
+from lengthen.util.errors import SettingError, StoppedError
 from lengthen.util.overwrite import check_directory
 from lengthen.util.tables import Table, printed
 
@@ -77,12 +77,13 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     console = Console()
     if text is not None and not text.is_file():
         raise SettingError("--text", "must be a file", str(text))
-    check_directory(out, "demo", _is_a_demos, overwrite=overwrite)
+    begun = not (out / "report.html").exists()  # of one that was stopped, the rest is trained
+    check_directory(out, "demo", _is_a_demos, overwrite=overwrite or begun)
     out.mkdir(parents=True, exist_ok=True)
     source = text if text is not None else library_text(out / "library.jsonl")
     what = str(text) if text is not None else f"the library of Python {platform.python_version()}"
     console.print(f"1. text    {what}, {source.stat().st_size:,} bytes")
-    prepare_store(source, out / "store", overwrite=overwrite)
+    prepare_store(source, out / "store", overwrite=True)
     console.print(f"2. store   {out / 'store'}")
     store, length = Store.open(out / "store"), SETTINGS["model"]["length"]
     epoch = (len(store.train) - 1) // length * length
@@ -91,7 +92,11 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     directories = [out / run.variant.replace(" ", "-") for run in comparison.runs]
     for run, directory in zip(comparison.runs, directories, strict=True):
         console.print(f"3. train   {run.variant}")
-        train(run.config, directory, overwrite=overwrite)
+        try:
+            train(run.config, directory, overwrite=overwrite, resume=None if overwrite else "auto")
+        except StoppedError as error:
+            rule = f"stopped in {directory}, which is saved"
+            raise StoppedError(error.signal, f"{rule}; the same command continues") from None
     ends = map(read_outcome, comparison.runs, directories)
     outcomes = [outcome for outcome in ends if outcome is not None]
     table, sentences = results(groups(comparison, outcomes), comparison.baseline), _parts(outcomes)

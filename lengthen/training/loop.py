@@ -254,12 +254,16 @@ class TrainingLoop:
             self._line.say(f"step {record.step} is not finite; skipped, weights untouched")
             return
         where = f"step {record.step} (length {record.length}, {record.tokens} tokens)"
-        way_out = "lower optimizer.learning_rate"
-        if self._checkpoints.step is not None:
-            way_out += ", or resume with --run.on_nonfinite skip"
+        again = f"resume from {self._checkpoints.last_name}"
+        if self._checkpoints.step is None:
+            again = "nothing was saved yet: train again, with --overwrite and"
+        way_out = f"{again} with a lower --optimizer.learning_rate"
+        if trainer.config.run.on_nonfinite == "skip":
+            where += f", and of the {in_a_row - 1} before,"
+        else:
+            way_out += " or with --run.on_nonfinite skip"
         raise UnstableError(
-            f"loss or gradient of {where} is not finite; weights are untouched, last checkpoint "
-            f"{self._checkpoints.last_name}; {way_out}"
+            f"loss or gradient of {where} is not finite; weights are untouched; {way_out}"
         )
 
     def _out_of_memory(self) -> MemoryLimitError:

