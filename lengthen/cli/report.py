@@ -11,9 +11,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="runs, folders of runs, or other logs"
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="instead of text a page, .html, or .svg or .png"
-    )
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="one page instead of text")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="each figure as SVG and PNG")
     parser.add_argument("--title", help="of the page (the runs' names)")
     parser.add_argument(

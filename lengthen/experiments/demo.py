@@ -24,8 +24,7 @@ from lengthen.experiments.compare.outcomes import Outcome, groups, read_outcome
 from lengthen.experiments.compare.tables import results
 from lengthen.reporting.gather import gather
 from lengthen.reporting.html import write
-from lengthen.reporting.panels import panels_of, pictured
-from lengthen.reporting.pictures import write_picture
+from lengthen.reporting.panels import panels_of
 from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
 from lengthen.util.errors import SettingError, StoppedError
@@ -46,6 +45,7 @@ COLUMNS = (
     "largest ratio, probe",
     "tokens: times fewer",
 )
+PICTURED = ("Validation perplexity by token", "Loss ratio of the steps", "Length")
 
 SETTINGS: dict[str, Any] = {
     "variants": {
@@ -104,7 +104,10 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     tables = [part for part in lines(runs) if isinstance(part, Table)]
     tables.insert(1, table)
     write(out / "report.html", runs, title="lengthen demo", verdicts=sentences, tables=tables)
-    write_picture(out / "picture.svg", pictured(panels_of(runs)))
+    pictured = [panel for panel in panels_of(runs) if panel.title in PICTURED]
+    from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
+
+    (out / "picture.svg").write_bytes(draw(pictured, ".svg"))
     for shown in filter(None, (_narrow(table), times(runs))):
         console.print(printed(shown))
     for sentence in sentences:

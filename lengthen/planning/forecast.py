@@ -16,8 +16,8 @@ from lengthen.planning.calibrate import LIMIT, Speed
 from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
 from lengthen.reporting import html as page
 from lengthen.reporting.curves import Curve, Panel
-from lengthen.reporting.pictures import PAGE, check_out, write_picture
 from lengthen.util.console import PLAIN_SECONDS
+from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
 from lengthen.util.tables import Table
 
@@ -26,6 +26,8 @@ NOTE = (
     "A factor is that of the first column."
 )
 SOON = 1.0  # seconds of planning before the first note
+PAGE = ".html"
+KINDS = (".svg", ".png", PAGE)  # of a picture
 TOKENS = "trained tokens"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
 
@@ -272,6 +274,14 @@ def _scale(most: float) -> tuple[float, str]:
     return 1000.0**power, PREFIXES[power]
 
 
+def check_out(out: Path) -> None:
+    """Raise SettingError where a picture cannot become the file `out`."""
+    if out.suffix not in KINDS:
+        raise SettingError("--out", f"must end in {', '.join(KINDS[:-1])} or {PAGE}", str(out))
+    if out.is_dir() or not out.parent.is_dir():
+        raise SettingError("--out", "must be a file in a directory that exists", str(out))
+
+
 def write(out: Path, forecasts: Sequence[Forecast]) -> None:
     """Write the panels as one SVG or PNG, or with the table as one page where `out` ends in .html.
 
@@ -279,7 +289,9 @@ def write(out: Path, forecasts: Sequence[Forecast]) -> None:
     """
     check_out(out)
     if out.suffix != PAGE:
-        write_picture(out, panels(forecasts))
+        from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
+
+        Disk().replace_file(out, draw(panels(forecasts), out.suffix))
         return
     title = f"Plan: {', '.join(one.name for one in forecasts)}"
     page.write(out, [], title=title, tables=[table(forecasts)], panels=panels(forecasts))

@@ -8,8 +8,7 @@ from typing import Any
 from lengthen.config.load import Source, load
 from lengthen.config.schema import Config
 from lengthen.distributed import per_rank
-from lengthen.planning.forecast import Forecast, forecasts, lines, table, write
-from lengthen.reporting.pictures import check_out
+from lengthen.planning.forecast import Forecast, check_out, forecasts, lines, table, write
 from lengthen.util import console
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError

@@ -48,15 +48,16 @@ def alike(runs: Sequence[NamedRun]) -> dict[str, list[NamedRun]]:
     for run in runs:
         without_seed = as_text(run.config) | {SEED: ""}
         groups.setdefault(tuple(sorted(without_seed.items())), []).append(run)
-    together = {}
-    for members in groups.values():
-        folders = {run.name.rpartition("/")[0] for run in members}
-        folder = folders.pop()
-        others = [run for run in runs if run.name.startswith(f"{folder}/") and run not in members]
-        first, more = members[0].name, len(members) - 1
-        name = f"{first} and {more} more" if more else first
-        together[folder if more and folder and not folders and not others else name] = members
-    return together
+    return {_shared_name(members, runs): members for members in groups.values()}
+
+
+def _shared_name(members: Sequence[NamedRun], runs: Sequence[NamedRun]) -> str:
+    first, more = members[0].name, len(members) - 1
+    folder = first.rpartition("/")[0] + "/"
+    inside = [run.name for run in runs if run.name.startswith(folder)]
+    if more and len(folder) > 1 and inside == [run.name for run in members]:
+        return folder[:-1]
+    return f"{first} and {more} more" if more else first
 
 
 def environment_tables(runs: Sequence[NamedRun]) -> list[Table]:

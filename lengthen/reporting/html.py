@@ -18,9 +18,8 @@ from lengthen.reporting.curves import Panel, looks
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html_figures import DIGITS, extents, figure
 from lengthen.reporting.panels import panels_of, points_per_curve, timed_alone
-from lengthen.reporting.pictures import check_out
 from lengthen.util.disk import Disk
-from lengthen.util.errors import DataError
+from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file
 from lengthen.util.tables import Table
 
@@ -28,13 +27,9 @@ OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
 # How a cell begins that is a number; a version or a hash is none.
 NUMBER = re.compile(r"[-+<>~]?\s*\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?x?(?!\S)")
 FIRST = 2  # verdicts that leave room for the final losses on the first screen; the rest is folded
-DOWNLOADS = "".join(
-    f'<button type="button" class="script" data-format="{kind.lower()}">{kind}</button>'
-    for kind in ("SVG", "PNG")
-)
-UNTIMED = (
-    "Nothing is drawn along seconds: not every run had a machine alone, or their machines differ."
-)
+DOWNLOAD = '<button type="button" class="script" data-format="{0}">{0}</button>'
+UNTIMED = "Nothing is drawn along seconds: runs shared a machine, or their machines differ."
+FOLDED = ("<details><summary><h2>{}</h2></summary>", "</details>")
 SCRIPTS = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -56,7 +51,8 @@ def write(
     (curves.Curve). Equal input gives equal bytes, about 5 MB of them the plotting script.
     Raises SettingError where `out` cannot be a file, StorageError where the disk refuses it.
     """
-    check_out(out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise SettingError("--out", "must be a file in a directory that exists", str(out))
     must_be_ours(out)
     most = points_per_curve(len(runs))
     of_runs = panels_of(runs, families) if runs else []
@@ -69,9 +65,9 @@ def write(
         [
             _header(title, runs),
             _verdicts(verdicts),
-            *(_section(table) for table in tables[:1]),
+            *(_table(table, "<section><h2>{}</h2>", "</section>") for table in tables[:1]),
             *_figures(shown),
-            *(_folded(table) for table in [*tables[1:], *last]),
+            *(_table(table, *FOLDED) for table in [*tables[1:], *last]),
             _footer(runs, shown, empty, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
@@ -135,17 +131,7 @@ def _verdicts(verdicts: Sequence[str]) -> str:
     )
 
 
-def _section(table: Table) -> str:
-    return f"<section><h2>{escape(table.title)}</h2>\n{_table(table)}</section>\n"
-
-
-def _folded(table: Table) -> str:
-    return (
-        f"<details><summary><h2>{escape(table.title)}</h2></summary>\n{_table(table)}</details>\n"
-    )
-
-
-def _table(table: Table) -> str:
+def _table(table: Table, before: str, after: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
     rows = ""
@@ -157,9 +143,11 @@ def _table(table: Table) -> str:
         for name, kind in zip(table.columns, ["", *kinds], strict=True)
     )
     note = f'<p class="note">{escape(table.note)}</p>\n' if table.note else ""
+    title = escape(table.title)
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(table.title)}"><table>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n{note}"
+        f"{before.format(title)}\n"
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}"><table>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n{note}{after}\n"
     )
 
 
@@ -178,6 +166,7 @@ def _figures(shown: Sequence[Panel]) -> Iterator[str]:
     yield '<noscript><p class="note">Figures need JavaScript; the rest does not.</p></noscript>\n'
     yield f"<script>{_plotly('offline').get_plotlyjs()}</script>\n"
     known, extent = looks(shown), extents(shown)
+    downloads = "".join(map(DOWNLOAD.format, ("SVG", "PNG")))
     config = {"displaylogo": False, "responsive": True}
     for number, panel in enumerate(shown):
         plot = _plotly("io").to_html(
@@ -188,7 +177,7 @@ def _figures(shown: Sequence[Panel]) -> Iterator[str]:
             validate=False,  # a test does it
             div_id=f"plot-{number}",
         )
-        title = f"<h3>{escape(panel.title)}</h3>{DOWNLOADS}"
+        title = f"<h3>{escape(panel.title)}</h3>{downloads}"
         yield f'<figure id="figure-{number}"><figcaption>{title}</figcaption>\n{plot}</figure>\n'
     yield "</section>\n"
 
@@ -206,9 +195,8 @@ def _footer(
     runs: Sequence[NamedRun], panels: Sequence[Panel], empty: Sequence[str], most: int
 ) -> str:
     notes = [f"Nothing was recorded for: {'; '.join(empty)}."] if empty else []
-    if not timed_alone(runs):
-        notes.append(UNTIMED)
     notes += [
+        *([] if timed_alone(runs) else [UNTIMED]),
         f"Curves have at most {most} points: of each stretch the first, the lowest and the "
         f"highest. Numbers in figures have {DIGITS} significant digits. A cross at the foot of a "
         "figure marks a value that was not finite.",

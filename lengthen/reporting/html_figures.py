@@ -18,7 +18,7 @@ DIGITS = 6  # significant ones of what is not a whole number
 FEW_POINTS = 20  # of a curve, that are shown as such
 FEW_CURVES = 8  # as many leave room for thick lines
 HEIGHT, LEGEND_LINE = 320, 20  # pixels: of a figure, and of a line of its legend
-LEGEND_LETTERS = 24  # of a name, in a line of the legend
+LEGEND_LETTERS = 30  # of a name, in a line of the legend
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 # With so few ticks plotly marks 1, 2 and 5 of a decade, and not all nine.
@@ -134,7 +134,8 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         "margin": {"l": 60, "r": 42, "t": 30, "b": 46},
         "font": FONT,
         "hovermode": "closest",
-        "legend": {"x": 1.05, "y": 1},  # beside the figure; the script puts it below a narrow one
+        # Beside the figure; the script puts it below a narrow one.
+        "legend": {"x": 1.05, "y": 1, "maxheight": 1, "tracegroupgap": 0},
         "showlegend": True,
         "updatemenus": [_toggle("x", panel.log_x, "right"), _toggle("y", panel.log_y, "left")],
         "paper_bgcolor": CLEAR,

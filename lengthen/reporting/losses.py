@@ -64,9 +64,9 @@ def _row(name: str, members: Sequence[NamedRun]) -> tuple[str, ...]:
 
 def _bits(members: Sequence[NamedRun], loss: float) -> str:
     """Return loss * tokens / (bytes * ln 2), of the validation part that all members read."""
-    counts = {(run.environment.get(TOKENS), run.environment.get(BYTES)) for run in members}
-    ((tokens, size), *others) = counts
-    if others or not (_is_count(tokens) and _is_count(size)):
+    first, *others = ([run.environment.get(name) for name in (TOKENS, BYTES)] for run in members)
+    tokens, size = first
+    if any(other != first for other in others) or not (_is_count(tokens) and _is_count(size)):
         return UNRECORDED
     return f"{loss * tokens / (size * math.log(2)):.3f}"
 

@@ -58,15 +58,18 @@
     const names = [...new Set(plot.data.map((trace) => trace.name))].join("<br>").split("<br>");
     const [above, beneath] = [30, 50 + LINE * names.length];
     return {
-      legend: { orientation: "h", x: 0, y: -50 / HEIGHT, maxheight: 1 },
+      legend: { orientation: "h", x: 0, y: -50 / HEIGHT, maxheight: 1, tracegroupgap: 0 },
       margin: { ...plot.layout.margin, t: above, b: beneath },
       height: above + HEIGHT + beneath,
     };
   };
-  const arrange = (width, narrow) =>
-    plots.forEach((plot, at) =>
-      Plotly.relayout(plot, { width, ...(narrow ? below(plot) : drawn[at]) }),
-    );
+  function arrange(width, narrow) {
+    plots.forEach((plot, at) => {
+      const change = narrow ? below(plot) : drawn[at];
+      plot.style.height = `${change.height}px`; // plotly fills what is around it
+      Plotly.relayout(plot, { width, ...change });
+    });
+  }
   const narrow = matchMedia("(max-width: 700px)");
   const onScreen = () => arrange(null, narrow.matches);
   narrow.addEventListener("change", onScreen);
@@ -75,15 +78,15 @@
   addEventListener("afterprint", onScreen);
 
   // A figure for a paper: what is shown, on white, without buttons.
-  const PLAIN = { updatemenus: [], paper_bgcolor: "#fff", plot_bgcolor: "#fff", width: 720, height: 400 };
-  for (const button of document.querySelectorAll("[data-format]")) {
+  const paper = { width: 720, height: 400, paper_bgcolor: "white", updatemenus: [] };
+  const download = ({ target: button }) => {
     const figure = button.closest("figure");
-    const [plot, filename] = [figure.querySelector(".plotly-graph-div"), figure.querySelector("h3").textContent];
-    button.addEventListener("click", () => {
-      const data = plot.data.filter((trace) => trace.visible !== "legendonly");
-      const { format } = button.dataset;
-      const shown = { data, layout: { ...plot.layout, legend: drawn[plots.indexOf(plot)].legend, ...PLAIN } };
-      Plotly.downloadImage(shown, { format, filename, width: 720, height: 400, scale: format === "png" ? 3 : 1 });
-    });
-  }
+    const plot = figure.querySelector(".plotly-graph-div");
+    const { legend } = drawn[plots.indexOf(plot)];
+    const data = plot.data.filter((trace) => trace.visible !== "legendonly");
+    const [format, filename] = [button.dataset.format.toLowerCase(), figure.innerText.split("\n")[0]];
+    const shown = { data, layout: { ...plot.layout, ...paper, legend } };
+    Plotly.downloadImage(shown, { ...paper, format, filename, scale: format === "png" ? 3 : 1 });
+  };
+  document.querySelectorAll("[data-format]").forEach((button) => (button.onclick = download));
 })();

@@ -1,7 +1,7 @@
 """The panels that every report has, made from what the runs wrote down."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,7 +20,6 @@ AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of train
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
 LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
-PICTURED = ("Validation perplexity by token", "Loss ratio of the steps", "Length")
 MACHINE = ("device", "threads", "cores")  # of an environment: what seconds depend on
 
 
@@ -89,13 +88,10 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
 
 def timed_alone(runs: Sequence[NamedRun]) -> bool:
     """Return whether the seconds of the runs compare: each had the machine alone, and one alike."""
-    machines = {tuple(_machine(run.environment)) for run in runs}
+    facts = ([str(run.environment.get(name)) for name in MACHINE] for run in runs)
+    # A GPU's name without its number.
+    machines = {tuple(fact.rpartition(", ")[-1] for fact in of_run) for of_run in facts}
     return all(run.alone for run in runs) and len(machines) < 2
-
-
-def _machine(environment: Mapping[str, object]) -> Iterator[str]:
-    values = (str(environment.get(name)) for name in MACHINE)
-    return (value.rpartition(", ")[-1] for value in values)  # without the number of a card
 
 
 def _panel(plot: _Plot, text: str, curves: Sequence[Curve]) -> Panel:
@@ -110,11 +106,6 @@ def _panel(plot: _Plot, text: str, curves: Sequence[Curve]) -> Panel:
         lesser=LESSER if is_ratio else (),
         log_y=plot.log or flattened(curves),
     )
-
-
-def pictured(panels: Sequence[Panel]) -> list[Panel]:
-    """Return those of the standard panels that say most in one picture."""
-    return [panel for panel in panels if panel.title.startswith(PICTURED)]
 
 
 def evaluation_panels(models: tables.Results) -> list[Panel]:

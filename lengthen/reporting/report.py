@@ -1,21 +1,24 @@
-"""Report on runs: as text, as one page, or as pictures."""
+"""Report on runs: as text, as one page, as figures."""
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from lengthen.reporting import html
 from lengthen.reporting.comparability import alike
+from lengthen.reporting.curves import Panel
 from lengthen.reporting.gather import NamedRun, gather
-from lengthen.reporting.panels import evaluation_panels, panels_of, pictured
-from lengthen.reporting.pictures import PICTURES, check_out, write_picture, write_pictures
+from lengthen.reporting.panels import evaluation_panels, panels_of
 from lengthen.reporting.text import lines
-from lengthen.util.disk import PathOrPaths, as_paths, optional_path
-from lengthen.util.errors import SettingError
+from lengthen.run.packed import SUFFIX
+from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path, storage_errors
+from lengthen.util.errors import SettingError, printable
 from lengthen.util.tables import Printable, Table
+
+LETTERS = 80  # of a figure's title, in a file's name
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Report(Printable):
 
     runs: tuple[NamedRun, ...]  # the first is the baseline
     lines: tuple[Table | str, ...]  # lines and tables, in the order that they are printed
-    page: Path | None  # where it was written as a page, or drawn
+    page: Path | None  # where it was written as a page
 
     @property
     def parts(self) -> tuple[Table | str, ...]:
@@ -46,8 +49,7 @@ def report(
     `runs` are directories of runs, directories that hold some, packed studies, or other trainers'
     logs, whose CSV or JSONL `columns` translate, as {"step": "iteration", "loss": "train/loss"}.
     `losses` are validation losses, in nats, that runs are timed to. `out` is a page to write, with
-    `title`, or a picture of the main figures, by its ending; `figures` is a directory that gets
-    every figure as SVG and PNG. Raises SettingError and DataError.
+    `title`; `figures` is a directory that gets every figure as SVG and PNG. Raises SettingError and DataError.
 
     >>> report = lengthen.report("runs/first", out="first.html")
     >>> print(report.lines[0])
@@ -59,25 +61,25 @@ def report(
         if not isinstance(loss, int | float) or not math.isfinite(loss):
             raise SettingError("--losses", "must be finite numbers of nats", loss)
     page, folder = optional_path("out", out), optional_path("figures", figures)
-    if page is not None:
-        check_out(page)
-    gathered = gather(as_paths("runs", runs), columns)
+    if page is not None and page.suffix != ".html":
+        hint = "--figures DIR writes each figure as SVG and PNG"
+        raise SettingError("--out", "must end in .html", str(page), hint)
+    paths = as_paths("runs", runs)
+    gathered = gather(paths, columns)
     groups = alike(gathered).items()
     families = {run.name: name for name, members in groups for run in members if run.config}
     content = tuple(lines(gathered, losses, families))
     measured = evaluation_panels({run.name: run.results for run in gathered})
-    every = [*measured, *panels_of(gathered, families)] if folder or _is_picture(page) else []
     if folder is not None:
-        write_pictures(folder, every)
-    if _is_picture(page):
-        write_picture(page, pictured(every), every)
-    elif page is not None:
-        paths, more = as_paths("runs", runs), f" and {len(gathered) - 1} more"
-        name = paths[0].name.removesuffix(SUFFIX) if len(paths) == 1 else gathered[0].name + more
+        _draw(folder, [*measured, *panels_of(gathered, families)])
+    if page is not None:
+        several = f"{gathered[0].name} and {len(gathered) - 1} more"
+        if len(paths) == 1:
+            several = printable(paths[0].resolve().name.removesuffix(SUFFIX))
         html.write(
             page,
             gathered,
-            title=title or name,
+            title=title or (several if len(gathered) > 1 else gathered[0].name),
             verdicts=[part for part in content if isinstance(part, str) and part[:1] != " "],
             tables=[part for part in content if isinstance(part, Table)],
             panels=measured,
@@ -86,5 +88,16 @@ def report(
     return Report(tuple(gathered), content, page)
 
 
-def _is_picture(out: Path | None) -> TypeGuard[Path]:
-    return out is not None and out.suffix in PICTURES
+def _draw(folder: Path, panels: Sequence[Panel]) -> None:
+    """Write each panel with a curve as an SVG and a PNG into `folder`; raises SettingError."""
+    from lengthen.reporting.figures import UNDATED, draw  # matplotlib, which nothing else waits for
+
+    if folder.exists() and not folder.is_dir():
+        raise SettingError("--figures", "must be a directory", str(folder))
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    shown = [panel for panel in panels if any(curve.points for curve in panel.curves)]
+    for number, panel in enumerate(shown, 1):
+        name = f"{number:02}-{re.sub('[^a-z0-9]+', '-', panel.title.lower())[:LETTERS].strip('-')}"
+        for kind in UNDATED:
+            Disk().replace_file(folder / f"{name}{kind}", draw([panel], kind, shown))
