@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from lengthen.evaluation.evaluate import evaluate
     from lengthen.exchange.pretrained import load
     from lengthen.experiments.compare.compare import compare
+    from lengthen.experiments.plans import plan
     from lengthen.experiments.tune.tune import tune
     from lengthen.integrations.data_plan import DataPlan
     from lengthen.integrations.plain import BatchStream
     from lengthen.integrations.run_log import RunLog
-    from lengthen.planning.plans import plan
     from lengthen.reporting.report import report
     from lengthen.run.metrics import read_metrics
     from lengthen.training.start import resume, train
@@ -57,11 +57,11 @@ _MODULES = {
     "evaluation.evaluate": ("evaluate",),
     "exchange.pretrained": ("load",),
     "experiments.compare.compare": ("compare",),
+    "experiments.plans": ("plan",),
     "experiments.tune.tune": ("tune",),
     "integrations.data_plan": ("DataPlan",),
     "integrations.plain": ("BatchStream",),
     "integrations.run_log": ("RunLog",),
-    "planning.plans": ("plan",),
     "reporting.report": ("report",),
     "run.metrics": ("read_metrics",),
     "training.start": ("resume", "train"),

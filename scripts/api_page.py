@@ -23,7 +23,7 @@ SECTIONS = {
 RESULTS = [
     "data.prepare.Summary",
     "training.loop.RunSummary",
-    "planning.plans.Plans",
+    "experiments.plans.Plans",
     "planning.forecast.Forecast",
     "planning.plan.Plan",
     "experiments.compare.compare.ComparisonResult",

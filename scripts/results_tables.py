@@ -2,9 +2,10 @@
 
     python scripts/results_tables.py
 
-A block begins with `<!-- tables: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
-`tables` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the same
-pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study, NAME.tar.xz.
+A block begins with `<!-- results: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
+`results` it may ask for the `verdicts` or `causes` of one file, or, `repeated`, for the estimates
+of the same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study,
+NAME.tar.xz. A column that says the same in every row is left out; the JSON files have everything.
 """
 
 import json
@@ -18,28 +19,26 @@ from lengthen.reporting.gather import gather
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
-    r"<!-- (tables|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
+    r"<!-- (results|verdicts|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
 )
-COLUMNS = {  # of each table, what the page on results shows
-    "Results at the end of an equal budget": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-    "Verdicts": (0, 1, 2, 3, 4, 6),
-    "Instability": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
-}
+NOT_SHOWN = ("stable seeds", "seeds")
+OURS = ("checkpoint", "lambada", "wikitext103", "valid", "baseline", "slw")
 
 
-def markdown(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of every table that the page shows."""
-    for table in facts["tables"]:
-        title = table["title"]
-        if title in COLUMNS or title.startswith("Along "):
-            yield from _table(facts, table, COLUMNS.get(title, range(len(table["columns"]))))
+def results(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of results."""
+    yield from _table(facts, "Results at the end of an equal budget")
+
+
+def verdicts(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of verdicts."""
+    yield from _table(facts, "Verdicts")
 
 
 def causes(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the tables of the second moment and the gradient."""
-    for title in ("The largest values of a run", "What goes with the loss ratio"):
-        table = _called(facts, title)
-        yield from _table(facts, table, range(len(table["columns"])))
+    """Yield the lines of the tables of the second moment and the gradient, in the same step."""
+    yield from _table(facts, "The largest values of a run")
+    yield from _table(facts, "What goes with the loss ratio", only=("steps later", "0"))
 
 
 def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
@@ -47,11 +46,21 @@ def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
     return found
 
 
-def _table(facts: dict[str, Any], table: dict[str, Any], kept: Sequence[int]) -> Iterator[str]:
-    yield f"**{table['title']}** (`{facts['name']}.toml`)\n"
-    yield _row([table["columns"][n] for n in kept])
+def _table(facts: dict[str, Any], title: str, only: tuple[str, str] | None = None) -> Iterator[str]:
+    table = _called(facts, title)
+    columns, rows = table["columns"], table["rows"]
+    if only:
+        rows = [row for row in rows if row[columns.index(only[0])] == only[1]]
+    kept = [
+        n
+        for n, name in enumerate(columns)
+        if name not in NOT_SHOWN
+        and (name == "verdict" or len(rows) == 1 or len({row[n] for row in rows}) > 1)
+    ]
+    yield f"**{title}** (`{facts['name']}.toml`)\n"
+    yield _row([columns[n] for n in kept])
     yield "|" + "---|" * len(kept)
-    for row in table["rows"]:
+    for row in rows:
         yield _row([row[n] for n in kept])
     yield ""
 
@@ -89,14 +98,14 @@ def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
 
 
 def judged(study: Path) -> Iterator[str]:
-    """Yield the lines of the tables of what tasks say about runs, with the conventions below."""
+    """Yield the lines of the tables of what the tasks of ours say about runs."""
     variants = {run.name.split("/")[1]: run.results for run in gather([study])}
     for table in tables(variants):
         yield f"**{table.title}**\n"
         yield _row(table.columns)
         yield "|" + "---|" * len(table.columns)
-        yield from map(_row, table.rows)
-        yield f"\n{table.note}\n"
+        yield from (_row(row) for row in table.rows if row[0].startswith(OURS))
+        yield ""
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -104,7 +113,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
-    "tables": markdown,
+    "results": results,
+    "verdicts": verdicts,
     "causes": causes,
     "repeated": repeated,
 }

@@ -34,6 +34,8 @@ class NaiveLedger:
 
     def take(self, rows: int, length: int) -> list[Token]:
         tokens: list[Token] = []
+        if self.leftovers == "in_place":  # what steps at full length read
+            rows, length = rows * length // self.full_length, self.full_length
         while len(tokens) < rows * length:
             tokens += self._next(len(tokens), length)
         self.takes += 1

@@ -5,9 +5,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lengthen.util.errors import SettingError, nearest
+
+if TYPE_CHECKING:
+    from lengthen.util.tables import Printable
 
 Settings = dict[str, Any]  # by dotted name, before they are checked
 
@@ -49,10 +52,10 @@ class Command:
     takes_settings: bool = False
 
 
-def print_on_rank_zero(summary: object) -> int:
+def print_on_rank_zero(summary: "Printable") -> int:
     """Print what a run came to, once for all ranks; return the exit code."""
     if os.environ.get("RANK", "0") == "0":
-        print(summary)
+        summary.print()
     return 0
 
 

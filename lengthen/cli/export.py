@@ -16,14 +16,14 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.exchange.export import export
     from lengthen.util.console import say
-    from lengthen.util.tables import two_columns
+    from lengthen.util.tables import facts, show
 
     out = options.out
     name, notes = export(
         options.run, out, checkpoint=options.checkpoint, overwrite=options.overwrite
     )
     say(notes)
-    print(two_columns([("checkpoint", name), ("folder", str(out))]))
+    show([facts([("checkpoint", name), ("folder", str(out))])])
     return 0
 
 

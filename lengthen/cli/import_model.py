@@ -30,7 +30,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     start_computing(options)
     from lengthen.training.import_pretrained import import_pretrained
     from lengthen.util.console import say
-    from lengthen.util.tables import two_columns
+    from lengthen.util.tables import facts, show
 
     notes = import_pretrained(
         options.folder,
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         overwrite=options.overwrite,
     )
     say(notes)
-    print(two_columns([("run", str(options.out)), ("checkpoint", "step-00000000")]))
+    show([facts([("run", str(options.out)), ("checkpoint", "step-00000000")])])
     return 0
 
 

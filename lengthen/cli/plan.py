@@ -25,13 +25,15 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from lengthen.config.load import load
+    from lengthen.config.load import load, nested, with_data
+    from lengthen.experiments.compare.file import variants_in
 
     ranks = _ranks(options.ranks)
-    for recipe in options.recipes:
-        load(recipe, settings, data=options.data)  # before torch: a mistake in it waits for nothing
+    for recipe in options.recipes:  # before torch: a mistake in it waits for nothing
+        if not variants_in(recipe, with_data(nested(settings), options.data)):
+            load(recipe, settings, data=options.data)
     start_computing(options)
-    from lengthen.planning.plans import plan
+    from lengthen.experiments.plans import plan
 
     plan(
         *options.recipes,

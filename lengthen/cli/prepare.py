@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     own = ("command", "alone")
     named = {name: value for name, value in vars(options).items() if name not in own}
     try:
-        print(prepare(named.pop("sources"), named.pop("out"), **named))
+        prepare(named.pop("sources"), named.pop("out"), **named).print()
     except SettingError as error:
         if error.setting not in vars(options):
             raise

@@ -13,7 +13,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     import tomli_w
 
     from lengthen.config.load import with_recipe
-    from lengthen.util.tables import console, print_to
+    from lengthen.util.tables import show
 
     if options.recipe is not None:
         text = tomli_w.dumps(with_recipe({"recipe": options.recipe}))
@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     start_computing(options)
     from lengthen.planning.recipes import recipes
 
-    print_to(console(), [recipes()])
+    show([recipes()])
     return 0
 
 

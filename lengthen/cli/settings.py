@@ -11,9 +11,9 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.config.reference import explained
-    from lengthen.util.tables import console, print_to
+    from lengthen.util.tables import show
 
-    print_to(console(), explained(options.table))
+    show(explained(options.table))
     return 0
 
 

@@ -11,25 +11,37 @@ from lengthen.cli.command import (
     start_computing,
 )
 from lengthen.config.recipes import RECIPES
+from lengthen.util.errors import SettingError
 
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="where it goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
     parser.add_argument(
         "--resume", choices=("auto",), help="continue the same run if it is there, for launchers"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print all settings as TOML; train and write nothing"
+    )
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load
+    from lengthen.data.open_store import open_store, with_store
     from lengthen.util.console import say
 
+    if options.out is None and not options.dry_run:
+        raise SettingError("--out", "is missing", None, "give a directory for the run")
     config, notes = load(options.recipe, settings, data=options.data)
     say(notes)
+    if options.dry_run:
+        # As config.toml will have them, but for what the device decides when the run starts.
+        known = config if config.data.path is None else with_store(config, open_store(config))
+        print(known.to_toml(), end="")
+        return 0
     start_computing(options)
     from lengthen.training.start import train
 
@@ -48,6 +60,7 @@ COMMAND = Command(
     """
   lengthen train laptop-10min --data store --out runs/first
   lengthen train my.toml --data store --out runs/second --pacing.start 8 --pacing.duration 200
+  lengthen train my.toml --data store --dry-run               what all settings come to
   lengthen train runs/first/config.toml --out runs/again      the same run once more
   torchrun --nproc-per-node 4 -m lengthen train gpt2-117m --data store --out run --resume auto
 """,

@@ -12,9 +12,9 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.checkpoint.verify import verify
+    from lengthen.util.tables import show
 
-    for text in verify(options.path):
-        print(text)
+    show(verify(options.path))
     return 0
 
 

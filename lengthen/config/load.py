@@ -147,7 +147,7 @@ def _warnings(config: Config) -> list[str]:
 def build(tables: Tables) -> Config:
     """Check plain tables; raises SettingError for the first mistake."""
     try:
-        return Config.model_validate(_with_pacing_defaults(tables))
+        return Config.model_validate(_with_pacing_defaults(tables)).with_duration()
     except ValidationError as error:
         raise first_mistake(error) from None
 
@@ -175,7 +175,7 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
         table = merged.get(name)
         if isinstance(change, dict) and isinstance(table, dict):
             notes += _make_room(name, table, change)
-            notes += _lower_minimum(name, table, change)
+            notes += _keep_share_of_peak(name, table, change)
             table.update(change)
         else:
             merged[name] = change
@@ -194,17 +194,16 @@ def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
 
 
-def _lower_minimum(name: str, table: Tables, change: Tables) -> list[str]:
-    """Keep the minimum of the rate its share of the peak, where a new peak falls below it."""
+def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
+    """Let the minimum of the rate follow a new peak: 0 and a rate that is constant stay that."""
     if name != "optimizer" or "min_learning_rate" in change:
         return []
-    rates = (change.get("learning_rate"), table.get("learning_rate"))
-    peak, before = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
-    minimum = table.get("min_learning_rate")
-    if not isinstance(minimum, float | int) or not 0 < peak < minimum <= before:
+    rates = *(one.get("learning_rate") for one in (change, table)), table.get("min_learning_rate")
+    peak, before, minimum = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    if peak in (0, before) or not 0 < minimum <= before:
         return []
-    lowered = table["min_learning_rate"] = float(f"{peak * minimum / before:.6g}")
-    return [f"optimizer.min_learning_rate was above the new peak, lowered with it to {lowered:g}"]
+    follows = table["min_learning_rate"] = min(peak, float(f"{peak * minimum / before:.6g}"))
+    return [f"optimizer.min_learning_rate follows the new peak: {follows:g}"]
 
 
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ load.py.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from decimal import Decimal, DecimalException
 from fractions import Fraction
@@ -22,10 +23,11 @@ from pydantic import (
 )
 
 from lengthen.config.names import other_name
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, Schedule
+from lengthen.core.schedule import Hold, Schedule, with_duration
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
@@ -55,6 +57,13 @@ def parse_count(value: object) -> object:
     return int(number)
 
 
+def parse_list(value: object) -> Sequence[object]:
+    """Turn "256,4K", as a command line has it, and a single number into the list that is meant."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.strip("[]").split(",")]
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def no_bool(value: object) -> object:
     """Refuse true and false where a number is meant."""
     if isinstance(value, bool):
@@ -78,12 +87,14 @@ def known_device(value: object) -> object:
 
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
+LISTS = ("values", "boundaries")  # settings of a pacing with several numbers
 
 # Each with the word for it in the reference.
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST), "count"]
 CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST), "count or 0"]
 Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0), "number"]
 Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1), "share"]
+Betas = Annotated[tuple[Share, Share], BeforeValidator(parse_list)]
 
 
 def read_pacing(table: object) -> object:
@@ -113,9 +124,11 @@ def read_pacing(table: object) -> object:
 def _pacing_value(name: str, value: object) -> Any:
     if name in ("kind", "of"):
         return value
+    if name == "duration" and isinstance(value, str) and "%" in value:
+        return BudgetShare(value)
     try:
-        if isinstance(value, list | tuple):
-            return tuple(parse_count(item) for item in value)
+        if name in LISTS:
+            return tuple(map(parse_count, parse_list(value)))
         return parse_count(value)
     except ValueError as error:
         raise SettingError(name, str(error), value) from None
@@ -171,7 +184,9 @@ class Batch(Table):
         Count | Literal["auto"], Doc("most in one forward pass; auto: what fits", "tokens")
     ] = "auto"
     hold: Annotated[Hold, Doc("what stays constant while the length is paced")] = "rows"
-    leftovers: Annotated[Leftovers, Doc("unread rests of sequences: read later or not")] = "requeue"
+    leftovers: Annotated[
+        Leftovers, Doc("rests of sequences: read later, dropped, or read in the same step as rows")
+    ] = "requeue"
     reuse_after: Annotated[Count, Field(le=10**6), Doc("before a leftover is read", "steps")] = 64
 
 
@@ -179,12 +194,14 @@ class Optimizer(Table):
     """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
-    min_learning_rate: Annotated[Number, Doc("where the cosine ends, at most the peak")] = 0.0
+    min_learning_rate: Annotated[
+        Number, Doc("where the cosine ends, at most the peak", default="a tenth of the peak")
+    ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
     decay_tokens: Annotated[
         Count | None, Doc("length of the cosine", "trained tokens", "the budget")
     ] = None
-    betas: Annotated[tuple[Share, Share], Doc("decay of the first and second moment")] = (0.9, 0.95)
+    betas: Annotated[Betas, Doc("decay of the first and second moment")] = (0.9, 0.95)
     epsilon: Annotated[Number, Field(gt=0), Doc("of AdamW's denominator")] = 1e-8
     weight_decay: Annotated[Number, Doc("on matrices, not on biases, gains or positions")] = 0.1
     decay_positions: Annotated[bool, Doc("weight decay on the position table too")] = False
@@ -286,13 +303,19 @@ class Config(Table):
             raise SettingError("budget.epochs", rule, self.budget.epochs)
         return self
 
+    def with_duration(self) -> "Config":
+        """Return it with its pacing's duration in steps, where its budget is in tokens."""
+        if self.budget.tokens is None:
+            return self
+        return self.model_copy(update={"pacing": self.schedule().pacing})
+
     def schedule(self, sequences: int | None = None) -> Schedule:
         """Return what decides every step; `sequences` is N, which `budget.epochs` needs.
 
         Raises SettingError where the budget is shorter than one step.
         """
         if self.budget.tokens is not None:
-            return self._schedule_of(self.budget.tokens)
+            return with_duration(self._schedule_of(self.budget.tokens))
         if sequences is None or self.budget.epochs is None:
             raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
@@ -300,7 +323,7 @@ class Config(Table):
         schedule = self._schedule_of(tokens)
         for _, rule, _ in schedule.mistakes():
             raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
-        return schedule
+        return with_duration(schedule)
 
     def _schedule_of(self, budget: int) -> Schedule:
         return Schedule(
@@ -308,6 +331,7 @@ class Config(Table):
             full_length=self.model.length,
             rows=self.batch.rows,
             hold=self.batch.hold,
+            leftovers=self.batch.leftovers,
             budget=budget,
             learning_rate=self.optimizer.learning_rate,
             min_learning_rate=self.optimizer.min_learning_rate,

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from operator import index
 from typing import ClassVar, Literal, SupportsIndex, TypeAlias
 
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.pacing import Fixed, Pacing, check_of, check_whole
 from lengthen.core.settings import Of
 from lengthen.util.errors import SettingError
@@ -100,4 +101,5 @@ def settings_of(pacing: Pacing | Custom) -> dict[str, object]:
     """Return the table of a settings file; of a function it has the name alone."""
     if isinstance(pacing, Custom):
         return {"kind": "custom", "of": pacing.of, "function": pacing.name, "end": pacing.end}
-    return asdict(pacing)
+    settings = asdict(pacing).items()
+    return {name: v.text if isinstance(v, BudgetShare) else v for name, v in settings}

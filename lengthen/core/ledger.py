@@ -5,7 +5,14 @@ of neighbouring positions that were treated alike. So its size does not depend o
 every rank computes the same blocks without asking another.
 
 The paper drops what a short step does not read of a sequence; `leftovers="requeue"` reads it later,
-so that over an epoch each of the N * L tokens is an input exactly once.
+so that over an epoch each of the N * L tokens is an input exactly once. With "in_place" a step
+reads whole sequences, cut into rows of its length: just what a full-length step would read.
+
+Rows cut in place are the rows of SkyLadder (arXiv:2503.15450), which keeps its sequences whole and
+lets attention see one window of each: with rotary positions, which know distances alone, and its
+block-causal mask both give the same losses and gradients where the window divides L. Its code
+(sail-sg/SkyLadder@8ef4156, lit_gpt/packed_dataset.py) also takes windows that do not, and leaves a
+shorter one at the end of each sequence; it widens them by 1 token each i-th step, from 32 on.
 """
 
 from bisect import bisect_left
@@ -19,7 +26,7 @@ import numpy as np
 
 from lengthen.util.errors import CheckpointError, SettingError, nearest
 
-Leftovers = Literal["requeue", "drop"]
+Leftovers = Literal["requeue", "drop", "in_place"]
 State = dict[str, Any]
 
 
@@ -115,14 +122,15 @@ class Ledger:
         """Return what the next step reads, rows * length tokens, and the ledger after it.
 
         This ledger stays as it is, so that a step can be repeated. Costs as much as the stretches
-        that it touches, not the rows. Raises SettingError for less than one row or token, or for a
-        length above the full one.
+        that it touches, not the rows. Raises SettingError for less than one row or token, for a
+        length above the full one, and with "in_place" for rows that are no whole sequences.
         """
         rows, length = index(rows), index(length)  # numpy's integers would not go into JSON
         if rows < 1:
             raise SettingError("rows", "must be at least 1", rows)
         if not 1 <= length <= self.full_length:
             raise SettingError("length", f"must be from 1 to {self.full_length}", length)
+        rows, length = self._uncut(rows, length)
         ledger, blocks, missing = self._settled(), [], rows * length
         while missing:
             block, ledger = ledger._read(missing, length)
@@ -130,13 +138,26 @@ class Ledger:
             missing -= block.tokens
         return tuple(blocks), replace(ledger, takes=self.takes + 1)
 
+    def _uncut(self, rows: int, length: int) -> tuple[int, int]:
+        """Return the rows and the length that are read; in place those of whole sequences."""
+        if self.leftovers != "in_place":
+            return rows, length
+        pieces, rest = divmod(self.full_length, length)
+        if rest:
+            raise SettingError("length", f"must divide {self.full_length} in place", length)
+        if rows % pieces:
+            raise SettingError("rows", f"must be a multiple of {pieces} in place", rows)
+        return rows // pieces, self.full_length
+
     def after(self, rows: int, length: int, steps: int) -> "Ledger":
         """Return the ledger after so many equal takes, whole epochs skipped.
 
-        For steps at full length, or with "drop", where no sequence waits for another step and only
-        the number of rows matters. All counts are exact; the ages of a queue are those of one take.
+        For steps at full length, or without "requeue", where no sequence waits for another step and
+        only the number of rows matters. All counts are exact; the ages of a queue are those of one
+        take.
         """
-        assert length == self.full_length or self.leftovers == "drop"
+        assert length == self.full_length or self.leftovers != "requeue"
+        rows, length = self._uncut(rows, length)
         total, ledger, skipped = rows * steps, self, 0
         if total > 2 * self.sequences:
             # One epoch later, nothing is left of what shorter steps have left.

@@ -3,7 +3,8 @@
 Every kind keeps one contract: the value lies in [start, end] and never decreases; it is a multiple
 of `multiple`, where it has one, but for a start or an end that is none; where start < end and
 duration > 0 it is `start` at step 0, below `end` before step `duration`, and exactly `end` from
-then on. The adaptive one has no duration: what it observes decides, in `max_hold` steps a value.
+then on; a duration that is a setting scales it: the value is one of step / duration alone. The
+adaptive one has no duration: what it observes decides, in `max_hold` steps a value.
 
 Steps count from 0. The reference implementation evaluates f at *finished steps + 1*: on the k-th
 step of a run it takes f(k), and we take f(k - 1).

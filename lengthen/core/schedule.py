@@ -9,10 +9,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, Literal
 
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom
-from lengthen.core.pacing import Adaptive, AdaptiveState, Pacing
+from lengthen.core.ledger import Leftovers
+from lengthen.core.pacing import MOST, Adaptive, AdaptiveState, Pacing
+from lengthen.util.errors import SettingError
 
 Hold = Literal["rows", "tokens"]
 
@@ -49,6 +54,7 @@ class Schedule:
     full_length: int  # L, tokens
     rows: int  # B, at full length
     hold: Hold = "rows"
+    leftovers: Leftovers = "requeue"
     budget: int  # trained tokens
     learning_rate: float  # peak
     min_learning_rate: float
@@ -64,9 +70,21 @@ class Schedule:
             yield "pacing.end", f"must be batch.rows ({self.rows}) where rows are paced", end
         if paced_rows and self.hold == "tokens":
             yield "batch.hold", 'must be "rows" where pacing.of is "rows"', self.hold
+        if self.leftovers == "in_place":
+            yield from self._cannot_cut()
         needed = self.rows_at(Counters()) * self.length(Counters())
         if self.budget < needed:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", self.budget
+
+    def _cannot_cut(self) -> Iterator[tuple[str, str, object]]:
+        if self.hold != "tokens":
+            yield "batch.leftovers", 'needs batch.hold = "tokens"', self.leftovers
+        if isinstance(self.pacing, Custom):
+            return  # checked as it runs, as all its values are
+        for length in (span.length for span in spans(self)):
+            if self.full_length % length:
+                rule = f"must have lengths that divide model.length ({self.full_length})"
+                yield "pacing", f'{rule} where batch.leftovers is "in_place"', length
 
     def length(self, counters: Counters) -> int:
         """Return the sequence length l of the step that follows `counters`, in tokens."""
@@ -121,9 +139,14 @@ class Schedule:
         )
 
     def step_plan(self, counters: Counters) -> StepPlan | None:
-        """Return the step that follows; None where not one more row fits the budget."""
+        """Return the step that follows; None where not one more row fits the budget.
+
+        In place, where not one more sequence does, as for a step at full length.
+        """
         length = self.length(counters)
-        rows = min(self.rows_at(counters), (self.budget - counters.tokens) // length)
+        whole = self.full_length if self.leftovers == "in_place" else length
+        left = (self.budget - counters.tokens) // whole * whole
+        rows = min(self.rows_at(counters), left // length)
         return StepPlan(rows, length, self.learning_rate_at(counters)) if rows > 0 else None
 
     def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:
@@ -210,6 +233,45 @@ def _change(pacing: Pacing | Custom, counters: Counters, steps: int, *, calm: bo
         return next((step for step in later if pacing(step) != value), None)
     # A pacing never falls, so its values are in order.
     return bisect_right(range(pacing.duration), value, lo=counters.step, key=pacing)
+
+
+def with_duration(schedule: Schedule) -> Schedule:
+    """Return the schedule with the steps that a share of its budget as a duration comes to.
+
+    They are the fewest with which the tokens before the first step at the pacing's end are at least
+    that share. Raises SettingError for a pacing that has no such step.
+    """
+    pacing = schedule.pacing
+    duration = getattr(pacing, "duration", 0)
+    if not isinstance(duration, BudgetShare):
+        return schedule
+    rule = ""
+    if pacing.start == pacing.end:
+        rule = f"a share needs pacing.start below pacing.end ({pacing.end})"
+    elif pacing.of == "rows" and duration.share == 1:
+        rule = f"must be below 100%, or no step has all {pacing.end} rows"
+    if rule:
+        raise SettingError("pacing.duration", rule, duration.text)
+    return _lasting(schedule, _fewest_steps(schedule, duration.share * schedule.budget))
+
+
+def _lasting(schedule: Schedule, steps: int) -> Schedule:
+    pacing: Any = schedule.pacing
+    return replace(schedule, pacing=replace(pacing, duration=steps))
+
+
+def _fewest_steps(schedule: Schedule, tokens: Fraction) -> int:
+    """Return the fewest steps, at most MOST, of a warmup that trains on so many tokens."""
+    endless = replace(schedule, budget=MOST**2)
+    longest = list(spans(_lasting(endless, MOST), MOST + 1))
+    # Every value is one of step / duration: n steps have n times the mean tokens of the longest
+    # warmup, give or take all that the tokens of a step rise and fall.
+    mean = Fraction(longest[-1].counters.tokens, MOST)
+    variation = sum(abs(one.plan.tokens - other.plan.tokens) for one, other in pairwise(longest))
+    steps = max(1, int((tokens - variation) / mean))
+    while steps < MOST and sum(s.tokens for s in spans(_lasting(endless, steps), steps)) < tokens:
+        steps += 1
+    return steps
 
 
 def warmup_steps(tokens: int, start: int, rows: int) -> int:

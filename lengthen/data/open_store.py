@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lengthen.config import load as settings
-from lengthen.config.schema import Config
+from lengthen.config.schema import Config, Tables
 from lengthen.data.store import Store
 from lengthen.util.errors import DataError, SettingError
 
@@ -55,7 +55,8 @@ def with_store(config: Config, store: Store) -> Config:
             has = f"the {part} part has {len(tokens)} tokens, needs at least {length + 1}"
             raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
     schedule = config.schedule(store.sequences(length))
-    changes = {
+    changes: Tables = {
+        "pacing": schedule.pacing,
         "data": {"path": str(store.path.resolve()), "store_id": store.id},
         "model": {"vocabulary": store.vocabulary},
         "optimizer": {"decay_tokens": schedule.decay_tokens},

@@ -20,12 +20,13 @@ from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
 from lengthen.util.disk import Disk, PathOrPaths, as_path, temporary_beside
 from lengthen.util.errors import StorageError
+from lengthen.util.tables import Printable
 
 NAMED = 100  # sources that the manifest names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Printable):
     """What was done; prints as a few lines for a person."""
 
     path: Path
@@ -47,7 +48,9 @@ class Summary:
         """Bytes of UTF-8 of both parts."""
         return self.manifest.train.text_bytes + self.manifest.valid.text_bytes
 
-    def __str__(self) -> str:
+    @property
+    def parts(self) -> list[str]:
+        """What is printed."""
         manifest, made = self.manifest, self.manifest.made
         rate = self.text_bytes / 1e6 / max(self.encode_seconds, 1e-9)
         lines = [
@@ -71,7 +74,7 @@ class Summary:
         ]
         if not manifest.valid.tokens:
             lines.append("no validation part: give --valid-files, or a larger --valid such as 0.5")
-        return "\n  ".join(lines)
+        return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
 def prepare(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lengthen.core.ledger import Block, Ledger, Leftovers, State, joined_tokens, reuse_spacing
+from lengthen.core.ledger import Block, Ledger, State, joined_tokens, reuse_spacing
 from lengthen.core.schedule import Counters, Schedule, StepPlan
 
 
@@ -59,15 +59,13 @@ class Step:
 class StepStream:
     """Every step of a schedule over a corpus of N sequences. It has no state of its own."""
 
-    def __init__(
-        self, schedule: Schedule, sequences: int, *, leftovers: Leftovers, reuse_after: int
-    ) -> None:
+    def __init__(self, schedule: Schedule, sequences: int, *, reuse_after: int) -> None:
         """Begin a corpus of `sequences` (N); raises SettingError for a number out of its range."""
         ledger = Ledger.start(
             sequences=sequences,
             full_length=schedule.full_length,
             reuse_after=reuse_spacing(reuse_after, schedule.most_rows, sequences),
-            leftovers=leftovers,
+            leftovers=schedule.leftovers,
         )
         self.schedule, self.start = schedule, StreamState(Counters(), ledger)
 
@@ -104,7 +102,7 @@ def ledgers(ledger: Ledger, plan: StepPlan, steps: int) -> Iterator[Ledger]:
 
     Only the last one where no sequence waits for another step: whole epochs are skipped then.
     """
-    if plan.length == ledger.full_length or ledger.leftovers == "drop":
+    if plan.length == ledger.full_length or ledger.leftovers != "requeue":
         yield ledger.after(plan.rows, plan.length, steps)
         return
     for _ in range(steps):

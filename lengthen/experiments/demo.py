@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
 from lengthen.experiments.compare.file import comparison_of
@@ -29,7 +27,7 @@ from lengthen.reporting.text import lines, times
 from lengthen.training.start import train
 from lengthen.util.errors import SettingError, StoppedError
 from lengthen.util.overwrite import check_directory
-from lengthen.util.tables import Table, printed
+from lengthen.util.tables import Table, show
 
 TEXT_BYTES = 2_500_000
 LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
@@ -74,7 +72,6 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
 
     Raises SettingError where `out` holds something else, DataError for a text that is too short.
     """
-    console = Console()
     if text is not None and not text.is_file():
         raise SettingError("--text", "must be a file", str(text))
     begun = not (out / "report.html").exists()  # of one that was stopped, the rest is trained
@@ -82,16 +79,16 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     out.mkdir(parents=True, exist_ok=True)
     source = text if text is not None else library_text(out / "library.jsonl")
     what = str(text) if text is not None else f"the library of Python {platform.python_version()}"
-    console.print(f"1. text    {what}, {source.stat().st_size:,} bytes")
+    show([f"1. text    {what}, {source.stat().st_size:,} bytes"])
     prepare_store(source, out / "store", overwrite=True)
-    console.print(f"2. store   {out / 'store'}")
+    show([f"2. store   {out / 'store'}"])
     store, length = Store.open(out / "store"), SETTINGS["model"]["length"]
     epoch = (len(store.train) - 1) // length * length
     data = {"data": {"path": str(store.path.resolve())}, "budget": {"tokens": epoch}}
     comparison = comparison_of(SETTINGS, "demo", data)
     directories = [out / run.variant.replace(" ", "-") for run in comparison.runs]
     for run, directory in zip(comparison.runs, directories, strict=True):
-        console.print(f"3. train   {run.variant}")
+        show([f"3. train   {run.variant}"])
         try:
             train(run.config, directory, overwrite=overwrite, resume=None if overwrite else "auto")
         except StoppedError as error:
@@ -108,12 +105,10 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
 
     (out / "picture.svg").write_bytes(draw(pictured, ".svg"))
-    for shown in filter(None, (_narrow(table), times(runs))):
-        console.print(printed(shown))
-    for sentence in sentences:
-        console.print(sentence, highlight=False)
-    console.print(f"Report:  {(out / 'report.html').resolve()}", soft_wrap=True)
-    console.print(f"Next:    lengthen sample {out / 'SLW'} --prompt 'def '", soft_wrap=True)
+    report = f"Report:  {(out / 'report.html').resolve()}"
+    prompt = " --prompt 'def '" if text is None else ""
+    following = f"Next:    lengthen sample {out / 'SLW'}{prompt}"
+    show([*filter(None, (_narrow(table), times(runs))), *sentences, report, following])
 
 
 def _is_a_demos(names: set[str]) -> bool:

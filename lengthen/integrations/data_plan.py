@@ -90,6 +90,7 @@ class DataPlan:
             full_length=self.length,
             rows=self.rows,
             hold=self.hold,
+            leftovers=self.leftovers,
             budget=self.budget,
             learning_rate=1.0,
             min_learning_rate=self.min_learning_rate,
@@ -160,7 +161,6 @@ class PlannedSteps:
         self.stream = StepStream(
             plan.schedule,
             self.loader.sequences,
-            leftovers=plan.leftovers,
             reuse_after=plan.reuse_after,
         )
 

@@ -33,7 +33,9 @@ def parameters(shape: Model) -> int:
     return ends + shape.layers * (12 * width**2 + 13 * width)
 
 
-def flops(shape: Model, rows: int, length: int, *, recompute: bool = False) -> int:
+def flops(
+    shape: Model, rows: int, length: int, *, recompute: bool = False, causal: bool = False
+) -> int:
     """Return the operations of a forward and backward pass: 6 B l (12 n d^2 + V d) + 12 B n l^2 d.
 
     A multiply and an add are two. Matrix products alone count, as `torch.utils.flop_counter` counts
@@ -42,10 +44,12 @@ def flops(shape: Model, rows: int, length: int, *, recompute: bool = False) -> i
 
     With `recompute` 2 B l 8 n d^2 + 4 B n l^2 d are done once more: the layers' forward pass up to
     the last product that something after it needs. That is its very last with dropout: 12 for 8.
+    With `causal` a token attends to itself and those before it alone: (l + 1) / 2 for l.
     """
     width, tokens = shape.width, rows * length
     products = 6 * tokens * (12 * shape.layers * width**2 + _vocabulary(shape) * width)
-    attention = 12 * tokens * length * shape.layers * width
+    attended_twice = length + 1 if causal else 2 * length
+    attention = 6 * tokens * attended_twice * shape.layers * width
     if not recompute:
         return products + attention
     again = 2 * tokens * (12 if shape.dropout > 0 else 8) * shape.layers * width**2

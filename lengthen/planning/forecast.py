@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
+from lengthen.model import cost
 from lengthen.planning import calibrate
 from lengthen.planning.calibrate import LIMIT, Speed
 from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
@@ -21,15 +22,26 @@ from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
 from lengthen.util.tables import Table
 
-NOTE = (
-    "FLOP and seconds are of training alone: evaluation, probes and saves come on top. "
-    "A factor is that of the first column."
-)
+NOTE = "FLOP and seconds are of training alone: evaluation, probes and saves come on top."
 SOON = 1.0  # seconds of planning before the first note
 PAGE = ".html"
 KINDS = (".svg", ".png", PAGE)  # of a picture
 TOKENS = "trained tokens"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a warmup saves of constant full length on as many tokens."""
+
+    causal: float  # share of its FLOP, a token attending to those before it alone
+    full: float  # the same with attention counted in full
+    seconds: float  # of training
+
+    def __str__(self) -> str:
+        flops = f"{self.causal:z.1%} of FLOP with causal attention, {self.full:z.1%} with all of it"
+        word = "less" if self.seconds >= 0 else "more"
+        return f"{flops}; {_duration(abs(self.seconds))} {word} than full length throughout"
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,22 @@ class Forecast:
     def duration(self) -> float:
         """Seconds of training in all."""
         return self.seconds[-1]
+
+    @cached_property
+    def saving(self) -> "Saving":
+        """What the warmup saves of constant full length on as many tokens."""
+        assert self.speed is not None
+        schedule, model = self.plan.schedule, self.config.model
+        full, recompute = (schedule.rows, schedule.full_length), self.config.run.recompute
+        steps = self.plan.tokens / (schedule.rows * schedule.full_length)
+
+        def share(*, causal: bool) -> float:
+            of_step = partial(cost.flops, model, recompute=recompute, causal=causal)
+            spent = sum(count * of_step(*shape) for shape, count in self.plan.shapes.items())
+            return 1 - spent / (steps * of_step(*full))
+
+        seconds = steps * self.speed.seconds(*full) - self.duration
+        return Saving(share(causal=True), share(causal=False), seconds)
 
     @property
     def decided_on_a_gpu(self) -> bool:
@@ -129,6 +157,7 @@ def _measured(
         names = ", ".join(one.name for one in group)
         note(f"trying steps of {names}, for {LIMIT:.0f} seconds at most")
         shapes = {shape for one in group for shape in one.plan.shapes}
+        shapes |= {(one.plan.schedule.rows, one.plan.schedule.full_length) for one in group}
         speeds[machine] = calibrate.measure_speed(
             group[0].config, group[0].plan.micro_tokens, sorted(shapes)
         )
@@ -173,6 +202,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
             + tried * forecast.decided_on_a_gpu,
         ),
         ("time", f"{_duration(forecast.duration)}{seconds}"),
+        ("saved by the warmup", str(forecast.saving)),
         ("speed", f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"),
         ("corpus", epochs or "give --data to know"),
         ("leftovers", leftovers or "give --data to know"),
@@ -236,8 +266,29 @@ def table(forecasts: Sequence[Forecast]) -> Table:
         title="Plan",
         columns=("", *(one.name for one in forecasts)),
         rows=tuple((row[0][0], *(text for _, text in row)) for row in zip(*columns, strict=True)),
-        note=NOTE,
+        note=f"{NOTE} A factor is that of the first column.",
     )
+
+
+def variants_table(forecasts: Sequence[Forecast]) -> Table:
+    """Return what the variants of a comparison will cost, a row each."""
+    rows = [
+        (
+            one.name,
+            f"{one.plan.steps:,}",
+            f"{one.plan.tokens:,}",
+            f"{one.plan.flops:.3g}",
+            f"{one.saving.causal:z.1%}",
+            f"{one.saving.full:z.1%}",
+            _duration(one.duration),
+            f"{one.saving.seconds / (one.duration + one.saving.seconds):z.1%}",
+        )
+        for one in forecasts
+    ]
+    saved = ("FLOP saved, causal", "FLOP saved", "time", "time saved")
+    columns = ("variant", "steps", "tokens", "FLOP", *saved)
+    note = f"{NOTE} Saved is what full length throughout would cost more, on as many tokens."
+    return Table("One run of each variant", columns, tuple(rows), note)
 
 
 def panels(forecasts: Sequence[Forecast]) -> list[Panel]:

@@ -218,10 +218,7 @@ def _read(
 
 
 def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
-    batch = config.batch
-    stream = StepStream(
-        schedule, sequences, leftovers=batch.leftovers, reuse_after=batch.reuse_after
-    )
+    stream = StepStream(schedule, sequences, reuse_after=config.batch.reuse_after)
     return stream.start.ledger
 
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from lengthen.analysis.instability import height
@@ -26,10 +24,11 @@ from lengthen.run.metrics import LINE_LIMIT
 from lengthen.run.records import EvalRecord, Event, ProbeRecord, StepRecord, from_json
 from lengthen.util.console import clock_time
 from lengthen.util.errors import DataError, LengthenError, SettingError, printable
-from lengthen.util.tables import number
+from lengthen.util.tables import facts, laid_out, number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-RECENT = 60  # steps that curves show, and that the speed is taken over
+RECENT = 60  # steps that curves show at most, and that the speed is taken over
+BESIDE = 34  # characters of a curve's line at most that are none of the curve
 EVENTS = 5  # the last ones that are shown
 SILENCE = 10.0  # seconds without a line before the screen says so
 KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
@@ -160,9 +159,7 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
     views = _views(open_run(run), every)
     console = Console()
     if not once and console.is_interactive:
-        with Live(console=console, auto_refresh=False) as live:
-            for view in views:
-                live.update(drawn(view), refresh=True)
+        _draw(console, views)
         return 0
     printed: tuple[int, str] | None = None
     for view in islice(views, 1) if once else views:
@@ -171,6 +168,19 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
             print(plain(view), flush=True)
         printed = news
     return 0
+
+
+def _draw(console: Console, views: Iterator[View]) -> None:
+    """Draw every view over the one before; the last one stays."""
+    shown = ""
+    try:
+        # A screen of its own is drawn as a whole, whatever a resize has made of its lines.
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            for view in views:
+                shown = drawn(view, console.width)
+                live.update(Text(shown), refresh=True)
+    finally:
+        print(shown)
 
 
 def _views(paths: RunPaths, every: float) -> Iterator[View]:
@@ -224,25 +234,22 @@ def plain(view: View) -> str:
     return "  ".join([view.name, _state(view), *facts])
 
 
-def drawn(view: View) -> RenderableType:
-    """Return the run as the terminal shows it: every word is text, never markup."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    for name, text in [("state", _state(view)), *_facts(view)]:
-        grid.add_row(Text(name), Text(text))
+def drawn(view: View, width: int) -> str:
+    """Return the run as a terminal of so many columns shows it."""
+    room, lines = min(RECENT, max(1, width - BESIDE)), [("state", _state(view))]
+    for name, text in _facts(view):
+        lines.append((name, text))
         if name == "tokens" and view.budget is not None and view.summary.step is not None:
-            done = view.summary.step.tokens or 0
-            bar = ProgressBar(total=view.budget, completed=done, width=RECENT)
-            grid.add_row(Text(), bar)
+            done = room * (view.summary.step.tokens or 0) // view.budget
+            done = room if view.summary.finished else min(room, done)
+            lines.append((" ", "━" * done + "┄" * (room - done)))
     for name in ("loss", "length"):
         figures = [getattr(step, name) for step in view.summary.recent]
-        if values := [value for value in figures if value is not None]:
+        if values := [value for value in figures if value is not None][-room:]:
             curve = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}"
-            grid.add_row(Text(f"recent {name}"), Text(curve))
-    for event in view.summary.events:
-        grid.add_row(Text("event"), Text(event))
-    return Group(Text(view.name, style="bold"), grid)
+            lines.append((f"recent {name}", curve))
+    lines += [("event", event) for event in view.summary.events]
+    return "\n".join([view.name, *laid_out(facts(lines), width)])
 
 
 def _state(view: View) -> str:
@@ -284,7 +291,9 @@ def _tokens(view: View, done: int) -> str:
     budget, speed = view.budget, view.summary.speed
     if budget is None:
         return f"{done:,}"
+    if view.summary.finished:
+        return f"{done:,} of {budget:,}" + ", the rest is less than one row" * (done < budget)
     text = f"{done:,} of {budget:,} ({100 * done // budget}%)"
-    if view.summary.finished or not speed:
+    if not speed:
         return text
     return f"{text}, {clock_time(max(0, budget - done) / speed)} left"

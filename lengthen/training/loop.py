@@ -28,11 +28,11 @@ from lengthen.util.errors import (
     UnstableError,
 )
 from lengthen.util.signals import StopSignal
-from lengthen.util.tables import two_columns
+from lengthen.util.tables import Printable, Table, facts
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class RunSummary(Printable):
     """What a run came to; its text has a line for each."""
 
     run: Path  # its directory
@@ -43,7 +43,9 @@ class RunSummary:
     seconds: float  # of training
     validation_loss: float | None  # nats; NaN: not finite; None: not measured, or not on rank 0
 
-    def __str__(self) -> str:
+    @property
+    def parts(self) -> list[Table | str]:
+        """What is printed."""
         loss = "not measured" if self.validation_loss is None else f"{self.validation_loss:.4f}"
         lines = {
             "run": str(self.run),
@@ -54,7 +56,7 @@ class RunSummary:
             "seconds": f"{self.seconds:.1f}",
             "validation loss": loss.replace("nan", "not finite"),
         }
-        return two_columns(lines.items())
+        return [facts(lines.items())]
 
 
 class TrainingLoop:

@@ -70,7 +70,6 @@ class Trainer:
         self.stream = StepStream(
             config.schedule(self.loader.sequences),
             self.loader.sequences,
-            leftovers=config.batch.leftovers,
             reuse_after=config.batch.reuse_after,
         )
         self.schedule = self.stream.schedule

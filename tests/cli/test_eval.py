@@ -233,7 +233,14 @@ def test_a_set_of_other_rows_is_another_question(
     out = capsys.readouterr().out
     for measure in ("lambada (set", "wikitext103 (set"):
         assert (
-            len([name for name in rows(out, measure) if "accuracy" in name or "word" in name]) == 2
+            len(
+                [
+                    name
+                    for name in rows(out, measure)
+                    if "accuracy" in name or "word perplexity" in name
+                ]
+            )
+            == 2
         )
 
 

@@ -1,6 +1,7 @@
 """Where settings come from, and how a mistake in one reads."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ MISTAKES = [
     ("batch", "row", 8, "batch.row: no such setting, got 8; did you mean 'rows'?"),
     ("pacing", "kind", "liner", "pacing.kind: no such pacing, got 'liner'; did you mean 'linear'?"),
     ("pacing", "start", 0, "pacing.start: must be from 1 to"),
+    ("pacing", "duration", "101%", "pacing.duration: must be above 0% and at most 100% of the"),
+    ("pacing", "duration", "-3%", "pacing.duration: must be above 0% and at most 100% of the"),
+    ("pacing", "duration", "thirty %", "pacing.duration: must be above 0% and at most 100% of"),
     ("pacing", "start", 65, "pacing.start: must be at most end (64), got 65"),
     ("pacing", "end", 128, "pacing.end: must be at most model.length (64), got 128"),
     ("model", "length", 0, "model.length: must be at least 1, got 0"),
@@ -48,6 +52,8 @@ MISTAKES = [
     ("optimizer", "learning_rate", "fast", "optimizer.learning_rate: must be a number, got 'fast'"),
     ("optimizer", "min_learning_rate", 0.1, "optimizer.min_learning_rate: must be at most"),
     ("optimizer", "betas", [0.9], "optimizer.betas"),
+    ("optimizer", "betas", "0.9", "optimizer.betas: has too few values"),
+    ("optimizer", "betas", "0.9;0.95", "optimizer.betas"),
     ("batch", "micro_tokens", 32, "batch.micro_tokens: must be at least model.length (64), got 32"),
     ("batch", "hold", "token", "batch.hold: must be 'rows' or 'tokens', got 'token'"),
     ("budget", "tokens", 63, "budget.tokens: must be at least one step (64 tokens), got 63"),
@@ -67,6 +73,45 @@ MISTAKES = [
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
 ]
+
+
+numbers = st.lists(st.integers(1, 10**6), min_size=1, max_size=5, unique=True).map(sorted)
+
+
+@given(numbers, st.sampled_from([",", ", "]), st.booleans())
+def test_a_list_on_the_command_line_is_read_with_and_without_brackets(
+    values: list[int], comma: str, brackets: bool
+) -> None:
+    text = comma.join(map(str, values))
+    words = ["--pacing.boundaries", f"[{text}]" if brackets else text]
+    lengths = [*range(1, len(values) + 1), 64]
+    tables = small(pacing={"kind": "staged", "values": lengths})
+    written, said = (
+        build(merge(tables, {"pacing": {"boundaries": boundaries}})[0])
+        for boundaries in (values, parse_overrides(words)[0]["pacing.boundaries"])
+    )
+    assert written == said
+
+
+@pytest.mark.parametrize(
+    ("words", "setting", "value"),
+    [
+        (["--pacing.values", "64,4K", "--pacing.boundaries", "1K"], "values", (64, 4000)),
+        (["--pacing.values=[64, 4000]", "--pacing.boundaries=100"], "boundaries", (100,)),
+        (["--pacing.values", "[64,4K]", "--pacing.boundaries", "[100]"], "values", (64, 4000)),
+    ],
+)
+def test_a_list_may_have_suffixes_and_be_one_number(
+    words: list[str], setting: str, value: tuple[int, ...]
+) -> None:
+    changes = parse_overrides([*words, "--pacing.kind", "staged", "--model.length", "4000"])[0]
+    config, _ = load("laptop-2min", {**changes, "budget.tokens": "1B"})
+    assert getattr(config.pacing, setting) == value
+
+
+def test_betas_are_a_list_too() -> None:
+    betas = parse_overrides(["--optimizer.betas", "0.9,0.95"])[0]
+    assert load("laptop-2min", betas)[0].optimizer.betas == (0.9, 0.95)
 
 
 @pytest.mark.parametrize(("table", "setting", "value", "text"), MISTAKES)
@@ -121,6 +166,52 @@ def test_hold_is_refused_where_rows_are_paced() -> None:
     tables = small(pacing={"of": "rows"}, batch={"hold": "tokens"})
     with pytest.raises(SettingError, match=r"batch\.hold"):
         build(tables)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pacing": {"start": 16, "multiple": 16}, "batch": {"hold": "tokens"}},
+            "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
+            '"in_place", got 48',
+        ),
+        ({"pacing": {"kind": "constant"}}, 'batch.leftovers: needs batch.hold = "tokens"'),
+    ],
+)
+def test_rows_that_cannot_be_cut_in_place_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    tables = merge(small(batch={"leftovers": "in_place"}), changes)[0]
+    with pytest.raises(SettingError) as error:
+        build(tables)
+    assert str(error.value).startswith(message)
+
+
+def test_a_duration_in_per_cent_is_steps_as_soon_as_the_budget_is_known() -> None:
+    config = build(small(pacing={"duration": "30%"}))
+    assert isinstance(config.pacing, Linear)
+    steps = config.pacing.duration
+    assert sum(8 * config.pacing(step) for step in range(steps)) == 30_016
+    assert sum(8 * replace(config.pacing, duration=117)(step) for step in range(117)) < 30_000
+    assert steps == tomllib.loads(config.to_toml())["pacing"]["duration"] == 118
+    grown = with_overrides(config, {"budget": {"tokens": 200_000}})
+    assert grown.pacing == config.pacing
+
+
+def test_a_duration_in_per_cent_of_epochs_waits_for_the_store() -> None:
+    config = build(small(pacing={"duration": "30%"}, budget={"epochs": 2}))
+    again = build(config.tables())
+    assert again.tables()["pacing"]["duration"] == "30%"
+    expected = build(small(pacing={"duration": "30%"}, budget={"tokens": 2 * 900 * 64}))
+    assert again.schedule(900).pacing == expected.pacing
+
+
+def test_a_duration_is_refused_where_a_pacing_has_none() -> None:
+    for pacing in ({"kind": "constant"}, {"kind": "adaptive", "start": 8}):
+        tables = small() | {"pacing": {**pacing, "duration": "30%"}}
+        with pytest.raises(SettingError, match=r"pacing\.duration: no such setting, got '30%'"):
+            build(tables)
 
 
 def test_counts_take_suffixes() -> None:
@@ -333,22 +424,43 @@ def test_any_tables_either_pass_or_fail_with_one_line(changes: dict[str, Any]) -
     assert "\n" not in mistake
 
 
-def test_a_lower_peak_takes_a_minimum_above_it_down_in_proportion() -> None:
-    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
-    tables, notes = merge(base, {"optimizer": {"learning_rate": 1e-4}})
-    assert build(tables).optimizer.min_learning_rate == 1e-5
-    assert notes == ["optimizer.min_learning_rate was above the new peak, lowered with it to 1e-05"]
+rates = st.floats(1e-7, 1e2)
+shares = st.floats(0, 1)
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 3e-4}, {"min_learning_rate": 2e-4}])
-def test_a_minimum_that_is_given_or_low_enough_stays(change: dict[str, float]) -> None:
-    base = small(optimizer={"learning_rate": 3e-3, "min_learning_rate": 3e-4})
-    tables, notes = merge(base, {"optimizer": change})
-    assert tables["optimizer"] == {**base["optimizer"], **change}
+@given(rates)
+def test_a_peak_alone_has_a_tenth_of_it_as_its_minimum(peak: float) -> None:
+    config = build(small(optimizer={"learning_rate": peak}))
+    assert config.optimizer.min_learning_rate == pytest.approx(peak / 10, rel=1e-5)
+    # It is a number in config.toml, so that a run keeps it whatever becomes of this rule.
+    assert tomllib.loads(config.to_toml())["optimizer"]["min_learning_rate"] > 0
+
+
+@given(rates, shares, rates)
+def test_a_new_peak_alone_keeps_the_share_of_it_that_the_minimum_was(
+    peak: float, share: float, new: float
+) -> None:
+    base = small(optimizer={"learning_rate": peak, "min_learning_rate": share * peak})
+    tables, notes = merge(base, {"optimizer": {"learning_rate": new}})
+    minimum = build(tables).optimizer.min_learning_rate
+    assert minimum == pytest.approx(share * new, rel=1e-5)
+    follows = share * peak > 0 and new != peak
+    assert notes == [f"optimizer.min_learning_rate follows the new peak: {minimum:g}"] * follows
+
+
+@given(rates, rates, shares)
+def test_a_minimum_that_is_given_stays_as_it_is(peak: float, new: float, share: float) -> None:
+    base = small(optimizer={"learning_rate": peak, "min_learning_rate": peak / 2})
+    given_both = {"learning_rate": new, "min_learning_rate": share * new}
+    tables, notes = merge(base, {"optimizer": given_both})
+    assert build(tables).optimizer.min_learning_rate == share * new
     assert notes == []
+
+
+def test_a_minimum_above_the_peak_is_refused() -> None:
     too_high = {"optimizer": {"learning_rate": 1e-4, "min_learning_rate": 2e-4}}
     with pytest.raises(SettingError, match="min_learning_rate: must be at most"):
-        build(merge(base, too_high)[0])
+        build(merge(small(), too_high)[0])
 
 
 def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:

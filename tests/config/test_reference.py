@@ -54,7 +54,7 @@ def test_a_table_is_printed_with_all_its_settings(capsys: pytest.CaptureFixture[
         assert main(["settings", table]) == 0
         printed = capsys.readouterr().out
         names = {n for one, names in declared().items() if one.startswith(table) for n in names}
-        assert names <= set(re.findall(r"^ +(\w+) ", printed, re.MULTILINE))
+        assert names <= set(re.findall(r"^(\w+) ", printed, re.MULTILINE))
 
 
 def test_without_a_name_all_tables_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

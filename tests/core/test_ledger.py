@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -66,27 +66,35 @@ def run(ledger: Ledger, shapes: Iterable[Shape]) -> Iterator[Step]:
 
 
 @st.composite
-def cases(draw: st.DrawFn, leftovers: str = "requeue", held: bool = False) -> Case:
-    """Draw a corpus and steps: any shapes, each kept for a while, so that leftovers ripen."""
+def cases(draw: st.DrawFn, leftovers: Leftovers = "requeue", held: bool = False) -> Case:
+    """Draw a corpus and steps: any shapes, each kept for a while, so that leftovers ripen.
+
+    In place their lengths divide the full one, and their rows are whole sequences.
+    """
     full_length, kept = draw(st.integers(1, 32)), draw(st.integers(1, 8))
     rows = st.integers(1, draw(st.sampled_from([3, 60])))
     lengths = st.one_of(st.integers(1, full_length), st.just(full_length))
     if held:
         rows = st.just(draw(rows))
+    if leftovers == "in_place":
+        lengths = lengths.filter(lambda length: full_length % length == 0)
     phases = draw(st.lists(st.tuples(rows, lengths, st.integers(1, kept)), min_size=1, max_size=8))
+    if leftovers == "in_place":
+        phases = [(rows * (full_length // length), length, n) for rows, length, n in phases]
     ledger = Ledger.start(
         sequences=draw(st.integers(1, 40)),
         full_length=full_length,
         reuse_after=draw(st.integers(1, 8)),
-        leftovers="drop" if leftovers == "drop" else "requeue",
+        leftovers=leftovers,
     )
     return Case(ledger, [(rows, length) for rows, length, times in phases for _ in range(times)])
 
 
-BOTH_WAYS = st.one_of(cases(), cases(leftovers="drop"))
+ALL_WAYS = st.one_of(cases(), cases(leftovers="drop"), cases(leftovers="in_place"))
+ALL_READ = st.one_of(cases(), cases(leftovers="in_place"))
 
 
-@given(BOTH_WAYS)
+@given(ALL_WAYS)
 def test_it_reads_what_a_ledger_of_single_tokens_reads(case: Case) -> None:
     ledger = case.ledger
     naive = NaiveLedger(ledger.sequences, ledger.full_length, ledger.reuse_after, ledger.leftovers)
@@ -100,14 +108,14 @@ def test_it_reads_what_a_ledger_of_single_tokens_reads(case: Case) -> None:
         assert open_ones == [(one.position, one.offset) for one in naive.queue]
 
 
-@given(BOTH_WAYS)
+@given(ALL_WAYS)
 def test_every_step_has_its_tokens_and_the_state_restores_exactly(case: Case) -> None:
     for step in run(case.ledger, case.steps):
         assert sum(block.tokens for block in step.blocks) == step.rows * step.length
         assert resumed(step.after) == step.after
 
 
-@given(BOTH_WAYS)
+@given(ALL_WAYS)
 def test_a_take_changes_nothing(case: Case) -> None:
     ledger, state = case.ledger, case.ledger.state()
     rows, length = case.steps[0]
@@ -116,7 +124,7 @@ def test_a_take_changes_nothing(case: Case) -> None:
     assert ledger.state() == state
 
 
-@given(cases())
+@given(ALL_READ)
 def test_over_a_pass_each_token_is_read_exactly_once(case: Case) -> None:
     rows, length = case.steps[-1]
     more = 1 + case.tokens_of_an_epoch // (rows * length)  # so that at least one epoch is finished
@@ -133,14 +141,14 @@ def test_over_a_pass_each_token_is_read_exactly_once(case: Case) -> None:
     assert all(place < case.ledger.full_length for _, _, place in read)
 
 
-@given(BOTH_WAYS)
+@given(ALL_WAYS)
 def test_a_pass_begins_where_the_one_before_it_ends(case: Case) -> None:
     numbers = [number for step in run(case.ledger, case.steps) for number, _, _ in step.tokens]
     assert numbers[0] == 0
     assert all(later - one in (0, 1) for one, later in pairwise(numbers))
 
 
-@given(BOTH_WAYS)
+@given(ALL_WAYS)
 def test_every_token_is_read_dropped_or_unread(case: Case) -> None:
     read = 0
     for step in run(case.ledger, case.steps):
@@ -152,6 +160,17 @@ def test_every_token_is_read_dropped_or_unread(case: Case) -> None:
         assert after.unread - after.leftover == after.fresh * after.full_length
         assert after.leftover == 0 or after.leftovers == "requeue"
         assert after.dropped == 0 or after.leftovers == "drop"
+
+
+@given(cases(leftovers="in_place"))
+def test_in_place_each_step_reads_in_order_what_one_at_full_length_reads(case: Case) -> None:
+    full_length = case.ledger.full_length
+    baseline = replace(case.ledger, leftovers="requeue")
+    for step in run(case.ledger, case.steps):
+        blocks, baseline = baseline.take(step.rows * step.length // full_length, full_length)
+        assert step.tokens == list(tokens_of(blocks))
+        assert joined_tokens(step.blocks, step.length) == 0
+        assert replace(step.after, leftovers="requeue") == baseline
 
 
 @given(cases(leftovers="drop"))
@@ -279,7 +298,7 @@ def test_a_row_that_the_end_of_a_pass_leaves_unfinished_is_filled_with_a_fresh_s
     assert (ledger.epoch, ledger.opened, ledger.leftover, ledger.unread) == (1, 1, 7, 17)
 
 
-@given(BOTH_WAYS)
+@given(ALL_WAYS)
 def test_joined_tokens_counts_the_rows_of_more_than_one_piece(case: Case) -> None:
     for step in run(case.ledger, case.steps):
         tokens = step.tokens
@@ -331,6 +350,20 @@ def test_a_wrong_take_is_one_line(shape: Shape, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 4), "length: must divide 10 in place, got 4"),
+        ((3, 5), "rows: must be a multiple of 2 in place, got 3"),
+    ],
+)
+def test_a_take_in_place_is_of_whole_sequences(shape: Shape, message: str) -> None:
+    ledger = Ledger.start(sequences=4, full_length=10, reuse_after=1, leftovers="in_place")
+    with pytest.raises(SettingError) as error:
+        ledger.take(*shape)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"takes": -1},
@@ -367,7 +400,7 @@ COUNTS = ("epoch", "opened", "dropped", "leftover", "unread", "read", "takes", "
 
 @given(
     sequences=st.integers(1, 40),
-    leftovers=st.sampled_from(["requeue", "drop"]),
+    leftovers=st.sampled_from(get_args(Leftovers)),
     before=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 8)), max_size=12),
     rows=st.integers(1, 50),
     length=st.integers(1, 8),
@@ -382,6 +415,9 @@ def test_equal_steps_of_whole_rows_can_be_taken_at_once(
     steps: int,
 ) -> None:
     ledger = Ledger.start(sequences=sequences, full_length=8, reuse_after=3, leftovers=leftovers)
+    if leftovers == "in_place":
+        before = [(rows * 8, length) for rows, length in before if 8 % length == 0]
+        rows, length = rows * 8, length if 8 % length == 0 else 8
     for shape in before:
         _, ledger = ledger.take(*shape)
     length = 8 if leftovers == "requeue" else length

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.core.pacing import Adaptive, Constant, Linear, Pacing, Root, Staged
+from lengthen.core.pacing import Adaptive, Constant, Doubling, Linear, Pacing, Root, Staged
 from lengthen.core.schedule import Counters, Schedule, crossed, spans, steps, warmup_steps
 
 
@@ -62,6 +62,7 @@ def test_a_budget_is_never_exceeded_and_missed_by_less_than_a_row(
 PACINGS = st.one_of(
     st.builds(Linear, start=st.integers(1, 64), end=st.just(64), duration=st.integers(0, 80)),
     st.builds(Root, start=st.just(8), end=st.just(48), duration=st.integers(0, 80)),
+    st.builds(Doubling, start=st.integers(1, 64), end=st.just(64), duration=st.integers(0, 80)),
     st.just(Linear(of="rows", start=1, end=8, duration=50, multiple=1)),
     st.just(Staged(values=(8, 8, 32, 64, 64), boundaries=(3, 9, 20, 30))),
     st.just(Constant(end=64)),
@@ -109,6 +110,22 @@ def test_spans_are_the_steps_with_those_of_one_shape_at_once(
     assert [schedule.learning_rate_at(counters) for counters in clocks] == [
         plan.learning_rate for _, plan in walked
     ]
+
+
+def test_rows_are_cut_in_place_where_tokens_are_held_and_lengths_divide_the_full_one() -> None:
+    def mistakes(pacing: Pacing, hold: str = "tokens") -> list[tuple[str, str, object]]:
+        return list(replace(schedule_of(pacing, hold=hold), leftovers="in_place").mistakes())
+
+    assert not mistakes(Doubling(start=8, end=64, duration=9))
+    assert not mistakes(Adaptive(start=32, end=64, multiple=32))
+    divide = 'must have lengths that divide model.length (64) where batch.leftovers is "in_place"'
+    assert mistakes(SLW)[0] == ("pacing", divide, 24)
+    assert mistakes(Adaptive(start=8, end=64))[0] == ("pacing", divide, 24)
+    assert mistakes(Doubling(start=6, end=48, duration=9))[0] == ("pacing", divide, 6)
+    needed = ("batch.leftovers", 'needs batch.hold = "tokens"', "in_place")
+    assert mistakes(Doubling(start=8, end=64, duration=9), hold="rows") == [needed]
+    rows = Doubling(of="rows", start=1, end=8, duration=9)
+    assert mistakes(rows, hold="rows") == [needed]
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:

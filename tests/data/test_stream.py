@@ -1,6 +1,8 @@
 """The walk through a run: every step's tokens once, whatever the split and wherever it resumes."""
 
 import json
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.core.ledger import Leftovers
-from lengthen.core.pacing import Linear
+from lengthen.core.pacing import Constant, Doubling, Linear
 from lengthen.core.schedule import Schedule, steps
 from lengthen.data.loader import Loader, MicroBatch, micro_batch, micro_batches
 from lengthen.data.stream import (
@@ -36,7 +38,8 @@ LOADER = Loader(np.arange(3001, dtype=np.uint16), 32, seed=0)
 
 
 def stream(leftovers: Leftovers = "requeue") -> StepStream:
-    return StepStream(SCHEDULE, LOADER.sequences, leftovers=leftovers, reuse_after=2)
+    schedule = replace(SCHEDULE, leftovers=leftovers)
+    return StepStream(schedule, LOADER.sequences, reuse_after=2)
 
 
 def walked(source: StepStream, state: StreamState) -> list[Step]:
@@ -116,12 +119,12 @@ def test_a_walk_resumes_from_json_where_it_was(number: int) -> None:
     assert walked(stream(), StreamState.from_state(state)) == IN_ORDER[number + 1 :]
 
 
-@pytest.mark.parametrize("leftovers", ["requeue", "drop"])
+@pytest.mark.parametrize("leftovers", get_args(Leftovers))
 def test_the_ledgers_of_equal_steps_end_as_those_of_the_steps_one_by_one(
     leftovers: Leftovers,
 ) -> None:
     ledger = expected = stream(leftovers).start.ledger
-    plan = IN_ORDER[0].plan
+    plan = replace(IN_ORDER[0].plan, rows=8)
     for _ in range(40):
         _, expected = expected.take(plan.rows, plan.length)
     *_, last = ledgers(ledger, plan, 40)
@@ -131,6 +134,36 @@ def test_the_ledgers_of_equal_steps_end_as_those_of_the_steps_one_by_one(
         expected.dropped,
         expected.epoch,
     )
+
+
+@given(
+    start=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    duration=st.integers(0, 12),
+    rows=st.integers(1, 9),
+    budget=st.integers(288, 8_000),
+    world_size=st.integers(1, 3),
+)
+def test_rows_cut_in_place_hold_the_tokens_of_the_baseline_at_every_step(
+    start: int, duration: int, rows: int, budget: int, world_size: int
+) -> None:
+    baseline = replace(SCHEDULE, pacing=Constant(end=32), rows=rows, budget=budget)
+    pacing = Doubling(start=start, end=32, duration=duration)
+    short = replace(baseline, pacing=pacing, hold="tokens", leftovers="in_place")
+    assert not list(short.mistakes())
+    cut, whole = (
+        walked(one, one.start)
+        for one in (StepStream(s, LOADER.sequences, reuse_after=2) for s in (short, baseline))
+    )
+    for ours, theirs in zip(cut, whole, strict=True):
+        assert (ours.number, ours.tokens, ours.joined) == (theirs.number, theirs.tokens, 0)
+        assert ours.plan.length == pacing(ours.number - 1)
+        ranks = [of_rank(ours, rank, world_size, 2) for rank in range(world_size)]
+        (full,) = of_rank(theirs, 0, 1, 1)
+        for side in ("inputs", "targets"):
+            parts = [getattr(one, side) for rank in ranks for one in rank if one.share]
+            assert torch.equal(torch.cat(parts).reshape(-1, 32), getattr(full, side))
+        state = json.loads(json.dumps(ours.after.state()))
+        assert StreamState.from_state(state) == ours.after
 
 
 @given(

@@ -12,7 +12,7 @@ from lengthen.evaluation.results import Curve, Measure, Outcome, Result, read, w
 from lengthen.evaluation.task_files import read_texts
 from lengthen.reporting.panels import evaluation_panels
 from lengthen.util.disk import Disk
-from lengthen.util.tables import printed
+from lengthen.util.tables import laid_out
 from tests.fuzz.law import held
 from tests.fuzz.spoiled import bytes_near, json_near, json_values
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def show(path: Path) -> None:
     results = {"run": read(path)}
     for table in evaluations.tables(results):
-        printed(table)
+        laid_out(table, 80)
     evaluation_panels(results)
 
 

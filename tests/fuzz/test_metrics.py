@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from lengthen.config.load import load
 from lengthen.experiments.status import run_status
@@ -42,7 +41,7 @@ def read(run: Path) -> None:
     follower.catch_up()
     view = View("run", follower.summary, 4000, None, "", 0.0)
     plain(view)
-    Console(quiet=True).print(drawn(view))
+    drawn(view, 80)
     runs = gather([run], note=lambda _: None)
     list(lines(runs))
     panels_of(runs)

@@ -27,7 +27,7 @@ from transformers import (
 
 from lengthen.analysis.summary import first_at_or_below, summarise
 from lengthen.cli.main import main
-from lengthen.core.pacing import Constant, Fixed, Linear
+from lengthen.core.pacing import Constant, Doubling, Fixed, Linear
 from lengthen.experiments.compare.verdicts import verdicts
 from lengthen.integrations.arguments import REQUIRED, check_arguments
 from lengthen.integrations.plain import BatchStream
@@ -76,10 +76,11 @@ def by_step(seen: list[Any], count: int) -> Iterator[tuple[list[Any], list[Any]]
         (PLAN.pacing, "rows", "requeue"),
         (PLAN.pacing, "rows", "drop"),
         (Linear(start=8, end=64, duration=6), "tokens", "requeue"),
+        (Doubling(start=8, end=64, duration=6), "tokens", "in_place"),
         (Linear(of="rows", start=1, end=10, duration=8, multiple=1), "rows", "requeue"),
         (Constant(end=64), "rows", "requeue"),
     ],
-    ids=["linear", "drop", "tokens", "rows", "baseline"],
+    ids=["linear", "drop", "tokens", "in place", "rows", "baseline"],
 )
 def test_every_step_is_that_of_our_own_trainer_to_the_token(
     configured: Configure, store: Path, tmp_path: Path, pacing: Fixed, hold: Any, leftovers: Any

@@ -159,13 +159,14 @@ def test_the_steps_are_the_trainers_own_and_nothing_is_written(
         ({"of": "rows", "start": 1, "multiple": 1, "end": 8}, {}),
         ({"kind": "adaptive"}, {"hold": "tokens"}),
         ({"kind": "constant"}, {"leftovers": "drop"}),
+        ({"kind": "doubling"}, {"hold": "tokens", "leftovers": "in_place"}),
     ],
 )
 def test_every_kind_of_configuration_can_be_tried(
     configured: Configure, pacing: dict[str, object], batch: dict[str, object]
 ) -> None:
     config = tiny(configured, pacing=pacing, batch=batch, budget={"tokens": 10_000})
-    speed = measure_speed(config, 256, [(4, 64)], limit=0.2)
+    speed = measure_speed(config, 256, [(12, 8), (4, 64)], limit=0.2)
     assert speed.seconds(4, 64) > 0
 
 

@@ -12,6 +12,7 @@ from lengthen.cli.main import main
 from lengthen.config.schema import Config
 from lengthen.distributed import memory as memory_module
 from lengthen.distributed.memory import CPU_MICRO_TOKENS, memory_of
+from lengthen.model import cost
 from lengthen.planning import calibrate
 from lengthen.planning import forecast as forecast_module
 from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
@@ -56,6 +57,29 @@ def test_at_a_given_speed_seconds_are_flops_over_it(forecast_of: Forecasts) -> N
     (one,) = forecast_of(one={})
     assert one.duration == pytest.approx(one.plan.flops / 1e6)
     assert dict(lines(one))["speed"] == "0 GFLOP/s, as given"
+
+
+def test_a_warmup_saves_arithmetic_and_time_of_full_length_on_as_many_tokens(
+    forecast_of: Forecasts,
+) -> None:
+    slw, full = forecast_of(slw={}, full={"pacing": {"kind": "constant"}})
+    model, tokens = slw.config.model, slw.plan.tokens
+    shapes = slw.plan.shapes.items()
+
+    def causal(rows: int, length: int) -> int:
+        pairs = rows * length * (length + 1) // 2  # of a token and one that it attends to
+        products = cost.flops(model, rows, length) - 12 * rows * length**2 * model.layers * 16
+        return products + 12 * pairs * model.layers * model.width
+
+    assert model.width == 16
+    ours = sum(count * causal(*shape) for shape, count in shapes)
+    theirs = causal(1, model.length) * tokens / model.length
+    in_full = 1 - slw.plan.flops / (cost.flops(model, 1, model.length) * tokens / model.length)
+    assert slw.saving.causal == pytest.approx(1 - ours / theirs)
+    assert 0 < slw.saving.causal < slw.saving.full == pytest.approx(in_full)
+    assert slw.saving.seconds / (slw.duration + slw.saving.seconds) == pytest.approx(in_full)
+    assert full.saving.causal == pytest.approx(0) == full.saving.full
+    assert dict(lines(slw))["saved by the warmup"].endswith("less than full length throughout")
 
 
 def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
@@ -336,5 +360,5 @@ def test_a_name_that_nobody_shares_is_the_files_own(
     (tmp_path / "my.toml").write_text('recipe = "laptop-2min"\n', encoding="utf-8")
     words = ["plan", "laptop-2min", str(tmp_path / "my.toml"), "--model.vocabulary", "300"]
     assert main([*words, "--flops", "1T"]) == 0
-    heads = capsys.readouterr().out.splitlines()[2].split()
+    heads = capsys.readouterr().out.splitlines()[1].split()
     assert heads == ["laptop-2min", "my"]

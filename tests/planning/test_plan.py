@@ -118,6 +118,10 @@ PACINGS: dict[str, dict[str, Any]] = {
     "staged": {"pacing": {"kind": "staged", "values": [16, 64], "boundaries": [7]}},
     "rows paced": {"pacing": {"of": "rows", "start": 1, "multiple": 1, "end": 8}},
     "tokens held": {"batch": {"hold": "tokens"}},
+    "cut in place": {
+        "pacing": {"kind": "doubling"},
+        "batch": {"hold": "tokens", "leftovers": "in_place"},
+    },
     "dropped": {"batch": {"leftovers": "drop"}},
     "longer than the run": {"pacing": {"duration": 500}},
     "epochs": {"budget": {"epochs": 0.2}},
@@ -311,7 +315,7 @@ pacings = st.one_of(
 @given(
     pacing=pacings,
     hold=st.sampled_from(["rows", "tokens"]),
-    leftovers=st.sampled_from(["requeue", "drop"]),
+    leftovers=st.sampled_from(["requeue", "drop", "in_place"]),
     rows=st.integers(1, 9),
     budget=st.integers(576, 60_000),
     warmup=st.sampled_from([0, 1, 12, 10_000]),
@@ -331,6 +335,9 @@ def test_a_plan_is_what_a_walk_through_every_step_finds(
     sequences: int | None,
     calm: bool,
 ) -> None:
+    if leftovers == "in_place":
+        pacing = {"kind": "doubling", "start": 2 ** (rows % 7), "duration": warmup % 40}
+        hold = "tokens"
     by_rows = pacing.get("of") == "rows"
     config = configured(
         data={"path": None},

@@ -4,19 +4,18 @@ terminal."""
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from lengthen.data.open_store import open_store
 from lengthen.reporting import watch as watching
@@ -211,10 +210,7 @@ def view_of(run: Path) -> watching.View:
 
 
 def screen(run: Path, width: int = 120) -> str:
-    console = Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
-    with console.capture() as captured:
-        console.print(watching.drawn(view_of(run)))
-    return captured.get()
+    return watching.drawn(view_of(run), width) + "\n"
 
 
 def test_f49_names_and_events_are_text_and_steer_nothing(run: Path, capsys: Said) -> None:
@@ -239,9 +235,12 @@ def test_the_screen_shows_curves_and_events_and_fits_a_narrow_terminal(run: Path
     assert "recent loss    8.9 █" in shown
     assert "▁ 4.1" in shown
     assert "recent length  8 ▁" in shown
-    assert "event          step 20  resumed  discarded_lines 3  " in shown
+    assert "event          step 20 resumed discarded_lines 3" in shown
     assert "━" in shown  # the bar
-    assert all(len(text) <= 40 for text in screen(run, width=40).splitlines())
+    for width in (40, 60, 80, 120):
+        shown = screen(run, width)
+        assert all(len(text) <= width for text in shown.splitlines())
+        assert "event step 20 resumed discarded_lines 3" in " ".join(shown.split())
 
 
 def test_the_kernel_says_whether_a_run_is_stopped(run: Path, capsys: Said) -> None:
@@ -288,6 +287,7 @@ def test_a_finished_run_ends_the_watch(finished: Path, capsys: Said) -> None:
     assert said.startswith("finished  finished  step ")
     assert said.count("\n") == 1
     assert "left" not in said
+    assert " of 3,000, the rest is less than one row  " in said
 
 
 def test_a_run_is_finished_when_its_last_line_says_so(finished: Path) -> None:
@@ -384,5 +384,7 @@ def test_a_terminal_is_redrawn_and_left_in_order_by_an_interrupt(run: Path) -> N
         finally:
             watcher.kill()  # nobody reads its terminal any more, and it would wait for that
     os.close(ours)
-    assert shown.count(b"\x1b[2K") > 5  # lines that were drawn over
-    assert shown.endswith(b"\x1b[?25h")  # the cursor is back
+    _, drawn, after = re.split(rb"\x1b\[\?1049[hl]", shown)  # a screen of its own, and back
+    assert drawn.count(b"\x1b[H") > 1  # from its first line each time, whatever a resize made of it
+    assert b"\x1b[?25h" in shown  # the cursor is back
+    assert after.count(b"step 77") == 1  # and what was last seen stays

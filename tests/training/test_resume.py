@@ -36,6 +36,10 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "rows": {"pacing": {"of": "rows", "start": 1}},
     "held tokens": {"batch": {"hold": "tokens"}},
     "dropped leftovers": {"batch": {"leftovers": "drop"}},
+    "cut in place": {
+        "pacing": {"kind": "doubling", "start": 8, "duration": 9},
+        "batch": {"hold": "tokens", "leftovers": "in_place"},
+    },
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
     "rotary positions": {"model": {"positions": "rope"}},

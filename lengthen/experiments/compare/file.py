@@ -20,6 +20,7 @@ A cell is one point of the grid. The budget is equal within a cell: in tokens by
 """
 
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.config.load import (
+    Source,
     build,
     flat,
     merge,
@@ -96,6 +98,14 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
     `overrides` lie over the base and over every variant.
     """
     return comparison_of(read_toml(path), path.stem, overrides or {})
+
+
+def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
+    """Return a configuration of each variant in each cell; none where it is no comparison file."""
+    path = Path(source) if isinstance(source, str | os.PathLike) else Path()
+    if path.suffix != ".toml" or not path.is_file() or "variants" not in read_toml(path):
+        return {}
+    return {run.group: run.config for run in read_comparison(path, overrides).runs}
 
 
 def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
@@ -274,7 +284,11 @@ def _config(
     try:
         if other is not None:
             cell = rows_with_the_same_tokens(target.tables())
-        config = build(merge(merge(cell, changes)[0], overrides)[0])
+        tables = merge(merge(cell, changes)[0], overrides)[0]
+        if flops is not None and "%" in str(flat(tables).get("pacing.duration")):
+            rule = "is a share of budget.tokens, which flops replaces; give steps"
+            raise SettingError("pacing.duration", rule, flat(tables)["pacing.duration"])
+        config = build(tables)
         return config if flops is None else with_flops(config, flops)
     except SettingError as error:
         # A mistake of the base is not this variant's.

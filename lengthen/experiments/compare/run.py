@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
@@ -32,7 +33,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, last_record
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.errors import DataError
-from lengthen.util.tables import Table, printed
+from lengthen.util.tables import Table, text_lines
 
 
 def carry_out(
@@ -138,7 +139,8 @@ class _LiveTable:
             tuple((name, *cells) for name, cells in rows.items()),
             "validation loss where a run is finished; Ctrl-C saves and stops",
         )
-        self.live.update(printed(table), refresh=True)
+        lines = text_lines([table], self.live.console.width)
+        self.live.update(Text("\n".join(lines)), refresh=True)
 
     def ended(self, job: Job, message: str) -> None:
         self.cells[job.name] = _cell(job.directory, job.config)

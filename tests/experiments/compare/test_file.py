@@ -124,6 +124,25 @@ def test_a_budget_in_flops_is_refused_where_only_the_run_itself_decides_its_leng
     assert read_comparison(written(more=more, **tokens)).runs
 
 
+def test_a_duration_in_per_cent_is_worked_out_for_every_variant(written: Written) -> None:
+    more = """
+[variants.late]
+pacing = { kind = "linear", start = 8, duration = "60%" }
+"""
+    file = written(more=more, **{"duration = 8 }": 'duration = "30%" }'})
+    configs = {run.variant: run.config for run in read_comparison(file).runs}
+    for name, share in (("slw", 0.3), ("late", 0.6)):
+        walked = steps(configs[name].schedule())
+        first = next(before for before, plan in walked if plan.length == 64)
+        assert share <= first.tokens / 6000 < share + 0.09  # a step of full length
+
+
+def test_a_duration_in_per_cent_has_no_meaning_in_a_budget_of_flops(written: Written) -> None:
+    flops = {"seeds =": 'flops = "1B"\nseeds =', "heads = 2": "heads = 2, vocabulary = 257"}
+    with pytest.raises(SettingError, match="is a share of budget.tokens, which flops replaces"):
+        read_comparison(written(**flops, **{"duration = 8 }": 'duration = "30%" }'}))
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("studies/*.toml")), ids=lambda path: path.stem)
 def test_the_published_studies_can_be_read(path: Path) -> None:
     assert read_comparison(path).runs

@@ -5,14 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lengthen.config.load import Source, load
+from lengthen.config.load import Source, load, nested, with_data
 from lengthen.config.schema import Config
 from lengthen.distributed import per_rank
-from lengthen.planning.forecast import Forecast, check_out, forecasts, lines, table, write
+from lengthen.experiments.compare.file import variants_in
+from lengthen.planning.forecast import (
+    Forecast,
+    check_out,
+    forecasts,
+    lines,
+    table,
+    variants_table,
+    write,
+)
 from lengthen.util import console
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError
-from lengthen.util.tables import Printable, Table, two_columns
+from lengthen.util.tables import Printable, Table, facts
 
 MOST_RANKS = 10**6  # more than there are anywhere
 
@@ -23,12 +32,15 @@ class Plans(Printable):
 
     forecasts: tuple[Forecast, ...]  # by recipe; of an adaptive pacing the quickest and slowest
     ranks: tuple[int, ...]  # numbers of GPUs whose loads are shown
+    compared: bool = False  # they are variants of a comparison
 
     @property
     def parts(self) -> list[Table | str]:
-        """A forecast as lines, several as a table, and a table of loads for each."""
+        """A forecast as lines, several or variants as a table, and a table of loads for each."""
         one = len(self.forecasts) == 1
-        first = two_columns(lines(self.forecasts[0])) if one else table(self.forecasts)
+        first = facts(lines(self.forecasts[0])) if one else table(self.forecasts)
+        if self.compared:
+            first = variants_table(self.forecasts)
         loads = self.forecasts if self.ranks else ()
         return [first, *(_loads(forecast, self.ranks) for forecast in loads)]
 
@@ -50,9 +62,10 @@ def plan(
     """Return what training recipes will cost, side by side; train nothing.
 
     `recipes`, `data` and `settings` are as for `train`; without `data`, leftovers and epochs are
-    left out. `flops` is the speed to reckon with, such as "100T" a second; without it steps are
-    tried here, for some seconds. `ranks` are numbers of GPUs for which loads are shown. `out` is a
-    picture or a page to write. Raises SettingError, and DataError for an unusable store.
+    left out. A comparison file stands for its variants. `flops` is the speed to reckon with, such
+    as "100T" a second; without it steps are tried here, for some seconds. `ranks` are numbers of
+    GPUs for which loads are shown. `out` is a picture or a page to write. Raises SettingError, and
+    DataError for an unusable store.
 
     >>> plans = lengthen.plan("laptop-2min", data="store", flops="0.1T", quiet=True)
     >>> plans.forecasts[0].plan.tokens
@@ -68,13 +81,18 @@ def plan(
     if path is not None:
         check_out(path)
     say = (lambda _: None) if quiet else console.note
-    configs = {}
+    configs, compared = dict[str, Config](), False
     for name, recipe in zip(_names(recipes), recipes, strict=True):
+        if variants := variants_in(recipe, with_data(nested(settings), data)):
+            configs, compared = configs | variants, True
+            continue
         configs[name], notes = load(recipe, settings, data=data)
         for text in notes:
             say(text)
     plans = Plans(
-        tuple(forecasts(configs, None if flops is None else str(flops), say)), tuple(ranks)
+        tuple(forecasts(configs, None if flops is None else str(flops), say)),
+        tuple(ranks),
+        compared,
     )
     if path is not None:
         write(path, plans.forecasts)

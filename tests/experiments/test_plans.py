@@ -1,0 +1,28 @@
+"""A plan of a comparison file: its variants, a row each."""
+
+import pytest
+
+import lengthen
+from lengthen.cli.main import main
+from lengthen.experiments.compare.file import read_comparison
+from tests.experiments.conftest import Written
+
+
+def test_a_comparison_file_is_planned_with_a_row_for_each_variant(written: Written) -> None:
+    file = written()
+    plans = lengthen.plan(file, flops="1G", quiet=True)
+    (found,) = plans.parts
+    assert not isinstance(found, str)
+    assert [row[0] for row in found.rows] == ["baseline", "slw"]
+    configs = {run.variant: run.config for run in read_comparison(file).runs}
+    assert {one.name: one.plan.schedule.pacing for one in plans.forecasts} == {
+        name: config.pacing for name, config in configs.items()
+    }
+
+
+def test_a_mistake_in_a_comparison_that_is_planned_is_one_line(
+    written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(**{"heads = 2": "heads = 3"})
+    assert main(["plan", str(file), "--flops", "1G"]) == 2
+    assert capsys.readouterr().err == "lengthen: model.heads: must divide model.width (16), got 3\n"
