@@ -3,9 +3,9 @@
     python scripts/results_tables.py
 
 A block begins with `<!-- results: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
-`results` it may ask for the `verdicts` or `causes` of one file, or, `repeated`, for the estimates
-of the same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study,
-NAME.tar.xz. A column that says the same in every row is left out; the JSON files have everything.
+`results` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the same
+pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study, NAME.tar.xz. A
+column that says the same in every row is left out; the JSON files have everything.
 """
 
 import json
@@ -19,20 +19,15 @@ from lengthen.reporting.gather import gather
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
-    r"<!-- (results|verdicts|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
+    r"<!-- (results|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
 )
-NOT_SHOWN = ("stable seeds", "seeds")
-OURS = ("checkpoint", "lambada", "wikitext103", "valid", "baseline", "slw")
+NOT_SHOWN = ("stable seeds",)
+OURS = ("lambada perplexity", "wikitext103", "valid (limit 1000) loss")
 
 
 def results(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the table of results."""
     yield from _table(facts, "Results at the end of an equal budget")
-
-
-def verdicts(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the table of verdicts."""
-    yield from _table(facts, "Verdicts")
 
 
 def causes(facts: dict[str, Any]) -> Iterator[str]:
@@ -54,8 +49,7 @@ def _table(facts: dict[str, Any], title: str, only: tuple[str, str] | None = Non
     kept = [
         n
         for n, name in enumerate(columns)
-        if name not in NOT_SHOWN
-        and (name == "verdict" or len(rows) == 1 or len({row[n] for row in rows}) > 1)
+        if name not in NOT_SHOWN and len({row[n] for row in rows}) > 1
     ]
     yield f"**{title}** (`{facts['name']}.toml`)\n"
     yield _row([columns[n] for n in kept])
@@ -98,14 +92,13 @@ def _estimates(facts: dict[str, Any]) -> dict[str, tuple[float, float, float]]:
 
 
 def judged(study: Path) -> Iterator[str]:
-    """Yield the lines of the tables of what the tasks of ours say about runs."""
+    """Yield the lines of the table of what the tasks of ours say about runs."""
     variants = {run.name.split("/")[1]: run.results for run in gather([study])}
-    for table in tables(variants):
-        yield f"**{table.title}**\n"
-        yield _row(table.columns)
-        yield "|" + "---|" * len(table.columns)
-        yield from (_row(row) for row in table.rows if row[0].startswith(OURS))
-        yield ""
+    table, *_ = tables(variants)
+    yield _row(table.columns)
+    yield "|" + "---|" * len(table.columns)
+    yield from (_row(row) for row in table.rows if row[0].startswith(OURS))
+    yield ""
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -114,7 +107,6 @@ def _row(cells: Sequence[str]) -> str:
 
 BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
     "results": results,
-    "verdicts": verdicts,
     "causes": causes,
     "repeated": repeated,
 }

@@ -9,8 +9,8 @@ HEAD = """\
 # Settings
 
 Every setting of a [recipe](training.md#recipes), a TOML file, `--table.setting VALUE` on the
-command line and `settings=` in Python. `lengthen settings TABLE` prints the same. How they are
-merged is on [the page on training](training.md#train).
+command line and `settings=` in Python. [Training](training.md#train) says how they are merged.
+`lengthen settings TABLE` prints the same.
 
 - A *required* setting must come from a recipe, a file or the command line.
 - A *count* is a whole number from 1 to 10^15; it may have K, M, B or T behind it, in steps of 1000.
@@ -18,23 +18,28 @@ merged is on [the page on training](training.md#train).
 - `pacing.kind` must be given and decides which pacing settings there are;
   [concepts](concepts.md#pacing) has what each kind does.
 
-This page is made by `scripts/settings_page.py` from `lengthen/config/schema.py` and
-`lengthen/core/pacing.py`.
+`python -m scripts.settings_page` makes this page.
 """
-COLUMNS = "| setting | type | default | unit | meaning |\n|---|---|---|---|---|"
+COLUMNS = "| setting | type | default | meaning |\n|---|---|---|---|"
 
 
 def page() -> str:
-    """Return the page as it should be."""
-    parts = (
-        f"## `{name}`\n\n{' '.join(meaning.split())}\n\n{COLUMNS}\n" + "".join(map(_row, settings))
-        for name, (meaning, settings) in tables().items()
-    )
-    return "\n".join([HEAD, *parts])
+    """Return the page as it should be; what several kinds of pacing share stands at the first."""
+    parts = [HEAD]
+    told: list[Setting] = []
+    for name, (meaning, settings) in tables().items():
+        again = [f"`{one.name}`" for one in settings if one in told]
+        also = f" Also {', '.join(again)}, as above." if again else ""
+        rows = "".join(_row(one) for one in settings if one not in told)
+        table = f"\n{COLUMNS}\n{rows}" if rows else ""
+        parts.append(f"## `{name}`\n\n{' '.join(meaning.split())}{also}\n{table}")
+        told += settings
+    return "\n".join(parts)
 
 
 def _row(one: Setting) -> str:
-    return f"| `{one.name}` | {one.type} | {one.default} | {one.unit} | {one.meaning} |\n"
+    of = f", {one.unit}" if one.unit else ""
+    return f"| `{one.name}` | {one.type}{of} | {one.default} | {one.meaning} |\n"
 
 
 if __name__ == "__main__":

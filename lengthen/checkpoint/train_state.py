@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
-from lengthen.config.schema import MOST
+from lengthen.config.values import MOST
 from lengthen.core.ledger import Ledger
 from lengthen.core.loss_ratio import LowestLoss
 from lengthen.core.pacing import AdaptiveState

@@ -134,7 +134,7 @@ def _warnings(config: Config) -> list[str]:
     """Return notes on what is legal and hardly meant."""
     pacing, length = config.pacing, config.model.length
     if pacing.of == "length" and pacing.end < length:
-        beyond = f"positions from {pacing.end} on are never trained"
+        beyond = f"contexts above {pacing.end} are never trained"
         return [f"pacing.end ({pacing.end}) is below model.length ({length}): {beyond}"]
     warmup = config.optimizer.warmup_steps
     if isinstance(pacing, Adaptive) and pacing.latest < warmup:

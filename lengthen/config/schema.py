@@ -4,10 +4,7 @@ The pacing tables are pacing's own values. Where settings come from, and how a m
 load.py.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from decimal import Decimal, DecimalException
 from fractions import Fraction
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,6 +20,17 @@ from pydantic import (
 )
 
 from lengthen.config.names import other_name
+from lengthen.config.values import (
+    MOST,
+    Betas,
+    Count,
+    CountOrOff,
+    Number,
+    Share,
+    known_device,
+    parse_count,
+    parse_list,
+)
 from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
@@ -32,69 +40,12 @@ from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
 Positions = Literal["learned", "rope"]
+Start = Literal["zero", "spread"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
-
-SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-MOST = 10**15  # an upper bound for every count: far above any run, far below any overflow
-
-
-def parse_count(value: object) -> object:
-    """Turn "375M" or "1.5B" into a whole number; leave anything else to the next check."""
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str):
-        return value
-    text = value.replace("_", "").strip()
-    scale = SUFFIXES.get(text[-1:].upper(), 1)
-    try:
-        number = Decimal(text[:-1] if scale > 1 else text) * scale
-    except DecimalException:
-        number = Decimal("NaN")
-    if not number.is_finite() or number != number.to_integral_value():
-        raise ValueError("must be a whole number, with K, M, B or T after it if you like")
-    return int(number)
-
-
-def parse_list(value: object) -> Sequence[object]:
-    """Turn "256,4K", as a command line has it, and a single number into the list that is meant."""
-    if isinstance(value, str):
-        return [item.strip() for item in value.strip("[]").split(",")]
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def no_bool(value: object) -> object:
-    """Refuse true and false where a number is meant."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
-CUDA_CARD = re.compile(r"cuda:(0|[1-9][0-9]{0,3})")
-
-
-def known_device(value: object) -> object:
-    """Refuse text that names no device; raises SettingError with a bare name."""
-    if not isinstance(value, str) or value in DEVICES or CUDA_CARD.fullmatch(value):
-        return value
-    rule = 'must be "auto", "cpu", "cuda", "cuda:N" with the number of a GPU, or "mps"'
-    meant = value.lower().replace("gpu", "cuda")
-    close = [meant] if CUDA_CARD.fullmatch(meant) else DEVICES
-    raise SettingError("device", rule, value, nearest(meant, close))
-
 
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
 LISTS = ("values", "boundaries")  # settings of a pacing with several numbers
-
-# Each with the word for it in the reference.
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=MOST), "count"]
-CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST), "count or 0"]
-Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0), "number"]
-Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1), "share"]
-Betas = Annotated[tuple[Share, Share], BeforeValidator(parse_list)]
 
 
 def read_pacing(table: object) -> object:
@@ -163,15 +114,18 @@ class Model(Table):
         Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
     ] = "learned"
     rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
+    positions_start: Annotated[Start, Doc("of rows: 0, or evenly at multiples of l")] = "zero"
+    qk_norm: Annotated[bool, Doc("RMSNorm of each query and key (arXiv:2302.05442)")] = False
+    z_loss: Annotated[
+        Number, Field(le=1), Doc("weight of log(Z)^2 in the gradient (arXiv:2204.02311); 0: none")
+    ] = 0.0
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> "Model":
         if self.width % self.heads:
             raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
         if self.positions == "rope" and self.width // self.heads % 2:
-            rule = (
-                f'must cut model.width ({self.width}) into even widths where positions are "rope"'
-            )
+            rule = f"must cut model.width ({self.width}) into even widths for rotary positions"
             raise SettingError("heads", rule, self.heads)
         return self
 
@@ -292,8 +246,13 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _tables_agree(self) -> "Config":
-        for setting, rule, value in self._schedule_of(self.budget.tokens or MOST).mistakes():
+        schedule = self._schedule_of(self.budget.tokens or MOST)
+        for setting, rule, value in schedule.mistakes():
             raise SettingError(setting, rule, value)
+        for uneven in schedule.uneven_lengths() if self.model.positions_start == "spread" else ():
+            rule = f"must have lengths that divide model.length ({self.model.length})"
+            where = 'where model.positions_start is "spread"'
+            raise SettingError("pacing", f"{rule} {where}", uneven, 'pacing.kind = "doubling" has')
         length, micro_tokens = self.model.length, self.batch.micro_tokens
         if micro_tokens != "auto" and micro_tokens < length:
             rule = f"must be at least model.length ({length})"

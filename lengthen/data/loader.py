@@ -81,6 +81,22 @@ def _rows(parts: list[Tokens], length: int) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, length))
 
 
+def row_starts(plan: StepPlan, step: int, full_length: int) -> Tensor:
+    """Return the first positions of the rows of a step, counted from 0, where they spread.
+
+        (B t + k) mod (L / l) * l                                       for row k of step t
+
+    So the rows of a step lie evenly over the full length, or go on where the last step's ended if
+    they are too few, and rows that are cut in place start where they lie in their sequence. (rows,)
+    int64; raises SettingError for a length that does not divide the full one.
+    """
+    slots, rest = divmod(full_length, plan.length)
+    if rest:
+        rule = f"must have lengths that divide model.length ({full_length})"
+        raise SettingError("pacing", rule, plan.length)
+    return (plan.rows * step + torch.arange(plan.rows)) % slots * plan.length
+
+
 class MicroBatch(NamedTuple):
     """What one forward and backward pass trains on; at least one row."""
 

@@ -102,6 +102,9 @@ class Gpt2(BaseModel):
         if model.positions != "learned":
             rule = 'must be "learned" for GPT-2, which has no rotary embedding'
             raise SettingError("model.positions", rule, model.positions)
+        if model.qk_norm:
+            rule = "must be false for GPT-2, which normalises no queries and keys"
+            raise SettingError("model.qk_norm", rule, model.qk_norm)
         ours = model.model_dump()
         values = {theirs: ours[name] for name, theirs in SETTINGS.items()}
         others = {"embd_pdrop": model.dropout, "attn_pdrop": model.dropout}

@@ -30,8 +30,7 @@ def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
     order of a head's elements.
     """
     (cos, sin), (first, second) = rotation, heads.chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.to(heads.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 @dataclass
@@ -58,12 +57,20 @@ class Reading:
 
 
 class Attention(nn.Module):
-    """Causal self-attention: every token reads itself and those before it in its row."""
+    """Causal self-attention: every token reads itself and those before it in its row.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    With `qk_norm` each head's queries and keys are divided by their root mean square and multiplied
+    by a gain that the heads share, before any rotation: the norm without bias and centring of
+    ViT-22B (arXiv:2302.05442, section 2), per head as Qwen3 has it (arXiv:2505.09388, section 2).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.query_norm, self.key_norm = (
+            nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None for _ in range(2)
+        )
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -90,6 +97,10 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(x).chunk(3, dim=-1)
         )
+        if self.query_norm and self.key_norm:
+            # In the gain's precision, which is the weights', whatever autocast gave.
+            dtype = self.query_norm.weight.dtype
+            query, key = self.query_norm(query.to(dtype)), self.key_norm(key.to(dtype))
         if rotation:
             query, key = rotated(query, rotation), rotated(key, rotation)
-        return query, key, value
+        return query.to(value.dtype), key.to(value.dtype), value

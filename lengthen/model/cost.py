@@ -24,13 +24,15 @@ MAPPED = 2**25  # bytes from which on glibc maps a block by itself
 def parameters(shape: Model) -> int:
     """Return the exact number of parameters: (V + L + 2) d + n (12 d^2 + 13 d).
 
-    Rotary positions have no table: L is 0 then.
+    Rotary positions have no table: L is 0 then. With `qk_norm` each layer has two gains of a head's
+    width.
 
     Raises SettingError where the vocabulary is missing, as all of this module does.
     """
     width, table = shape.width, shape.length if shape.positions == "learned" else 0
     ends = (_vocabulary(shape) + table + 2) * width  # both embeddings and the last norm
-    return ends + shape.layers * (12 * width**2 + 13 * width)
+    gains = 2 * width // shape.heads if shape.qk_norm else 0
+    return ends + shape.layers * (12 * width**2 + 13 * width + gains)
 
 
 def flops(

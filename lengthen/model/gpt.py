@@ -38,10 +38,10 @@ class Perceptron(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then perceptron, each added to what it read."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
+        self.attention = Attention(width, heads, dropout, qk_norm=qk_norm)
         self.perceptron_norm = nn.LayerNorm(width)
         self.perceptron = Perceptron(width, dropout)
 
@@ -69,6 +69,8 @@ class GPT(nn.Module):
         init_std: float = 0.02,
         positions: Positions = "learned",
         rope_theta: float = 10_000.0,
+        qk_norm: bool = False,
+        z_loss: float = 0.0,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -76,10 +78,13 @@ class GPT(nn.Module):
         self.dropout = dropout
         self.recompute = recompute  # layers keep their input alone for the backward pass
         self.init_std = init_std
+        self.z_loss = z_loss  # weight of log(Z)^2 in the gradient
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(length, width) if positions == "learned" else None
         self.head_width, self.rope_theta = width // heads, rope_theta
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout, qk_norm=qk_norm) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
 
     @classmethod
@@ -96,6 +101,8 @@ class GPT(nn.Module):
             init_std=shape.init_std,
             positions=shape.positions,
             rope_theta=shape.rope_theta,
+            qk_norm=shape.qk_norm,
+            z_loss=shape.z_loss,
             recompute=recompute,
         )
 
@@ -117,13 +124,14 @@ class GPT(nn.Module):
             parameter.copy_(drawn.normal_(0.0, std, generator=generator))
 
     def forward(self, inputs: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
-        """Return the sum of the losses in nats: float32, or float64 for a float64 model.
+        """Return the sum of the cross-entropies in nats: float32, or float64 for a float64 model.
 
-        Inputs and targets are (rows, length) int64 for any length up to the full one. `starts`
-        (rows,) int64 are the positions of each row's first token; None: all begin at 0.
+        Its gradient has that of the z-loss in it, where there is one; its value never. Inputs and
+        targets are (rows, length) int64 for any length up to the full one. `starts` (rows,) int64
+        are the positions of each row's first token; None: all begin at 0.
         """
         hidden = self.hidden(inputs, starts).flatten(0, 1)
-        return summed_loss(hidden, self.tokens.weight, targets.flatten())
+        return summed_loss(hidden, self.tokens.weight, targets.flatten(), self.z_loss)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return (rows, length, vocabulary) for inputs (rows, length) int64."""

@@ -10,8 +10,12 @@ from torch.autograd.function import once_differentiable
 CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
 
 
-def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
     """Return the sum of the cross-entropies of `hidden @ weight.T`, of which chunks exist alone.
+
+    The gradient is that of the sum of  cross-entropy + z_loss * log(Z)^2,  where Z is the sum of
+    the exponentials of a token's logits (PaLM, arXiv:2204.02311, section 5): what is reported stays
+    comparable whatever is trained on.
 
     `hidden` (tokens, width), `weight` (vocabulary, width), `targets` (tokens,) int64. Under
     autocast the products are in its precision, and all that is summed in the weight's.
@@ -19,7 +23,7 @@ def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     device = hidden.device.type
     low = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if low else weight.dtype
-    return _apply(hidden, weight, targets, dtype, torch.is_grad_enabled())
+    return _apply(hidden, weight, targets, dtype, z_loss, torch.is_grad_enabled())
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -32,20 +36,33 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, train: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        z_loss: float,
+        train: bool,
     ) -> Tensor:
         inputs, table = hidden.to(dtype), weight.to(dtype)
         loss = weight.new_zeros(())
         to_hidden, to_weight = torch.empty_like(inputs), torch.zeros_like(weight)
         for first in range(0, len(inputs), CHUNK):
             rows = slice(first, first + CHUNK)
-            log_p = torch.log_softmax(inputs[rows] @ table.T, dim=1, dtype=weight.dtype)
-            target = targets[rows, None]
-            loss -= log_p.gather(1, target).sum()
+            target, logits = targets[rows, None], inputs[rows] @ table.T
+            log_p, chosen = torch.log_softmax(logits, dim=1, dtype=weight.dtype), None
+            if z_loss:
+                chosen = logits.gather(1, target)
+            del logits  # as large as its logarithms
+            log_p_target = log_p.gather(1, target)
+            loss -= log_p_target.sum()
             if not train:
                 continue
             # d loss / d logits = p - 1[target], written over log p: the largest tensor here.
-            slope = log_p.exp_().scatter_add_(1, target, log_p.new_full(target.shape, -1.0))
+            slope = log_p.exp_()
+            if chosen is not None:  # d log(Z)^2 / d logits = 2 log(Z) p
+                slope *= 1 + 2 * z_loss * (chosen - log_p_target)
+            slope.scatter_add_(1, target, log_p.new_full(target.shape, -1.0))
             slope = slope.to(dtype)
             torch.mm(slope, table, out=to_hidden[rows])
             if dtype == weight.dtype:
@@ -59,7 +76,7 @@ class _SummedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         to_hidden, to_weight = ctx.saved_tensors
-        return to_hidden * scale, to_weight * scale, None, None, None
+        return to_hidden * scale, to_weight * scale, None, None, None, None
 
 
-_apply: Callable[[Tensor, Tensor, Tensor, torch.dtype, bool], Tensor] = _SummedLoss.apply
+_apply: Callable[[Tensor, Tensor, Tensor, torch.dtype, float, bool], Tensor] = _SummedLoss.apply

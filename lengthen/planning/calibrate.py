@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from lengthen.config import load as settings
-from lengthen.config.schema import MOST, Config, Model, parse_count
+from lengthen.config.schema import Config, Model
+from lengthen.config.values import MOST, parse_count
 from lengthen.core.schedule import StepPlan
 from lengthen.data.store import Manifest, Store
 from lengthen.data.stream import StreamState, accumulation_steps

@@ -11,7 +11,8 @@ NOTE = (
     "Each has a twin NAME-baseline that trains at full length throughout. Parameters are with "
     f"{VOCABULARY:,} tokens where the store decides the vocabulary. Minutes are those at "
     f"{UTILISATION:.0%} of the speed of matrix products, measured here for half a second; a small "
-    "model reaches less. `lengthen plan RECIPE` tries steps, `lengthen recipes RECIPE` prints TOML."
+    "model reaches less. `lengthen plan RECIPE --data STORE` tries steps, `lengthen recipes "
+    "RECIPE` prints TOML."
 )
 
 

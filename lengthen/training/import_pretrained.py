@@ -30,7 +30,8 @@ from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError, shown
 
 UNTRAINED = "gpt2-117m-baseline"  # fills the settings of a run that will not be trained on
-OPEN_SETTINGS = {"dropout"}  # of the model; the weights decide the others
+# Of the model; the weights decide the others.
+OPEN_SETTINGS = {"dropout", "positions_start", "z_loss"}
 
 
 def import_pretrained(
@@ -105,7 +106,8 @@ def _with_model(overrides: Tables, model: Pretrained) -> Tables:
     for setting in asked:
         if setting not in OPEN_SETTINGS:
             raise SettingError(f"model.{setting}", "is decided by the folder", asked[setting])
-    laid = {**overrides, "model": {**model.shape.model_dump(), **asked}}
+    own = model.shape.model_dump(exclude={"positions_start", "z_loss"})
+    laid = {**overrides, "model": {**own, **asked}}
     if model.weights["tokens.weight"].dtype == torch.float64:
         # A recipe's own precision would round the weights away.
         laid["run"] = {"precision": "fp64", **overrides.get("run", {})}

@@ -21,7 +21,7 @@ from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches
+from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches, row_starts
 from lengthen.data.store import Store
 from lengthen.data.stream import Step, StepStream, StreamState, accumulation_steps, row_range
 from lengthen.distributed.context import DistributedContext
@@ -149,6 +149,7 @@ class Trainer:
         rank, world_size = self.context.rank, self.context.world_size
         count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
         parts = micro_batches(batch, plan, rank, world_size, count)
+        starts = self._starts(plan)
         # The loss, and whether a rank was asked to stop.
         total = torch.zeros(2, dtype=self.context.sum_dtype, device=self.context.device)
         for number, part in enumerate(parts):
@@ -156,19 +157,28 @@ class Trainer:
                 now = (self.train_state.counters.step, rank, number)
                 torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
             with no_sync_before(self.module, last=number == len(parts) - 1):
-                total[0] += self.backward(part, scale)
+                mine = row_range(plan, rank, world_size, number, count)
+                own = starts[mine.start : mine.stop] if starts is not None and mine else None
+                total[0] += self.backward(part, scale, own)
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def backward(self, part: MicroBatch, scale: float) -> Tensor:
+    def _starts(self, plan: StepPlan) -> Tensor | None:
+        """Return the first positions of all rows of a step; None where they are all 0."""
+        model, step = self.config.model, self.train_state.counters.step
+        if model.positions_start == "zero" or plan.length == model.length:
+            return None
+        return row_starts(plan, step, model.length).to(self.context.device)
+
+    def backward(self, part: MicroBatch, scale: float, starts: Tensor | None = None) -> Tensor:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
         # A rank without rows must still join its peers in the collectives of this micro-batch.
         weight = float(part.share > 0)
         with self.context.autocast():
-            loss: Tensor = self.module(part.inputs, part.targets)
+            loss: Tensor = self.module(part.inputs, part.targets, starts)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 

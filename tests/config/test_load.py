@@ -139,7 +139,7 @@ def test_a_missing_table_is_named() -> None:
 
 
 def test_a_length_that_ends_below_full_length_is_noted() -> None:
-    note = "pacing.end (128) is below model.length (256): positions from 128 on are never trained"
+    note = "pacing.end (128) is below model.length (256): contexts above 128 are never trained"
     assert load("laptop-2min", {"pacing": {"end": 128}})[1] == [note]
     rows = {"of": "rows", "kind": "linear", "start": 1, "duration": 9, "end": 32}
     assert not load("laptop-2min", {"pacing": rows})[1]
@@ -487,8 +487,17 @@ def test_passes_are_the_number_that_was_written_to_the_last_row(
     assert budget == hundredths * rows * power * 64 // 100
 
 
+def test_starts_are_spread_only_where_every_length_divides_the_full_one() -> None:
+    spread = {"length": 64, "positions_start": "spread"}
+    build(small(model=spread, pacing={"kind": "doubling", "duration": 10}))
+    rule = r'^pacing: must have lengths that divide model.length \(64\) .*"spread", got 24; '
+    with pytest.raises(SettingError, match=rule):
+        build(small(model=spread))
+    build(small(model=spread, pacing={"duration": 0}))  # never short
+
+
 def test_rotary_positions_need_heads_of_an_even_width() -> None:
-    rule = r'model.heads: must cut model.width \(16\) into even widths .*"rope", got 16'
+    rule = r"model.heads: must cut model.width \(16\) into even widths for rotary .*, got 16"
     with pytest.raises(SettingError, match=rule):
         build(small(model={"heads": 16, "positions": "rope"}))
     build(small(model={"heads": 8, "positions": "rope"}))

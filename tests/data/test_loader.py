@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from lengthen.core.ledger import Block, Ledger, reuse_spacing
 from lengthen.core.pacing import Linear
+from lengthen.core.schedule import StepPlan
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
-from lengthen.data.loader import Loader, Tokens
+from lengthen.data.loader import Loader, Tokens, row_starts
 from lengthen.util.errors import DataError, SettingError
 from tests.naive_ledger import tokens_of
 
@@ -158,3 +159,31 @@ def test_one_epoch_over_a_real_store_of_ten_million_tokens() -> None:
         tokens = np.frombuffer(text.read(10_500_000), dtype=np.uint8).astype(np.uint16)
     assert len(tokens) >= 10_000_000
     check_an_epoch(tokens, rows=64, full_length=1024, duration=200)
+
+
+@given(
+    slots=st.integers(1, 64), length=st.integers(1, 16), rows=st.integers(1, 100), data=st.data()
+)
+def test_spread_starts_cover_every_position_evenly(
+    slots: int, length: int, rows: int, data: st.DataObject
+) -> None:
+    begin, full = data.draw(st.integers(0, 10**6), label="step"), slots * length
+    steps = range(begin, begin + -(-slots // rows))
+    starts = [row_starts(StepPlan(rows, length, 0.0), step, full).tolist() for step in steps]
+    covered = {start + token for step in starts for start in step for token in range(length)}
+    assert covered == set(range(full))
+    for step in starts:  # no multiple begins two rows more than another
+        counts = [step.count(slot * length) for slot in range(slots)]
+        assert sum(counts) == rows
+        assert max(counts) - min(counts) <= 1
+
+
+def test_rows_cut_in_place_start_where_they_lie() -> None:
+    plan = StepPlan(rows=12, length=16, learning_rate=0.0)
+    for step in range(3):
+        assert row_starts(plan, step, 64).tolist() == [0, 16, 32, 48] * 3
+
+
+def test_a_function_whose_length_does_not_divide_is_refused_as_it_runs() -> None:
+    with pytest.raises(SettingError, match=r"^pacing: must have lengths that divide .*, got 24$"):
+        row_starts(StepPlan(rows=1, length=24, learning_rate=0.0), 0, 64)

@@ -24,6 +24,7 @@ from tests.checkpoint.test_read import FILES, save, tensors
 from tests.conftest import AskFor, Configure
 from tests.distributed.test_sharded import finished, same, steps, torchrun
 from tests.ranks import Rank, commands, results
+from tests.ways_out import takes
 
 pytestmark = pytest.mark.ranks
 
@@ -147,6 +148,7 @@ def test_f16_ranks_take_the_newest_checkpoint_that_is_the_same_to_all_of_them(
         assert [newest for ((newest, _),) in found] == [1, 1]
 
 
+@takes("put it on a disk that all of them share")
 @pytest.mark.parametrize("command", ["train", "resume"])
 def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothing(
     configured: Configure, tmp_path: Path, command: str
@@ -163,6 +165,8 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     assert [rank.returncode for rank in both] == [2, 2]
     assert all("rank 1 sees another than rank 0" in line for line in lines)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
+    again = commands(asked[0], asked[0])
+    assert [rank.communicate(timeout=120) and rank.returncode for rank in again] == [0, 0]
 
 
 def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train_nothing(
@@ -179,6 +183,7 @@ def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train
     assert not list((tmp_path / "run").glob("*.toml"))
 
 
+@takes("run the command again")
 def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     configured: Configure, tmp_path: Path
 ) -> None:
@@ -191,6 +196,8 @@ def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     rule = "rank 0 is to resume from the newest checkpoint, rank 1 to train anew"
     assert all(f"{rule}: a shared disk is late" in line for line in lines)
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)
+    again = commands(*[[*command, "--resume", "auto"]] * 2)
+    assert [rank.communicate(timeout=120) and rank.returncode for rank in again] == [0, 0]
 
 
 def passage_of_a_sync(config: Config, folder: Path, ask_for: AskFor) -> int:

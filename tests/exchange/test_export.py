@@ -165,8 +165,17 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "hf").exists()
 
 
-def test_a_model_that_is_no_gpt2_is_refused_in_a_line(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "run", {**TINY, "positions": "rope"})
-    with pytest.raises(SettingError, match=r'^model.positions: must be "learned" .*got .rope.$'):
+@pytest.mark.parametrize(
+    ("switch", "rule"),
+    [
+        ({"positions": "rope"}, 'model.positions: must be "learned" for GPT-2, .*, got .rope.'),
+        ({"qk_norm": True}, "model.qk_norm: must be false for GPT-2, .*, got True"),
+    ],
+)
+def test_a_model_that_is_no_gpt2_is_refused_in_a_line(
+    tmp_path: Path, switch: dict[str, object], rule: str
+) -> None:
+    run = saved_run(tmp_path / "run", {**TINY, **switch})
+    with pytest.raises(SettingError, match=f"^{rule}$"):
         export(run, tmp_path / "hf")
     assert not (tmp_path / "hf").exists()

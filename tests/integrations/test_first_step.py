@@ -21,6 +21,7 @@ from lengthen.run.metrics import read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.util.errors import SettingError
 from tests.integrations.hosted import PLAN, hosted, llama
+from tests.ways_out import takes
 
 SHORT = replace(PLAN, budget=600)  # five steps
 MEASURED = ("loss", "grad_norm", "tokens", "lr")
@@ -219,6 +220,11 @@ WRONG: dict[str, tuple[type[Trainer], Callable[..., Tensor] | None, str]] = {
 }
 
 
+@takes(
+    "leave input_ids as they are in compute_loss",
+    "compute it from the logits or take its own",
+    "leave out label smoothing, z-losses and router losses; take shift_labels as they are",
+)
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_loss_is_refused_before_the_first_update(
     store: Path, tmp_path: Path, name: str

@@ -23,6 +23,7 @@ SHAPES = [
     {"layers": 3, "width": 48, "heads": 4, "length": 32, "vocabulary": 257},
     {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
     {"layers": 2, "width": 64, "heads": 2, "length": 64, "vocabulary": 100, "positions": "rope"},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "qk_norm": True},
 ]
 
 

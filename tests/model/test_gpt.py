@@ -286,3 +286,31 @@ def test_a_compiled_warmup_makes_at_most_four_graphs() -> None:
         assert loss.item() == pytest.approx(plain(inputs, targets).item(), rel=1e-5)
     assert counters["stats"]["unique_graphs"] <= 4
     assert list(model.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize("tokens", [CHUNK, CHUNK + 3])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-10), (torch.bfloat16, 2e-2)])
+def test_the_z_loss_is_in_the_gradient_alone(tokens: int, dtype: torch.dtype, close: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((tokens, 8), (VOCABULARY, 8))
+    )
+    targets = torch.randint(0, VOCABULARY, (tokens,), generator=generator)
+    logits = hidden @ weight.T
+    entropy = functional.cross_entropy(logits, targets, reduction="sum")
+    trained_on = entropy + 0.1 * logits.logsumexp(dim=1).square().sum()
+    expected = torch.autograd.grad(trained_on, (hidden, weight))
+    low = dtype == torch.bfloat16
+    inputs = [(each.float() if low else each) for each in (hidden, weight)]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+        chunked = summed_loss(inputs[0], inputs[1], targets, 0.1)
+    found = torch.autograd.grad(chunked, (hidden, weight))
+    assert chunked.item() == pytest.approx(entropy.item(), rel=close)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= close * other.norm()
+    with torch.no_grad():
+        assert (
+            summed_loss(hidden, weight, targets, 0.1).item()
+            == summed_loss(hidden, weight, targets).item()
+        )

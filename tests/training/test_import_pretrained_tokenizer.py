@@ -14,6 +14,7 @@ from lengthen.exchange.pretrained import read
 from lengthen.training.start import resume
 from tests.data.small_tokenizers import as_folder, as_two_files, llama, qwen
 from tests.exchange.made import TINY, configured_as, saved_run
+from tests.ways_out import takes
 
 OPTIONS = ["--recipe", "laptop-2min-baseline", "--budget.tokens", "128", "--batch.rows", "4"]
 
@@ -99,6 +100,7 @@ def test_a_tokenizer_that_names_no_end_of_text_needs_a_separator(
     assert read(tmp_path / "run").text.separator_text == "<sep>"
 
 
+@takes("store {}: {}; prepare it with --tokenizer {}")
 def test_a_store_whose_separator_the_folder_lacks_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_store_whose_separator_the_folder_lacks_is_refused(
     error = capsys.readouterr().err
     assert f"its separator </s> is no token of the folder {folder}; prepare it with" in error
     assert error.count("\n") == 1
+    assert main(prepared(tmp_path, folder, "--overwrite")) == 0
 
 
 def test_what_a_tokenizer_puts_around_a_text_does_not_leave_with_the_model(tmp_path: Path) -> None:
@@ -128,6 +131,7 @@ def test_what_a_tokenizer_puts_around_a_text_does_not_leave_with_the_model(tmp_p
 # Dropouts that differ
 
 
+@takes("say which: --model.dropout SHARE")
 def test_training_wants_to_know_which_dropout_and_nobody_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

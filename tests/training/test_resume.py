@@ -43,6 +43,11 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
     "rotary positions": {"model": {"positions": "rope"}},
+    "cures": {"model": {"qk_norm": True, "z_loss": 0.01}},
+    "spread starts": {
+        "model": {"positions_start": "spread"},
+        "pacing": {"kind": "doubling"},
+    },
     "saved in the background": {"saving": {"asynchronous": True}},
     # 40 sequences of the tiny store's 850: a border between epochs within the run.
     "epoch border": {

@@ -18,6 +18,9 @@ from tests.ranks import commands, finish
 
 SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "rope": {"model": {"positions": "rope"}},
+    "spread": {"model": {"positions_start": "spread"}},
+    "qk_norm": {"model": {"qk_norm": True}},
+    "z_loss": {"model": {"z_loss": 0.01}},
 }
 # With beta1 = 0 Adam's first moment is the last gradient itself. Lengths 16, 32, 64; rows 7 are
 # uneven on every number of ranks.
@@ -91,3 +94,46 @@ def test_a_recomputed_step_is_the_same(configured: Configure, name: str) -> None
             pass
     ours, theirs = (trainer.tensors()["model"] for trainer in trainers)
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+
+
+def losses(config: Config) -> tuple[list[float], list[float]]:
+    """Return the losses of the steps and of a probe before each."""
+    steps: list[float] = []
+    probes: list[float] = []
+    trainer = trainer_of(config)
+    while True:
+        probe, record = trainer.probe(), trainer.step()
+        assert probe is not None
+        probes.append(probe.loss or 0.0)
+        if record is None:
+            return steps, probes
+        steps.append(record.loss or 0.0)
+
+
+def test_spread_starts_train_the_whole_table_from_the_first_step_on(configured: Configure) -> None:
+    untrained = trainer_of(written(configured, "spread")).model.positions
+    for name, rows in (("spread", 64), ("qk_norm", 16)):
+        trainer = trainer_of(written(configured, name))
+        trainer.step()
+        table = trainer.model.positions
+        assert table is not None
+        assert untrained is not None
+        assert int((table.weight != untrained.weight).any(dim=1).sum()) == rows
+
+
+def test_evaluations_start_at_zero(configured: Configure) -> None:
+    zero = written(configured, "spread", model={"positions_start": "zero"})
+    (spread_steps, spread), (zero_steps, probes) = (
+        losses(written(configured, "spread")),
+        losses(zero),
+    )
+    assert spread[0] == probes[0]
+    assert spread_steps[0] != zero_steps[0]
+
+
+def test_spread_starts_leave_the_losses_of_rotary_positions_unchanged(
+    configured: Configure,
+) -> None:
+    spread = losses(written(configured, "rope", model={"positions_start": "spread"}))
+    for ours, theirs in zip(spread, losses(written(configured, "rope")), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-10)

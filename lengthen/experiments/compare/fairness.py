@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice, pairwise
 
 from lengthen.config.load import flat, with_overrides
-from lengthen.config.schema import MOST, Config, Tables, parse_count
+from lengthen.config.schema import Config, Tables
+from lengthen.config.values import MOST, parse_count
 from lengthen.core.pacing import Adaptive, Doubling, Linear
 from lengthen.core.schedule import steps
 from lengthen.model import cost

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from lengthen.config.load import with_overrides
-from lengthen.config.schema import MOST as MOST_TOKENS
 from lengthen.config.schema import Config, Tables
+from lengthen.config.values import MOST as MOST_TOKENS
 from lengthen.core.pacing import Constant, Doubling, Linear, Root
 from lengthen.core.schedule import Schedule, spans
 from lengthen.data.open_store import with_store

@@ -1,0 +1,99 @@
+"""Ways out of what a comparison and the demo say."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lengthen.cli.main import main
+from lengthen.experiments import demo as whole
+from lengthen.experiments.compare import compare as comparing
+from lengthen.experiments.compare.file import Comparison, read_comparison
+from lengthen.experiments.demo import demo
+from lengthen.util.errors import SettingError, StoppedError
+from scripts.publish_runs import pack
+from tests.conftest import AskFor
+from tests.experiments.conftest import Written
+from tests.experiments.test_demo import TINY
+from tests.ways_out import takes
+
+
+@takes("choose another --out, or remove that run", "add --look, or give a directory")
+@pytest.mark.usefixtures("in_this_process")
+def test_a_directory_that_holds_other_runs_or_a_packed_study(
+    trained: tuple[Comparison, Path],
+    written: Written,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(comparing, "write", lambda *_, **__: None)  # the page, which takes seconds
+    root = tmp_path / "root"
+    shutil.copytree(trained[1], root)
+    file = written(**{"duration = 8": "duration = 16", "[0, 1, 2]": "[0]"})
+
+    def compared(*words: str) -> tuple[int, str]:
+        code = main(["compare", str(file), "--quiet", *words])
+        return code, (capsys.readouterr().err.splitlines() or [""])[-1]
+
+    code, said = compared("--out", str(root))
+    assert (code, said.endswith("choose another --out, or remove that run")) == (2, True)
+    assert compared("--out", str(tmp_path / "other"))[0] == 0
+    # One of them is named after the other.
+    while found := re.search(r": (\S+) holds a run", compared("--out", str(root))[1]):
+        shutil.rmtree(found[1])
+    assert compared("--out", str(root))[0] == 0
+    study = str(tmp_path / "study.tar.xz")
+    pack(tmp_path / "other", Path(study))
+    code, said = compared("--out", study)
+    assert (code, said.endswith("add --look, or give a directory")) == (2, True)
+    assert compared("--out", study, "--look")[0] == 0
+    assert compared("--out", str(tmp_path / "third"))[0] == 0
+
+
+@takes(
+    "give an equal budget.tokens instead of flops, or the lengths that it took in a run as "
+    'pacing.kind = "staged"',
+    "is a share of budget.tokens, which flops replaces; give steps",
+)
+def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Written) -> None:
+    linear = 'pacing = { kind = "linear", start = 8, duration = 8 }'
+    flops = {
+        'baseline = "baseline"': 'baseline = "baseline"\nflops = "1B"',
+        "heads = 2": "heads = 2, vocabulary = 257",
+    }
+    adaptive = 'pacing = { kind = "adaptive", start = 8 }'
+    staged = 'pacing = { kind = "staged", values = [8, 64], boundaries = [9] }'
+    with pytest.raises(SettingError, match="give an equal budget.tokens instead of flops, or the"):
+        read_comparison(written(**{linear: adaptive, **flops}))
+    assert read_comparison(written(**{linear: adaptive})).runs
+    assert read_comparison(written(**{linear: staged, **flops})).runs
+    share = linear.replace("duration = 8", 'duration = "30%"')
+    with pytest.raises(SettingError, match="which flops replaces; give steps"):
+        read_comparison(written(**{linear: share, **flops}))
+    assert read_comparison(written(**{linear: linear, **flops})).runs
+
+
+@takes("Next:    lengthen sample {}{}", " --prompt 'def '")
+def test_a_demo_that_was_stopped_and_what_follows_one(
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ask_for: AskFor,
+) -> None:
+    monkeypatch.setattr(whole, "SETTINGS", TINY)
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    ask_for("step:30:term")
+    with pytest.raises(StoppedError, match="which is saved; the same command continues"):
+        demo(tmp_path / "out", text=tmp_path / "text.txt")
+    ask_for("")
+    demo(tmp_path / "out", text=tmp_path / "text.txt")
+    said = capsys.readouterr().out
+    assert said.count("3. train   baseline") == 2
+    assert "Report:" in said
+    words = shlex.split(said.partition("Next:    lengthen sample ")[2].splitlines()[0])
+    for prompt in ([], ["--prompt", "def "]):  # of the Python library there is one
+        assert main(["sample", *words, *prompt, "--tokens", "2"]) == 0
