@@ -167,7 +167,7 @@ def _figures(shown: Sequence[Panel]) -> Iterator[str]:
     yield f"<script>{_plotly('offline').get_plotlyjs()}</script>\n"
     known, extent = looks(shown), extents(shown)
     downloads = "".join(map(DOWNLOAD.format, ("SVG", "PNG")))
-    config = {"displaylogo": False, "responsive": True}
+    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["toImage"]}
     for number, panel in enumerate(shown):
         plot = _plotly("io").to_html(
             figure(panel, known, extent[panel.x]),

@@ -49,7 +49,8 @@ def report(
     `runs` are directories of runs, directories that hold some, packed studies, or other trainers'
     logs, whose CSV or JSONL `columns` translate, as {"step": "iteration", "loss": "train/loss"}.
     `losses` are validation losses, in nats, that runs are timed to. `out` is a page to write, with
-    `title`; `figures` is a directory that gets every figure as SVG and PNG. Raises SettingError and DataError.
+    `title`; `figures` is a directory that gets every figure as SVG and PNG. Raises SettingError
+    and DataError.
 
     >>> report = lengthen.report("runs/first", out="first.html")
     >>> print(report.lines[0])

@@ -58,7 +58,7 @@ def test_seeds_are_a_mean_with_its_interval_and_a_diverged_one_is_missed() -> No
     runs = [run(f"a/{n}", loss) for n, loss in enumerate((2.0, 2.2, None))]
     table = final_losses([*runs, run("b", None)], {one.name: "a" for one in runs})
     assert table.columns[-2:] == ("seeds", "95 % interval")
-    assert table.rows[0] == ("a", "2.100", "8.2", "300", "2 of 3", "0.829 to 3.371")
+    assert table.rows[0] == ("a", "2.100", "8.2", UNRECORDED, "300", "2 of 3", "0.829 to 3.371")
     assert table.rows[1][1] == "diverged"
 
 

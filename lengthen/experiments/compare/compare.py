@@ -105,7 +105,6 @@ def compare(
     pairs = pair_verdicts(members, comparison.variants)
     lines, remarks = verdict_lines(pairs), notes(outcomes)
     tables = tables_of(comparison, members, pairs)
-    # Files first: whoever reads our output may close it at any line.
     shown = [outcome.shown for outcome in outcomes if outcome.summary]
     families = {o.run.name: group.name for group in members for o in group.outcomes}
     write(
@@ -119,9 +118,8 @@ def compare(
     )
     _write_facts(facts, comparison.name, lines, tables)
     ends = tuple(_end(outcome) for outcome in outcomes if outcome.state != "finished")
-    return ComparisonResult(
-        comparison.name, tuple(lines), tuple(remarks), tuple(tables), ends, missing, page
-    )
+    said = tuple(lines), tuple(remarks), tuple(tables)
+    return ComparisonResult(comparison.name, *said, ends, missing, page)
 
 
 def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:
