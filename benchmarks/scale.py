@@ -32,7 +32,7 @@ from lengthen.config.schema import Config
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.distributed.per_rank import load
-from lengthen.planning.calibrate import random_store
+from lengthen.training.calibrate import random_store
 from lengthen.training.trainer import Trainer
 
 WORLD = 2

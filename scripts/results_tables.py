@@ -31,9 +31,9 @@ def results(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def causes(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the tables of the second moment and the gradient, in the same step."""
+    """Yield the lines of the tables of the second moment and the gradient."""
     yield from _table(facts, "The largest values of a run")
-    yield from _table(facts, "What goes with the loss ratio", only=("steps later", "0"))
+    yield from _table(facts, "What goes with the loss ratio", of="baseline")
 
 
 def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
@@ -41,11 +41,9 @@ def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
     return found
 
 
-def _table(facts: dict[str, Any], title: str, only: tuple[str, str] | None = None) -> Iterator[str]:
+def _table(facts: dict[str, Any], title: str, of: str = "") -> Iterator[str]:
     table = _called(facts, title)
-    columns, rows = table["columns"], table["rows"]
-    if only:
-        rows = [row for row in rows if row[columns.index(only[0])] == only[1]]
+    columns, rows = table["columns"], [row for row in table["rows"] if row[0].startswith(of)]
     kept = [
         n
         for n, name in enumerate(columns)

@@ -27,10 +27,8 @@ FILE_LIMIT = 2**20  # bytes
 EXAMPLE = '{"pacing": {"start": 8}} or {"pacing.start": 8}'
 # Of two settings that say one thing in two ways, the one set later wins.
 EXCLUSIVE = {
-    ("budget", "tokens"): "epochs",
-    ("budget", "epochs"): "tokens",
-    ("evaluation", "every_steps"): "every_tokens",
-    ("evaluation", "every_tokens"): "every_steps",
+    "budget": ("tokens", "epochs", "minutes"),
+    "evaluation": ("every_steps", "every_tokens"),
 }
 
 # Values that earlier versions wrote -> those that took their place.
@@ -183,8 +181,9 @@ def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:
 
 
 def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
-    for setting in change:
-        table.pop(EXCLUSIVE.get((name, setting), ""), None)
+    exclusive = EXCLUSIVE.get(name, ())
+    for setting in exclusive if change.keys() & {*exclusive} else ():
+        table.pop(setting, None)
     kind = KINDS.get(str(change.get("kind", "")))
     if name != "pacing" or kind is None or kind.kind == table.get("kind"):
         return []

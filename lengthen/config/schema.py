@@ -170,15 +170,21 @@ class Optimizer(Table):
 
 
 class Budget(Table):
-    """When training ends; one of the two."""
+    """When training ends; one of the three."""
 
     tokens: Annotated[Count | None, Doc("at least one step", "trained tokens")] = None
     epochs: Annotated[Number | None, Field(gt=0, le=1e6), Doc("times the whole store")] = None
+    minutes: Annotated[
+        Number | None,
+        Field(gt=0, le=1e6),
+        Doc("of training; steps tried at its start say the tokens", "minutes"),
+    ] = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "Budget":
-        if (self.tokens is None) == (self.epochs is None):
-            raise SettingError("tokens", "give budget.tokens or budget.epochs, one of the two")
+    def _one_of_three(self) -> "Budget":
+        if [self.tokens, self.epochs, self.minutes].count(None) != 2:
+            rule = "give budget.tokens, budget.epochs or budget.minutes, one of the three"
+            raise SettingError("tokens", rule)
         return self
 
 
@@ -275,6 +281,10 @@ class Config(Table):
         """
         if self.budget.tokens is not None:
             return with_duration(self._schedule_of(self.budget.tokens))
+        if self.budget.minutes is not None:
+            rule = "is known in tokens only once `train` has tried steps; give budget.tokens"
+            hint = "`lengthen plan` says how many"
+            raise SettingError("budget.minutes", rule, self.budget.minutes, hint)
         if sequences is None or self.budget.epochs is None:
             raise SettingError("budget.epochs", "needs a token store; give --data", None)
         # As the number was written: 0.29 in binary times 100 is a little less than 29.

@@ -270,7 +270,7 @@ def _fewest_steps(schedule: Schedule, tokens: Fraction) -> int:
     # warmup, give or take all that the tokens of a step rise and fall.
     mean = Fraction(longest[-1].counters.tokens, MOST)
     variation = sum(abs(one.plan.tokens - other.plan.tokens) for one, other in pairwise(longest))
-    steps = max(1, int((tokens - variation) / mean))
+    steps = min(MOST, max(1, int((tokens - variation) / mean)))
     while steps < MOST and sum(s.tokens for s in spans(_lasting(endless, steps), steps)) < tokens:
         steps += 1
     return steps

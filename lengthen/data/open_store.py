@@ -54,11 +54,12 @@ def with_store(config: Config, store: Store) -> Config:
         if (part == "train" or validates) and len(tokens) <= length:
             has = f"the {part} part has {len(tokens)} tokens, needs at least {length + 1}"
             raise DataError(f"store {config.data.path}: {has}; {WAY_OUT[part]}")
-    schedule = config.schedule(store.sequences(length))
     changes: Tables = {
-        "pacing": schedule.pacing,
         "data": {"path": str(store.path.resolve()), "store_id": store.id},
         "model": {"vocabulary": store.vocabulary},
-        "optimizer": {"decay_tokens": schedule.decay_tokens},
     }
+    if config.budget.minutes is None:  # else there are no tokens before training begins
+        schedule = config.schedule(store.sequences(length))
+        changes["pacing"] = schedule.pacing
+        changes["optimizer"] = {"decay_tokens": schedule.decay_tokens}
     return settings.with_auto_decided(settings.with_overrides(config, changes))

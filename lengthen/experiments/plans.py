@@ -10,12 +10,13 @@ from lengthen.config.schema import Config
 from lengthen.distributed import per_rank
 from lengthen.experiments.compare.file import variants_in
 from lengthen.planning.forecast import (
+    NOTE,
     Forecast,
     check_out,
     forecasts,
+    in_units,
     lines,
     table,
-    variants_table,
     write,
 )
 from lengthen.util import console
@@ -40,9 +41,30 @@ class Plans(Printable):
         one = len(self.forecasts) == 1
         first = facts(lines(self.forecasts[0])) if one else table(self.forecasts)
         if self.compared:
-            first = variants_table(self.forecasts)
+            first = _variants_table(self.forecasts)
         loads = self.forecasts if self.ranks else ()
         return [first, *(_loads(forecast, self.ranks) for forecast in loads)]
+
+
+def _variants_table(forecasts: Sequence[Forecast]) -> Table:
+    """Return what the variants of a comparison will cost, a row each."""
+    rows = [
+        (
+            one.name,
+            f"{one.plan.steps:,}",
+            f"{one.plan.tokens:,}",
+            f"{one.plan.flops:.3g}",
+            f"{one.saving.causal:z.1%}",
+            f"{one.saving.full:z.1%}",
+            in_units(one.duration),
+            f"{one.saving.seconds / (one.duration + one.saving.seconds):z.1%}",
+        )
+        for one in forecasts
+    ]
+    saved = ("FLOP saved, causal", "FLOP saved", "time", "time saved")
+    columns = ("variant", "steps", "tokens", "FLOP", *saved)
+    note = f"{NOTE} Saved is what full length throughout would cost more, on as many tokens."
+    return Table("One run of each variant", columns, tuple(rows), note)
 
 
 def _loads(forecast: Forecast, ranks: Sequence[int]) -> Table:

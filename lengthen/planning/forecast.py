@@ -12,11 +12,12 @@ from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
 from lengthen.model import cost
-from lengthen.planning import calibrate
-from lengthen.planning.calibrate import LIMIT, Speed
 from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
 from lengthen.reporting import html as page
 from lengthen.reporting.curves import Curve, Panel
+from lengthen.training import calibrate
+from lengthen.training.calibrate import LIMIT, Speed
+from lengthen.training.minutes import in_tokens
 from lengthen.util.console import PLAIN_SECONDS
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
@@ -41,7 +42,7 @@ class Saving:
     def __str__(self) -> str:
         flops = f"{self.causal:z.1%} of FLOP with causal attention, {self.full:z.1%} with all of it"
         word = "less" if self.seconds >= 0 else "more"
-        return f"{flops}; {_duration(abs(self.seconds))} {word} than full length throughout"
+        return f"{flops}; {in_units(abs(self.seconds))} {word} than full length throughout"
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,16 @@ def forecasts(
     configurations whose steps take equally long, and `note` gets a line before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
-    planned = [one for name, config in named.items() for one in _planned(name, config, note)]
+    planned = [one for name, config in named.items() for one in _planned(name, config, flops, note)]
     if flops is None:
         measured = _measured(planned, note)
         return [replace(one, speed=measured[one.machine]) for one in planned]
     return [replace(one, speed=calibrate.given_speed(one.config, flops)) for one in planned]
 
 
-def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator[Forecast]:
+def _planned(
+    name: str, config: Config, flops: str | None, note: Callable[[str], None]
+) -> Iterator[Forecast]:
     sequences = None
     if config.data.path is not None:
         store = open_store(config)
@@ -123,6 +126,8 @@ def _planned(name: str, config: Config, note: Callable[[str], None]) -> Iterator
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
         micro_tokens = auto_micro_tokens(config)
+    speed = None if flops is None else calibrate.given_speed(config, flops)
+    config = in_tokens(config, micro_tokens, speed=speed)
     bounds = {name: True}
     if config.pacing.kind == "adaptive":
         bounds = {f"{name}, quickest": True, f"{name}, slowest": False}
@@ -201,7 +206,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
             f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
             + tried * forecast.decided_on_a_gpu,
         ),
-        ("time", f"{_duration(forecast.duration)}{seconds}"),
+        ("time", f"{in_units(forecast.duration)}{seconds}"),
         ("saved by the warmup", str(forecast.saving)),
         ("speed", f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"),
         ("corpus", epochs or "give --data to know"),
@@ -252,7 +257,8 @@ def _lowest(plan: Plan) -> str:
     return f"{lowest}, where the budget ends"
 
 
-def _duration(seconds: float) -> str:
+def in_units(seconds: float) -> str:
+    """Return seconds in the unit that people would take."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -268,27 +274,6 @@ def table(forecasts: Sequence[Forecast]) -> Table:
         rows=tuple((row[0][0], *(text for _, text in row)) for row in zip(*columns, strict=True)),
         note=f"{NOTE} A factor is that of the first column.",
     )
-
-
-def variants_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return what the variants of a comparison will cost, a row each."""
-    rows = [
-        (
-            one.name,
-            f"{one.plan.steps:,}",
-            f"{one.plan.tokens:,}",
-            f"{one.plan.flops:.3g}",
-            f"{one.saving.causal:z.1%}",
-            f"{one.saving.full:z.1%}",
-            _duration(one.duration),
-            f"{one.saving.seconds / (one.duration + one.saving.seconds):z.1%}",
-        )
-        for one in forecasts
-    ]
-    saved = ("FLOP saved, causal", "FLOP saved", "time", "time saved")
-    columns = ("variant", "steps", "tokens", "FLOP", *saved)
-    note = f"{NOTE} Saved is what full length throughout would cost more, on as many tokens."
-    return Table("One run of each variant", columns, tuple(rows), note)
 
 
 def panels(forecasts: Sequence[Forecast]) -> list[Panel]:

@@ -2,8 +2,8 @@
 
 from lengthen.config.load import load
 from lengthen.config.recipes import RECIPES
-from lengthen.planning.calibrate import UTILISATION, GivenSpeed, measure_speed
 from lengthen.planning.plan import plan
+from lengthen.training.calibrate import UTILISATION, GivenSpeed, measure_speed
 from lengthen.util.tables import Table
 
 VOCABULARY = 8192  # of a store as `prepare` makes it, for the recipes that leave it to the store

@@ -4,6 +4,7 @@ import torch
 
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
+from lengthen.config.values import MOST
 from lengthen.data.loader import MicroBatch
 from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
@@ -46,7 +47,8 @@ def trial_fits(config: Config, store: Store, context: DistributedContext, size: 
     fits = True
     alone = DistributedContext(context.device, context.precision)
     try:
-        try_micro_batch(Trainer(config, store, alone, size))
+        endless = with_overrides(config, {"budget": {"tokens": MOST}})
+        try_micro_batch(Trainer(endless, store, alone, size))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

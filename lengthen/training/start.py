@@ -43,6 +43,7 @@ from lengthen.run.environment import environment
 from lengthen.run.metrics import JsonLines, cut_metrics
 from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary, TrainingLoop
+from lengthen.training.minutes import in_tokens
 from lengthen.training.ownership import own_directory
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import line, say
@@ -100,6 +101,10 @@ def _train(
     paths = RunPaths(out)
     if resume_auto and paths.config.is_file():
         there = load_run(paths.config)
+        if config.budget.minutes is not None:  # they became tokens when that run began
+            config = with_store(
+                with_overrides(config, {"budget": there.budget.model_dump()}), store
+            )
         _check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
             overrides = _local_overrides(config, there)
@@ -114,6 +119,7 @@ def _train(
             rule = f"{out} has just been saved by another process"
             raise BusyError(f"{rule}; run the same command again")
         config, micro_tokens = with_micro_tokens(config, store, context)
+        config = with_store(in_tokens(config, micro_tokens, context=context), store)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             valid = store.manifest.valid

@@ -22,9 +22,9 @@ from lengthen.core.schedule import steps
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.memory import free_memory
-from lengthen.planning.calibrate import real_steps
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
+from lengthen.training.calibrate import real_steps
 from lengthen.training.fit import choose_micro_tokens
 from scripts.gpu.install import ROOT
 from scripts.gpu.lengths import lengths

@@ -14,7 +14,7 @@ from benchmarks.step import configuration
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import is_out_of_memory
 from lengthen.model import cost
-from lengthen.planning.calibrate import StepSeconds, real_steps
+from lengthen.training.calibrate import StepSeconds, real_steps
 from scripts.gpu.parts import Call, called
 
 LONGEST, SHORTEST = 32_768, 64

@@ -14,7 +14,7 @@ from benchmarks.measure import figure, ratio, seconds_in_rounds
 from benchmarks.step import Step, configuration, logged
 from lengthen.config import load as settings
 from lengthen.model import loss as model
-from lengthen.planning.calibrate import random_store
+from lengthen.training.calibrate import random_store
 from lengthen.training.trainer import Trainer
 from scripts.gpu.lengths import case_of, peak
 from scripts.gpu.parts import Call, called

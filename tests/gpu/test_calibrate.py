@@ -5,7 +5,7 @@ import torch
 
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.memory import auto_micro_tokens
-from lengthen.planning.calibrate import MeasuredSpeed, measure_speed
+from lengthen.training.calibrate import MeasuredSpeed, measure_speed
 from tests.conftest import Configure
 
 pytestmark = pytest.mark.gpu

@@ -13,9 +13,9 @@ from lengthen.config.schema import Config
 from lengthen.distributed import memory as memory_module
 from lengthen.distributed.memory import CPU_MICRO_TOKENS, memory_of
 from lengthen.model import cost
-from lengthen.planning import calibrate
 from lengthen.planning import forecast as forecast_module
 from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
+from lengthen.training import calibrate
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure
 from tests.reporting.drawn import lines as drawn_lines

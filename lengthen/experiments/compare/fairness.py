@@ -74,6 +74,10 @@ def must_be_fair(configs: Mapping[str, Config], baseline: str, *, equal_budgets:
     expected = flat(configs[baseline].tables())
     budgets = ("budget.tokens", "budget.epochs") if equal_budgets else ()
     for name, config in configs.items():
+        if config.budget.minutes is not None:
+            rule = "would give every run its own tokens; a comparison needs budget.tokens"
+            hint = "`lengthen plan` says how many they are"
+            raise SettingError("budget.minutes", rule, config.budget.minutes, hint)
         found = flat(config.tables())
         if not config.evaluation.probe_every_steps:
             rule = "must be above 0: a comparison judges stability by the probe"

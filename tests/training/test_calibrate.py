@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lengthen.config.schema import Config, Model
 from lengthen.data.stream import Step, accumulation_steps
 from lengthen.model import cost
-from lengthen.planning import calibrate
-from lengthen.planning.calibrate import (
+from lengthen.run.records import StepRecord
+from lengthen.training import calibrate
+from lengthen.training.calibrate import (
     REPEATS,
     SHAPES,
     GivenSpeed,
@@ -22,7 +23,6 @@ from lengthen.planning.calibrate import (
     shapes_to_try,
     speed_from,
 )
-from lengthen.run.records import StepRecord
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure
