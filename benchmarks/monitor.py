@@ -28,6 +28,7 @@ from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
 from lengthen.core.schedule import StepPlan
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
+from lengthen.data.stream import Step
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
@@ -58,9 +59,9 @@ class NoRatio(LowestLoss):
 class Unwatched(Trainer):
     """The trainer without its monitor; clipping and the finite check stay, as they change steps."""
 
-    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> StepResult:
+    def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
         with patch.object(step_of, "second_moment_scale", self._nothing):
-            return super()._update(total, grad_norm, rate)
+            return super()._update(total, grad_norm, step)
 
     def _nothing(self, optimizer: AdamW) -> Tensor:
         return torch.zeros(2)

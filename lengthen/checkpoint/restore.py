@@ -62,8 +62,11 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             own[name].copy_(shard_like(saved[name], own[name]))
 
 
-def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Give the optimizer the moments of a checkpoint; raises CheckpointError for other shapes."""
+def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> int:
+    """Give the optimizer the moments of a checkpoint, and return how many updates made them.
+
+    Raises CheckpointError for other shapes.
+    """
     saved = checkpoint.tensors.get("optimizer", {})
     # The fused update keeps its step count beside the weights, the plain one on the host.
     fused = bool(optimizer.defaults["fused"])
@@ -81,3 +84,4 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
             state[key] = shard_like(moment, target)
         if state:
             optimizer.state[parameter] = state
+    return int(next((state["step"] for state in optimizer.state.values() if "step" in state), 0))

@@ -35,7 +35,7 @@ from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, Schedule, with_duration
+from lengthen.core.schedule import Hold, RateByTokens, Schedule, with_duration
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
@@ -96,7 +96,7 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: Annotated[str | None, Field(min_length=1), Doc("token store; `--data` sets it")] = None
+    path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
 
 
@@ -155,7 +155,13 @@ class Optimizer(Table):
     decay_tokens: Annotated[
         Count | None, Doc("length of the cosine", "trained tokens", "the budget")
     ] = None
+    rate_by_tokens: Annotated[
+        RateByTokens, Doc("sqrt: times the root of a step's tokens over those of a full step")
+    ] = "none"
     betas: Annotated[Betas, Doc("decay of the first and second moment")] = (0.9, 0.95)
+    beta2_half_life: Annotated[
+        Count | None, Doc("of the second moment: 2^(-a step's tokens / it)", "tokens", "betas[1]")
+    ] = None
     epsilon: Annotated[Number, Field(gt=0), Doc("of AdamW's denominator")] = 1e-8
     weight_decay: Annotated[Number, Doc("on matrices, not on biases, gains or positions")] = 0.1
     decay_positions: Annotated[bool, Doc("weight decay on the position table too")] = False
@@ -303,6 +309,7 @@ class Config(Table):
             leftovers=self.batch.leftovers,
             budget=budget,
             learning_rate=self.optimizer.learning_rate,
+            rate_by_tokens=self.optimizer.rate_by_tokens,
             min_learning_rate=self.optimizer.min_learning_rate,
             warmup_steps=self.optimizer.warmup_steps,
             decay_tokens=self.optimizer.decay_tokens or budget,

@@ -20,6 +20,7 @@ from lengthen.core.pacing import MOST, Adaptive, AdaptiveState, Pacing
 from lengthen.util.errors import SettingError
 
 Hold = Literal["rows", "tokens"]
+RateByTokens = Literal["none", "sqrt"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Schedule:
     leftovers: Leftovers = "requeue"
     budget: int  # trained tokens
     learning_rate: float  # peak
+    rate_by_tokens: RateByTokens = "none"
     min_learning_rate: float
     warmup_steps: int  # W
     decay_tokens: int  # trained tokens at which the rate arrives at its minimum
@@ -140,6 +142,16 @@ class Schedule:
             + (self.learning_rate - self.min_learning_rate) * (1 + math.cos(math.pi * done)) / 2
         )
 
+    def step_rate(self, counters: Counters, tokens: int) -> float:
+        """Return the learning rate of the step that follows `counters` and has so many tokens.
+
+        With "sqrt" it is that times sqrt(tokens / those of a full step).
+        """
+        rate = self.learning_rate_at(counters)
+        if self.rate_by_tokens == "none":
+            return rate
+        return rate * math.sqrt(tokens / (self.rows * self.full_length))
+
     def step_plan(self, counters: Counters) -> StepPlan | None:
         """Return the step that follows; None where not one more row fits the budget.
 
@@ -149,7 +161,8 @@ class Schedule:
         whole = self.full_length if self.leftovers == "in_place" else length
         left = (self.budget - counters.tokens) // whole * whole
         rows = min(self.rows_at(counters), left // length)
-        return StepPlan(rows, length, self.learning_rate_at(counters)) if rows > 0 else None
+        rate = self.step_rate(counters, rows * length)
+        return StepPlan(rows, length, rate) if rows > 0 else None
 
     def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:
         """Return the counters after so many steps of `plan`."""

@@ -3,6 +3,7 @@
 Nothing here makes the host wait for the device; a step's one sync belongs to the trainer.
 """
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lengthen.config.schema import Optimizer
+from lengthen.core.schedule import StepPlan
 from lengthen.model.gpt import GPT
 from lengthen.model.shards import is_sharded, local_shard
 
@@ -65,6 +67,34 @@ def set_rate(optimizer: AdamW, rate: float) -> None:
     """Set the learning rate of the next update."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def set_step(
+    optimizer: AdamW, settings: Optimizer, plan: StepPlan, trained: int, updates: int
+) -> None:
+    """Set the learning rate of a step's update and, where settings give its half-life, its beta2.
+
+        beta2 = 2 ** (-tokens / half_life)
+
+    `trained` tokens and `updates` are those of all updates so far and this one. The second moment v
+    lacks c = 1 - the product of their beta2 = 1 - 2 ** (-trained / half_life) (Kingma and Ba,
+    arXiv:1412.6980, section 3); torch corrects it by C = 1 - beta2 ** updates. With s = sqrt(c / C)
+
+        s * rate * m / (sqrt(v / C) + s * epsilon) = rate * m / (sqrt(v / c) + epsilon)
+
+    is exact, and so is a weight decay of 1 / s. Steps of equal tokens have s = 1 to the last bit.
+    """
+    set_rate(optimizer, plan.learning_rate)
+    if settings.beta2_half_life is None:
+        return
+    beta2 = 0.5 ** (plan.tokens / settings.beta2_half_life)
+    scale = math.sqrt((1 - beta2 ** (trained / plan.tokens)) / (1 - beta2**updates))
+    for group in optimizer.param_groups:
+        group["betas"] = group["betas"][0], beta2
+        group["lr"] *= scale
+        group["eps"] = scale * settings.epsilon
+        if group["weight_decay"]:
+            group["weight_decay"] = settings.weight_decay / scale
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:

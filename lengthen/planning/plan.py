@@ -200,7 +200,7 @@ def _point(
         tokens=before.tokens + span.plan.tokens,
         length=span.length,
         rows=span.rows,
-        learning_rate=schedule.learning_rate_at(before),
+        learning_rate=schedule.step_rate(before, span.plan.tokens),
         flops=flops,
         leftover=None if ledger is None else ledger.leftover,
     )

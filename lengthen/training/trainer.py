@@ -29,7 +29,7 @@ from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import sequences_in, validation_loss
-from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_rate, update
+from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_step, update
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
 
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Trainer:
             compile_blocks(self.model)
         self.module = wrap(self.model, context)
         self.optimizer = build_optimizer(self.model, config.optimizer)
+        self._updates = 0  # Adam's own count, so that no step must wait for it
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.stream = StepStream(
             config.schedule(self.loader.sequences),
@@ -103,7 +104,8 @@ class Trainer:
                 clip(self.model.parameters(), self.config.optimizer.clip),
             )
         )
-        result = self._update(loss, grad_norm, plan.learning_rate)
+        result = self._update(loss, grad_norm, step)
+        self._updates += result.finite
         ratio = now.lowest.ratio(result.loss)
         self.train_state = replace(
             now,
@@ -182,10 +184,11 @@ class Trainer:
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
-    def _update(self, total: Tensor, grad_norm: Tensor, rate: float) -> StepResult:
+    def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        set_rate(self.optimizer, rate)
+        trained = step.tokens - self.train_state.skipped_tokens
+        set_step(self.optimizer, self.config.optimizer, step.plan, trained, self._updates + 1)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
         self.optimizer.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
@@ -333,7 +336,7 @@ class Trainer:
         Raises SettingError for another model, CheckpointError for a state that is none of this run.
         """
         load_weights(self.model, checkpoint)
-        load_moments(self.optimizer, self.model, checkpoint)
+        self._updates = load_moments(self.optimizer, self.model, checkpoint)
         train_state = TrainState.from_state(checkpoint.state)
         check_same_run(train_state, self.stream.start.ledger)
         if isinstance(self.schedule.pacing, Custom):

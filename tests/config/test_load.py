@@ -54,6 +54,8 @@ MISTAKES = [
     ("optimizer", "betas", [0.9], "optimizer.betas"),
     ("optimizer", "betas", "0.9", "optimizer.betas: has too few values"),
     ("optimizer", "betas", "0.9;0.95", "optimizer.betas"),
+    ("optimizer", "beta2_half_life", 0, "optimizer.beta2_half_life: must be at least 1, got 0"),
+    ("optimizer", "rate_by_tokens", "root", "optimizer.rate_by_tokens: must be 'none' or 'sqrt'"),
     ("batch", "micro_tokens", 32, "batch.micro_tokens: must be at least model.length (64), got 32"),
     ("batch", "hold", "token", "batch.hold: must be 'rows' or 'tokens', got 'token'"),
     ("budget", "tokens", 63, "budget.tokens: must be at least one step (64 tokens), got 63"),

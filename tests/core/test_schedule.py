@@ -172,6 +172,19 @@ def test_the_rate_is_a_cosine_of_tokens_not_of_steps() -> None:
     ) == schedule.learning_rate_at(halfway)
 
 
+@given(pacing=PACINGS, budget=st.integers(64, 60_000), warmup=st.sampled_from([0, 9]))
+def test_a_rate_by_tokens_is_the_rate_times_the_root_of_the_share_of_a_full_step(
+    pacing: Pacing, budget: int, warmup: int
+) -> None:
+    plain = schedule_of(pacing, budget=budget, warmup=warmup)
+    scaled = replace(plain, rate_by_tokens="sqrt")
+    for (counters, plan), (_, by_step) in zip(steps(scaled), steps(plain), strict=True):
+        share = plan.tokens / (8 * 64)
+        assert plan.learning_rate == by_step.learning_rate * math.sqrt(share)
+        assert plan == replace(by_step, learning_rate=scaled.step_rate(counters, plan.tokens))
+        assert share != 1 or plan == by_step
+
+
 def test_the_rate_stays_at_its_minimum_after_decay_tokens() -> None:
     schedule = schedule_of(Constant(end=64), decay=1000)
     assert schedule.learning_rate_at(Counters(5, 5000, 0)) == pytest.approx(0.1)

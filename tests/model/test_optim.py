@@ -9,9 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lengthen.config.schema import Optimizer
+from lengthen.core.schedule import StepPlan
 from lengthen.model import optim
 from lengthen.model.gpt import GPT
-from lengthen.model.optim import AdamW, build_optimizer, clip, second_moment_scale, set_rate, update
+from lengthen.model.optim import (
+    AdamW,
+    build_optimizer,
+    clip,
+    second_moment_scale,
+    set_rate,
+    set_step,
+    update,
+)
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 
@@ -27,7 +36,7 @@ def model_and_optimizer(weight_decay: float = 0.0) -> tuple[GPT, AdamW]:
 def give_gradients(model: GPT, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
 
 
 def everything(model: GPT, optimizer: AdamW) -> list[Tensor]:
@@ -140,6 +149,82 @@ def test_the_rate_is_that_of_the_next_update() -> None:
     assert torch.equal(model.tokens.weight, before)
     set_rate(optimizer, 1e-3)
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
+
+
+def plain_adamw(
+    model: GPT, settings: Optimizer, tokens: list[int], rates: list[float], beta2s: list[float]
+) -> dict[str, Tensor]:
+    """AdamW written out, whose second moment is corrected by the product of its own beta2."""
+    decayed = {id(p) for p in optim.parameter_groups(model, 1, decay_positions=False)[0]["params"]}
+    found = {name: p.detach().clone() for name, p in model.named_parameters()}
+    decays = {n: settings.weight_decay * (id(p) in decayed) for n, p in model.named_parameters()}
+    first = {name: torch.zeros_like(value) for name, value in found.items()}
+    second = {name: torch.zeros_like(value) for name, value in found.items()}
+    beta1, lack1, lack2 = settings.betas[0], 1.0, 1.0
+    for seed, (rate, beta2) in enumerate(zip(rates, beta2s, strict=True)):
+        if not tokens[seed]:  # an update that was skipped
+            continue
+        give_gradients(model, seed)
+        lack1, lack2 = lack1 * beta1, lack2 * beta2
+        for name, parameter in model.named_parameters():
+            gradient = parameter.grad
+            assert gradient is not None
+            first[name] = beta1 * first[name] + (1 - beta1) * gradient
+            second[name] = beta2 * second[name] + (1 - beta2) * gradient**2
+            step = first[name] / (1 - lack1)
+            step = step / ((second[name] / (1 - lack2)).sqrt() + settings.epsilon)
+            found[name] = found[name] * (1 - rate * decays[name]) - rate * step
+    return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, 3000), min_size=1, max_size=12),
+    half_life=st.integers(500, 20_000),
+    fused=st.booleans(),
+)
+def test_a_beta2_that_follows_the_tokens_is_corrected_by_the_product_of_all(
+    tokens: list[int], half_life: int, fused: bool
+) -> None:
+    asked = Optimizer(learning_rate=1e-2, weight_decay=0.5, epsilon=1e-2, beta2_half_life=half_life)
+    model = GPT(layers=1, width=8, heads=2, length=4, vocabulary=8).double()
+    model.initialise(torch.Generator().manual_seed(0))
+    optimizer = build_optimizer(model, asked)
+    assert optimizer.defaults["fused"]
+    if not fused:
+        groups = optimizer.param_groups
+        optimizer = AdamW([{**group, "fused": False} for group in groups], lr=0.0, fused=False)
+    rates = [1e-2 / (1 + number) for number in range(len(tokens))]
+    beta2s = [0.5 ** (number / half_life) for number in tokens]
+    expected = plain_adamw(model, asked, tokens, rates, beta2s)
+    trained = updates = 0
+    for seed, (number, rate) in enumerate(zip(tokens, rates, strict=True)):
+        # What is skipped (here a step of 0 tokens) counts nowhere.
+        plan = StepPlan(1, number or 77, rate)
+        set_step(optimizer, asked, plan, trained + plan.tokens, updates + 1)
+        give_gradients(model, seed)
+        update(optimizer, YES if number else NO)
+        trained, updates = trained + number, updates + (number > 0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.detach(), expected[name], rtol=1e-12, atol=1e-12, msg=name
+        )
+
+
+@given(
+    tokens=st.integers(1, 10**7), half_life=st.integers(1, 10**12), updates=st.integers(1, 10**6)
+)
+def test_steps_of_equal_tokens_change_nothing_but_beta2_to_the_last_bit(
+    tokens: int, half_life: int, updates: int
+) -> None:
+    asked = Optimizer(learning_rate=1.0, epsilon=1e-3, beta2_half_life=half_life)
+    (weight,) = [torch.nn.Parameter(torch.zeros(1))]
+    optimizer = AdamW([weight], lr=0.0, eps=1e-3, weight_decay=0.1)
+    set_step(optimizer, asked, StepPlan(1, tokens, 0.3), updates * tokens, updates)
+    (group,) = optimizer.param_groups
+    beta2 = 0.5 ** (tokens / half_life)
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (0.3, 1e-3, 0.1)
+    assert group["betas"] == (0.9, beta2)
 
 
 def test_the_second_moment_is_read_over_all_parameters() -> None:

@@ -122,6 +122,7 @@ PACINGS: dict[str, dict[str, Any]] = {
         "pacing": {"kind": "doubling"},
         "batch": {"hold": "tokens", "leftovers": "in_place"},
     },
+    "rates by tokens": {"optimizer": {"rate_by_tokens": "sqrt"}},
     "dropped": {"batch": {"leftovers": "drop"}},
     "longer than the run": {"pacing": {"duration": 500}},
     "epochs": {"budget": {"epochs": 0.2}},

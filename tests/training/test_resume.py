@@ -40,6 +40,11 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "pacing": {"kind": "doubling", "start": 8, "duration": 9},
         "batch": {"hold": "tokens", "leftovers": "in_place"},
     },
+    "clock": {"optimizer": {"beta2_half_life": 3000, "rate_by_tokens": "sqrt"}},
+    "clock of paced rows": {
+        "pacing": {"of": "rows", "start": 1},
+        "optimizer": {"beta2_half_life": 3000, "rate_by_tokens": "sqrt"},
+    },
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
     "rotary positions": {"model": {"positions": "rope"}},

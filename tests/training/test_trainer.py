@@ -1,7 +1,9 @@
 """The step: no split changes its gradient, and one that is not finite touches nothing."""
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "pacing": {"kind": "constant"},
     "batch": {"rows": 7, "micro_tokens": 448},
 }
+
+CLOCK = {"beta2_half_life": 2000, "rate_by_tokens": "sqrt"}
 
 
 def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -70,15 +74,20 @@ def test_no_split_into_micro_batches_changes_the_gradient(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize(
+    ("world_size", "optimizer"),
+    [pytest.param(2, {}, marks=pytest.mark.slow), (3, {}), (3, CLOCK)],
+    ids=["2", "3", "3 by tokens"],
+)
 def test_f30_no_number_of_ranks_changes_the_gradient_or_the_ledger(
-    configured: Configure, tmp_path: Path, world_size: int
+    configured: Configure, tmp_path: Path, world_size: int, optimizer: dict[str, Any]
 ) -> None:
     # Rows 7 on 2 and 3 ranks are uneven; from one row on, a rank has none at all.
     tables = {
         **GRADIENTS,
         "pacing": {"of": "rows", "start": 1, "duration": 3},
         "batch": {"rows": 7, "micro_tokens": 64},
+        "optimizer": {**GRADIENTS["optimizer"], **optimizer},
     }
     config = configured(**tables)
     moments = tmp_path / "moments.safetensors"
@@ -179,6 +188,63 @@ def test_f32_f33_a_step_that_is_not_finite_advances_the_counters_alone(
     again = trainer.step()
     assert again is not None
     assert again.finite
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"pacing": {"kind": "constant"}},
+        {
+            "pacing": {"kind": "doubling", "duration": 4},
+            "batch": {"hold": "tokens", "leftovers": "in_place"},
+        },
+    ],
+    ids=["baseline", "cut in place"],
+)
+@settings(max_examples=4, deadline=None)
+@given(half_life=st.integers(1, 10**6))
+def test_with_constant_tokens_the_clock_by_tokens_is_the_clock_by_steps_to_the_last_bit(
+    configured: Configure, tables: dict[str, dict[str, Any]], precision: str, half_life: int
+) -> None:
+    beta2 = 0.5 ** (8 * 64 / half_life)
+    found = []
+    for optimizer in ({**CLOCK, "beta2_half_life": half_life}, {"betas": [0.9, beta2]}):
+        changes = {"run": {"precision": precision}, "budget": {"tokens": 6 * 8 * 64}, **tables}
+        trainer = trainer_of(configured(**changes, optimizer=optimizer))
+        records = list(iter(trainer.step, None))
+        assert len(records) == 6
+        found.append((trainer, [replace(one, seconds=0.0) for one in records if one]))
+    (by_tokens, ours), (by_steps, theirs) = found
+    assert ours == theirs
+    moments = kept(by_steps)
+    assert all(torch.equal(value, moments[name]) for name, value in kept(by_tokens).items())
+
+
+def test_a_skipped_step_counts_in_no_moment_and_a_resume_knows_it(configured: Configure) -> None:
+    config = configured(optimizer={**CLOCK, "betas": [0.9, 0.5]}, run={"precision": "fp64"})
+    trainer = trainer_of(config)
+    lacks, rate, before = 1.0, 0.0, 0
+    for number in range(6):
+        poisoned = number in (0, 3)
+        record = poisoned_step(trainer, gradient=True) if poisoned else trainer.step()
+        assert record is not None
+        beta2, before = 0.5 ** ((record.tokens - before) / 2000), record.tokens
+        lacks *= 1 if poisoned else beta2
+        updates = number + 1 - (number > 0) - (number > 3)
+        rate = (
+            (record.lr or 0.0) * math.sqrt((1 - lacks) / (1 - beta2**updates)) if updates else 0.0
+        )
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-12)
+    tensors = {group: dict(named) for group, named in trainer.tensors().items()}
+    state = json.loads(json.dumps(trainer.state_dict()))
+    again = trainer_of(config)
+    again.restore(checkpoint.Checkpoint(Path("step-6"), 6, state, tensors, ""))
+    for one in (trainer, again):
+        one.step()
+    assert again.optimizer.param_groups[0]["lr"] == trainer.optimizer.param_groups[0]["lr"]
+    unbroken = kept(trainer)
+    assert all(torch.equal(value, unbroken[name]) for name, value in kept(again).items())
 
 
 @pytest.mark.ranks
