@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.util.tables import Table, as_text, facts, laid_out, text_lines
+from lengthen.util.tables import Table, as_text, counted, facts, laid_out, text_lines
 
 WORD = st.text("abcxyz019.,-=±%/", min_size=1, max_size=30)
 CELLS = st.lists(WORD, min_size=1, max_size=5).map(" ".join)
@@ -116,3 +116,8 @@ def test_a_table_with_a_title_stands_apart() -> None:
         "after",
     ]
     assert as_text(parts) == "before\n\nA\nn\n-\n1\n\na  b\nafter"
+
+
+def test_one_thing_is_no_several() -> None:
+    said = [counted(n, "empty document") for n in (0, 1, 1234)]
+    assert said == ["0 empty documents", "1 empty document", "1,234 empty documents"]
