@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
+import lengthen
 from lengthen.cli.command import Parser
 from lengthen.cli.commands import COMMANDS
 from lengthen.config.recipes import RECIPES
@@ -203,6 +205,38 @@ def test_the_first_page_has_every_extra() -> None:
         r"^Extras, as in .*?\.$", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL
     )
     assert set(names_in(listed.replace("\n", " "))[1:]) == extras() - {"dev"}
+
+
+def test_the_loop_of_the_first_page_trains(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (loop,) = [
+        body for language, body in FENCE.findall(read(ROOT / "README.md")) if language == "python"
+    ]
+    for large, small in {
+        "1024": "16",
+        "2000": "20",
+        "rows=64": "rows=8",
+        "500_000_000": "4_000",
+    }.items():
+        assert large in loop
+        loop = loop.replace(large, small)
+    (tmp_path / "store").symlink_to(store)
+    monkeypatch.chdir(tmp_path)
+    vocabulary = lengthen.Store.open("store").vocabulary
+    model = torch.nn.Sequential(torch.nn.Embedding(vocabulary, 8), torch.nn.Linear(8, vocabulary))
+    names = {
+        "lengthen": lengthen,
+        "model": model,
+        "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-2),
+        "cross_entropy": torch.nn.functional.cross_entropy,
+        "clip_grad_norm_": torch.nn.utils.clip_grad_norm_,
+    }
+    exec(loop, names)
+    steps = lengthen.read_metrics("runs/mine").steps
+    assert {step.length for step in steps} == {8, 16}
+    losses = [step.loss or 9.0 for step in steps]
+    assert min(losses[-3:]) < losses[0] - 0.3
 
 
 def test_every_command_is_shown() -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lengthen.util.errors import SettingError, nearest
@@ -23,6 +24,17 @@ class Parser(argparse.ArgumentParser):
         raise SettingError(self.prog.removeprefix("lengthen "), message)
 
     takes_settings = False
+    has_common_settings = False
+
+    def format_help(self) -> str:
+        """Return the help, and the settings that people change most where that is wanted."""
+        text = super().format_help()
+        if not self.has_common_settings:
+            return text
+        from lengthen.config.reference import common
+        from lengthen.util.tables import laid_out
+
+        return "\n".join([text, *laid_out(common(), get_terminal_size().columns), ""])
 
     def check_options(self, words: Iterable[str]) -> None:
         """Raise SettingError for an option that this command lacks, before one that is missing."""

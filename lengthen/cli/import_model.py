@@ -9,7 +9,6 @@ from lengthen.cli.command import (
     Settings,
     start_computing,
 )
-from lengthen.config.recipes import RECIPES
 
 
 def _arguments(parser: Parser) -> None:
@@ -21,7 +20,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="RECIPE|FILE.toml",
-        help=f"how it will be trained, the model aside: {', '.join(RECIPES)}",
+        help="how it will be trained, the model aside",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
 

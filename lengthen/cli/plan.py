@@ -4,13 +4,12 @@ import argparse
 from pathlib import Path
 
 from lengthen.cli.command import Command, Parser, Settings, start_computing
-from lengthen.config.recipes import RECIPES
 from lengthen.util.errors import SettingError
 
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument(
-        "recipes", nargs="+", metavar="RECIPE|FILE.toml", help=f"any of {', '.join(RECIPES)}"
+        "recipes", nargs="+", metavar="RECIPE|FILE.toml", help="any of `lengthen recipes`"
     )
     parser.add_argument("--data", metavar="DIR", help="a token store, for epochs and leftovers")
     parser.add_argument(

@@ -10,12 +10,12 @@ from lengthen.cli.command import (
     print_on_rank_zero,
     start_computing,
 )
-from lengthen.config.recipes import RECIPES
 from lengthen.util.errors import SettingError
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.has_common_settings = True
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help="one of `lengthen recipes`")
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
     parser.add_argument("--out", type=Path, metavar="RUN", help="where it goes")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")

@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 
 from lengthen.cli.command import Command, Parser, Settings
-from lengthen.config.recipes import RECIPES
 from lengthen.util.errors import UnstableError
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help=", ".join(RECIPES))
+    parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help="one of `lengthen recipes`")
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
     parser.add_argument(

@@ -13,6 +13,11 @@ from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 from lengthen.util.tables import Table
 
+# What people change most, in the order of a settings file.
+COMMON = (
+    "model.layers model.width model.length pacing.start pacing.duration batch.rows "
+    "optimizer.learning_rate budget.tokens run.seed run.precision"
+).split()
 WORDS = {int: "count", bool: "true or false", str: "text"}
 
 
@@ -77,6 +82,16 @@ def explained(name: str | None) -> list[Table]:
         hint = nearest(name, dict.fromkeys(names.values()))
         raise SettingError("TABLE", "no such table of settings", name, hint)
     return [_table(one, *found[one]) for one in found if names[one] == name]
+
+
+def common() -> Table:
+    """Return the settings that people change most, a row each."""
+    found: dict[str, Setting] = {}
+    for table, (_, settings) in tables().items():
+        found |= {f"{table.partition('.')[0]}.{one.name}": one for one in settings}
+    rows = ((name, found[name].default, found[name].meaning) for name in COMMON)
+    note = "Such as --model.layers 6. A recipe gives what is required; `lengthen settings` has all."
+    return Table("The settings changed most", ("setting", "default", "meaning"), tuple(rows), note)
 
 
 def _table(name: str, meaning: str, settings: list[Setting]) -> Table:

@@ -96,7 +96,7 @@ class Table(BaseModel):
 class Data(Table):
     """Where the tokens come from."""
 
-    path: Annotated[str | None, Field(min_length=1), Doc("token store; `--data` sets it")] = None
+    path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
 
 

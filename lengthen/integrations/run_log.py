@@ -56,19 +56,21 @@ class RunLog:
         *,
         store: "Store | None" = None,
         saved: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Begin a run in `out`, or continue the one there from the state `saved`.
 
         The directory is this log's until it is closed, or the process ends. Lines after that state
-        go to metrics.discarded.jsonl. Raises SettingError where `out` holds another run, BusyError
-        where another process writes it, StorageError.
+        go to metrics.discarded.jsonl. `overwrite` replaces the files of an earlier run there, and
+        no others. Raises SettingError where `out` holds another run, BusyError where another
+        process writes it, StorageError.
         """
         paths, disk = RunPaths(Path(out)), Disk()
         with ExitStack() as stack:
             if not paths.lock.exists():
-                _check(paths, saved)  # before the lock, which would be a file in there
+                _check(paths, saved, overwrite)  # before the lock, which would be a file in there
             stack.enter_context(owned(paths.root))
-            _check(paths, saved)
+            _check(paths, saved, overwrite)
             if saved is None:
                 _begin(disk, paths, store)
             else:
@@ -206,7 +208,7 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _check(paths: RunPaths, saved: Mapping[str, Any] | None) -> None:
+def _check(paths: RunPaths, saved: Mapping[str, Any] | None, overwrite: bool) -> None:
     """Raise SettingError where a log can neither begin nor, from `saved`, continue."""
     found = paths.metrics.stat().st_size if paths.metrics.is_file() else 0
     if saved is not None:
@@ -217,14 +219,15 @@ def _check(paths: RunPaths, saved: Mapping[str, Any] | None) -> None:
         return
     own = _own(paths)
     # An empty log is what a run leaves that ended before its first step.
-    if own and (found or paths.metrics not in own):
+    if own and not overwrite and (found or paths.metrics not in own):
         rule = f"must be a new directory, this one has a {own[0].name}"
-        hint = "remove that run, choose another, or resume its checkpoint"
+        hint = "overwrite=True replaces that run; or choose another, or resume its checkpoint"
         raise SettingError("out", rule, str(paths.root), hint)
 
 
 def _own(paths: RunPaths) -> list[Path]:
-    return [path for path in (paths.metrics, paths.environment, paths.config) if path.exists()]
+    files = paths.metrics, paths.discarded, paths.environment, paths.config
+    return [path for path in files if path.exists()]
 
 
 def _begin(disk: Disk, paths: RunPaths, store: "Store | None") -> None:

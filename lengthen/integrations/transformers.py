@@ -48,14 +48,20 @@ class LengthenCallback(TrainerCallback, ExportableState):
     """
 
     def __init__(
-        self, dataset: LengthenDataset, out: str | Path, *, probe_every_steps: int = 10
+        self,
+        dataset: LengthenDataset,
+        out: str | Path,
+        *,
+        probe_every_steps: int = 10,
+        overwrite: bool = False,
     ) -> None:
-        """Record into the run directory `out`, which `lengthen report` reads.
+        """Record into the run directory `out`, which `lengthen report` reads, as RunLog does.
 
         Every so many steps (0: never) the first rank evaluates a few full-length sequences on the
         side, dropout off: the one loss that is comparable over the whole warmup.
         """
         self._dataset, self._out, self._probe_every = dataset, out, probe_every_steps
+        self._overwrite = overwrite
         self._log: RunLog | None = None  # the first rank's, while it trains
         self._watching: MicroBatchWatch | None = None  # every rank's, while it trains
         self._number = 0  # of the step's micro-batches, from 0
@@ -92,7 +98,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
             self._log.close()
         if state.is_world_process_zero:
             log = saved["log"] if saved else None
-            self._log = RunLog(self._out, plan, store=store, saved=log)
+            self._log = RunLog(self._out, plan, store=store, saved=log, overwrite=self._overwrite)
         count = args.gradient_accumulation_steps * args.world_size
         self._watching = MicroBatchWatch(given["model"], store.vocabulary, plan.length, count)
         self._unlogged = None

@@ -1,9 +1,11 @@
 """Train a run to the end of its budget: what is evaluated, logged and saved when, and signals."""
 
 import math
+import shlex
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from lengthen.distributed.memory import is_out_of_memory
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, read_metrics
 from lengthen.run.records import EvalRecord, Event, Record, StepRecord, to_json
+from lengthen.training.time_left import TimeLeft
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 from lengthen.util.console import Line
@@ -56,7 +59,8 @@ class RunSummary(Printable):
             "seconds": f"{self.seconds:.1f}",
             "validation loss": loss.replace("nan", "not finite"),
         }
-        return [facts(lines.items())]
+        command = "report" if loss == "nan" else "sample"
+        return [facts(lines.items()), f"next: lengthen {command} {shlex.quote(str(self.run))}"]
 
 
 class TrainingLoop:
@@ -74,6 +78,7 @@ class TrainingLoop:
         self._trainer, self._paths, self._log = trainer, paths, log
         self._stop, self._line, self._checkpoints = stop, line, checkpoints
         self._began = trainer.train_state
+        self._left = TimeLeft(trainer.config, trainer.schedule)
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
         self._evaluation: EvalRecord | None = None  # the last one of this process
@@ -125,15 +130,18 @@ class TrainingLoop:
             raise StoppedError(self._stop.number or signal.SIGTERM, f"{message}; {way_out}")
         if done:
             return True
-        epoch = trainer.train_state.ledger.epoch
+        before = trainer.train_state
         record = trainer.step()
         assert record is not None
         self._record_micro_tokens()
         self._write(record)
         self._act_on_nonfinite(record)
-        if trainer.train_state.ledger.epoch > epoch:
+        now, shape = trainer.train_state, (record.rows or 0, record.length or 0)
+        if now.ledger.epoch > before.ledger.epoch:
             trainer.store.check_files()
-        self._line.update(trainer.train_state.counters.tokens, self._progress(record))
+        self._left.take(*shape, now.seconds - before.seconds)
+        left = partial(self._left.seconds, now.counters, *shape)
+        self._line.update(now.counters.tokens, self._progress(record), left)
         return False
 
     def _write(self, record: Record | None) -> None:

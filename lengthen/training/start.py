@@ -31,12 +31,14 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.core.custom_pacing import Custom
+from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
+from lengthen.model.cost import parameters
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import environment
@@ -290,8 +292,19 @@ def _build_loop(
     shown = shown and context.is_rank_zero
     progress = stack.enter_context(line(trainer.schedule.budget, paths.root.name, shown=shown))
     device = f'{described(context.device)} (run.device = "{run.device}")'
-    progress.say(f"device {device}, precision {run.precision}, compile {run.compile}")
+    how = f"device {device}, precision {run.precision}, compile {run.compile}"
+    progress.say(f"{how}, {_size(trainer)}")
     return TrainingLoop(trainer, paths, log, stop, progress, checkpoints)
+
+
+def _size(trainer: Trainer) -> str:
+    """Say how much a run trains: parameters, tokens, and the steps where they are known."""
+    schedule = trainer.schedule
+    size = f"{parameters(trainer.config.model):,} parameters, {schedule.budget:,} tokens"
+    if isinstance(schedule.pacing, Custom):  # whose function is asked step by step
+        return size
+    steps = {sum(span.steps for span in spans(schedule, calm=calm)) for calm in (True, False)}
+    return f"{size}, {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

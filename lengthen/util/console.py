@@ -3,14 +3,15 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
@@ -66,11 +67,18 @@ def say(notes: Iterable[str]) -> None:
         note(text)
 
 
+Left = Callable[[], float | None]  # seconds; None: nothing is known yet
+
+
+def no_estimate() -> None:
+    """Know nothing of the seconds left."""
+
+
 class Line:
     """Where work reports how far it is; this one prints nothing, for other ranks and libraries."""
 
-    def update(self, done: int, text: str) -> None:
-        """Show how much is done, and `text` beside it."""
+    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
+        """Show how much is done, `text` beside it, and the seconds left, else by the mean."""
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -83,9 +91,9 @@ class Bar(Line):
     bar: Progress
     task: TaskID
 
-    def update(self, done: int, text: str) -> None:
+    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
         """Redraw the line."""
-        self.bar.update(self.task, completed=done, text=escape(text))
+        self.bar.update(self.task, completed=done, text=escape(text), left=left())
 
     def say(self, text: str) -> None:
         """Print above the line."""
@@ -100,17 +108,18 @@ class Lines(Line):
         self._began, self._printed = time.monotonic(), 0.0
         self._first: int | None = None  # what was done already when this process began
 
-    def update(self, done: int, text: str) -> None:
+    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
         """Print a line if the last one is long ago."""
         now = time.monotonic()
         self._first = done if self._first is None else self._first
         if now - self._printed < PLAIN_SECONDS:
             return
         self._printed = now
-        left = ""
-        if new := done - self._first:
-            left = f"{clock_time((self._total - done) * (now - self._began) / new)} left"
-        self.say(f"{100 * done // max(1, self._total):3d}%  {text}  {left}")
+        seconds = left()
+        if seconds is None and (new := done - self._first):
+            seconds = (self._total - done) * (now - self._began) / new
+        shown = "" if seconds is None else f"{clock_time(seconds)} left"
+        self.say(f"{100 * done // max(1, self._total):3d}%  {text}  {shown}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -123,6 +132,14 @@ def clock_time(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+class _Left(TimeRemainingColumn):
+    """The seconds left that a task is given, else as the mean so far."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        return super().render(task) if left is None else Text(clock_time(left))
+
+
 @contextmanager
 def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     """Open a progress line over `total` units on the error stream, so that output stays clean."""
@@ -132,7 +149,7 @@ def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     elif not console.is_terminal:
         yield Lines(total, console)
     else:
-        left = (TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        left = (TextColumn("{task.fields[text]}"), _Left())
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *left)
         with Progress(*columns, console=console) as bar:
-            yield Bar(bar, bar.add_task(escape(label), total=total, text=""))
+            yield Bar(bar, bar.add_task(escape(label), total=total, text="", left=None))

@@ -1,11 +1,22 @@
 """`lengthen train`: what it says beforehand, at its start and at its end."""
 
+import math
+import re
+import shlex
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import lengthen
 from lengthen.cli.main import main
+from lengthen.config.load import load_run
+from lengthen.config.reference import COMMON
+from lengthen.model.cost import parameters
+from lengthen.run.metrics import read_metrics
+from tests.conftest import Configure
+from tests.ways_out import takes
 
 TINY = "--model.layers 1 --model.width 16 --model.heads 2 --budget.tokens 20K".split()
 Captured = pytest.CaptureFixture[str]
@@ -26,3 +37,64 @@ def test_a_dry_run_needs_neither_a_store_nor_a_place(capsys: Captured) -> None:
     assert main(["train", "laptop-2min", "--dry-run", "--optimizer.learning_rate", "1e-3"]) == 0
     rates = tomllib.loads(capsys.readouterr().out)["optimizer"]
     assert (rates["learning_rate"], rates["min_learning_rate"]) == (1e-3, 1e-4)
+
+
+@takes("Such as --model.layers 6. A recipe gives what is required; `lengthen settings` has all.")
+def test_the_help_has_the_settings_that_are_changed_most(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert len(COMMON) == 10
+    assert all(re.search(rf"^{name} ", said, re.MULTILINE) for name in COMMON)
+    assert "`lengthen settings`" in said
+    assert main(["settings"]) == 0
+    assert main(["train", "laptop-2min", "--model.layers", "6", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    "pacing",
+    [
+        {"kind": "linear", "start": 8, "duration": 12},
+        {"kind": "adaptive", "start": 8, "max_hold": 20},
+    ],
+)
+def test_the_first_line_of_a_run_says_how_much_it_trains(
+    configured: Configure, tmp_path: Path, capsys: Captured, pacing: dict[str, object]
+) -> None:
+    lengthen.train(configured(pacing=pacing), tmp_path / "run")
+    first = capsys.readouterr().err.splitlines()[0]
+    said = r"([\d,]+) parameters, ([\d,]+) tokens, ([\d,]+)(?: to ([\d,]+))? steps$"
+    found = re.search(said, first)
+    assert found
+    weights, tokens, *steps = (int(n.replace(",", "")) for n in found.groups() if n)
+    assert weights == parameters(load_run(tmp_path / "run/config.toml").model)
+    assert tokens == 10_000
+    trained = len(read_metrics(tmp_path / "run").steps)
+    assert min(steps) <= trained <= max(steps)
+    assert len(steps) == (2 if pacing["kind"] == "adaptive" else 1)
+
+
+def test_a_quiet_run_says_nothing_at_its_start(
+    configured: Configure, tmp_path: Path, capsys: Captured
+) -> None:
+    lengthen.train(configured(budget={"tokens": 1000}), tmp_path / "run", quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_last_line_of_a_run_is_a_command_that_works(
+    store: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    run = tmp_path / "my run"
+    assert main(["train", "laptop-2min", "--data", str(store), *TINY, "--out", str(run)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    name, *words = shlex.split(last.removeprefix("next: "))
+    assert (name, words) == ("lengthen", ["sample", str(run)])
+    assert main([*words, "--tokens", "5"]) == 0
+
+
+def test_after_a_loss_that_is_not_finite_the_next_command_is_a_report(
+    configured: Configure, tmp_path: Path
+) -> None:
+    summary = lengthen.train(configured(budget={"tokens": 1000}), tmp_path / "run", quiet=True)
+    poor = replace(summary, validation_loss=math.nan)
+    assert str(poor).splitlines()[-1] == f"next: lengthen report {tmp_path / 'run'}"

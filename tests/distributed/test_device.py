@@ -158,7 +158,7 @@ def test_a_run_says_what_auto_took(
         pytest.skip("there is a GPU on this machine")
     train(configured(budget={"tokens": 1_000}), tmp_path)
     assert capsys.readouterr().err.startswith(
-        'device cpu (run.device = "auto"), precision fp32, compile off\n'
+        'device cpu (run.device = "auto"), precision fp32, compile off, '
     )
     environment = json.loads(RunPaths(tmp_path).environment.read_bytes())
     assert environment["device"] == "cpu"

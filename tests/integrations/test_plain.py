@@ -89,6 +89,7 @@ def test_the_feed_is_what_our_own_trainer_reads(configured: Configure) -> None:
         budget=10_000,
         reuse_after=3,
         warmup_steps=4,
+        min_learning_rate=0.1,  # as the settings have it where nothing gives it
     )
     stream = BatchStream(ours.store.train, plan)
     for step, _ in stream:
@@ -374,6 +375,17 @@ def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match=f"out: must be a new directory, this one has a {name}"):
         RunLog(tmp_path, PLAN)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_earlier_run_is_overwritten_where_that_is_asked_and_nothing_else(tmp_path: Path) -> None:
+    train(tmp_path, 3)
+    (tmp_path / "model.pt").write_text("mine")
+    with pytest.raises(SettingError, match=r"overwrite=True replaces that run"):
+        RunLog(tmp_path, PLAN)
+    RunLog(tmp_path, replace(PLAN, seed=7), overwrite=True).close()
+    assert "seed = 7" in RunPaths(tmp_path).config.read_text()
+    assert not read_metrics(tmp_path).records
+    assert (tmp_path / "model.pt").read_text() == "mine"
 
 
 def test_a_run_that_ended_before_its_first_step_is_begun_anew(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_pip_finds_every_package_that_is_named() -> None:
 
 @takes(
     "`lengthen report {}` reads its log",
-    "remove that run, choose another, or resume its checkpoint",
+    "overwrite=True replaces that run; or choose another, or resume its checkpoint",
     "take the mean of a tensor with more",
 )
 def test_a_directory_that_another_loop_wrote(cli: Cli, run: Path) -> None:
@@ -191,12 +191,11 @@ def test_a_directory_that_another_loop_wrote(cli: Cli, run: Path) -> None:
     log.finish()
     cli.refuses("`lengthen report theirs` reads its log", "resume theirs")
     cli.works("report theirs")
-    with pytest.raises(SettingError, match="remove that run, choose another, or resume its"):
+    with pytest.raises(SettingError, match="overwrite=True replaces that run; or choose another"):
         RunLog("theirs", plan)
     RunLog("theirs", plan, saved=saved).close()
     RunLog("other", plan).close()
-    shutil.rmtree("theirs")
-    log = RunLog("theirs", plan)
+    log = RunLog("theirs", plan, overwrite=True)
     several = torch.ones(2)
     with pytest.raises(SettingError, match="take the mean of a tensor with more"):
         log.step(step, loss=several, grad_norm=1.0, optimizer=optimizer)
