@@ -384,7 +384,7 @@ def test_memory_that_runs_out(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lengthen.training.trainer.second_moment_scale", fails)
+        patch.setattr("lengthen.training.monitor.second_moment_scale", fails)
         said = cli.refuses("--batch.micro_tokens", f"{TRAIN} --overwrite --batch.micro_tokens 512")
     cli.works(shlex.join([*shlex.split(said.split("`")[1])[1:], "--quiet"]))
     with pytest.raises(MemoryLimitError, match="choose a smaller model or a shorter length"):
