@@ -112,7 +112,7 @@ def _places(path: Path, folder: Path) -> list[_Place]:
         return [_Place(whole, known, 1)]
     if not whole.is_dir():
         raise SettingError("RUN", "no such run, directory or log", str(path))
-    if below := [run.relative_to(whole) for run in _runs_below(whole)]:
+    if below := [run.relative_to(whole) for run in runs_below(whole)]:
         shared = len(Path(os.path.commonpath(below)).parts) if len(below) > 1 else 0
         return [_Place(whole / run, known / run, len(run.parts) - shared) for run in below]
     rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
@@ -124,7 +124,8 @@ def _is_run(path: Path) -> bool:
     return paths.metrics.is_file() or paths.config.is_file()
 
 
-def _runs_below(root: Path) -> Iterator[Path]:
+def runs_below(root: Path) -> Iterator[Path]:
+    """Yield the directories of the runs at any depth below `root`."""
     for folder, below, _ in os.walk(root):
         # Hidden ones are what an interrupted command left behind.
         below[:] = sorted(name for name in below if not name.startswith("."))
