@@ -89,6 +89,12 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
         other = ["--budget.epochs", "0.02"] if name == "budget.epochs" else []
         words = ["--data", "store", f"--{name}", VALUES[name], *other]
         cli.works(shlex.join(["plan", "tiny.toml", "--flops", "1T", *words]))
+    for theirs, ours in (
+        ("dataset", "use --data, a token store that `lengthen prepare` makes"),
+        ("resume-from-checkpoint", "use `lengthen resume RUN`"),
+        ("wandb", "use `lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics"),
+    ):
+        cli.refuses(ours, f"train tiny.toml --out new --quiet --{theirs}=store")
     cli.refuses("use --optimizer.learning_rate", f"{TRAIN} --lr 1e-3")
     cli.refuses("use optimizer.learning_rate", f"{TRAIN} --train.lr 1e-3")
     cli.works(f"{TRAIN} --optimizer.learning_rate 1e-3")
