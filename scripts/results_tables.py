@@ -5,7 +5,8 @@
 A block begins with `<!-- results: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
 `results` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the same
 pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study, NAME.tar.xz. A
-column that says the same in every row is left out; the JSON files have everything.
+column that says the same in every row is left out; the JSON files have everything. A word behind
+the file of `results` chooses the rows that have it.
 """
 
 import json
@@ -21,13 +22,13 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
     r"<!-- (results|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
 )
-NOT_SHOWN = ("stable seeds",)
+NOT_SHOWN = ("stable seeds", "largest ratio, probe")
 OURS = ("lambada perplexity", "wikitext103", "valid (limit 1000) loss")
 
 
-def results(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of the table of results."""
-    yield from _table(facts, "Results at the end of an equal budget")
+def results(facts: dict[str, Any], of: str = "") -> Iterator[str]:
+    """Yield the lines of the table of results, of variants and cells whose names have `of`."""
+    yield from _table(facts, "Results at the end of an equal budget", of)
 
 
 def causes(facts: dict[str, Any]) -> Iterator[str]:
@@ -43,7 +44,7 @@ def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
 
 def _table(facts: dict[str, Any], title: str, of: str = "") -> Iterator[str]:
     table = _called(facts, title)
-    columns, rows = table["columns"], [row for row in table["rows"] if row[0].startswith(of)]
+    columns, rows = table["columns"], [row for row in table["rows"] if of in row[0]]
     kept = [
         n
         for n, name in enumerate(columns)
@@ -115,14 +116,18 @@ def filled(page: str, root: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind, names = match[1], match[2].split()
-        paths = [root / name for name in names]
         if kind == "judged":
-            lines = judged(*paths)
+            lines = judged(root / names[0])
         else:
-            lines = BLOCKS[kind](*(json.loads(path.read_text(encoding="utf-8")) for path in paths))
+            lines = BLOCKS[kind](*(_read(root, name) for name in names))
         return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"
 
     return BLOCK.sub(block, page)
+
+
+def _read(root: Path, name: str) -> Any:
+    """Return the content of a file of results, and any other word as it is."""
+    return json.loads((root / name).read_text("utf-8")) if name.endswith(".json") else name
 
 
 if __name__ == "__main__":

@@ -186,20 +186,14 @@ def _probe_text(probe: Ratios) -> str:
     return f"the probe never rose above {UNSTABLE} times its lowest (largest {reached})"
 
 
-def comparable(environments: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Check that runs, by name, can be compared; return notes on what could not be checked.
+def must_be_comparable(environments: Mapping[str, Mapping[str, object]]) -> None:
+    """Raise DataError where two runs, by name, have different tokenizers or validation sets.
 
-    `environments` are the runs' environment.json. Raises DataError where two runs have different
-    tokenizers or validation sets: their losses are then of different things.
+    Their losses are then of different things. `environments` are the runs' environment.json.
     """
-    notes = []
     for field, things in SAME.items():
         known = {name: e[field] for name, e in environments.items() if e.get(field) is not None}
         first = next(iter(known), "")
         if other := next((name for name in known if known[name] != known[first]), None):
             what = f"{first} and {other} have different {things} (SHA-256 in environment.json)"
             raise DataError(f"not comparable: {what}; report them apart")
-        if missing := [name for name in environments if name not in known]:
-            who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
-            notes.append(f"not checked that {things} are the same: no record of {who}")
-    return notes

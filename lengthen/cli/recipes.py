@@ -17,10 +17,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
 
     if options.recipe is not None:
         text = tomli_w.dumps(with_recipe({"recipe": options.recipe}))
-        print(
-            f"# {options.recipe}; `lengthen settings TABLE` explains every setting\n\n{text}",
-            end="",
-        )
+        print(f"# {options.recipe}; `lengthen settings TABLE` explains all\n\n{text.rstrip()}")
         return 0
     start_computing(options)
     from lengthen.planning.recipes import recipes

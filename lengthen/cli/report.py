@@ -12,6 +12,7 @@ def _arguments(parser: Parser) -> None:
         "runs", nargs="+", type=Path, metavar="RUN", help="runs, folders of runs, or other logs"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="one page instead of text")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="each figure as SVG and PNG")
     parser.add_argument("--title", help="of the page (the runs' names)")
     parser.add_argument(
         "--losses",
@@ -37,6 +38,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
         result = report(
             options.runs,
             out=options.out,
+            figures=options.figures,
             title=options.title,
             losses=options.losses,
             columns=_columns(options.columns),
@@ -47,8 +49,8 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
         raise SettingError(f"--{error.setting}", error.rule, error.value, error.hint) from None
     if result.page is None:
         result.print()
-    else:
-        print(result.page)
+    for path in filter(None, (result.page, options.figures)):
+        print(path)
     return 0
 
 

@@ -7,9 +7,9 @@ from lengthen.cli.command import Command, Parser, Settings
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run, or a folder of runs")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks (2)")
-    parser.add_argument("--once", action="store_true", help="one look, one line")
+    parser.add_argument("--once", action="store_true", help="one look")
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
@@ -19,10 +19,11 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
 
 
 COMMAND = Command(
-    "Follow a run, live, from its log alone.",
+    "Follow a run, or a comparison, live, from its logs alone.",
     """
   lengthen watch runs/first
   lengthen watch runs/first --once
+  lengthen watch runs/question                               all runs of a comparison
 """,
     _arguments,
     _run,

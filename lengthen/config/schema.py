@@ -210,6 +210,15 @@ class Evaluation(Table):
         return self
 
 
+class Monitor(Table):
+    """What is measured of stability beside each step's line; it changes no training."""
+
+    every_steps: Annotated[
+        CountOrOff, Doc("between two looks at the largest logit and the updates; 0: none", "steps")
+    ] = 10
+    layer: Annotated[CountOrOff, Doc("whose attention logits are looked at, from 0")] = 0
+
+
 class Saving(Table):
     """Checkpoints."""
 
@@ -249,6 +258,7 @@ class Config(Table):
     optimizer: Optimizer
     budget: Budget
     evaluation: Evaluation = Evaluation()
+    monitor: Monitor = Monitor()
     saving: Saving = Saving()
     run: Run = Run()
 
@@ -265,6 +275,9 @@ class Config(Table):
             rule = f"must have lengths that divide model.length ({self.model.length})"
             where = 'where model.positions_start is "spread"'
             raise SettingError("pacing", f"{rule} {where}", uneven, 'pacing.kind = "doubling" has')
+        if self.monitor.layer >= self.model.layers:
+            rule = f"must be below model.layers ({self.model.layers})"
+            raise SettingError("monitor.layer", rule, self.monitor.layer)
         length, micro_tokens = self.model.length, self.batch.micro_tokens
         if micro_tokens != "auto" and micro_tokens < length:
             rule = f"must be at least model.length ({length})"

@@ -54,6 +54,12 @@ class DistributedContext:
             dist.all_reduce(values, group=self.group)
         return values
 
+    def all_reduce_max(self, value: Tensor) -> Tensor:
+        """Turn a tensor into the largest of the ranks' values, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return value
+
     def all_reduce_min(self, value: int) -> int:
         """Return the smallest of the ranks' values, on every rank."""
         if self.world_size == 1:

@@ -98,7 +98,8 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     outcomes = [outcome for outcome in ends if outcome is not None]
     table, sentences = results(groups(comparison, outcomes), comparison.baseline), _parts(outcomes)
     runs = gather(directories)
-    tables = [table, *(part for part in lines(runs) if isinstance(part, Table))]
+    tables = [part for part in lines(runs) if isinstance(part, Table)]
+    tables.insert(1, table)
     write(out / "report.html", runs, title="lengthen demo", verdicts=sentences, tables=tables)
     pictured = [panel for panel in panels_of(runs) if panel.title in PICTURED]
     from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for

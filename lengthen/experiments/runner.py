@@ -4,7 +4,6 @@ Whoever starts them may die at any moment: they save and end, and the same call 
 """
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -14,18 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from lengthen.config.schema import Config
 from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
+from lengthen.run.attempts import ATTEMPTS
 from lengthen.run.directory import owned
 from lengthen.run.metrics import JsonLines
 from lengthen.util.disk import Disk
 from lengthen.util.errors import BusyError, SettingError, StoppedError, UnstableError, printable
 from lengthen.util.signals import StopSignal
 
-ATTEMPTS = "attempts.jsonl"  # beside the runs: which were started, and how they ended
 LOOK_SECONDS = 0.5  # between two looks at the processes
 BUSY_SECONDS = 5.0  # until a run that somebody else has is tried again
 PARENT_DIED = 1  # PR_SET_PDEATHSIG
@@ -243,18 +242,6 @@ def owned_attempts(root: Path) -> Iterator[JsonLines]:
             yield log
         finally:
             log.close()
-
-
-def read_attempts(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each run's lines of attempts.jsonl in order; a line that was cut is left out."""
-    path = root / ATTEMPTS
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("run"), str):
-            yield record["run"], record
 
 
 def _environment(machine: Machine, slot: int) -> dict[str, str]:

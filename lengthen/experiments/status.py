@@ -9,7 +9,8 @@ from lengthen.analysis.summary import why_diverged
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.experiments.runner import config_beside, read_attempts
+from lengthen.experiments.runner import config_beside
+from lengthen.run.attempts import read_attempts
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.records import Event

@@ -1,5 +1,6 @@
 """Causal self-attention and the rotary embedding of its queries and keys."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
+BLOCK = 256  # queries whose logits are looked through at a time
+LOGITS = 2**22  # about how many are
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (rows or 1, 1, length, head size / 2)
 
 
@@ -31,6 +34,26 @@ def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
     """
     (cos, sin), (first, second) = rotation, heads.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def largest_logit(query: Tensor, key: Tensor) -> Tensor:
+    """Return the largest  q k / sqrt(size)  of any row, head and causal pair: 0-d.
+
+    Both are (rows, heads, length, size). Worked out in blocks, in float32 at least.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query, key = (part.flatten(0, 1).to(dtype) for part in (query, key))
+    length, size = query.shape[1:]
+    parts = -(-len(query) * min(length, BLOCK) * length // LOGITS)
+    later = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
+    largest = []
+    for queries, keys in zip(query.chunk(parts), key.chunk(parts), strict=True):
+        for first in range(0, length, BLOCK):
+            logits = queries[:, first : first + BLOCK] @ keys[:, : first + BLOCK].mT
+            count = logits.shape[1]
+            logits[:, :, first:].masked_fill_(later[:count, :count], -torch.inf)
+            largest.append(logits.amax())
+    return torch.stack(largest).amax() / math.sqrt(size)
 
 
 @dataclass

@@ -16,8 +16,16 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lengthen.config.schema import Model, Positions
-from lengthen.model.attention import Attention, KeysAndValues, Reading, Rotation, rotation_at
+from lengthen.model.attention import (
+    Attention,
+    KeysAndValues,
+    Reading,
+    Rotation,
+    largest_logit,
+    rotation_at,
+)
 from lengthen.model.loss import summed_loss
+from lengthen.model.shards import unshard
 
 
 class Perceptron(nn.Module):
@@ -53,6 +61,18 @@ class Block(nn.Module):
         stream: Tensor = x + self.perceptron(self.perceptron_norm(x))
         return stream
 
+    @torch.no_grad()
+    def largest_logit(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        """Return the largest attention logit that the forward pass of `x` has: 0-d."""
+        unshard(self)
+        device = x.device.type
+        low = torch.is_autocast_enabled(device)
+        # Its cache would give the forward pass weights that were cast here, without a gradient.
+        with torch.autocast(device, enabled=low, cache_enabled=False):
+            query, key, _ = self.attention.split(self.attention_norm(x), rotation)
+        with torch.autocast(device, enabled=False):
+            return largest_logit(query, key)
+
 
 class GPT(nn.Module):
     """A GPT-2 or GPT-3 of any shape; call `initialise` before training."""
@@ -78,6 +98,8 @@ class GPT(nn.Module):
         self.dropout = dropout
         self.recompute = recompute  # layers keep their input alone for the backward pass
         self.init_std = init_std
+        self.watched: int | None = None  # layer whose largest logit each forward pass finds
+        self.largest_logit: Tensor | None = None  # which the last one found
         self.z_loss = z_loss  # weight of log(Z)^2 in the gradient
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(length, width) if positions == "learned" else None
@@ -144,7 +166,10 @@ class GPT(nn.Module):
             positions = starts[:, None] + torch.arange(inputs.shape[1], device=inputs.device)
         x, rotation = self._embedded(inputs, positions)
         x = functional.dropout(x, self.dropout, self.training)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            if number == self.watched:
+                self.largest_logit = block.largest_logit(x, rotation)
             if self.recompute and torch.is_grad_enabled():
                 # Without dropout a layer draws no random numbers, whose state would be restored.
                 random = self.dropout > 0

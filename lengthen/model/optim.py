@@ -152,3 +152,35 @@ def second_moment_scale(optimizer: torch.optim.Optimizer) -> Tensor:
         dist.all_reduce(norm)
         dist.all_reduce(most, dist.ReduceOp.MAX)
     return torch.stack([norm, most])
+
+
+def update_rms(optimizer: AdamW) -> Tensor:
+    """Return the root mean square of each group's last update, before rate and decay: (groups,).
+
+        u = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon)
+
+    Over the shards of all ranks, on the device; NaN before the first update.
+    """
+    groups = optimizer.param_groups
+    squares = torch.stack([_squared_update(optimizer, group) for group in groups])
+    if is_sharded(groups[0]["params"][0]):
+        dist.all_reduce(squares)
+    counts = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+    return (squares / squares.new_tensor(counts)).sqrt()
+
+
+def _squared_update(optimizer: AdamW, group: Group) -> Tensor:
+    total = local_shard(group["params"][0]).new_zeros(())
+    for parameter in group["params"]:
+        state = optimizer.state.get(parameter)
+        if not state:
+            return total * math.nan
+        first, second = (local_shard(state[name]) for name in ("exp_avg", "exp_avg_sq"))
+        # 1 - beta^t: the plain difference would have few digits left at the first steps.
+        logs = (math.log(max(beta, 1e-30)) for beta in group["betas"])
+        bias1, bias2 = (-torch.expm1(state["step"].to(total.device) * log) for log in logs)
+        root = (second / bias2).sqrt_().add_(group["eps"])
+        total += torch.div(first, root, out=root).square_().sum() / bias1**2
+    # `set_step` moves its correction of the second moment into rate and epsilon.
+    scale: float = group["eps"] / optimizer.defaults["eps"]
+    return total * scale**2

@@ -6,7 +6,7 @@ Sharding cuts along the first dimension into equal runs of rows, the last ones s
 import sys
 from typing import TYPE_CHECKING, TypeGuard
 
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -22,6 +22,13 @@ def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
 def local_shard(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor: its shard, sharing its memory, or all of it."""
     return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def unshard(module: nn.Module) -> None:
+    """Bring the whole weights of a sharded module to this rank; its forward pass then has them."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and isinstance(module, fsdp.FSDPModule):
+        module.unshard()
 
 
 def shard_like(whole: Tensor, other: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+from lengthen.analysis.summary import SAME
 from lengthen.config.load import flat
 from lengthen.reporting.gather import NamedRun
 from lengthen.util.tables import Table
@@ -17,7 +18,6 @@ SEED = "run.seed"
 LENGTH, PART = "model.length", "evaluation.tokens"
 READ = "tokens read"  # by each evaluation, or each probe
 SETTINGS = {"eval": (LENGTH, PART), "probe": (LENGTH,)}  # by kind of record
-HASHES = ("tokenizer", "valid")  # of environment.json
 CADENCE = ("evaluation.every_steps", "evaluation.every_tokens")
 SHA256, HASH = 64, 8  # characters of one, and of what is shown of it
 SEVERAL = " and "  # between the numbers of a run whose evaluations were not all alike
@@ -31,17 +31,33 @@ def settings_table(runs: Sequence[NamedRun]) -> Table | None:
 
     Runs that differ in their seed alone are one column, under the name of the first.
     """
+    columns = {}
+    for name, members in alike(runs).items():
+        seeds = dict.fromkeys(as_text(run.config).get(SEED, MISSING) for run in members)
+        columns[name] = as_text(members[0].config) | {SEED: ", ".join(seeds)}
+    differing = _differing(columns)
+    return _table("Settings that differ", columns, differing) if differing else None
+
+
+def alike(runs: Sequence[NamedRun]) -> dict[str, list[NamedRun]]:
+    """Return the runs that differ in their seed alone, by the folder that holds them and no other.
+
+    Where there is no such folder, by the name of the first.
+    """
     groups: dict[tuple[tuple[str, str], ...], list[NamedRun]] = {}
     for run in runs:
         without_seed = as_text(run.config) | {SEED: ""}
         groups.setdefault(tuple(sorted(without_seed.items())), []).append(run)
-    columns = {}
-    for first, *others in groups.values():
-        seeds = dict.fromkeys(as_text(run.config).get(SEED, MISSING) for run in (first, *others))
-        name = f"{first.name} and {len(others)} more" if others else first.name
-        columns[name] = as_text(first.config) | {SEED: ", ".join(seeds)}
-    differing = _differing(columns)
-    return _table("Settings that differ", columns, differing) if differing else None
+    return {_shared_name(members, runs): members for members in groups.values()}
+
+
+def _shared_name(members: Sequence[NamedRun], runs: Sequence[NamedRun]) -> str:
+    first, more = members[0].name, len(members) - 1
+    folder = first.rpartition("/")[0] + "/"
+    inside = [run.name for run in runs if run.name.startswith(folder)]
+    if more and len(folder) > 1 and inside == [run.name for run in members]:
+        return folder[:-1]
+    return f"{first} and {more} more" if more else first
 
 
 def environment_tables(runs: Sequence[NamedRun]) -> list[Table]:
@@ -97,7 +113,7 @@ def text_of(run: NamedRun, kind: str) -> Facts:
         return {}
     settings = as_text(run.config)
     known = {name: settings[name] for name in SETTINGS[kind] if name in settings}
-    known |= {name: str(run.environment[name]) for name in HASHES if run.environment.get(name)}
+    known |= {name: str(run.environment[name]) for name in SAME if run.environment.get(name)}
     read = SEVERAL.join(f"{size:,.0f}" for size in sorted(set(filter(None, sizes))))
     return known | ({READ: read} if read else {})
 
@@ -165,11 +181,19 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
         lines.append(f"{names}: validation losses of different text, shown apart ({where}){why}")
     evaluated = [run.name for run in runs if run.metrics.evaluations]
     missing = [name for name in evaluated if not texts.get(name, {}).keys() & {READ, PART}]
-    if missing and len(evaluated) > 1:
-        who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
-        what = "evaluations read the same part of the text"
-        lines.append(f"not checked that {what}: no record of {who}")
+    lines += _unchecked("evaluations read the same part of the text", missing, len(evaluated))
+    for name, things in SAME.items():
+        unknown = [run.name for run in runs if run.environment.get(name) is None]
+        lines += _unchecked(f"{things} are the same", unknown, len(runs))
     return lines
+
+
+def _unchecked(what: str, missing: Sequence[str], compared: int) -> list[str]:
+    """Return a note where any of several runs has no record of what they should share."""
+    if not missing or compared < 2:
+        return []
+    who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
+    return [f"not checked that {what}: no record of {who}"]
 
 
 def difference(one: Facts, other: Facts) -> str:

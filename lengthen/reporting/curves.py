@@ -1,14 +1,18 @@
 """Curves in panels, whatever draws them; of long ones fewer points, and no spike lost."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import fmean
 
 Point = tuple[float, float]
 
 # Told apart by people who do not see colours alike, and on white and on black (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ((), (7, 4), (2, 3), (10, 4, 2, 4), (14, 5))  # pixels drawn and left out, in turn
+CALM = 0.9  # of the values of a panel: what a spike may leave a quarter of its height
+FEW_TICKS = 3  # fewer say too little of an axis
 LEAST = 4  # points: first, lowest and highest of one bucket, and the last of all
 
 
@@ -39,6 +43,7 @@ class Curve:
     family: str = ""  # curves of one family look alike and share a key; by default its own name
     breaks: Sequence[float] = ()  # where along x the value was not finite
     marks: Sequence[Mark] = ()
+    band: Sequence[Point] = ()  # lowest and highest at each point, of the runs it is the mean of
 
     @property
     def key(self) -> str:
@@ -66,6 +71,60 @@ class Panel:
         """Return the panel with the curves that have points, each with at most `most` of them."""
         curves = [curve for curve in self.curves if curve.points]
         return replace(self, curves=[replace(c, points=thin(c.points, most)) for c in curves])
+
+
+def averaged(curves: Sequence[Curve], *, log: bool = False) -> list[Curve]:
+    """Return a mean with a band for each family whose curves have points at the same places.
+
+    The mean is geometric where `log`, so that it is that of the losses of perplexities. The curves
+    of other families stay as they are.
+    """
+    families: dict[str, list[Curve]] = {}
+    for curve in curves:
+        families.setdefault(curve.key, []).append(curve)
+    return [one for members in families.values() for one in _averaged(members, log=log)]
+
+
+def _averaged(members: list[Curve], *, log: bool) -> list[Curve]:
+    places = {tuple(x for x, _ in curve.points) for curve in members}
+    if len(members) == 1 or len(places) > 1:
+        return members
+    columns = [[y for _, y in at] for at in zip(*(c.points for c in members), strict=True)]
+    log = log and all(y > 0 for column in columns for y in column)
+    means = (math.exp(fmean(map(math.log, c))) if log else fmean(c) for c in columns)
+    return [
+        Curve(
+            f"{members[0].key}, mean of {len(members)}",
+            list(zip(*places, means, strict=True)),
+            members[0].key,
+            sorted(x for curve in members for x in curve.breaks),
+            band=[(min(column), max(column)) for column in columns],
+        )
+    ]
+
+
+def flattened(curves: Sequence[Curve]) -> bool:
+    """Return whether a few values leave the others so little height that a logarithm helps."""
+    ys = sorted(y for curve in curves for _, y in curve.points)
+    if not ys or ys[0] <= 0 or ys[0] == ys[-1]:
+        return False
+    few = int(len(ys) * (1 - CALM) / 2)
+
+    def share(height: Callable[[float], float]) -> float:
+        low, high = height(ys[few]), height(ys[-1 - few])
+        return (high - low) / (height(ys[-1]) - height(ys[0]))
+
+    return share(float) < min(0.25, share(math.log) / 1.5)
+
+
+def log_ticks(values: Sequence[float]) -> list[float]:
+    """Return round places within `values`, all above 0, for a logarithmic axis; none if too few."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    digits = (1, 1.5, 2, 3, 5, 7) if high < 50 * low else (1, 2, 5) if high < 1000 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = (float(f"{digit}e{power}") for power in powers for digit in digits)
+    ticks = [tick for tick in every if low <= tick <= high]
+    return ticks if len(ticks) >= FEW_TICKS else []
 
 
 def looks(panels: Sequence[Panel]) -> dict[str, Look]:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from lengthen.reporting.curves import Curve, Look, Panel, Point, looks
+from lengthen.reporting.curves import Curve, Look, Panel, Point, log_ticks, looks
 from lengthen.util.errors import printable
 
 WIDTH, HEIGHT = 7.2, 2.5  # inches: of the text of a page with one column, and of a panel
@@ -39,14 +39,16 @@ FOOT = 0.03  # of the height: where a value that is not finite has its cross
 THOUSANDS = EngFormatter(sep="")
 
 
-def draw(panels: Sequence[Panel], kind: str) -> bytes:
+def draw(panels: Sequence[Panel], kind: str, among: Sequence[Panel] = ()) -> bytes:
     """Return the panels one below the other as a file of `kind`, ".svg" or ".png".
 
-    Every family has one look in all panels, and the legend above them explains it. In an SVG the
-    lines of a panel are groups with the ids `panel-0-curve-0` and so on.
+    Every family has the look that it has `among` panels, by default these, and the legend above
+    explains it. In an SVG the lines of a panel are groups with the ids `panel-0-curve-0` and so on.
     """
     panels = [_printable(panel.thinned(POINTS)) for panel in panels]
-    known = looks(panels)
+    keys = {curve.key for panel in panels for curve in panel.curves}
+    every = looks([_printable(panel) for panel in among] or panels)
+    known = {key: look for key, look in every.items() if key in keys}
     with style.context(STYLE), warnings.catch_warnings():
         # A letter that no font here has is a box in a PNG, and itself in an SVG.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
@@ -126,6 +128,9 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
         line.set_gid(f"{name}-curve-{number}")
         axes.add_line(line)
         _beside(axes, curve, known[curve.key].colour)
+        if curve.band:
+            xs, (lows, highs) = _columns(curve.points)[0], _columns(curve.band)
+            axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.autoscale_view()
     _ticks(axes.xaxis, panel.log_x, xs)
     _ticks(axes.yaxis, panel.log_y, ys)
@@ -165,8 +170,8 @@ def _beside(axes: Axes, curve: Curve, colour: str) -> None:
 def _ticks(axis: Axis, log: bool, values: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(_short))
     if log:
-        few = max(values) < 1000 * min(values)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        ticks = log_ticks(values)
+        axis.set_major_locator(FixedLocator(ticks) if ticks else MaxNLocator(4))
         axis.set_minor_formatter(NullFormatter())
 
 

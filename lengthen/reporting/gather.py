@@ -12,6 +12,7 @@ from lengthen.config.load import read_toml
 from lengthen.config.schema import Tables
 from lengthen.evaluation.results import Result, weights_at
 from lengthen.evaluation.results import read as read_results
+from lengthen.run.attempts import trained_alone
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.run.metrics import Metrics, read_metrics
@@ -31,6 +32,7 @@ class NamedRun:
     environment: dict[str, Any]  # empty where there is none, as with other trainers' logs
     config: Tables  # empty likewise
     results: tuple[Result, ...] = ()  # of `eval`
+    alone: bool = True  # no run of its comparison was trained beside it, as far as is known
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ def _places(path: Path, folder: Path) -> list[_Place]:
         return [_Place(whole, known, 1)]
     if not whole.is_dir():
         raise SettingError("RUN", "no such run, directory or log", str(path))
-    if below := [(run, run.relative_to(whole)) for run in _runs_below(whole)]:
-        return [_Place(run, known / inside, len(inside.parts)) for run, inside in below]
+    if below := [run.relative_to(whole) for run in runs_below(whole)]:
+        shared = len(Path(os.path.commonpath(below)).parts) if len(below) > 1 else 0
+        return [_Place(whole / run, known / run, len(run.parts) - shared) for run in below]
     rule = "holds no run at any depth; a run's directory has a metrics.jsonl"
     raise SettingError("RUN", rule, str(path))
 
@@ -121,7 +124,8 @@ def _is_run(path: Path) -> bool:
     return paths.metrics.is_file() or paths.config.is_file()
 
 
-def _runs_below(root: Path) -> Iterator[Path]:
+def runs_below(root: Path) -> Iterator[Path]:
+    """Yield the directories of the runs at any depth below `root`."""
     for folder, below, _ in os.walk(root):
         # Hidden ones are what an interrupted command left behind.
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -152,7 +156,8 @@ def _read(place: _Place, columns: Mapping[str, str] | None, note: Note) -> Named
     metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
     config = read_toml(paths.config) if paths.config.is_file() else {}
     environment = read_environment(paths.environment)
-    return NamedRun(place.name, metrics, environment, config, _results(paths, note))
+    results, alone = _results(paths, note), trained_alone(place.path)
+    return NamedRun(place.name, metrics, environment, config, results, alone)
 
 
 def _results(paths: RunPaths, note: Note) -> tuple[Result, ...]:

@@ -1,4 +1,4 @@
-"""One self-contained page about runs: verdicts, tables, linked figures, settings, environment.
+"""One self-contained page about runs: verdicts, final losses, linked figures, other tables folded.
 
 It opens from disk, asks no network for anything, and needs a script for the figures alone.
 """
@@ -17,7 +17,7 @@ from lengthen.reporting import comparability, decisions
 from lengthen.reporting.curves import Panel, looks
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html_figures import DIGITS, extents, figure
-from lengthen.reporting.panels import panels_of, points_per_curve
+from lengthen.reporting.panels import panels_of, points_per_curve, timed_alone
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file
@@ -26,6 +26,10 @@ from lengthen.util.tables import Table
 OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
 # How a cell begins that is a number; a version or a hash is none.
 NUMBER = re.compile(r"[-+<>~]?\s*\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?x?(?!\S)")
+FIRST = 2  # verdicts that leave room for the final losses on the first screen; the rest is folded
+DOWNLOAD = '<button type="button" class="script" data-format="{0}">{0}</button>'
+UNTIMED = "Nothing is drawn along seconds: runs shared a machine, or their machines differ."
+FOLDED = ("<details><summary><h2>{}</h2></summary>", "</details>")
 SCRIPTS = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -41,10 +45,10 @@ def write(
 ) -> None:
     """Write the page about `runs` to the file `out`, whole or not at all; an old one is replaced.
 
-    Verdicts, plain sentences, come first, then `tables`, then `panels` and the standard panels of
-    the runs, then where settings and environments differ; without a run, what is given alone.
-    `families` maps a run's name to its family (curves.Curve). Equal input gives equal bytes, about
-    5 MB of them the plotting script.
+    Verdicts, plain sentences, come first, then the first of `tables`, then `panels` and the
+    standard panels of the runs, then, folded, the other tables and where settings and environments
+    differ; without a run, what is given alone. `families` maps a run's name to its family
+    (curves.Curve). Equal input gives equal bytes, about 5 MB of them the plotting script.
     Raises SettingError where `out` cannot be a file, StorageError where the disk refuses it.
     """
     if out.is_dir() or not out.parent.is_dir():
@@ -57,18 +61,14 @@ def write(
     empty = [panel.title for panel in every if not panel.curves]
     settings = comparability.settings_table(runs)
     last = [*([settings] if settings else []), *comparability.environment_tables(runs)]
-    numbered = [(f"table-{at}", table) for at, table in enumerate([*tables, *last])]
-    above, below = numbered[: len(tables)], numbered[len(tables) :]
-    figures = [(f"figure-{at}", panel) for at, panel in enumerate(shown)]
     body = "".join(
         [
             _header(title, runs),
             _verdicts(verdicts),
-            _contents([*above, *figures, *below]),
-            *(_table(table, place) for place, table in above),
-            *_figures(shown, empty),
-            *(_table(table, place) for place, table in below),
-            _footer(runs, shown, most),
+            *(_table(table, "<section><h2>{}</h2>", "</section>") for table in tables[:1]),
+            *_figures(shown),
+            *(_table(table, *FOLDED) for table in [*tables[1:], *last]),
+            _footer(runs, shown, empty, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
     )
@@ -122,18 +122,16 @@ def _count(number: int, name: str) -> str:
 def _verdicts(verdicts: Sequence[str]) -> str:
     if not verdicts:
         return ""
-    items = "".join(f"<li>{escape(verdict)}</li>\n" for verdict in verdicts)
-    many = " many" if len(verdicts) > 6 else ""
-    return f'<ul class="verdicts{many}" aria-label="Verdict">\n{items}</ul>\n'
+    items = [f"<li>{escape(verdict)}</li>\n" for verdict in verdicts]
+    more = f"<summary>{len(items) - FIRST} more</summary>"
+    rest = f"<details>{more}<ul>\n{''.join(items[FIRST:])}</ul></details>\n"
+    return (
+        f'<div class="verdicts"><ul aria-label="Verdict">\n{"".join(items[:FIRST])}</ul>\n'
+        f"{rest if len(items) > FIRST else ''}</div>\n"
+    )
 
 
-def _contents(parts: Sequence[tuple[str, Table | Panel]]) -> str:
-    """Return links to all that follows, in its order."""
-    links = (f'<li><a href="#{place}">{escape(part.title)}</a></li>\n' for place, part in parts)
-    return f"<details><summary>Contents</summary><nav><ul>\n{''.join(links)}</ul></nav></details>\n"
-
-
-def _table(table: Table, place: str) -> str:
+def _table(table: Table, before: str, after: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
     rows = ""
@@ -147,9 +145,9 @@ def _table(table: Table, place: str) -> str:
     note = f'<p class="note">{escape(table.note)}</p>\n' if table.note else ""
     title = escape(table.title)
     return (
-        f'<section id="{place}"><h2>{title}</h2>\n'
+        f"{before.format(title)}\n"
         f'<div class="wide" role="region" tabindex="0" aria-label="{title}"><table>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n{note}</section>\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n{note}{after}\n"
     )
 
 
@@ -163,14 +161,13 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return 2 * sum(NUMBER.match(cell) is not None for cell in cells) >= len(cells)
 
 
-def _figures(shown: Sequence[Panel], empty: Sequence[str]) -> Iterator[str]:
-    yield '<section id="figures"><h2>Figures</h2>\n'
-    if empty:
-        yield f'<p class="note">Nothing was recorded for: {escape("; ".join(empty))}.</p>\n'
+def _figures(shown: Sequence[Panel]) -> Iterator[str]:
+    yield '<section aria-label="Figures">\n'
     yield '<noscript><p class="note">Figures need JavaScript; the rest does not.</p></noscript>\n'
     yield f"<script>{_plotly('offline').get_plotlyjs()}</script>\n"
     known, extent = looks(shown), extents(shown)
-    config = {"displaylogo": False, "responsive": True}
+    downloads = "".join(map(DOWNLOAD.format, ("SVG", "PNG")))
+    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["toImage"]}
     for number, panel in enumerate(shown):
         plot = _plotly("io").to_html(
             figure(panel, known, extent[panel.x]),
@@ -180,7 +177,8 @@ def _figures(shown: Sequence[Panel], empty: Sequence[str]) -> Iterator[str]:
             validate=False,  # a test does it
             div_id=f"plot-{number}",
         )
-        yield f'<figure id="figure-{number}"><h3>{escape(panel.title)}</h3>\n{plot}</figure>\n'
+        title = f"<h3>{escape(panel.title)}</h3>{downloads}"
+        yield f'<figure id="figure-{number}"><figcaption>{title}</figcaption>\n{plot}</figure>\n'
     yield "</section>\n"
 
 
@@ -193,8 +191,12 @@ def _plotly(part: str) -> ModuleType:
         ) from None
 
 
-def _footer(runs: Sequence[NamedRun], panels: Sequence[Panel], most: int) -> str:
-    notes = [
+def _footer(
+    runs: Sequence[NamedRun], panels: Sequence[Panel], empty: Sequence[str], most: int
+) -> str:
+    notes = [f"Nothing was recorded for: {'; '.join(empty)}."] if empty else []
+    notes += [
+        *([] if timed_alone(runs) else [UNTIMED]),
         f"Curves have at most {most} points: of each stretch the first, the lowest and the "
         f"highest. Numbers in figures have {DIGITS} significant digits. A cross at the foot of a "
         "figure marks a value that was not finite.",

@@ -6,9 +6,10 @@ its theme, and paper, without being drawn again.
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
-from lengthen.reporting.curves import Curve, Look, Panel
+from lengthen.reporting.curves import Curve, Look, Panel, log_ticks
 from lengthen.util.errors import printable
 
 Json = dict[str, Any]
@@ -16,12 +17,13 @@ Json = dict[str, Any]
 DIGITS = 6  # significant ones of what is not a whole number
 FEW_POINTS = 20  # of a curve, that are shown as such
 FEW_CURVES = 8  # as many leave room for thick lines
-HEIGHT, LEGEND_LINE = 320, 28  # pixels: of a figure without its legend, and of a line of that
-LEGEND_LETTERS = 130  # in a line, about; a key takes 8 more than its name
+HEIGHT, LEGEND_LINE = 320, 20  # pixels: of a figure, and of a line of its legend
+LEGEND_LETTERS = 30  # of a name, in a line of the legend
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
-LOG = {"type": "log", "nticks": 3}  # plotly then marks 1, 2 and 5 of a decade, and not all nine
-LINEAR = {"type": "linear", "nticks": 0}
+# With so few ticks plotly marks 1, 2 and 5 of a decade, and not all nine.
+LOG = {"type": "log", "nticks": 3, "tickmode": "auto"}
+LINEAR = {"type": "linear", "nticks": 0, "tickmode": "auto"}
 
 
 def figure(panel: Panel, looks: Mapping[str, Look], extent: Sequence[float]) -> Json:
@@ -67,6 +69,19 @@ def _traces(curve: Curve, look: Look, width: float) -> Iterator[Json]:
         },
         "marker": {"color": look.colour, "size": 5},
     }
+    if curve.band:
+        xs = [rounded(x) for x, _ in curve.points]
+        lows, highs = ([rounded(y) for y in side] for side in zip(*curve.band, strict=True))
+        yield {
+            **_trace(curve, "lines", ""),
+            "x": xs + xs[::-1],
+            "y": highs + lows[::-1],
+            "line": {"color": look.colour, "width": 0},
+            "fill": "toself",
+            "fillcolor": look.colour,
+            "opacity": 0.2,
+            "hoverinfo": "skip",
+        }
     if curve.breaks:
         line = {"color": look.colour, "width": 2}
         yield {
@@ -92,7 +107,7 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
     return {
         "type": "scatter",
         "mode": mode,
-        "name": _text(curve.key),
+        "name": "<br>".join(map(_text, wrap(curve.key, LEGEND_LETTERS))),
         "meta": _text(curve.name),
         "legendgroup": _text(curve.key),
         "hovertemplate": "%{meta}<br>%{x:,.6~g}: " + value + "<extra></extra>",
@@ -100,7 +115,8 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
 
 
 def _layout(panel: Panel, extent: Sequence[float]) -> Json:
-    letters = sum(len(key) + 8 for key in {curve.key for curve in panel.curves})
+    keys = {curve.key for curve in panel.curves}
+    lines = sum(len(wrap(key, LEGEND_LETTERS)) for key in keys)
     across = _axis(panel.x, extent, log=panel.log_x)
     across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
     ys = [y for curve in panel.curves for _, y in curve.points if y > 0]
@@ -109,16 +125,17 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         # A line along the very edge would lose half of its label.
         up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
     return {
-        "height": HEIGHT + LEGEND_LINE * (1 + letters // LEGEND_LETTERS),
+        "height": max(HEIGHT, 60 + LEGEND_LINE * lines),
         "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
         "yaxis": up,
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         "shapes": list(_thresholds(panel)),
-        "margin": {"l": 70, "r": 42, "t": 30, "b": 46},
+        "margin": {"l": 60, "r": 42, "t": 30, "b": 46},
         "font": FONT,
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.22},
+        # Beside the figure; the script puts it below a narrow one.
+        "legend": {"x": 1.05, "y": 1, "maxheight": 1, "tracegroupgap": 0},
         "showlegend": True,
         "updatemenus": [_toggle("x", panel.log_x, "right"), _toggle("y", panel.log_y, "left")],
         "paper_bgcolor": CLEAR,
@@ -128,8 +145,10 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
 
 def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     large = bool(values) and max(values) >= 1000 and min(values) >= 1
+    ticks = log_ticks(values) if log else []
     return {
         **(LOG if log else LINEAR),
+        **({"tickmode": "array", "tickvals": ticks} if ticks else {}),
         "title": {"text": _text(name), "font": {"size": 12}, "standoff": 8},
         # Thousands as 1.5k; but the same letters would make 5m of 0.005.
         "tickformat": "~s" if large else ".6~g",

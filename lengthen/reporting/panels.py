@@ -8,7 +8,7 @@ from typing import TypeAlias
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.evaluation import results, tables
 from lengthen.reporting import comparability
-from lengthen.reporting.curves import Curve, Mark, Panel, thin
+from lengthen.reporting.curves import Curve, Mark, Panel, averaged, flattened, thin
 from lengthen.reporting.decisions import decided, fewer, observed
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.metrics import Metrics
@@ -20,6 +20,7 @@ AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of train
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
 LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
+MACHINE = ("device", "threads", "cores")  # of an environment: what seconds depend on
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ PLOTS = (
 def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = None) -> list[Panel]:
     """Return the standard panels, also those without a point; curves are thinned already.
 
-    Validation losses of different text have panels of their own, and so have probes. `families`
-    maps a run's name to its family (curves.Curve); a run that is not in it is its own.
+    Validation losses of different text have panels of their own, and so have probes; those along
+    seconds are there where all runs had such a machine alone. `families` maps a run's name to its
+    family (curves.Curve); a run that is not in it is its own.
     """
     most = points_per_curve(len(runs))
+    plots = [plot for plot in PLOTS if plot.along != "seconds" or timed_alone(runs)]
     # Run by run, since all points of 30 long runs at once would take more memory than their logs.
     curves = {
-        run.name: [_curve(plot, run, (families or {}).get(run.name, ""), most) for plot in PLOTS]
+        run.name: [_curve(plot, run, (families or {}).get(run.name, ""), most) for plot in plots]
         for run in runs
     }
     groups: dict[type[Drawn], list[tuple[str, list[NamedRun]]]] = {
@@ -77,18 +80,32 @@ def panels_of(runs: Sequence[NamedRun], families: Mapping[str, str] | None = Non
         ProbeRecord: comparability.named_groups(runs, "probe"),
     }
     return [
-        Panel(
-            f"{plot.title} ({text})" if text else plot.title,
-            AXES[plot.along],
-            plot.unit,
-            [curves[run.name][number] for run in members],
-            threshold=UNSTABLE if plot.field == "loss_ratio" else None,
-            lesser=LESSER if plot.field == "loss_ratio" else (),
-            log_y=plot.log,
-        )
-        for number, plot in enumerate(PLOTS)
+        _panel(plot, text, [curves[run.name][number] for run in members])
+        for number, plot in enumerate(plots)
         for text, members in groups.get(plot.kind, [("", list(runs))])
     ]
+
+
+def timed_alone(runs: Sequence[NamedRun]) -> bool:
+    """Return whether the seconds of the runs compare: each had the machine alone, and one alike."""
+    facts = ([str(run.environment.get(name)) for name in MACHINE] for run in runs)
+    # A GPU's name without its number.
+    machines = {tuple(fact.rpartition(", ")[-1] for fact in of_run) for of_run in facts}
+    return all(run.alone for run in runs) and len(machines) < 2
+
+
+def _panel(plot: _Plot, text: str, curves: Sequence[Curve]) -> Panel:
+    is_ratio = plot.field == "loss_ratio"
+    return Panel(
+        f"{plot.title} ({text})" if text else plot.title,
+        AXES[plot.along],
+        plot.unit,
+        # The steps of each seed stay: a mean would hide the spike of one.
+        curves if plot.kind is StepRecord else averaged(curves, log=plot.log),
+        threshold=UNSTABLE if is_ratio else None,
+        lesser=LESSER if is_ratio else (),
+        log_y=plot.log or flattened(curves),
+    )
 
 
 def evaluation_panels(models: tables.Results) -> list[Panel]:

@@ -1,18 +1,24 @@
-"""Report on runs: as text, or as one page."""
+"""Report on runs: as text, as one page, as figures."""
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen.reporting import html
+from lengthen.reporting.comparability import alike
+from lengthen.reporting.curves import Panel
 from lengthen.reporting.gather import NamedRun, gather
-from lengthen.reporting.panels import evaluation_panels
+from lengthen.reporting.panels import evaluation_panels, panels_of
 from lengthen.reporting.text import lines
-from lengthen.util.disk import PathOrPaths, as_paths, optional_path
-from lengthen.util.errors import SettingError
+from lengthen.run.packed import SUFFIX
+from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path, storage_errors
+from lengthen.util.errors import SettingError, printable
 from lengthen.util.tables import Printable, Table
+
+LETTERS = 80  # of a figure's title, in a file's name
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,18 @@ def report(
     runs: PathOrPaths,
     *,
     out: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
     title: str | None = None,
     losses: Sequence[float] = (),
     columns: Mapping[str, str] | None = None,
 ) -> Report:
-    """Return what runs have shown: verdicts, instability, times, evaluations.
+    """Return what runs have shown: verdicts, final losses, instability, times, evaluations.
 
     `runs` are directories of runs, directories that hold some, packed studies, or other trainers'
     logs, whose CSV or JSONL `columns` translate, as {"step": "iteration", "loss": "train/loss"}.
     `losses` are validation losses, in nats, that runs are timed to. `out` is a page to write, with
-    `title`. Raises SettingError and DataError.
+    `title`; `figures` is a directory that gets every figure as SVG and PNG. Raises SettingError
+    and DataError.
 
     >>> report = lengthen.report("runs/first", out="first.html")
     >>> print(report.lines[0])
@@ -53,17 +61,44 @@ def report(
     for loss in losses:
         if not isinstance(loss, int | float) or not math.isfinite(loss):
             raise SettingError("--losses", "must be finite numbers of nats", loss)
-    page = optional_path("out", out)
-    gathered = gather(as_paths("runs", runs), columns)
-    content = tuple(lines(gathered, losses))
+    page, folder = optional_path("out", out), optional_path("figures", figures)
+    if page is not None and page.suffix != ".html":
+        hint = "--figures DIR writes each figure as SVG and PNG"
+        raise SettingError("--out", "must end in .html", str(page), hint)
+    paths = as_paths("runs", runs)
+    gathered = gather(paths, columns)
+    groups = alike(gathered).items()
+    families = {run.name: name for name, members in groups for run in members if run.config}
+    content = tuple(lines(gathered, losses, families))
+    measured = evaluation_panels({run.name: run.results for run in gathered})
+    if folder is not None:
+        _draw(folder, [*measured, *panels_of(gathered, families)])
     if page is not None:
-        more = f" and {len(gathered) - 1} more" if len(gathered) > 1 else ""
+        several = f"{gathered[0].name} and {len(gathered) - 1} more"
+        if len(paths) == 1:
+            several = printable(paths[0].resolve().name.removesuffix(SUFFIX))
         html.write(
             page,
             gathered,
-            title=title or f"{gathered[0].name}{more}",
+            title=title or (several if len(gathered) > 1 else gathered[0].name),
             verdicts=[part for part in content if isinstance(part, str) and part[:1] != " "],
             tables=[part for part in content if isinstance(part, Table)],
-            panels=evaluation_panels({run.name: run.results for run in gathered}),
+            panels=measured,
+            families=families,
         )
     return Report(tuple(gathered), content, page)
+
+
+def _draw(folder: Path, panels: Sequence[Panel]) -> None:
+    """Write each panel with a curve as an SVG and a PNG into `folder`; raises SettingError."""
+    from lengthen.reporting.figures import UNDATED, draw  # matplotlib, which nothing else waits for
+
+    if folder.exists() and not folder.is_dir():
+        raise SettingError("--figures", "must be a directory", str(folder))
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    shown = [panel for panel in panels if any(curve.points for curve in panel.curves)]
+    for number, panel in enumerate(shown, 1):
+        name = f"{number:02}-{re.sub('[^a-z0-9]+', '-', panel.title.lower())[:LETTERS].strip('-')}"
+        for kind in UNDATED:
+            Disk().replace_file(folder / f"{name}{kind}", draw([panel], kind, shown))

@@ -8,7 +8,6 @@ from lengthen.analysis.summary import (
     Side,
     Summary,
     best_loss,
-    comparable,
     first_at_or_below,
     summarise,
     verdict_line,
@@ -17,6 +16,7 @@ from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.evaluation import tables as evaluations
 from lengthen.reporting import comparability, decisions
 from lengthen.reporting.gather import NamedRun
+from lengthen.reporting.losses import final_losses
 from lengthen.util.tables import Table, number
 
 SPIKE_ROWS = 24  # of the table of spikes; many runs show fewer each
@@ -24,19 +24,22 @@ NO_GOAL = "No loss to reach: the first run has no finite validation loss."
 CALM = f"No loss ratio above {THRESHOLDS[0]} in any run."
 
 
-def lines(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Iterator[Table | str]:
+def lines(
+    runs: Sequence[NamedRun],
+    losses: Sequence[float] = (),
+    families: Mapping[str, str] | None = None,
+) -> Iterator[Table | str]:
     """Yield what is to be shown of `runs`, the first of which is the baseline.
 
     `losses` are the goals of the table of times, in nats; by default the best validation loss of
-    the first run. Raises DataError where runs cannot be compared: different tokenizers or
-    validation sets.
+    the first run. `families` maps a run's name to its family (losses.final_losses).
     """
     notes = comparability.notes(runs)
-    notes += comparable({run.name: run.environment for run in runs}) if len(runs) > 1 else []
     summaries = {run.name: summarise(run.metrics) for run in runs}
     for name, summary in summaries.items():
         yield from block(name, summary)
     yield from (f"note: {text}" for text in notes)
+    yield final_losses(runs, families)
     yield instability(summaries, _unlike_probes(runs))
     yield worst_spikes(summaries) or CALM
     yield correlated(summaries)

@@ -19,12 +19,13 @@ from lengthen.analysis.instability import height
 from lengthen.config import load as settings
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.data.open_store import open_store
+from lengthen.reporting.gather import runs_below
 from lengthen.run.directory import RunPaths, open_run
 from lengthen.run.metrics import LINE_LIMIT
 from lengthen.run.records import EvalRecord, Event, ProbeRecord, StepRecord, from_json
 from lengthen.util.console import clock_time
 from lengthen.util.errors import DataError, LengthenError, SettingError, printable
-from lengthen.util.tables import facts, laid_out, number
+from lengthen.util.tables import Table, facts, laid_out, number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 RECENT = 60  # steps that curves show at most, and that the speed is taken over
@@ -32,6 +33,7 @@ BESIDE = 34  # characters of a curve's line at most that are none of the curve
 EVENTS = 5  # the last ones that are shown
 SILENCE = 10.0  # seconds without a line before the screen says so
 KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
+COLUMNS = ("tokens", "length", "loss", "valid")  # of a table of several runs
 LOCKS = Path("/proc/locks")
 
 
@@ -150,42 +152,67 @@ class View:
 def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
     """Show a run in the terminal until it has finished, looking every `every` seconds; return 0.
 
-    Without a terminal it prints a plain line whenever there is something new, and with `once` one
-    in all. A run that has stopped is waited for: it may be resumed. Raises SettingError where `run`
-    is no run's directory.
+    Of a directory of runs, such as a comparison's, it shows all, until none is trained any more.
+    Without a terminal it prints a plain line whenever there is something new of a run, and with
+    `once` one look. A single run that has stopped is waited for: it may be resumed. Raises
+    SettingError where `run` is no directory with a run.
     """
     if not 0 < every < 1e6:
         raise SettingError("--every", "must be above 0, in seconds", every)
-    views = _views(open_run(run), every)
+    looks = _looks(run, every)
     console = Console()
     if not once and console.is_interactive:
-        _draw(console, views)
+        _draw(console, looks)
         return 0
-    printed: tuple[int, str] | None = None
-    for view in islice(views, 1) if once else views:
-        news = (view.summary.lines, view.state)
-        if news != printed:
-            print(plain(view), flush=True)
-        printed = news
+    printed: dict[str, tuple[int, str]] = {}
+    for views in islice(looks, 1) if once else looks:
+        for view in views:
+            news = (view.summary.lines, view.state)
+            if news != printed.get(view.name):
+                print(plain(view), flush=True)
+            printed[view.name] = news
     return 0
 
 
-def _draw(console: Console, views: Iterator[View]) -> None:
-    """Draw every view over the one before; the last one stays."""
+def _draw(console: Console, looks: Iterator[list[View]]) -> None:
+    """Draw every look over the one before; the last one stays."""
     shown = ""
     try:
         # A screen of its own is drawn as a whole, whatever a resize has made of its lines.
         with Live(console=console, auto_refresh=False, screen=True) as live:
-            for view in views:
-                shown = drawn(view, console.width)
+            for views in looks:
+                shown = drawn(views, console.width)
                 live.update(Text(shown), refresh=True)
     finally:
         print(shown)
 
 
-def _views(paths: RunPaths, every: float) -> Iterator[View]:
+def _looks(root: Path, every: float) -> Iterator[list[View]]:
+    """Yield the run in `root`, or all runs below it, every so many seconds."""
+    if RunPaths(root).config.is_file() or not any(runs_below(root)):
+        yield from ([view] for view in _views(open_run(root), every))
+        return
+    following: dict[str, Iterator[View]] = {}
+    views: dict[str, View] = {}
+    while True:
+        carried_out, _ = _owner(RunPaths(root).lock)  # a run may begin as long as somebody does
+        for paths in map(RunPaths, runs_below(root)):
+            name = printable(str(paths.root.relative_to(root)))
+            if name not in following and paths.config.is_file():
+                following[name] = _views(paths, 0.0, name)
+        for name, one in following.items():
+            views[name] = next(one, None) or views[name]  # None: it has finished before
+        yield list(views.values())
+        if not carried_out and all(
+            view.state in ("finished", "stopped") for view in views.values()
+        ):
+            return
+        time.sleep(every)
+
+
+def _views(paths: RunPaths, every: float, name: str = "") -> Iterator[View]:
     """Yield the run as it is every so many seconds, until it has finished."""
-    name, follower = printable(paths.root.resolve().name), Follower(paths.metrics)
+    name, follower = name or printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
         running, owner = _owner(paths.lock)
@@ -234,8 +261,16 @@ def plain(view: View) -> str:
     return "  ".join([view.name, _state(view), *facts])
 
 
-def drawn(view: View, width: int) -> str:
-    """Return the run as a terminal of so many columns shows it."""
+def drawn(views: Sequence[View], width: int) -> str:
+    """Return the run, or a row for each of several, as a terminal of so many columns shows it."""
+    if len(views) > 1:
+        known = [dict(_facts(view)) for view in views]
+        rows = [
+            (view.name, view.state, *(own.get(name, "-") for name in COLUMNS))
+            for view, own in zip(views, known, strict=True)
+        ]
+        return "\n".join(laid_out(Table("", ("run", "state", *COLUMNS), tuple(rows)), width))
+    (view,) = views
     room, lines = min(RECENT, max(1, width - BESIDE)), [("state", _state(view))]
     for name, text in _facts(view):
         lines.append((name, text))

@@ -30,6 +30,9 @@ class StepRecord:
     grad_norm: Number | None = None  # before clipping
     variance_norm: Number | None = None
     variance_max: Number | None = None
+    largest_logit: Number | None = None  # of one layer's attention; None: not measured
+    update_rms_decayed: Number | None = None  # of Adam's update, before rate and decay
+    update_rms_undecayed: Number | None = None
     lr: Number | None = None
     joined: Number | None = None  # share of the tokens in rows of more than one piece
     seconds: Number | None = None  # of training so far
@@ -117,7 +120,11 @@ class Event:
 Measurement: TypeAlias = StepRecord | EvalRecord | ProbeRecord | ObservationRecord
 Record: TypeAlias = Measurement | Event
 
-ABSENT = {"finite": True, "side_tokens": None, "side_seconds": None}  # values that are not written
+MEASURED = ("largest_logit", "update_rms_decayed", "update_rms_undecayed")  # in some steps alone
+ABSENT = {
+    "finite": True,
+    **dict.fromkeys(("side_tokens", "side_seconds", *MEASURED)),
+}  # not written
 
 
 def to_json(record: Record) -> dict[str, Any]:

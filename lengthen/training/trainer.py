@@ -29,8 +29,9 @@ from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import sequences_in, validation_loss
-from lengthen.model.optim import build_optimizer, clip, second_moment_scale, set_step, update
+from lengthen.model.optim import build_optimizer, clip, set_step, update
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
+from lengthen.training.monitor import StabilityMonitor
 
 T = TypeVar("T")
 
@@ -41,10 +42,9 @@ class StepResult:
 
     loss: float
     grad_norm: float
-    variance_norm: float
-    variance_max: float
     finite: bool
     stop: bool
+    measures: dict[str, Any]  # of the monitor, as the record has them
 
 
 class Trainer:
@@ -66,6 +66,7 @@ class Trainer:
             compile_blocks(self.model)
         self.module = wrap(self.model, context)
         self.optimizer = build_optimizer(self.model, config.optimizer)
+        self.monitor = StabilityMonitor(config.monitor, self.model, self.optimizer, context)
         self._updates = 0  # Adam's own count, so that no step must wait for it
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.stream = StepStream(
@@ -152,6 +153,7 @@ class Trainer:
         count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
         parts = micro_batches(batch, plan, rank, world_size, count)
         starts = self._starts(plan)
+        self.monitor.begin(self.train_state.counters.step)
         # The loss, and whether a rank was asked to stop.
         total = torch.zeros(2, dtype=self.context.sum_dtype, device=self.context.device)
         for number, part in enumerate(parts):
@@ -181,6 +183,7 @@ class Trainer:
         weight = float(part.share > 0)
         with self.context.autocast():
             loss: Tensor = self.module(part.inputs, part.targets, starts)
+        self.monitor.take(counts=part.share > 0)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
 
@@ -192,11 +195,12 @@ class Trainer:
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
         self.optimizer.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
-        variance = second_moment_scale(self.optimizer)
-        values = torch.stack([loss, grad_norm, *variance, finite, total[1]])
-        loss_, norm, variance_norm, variance_max, finite_, stop = values.tolist()
+        measures = self.monitor.measures(finite)
+        values = torch.stack([loss, grad_norm, finite, total[1], *measures.values()])
+        loss_, norm, finite_, stop, *measured = values.tolist()
         asked = stop > 0 or (self.context.world_size == 1 and self._stop())
-        return StepResult(loss_, norm, variance_norm, variance_max, finite_ > 0, asked)
+        recorded = dict(zip(measures, map(finite_or_none, measured), strict=True))
+        return StepResult(loss_, norm, finite_ > 0, asked, recorded)
 
     def _record(
         self, plan: StepPlan, result: StepResult, ratio: float | None, joined: float
@@ -208,8 +212,7 @@ class Trainer:
             loss=finite_or_none(result.loss),
             loss_ratio=ratio,
             grad_norm=finite_or_none(result.grad_norm),
-            variance_norm=finite_or_none(result.variance_norm),
-            variance_max=finite_or_none(result.variance_max),
+            **result.measures,
             lr=plan.learning_rate,
             joined=joined,
             finite=result.finite,

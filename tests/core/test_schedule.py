@@ -199,7 +199,7 @@ def test_without_a_warmup_the_decay_begins_at_once() -> None:
 
 
 def test_a_warmup_given_in_tokens_counts_steps_at_the_start_length() -> None:
-    # 375M tokens at s = 100 and 2048 rows: "about 1.8K steps" (paper.md 2.4).
+    # 375M tokens at s = 100 and 2048 rows, where the paper says "about 1.8K steps".
     assert warmup_steps(375_000_000, 100, 2048) == math.ceil(375e6 / 100 / 2048) == 1832
 
 

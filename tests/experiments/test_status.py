@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lengthen.experiments.compare.file import Comparison, Planned, read_comparison
-from lengthen.experiments.runner import ATTEMPTS
 from lengthen.experiments.status import attempts_of_runs
+from lengthen.run.attempts import ATTEMPTS
 from lengthen.run.directory import RunPaths
 from lengthen.util.errors import SettingError
 from tests.experiments.conftest import Written, status_of

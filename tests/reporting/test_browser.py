@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from lengthen.reporting.html import write
+from lengthen.reporting.losses import final_losses
+from lengthen.util.tables import Table
 from tests.reporting.logs import run, run_of
 
 EVIL = "<script>alert(1)</script>"
@@ -54,8 +56,11 @@ class Opened:
         self.page.mouse.up()
 
 
-def open_page(browser: Browser, path: Path, **context: Any) -> Opened:
-    opened = Opened(browser.new_page(viewport={"width": 1280, "height": 1000}, **context))
+def open_page(
+    browser: Browser, path: Path, size: tuple[int, int] = (1280, 1000), **context: Any
+) -> Opened:
+    viewport = ViewportSize(width=size[0], height=size[1])
+    opened = Opened(browser.new_page(viewport=viewport, **context))
 
     def watch(url: str) -> None:
         if url != path.as_uri() and not url.startswith(("data:", "blob:")):
@@ -83,7 +88,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     runs = [run(EVIL, 200, spike=50), run('=plain, "b"', 200), run_of(*lines, name="broke")]
     out = tmp_path_factory.mktemp("browser") / "report.html"
-    write(out, runs, title=EVIL, verdicts=[EVIL])
+    tables = [Table(title, ("run", "n"), (("a", "1"),)) for title in ("first", "second")]
+    write(out, runs, title=EVIL, verdicts=[EVIL], tables=tables)
     return out
 
 
@@ -204,6 +210,76 @@ def test_on_paper_all_figures_are_drawn_on_white_without_buttons(
     assert not shown.page.locator(".updatemenu-container").first.is_visible()
     assert shown.complaints == []
     shown.page.close()
+
+
+def test_folded_tables_are_printed(browser: Browser, report: Path) -> None:
+    shown = open_page(browser, report)
+    folded = shown.page.locator("main > details td").first
+    assert not folded.is_visible()
+    shown.page.emulate_media(media="print")
+    assert folded.is_visible()
+    shown.page.close()
+
+
+TOPS = """() => ["table", ".js-plotly-plot"].map(
+    (name) => document.querySelector(name).getBoundingClientRect()
+).map(({ top, bottom }) => [top, bottom])"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (400, 850)])
+@pytest.mark.parametrize("runs", [1, 32])
+def test_final_losses_are_on_the_first_screen_and_the_first_figure_is_near(
+    browser: Browser, tmp_path: Path, width: int, height: int, runs: int
+) -> None:
+    study = [run(f"variant {n % 4}, learning_rate=0.01/seed-{n // 4}") for n in range(runs)]
+    families = {one.name: one.name.partition("/")[0] for one in study}
+    sentence = (
+        f"{study[0].name} and {study[-1].name} are not distinguishable: difference {0.1} nats"
+    )
+    table = final_losses(study, families)
+    write(
+        tmp_path / "r.html", study, title="t" * 30, verdicts=[f"{sentence} over 8 seeds"] * runs,
+        tables=[table, table], families=families,
+    )  # fmt: skip
+    shown = open_page(browser, tmp_path / "r.html", size=(width, height))
+    (table_top, _), (figure_top, _) = shown(TOPS)
+    assert table_top < height - 100
+    assert figure_top < 900
+    assert shown.complaints == []
+    shown.page.close()
+
+
+BOXES = """() => [...document.querySelectorAll("figure")].map((figure) => {
+    const box = (name) => figure.querySelector(name).getBoundingClientRect();
+    return [box(".legend"), box(".nsewdrag"), figure.getBoundingClientRect()].map(
+        ({ left, right, top, bottom }) => [left, right, top, bottom]);
+})"""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_legend_covers_no_curve_and_is_cut_nowhere(
+    browser: Browser, report: Path, width: int
+) -> None:
+    shown = open_page(browser, report, size=(width, 900))
+    shown.wait(f"{DRAWN} === {FIGURES}")
+    for legend, plot, figure in shown(BOXES):
+        if width > 700:
+            assert legend[0] > plot[1]
+        else:
+            assert legend[2] > plot[3]
+        assert legend[1] <= figure[1] + 1
+        assert legend[3] <= figure[3] + 1
+    assert shown("document.documentElement.scrollWidth") == width
+    shown.page.close()
+
+
+@pytest.mark.parametrize("kind", ["SVG", "PNG"])
+def test_a_button_saves_a_figure_for_a_paper(opened: Opened, kind: str) -> None:
+    with opened.page.expect_download() as saved:
+        opened.page.locator(f"#{SPIKES}").get_by_role("button", name=kind).click()
+    assert saved.value.suggested_filename == f"Loss ratio of the steps.{kind.lower()}"
+    start = Path(saved.value.path()).read_bytes()[:4]
+    assert start == (b"<svg" if kind == "SVG" else b"\x89PNG")
 
 
 @pytest.mark.parametrize("runs", [1, pytest.param(30, marks=pytest.mark.slow)])

@@ -5,7 +5,17 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.reporting.curves import LEAST, Curve, Panel, Point, looks, thin
+from lengthen.reporting.curves import (
+    LEAST,
+    Curve,
+    Panel,
+    Point,
+    averaged,
+    flattened,
+    log_ticks,
+    looks,
+    thin,
+)
 
 heights = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=400)
 curves = heights.map(lambda ys: [(float(x), y) for x, y in enumerate(ys)])
@@ -58,3 +68,47 @@ def test_a_thinned_panel_has_no_curve_without_points() -> None:
     curves = [Curve("a", [(x, x) for x in range(100)]), Curve("b", [])]
     (curve,) = Panel("t", "x", "y", curves).thinned(10).curves
     assert (curve.name, len(curve.points) <= 10) == ("a", True)
+
+
+positive = st.floats(1e-6, 1e6)
+seeds = st.integers(1, 20).flatmap(
+    lambda places: st.lists(
+        st.lists(positive, min_size=places, max_size=places), min_size=2, max_size=5
+    )
+)
+
+
+@given(seeds, st.booleans())
+def test_a_mean_lies_in_the_band_from_the_lowest_to_the_highest(
+    ys: list[list[float]], log: bool
+) -> None:
+    members = [Curve(f"a/{n}", list(enumerate(own)), family="a") for n, own in enumerate(ys)]
+    (mean,) = averaged(members, log=log)
+    for (_, y), (low, high), *own in zip(mean.points, mean.band, *ys, strict=True):
+        assert (low, high) == (min(own), max(own))
+        assert low * (1 - 1e-12) <= y <= high * (1 + 1e-12)
+
+
+def test_seeds_that_were_measured_elsewhere_are_not_averaged() -> None:
+    members = [Curve("a/0", [(1, 2.0)], "a"), Curve("a/1", [(2, 2.0)], "a"), Curve("b", [(1, 1.0)])]
+    assert averaged(members) == members
+
+
+def test_one_spike_flattens_a_curve_and_a_steady_fall_does_not() -> None:
+    fall = [(float(x), 9 - x / 20) for x in range(100)]
+    assert not flattened([Curve("a", fall)])
+    assert flattened([Curve("a", [*fall, (100.0, 5000.0)])])
+    assert not flattened([Curve("a", [*fall, (100.0, 5000.0), (101.0, 0.0)])])  # has no logarithm
+    assert not flattened([Curve("a", [(0.0, 1.0)] * 9)])
+
+
+@given(st.lists(positive, min_size=1, max_size=9))
+def test_ticks_of_a_logarithmic_axis_lie_within_its_values(values: list[float]) -> None:
+    ticks = log_ticks(values)
+    assert ticks == sorted(set(ticks))
+    assert all(min(values) <= tick <= max(values) for tick in ticks)
+    assert ticks or max(values) < 1000 * min(values)
+
+
+def test_ticks_lie_where_curves_of_perplexity_end() -> None:
+    assert log_ticks([222, 4000]) == [300, 500, 700, 1000, 1500, 2000, 3000]

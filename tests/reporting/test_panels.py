@@ -1,5 +1,7 @@
 """The standard panels: what they show of good, foreign and broken logs."""
 
+from dataclasses import replace
+
 import pytest
 
 from lengthen.reporting.curves import Mark, Panel
@@ -9,6 +11,7 @@ from lengthen.reporting.panels import panels_of
 from tests.logs import observation
 from tests.reporting.logs import run, run_of
 
+FAMILY = {"a/0": "a", "a/1": "a"}
 TITLES = [
     "Validation perplexity by step",
     "Validation perplexity by token",
@@ -116,8 +119,39 @@ def test_tokens_per_step_are_rows_times_length() -> None:
 
 
 def test_runs_of_one_family_share_its_name() -> None:
-    panels = panels_of([run("a/0"), run("a/1"), run("b")], {"a/0": "a", "a/1": "a"})
-    assert [curve.key for curve in panels[0].curves] == ["a", "a", "b"]
+    panels = {p.title: p for p in panels_of([run("a/0"), run("a/1"), run("b")], FAMILY)}
+    assert [curve.key for curve in panels["Loss ratio of the steps"].curves] == ["a", "a", "b"]
+
+
+def test_a_family_that_was_measured_at_the_same_steps_is_its_mean_in_a_band() -> None:
+    low, high = (run(f"a/{seed}", spike=spike) for seed, spike in enumerate((0, 10)))
+    mean, other = panels_of([low, high, run("b")], FAMILY)[0].curves
+    assert (mean.name, other.name) == ("a, mean of 2", "b")
+    assert (len(mean.band), other.band) == (len(other.points), ())
+
+
+def test_nothing_is_drawn_along_seconds_where_runs_shared_a_machine() -> None:
+    alone, beside = run("a"), replace(run("b"), alone=False)
+    elsewhere = run("c", environment={"device": "cuda:0, H100"})
+    card = run("d", environment={"device": "cuda:1, H100"})
+    for runs, drawn in (
+        ([alone], True),
+        ([elsewhere, card], True),
+        ([beside], False),
+        ([alone, beside], False),
+        ([alone, elsewhere], False),
+    ):
+        assert ("Validation perplexity by second" in {p.title for p in panels_of(runs)}) is drawn
+
+
+def test_an_axis_is_logarithmic_where_one_step_would_flatten_the_rest() -> None:
+    lines = [{"kind": "step", "step": n, "tokens": 8 * n, "loss": 4 + n / 50} for n in range(50)]
+    for height, log in ((5.0, False), (4000.0, True)):
+        shown = panel(
+            "Training loss, each step at its own length",
+            run_of(*lines, {**lines[0], "step": 50, "loss": height}),
+        )
+        assert shown.log_y is log
 
 
 def test_a_spike_in_a_long_log_is_shown() -> None:

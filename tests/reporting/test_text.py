@@ -6,7 +6,6 @@ import pytest
 
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.text import CALM, NO_GOAL, lines
-from lengthen.util.errors import DataError
 from lengthen.util.tables import Table
 from tests.logs import Line, metrics, observation
 
@@ -88,7 +87,7 @@ def test_what_a_foreign_log_lacks_is_said() -> None:
         NO_GOAL,
     ]
     assert {title.split(":")[0] for title in tables} == {
-        "Instability", "What the loss ratio goes with (Pearson)",
+        "Final losses", "Instability", "What the loss ratio goes with (Pearson)",
     }  # fmt: skip
 
 
@@ -154,10 +153,12 @@ def test_the_goal_is_the_best_loss_of_the_first_run_unless_losses_are_given() ->
     assert "the best of" not in given.note
 
 
-def test_runs_that_cannot_be_compared_are_refused_before_anything_is_shown() -> None:
-    other = named("other", step(1), environment={"tokenizer": "a2", "valid": "b1"})
-    with pytest.raises(DataError, match="^not comparable: baseline and other have different token"):
-        next(iter(lines([BASELINE, other])))
+def test_runs_over_two_tokenizers_stand_in_one_table_which_says_so() -> None:
+    other = named("other", step(1), evaluation(1, 5.0), environment={"tokenizer": "a2"})
+    losses = table("Final losses", BASELINE, other)
+    assert [row[0] for row in losses.rows] == ["baseline", "other"]
+    assert losses.note.endswith("Tokenizers differ: only bits per byte compare.")
+    assert ("other", "5.0000", "not compared", "-", "-") in table("First", BASELINE, other).rows
 
 
 def test_what_could_not_be_compared_is_noted_but_not_for_a_single_run() -> None:

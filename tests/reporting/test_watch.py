@@ -210,7 +210,7 @@ def view_of(run: Path) -> watching.View:
 
 
 def screen(run: Path, width: int = 120) -> str:
-    return watching.drawn(view_of(run), width) + "\n"
+    return watching.drawn([view_of(run)], width) + "\n"
 
 
 def test_f49_names_and_events_are_text_and_steer_nothing(run: Path, capsys: Said) -> None:
@@ -253,6 +253,51 @@ def test_the_kernel_says_whether_a_run_is_stopped(run: Path, capsys: Said) -> No
         os.utime(run / "metrics.jsonl", (long_ago, long_ago))
         assert "run  no line for 75 seconds (pid " in once(run, capsys)
     assert "run  stopped  step 1" in once(run, capsys)
+
+
+@pytest.fixture
+def comparison(run: Path, tmp_path: Path) -> Path:
+    """A comparison's directory with a finished run and one that was stopped."""
+    root = tmp_path / "question"
+    for name in ("full", "slw"):
+        (root / "runs" / name / "seed-0").mkdir(parents=True)
+        (root / "runs" / name / "seed-0/config.toml").write_bytes(
+            (run / "config.toml").read_bytes()
+        )
+    (root / "runs/full/seed-0/metrics.jsonl").write_bytes(line(9) + event("finished", 9))
+    (root / "runs/slw/seed-0/metrics.jsonl").write_bytes(line(4))
+    with owned(root / "runs/slw/seed-0"):
+        pass
+    return root
+
+
+def test_a_comparison_is_a_line_for_each_run(comparison: Path, capsys: Said) -> None:
+    assert watch(comparison, once=True) == 0
+    full, slw = capsys.readouterr().out.splitlines()
+    assert full.startswith("runs/full/seed-0  finished  step 9  ")
+    assert slw.startswith("runs/slw/seed-0  stopped  step 4  ")
+
+
+def test_a_comparison_is_followed_as_long_as_somebody_carries_it_out(comparison: Path) -> None:
+    looks = watching._looks(comparison, 0.001)
+    with owned(comparison):
+        assert [view.state for view in next(looks)] == ["finished", "stopped"]
+        later = comparison / "runs/rows/seed-0"
+        later.mkdir(parents=True)
+        (later / "config.toml").write_bytes(
+            (comparison / "runs/slw/seed-0/config.toml").read_bytes()
+        )
+        (later / "metrics.jsonl").write_bytes(line(1) + event("finished", 1))
+        assert [view.name for view in next(looks)][-1] == "runs/rows/seed-0"
+    assert len(list(looks)) <= 1
+
+
+def test_a_comparison_is_a_table_on_a_screen(comparison: Path) -> None:
+    views = next(watching._looks(comparison, 1.0))
+    for width in (40, 80, 120):
+        shown = watching.drawn(views, width)
+        assert all(len(text) <= width for text in shown.splitlines())
+        assert {"finished", "stopped"} <= set(shown.split())
 
 
 def test_looking_takes_no_lock_from_anybody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import fit_check
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
-from lengthen.training import trainer as trainer_module
+from lengthen.training import monitor
 from lengthen.training.fit import try_micro_batch
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
@@ -181,7 +181,7 @@ def test_f35_an_update_that_may_be_half_done_is_not_repeated(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "second_moment_scale", fails)
+        patch.setattr(monitor, "second_moment_scale", fails)
         cause = r"after step 0, .*`lengthen resume .* --batch\.micro_tokens 128` continues"
         with pytest.raises(MemoryLimitError, match=cause):
             train(configured(), tmp_path / "run", quiet=True)

@@ -22,7 +22,7 @@ from lengthen.data.open_store import open_store
 from lengthen.model import optim
 from lengthen.run.metrics import read_metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord, to_json
-from lengthen.training import trainer as trainer_module
+from lengthen.training import monitor
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import UnstableError
@@ -229,7 +229,8 @@ def test_a_skipped_step_counts_in_no_moment_and_a_resume_knows_it(configured: Co
         poisoned = number in (0, 3)
         record = poisoned_step(trainer, gradient=True) if poisoned else trainer.step()
         assert record is not None
-        beta2, before = 0.5 ** ((record.tokens - before) / 2000), record.tokens
+        tokens = record.tokens or 0
+        beta2, before = 0.5 ** ((tokens - before) / 2000), tokens
         lacks *= 1 if poisoned else beta2
         updates = number + 1 - (number > 0) - (number > 3)
         rate = (
@@ -295,7 +296,7 @@ def test_f32_training_stops_at_a_loss_that_is_not_finite_and_can_continue_past_i
     poisoned_training(monkeypatch, {6})
     run = tmp_path / "run"
     with pytest.raises(
-        UnstableError, match=r"step 7 .*weights are untouched, last checkpoint step-0000000"
+        UnstableError, match=r"step 7 .*weights are untouched; resume from step-0000000"
     ):
         train(configured(), run, quiet=True)
     last = read_metrics(run / "metrics.jsonl").steps[-1]
@@ -323,7 +324,7 @@ def test_f32_a_run_that_is_not_finite_ends_in_one_line_with_code_6(
     assert main(words) == 6
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("lengthen: loss or gradient of step 7 (length 32, 1024 tokens) is not")
-    assert "last checkpoint step-00000006" in line
+    assert "resume from step-00000006" in line
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"loss":null' in text
     assert '"finite":false' in text
@@ -350,7 +351,7 @@ def test_f37_a_second_moment_that_overflows_is_null_in_the_log(
             state["exp_avg_sq"].fill_(torch.inf)  # as squares of 2e19 would be in float32
         return scale(optimizer)
 
-    monkeypatch.setattr(trainer_module, "second_moment_scale", overflown)
+    monkeypatch.setattr(monitor, "second_moment_scale", overflown)
     train(configured(budget={"tokens": 300}), tmp_path / "run", quiet=True)
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert metrics.unreadable == 0

@@ -227,9 +227,7 @@ def test_a_function_as_pacing(cli: Cli, run: Path) -> None:
 
 @takes(
     "give evaluation.every_steps or evaluation.every_tokens, not both",
-    "give budget.tokens, budget.epochs or budget.minutes, one of the three",
-    "is known in tokens only once `train` has tried steps; give budget.tokens",
-    "`lengthen plan` says how many",
+    "give budget.tokens or budget.epochs, one of the two",
     "needs a token store; give --data",
     "give a token store with --data.path DIR",
     "give a token store with --data, or --model.vocabulary N",
@@ -244,16 +242,11 @@ def test_settings_that_are_missing_or_one_too_many(cli: Cli, run: Path) -> None:
     bare = Path("tiny.toml").read_text(encoding="utf-8").replace("tokens = 2000", "")
     Path("bare.toml").write_text(bare, encoding="utf-8")
     train_bare = "train bare.toml --out new --quiet --overwrite"
-    cli.refuses("give budget.tokens, budget.epochs or", f"{train_bare} --data store")
+    cli.refuses("give budget.tokens or budget.epochs", f"{train_bare} --data store")
     cli.refuses("give a token store with --data.path DIR", f"{train_bare} --budget.tokens 1000")
-    for budget in ("--budget.tokens 1000", "--budget.epochs 0.02", "--budget.minutes 0.01"):
+    for budget in ("--budget.tokens 1000", "--budget.epochs 0.02"):
         cli.works(f"{train_bare} --data.path store {budget}")
-    cli.refuses("`lengthen plan` says how many", "resume run --quiet --budget.minutes 0.01")
     plan = "plan tiny.toml --flops 1T"
-    minutes = cli.works(f"{plan} --data store --budget.minutes 0.0001")
-    tokens = re.search(r"tokens +([0-9,]+)", minutes)
-    assert tokens, minutes
-    cli.works(f"resume run --quiet --budget.tokens {int(tokens[1].replace(',', '')) + 2000}")
     cli.refuses("give a token store with --data, or --model.vocabulary N", plan)
     cli.refuses("give --data", f"{plan} --model.vocabulary 257 --budget.epochs 0.02")
     assert "give --data to know" in cli.works(f"{plan} --model.vocabulary 257")
@@ -397,7 +390,7 @@ def test_memory_that_runs_out(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lengthen.training.trainer.second_moment_scale", fails)
+        patch.setattr("lengthen.training.monitor.second_moment_scale", fails)
         said = cli.refuses("--batch.micro_tokens", f"{TRAIN} --overwrite --batch.micro_tokens 512")
     cli.works(shlex.join([*shlex.split(said.split("`")[1])[1:], "--quiet"]))
     with pytest.raises(MemoryLimitError, match="choose a smaller model or a shorter length"):

@@ -26,6 +26,7 @@ from lengthen.experiments.compare.tables import (
 )
 from lengthen.experiments.compare.verdicts import PairVerdict
 from lengthen.reporting.html import must_be_ours, write
+from lengthen.reporting.losses import final_losses
 from lengthen.run.packed import is_packed, opened
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import DataError, SettingError
@@ -104,21 +105,21 @@ def compare(
     pairs = pair_verdicts(members, comparison.variants)
     lines, remarks = verdict_lines(pairs), notes(outcomes)
     tables = tables_of(comparison, members, pairs)
-    # Files first: whoever reads our output may close it at any line.
+    shown = [outcome.shown for outcome in outcomes if outcome.summary]
+    families = {o.run.name: group.name for group in members for o in group.outcomes}
     write(
         page,
-        [outcome.shown for outcome in outcomes if outcome.summary],
+        shown,
         title=comparison.name,
         verdicts=[*lines, *remarks],
-        tables=tables,
+        tables=[final_losses(shown, families), *tables],
         panels=list(sweep_panels(comparison, members)),
-        families={o.run.name: group.name for group in members for o in group.outcomes},
+        families=families,
     )
     _write_facts(facts, comparison.name, lines, tables)
     ends = tuple(_end(outcome) for outcome in outcomes if outcome.state != "finished")
-    return ComparisonResult(
-        comparison.name, tuple(lines), tuple(remarks), tuple(tables), ends, missing, page
-    )
+    said = tuple(lines), tuple(remarks), tuple(tables)
+    return ComparisonResult(comparison.name, *said, ends, missing, page)
 
 
 def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from lengthen.analysis.summary import Summary, comparable, first_at_or_below, summarise
+from lengthen.analysis.summary import Summary, first_at_or_below, must_be_comparable, summarise
 from lengthen.config.schema import Config
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.status import Attempts, attempts_of_runs, run_status, was_started_so
@@ -95,7 +95,7 @@ def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], in
         for run in comparison.runs
     ]
     outcomes = [outcome for outcome in ends if outcome is not None]
-    comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
+    must_be_comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
     _must_share_a_store(outcomes)
     return outcomes, len(comparison.runs) - len(outcomes)
 
@@ -111,7 +111,8 @@ def read_outcome(run: Planned, directory: Path, attempts: Attempts = ALONE) -> O
     metrics = status.metrics
     summary = summarise(metrics) if metrics.steps else None
     environment = read_environment(RunPaths(directory).environment)
-    shown = NamedRun(run.name, metrics, environment, run.config.tables())
+    tables = run.config.tables()
+    shown = NamedRun(run.name, metrics, environment, tables, alone=attempts.alone)
     return Outcome(run, state, summary, shown, status.config, attempts)
 
 

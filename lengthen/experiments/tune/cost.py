@@ -10,7 +10,6 @@ from statistics import LinearRegression, linear_regression
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.schedule import spans
-from lengthen.experiments.runner import read_attempts
 from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import (
     FIRST,
@@ -25,6 +24,7 @@ from lengthen.experiments.tune.search import (
 )
 from lengthen.experiments.tune.trials import TrialResult, Work, evaluation_flops, step_flops
 from lengthen.planning.plan import Plan, plan
+from lengthen.run.attempts import read_attempts
 
 Price = Callable[[Setting], float]  # FLOP of a setting's trial, whatever its rate
 

@@ -19,7 +19,6 @@ from lengthen.experiments.runner import (
     Machine,
     Process,
     owned_attempts,
-    read_attempts,
     run_jobs,
 )
 from lengthen.experiments.tune.problem import Problem
@@ -33,6 +32,7 @@ from lengthen.experiments.tune.trials import (
     repeated_tokens,
     trial_of,
 )
+from lengthen.run.attempts import read_attempts
 from lengthen.run.metrics import JsonLines
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.errors import (

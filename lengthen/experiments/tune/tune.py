@@ -10,7 +10,7 @@ from typing import Any
 from lengthen.config.load import Source, load
 from lengthen.data.open_store import open_store
 from lengthen.distributed.device import cards, usable_cores
-from lengthen.experiments.runner import ATTEMPTS, Machine, machine_for
+from lengthen.experiments.runner import Machine, machine_for
 from lengthen.experiments.tune.cost import chosen_or_likely, estimate, search_cost
 from lengthen.experiments.tune.problem import Problem, define_problem
 from lengthen.experiments.tune.run import carry_out, is_a_search
@@ -28,6 +28,7 @@ from lengthen.experiments.tune.summary import (
 from lengthen.experiments.tune.trials import TRIALS, TrialResult, losses_of
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
+from lengthen.run.attempts import ATTEMPTS, trained_alone
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.util.console import note
@@ -183,7 +184,13 @@ def _write(root: Path, result: SearchResult) -> str:
     moved = _write_tuned(disk, root, result)
     disk.replace_file(root / FACTS, (json.dumps(facts(result), indent=1) + "\n").encode())
     shown = [
-        NamedRun(one.trial.label, one.metrics, _environment(root, one), one.trial.config.tables())
+        NamedRun(
+            one.trial.label,
+            one.metrics,
+            _environment(root, one),
+            one.trial.config.tables(),
+            alone=trained_alone(one.trial.directory(root)),
+        )
         for one in result.trials
         if one.metrics.steps
     ]

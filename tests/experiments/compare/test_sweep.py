@@ -11,7 +11,7 @@ from lengthen.experiments.compare.compare import compare
 from lengthen.experiments.compare.file import Planned, read_comparison
 from lengthen.experiments.compare.outcomes import groups, read_outcomes
 from lengthen.experiments.compare.sweep import sweep_tables
-from lengthen.experiments.runner import ATTEMPTS
+from lengthen.run.attempts import ATTEMPTS
 from lengthen.util.tables import Table
 from tests.experiments.compare.test_tables import SWEEP, plant
 from tests.experiments.conftest import Written

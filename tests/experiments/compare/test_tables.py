@@ -19,7 +19,7 @@ from lengthen.experiments.compare.tables import (
     verdict_lines,
     verdict_table,
 )
-from lengthen.experiments.runner import ATTEMPTS
+from lengthen.run.attempts import ATTEMPTS
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import train

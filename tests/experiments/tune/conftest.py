@@ -14,10 +14,11 @@ from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import crossed, steps
 from lengthen.data.store import Store
 from lengthen.experiments import runner
-from lengthen.experiments.runner import ATTEMPTS, Process
+from lengthen.experiments.runner import Process
 from lengthen.experiments.tune.problem import Problem, define_problem
 from lengthen.experiments.tune.search import Setting, next_step
 from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
+from lengthen.run.attempts import ATTEMPTS
 from lengthen.run.directory import RunPaths
 from tests.conftest import Configure
 

@@ -17,10 +17,11 @@ import pytest
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Tables
 from lengthen.experiments import runner
-from lengthen.experiments.runner import ATTEMPTS, Job, Machine, Process, read_attempts
+from lengthen.experiments.runner import Job, Machine, Process
 from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import MULTIPLES, End, Setting, next_step
 from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
+from lengthen.run.attempts import ATTEMPTS, read_attempts
 from lengthen.run.directory import RunPaths, owned
 from lengthen.run.metrics import last_record
 from lengthen.training.start import train

@@ -5,8 +5,8 @@ import tomllib
 import pytest
 
 from lengthen.config.load import load
-from lengthen.experiments.runner import ATTEMPTS
 from lengthen.experiments.tune.search import Setting
+from lengthen.run.attempts import ATTEMPTS
 from tests.experiments.tune.conftest import ROOM, Tuned, own
 
 
