@@ -5,7 +5,6 @@ import shlex
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -136,11 +135,10 @@ class TrainingLoop:
         self._record_micro_tokens()
         self._write(record)
         self._act_on_nonfinite(record)
-        now, shape = trainer.train_state, (record.rows or 0, record.length or 0)
+        now = trainer.train_state
         if now.ledger.epoch > before.ledger.epoch:
             trainer.store.check_files()
-        self._left.take(*shape, now.seconds - before.seconds)
-        left = partial(self._left.seconds, now.counters, *shape)
+        left = self._left.after(record, now.seconds - before.seconds)
         self._line.update(now.counters.tokens, self._progress(record), left)
         return False
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
-from lengthen.core.schedule import Counters, StepPlan, steps
+from lengthen.core.schedule import StepPlan, steps
 from lengthen.model import cost
-from lengthen.training.time_left import TimeLeft
+from lengthen.run.records import StepRecord
+from lengthen.training.time_left import StepSeconds, TimeLeft
 from tests.conftest import Configure
 
 EVERY, BESIDE = 10, 0.004  # a probe comes after so many steps, and takes so many seconds
@@ -48,9 +48,11 @@ def run(
         seconds = seconds_of(config, plan, each) * (1 + 0.2 * (-1) ** counters.step)
         seconds *= 20 if counters.step == first else 1  # what it allocates
         clock.now += seconds
-        left.take(plan.rows, plan.length, seconds)
         after = schedule.after(counters, plan)
-        yield clock.now - began, left.seconds(after, plan.rows, plan.length)
+        record = StepRecord(
+            step=after.step, tokens=after.tokens, rows=plan.rows, length=plan.length, loss=1.0
+        )
+        yield clock.now - began, left.after(record, seconds)()
         clock.now += BESIDE if after.step % EVERY == 0 else 0.0
 
 
@@ -104,8 +106,7 @@ def test_a_resumed_run_counts_from_where_it_is(configured: Configure, clock: Clo
     assert half[1] == pytest.approx(said[-1][0] - half[0], rel=0.5)
 
 
-def test_nothing_is_said_after_the_first_step_which_warms_up(configured: Configure) -> None:
-    config = with_overrides(configured(), {"model": {"vocabulary": 257}})
-    left = TimeLeft(config, config.schedule())
-    left.take(8, 8, 1.0)
-    assert left.seconds(replace(Counters(), step=1), 8, 8) is None
+def test_nothing_is_said_before_a_step_that_counts(configured: Configure) -> None:
+    took = StepSeconds()
+    took.begin()
+    assert took.of(10, 1e9) is None

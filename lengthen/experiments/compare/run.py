@@ -6,7 +6,7 @@ this process may be killed at any moment.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +31,13 @@ from lengthen.experiments.runner import (
 from lengthen.experiments.status import run_status
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, last_record
+from lengthen.run.records import StepRecord
+from lengthen.training.time_left import Rest, StepSeconds
 from lengthen.util.console import ErrorStream, clock_time
 from lengthen.util.errors import DataError
 from lengthen.util.tables import Table, text_lines
+
+LEARN_SECONDS = 30.0  # until the time left is said where there is no live table
 
 
 def carry_out(
@@ -52,15 +56,17 @@ def carry_out(
     unfinished = _unfinished(comparison.runs, root)
     if not unfinished:
         return
-    configs = _on_their_stores(unfinished)
+    configs, rests = _on_their_stores(unfinished)
     machine = machine_for(configs, len(configs), jobs, threads)
     with owned_attempts(root) as attempts, _board(comparison, root, shown=shown) as board:
+        clock = _Clock(rests, StepSeconds(machine.jobs))
         # Whoever had the directory until now may have finished some of them.
         left = {
             run.name: Job(run.name, run.name, run.directory(root), run.config)
             for run in _unfinished(unfinished, root)
         }
-        run_jobs(_Training(machine, attempts, board, left), machine, root)
+        board.say(clock.cost(left.values()))
+        run_jobs(_Training(machine, attempts, board, left, clock), machine, root)
 
 
 def _unfinished(runs: Sequence[Planned], root: Path) -> list[Planned]:
@@ -71,15 +77,67 @@ def _unfinished(runs: Sequence[Planned], root: Path) -> list[Planned]:
     ]
 
 
-def _on_their_stores(runs: Sequence[Planned]) -> list[Config]:
-    """Return the configurations on their stores; refuse those that no verdict could be on."""
+def _on_their_stores(runs: Sequence[Planned]) -> tuple[list[Config], dict[str, Rest]]:
+    """Return the configurations on their stores, and the steps of each run by its name.
+
+    Refuse those that no verdict could be on.
+    """
     stores = {run.config.data.path: open_store(run.config) for run in runs}
     for run in runs:
         store, length = stores[run.config.data.path], run.config.model.length
         if len(store.valid) <= length:
             has = f"the validation part has {len(store.valid)} tokens, needs at least {length + 1}"
             raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
-    return [with_store(run.config, stores[run.config.data.path]) for run in runs]
+    configs, rests, groups = [], dict[str, Rest](), dict[str, Rest]()
+    for run in runs:
+        store = stores[run.config.data.path]
+        config = with_store(run.config, store)
+        if run.group not in groups:  # seeds have the same steps
+            schedule = config.schedule(store.sequences(config.model.length))
+            groups[run.group] = Rest(config, schedule)
+        configs.append(config)
+        rests[run.name] = groups[run.group]
+    return configs, rests
+
+
+@dataclass
+class _Clock:
+    """What the runs cost, and how long they will take still, side by side as they go."""
+
+    rests: Mapping[str, Rest]
+    took: StepSeconds
+    last: dict[str, StepRecord] = field(default_factory=dict)
+
+    def cost(self, jobs: Collection[Job]) -> str:
+        """Say what is left to do before any of it is done."""
+        rests = [self.rests[job.name].after() for job in jobs]
+        steps, flops = (sum(numbers) for numbers in zip(*rests, strict=True))
+        side = f", {self.took.jobs} side by side" * (self.took.jobs > 1)
+        return f"cost: {len(jobs)} runs{side}, {steps:,.0f} steps, {flops:.3g} FLOP of training"
+
+    def look(self, running: Sequence[Job]) -> None:
+        """Learn what the steps took since the last look."""
+        for job in running:
+            now, before = last_record(RunPaths(job.directory).metrics), self.last.get(job.name)
+            if not isinstance(now, StepRecord):
+                continue
+            if before is not None and self.took.begin() and now.step > before.step:
+                seconds, steps = (now.seconds or 0) - (before.seconds or 0), now.step - before.step
+                flops = self.rests[job.name].flops(now.rows or 0, now.length or 0)
+                self.took.take(flops, seconds / steps, steps)
+            self.last[job.name] = now
+
+    def left(self, jobs: Collection[Job]) -> str:
+        """Say how long the jobs will take still; nothing before any step."""
+        rests = [self._rest(job) for job in jobs]
+        seconds = self.took.of(sum(steps for steps, _ in rests), sum(work for _, work in rests))
+        return "" if seconds is None else f"{clock_time(seconds)} left"
+
+    def _rest(self, job: Job) -> tuple[float, float]:
+        now, rest = self.last.get(job.name), self.rests[job.name]
+        if now is None:
+            return rest.after()
+        return rest.after(now.step, now.tokens or 0, (now.rows or 1, now.length or 1))
 
 
 @contextmanager
@@ -105,14 +163,19 @@ class _Lines:
     done: int
     console: Console
     began: float = field(default_factory=time.monotonic)
+    learned: bool = False  # the time left
 
-    def update(self, running: Sequence[Job]) -> None:
-        """Do nothing: lines are for what has ended."""
+    def update(self, running: Sequence[Job], left: str) -> None:
+        """Say the time left once, when there was time to learn it: lines are for what has ended."""
+        if left and not self.learned and time.monotonic() - self.began > LEARN_SECONDS:
+            self.learned = True
+            self.say(left)
 
-    def ended(self, job: Job, message: str) -> None:
+    def ended(self, job: Job, message: str, left: str) -> None:
         self.done += 1
         spent = clock_time(time.monotonic() - self.began)
         result = message or f"validation loss {_cell(job.directory, job.config)}"
+        spent += f", {left}" if left else ""
         self.say(f"{self.done} of {self.total}  {spent}  {job.name}: {result}")
 
     def say(self, text: str) -> None:
@@ -127,7 +190,7 @@ class _LiveTable:
     cells: dict[str, str]  # by the run's name
     live: Live
 
-    def update(self, running: Sequence[Job]) -> None:
+    def update(self, running: Sequence[Job], left: str) -> None:
         self.cells.update({job.name: _progress(job) for job in running})
         seeds = self.comparison.seeds
         rows: dict[str, list[str]] = {}
@@ -137,12 +200,12 @@ class _LiveTable:
             "",
             ("variant", *(f"seed {seed}" for seed in seeds)),
             tuple((name, *cells) for name, cells in rows.items()),
-            "validation loss where a run is finished; Ctrl-C saves and stops",
+            f"validation loss where a run is finished; {left or 'Ctrl-C saves and stops'}",
         )
         lines = text_lines([table], self.live.console.width)
         self.live.update(Text("\n".join(lines)), refresh=True)
 
-    def ended(self, job: Job, message: str) -> None:
+    def ended(self, job: Job, message: str, _left: str) -> None:
         self.cells[job.name] = _cell(job.directory, job.config)
         if message:
             self.say(f"{job.name}: {message}")
@@ -159,9 +222,11 @@ class _Training:
     attempts: JsonLines
     board: _Lines | _LiveTable
     left: dict[str, Job]
+    clock: _Clock
 
     def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
-        self.board.update(running)
+        self.clock.look(running)
+        self.board.update(running, self.clock.left(self.left.values()))
         return list(self.left.values())
 
     def starting(self, job: Job) -> None:
@@ -173,7 +238,7 @@ class _Training:
             name = process.job.name
             del self.left[name]
             self.attempts.write({"run": name, "event": "ended", "message": message})
-            self.board.ended(process.job, message)
+            self.board.ended(process.job, message, self.clock.left(self.left.values()))
 
     def say(self, text: str) -> None:
         self.board.say(text)
