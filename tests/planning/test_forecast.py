@@ -119,7 +119,7 @@ def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
             "warm-up of the learning rate",
             "none: 0.01 from the first step on",
         ),
-        ({}, "lowest learning rate", "0 after 10,000 tokens, where the budget ends"),
+        ({}, "lowest learning rate", "0.001 after 10,000 tokens, where the budget ends"),
         (
             {"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 20_000}},
             "lowest learning rate",
