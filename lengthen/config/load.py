@@ -246,8 +246,8 @@ def _tables_of(source: Source) -> Tables:
         # A table of a function has its name alone.
         own = {"pacing": source.pacing} if isinstance(source.pacing, Custom) else {}
         return source.tables() | own
-    if isinstance(source, str) and source in RECIPES:
-        return RECIPES[source]()
+    if str(source) in RECIPES:
+        return RECIPES[str(source)]()
     path = as_path("recipe", source)
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"

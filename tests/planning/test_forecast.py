@@ -220,7 +220,9 @@ def auto(configured: Configure, **run: Any) -> Forecast:
 def test_auto_is_estimated_for_a_processor_by_its_caches(configured: Configure) -> None:
     found = auto(configured)
     assert found.plan.micro_tokens == CPU_MICRO_TOKENS
-    assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a micro-batch")
+    assert dict(lines(found))["memory"].endswith(
+        " GB on a processor with 4,096 tokens in a micro-batch"
+    )
 
 
 def test_auto_is_estimated_for_a_gpu_by_its_free_memory(

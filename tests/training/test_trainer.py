@@ -224,13 +224,12 @@ def test_with_constant_tokens_the_clock_by_tokens_is_the_clock_by_steps_to_the_l
 def test_a_skipped_step_counts_in_no_moment_and_a_resume_knows_it(configured: Configure) -> None:
     config = configured(optimizer={**CLOCK, "betas": [0.9, 0.5]}, run={"precision": "fp64"})
     trainer = trainer_of(config)
-    lacks, rate, before = 1.0, 0.0, 0
+    lacks, rate = 1.0, 0.0
     for number in range(6):
-        poisoned = number in (0, 3)
+        poisoned, before = number in (0, 3), trainer.train_state.counters.tokens
         record = poisoned_step(trainer, gradient=True) if poisoned else trainer.step()
         assert record is not None
-        tokens = record.tokens or 0
-        beta2, before = 0.5 ** ((tokens - before) / 2000), tokens
+        beta2 = 0.5 ** ((trainer.train_state.counters.tokens - before) / 2000)
         lacks *= 1 if poisoned else beta2
         updates = number + 1 - (number > 0) - (number > 3)
         rate = (
