@@ -219,7 +219,7 @@ def test_the_table_of_a_comparison_that_trains_is_whole(
     console = Console(file=io.StringIO(), width=width, height=99, force_terminal=True)
     cells = {run.name: _cell(run.directory(root), run.config) for run in comparison.runs}
     with console.capture() as captured, Live(console=console, auto_refresh=False) as live:
-        _LiveTable(comparison, cells, live).update([])
+        _LiveTable(comparison, cells, live).update([], "0:01:00 left")
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[\S*?[A-Za-z]", "", captured.get()))
     assert all(len(line) <= width for line in lines)
     for run in comparison.runs:
@@ -229,7 +229,7 @@ def test_the_table_of_a_comparison_that_trains_is_whole(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_run_that_is_watched_is_whole(world: World, width: int) -> None:
     view = next(_views(open_run(world.run), 1.0))
-    lines = drawn(view, width).splitlines()
+    lines = drawn([view], width).splitlines()
     assert all(len(line) <= width for line in lines)
     facts = [text for _, text in _facts(view)] + list(view.summary.events)
     assert all(squeezed(text) in squeezed(" ".join(lines)) for text in facts)
