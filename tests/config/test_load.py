@@ -73,7 +73,7 @@ MISTAKES = [
     ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
     ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be 'auto', 'off' or 'on', got 'perhaps'"),
-    ("run", "compile", True, 'got True; True is "on" now'),
+    ("run", "compile", True, "run.compile: must be 'auto', 'off' or 'on', got True"),
     ("budget", "passes", 1, "budget.passes: no such setting, got 1; use budget.epochs"),
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
