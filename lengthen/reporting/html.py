@@ -21,7 +21,7 @@ from lengthen.reporting.panels import panels_of, points_per_curve, timed_alone
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file
-from lengthen.util.tables import Table
+from lengthen.util.tables import Table, counted
 
 OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
 # How a cell begins that is a number; a version or a hash is none.
@@ -107,16 +107,9 @@ def _file(name: str) -> str:
 
 def _header(title: str, runs: Sequence[NamedRun]) -> str:
     steps = sum(len(run.metrics.steps) for run in runs)
-    size = f"{_count(len(runs), 'run')}, {_count(steps, 'step')} in all"
+    size = f"{counted(len(runs), 'run')}, {counted(steps, 'step')} in all"
     size = size if runs else "worked out, before any run"
-    return (
-        f"<header><div><h1>{escape(title)}</h1>\n<p>{size}</p></div>\n"
-        '<button type="button" id="theme" class="script">Dark</button></header>\n<main>\n'
-    )
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
+    return f"<header><h1>{escape(title)}</h1>\n<p>{size}</p></header>\n<main>\n"
 
 
 def _verdicts(verdicts: Sequence[str]) -> str:
@@ -207,7 +200,7 @@ def _footer(
         notes.append(decisions.NOTE)
     notes += comparability.notes(runs)
     notes += [
-        f"{run.name}: {_count(run.metrics.unreadable, 'line')} of its log could not be read."
+        f"{run.name}: {counted(run.metrics.unreadable, 'line')} of its log could not be read."
         for run in runs
         if run.metrics.unreadable
     ]

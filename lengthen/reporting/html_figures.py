@@ -1,4 +1,4 @@
-"""A panel as a figure of plotly: what its `to_html` takes, with its own legend, zoom and buttons.
+"""A panel as a figure of plotly: what its `to_html` takes, with its own legend and zoom.
 
 Colours of text and grid are not here: the page's style sheet paints them, so that figures follow
 its theme, and paper, without being drawn again.
@@ -21,9 +21,6 @@ HEIGHT, LEGEND_LINE = 320, 20  # pixels: of a figure, and of a line of its legen
 LEGEND_LETTERS = 30  # of a name, in a line of the legend
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
-# With so few ticks plotly marks 1, 2 and 5 of a decade, and not all nine.
-LOG = {"type": "log", "nticks": 3, "tickmode": "auto"}
-LINEAR = {"type": "linear", "nticks": 0, "tickmode": "auto"}
 
 
 def figure(panel: Panel, looks: Mapping[str, Look], extent: Sequence[float]) -> Json:
@@ -137,7 +134,6 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         # Beside the figure; the script puts it below a narrow one.
         "legend": {"x": 1.05, "y": 1, "maxheight": 1, "tracegroupgap": 0},
         "showlegend": True,
-        "updatemenus": [_toggle("x", panel.log_x, "right"), _toggle("y", panel.log_y, "left")],
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
     }
@@ -147,25 +143,15 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     large = bool(values) and max(values) >= 1000 and min(values) >= 1
     ticks = log_ticks(values) if log else []
     return {
-        **(LOG if log else LINEAR),
+        "type": "log" if log else "linear",
+        # With so few ticks plotly marks 1, 2 and 5 of a decade, and not all nine.
+        "nticks": 3 if log else 0,
         **({"tickmode": "array", "tickvals": ticks} if ticks else {}),
         "title": {"text": _text(name), "font": {"size": 12}, "standoff": 8},
         # Thousands as 1.5k; but the same letters would make 5m of 0.005.
         "tickformat": "~s" if large else ".6~g",
         "zeroline": False,
     }
-
-
-def _toggle(axis: str, log: bool, side: str) -> Json:
-    """Return the button that makes an axis logarithmic, and linear when it is pressed again."""
-    scales = [
-        {f"{axis}axis.{key}": value for key, value in scale.items()} for scale in (LOG, LINEAR)
-    ]
-    first, second = reversed(scales) if log else scales
-    button = {"label": f"log {axis}", "method": "relayout", "args": [first], "args2": [second]}
-    place = {"x": int(side == "right"), "xanchor": side, "y": 1.02, "yanchor": "bottom"}
-    look = {"font": {"size": 11}, "pad": {"t": 0, "b": 2, "l": 0, "r": 0}}
-    return {"type": "buttons", "buttons": [button], "active": -1, **place, **look}
 
 
 def _thresholds(panel: Panel) -> Iterator[Json]:
