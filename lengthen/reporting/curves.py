@@ -25,16 +25,6 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A point beside a curve, with a text."""
-
-    x: float
-    y: float
-    text: str
-    hollow: bool = False
-
-
-@dataclass(frozen=True)
 class Curve:
     """One line of a panel."""
 
@@ -42,7 +32,6 @@ class Curve:
     points: Sequence[Point]
     family: str = ""  # curves of one family look alike and share a key; by default its own name
     breaks: Sequence[float] = ()  # where along x the value was not finite
-    marks: Sequence[Mark] = ()
     band: Sequence[Point] = ()  # lowest and highest at each point, of the runs it is the mean of
 
     @property

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
-from lengthen.reporting import comparability, decisions
+from lengthen.reporting import comparability
 from lengthen.reporting.curves import Panel, looks
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html_figures import DIGITS, extents, figure
@@ -68,7 +68,7 @@ def write(
             *(_table(table, "<section><h2>{}</h2>", "</section>") for table in tables[:1]),
             *_figures(shown),
             *(_table(table, *FOLDED) for table in [*tables[1:], *last]),
-            _footer(runs, shown, empty, most),
+            _footer(runs, empty, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
     )
@@ -184,9 +184,7 @@ def _plotly(part: str) -> ModuleType:
         ) from None
 
 
-def _footer(
-    runs: Sequence[NamedRun], panels: Sequence[Panel], empty: Sequence[str], most: int
-) -> str:
+def _footer(runs: Sequence[NamedRun], empty: Sequence[str], most: int) -> str:
     notes = [f"Nothing was recorded for: {'; '.join(empty)}."] if empty else []
     notes += [
         *([] if timed_alone(runs) else [UNTIMED]),
@@ -196,8 +194,6 @@ def _footer(
         "Drag to zoom; figures with the same x axis follow. Double click to see all again. Click "
         "a name in a legend to hide its curves in all figures; double click to see no others.",
     ]
-    if any(curve.marks for panel in panels for curve in panel.curves):
-        notes.append(decisions.NOTE)
     notes += comparability.notes(runs)
     notes += [
         f"{run.name}: {counted(run.metrics.unreadable, 'line')} of its log could not be read."

@@ -88,15 +88,6 @@ def _traces(curve: Curve, look: Look, width: float) -> Iterator[Json]:
             "y": [0.03] * len(curve.breaks),
             "marker": {"color": look.colour, "size": 9, "symbol": "x-thin", "line": line},
         }
-    if curve.marks:
-        symbols = ["circle-open" if mark.hollow else "circle" for mark in curve.marks]
-        yield {
-            **_trace(curve, "markers", "%{text}"),
-            "x": [rounded(mark.x) for mark in curve.marks],
-            "y": [rounded(mark.y) for mark in curve.marks],
-            "text": [_text(mark.text) for mark in curve.marks],
-            "marker": {"color": look.colour, "size": 7, "symbol": symbols},
-        }
 
 
 def _trace(curve: Curve, mode: str, value: str) -> Json:
