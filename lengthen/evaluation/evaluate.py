@@ -14,7 +14,6 @@ from lengthen.evaluation.lm_eval_adapter import PREFIX
 from lengthen.evaluation.models import (
     EvalModel,
     EvalOptions,
-    LoadedModel,
     NamedModel,
     find_models,
     load,
@@ -25,7 +24,7 @@ from lengthen.evaluation.results import Outcome, Result
 from lengthen.evaluation.tables import tables
 from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS, WIKITEXT
 from lengthen.evaluation.wikitext103 import wikitext103
-from lengthen.util.console import note, say
+from lengthen.util.console import note
 from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path
 from lengthen.util.errors import MemoryLimitError, SettingError, nearest
 from lengthen.util.tables import Printable, Table, counted
@@ -164,19 +163,15 @@ def _evaluate_each(
     """Yield the result of each task for each model, after it is in the model's file."""
     for path in {model.results for model in models}:
         results.read(path)  # a file that is not ours would cost the first task otherwise
-    for model in models:
-        loaded = load(model, precision)
-        say(loaded.notes)
+    for named in models:
+        model = load(named, precision)
         for task in tasks:
-            note(_announcement(task, loaded.model, options))
-            outcome = _run(task, model, loaded, options, data)
-            asked = options_of(task, options)
-            precision_used = loaded.model.context.precision
-            result = Result(
-                model.label, loaded.step, precision_used, asked, outcome, loaded.weights
-            )
-            results.add(Disk(), model.results, result)
-            yield model, result
+            note(_announcement(task, model, options))
+            outcome = _run(task, named, model, options, data)
+            asked, used = options_of(task, options), model.context.precision
+            result = Result(named.label, model.step, used, asked, outcome, model.weights)
+            results.add(Disk(), named.results, result)
+            yield named, result
 
 
 def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
@@ -191,9 +186,8 @@ def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
 
 
 def _run(
-    task: str, named: NamedModel, loaded: LoadedModel, options: EvalOptions, data: Path | None
+    task: str, named: NamedModel, model: EvalModel, options: EvalOptions, data: Path | None
 ) -> Outcome:
-    model = loaded.model
     try:
         if task == VALID:
             store = named.store(data)

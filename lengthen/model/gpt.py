@@ -26,6 +26,7 @@ from lengthen.model.attention import (
 )
 from lengthen.model.loss import summed_loss
 from lengthen.model.shards import unshard
+from lengthen.util.errors import SettingError
 
 
 class Perceptron(nn.Module):
@@ -111,8 +112,9 @@ class GPT(nn.Module):
 
     @classmethod
     def of(cls, shape: Model, *, layers: int | None = None, recompute: bool = False) -> "GPT":
-        """Return the model of a configuration whose vocabulary is known, or some of its layers."""
-        assert shape.vocabulary is not None
+        """Return the model of a configuration, or some of its layers; SettingError: no vocabulary."""
+        if shape.vocabulary is None:
+            raise SettingError("model.vocabulary", "is missing; a token store gives it")
         return cls(
             layers=layers or shape.layers,
             width=shape.width,

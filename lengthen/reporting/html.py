@@ -21,11 +21,9 @@ from lengthen.reporting.panels import panels_of, points_per_curve, timed_alone
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file
-from lengthen.util.tables import Table, counted
+from lengthen.util.tables import Table, counted, is_numeric
 
 OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
-# How a cell begins that is a number; a version or a hash is none.
-NUMBER = re.compile(r"[-+<>~]?\s*\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?x?(?!\S)")
 FIRST = 2  # verdicts that leave room for the final losses on the first screen; the rest is folded
 DOWNLOAD = '<button type="button" class="script" data-format="{0}">{0}</button>'
 UNTIMED = "Nothing is drawn along seconds: runs shared a machine, or their machines differ."
@@ -126,7 +124,7 @@ def _verdicts(verdicts: Sequence[str]) -> str:
 
 def _table(table: Table, before: str, after: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
-    kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
+    kinds = [' class="number"' if is_numeric(column) else "" for column in columns[1:]]
     rows = ""
     for first, *row in table.rows:
         cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
@@ -147,11 +145,6 @@ def _table(table: Table, before: str, after: str) -> str:
 def _breakable(name: str) -> str:
     """Return a dotted name or a path, escaped, that may be broken after its parts."""
     return re.sub(r"(?<=[./_=])(?=[^./_=])", "<wbr>", escape(name))
-
-
-def _is_numeric(cells: Sequence[str]) -> bool:
-    """Return whether a column is to be lined up at its right: most of its cells are numbers."""
-    return 2 * sum(NUMBER.match(cell) is not None for cell in cells) >= len(cells)
 
 
 def _figures(shown: Sequence[Panel]) -> Iterator[str]:

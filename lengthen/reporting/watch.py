@@ -27,21 +27,12 @@ from lengthen.util.console import clock_time
 from lengthen.util.errors import DataError, LengthenError, SettingError, printable
 from lengthen.util.tables import Table, facts, laid_out, number
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-RECENT = 60  # steps that curves show at most, and that the speed is taken over
-BESIDE = 34  # characters of a curve's line at most that are none of the curve
+RECENT = 60  # steps that the speed is taken over
 EVENTS = 5  # the last ones that are shown
 SILENCE = 10.0  # seconds without a line before the screen says so
 KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
 COLUMNS = ("tokens", "length", "loss", "valid")  # of a table of several runs
 LOCKS = Path("/proc/locks")
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Return a curve, a character for each value."""
-    low = min(values, default=0.0)
-    span = max(values, default=0.0) - low or 1.0
-    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in values)
 
 
 @dataclass
@@ -271,19 +262,8 @@ def drawn(views: Sequence[View], width: int) -> str:
         ]
         return "\n".join(laid_out(Table("", ("run", "state", *COLUMNS), tuple(rows)), width))
     (view,) = views
-    room, lines = min(RECENT, max(1, width - BESIDE)), [("state", _state(view))]
-    for name, text in _facts(view):
-        lines.append((name, text))
-        if name == "tokens" and view.budget is not None and view.summary.step is not None:
-            done = room * (view.summary.step.tokens or 0) // view.budget
-            done = room if view.summary.finished else min(room, done)
-            lines.append((" ", "━" * done + "┄" * (room - done)))
-    for name in ("loss", "length"):
-        figures = [getattr(step, name) for step in view.summary.recent]
-        if values := [value for value in figures if value is not None][-room:]:
-            curve = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}"
-            lines.append((f"recent {name}", curve))
-    lines += [("event", event) for event in view.summary.events]
+    events = (("event", event) for event in view.summary.events)
+    lines = [("state", _state(view)), *_facts(view), *events]
     return "\n".join([view.name, *laid_out(facts(lines), width)])
 
 

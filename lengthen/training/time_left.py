@@ -7,7 +7,6 @@ fitted to the steps so far, so that short steps say what the long ones to come w
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -107,10 +106,9 @@ class TimeLeft:
     def __init__(self, config: Config, schedule: Schedule) -> None:
         self._rest, self._took = Rest(config, schedule), StepSeconds()
 
-    def after(self, record: StepRecord, seconds: float) -> Callable[[], float | None]:
-        """Return what says the seconds left after a step, which took so many."""
+    def after(self, record: StepRecord, seconds: float) -> float | None:
+        """Return the seconds left after a step, which took so many; None after the first."""
         shape = record.rows or 0, record.length or 0
         if self._took.begin():  # the first step only warms up
             self._took.take(self._rest.flops(*shape), seconds)
-        rest = self._rest.after(record.step, record.tokens or 0, shape)
-        return lambda: self._took.of(*rest)
+        return self._took.of(*self._rest.after(record.step, record.tokens or 0, shape))

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TextIO, cast
@@ -67,17 +67,10 @@ def say(notes: Iterable[str]) -> None:
         note(text)
 
 
-Left = Callable[[], float | None]  # seconds; None: nothing is known yet
-
-
-def no_estimate() -> None:
-    """Know nothing of the seconds left."""
-
-
 class Line:
     """Where work reports how far it is; this one prints nothing, for other ranks and libraries."""
 
-    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
+    def update(self, done: int, text: str, left: float | None = None) -> None:
         """Show how much is done, `text` beside it, and the seconds left, else by the mean."""
 
     def say(self, text: str) -> None:
@@ -91,9 +84,9 @@ class Bar(Line):
     bar: Progress
     task: TaskID
 
-    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
+    def update(self, done: int, text: str, left: float | None = None) -> None:
         """Redraw the line."""
-        self.bar.update(self.task, completed=done, text=escape(text), left=left())
+        self.bar.update(self.task, completed=done, text=escape(text), left=left)
 
     def say(self, text: str) -> None:
         """Print above the line."""
@@ -108,17 +101,16 @@ class Lines(Line):
         self._began, self._printed = time.monotonic(), 0.0
         self._first: int | None = None  # what was done already when this process began
 
-    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
+    def update(self, done: int, text: str, left: float | None = None) -> None:
         """Print a line if the last one is long ago."""
         now = time.monotonic()
         self._first = done if self._first is None else self._first
         if now - self._printed < PLAIN_SECONDS:
             return
         self._printed = now
-        seconds = left()
-        if seconds is None and (new := done - self._first):
-            seconds = (self._total - done) * (now - self._began) / new
-        shown = "" if seconds is None else f"{clock_time(seconds)} left"
+        if left is None and (new := done - self._first):
+            left = (self._total - done) * (now - self._began) / new
+        shown = "" if left is None else f"{clock_time(left)} left"
         self.say(f"{100 * done // max(1, self._total):3d}%  {text}  {shown}")
 
     def say(self, text: str) -> None:
