@@ -46,7 +46,7 @@ class Pretrained:
     def gpt(self) -> GPT:
         """Return the model, dropout off; it shares its weights with this value."""
         with torch.device("meta"):  # initial weights would be drawn to be thrown away
-            model = GPT.of(self.shape)
+            model = GPT(self.shape)
         model.load_state_dict(self.weights, assign=True)
         return model.eval()
 

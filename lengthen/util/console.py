@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TextIO, cast
@@ -67,10 +67,17 @@ def say(notes: Iterable[str]) -> None:
         note(text)
 
 
+Left = Callable[[], float | None]  # seconds; None: nothing is known yet
+
+
+def no_estimate() -> None:
+    """Know nothing of the seconds left."""
+
+
 class Line:
     """Where work reports how far it is; this one prints nothing, for other ranks and libraries."""
 
-    def update(self, done: int, text: str, left: float | None = None) -> None:
+    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
         """Show how much is done, `text` beside it, and the seconds left, else by the mean."""
 
     def say(self, text: str) -> None:
@@ -83,10 +90,13 @@ class Bar(Line):
 
     bar: Progress
     task: TaskID
+    refresh: bool  # at once, as no thread does it
 
-    def update(self, done: int, text: str, left: float | None = None) -> None:
+    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
         """Redraw the line."""
-        self.bar.update(self.task, completed=done, text=escape(text), left=left)
+        self.bar.update(self.task, completed=done, text=escape(text), left=left())
+        if self.refresh:
+            self.bar.refresh()
 
     def say(self, text: str) -> None:
         """Print above the line."""
@@ -101,16 +111,17 @@ class Lines(Line):
         self._began, self._printed = time.monotonic(), 0.0
         self._first: int | None = None  # what was done already when this process began
 
-    def update(self, done: int, text: str, left: float | None = None) -> None:
+    def update(self, done: int, text: str, left: Left = no_estimate) -> None:
         """Print a line if the last one is long ago."""
         now = time.monotonic()
         self._first = done if self._first is None else self._first
         if now - self._printed < PLAIN_SECONDS:
             return
         self._printed = now
-        if left is None and (new := done - self._first):
-            left = (self._total - done) * (now - self._began) / new
-        shown = "" if left is None else f"{clock_time(left)} left"
+        seconds = left()
+        if seconds is None and (new := done - self._first):
+            seconds = (self._total - done) * (now - self._began) / new
+        shown = "" if seconds is None else f"{clock_time(seconds)} left"
         self.say(f"{100 * done // max(1, self._total):3d}%  {text}  {shown}")
 
     def say(self, text: str) -> None:
@@ -133,8 +144,11 @@ class _Left(TimeRemainingColumn):
 
 
 @contextmanager
-def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
-    """Open a progress line over `total` units on the error stream, so that output stays clean."""
+def line(total: int, label: str, *, shown: bool = True, own_thread: bool = True) -> Iterator[Line]:
+    """Open a progress line over `total` units on the error stream, so that output stays clean.
+
+    A live one is redrawn by a thread, or at each update: a thread would be forked into processes.
+    """
     console = ErrorStream()
     if not shown:
         yield Line()
@@ -143,5 +157,6 @@ def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     else:
         left = (TextColumn("{task.fields[text]}"), _Left())
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *left)
-        with Progress(*columns, console=console) as bar:
-            yield Bar(bar, bar.add_task(escape(label), total=total, text="", left=None))
+        with Progress(*columns, console=console, auto_refresh=own_thread) as bar:
+            task = bar.add_task(escape(label), total=total, text="", left=None)
+            yield Bar(bar, task, refresh=not own_thread)

@@ -314,7 +314,7 @@ def test_another_store_takes_the_place_of_the_recorded_one(tmp_path: Path) -> No
         (
             "laptop-2min",
             {"pacing": 8},
-            "pacing: must be a table or a pacing, got 8",
+            "pacing: must be a table or a pacing, whose kind is constant, linear",
         ),
         ("laptop-2min", {"pacing": 8, "pacing.start": 8}, "pacing.start: is set twice"),
         ("laptop-2min", {"pacing.start": object()}, "pacing.start: must be"),
