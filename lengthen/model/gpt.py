@@ -100,19 +100,18 @@ class GPT(nn.Module):
         Matrices from N(0, init_std), those that write into the residual stream from
         N(0, init_std / sqrt(2 layers)); biases 0, gains 1.
         """
-        residual_std = self.shape.init_std / (2 * len(self.blocks)) ** 0.5
+        std = self.shape.init_std
+        residual_std = std / (2 * len(self.blocks)) ** 0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            std = (
-                residual_std
-                if name.endswith(("out.weight", "down.weight"))
-                else self.shape.init_std
-            )
+            is_residual = name.endswith(("out.weight", "down.weight"))
             # Drawn where the generator lives: a GPU's own numbers would make another model.
             drawn = torch.empty(parameter.shape, device=generator.device)
-            parameter.copy_(drawn.normal_(0.0, std, generator=generator))
+            parameter.copy_(
+                drawn.normal_(0.0, residual_std if is_residual else std, generator=generator)
+            )
 
     def forward(self, inputs: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
         """Return the sum of the cross-entropies in nats: float32, or float64 for a float64 model.

@@ -110,7 +110,7 @@ def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], mo
 
 def kept(switches: dict[str, Any]) -> float:
     """Return the widths per token that a forward pass keeps for the backward pass."""
-    gpt = GPT(width=128, heads=4, length=256, vocabulary=64, **switches)
+    gpt = GPT(Model(width=128, heads=4, length=256, vocabulary=64, **switches))
     own = {parameter.untyped_storage().data_ptr() for parameter in gpt.parameters()}
     storages: dict[int, int] = {}
     tokens = torch.zeros((4, 256), dtype=torch.int64)

@@ -272,10 +272,8 @@ def test_the_first_loss_is_that_of_guessing() -> None:
 @pytest.mark.filterwarnings("default")  # the compiler warns of its own insides
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_warmup_makes_at_most_four_graphs() -> None:
-    model, plain = (
-        GPT(Model(layers=2, width=32, heads=2, length=256, vocabulary=64, init_std=0.2))
-        for _ in range(2)
-    )
+    shape = Model(layers=2, width=32, heads=2, length=256, vocabulary=64, init_std=0.2)
+    model, plain = GPT(shape), GPT(shape)
     for each in (model, plain):
         each.initialise(torch.Generator().manual_seed(0))
     compile_blocks(model)
