@@ -7,7 +7,8 @@ One model of about 10 million parameters (10 layers, width 256, vocabulary 8192)
 float32, at the trainer's own passes. Without means the very same trainer, of which this file takes
 away the reduction of the second moment, the loss ratio, the step's record and its line in the log.
 What is taken away is also timed by itself, as two steps may differ by more than that. The probe
-is apart, at its default: every 10 steps, 8 sequences.
+is apart, at its default: every 10 steps, 8 sequences. So are the largest logit and the update RMS,
+at theirs: their own work over a whole step, also with one row of 4096 tokens.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,20 +29,21 @@ from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
 from lengthen.core.schedule import StepPlan
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.data.stream import Step
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
-from lengthen.model.optim import AdamW, second_moment_scale
+from lengthen.model.gpt import Block
+from lengthen.model.optim import second_moment_scale, update_rms
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import StepRecord, to_json
-from lengthen.training import trainer as step_of
+from lengthen.training.monitor import StabilityMonitor
 from lengthen.training.trainer import StepResult, Trainer
 from lengthen.util.disk import Disk
 
 TOKENS, LENGTH = 4096, 256  # of a step, of a row
 LAYERS, WIDTH, HEADS = 10, 256, 4
 BAR = 2.0  # percent of a step
+BAR_OF_LOOKS = 1.0
 
 
 class NoRatio(LowestLoss):
@@ -56,15 +58,26 @@ class NoRatio(LowestLoss):
         return self
 
 
+class Nothing(StabilityMonitor):
+    """A monitor that measures nothing."""
+
+    def begin(self, step: int) -> None:
+        """Do nothing."""
+
+    def take(self, *, counts: bool) -> None:
+        """Do nothing."""
+
+    def measures(self, finite: Tensor) -> dict[str, Tensor]:
+        """Return nothing."""
+        return {}
+
+
 class Unwatched(Trainer):
     """The trainer without its monitor; clipping and the finite check stay, as they change steps."""
 
-    def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
-        with patch.object(step_of, "second_moment_scale", self._nothing):
-            return super()._update(total, grad_norm, step)
-
-    def _nothing(self, optimizer: AdamW) -> Tensor:
-        return torch.zeros(2)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.monitor = Nothing(self.config.monitor, self.model, self.optimizer, self.context)
 
     def _record(
         self, shape: StepPlan, result: StepResult, ratio: float | None, joined: float
@@ -72,14 +85,14 @@ class Unwatched(Trainer):
         return StepRecord(step=1, loss=0.0)
 
 
-def configured(folder: Path) -> tuple[Config, Store]:
+def configured(folder: Path, length: int = LENGTH) -> tuple[Config, Store]:
     """Return the configuration, agreed with the store in `folder`."""
     config = build(
         {
             "data": {"path": str(folder / "store")},
-            "model": {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "length": LENGTH},
+            "model": {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "length": length},
             "pacing": {"kind": "constant"},
-            "batch": {"rows": TOKENS // LENGTH},
+            "batch": {"rows": TOKENS // length},
             "optimizer": {"learning_rate": 1e-4},
             "budget": {"tokens": 10**12},
         }
@@ -122,6 +135,33 @@ def alone(trainer: Trainer, path: Path) -> float:
     return figure(taken).median
 
 
+def looks(trainer: Trainer) -> Callable[[], object]:
+    """Return the work that a step with the largest logit and the update RMS has more."""
+    shape, block = trainer.config.model, trainer.model.blocks[0]
+    assert isinstance(block, Block)
+    rows = max(1, trainer.micro_tokens // shape.length)
+    read = torch.randn(rows, shape.length, shape.width)
+
+    def look() -> None:
+        for _ in range(TOKENS // (rows * shape.length)):
+            block.largest_logit(read, None)
+        update_rms(trainer.optimizer)
+
+    return look
+
+
+def measure_looks(folder: Path, length: int, rounds: int) -> None:
+    """Print the share of the largest logit and the update RMS in their interval of steps."""
+    config, store = configured(folder, length)
+    bare = built(Unwatched, config, store)
+    bare.step()
+    seconds = seconds_in_rounds({"step": bare.step, "looks": looks(bare)}, rounds)
+    share, every = ratio(seconds["looks"], seconds["step"]), config.monitor.every_steps
+    print(f"  logits and updates at length {length}: {share} steps, every {every} steps")
+    print(f"  bar {BAR_OF_LOOKS} %")
+    report(f"LOOKS_PERCENT_{length}", 100 * share.median / every)
+
+
 def measure(folder: Path, rounds: int) -> None:
     """Print the monitor's share of a step, and the probe's."""
     config, store = configured(folder)
@@ -159,6 +199,8 @@ def main() -> None:
     options = parser.parse_args()
     with real_store() as folder:
         measure(folder, options.rounds)
+        for length in (LENGTH, TOKENS):
+            measure_looks(folder, length, options.rounds)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tests.ways_out import WAY_OUT, _texts_of, taken, ways_out
 NONE = {
     "\nAny setting can follow as --table.setting VALUE, under the name it has in TOML:\n"
     "  --pacing.start 8 --batch.rows 64 --budget.tokens 20M --run.precision bf16\n",
-    "token store; `--data` sets it",
+    "token store, as `--data` says",
     "ways to split",
     "set SHA-256",
     "set {}: {}; {}",

@@ -31,8 +31,6 @@ EXCLUSIVE = {
     "evaluation": ("every_steps", "every_tokens"),
 }
 
-# Values that earlier versions wrote -> those that took their place.
-REPLACED = {"run.compile": {True: '"on"', False: '"off"'}}
 # The settings of each table; of pacing, those of all kinds.
 NAMES = {n: set(getattr(f.annotation, "model_fields", ())) for n, f in Config.model_fields.items()}
 NAMES["pacing"] = {field.name for kind in KINDS.values() for field in fields(kind)}
@@ -246,8 +244,8 @@ def _tables_of(source: Source) -> Tables:
         # A table of a function has its name alone.
         own = {"pacing": source.pacing} if isinstance(source.pacing, Custom) else {}
         return source.tables() | own
-    if isinstance(source, str) and source in RECIPES:
-        return RECIPES[source]()
+    if str(source) in RECIPES:
+        return RECIPES[str(source)]()
     path = as_path("recipe", source)
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
@@ -341,6 +339,4 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
     rule = ", or ".join(dict.fromkeys(words))
     if error["type"] == "missing":
         return SettingError(name, rule)
-    value = error["input"]
-    now = REPLACED.get(name, {}).get(value) if isinstance(value, bool) else None
-    return SettingError(name, rule, value, f"{value} is {now} now" if now else "")
+    return SettingError(name, rule, error["input"])

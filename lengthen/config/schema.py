@@ -53,7 +53,7 @@ def read_pacing(table: object) -> object:
     if isinstance(table, (*get_args(Pacing), Custom)):
         return table
     if not isinstance(table, dict):
-        raise ValueError("must be a table or a pacing")
+        raise ValueError(f"must be a table or a pacing, whose kind is {', '.join(KINDS)}")
     kind = KINDS.get(str(table.get("kind")))
     if table.get("kind") == Custom.kind:
         hint = 'give it in Python: settings={"pacing": Custom(function, end=...)}'

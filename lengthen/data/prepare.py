@@ -20,7 +20,7 @@ from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
 from lengthen.util.disk import Disk, PathOrPaths, as_path, temporary_beside
 from lengthen.util.errors import StorageError
-from lengthen.util.tables import Printable
+from lengthen.util.tables import Printable, counted
 
 NAMED = 100  # sources that the manifest names
 
@@ -56,15 +56,15 @@ class Summary(Printable):
         lines = [
             f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}",
             *(
-                f"{name}: {split.tokens} tokens of {split.documents} documents, "
+                f"{name}: {split.tokens} tokens of {counted(split.documents, 'document')}, "
                 f"{split.text_bytes} bytes of text"
                 for name, split in (("train", manifest.train), ("valid", manifest.valid))
             ),
             *self.splits,
             f"left out: {made.left_out()}",
             *(f"  {problem}" for problem in self.problems),
-            f"repeated: {made.repeated} documents; {made.leaked} validation documents are also in "
-            "the training part",
+            f"repeated: {counted(made.repeated, 'document')}; of the validation part "
+            f"{counted(made.leaked, 'document')} also in the training part",
             f"lost by the tokenizer: {made.lost} of {made.compared} characters compared"
             f"{self.lost}, {made.unknown} unknown tokens",
             f"special tokens spelled in the text: {made.spelled}, kept as ordinary text"
@@ -242,12 +242,12 @@ def _tokenizer(corpus: Corpus, progress: bool) -> TextTokenizer:
     spec, separator = corpus.options.tokenizer, corpus.options.separator
     if not needs_sample(spec, separator):
         return resolve(spec, separator=separator)
-    with bar.line(corpus.size, "tokenizer", shown=progress) as line:
-        line.say(f"reading a sample for {spec}")
-        sample = corpus.sample()
-        line.say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
-        with library_threads(True):
-            return resolve(spec, sample, separator)
+    say = bar.note if progress else lambda _: None
+    say(f"reading a sample for {spec}")
+    sample = corpus.sample()
+    say(f"learning {spec} from {sum(map(len, sample)) / 1e6:.1f} million characters")
+    with library_threads(True):
+        return resolve(spec, sample, separator)
 
 
 def _spool_stdin(folder: Path, options: PrepareOptions, disk: Disk) -> Source | None:

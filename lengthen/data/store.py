@@ -30,6 +30,7 @@ from lengthen.data.tokenizer_files import (
 from lengthen.util.disk import as_path, read_limited
 from lengthen.util.errors import DataError
 from lengthen.util.manifest import damage
+from lengthen.util.tables import counted
 
 FORMAT = 1
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
@@ -96,8 +97,8 @@ class Provenance(ManifestModel):
     def left_out(self) -> str:
         """Say in a few words what is not in the store."""
         return (
-            f"{self.empty} empty documents, {self.skipped} that could not be read, "
-            f"{self.ignored} files of other formats, {self.held_out} of held-out splits"
+            f"{counted(self.empty, 'empty document')}, {self.skipped} that could not be read, "
+            f"{counted(self.ignored, 'file')} of other formats, {self.held_out} of held-out splits"
         )
 
 

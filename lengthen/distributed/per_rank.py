@@ -25,7 +25,8 @@ GATHERED_LAYERS = 2  # whole at a time: the one that computes, and the next one 
 COLUMNS = ("ranks", "peak", "state", "accumulated", "gathered", "activations", "sent")
 NOTE = (
     "Of the rank that has most, in GB, at full length. Peak is that of a step, beside PyTorch "
-    "itself and what its allocator wastes; sent is by rings, in a step."
+    "itself and what its allocator wastes; sent is by rings, in a step. The plan's own memory is "
+    "that of one process on a processor, with what its heap wastes."
 )
 
 

@@ -25,10 +25,10 @@ from lengthen.evaluation.results import Outcome, Result
 from lengthen.evaluation.tables import tables
 from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS, WIKITEXT
 from lengthen.evaluation.wikitext103 import wikitext103
-from lengthen.util.console import say
+from lengthen.util.console import note, say
 from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path
 from lengthen.util.errors import MemoryLimitError, SettingError, nearest
-from lengthen.util.tables import Printable, Table
+from lengthen.util.tables import Printable, Table, counted
 
 ALL = "all"
 VALID = "valid"
@@ -168,6 +168,7 @@ def _evaluate_each(
         loaded = load(model, precision)
         say(loaded.notes)
         for task in tasks:
+            note(_announcement(task, loaded.model, options))
             outcome = _run(task, model, loaded, options, data)
             asked = options_of(task, options)
             precision_used = loaded.model.context.precision
@@ -176,6 +177,17 @@ def _evaluate_each(
             )
             results.add(Disk(), model.results, result)
             yield model, result
+
+
+def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
+    """Return what is about to be evaluated, and how large it is."""
+    parameters = sum(weights.numel() for weights in model.gpt.parameters())
+    items = f"the first {counted(options.limit, 'item')}" if options.limit else "all items"
+    size = ""
+    if task in FILES:
+        files = FILES[task].require(options.sets)[1]
+        size = f" of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+    return f"{model.name} ({parameters:,} parameters): {task}, {items}{size}"
 
 
 def _run(

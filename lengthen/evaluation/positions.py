@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from lengthen.evaluation.results import (
 )
 from lengthen.model.gpt import GPT
 from lengthen.model.loss import CHUNK
+from lengthen.util.console import clock_time, note
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import DataError
+from lengthen.util.tables import counted
 
 SHARES = (8, 4, 2)  # of the full length, as divisors: the shorter windows
 BANDS = 4  # in each doubling of the position
@@ -48,6 +51,11 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
     sequences = min(sequences, options.limit or sequences)
     shorter = [size for share in SHARES if (size := length // share)]
     rows = max(1, model.micro_tokens // length)
+    one = partial(validation_loss, model.gpt, store.valid, full_length=length, rows=1)
+    tried = [(one(sequences=1, context=model.context), time.monotonic()) for _ in range(2)]
+    seconds = (tried[1][1] - tried[0][1]) * sequences * (1 + len(shorter))
+    read = f"{counted(sequences, 'sequence')}, {sequences * length:,} tokens"
+    note(f"valid: {read}, about {clock_time(seconds)} by a trial of one")
     batches = itertools.count()
     with progress_line((1 + len(shorter)) * sequences * length, "valid") as progress:
 

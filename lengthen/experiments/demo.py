@@ -32,6 +32,7 @@ from lengthen.util.tables import Table, show
 TEXT_BYTES = 2_500_000
 LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
 VOCABULARY = 2048
+SHORT = 600_000  # tokens of a text that ends before, or soon after, the length is full
 # Everything that a demo writes into its directory.
 OWN = {"library.jsonl", "store", "baseline", "SLW", "rows-warmup", "picture.svg", "report.html"}
 
@@ -85,7 +86,8 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     store, length = Store.open(out / "store"), SETTINGS["model"]["length"]
     epoch = (len(store.train) - 1) // length * length
     data = {"data": {"path": str(store.path.resolve())}, "budget": {"tokens": epoch}}
-    comparison = comparison_of(SETTINGS, "demo", data)
+    pacing = SETTINGS["pacing"] | ({"duration": "50%"} if epoch < SHORT else {})
+    comparison = comparison_of({**SETTINGS, "pacing": pacing}, "demo", data)
     directories = [out / run.variant.replace(" ", "-") for run in comparison.runs]
     for run, directory in zip(comparison.runs, directories, strict=True):
         show([f"3. train   {run.variant}"])

@@ -50,6 +50,9 @@ class DataPlan:
     min_learning_rate: float = 0.0  # as a share of the optimizer's own learning rate, the peak
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pacing, ByStep | Adaptive):
+            hint = f"one of {', '.join(kind.__name__ for kind in get_args(ByStep))}"
+            raise SettingError("pacing", "must be a pacing", self.pacing, hint)
         if isinstance(self.pacing, Adaptive):
             hint = "an adaptive one needs our own trainer, which observes losses"
             raise SettingError("pacing.kind", "must be decided by the step", "adaptive", hint)

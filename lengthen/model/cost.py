@@ -10,6 +10,7 @@ FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
 CHUNK = 512  # tokens whose logits exist at a time, as in model/loss.py
 LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
+ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # widths per token more; with both no more than with the norm
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
 ATTENTION_KEEPS = 3  # length * length matrices per head, which only dropout on a CPU brings back
 BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass and around the layers
@@ -88,7 +89,8 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
         return waste if FLOAT * block < MAPPED else 1
 
     vocabulary, width = _vocabulary(shape), shape.width
-    layer = LAYER_KEEPS * width
+    rotates = shape.positions == "rope"
+    layer = (LAYER_KEEPS + max(ROTATION_KEEPS * rotates, QK_NORM_KEEPS * shape.qk_norm)) * width
     if shape.dropout > 0:
         layer += DROPOUT_KEEPS * width + on_cpu * ATTENTION_KEEPS * shape.heads * shape.length
     kept = shape.layers * (width if recompute else layer)

@@ -21,7 +21,7 @@ from lengthen.training.minutes import in_tokens
 from lengthen.util.console import PLAIN_SECONDS
 from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
-from lengthen.util.tables import Table
+from lengthen.util.tables import Table, counted
 
 NOTE = "FLOP and seconds are of training alone: evaluation, probes and saves come on top."
 SOON = 1.0  # seconds of planning before the first note
@@ -187,7 +187,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         if corpus.dropped:
             leftovers = f"{corpus.dropped:,} tokens dropped"
     return [
-        ("steps", f"{plan.steps:,}"),
+        ("steps", f"{plan.steps:,}" + _cut(plan)),
         ("tokens", f"{plan.tokens:,}" + short * (plan.short_of_budget > 0)),
         ("lengths", _spread(plan.lengths)),
         ("shapes", f"{len(plan.shapes)} of (rows, length)"),
@@ -203,8 +203,8 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         (
             "memory",
-            f"{plan.memory / 1e9:.2f} GB with {plan.micro_tokens:,} tokens in a micro-batch"
-            + tried * forecast.decided_on_a_gpu,
+            f"{plan.memory / 1e9:.2f} GB on a processor with {plan.micro_tokens:,} tokens in a "
+            "micro-batch" + tried * forecast.decided_on_a_gpu,
         ),
         ("time", f"{in_units(forecast.duration)}{seconds}"),
         ("saved by the warmup", str(forecast.saving)),
@@ -214,11 +214,18 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     ]
 
 
+def _cut(plan: Plan) -> str:
+    before, last = plan.curve[max(0, len(plan.curve) - 2)], plan.curve[-1]
+    if last.length != before.length or last.rows >= before.rows:
+        return ""
+    return f", the last one with {counted(last.rows, 'row')}, which the budget leaves"
+
+
 def _spread(lengths: dict[int, int]) -> str:
     first, last = min(lengths), max(lengths)
     if first == last:
         return f"{first} at every step"
-    return f"{first} to {last}, {len(lengths)} of them; {lengths[last]:,} steps at {last}"
+    return f"{first} to {last}, {len(lengths)} of them; {counted(lengths[last], 'step')} at {last}"
 
 
 def _full(plan: Plan) -> str:
@@ -239,9 +246,9 @@ def _warmup(plan: Plan) -> str:
     whole = plan.schedule.warmup_steps
     if whole == 0:
         return f"none: {plan.schedule.learning_rate:g} from the first step on"
-    took = f"{plan.warmup_steps:,} steps, {plan.warmup_tokens:,} tokens"
+    took = f"{counted(plan.warmup_steps, 'step')}, {counted(plan.warmup_tokens, 'token')}"
     if plan.warmup_steps < whole:
-        return f"{took}: the budget ends before its {whole:,} steps"
+        return f"{took}: the budget ends before its {counted(whole, 'step')}"
     return f"{took}, up to {plan.schedule.learning_rate:g}"
 
 
@@ -262,7 +269,7 @@ def in_units(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return counted(seconds, "second")
 
 
 def table(forecasts: Sequence[Forecast]) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from lengthen.reporting.curves import Mark
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.metrics import Metrics
-from lengthen.util.tables import Table, number
+from lengthen.util.tables import Table, counted, number
 
 NOTE = (
     "Circles are of adaptive pacings: along the length a full one where it grew, an empty one "
@@ -19,7 +19,8 @@ def decided(metrics: Metrics) -> Iterator[Mark]:
     for one in metrics.observations:
         text = f"stayed at {one.length}"
         if one.grew:
-            text = f"grew from {one.length} to {one.next_length} after {one.steps_at_length} steps"
+            after = counted(one.steps_at_length, "step")
+            text = f"grew from {one.length} to {one.next_length} after {after}"
         yield Mark(one.step, one.next_length, f"{text}, {_observed(one.loss)}", hollow=not one.grew)
 
 

@@ -17,7 +17,7 @@ from lengthen.evaluation import tables as evaluations
 from lengthen.reporting import comparability, decisions
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.losses import final_losses
-from lengthen.util.tables import Table, number
+from lengthen.util.tables import Table, counted, number
 
 SPIKE_ROWS = 24  # of the table of spikes; many runs show fewer each
 NO_GOAL = "No loss to reach: the first run has no finite validation loss."
@@ -58,8 +58,8 @@ def block(name: str, summary: Summary) -> Iterator[str]:
         at = "" if summary.best_step is None else f" at step {summary.best_step:,}"
         last = number(summary.last_loss, missing="not finite")
         yield f"  validation loss {last}, {best}{at}"
-    sides = [("evaluations", summary.evaluating), ("probes", summary.probing)]
-    sides.append(("observations", summary.observing))
+    sides = [("evaluation", summary.evaluating), ("probe", summary.probing)]
+    sides.append(("observation", summary.observing))
     if beside := [_side(what, side) for what, side in sides if side.count]:
         yield f"  apart from training: {', '.join(beside)}"
     if summary.unreadable:
@@ -72,7 +72,7 @@ def _amounts(tokens: float | None, seconds: float | None) -> str:
 
 
 def _side(what: str, side: Side) -> str:
-    return f"{side.count:,} {what} ({_amounts(side.tokens, side.seconds)})"
+    return f"{counted(side.count, what)} ({_amounts(side.tokens, side.seconds)})"
 
 
 def _unlike_probes(runs: Sequence[NamedRun]) -> str:

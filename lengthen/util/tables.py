@@ -103,10 +103,9 @@ def _stacked(columns: Sequence[Column], width: int) -> list[str]:
     names, *rows = zip(*columns, strict=True)
     lines = []
     for row in rows:
-        lines += wrapped(row[0], width)
-        for name, cell in zip(names[1:], row[1:], strict=True):
-            text = f"{name}: {cell}" if name else cell
-            lines += wrapped(GAP + text, width, subsequent_indent=2 * GAP)
+        for number, (name, cell) in enumerate(zip(names, row, strict=True)):
+            text = GAP * (number > 0) + (f"{name}: {cell}" if name else cell)
+            lines += wrapped(text, width, subsequent_indent=2 * GAP)
     return lines
 
 
@@ -155,6 +154,11 @@ class Printable:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def counted(count: float, what: str) -> str:
+    """Return a number of things in words, such as "1 step" and "2 steps"."""
+    return f"{count:,.0f} {what}{'s' * (count != 1)}"
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:

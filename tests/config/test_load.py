@@ -73,7 +73,7 @@ MISTAKES = [
     ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
     ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be 'auto', 'off' or 'on', got 'perhaps'"),
-    ("run", "compile", True, 'got True; True is "on" now'),
+    ("run", "compile", True, "run.compile: must be 'auto', 'off' or 'on', got True"),
     ("budget", "passes", 1, "budget.passes: no such setting, got 1; use budget.epochs"),
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
@@ -314,7 +314,7 @@ def test_another_store_takes_the_place_of_the_recorded_one(tmp_path: Path) -> No
         (
             "laptop-2min",
             {"pacing": 8},
-            "pacing: must be a table or a pacing, got 8",
+            "pacing: must be a table or a pacing, whose kind is constant, linear",
         ),
         ("laptop-2min", {"pacing": 8, "pacing.start": 8}, "pacing.start: is set twice"),
         ("laptop-2min", {"pacing.start": object()}, "pacing.start: must be"),

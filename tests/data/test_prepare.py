@@ -149,7 +149,7 @@ def test_the_summary_counts_what_is_there_and_what_is_left_out(tmp_path: Path) -
     assert (made.empty, made.skipped, made.ignored, made.files) == (2, 2, 1, 2)
     assert "a.jsonl line 5: not JSON" in summary.problems[0]
     assert "b.txt line 1, byte 0: invalid UTF-8" in summary.problems[1]
-    assert "2 empty documents, 2 that could not be read, 1 files of other formats" in str(summary)
+    assert "2 empty documents, 2 that could not be read, 1 file of other formats" in str(summary)
     assert "no validation part" in str(summary)
 
 
@@ -222,7 +222,7 @@ class TestTwice:
         valid = write(tmp_path / "valid.jsonl", as_lines(["one of its own\n" * 9, "short"]))
         summary = stored([train], tmp_path / "out", valid_files=[valid])
         assert summary.manifest.made.leaked == 1
-        assert "1 validation documents are also in the training part" in str(summary)
+        assert "of the validation part 1 document also in the training part" in str(summary)
 
 
 def test_one_line_leaves_a_validation_part_and_what_cannot_gets_advice_that_works(

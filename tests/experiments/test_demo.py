@@ -6,12 +6,13 @@ import pytest
 
 from lengthen.experiments import demo as whole
 from lengthen.experiments.demo import SETTINGS, demo
+from lengthen.run.metrics import read_metrics
 from lengthen.util.errors import SettingError
 
 TINY = {
     **SETTINGS,
     "model": {"layers": 1, "width": 16, "heads": 2, "length": 64},
-    "pacing": {"kind": "linear", "start": 8, "duration": 8},
+    "pacing": {"kind": "linear", "start": 8, "duration": 1000},
     "batch": {"rows": 8},
     "evaluation": {"every_tokens": 2000, "tokens": 512},
 }
@@ -27,6 +28,10 @@ def test_it_ends_with_a_table_a_page_and_what_the_length_alone_has_changed(
     output = capsys.readouterr().out
     for shown in ("One text, one budget", "rows warmup", "the part of the length.", "One seed:"):
         assert shown in " ".join(output.split())
+    # Of a short text, too, the warmup comes to its end, and the sample begins with no code.
+    length = TINY["model"]["length"]
+    assert read_metrics(out / "SLW").steps[-1].length == length
+    assert output.splitlines()[-1] == f"Next:    lengthen sample {out / 'SLW'}"
     assert {path.name for path in out.iterdir()} == whole.OWN - {"library.jsonl"}
     assert "First evaluation at or below a validation loss" in (out / "report.html").read_text()
     with pytest.raises(SettingError, match="--overwrite replaces the earlier demo"):

@@ -57,6 +57,7 @@ def test_a_directory_that_holds_other_runs_or_a_packed_study(
     "give an equal budget.tokens instead of flops, or the lengths that it took in a run as "
     'pacing.kind = "staged"',
     "is a share of budget.tokens, which flops replaces; give steps",
+    "`lengthen plan` says how many they are",
 )
 def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Written) -> None:
     linear = 'pacing = { kind = "linear", start = 8, duration = 8 }'
@@ -70,6 +71,9 @@ def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Writ
         read_comparison(written(**{linear: adaptive, **flops}))
     assert read_comparison(written(**{linear: adaptive})).runs
     assert read_comparison(written(**{linear: staged, **flops})).runs
+    minutes = {"budget.tokens = 6000": "budget.minutes = 0.1"}
+    with pytest.raises(SettingError, match="`lengthen plan` says how many they are"):
+        read_comparison(written(**minutes))
     share = linear.replace("duration = 8", 'duration = "30%"')
     with pytest.raises(SettingError, match="which flops replaces; give steps"):
         read_comparison(written(**{linear: share, **flops}))

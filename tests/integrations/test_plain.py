@@ -130,6 +130,12 @@ def by_hundreds(step: int) -> int:
     return min(32, 8 + 8 * (step // 3))
 
 
+@pytest.mark.parametrize("pacing", ["linear", None, {"kind": "linear", "start": 8}, abs])
+def test_a_plan_of_what_is_no_pacing_names_the_pacings(pacing: Any) -> None:
+    with pytest.raises(SettingError, match="pacing: must be a pacing.*; one of Constant, Linear, "):
+        DataPlan(pacing=pacing, rows=16, budget=1000)
+
+
 def test_any_function_of_the_step_is_a_pacing_and_a_resumed_stream_must_have_it_again() -> None:
     plan = replace(PLAN, pacing=Custom(by_hundreds, end=32))
     stream = BatchStream(TOKENS, plan)

@@ -94,6 +94,38 @@ def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> No
         assert one == kept * 64 * 512 + logits + 2 * 60_000 * 64
 
 
+@pytest.mark.parametrize(
+    ("switches", "more"),
+    [
+        ({}, 0),
+        ({"positions": "rope"}, cost.ROTATION_KEEPS),
+        ({"qk_norm": True}, cost.QK_NORM_KEEPS),
+        ({"positions": "rope", "qk_norm": True}, cost.QK_NORM_KEEPS),
+    ],
+)
+def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], more: int) -> None:
+    one, three = (kept({**switches, "layers": layers}) for layers in (1, 3))
+    assert (three - one) / 2 == pytest.approx(cost.LAYER_KEEPS + more, abs=0.5)
+
+
+def kept(switches: dict[str, Any]) -> float:
+    """Return the widths per token that a forward pass keeps for the backward pass."""
+    gpt = GPT(width=128, heads=4, length=256, vocabulary=64, **switches)
+    own = {parameter.untyped_storage().data_ptr() for parameter in gpt.parameters()}
+    storages: dict[int, int] = {}
+    tokens = torch.zeros((4, 256), dtype=torch.int64)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = gpt(tokens, tokens)
+    assert loss.requires_grad
+    return sum(size for place, size in storages.items() if place not in own) / (4 * 128 * 4 * 256)
+
+
 MEASURED = [
     ({"layers": 6, "width": 256, "heads": 4, "length": 256, "vocabulary": 8192}, 4096),
     ({"layers": 2, "width": 256, "heads": 4, "length": 256, "vocabulary": 50257}, 2048),

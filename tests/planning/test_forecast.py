@@ -119,7 +119,7 @@ def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
             "warm-up of the learning rate",
             "none: 0.01 from the first step on",
         ),
-        ({}, "lowest learning rate", "0 after 10,000 tokens, where the budget ends"),
+        ({}, "lowest learning rate", "0.001 after 10,000 tokens, where the budget ends"),
         (
             {"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 20_000}},
             "lowest learning rate",
@@ -220,7 +220,9 @@ def auto(configured: Configure, **run: Any) -> Forecast:
 def test_auto_is_estimated_for_a_processor_by_its_caches(configured: Configure) -> None:
     found = auto(configured)
     assert found.plan.micro_tokens == CPU_MICRO_TOKENS
-    assert dict(lines(found))["memory"].endswith(" GB with 4,096 tokens in a micro-batch")
+    assert dict(lines(found))["memory"].endswith(
+        " GB on a processor with 4,096 tokens in a micro-batch"
+    )
 
 
 def test_auto_is_estimated_for_a_gpu_by_its_free_memory(

@@ -206,7 +206,7 @@ def test_what_an_adaptive_pacing_decided_is_a_circle_that_says_so(out: Path) -> 
     line, circles = shown.figures[at]["data"]
     assert (circles["x"], circles["y"]) == ([1, 2], [16, 16])
     assert circles["marker"]["symbol"] == ["circle", "circle-open"]
-    assert circles["text"][0] == "grew from 8 to 16 after 1 steps, observed 4.0000 nats"
+    assert circles["text"][0] == "grew from 8 to 16 after 1 step, observed 4.0000 nats"
     assert circles["legendgroup"] == line["legendgroup"]
     assert "Circles are of adaptive pacings" in out.read_text(encoding="utf-8")
     write(out, [run("a")], title="t")

@@ -13,6 +13,9 @@ from lengthen.evaluation.evaluate import FILES
 from tests.ways_out import takes
 from tests.ways_out.conftest import Cli
 
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
 IMPORT = "import hf --out imported --overwrite"
 SHORT = "--budget.tokens 1000 --batch.rows 4"
 
@@ -137,15 +140,16 @@ def test_sets_that_are_not_found_or_empty(
     for empty in ("", "\n \n"):
         Path("sets/lambada.jsonl").write_text(empty, encoding="utf-8")
         cli.refuses("fetch it again", "eval hf --tasks lambada --sets sets")
-    Path("sets/wiki.test.raw").write_text(" \n" * 200, encoding="utf-8")
-    cli.refuses("fetch it again", "eval hf --tasks wikitext103 --sets sets")
+    Path("sets/lambada.jsonl").unlink()
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), "sets/lambada.parquet")
+    cli.refuses("fetch it again, or name another by --sets", "eval hf --tasks lambada --sets sets")
+    Path("sets/lambada.parquet").unlink()
     Path("sets/lambada.jsonl").write_text(LAMBADA, encoding="utf-8")
     cli.works("eval hf --tasks lambada --sets sets")
     Path("others").mkdir()
     raw = " = Dog = \n \n" + "A lazy dog , seven wizards , a box . \n" * 9
     Path("others/wiki.test.raw").write_text(raw, encoding="utf-8")
     cli.works("eval hf --tasks wikitext103 --sets others")
-    Path("sets/wiki.test.raw").unlink()
     cli.works("eval hf --tasks all --sets sets")
 
 

@@ -89,6 +89,12 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
         other = ["--budget.epochs", "0.02"] if name == "budget.epochs" else []
         words = ["--data", "store", f"--{name}", VALUES[name], *other]
         cli.works(shlex.join(["plan", "tiny.toml", "--flops", "1T", *words]))
+    for theirs, ours in (
+        ("dataset", "use --data, a token store that `lengthen prepare` makes"),
+        ("resume-from-checkpoint", "use `lengthen resume RUN`"),
+        ("wandb", "use `lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics"),
+    ):
+        cli.refuses(ours, f"train tiny.toml --out new --quiet --{theirs}=store")
     cli.refuses("use --optimizer.learning_rate", f"{TRAIN} --lr 1e-3")
     cli.refuses("use optimizer.learning_rate", f"{TRAIN} --train.lr 1e-3")
     cli.works(f"{TRAIN} --optimizer.learning_rate 1e-3")
@@ -102,7 +108,7 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
     "import, then resume",
     "`lengthen settings TABLE` gives type, unit, default and meaning of each.",
     "one of {}",
-    "# {}; `lengthen settings TABLE` explains every setting\n\n{}",
+    "# {}; `lengthen settings TABLE` explains all\n\n{}",
     "Each has a twin NAME-baseline that trains at full length throughout. Parameters are with {} "
     "tokens where the store decides the vocabulary. Minutes are those at {} of the speed of matrix "
     "products, measured here for half a second; a small model reaches less. `lengthen plan RECIPE "
@@ -178,6 +184,7 @@ def test_pip_finds_every_package_that_is_named() -> None:
 
 @takes(
     "`lengthen report {}` reads its log",
+    "--figures DIR writes each figure as SVG and PNG",
     "overwrite=True replaces that run; or choose another, or resume its checkpoint",
     "take the mean of a tensor with more",
 )
@@ -191,6 +198,8 @@ def test_a_directory_that_another_loop_wrote(cli: Cli, run: Path) -> None:
     log.finish()
     cli.refuses("`lengthen report theirs` reads its log", "resume theirs")
     cli.works("report theirs")
+    cli.refuses("--figures DIR writes each figure as SVG and PNG", "report theirs --out a.png")
+    cli.works("report theirs --figures figures")
     with pytest.raises(SettingError, match="overwrite=True replaces that run; or choose another"):
         RunLog("theirs", plan)
     RunLog("theirs", plan, saved=saved).close()
@@ -221,7 +230,9 @@ def test_a_function_as_pacing(cli: Cli, run: Path) -> None:
 
 @takes(
     "give evaluation.every_steps or evaluation.every_tokens, not both",
-    "give budget.tokens or budget.epochs, one of the two",
+    "give budget.tokens, budget.epochs or budget.minutes, one of the three",
+    "is known in tokens only once `train` has tried steps; give budget.tokens",
+    "`lengthen plan` says how many",
     "needs a token store; give --data",
     "give a token store with --data.path DIR",
     "give a token store with --data, or --model.vocabulary N",
@@ -236,11 +247,16 @@ def test_settings_that_are_missing_or_one_too_many(cli: Cli, run: Path) -> None:
     bare = Path("tiny.toml").read_text(encoding="utf-8").replace("tokens = 2000", "")
     Path("bare.toml").write_text(bare, encoding="utf-8")
     train_bare = "train bare.toml --out new --quiet --overwrite"
-    cli.refuses("give budget.tokens or budget.epochs", f"{train_bare} --data store")
+    cli.refuses("give budget.tokens, budget.epochs or", f"{train_bare} --data store")
     cli.refuses("give a token store with --data.path DIR", f"{train_bare} --budget.tokens 1000")
-    for budget in ("--budget.tokens 1000", "--budget.epochs 0.02"):
+    for budget in ("--budget.tokens 1000", "--budget.epochs 0.02", "--budget.minutes 0.01"):
         cli.works(f"{train_bare} --data.path store {budget}")
+    cli.refuses("`lengthen plan` says how many", "resume run --quiet --budget.minutes 0.01")
     plan = "plan tiny.toml --flops 1T"
+    minutes = cli.works(f"{plan} --data store --budget.minutes 0.0001")
+    tokens = re.search(r"tokens +([0-9,]+)", minutes)
+    assert tokens, minutes
+    cli.works(f"resume run --quiet --budget.tokens {int(tokens[1].replace(',', '')) + 2000}")
     cli.refuses("give a token store with --data, or --model.vocabulary N", plan)
     cli.refuses("give --data", f"{plan} --model.vocabulary 257 --budget.epochs 0.02")
     assert "give --data to know" in cli.works(f"{plan} --model.vocabulary 257")

@@ -31,7 +31,7 @@ from lengthen.run.packed import is_packed, opened
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file, json_keys
-from lengthen.util.tables import Printable, Table
+from lengthen.util.tables import Printable, Table, counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ComparisonResult(Printable):
     @property
     def parts(self) -> list[Table | str]:
         """Tables, runs without an end, verdicts and notes, in the order that they are printed."""
-        early = f"{self.missing} runs have not come to their end: the verdicts are early ones"
+        early = f"{counted(self.missing, 'run')} still to be finished: the verdicts are early ones"
         lines = [*self.unfinished, *self.verdicts, *self.notes, *([early] if self.missing else [])]
         return [*self.tables, *lines, f"report  {self.page}"]
 

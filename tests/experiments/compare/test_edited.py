@@ -239,7 +239,7 @@ def test_a_crash_under_settings_that_the_file_no_longer_has_is_no_result(
     assert call(more('run.compile = "on"\n').write(file, store), out) == 0
     assert "slw/seed-1 crashed: run.compile: " in capsys.readouterr().out
     assert call(PLAIN.write(file, store), out, "--look") == 0
-    assert "2 runs have not come to their end" in (printed := capsys.readouterr().out)
+    assert "2 runs still to be finished" in (printed := capsys.readouterr().out)
     assert "crashed" not in printed
     assert call(file, out) == 0
     assert call(file, tmp_path / "new") == 0
