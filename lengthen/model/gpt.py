@@ -65,12 +65,8 @@ class Block(nn.Module):
     def largest_logit(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """Return the largest attention logit that the forward pass of `x` has: 0-d."""
         unshard(self)
-        device = x.device.type
-        low = torch.is_autocast_enabled(device)
-        # Its cache would give the forward pass weights that were cast here, without a gradient.
-        with torch.autocast(device, enabled=low, cache_enabled=False):
-            query, key, _ = self.attention.split(self.attention_norm(x), rotation)
-        with torch.autocast(device, enabled=False):
+        query, key, _ = self.attention.split(self.attention_norm(x), rotation)
+        with torch.autocast(x.device.type, enabled=False):
             return largest_logit(query, key)
 
 

@@ -18,7 +18,7 @@ from lengthen.distributed.memory import is_out_of_memory
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, read_metrics
 from lengthen.run.records import EvalRecord, Event, Record, StepRecord, to_json
-from lengthen.training.time_left import TimeLeft
+from lengthen.training.time_left import Rest, TimeLeft
 from lengthen.training.trainer import Trainer
 from lengthen.util import faults
 from lengthen.util.console import Line
@@ -77,7 +77,7 @@ class TrainingLoop:
         self._trainer, self._paths, self._log = trainer, paths, log
         self._stop, self._line, self._checkpoints = stop, line, checkpoints
         self._began = trainer.train_state
-        self._left = TimeLeft(trainer.config, trainer.schedule)
+        self._left = TimeLeft({"run": Rest(trainer.config, trainer.schedule)})
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
         self._evaluation: EvalRecord | None = None  # the last one of this process
@@ -138,8 +138,8 @@ class TrainingLoop:
         now = trainer.train_state
         if now.ledger.epoch > before.ledger.epoch:
             trainer.store.check_files()
-        left = self._left.after(record, now.seconds - before.seconds)
-        self._line.update(now.counters.tokens, self._progress(record), left)
+        self._left.learn("run", record)
+        self._line.update(now.counters.tokens, self._progress(record), self._left.seconds)
         return False
 
     def _write(self, record: Record | None) -> None:

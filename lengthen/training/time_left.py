@@ -7,7 +7,6 @@ fitted to the steps so far, so that short steps say what the long ones to come w
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -24,47 +23,28 @@ SPREAD = 0.01  # variance of the FLOP of a step, over their square, from which a
 
 @dataclass
 class StepSeconds:
-    """What the steps so far took, of several runs side by side too."""
+    """What the steps so far took, and the line through that."""
 
-    jobs: int = 1  # side by side
-    _began: float | None = None
-    _steps: int = 0
-    _flops: float = 0.0  # summed over the steps, as all of these
-    _seconds: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0  # summed over the steps, as all of these
+    _flops: float = 0.0
     _squares: float = 0.0
     _products: float = 0.0
 
-    def begin(self) -> bool:
-        """Count the time beside steps, in evaluations and saves, from the first call on.
-
-        Return whether it was an earlier one.
-        """
-        before, self._began = self._began, self._began or time.monotonic()
-        return before is not None
-
     def take(self, flops: int, seconds: float, steps: int = 1) -> None:
         """Learn the seconds of a step of so many FLOP, the mean of `steps` alike."""
-        self._steps += steps
+        self.steps += steps
+        self.seconds += steps * seconds
         self._flops += steps * flops
-        self._seconds += steps * seconds
         self._squares += steps * flops**2
         self._products += steps * flops * seconds
 
-    def of(self, steps: float, work: float) -> float | None:
-        """Return the seconds of so many steps with that FLOP in all; None before any step."""
-        if not self._steps or self._began is None:
-            return None
-        each, per_flop = self._fit()
-        wall = self.jobs * (time.monotonic() - self._began)
-        beside = max(0.0, wall - self._seconds) / self._steps
-        return (steps * (each + beside) + per_flop * work) / self.jobs
-
-    def _fit(self) -> tuple[float, float]:
+    def fit(self) -> tuple[float, float]:
         """Return the seconds of a step beside its arithmetic, and those of a FLOP."""
-        flops, seconds = self._flops / self._steps, self._seconds / self._steps
-        variance = self._squares / self._steps - flops**2
+        flops, seconds = self._flops / self.steps, self.seconds / self.steps
+        variance = self._squares / self.steps - flops**2
         if variance > SPREAD * flops**2:  # else it is nothing but noise
-            per_flop = (self._products / self._steps - flops * seconds) / variance
+            per_flop = (self._products / self.steps - flops * seconds) / variance
             each = seconds - per_flop * flops
             if per_flop >= 0 and each >= 0:
                 return each, per_flop
@@ -86,12 +66,11 @@ class Rest:
         pairs = zip(parts, self._each, strict=True)
         self._work = list(accumulate(part.steps * each for part, each in pairs))
 
-    def after(
-        self, step: int = 0, tokens: int = 0, shape: tuple[int, int] | None = None
-    ) -> tuple[float, float]:
-        """Return the steps after so many, the last one of that shape, and their FLOP in all."""
+    def after(self, last: StepRecord | None) -> tuple[float, float]:
+        """Return the steps after the `last` one, or all of them, and their FLOP in all."""
+        step, tokens = (last.step, last.tokens or 0) if last else (0, 0)
         if not self._ends:
-            rows, length = shape or self._first
+            rows, length = (last.rows or 1, last.length or 1) if last else self._first
             steps = (self._schedule.budget - tokens) / (rows * length)
             return steps, steps * self.flops(rows, length)
         part = bisect_right(self._ends, step)
@@ -102,15 +81,38 @@ class Rest:
 
 
 class TimeLeft:
-    """The seconds left of one run, which tells each of its steps."""
+    """How long runs will take still, `jobs` of them side by side; it learns from their steps."""
 
-    def __init__(self, config: Config, schedule: Schedule) -> None:
-        self._rest, self._took = Rest(config, schedule), StepSeconds()
+    def __init__(self, runs: dict[str, Rest], jobs: int = 1) -> None:
+        self._runs, self._jobs, self._took = runs, jobs, StepSeconds()
+        self._last: dict[str, StepRecord] = {}
+        self._began = 0.0  # with the first step seen: from here on evaluations and saves count too
 
-    def after(self, record: StepRecord, seconds: float) -> Callable[[], float | None]:
-        """Return what says the seconds left after a step, which took so many."""
-        shape = record.rows or 0, record.length or 0
-        if self._took.begin():  # the first step only warms up
-            self._took.take(self._rest.flops(*shape), seconds)
-        rest = self._rest.after(record.step, record.tokens or 0, shape)
-        return lambda: self._took.of(*rest)
+    def learn(self, run: str, now: StepRecord) -> None:
+        """Learn what the steps of a run since its last one took; the first only warms up."""
+        before, self._last[run] = self._last.get(run), now
+        if before is None:
+            self._began = self._began or time.monotonic()
+        elif now.step > before.step:
+            seconds, steps = (now.seconds or 0) - (before.seconds or 0), now.step - before.step
+            flops = self._runs[run].flops(now.rows or 0, now.length or 0)
+            self._took.take(flops, seconds / steps, steps)
+
+    def end(self, run: str) -> None:
+        """Leave out a run that has ended, at the end of its budget or before."""
+        del self._runs[run]
+
+    def work(self) -> tuple[float, float]:
+        """Return the steps to come of all runs, and their FLOP."""
+        rests = [rest.after(self._last.get(run)) for run, rest in self._runs.items()]
+        return sum(steps for steps, _ in rests), sum(flops for _, flops in rests)
+
+    def seconds(self) -> float | None:
+        """Return the seconds left; None before any step that counts."""
+        took = self._took
+        if not took.steps:
+            return None
+        (each, per_flop), (steps, flops) = took.fit(), self.work()
+        beside = self._jobs * (time.monotonic() - self._began) - took.seconds
+        each += max(0.0, beside) / took.steps
+        return (steps * each + per_flop * flops) / self._jobs

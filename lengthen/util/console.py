@@ -90,10 +90,13 @@ class Bar(Line):
 
     bar: Progress
     task: TaskID
+    refresh: bool  # at once, as no thread does it
 
     def update(self, done: int, text: str, left: Left = no_estimate) -> None:
         """Redraw the line."""
         self.bar.update(self.task, completed=done, text=escape(text), left=left())
+        if self.refresh:
+            self.bar.refresh()
 
     def say(self, text: str) -> None:
         """Print above the line."""
@@ -141,8 +144,11 @@ class _Left(TimeRemainingColumn):
 
 
 @contextmanager
-def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
-    """Open a progress line over `total` units on the error stream, so that output stays clean."""
+def line(total: int, label: str, *, shown: bool = True, own_thread: bool = True) -> Iterator[Line]:
+    """Open a progress line over `total` units on the error stream, so that output stays clean.
+
+    A live one is redrawn by a thread, or at each update: a thread would be forked into processes.
+    """
     console = ErrorStream()
     if not shown:
         yield Line()
@@ -151,5 +157,6 @@ def line(total: int, label: str, *, shown: bool = True) -> Iterator[Line]:
     else:
         left = (TextColumn("{task.fields[text]}"), _Left())
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *left)
-        with Progress(*columns, console=console) as bar:
-            yield Bar(bar, bar.add_task(escape(label), total=total, text="", left=None))
+        with Progress(*columns, console=console, auto_refresh=own_thread) as bar:
+            task = bar.add_task(escape(label), total=total, text="", left=None)
+            yield Bar(bar, task, refresh=not own_thread)

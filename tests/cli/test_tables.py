@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.live import Live
 
 import lengthen
 from lengthen.cli import commands
@@ -21,8 +19,6 @@ from lengthen.cli.main import main
 from lengthen.config.schema import Tables
 from lengthen.data.store import Store
 from lengthen.experiments import demo
-from lengthen.experiments.compare.file import read_comparison
-from lengthen.experiments.compare.run import _cell, _LiveTable
 from lengthen.experiments.tune.problem import Problem, define_problem
 from lengthen.experiments.tune.search import Setting
 from lengthen.reporting.watch import _facts, _views, drawn
@@ -208,22 +204,6 @@ def test_no_other_file_pads_text_to_columns_or_makes_a_table_of_rich() -> None:
         specs = [ast.unparse(one.format_spec) for one in formats if one.format_spec]
         assert not pads.search(source), path
         assert not [spec for spec in specs if re.search("[<>^]", spec)], path
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_table_of_a_comparison_that_trains_is_whole(
-    world: World, printed: dict[str, Printed], width: int
-) -> None:
-    assert "compare" in printed  # which has left its file and its runs
-    comparison, root = read_comparison(world.folder / "small.toml"), world.folder / "compared"
-    console = Console(file=io.StringIO(), width=width, height=99, force_terminal=True)
-    cells = {run.name: _cell(run.directory(root), run.config) for run in comparison.runs}
-    with console.capture() as captured, Live(console=console, auto_refresh=False) as live:
-        _LiveTable(comparison, cells, live).update([], "0:01:00 left")
-    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[\S*?[A-Za-z]", "", captured.get()))
-    assert all(len(line) <= width for line in lines)
-    for run in comparison.runs:
-        assert run.group in squeezed(" ".join(lines))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -15,7 +15,7 @@ from torch.profiler import profile
 from lengthen.config.schema import Config
 from lengthen.model import attention
 from lengthen.model.attention import largest_logit, rotated, rotation_at
-from lengthen.model.gpt import Block
+from lengthen.model.gpt import GPT, Block
 from lengthen.run.records import StepRecord, to_json
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure, trainer_of
@@ -70,6 +70,7 @@ def test_the_largest_logit_is_that_of_whole_matrices_in_float64(
         expected = plain_largest(trainer)
         record = trainer.step()
         assert record is not None
+        assert trainer.model.watched is None  # an evaluation looks at no logits
         if number % 3:
             assert not set(MEASURES) & set(to_json(record))
         else:
@@ -184,8 +185,14 @@ def test_any_number_of_ranks_measures_the_same(
         batch={"rows": 7, "micro_tokens": 64},
     )
 
+    def spoiled(model: torch.nn.Module, inputs: tuple[Any, ...], _loss: Tensor) -> None:
+        if not inputs[0].any():  # a blank row: no text has a token 0
+            assert isinstance(model, GPT)
+            model.largest_logit = torch.tensor(1e9, dtype=torch.float64)
+
     def measured() -> list[list[float]]:
         with joined_trainer(config) as trainer:
+            trainer.model.register_forward_hook(spoiled)
             return [measures_of(trainer.step()) for _ in range(4)]
 
     alone = trainer_of(config)

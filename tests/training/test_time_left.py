@@ -13,7 +13,7 @@ from lengthen.config.schema import Config
 from lengthen.core.schedule import StepPlan, steps
 from lengthen.model import cost
 from lengthen.run.records import StepRecord
-from lengthen.training.time_left import StepSeconds, TimeLeft
+from lengthen.training.time_left import Rest, TimeLeft
 from tests.conftest import Configure
 
 EVERY, BESIDE = 10, 0.004  # a probe comes after so many steps, and takes so many seconds
@@ -43,16 +43,16 @@ def run(
 ) -> Iterator[tuple[float, float | None]]:
     """Train on the clock; yield the time so far and the time left that is said, at every step."""
     schedule = config.schedule()
-    left, began = TimeLeft(config, schedule), clock.now
+    left, began, trained = TimeLeft({"run": Rest(config, schedule)}), clock.now, 0.0
     for counters, plan in list(steps(schedule))[first:]:
         seconds = seconds_of(config, plan, each) * (1 + 0.2 * (-1) ** counters.step)
         seconds *= 20 if counters.step == first else 1  # what it allocates
         clock.now += seconds
         after = schedule.after(counters, plan)
-        record = StepRecord(
-            step=after.step, tokens=after.tokens, rows=plan.rows, length=plan.length, loss=1.0
-        )
-        yield clock.now - began, left.after(record, seconds)()
+        trained += seconds
+        shape = {"rows": plan.rows, "length": plan.length, "seconds": trained}
+        left.learn("run", StepRecord(step=after.step, tokens=after.tokens, loss=1.0, **shape))
+        yield clock.now - began, left.seconds()
         clock.now += BESIDE if after.step % EVERY == 0 else 0.0
 
 
@@ -106,7 +106,8 @@ def test_a_resumed_run_counts_from_where_it_is(configured: Configure, clock: Clo
     assert half[1] == pytest.approx(said[-1][0] - half[0], rel=0.5)
 
 
-def test_nothing_is_said_before_a_step_that_counts(configured: Configure) -> None:
-    took = StepSeconds()
-    took.begin()
-    assert took.of(10, 1e9) is None
+def test_nothing_is_said_before_a_step_that_counts(configured: Configure, clock: Clock) -> None:
+    config = with_overrides(configured(), {"model": {"vocabulary": 257}})
+    said = list(run(config, clock, 0.01))
+    assert said[0][1] is None
+    assert said[1][1] is not None

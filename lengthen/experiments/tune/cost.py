@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from math import inf
 from pathlib import Path
-from statistics import LinearRegression, linear_regression
 
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
@@ -25,6 +24,7 @@ from lengthen.experiments.tune.search import (
 from lengthen.experiments.tune.trials import TrialResult, Work, evaluation_flops, step_flops
 from lengthen.planning.plan import Plan, plan
 from lengthen.run.attempts import read_attempts
+from lengthen.training.time_left import StepSeconds
 
 Price = Callable[[Setting], float]  # FLOP of a setting's trial, whatever its rate
 
@@ -162,11 +162,9 @@ def search_cost(
     work = sum((result.work for result in results), Work())
     config = whole_training(problem, setting)
     training, seconds = plan(config, config.model.length), None
-    if line := _line_through_steps(results):
-        seconds = sum(
-            span.steps * (line.slope * step_flops(config, span.rows, span.length) + line.intercept)
-            for span in spans(config.schedule())
-        )
+    if (took := _step_seconds(results)).steps:
+        each, per_flop = took.fit()
+        seconds = training.steps * each + per_flop * training.flops
     return SearchCost(
         trials=len(results),
         work=work,
@@ -180,26 +178,17 @@ def search_cost(
     )
 
 
-def _line_through_steps(results: Iterable[TrialResult]) -> LinearRegression | None:
-    """Fit the seconds of a step to its operations; None before any step.
-
-        seconds = slope * operations + intercept
+def _step_seconds(results: Iterable[TrialResult]) -> StepSeconds:
+    """Return what the steps of trials took.
 
     A short step takes longer than its operations say, so the speed at a short length is not that at
     a longer one, which no trial has come to.
     """
-    flops: list[int] = []
-    seconds: list[float] = []
+    took = StepSeconds()
     for result in results:
         before = 0.0
         for step in result.metrics.steps:
-            flops.append(step_flops(result.trial.config, step.rows or 0, step.length or 0))
-            seconds.append((step.seconds or 0.0) - before)
+            flops = step_flops(result.trial.config, step.rows or 0, step.length or 0)
+            took.take(flops, (step.seconds or 0.0) - before)
             before = step.seconds or 0.0
-    if not flops:
-        return None
-    if len(set(flops)) > 1:
-        line = linear_regression(flops, seconds)
-        if line.slope >= 0 and line.intercept >= 0:
-            return line
-    return linear_regression([0, *flops], [0.0, *seconds], proportional=True)
+    return took
