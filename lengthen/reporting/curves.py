@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot: its curves, and dashed lines across where those help to read it.
+    """A plot: its curves, and a dashed line across where one helps to read it.
 
     On a logarithmic axis only what is above zero has a place; the rest is left out.
     """
@@ -51,8 +51,7 @@ class Panel:
     x: str  # name of the axis; interactive panels with the same x zoom together
     y: str
     curves: Sequence[Curve]
-    threshold: float | None = None  # height of the dashed line
-    lesser: Sequence[float] = ()  # heights of fainter ones
+    threshold: float | None = None  # height of that line
     log_x: bool = False
     log_y: bool = False
 

@@ -137,11 +137,8 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
     axes.autoscale_view()
     _ticks(axes.xaxis, panel.log_x, xs)
     _ticks(axes.yaxis, panel.log_y, ys)
-    low, high = axes.get_ylim()
-    heights = [(height, 0.4) for height in panel.lesser if low <= height <= high]
-    heights += [] if panel.threshold is None else [(panel.threshold, 0.9)]
-    for height, alpha in heights:
-        axes.axhline(height, color="#666666", linewidth=1, linestyle=(0, (5, 4)), alpha=alpha)
+    if panel.threshold is not None:
+        axes.axhline(panel.threshold, color="#666666", linewidth=1, linestyle=(0, (5, 4)))
 
 
 def _placed(panel: Panel, curve: Curve) -> Curve:

@@ -108,17 +108,13 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
     across = _axis(panel.x, extent, log=panel.log_x)
     across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
     ys = [y for curve in panel.curves for _, y in curve.points if y > 0]
-    up = _axis(panel.y, ys, log=panel.log_y)
-    if panel.lesser:
-        # A line along the very edge would lose half of its label.
-        up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
     return {
         "height": max(HEIGHT, 60 + LEGEND_LINE * lines),
         "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
-        "yaxis": up,
+        "yaxis": _axis(panel.y, ys, log=panel.log_y),
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-        "shapes": list(_thresholds(panel)),
+        "shapes": [] if panel.threshold is None else [_threshold(panel.threshold)],
         "margin": {"l": 60, "r": 42, "t": 30, "b": 46},
         "font": FONT,
         "hovermode": "closest",
@@ -145,15 +141,13 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     }
 
 
-def _thresholds(panel: Panel) -> Iterator[Json]:
-    heights = [(height, 1.0) for height in panel.lesser]
-    heights += [] if panel.threshold is None else [(panel.threshold, 2.0)]
+def _threshold(height: float) -> Json:
     place = {"textposition": "end", "xanchor": "left", "yanchor": "middle"}
-    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
-    for height, width in heights:
-        line = {"dash": "5px,4px", "width": width}
-        label = {"text": f"{height:g}", **place}
-        yield {**across, "y0": height, "y1": height, "line": line, "label": label}
+    return {
+        **{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height},
+        "line": {"dash": "5px,4px", "width": 2},
+        "label": {"text": f"{height:g}", **place},
+    }
 
 
 def _text(name: str) -> str:

@@ -17,7 +17,6 @@ from lengthen.util.errors import printable
 AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
-LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
 MACHINE = ("device", "threads", "cores")  # of an environment: what seconds depend on
 
 
@@ -86,15 +85,13 @@ def timed_alone(runs: Sequence[NamedRun]) -> bool:
 
 
 def _panel(plot: _Plot, text: str, curves: Sequence[Curve]) -> Panel:
-    is_ratio = plot.field == "loss_ratio"
     return Panel(
         f"{plot.title} ({text})" if text else plot.title,
         AXES[plot.along],
         plot.unit,
         # The steps of each seed stay: a mean would hide the spike of one.
         curves if plot.kind is StepRecord else averaged(curves, log=plot.log),
-        threshold=UNSTABLE if is_ratio else None,
-        lesser=LESSER if is_ratio else (),
+        threshold=UNSTABLE if plot.field == "loss_ratio" else None,
         log_y=plot.log or flattened(curves),
     )
 

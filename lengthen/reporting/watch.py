@@ -179,30 +179,25 @@ def _draw(console: Console, looks: Iterator[list[View]]) -> None:
 
 
 def _looks(root: Path, every: float) -> Iterator[list[View]]:
-    """Yield the run in `root`, or all runs below it, every so many seconds."""
-    if RunPaths(root).config.is_file() or not any(runs_below(root)):
-        yield from ([view] for view in _views(open_run(root), every))
-        return
-    following: dict[str, Iterator[View]] = {}
-    views: dict[str, View] = {}
+    """Yield the run in `root`, or all runs below it, every so many seconds, to their end."""
+    is_run = RunPaths(root).config.is_file() or not any(runs_below(root))
+    following = {"": _views(open_run(root))} if is_run else {}
     while True:
         carried_out, _ = _owner(RunPaths(root).lock)  # a run may begin as long as somebody does
-        for paths in map(RunPaths, runs_below(root)):
+        for paths in map(RunPaths, () if is_run else runs_below(root)):
             name = printable(str(paths.root.relative_to(root)))
             if name not in following and paths.config.is_file():
-                following[name] = _views(paths, 0.0, name)
-        for name, one in following.items():
-            views[name] = next(one, None) or views[name]  # None: it has finished before
-        yield list(views.values())
-        if not carried_out and all(
-            view.state in ("finished", "stopped") for view in views.values()
-        ):
+                following[name] = _views(paths, name)
+        views = [next(one) for one in following.values()]
+        yield views
+        ends = ("finished",) if is_run else ("finished", "stopped")
+        if (is_run or not carried_out) and all(view.state in ends for view in views):
             return
         time.sleep(every)
 
 
-def _views(paths: RunPaths, every: float, name: str = "") -> Iterator[View]:
-    """Yield the run as it is every so many seconds, until it has finished."""
+def _views(paths: RunPaths, name: str = "") -> Iterator[View]:
+    """Yield the run as it is each time."""
     name, follower = name or printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
@@ -212,10 +207,7 @@ def _views(paths: RunPaths, every: float, name: str = "") -> Iterator[View]:
         with suppress(LengthenError, OSError):
             budget = _budget(paths)
         silence = max(0.0, time.time() - follower.written)
-        yield (view := View(name, follower.summary, budget, running, owner, silence))
-        if view.summary.finished:
-            return
-        time.sleep(every)
+        yield View(name, follower.summary, budget, running, owner, silence)
 
 
 def _budget(paths: RunPaths) -> int | None:

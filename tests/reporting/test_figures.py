@@ -114,11 +114,11 @@ def test_a_value_that_was_not_finite_is_a_symbol() -> None:
     assert used(svg(panel(Curve("a", points, breaks=[4])))) == plain + 1
 
 
-def test_thresholds_are_drawn_where_they_are_within_the_plot() -> None:
+def test_a_threshold_is_a_dashed_line() -> None:
     plain = panel(Curve("a", [(0, 1), (1, 1.3)]))
-    marked = replace(plain, threshold=1.2, lesser=[1.1, 1.5])
+    marked = replace(plain, threshold=1.2)
     before, after = (svg(one).count(b"stroke-dasharray") for one in (plain, marked))
-    assert after == before + 2
+    assert after == before + 1
 
 
 def test_loading_a_command_does_not_load_matplotlib_or_plotly() -> None:

@@ -174,7 +174,7 @@ def test_plotly_accepts_every_figure(out: Path) -> None:
         {"kind": "step", "step": 1, "tokens": 8, "loss": 4.0},
         {"kind": "step", "step": 2, "tokens": 16, "loss": None, "length": 8},
     ]
-    log = Panel("p", "x", "y", [Curve("c", [(1, 2)])], threshold=1.0, lesser=[2.0], log_x=True)
+    log = Panel("p", "x", "y", [Curve("c", [(1, 2)])], threshold=1.0, log_x=True)
     write(out, [run("a"), run_of(*lines)], title="t", panels=[log])
     objects = importlib.import_module("plotly.graph_objects")
     for shown in read(out).figures:

@@ -198,7 +198,7 @@ NASTY = "\x1b[2J\x07[red]x[/red]\r\x9b0m\u202e\ud800"
 
 
 def view_of(run: Path) -> watching.View:
-    return next(watching._views(open_run(run), 1.0))
+    return next(watching._views(open_run(run)))
 
 
 def screen(run: Path, width: int = 120) -> str:
@@ -350,7 +350,7 @@ def test_a_longer_budget_makes_a_finished_run_go_on(configured: Configure, tmp_p
 
 
 def test_a_budget_changed_by_a_resume_is_seen_and_half_a_file_is_not(run: Path) -> None:
-    views = watching._views(open_run(run), 0.001)
+    views = watching._views(open_run(run))
     assert next(views).budget == 10_000
     config = run / "config.toml"
     whole = config.read_text().replace("tokens = 10000", "tokens = 30000")
