@@ -175,13 +175,10 @@ def _evaluate_each(
 
 
 def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
-    """Return what is about to be evaluated, and how large it is."""
     parameters = sum(weights.numel() for weights in model.gpt.parameters())
     items = f"the first {counted(options.limit, 'item')}" if options.limit else "all items"
-    size = ""
-    if task in FILES:
-        files = FILES[task].require(options.sets)[1]
-        size = f" of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+    files = FILES[task].require(options.sets)[1] if task in FILES else ()
+    size = f" of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB" if files else ""
     return f"{model.name} ({parameters:,} parameters): {task}, {items}{size}"
 
 
