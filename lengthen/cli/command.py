@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lengthen.util.tables import Printable
 
 Settings = dict[str, Any]  # by dotted name, before they are checked
+OURS = ("command", "alone")  # among the options of every command
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,6 +63,11 @@ class Command:
     arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace, Settings], int]
     takes_settings: bool = False
+
+
+def named(options: argparse.Namespace) -> dict[str, Any]:
+    """Return a command's own options, by the names of the parameters that they are for."""
+    return {name: value for name, value in vars(options).items() if name not in OURS}
 
 
 def print_on_rank_zero(summary: "Printable") -> int:
