@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.config.load import nested, with_data
+from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import MANIFEST
 from lengthen.experiments.compare.file import Comparison, comparison_of, read_comparison
@@ -87,7 +88,8 @@ def compare(
         comparison = comparison_of(dict(file), "comparison", overrides)
     else:
         comparison = read_comparison(as_path("file", file), overrides)
-    comparison = _on_stores(comparison)
+    on_stores = [replace(run, config=_on_its_store(run.config)) for run in comparison.runs]
+    comparison = replace(comparison, runs=tuple(on_stores))
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -142,24 +144,14 @@ def tables_of(
     ]
 
 
-def _on_stores(comparison: Comparison) -> Comparison:
-    """Return the comparison with what its stores decide, as far as these are there.
+def _on_its_store(config: Config) -> Config:
+    """Return a configuration with what its store decides, if that is there.
 
     What is finished needs no store. Raises DataError and SettingError where one does not fit.
     """
-    configs = {run.config.data.path: run.config for run in comparison.runs}
-    stores = {
-        path: open_store(config)
-        for path, config in configs.items()
-        if path is not None and (Path(path) / MANIFEST).is_file()
-    }
-    runs = [
-        replace(run, config=with_store(run.config, stores[run.config.data.path]))
-        if run.config.data.path in stores
-        else run
-        for run in comparison.runs
-    ]
-    return replace(comparison, runs=tuple(runs))
+    path = config.data.path
+    is_there = path is not None and (Path(path) / MANIFEST).is_file()
+    return with_store(config, open_store(config)) if is_there else config
 
 
 def _are_our_tables(path: Path) -> bool:
