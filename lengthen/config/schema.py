@@ -274,7 +274,9 @@ class Config(Table):
         for uneven in schedule.uneven_lengths() if self.model.positions_start == "spread" else ():
             rule = f"must have lengths that divide model.length ({self.model.length})"
             where = 'where model.positions_start is "spread"'
-            raise SettingError("pacing", f"{rule} {where}", uneven, 'pacing.kind = "doubling" has')
+            raise SettingError(
+                "pacing", f"{rule} {where}", uneven, 'pacing.kind = "doubling" has no others'
+            )
         if self.monitor.layer >= self.model.layers:
             rule = f"must be below model.layers ({self.model.layers})"
             raise SettingError("monitor.layer", rule, self.monitor.layer)

@@ -271,6 +271,15 @@ def test_another_corpus_is_refused() -> None:
         ({"full_length": 16}, "pacing.end: must be at most model.length (16), got 32"),
         ({"hold": "row"}, "batch.hold: no such way, got 'row'; did you mean 'rows'?"),
         (
+            {"leftovers": "in_place"},
+            "batch.leftovers: needs batch.hold = \"tokens\", got 'in_place'",
+        ),
+        (
+            {"leftovers": "in_place", "hold": "tokens"},
+            "pacing: must have lengths that divide model.length (32) where batch.leftovers is "
+            '"in_place", got 24',
+        ),
+        (
             {"min_learning_rate": 1.5},
             "min_learning_rate: must be from 0 to 1, a share of the optimizer's own, got 1.5",
         ),
