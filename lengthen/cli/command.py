@@ -49,8 +49,9 @@ class Parser(argparse.ArgumentParser):
             raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
         from lengthen.config.load import right_setting
 
+        options = self._option_string_actions
         ours = right_setting(word) if self.takes_settings else ""
-        hint = ours or nearest(word, self._option_string_actions, cutoff=0.7)
+        hint = nearest(word, options, cutoff=0.9) or ours or nearest(word, options, cutoff=0.7)
         raise SettingError(word, "no such option", None, hint)
 
 
