@@ -50,8 +50,9 @@ class Parser(argparse.ArgumentParser):
         from lengthen.config.load import right_setting
 
         options = self._option_string_actions
-        ours = right_setting(word) if self.takes_settings else ""
-        hint = nearest(word, options, cutoff=0.9) or ours or nearest(word, options, cutoff=0.7)
+        asks_setting = self.takes_settings and f"{word}s" not in options
+        ours = right_setting(word) if asks_setting else ""
+        hint = ours or nearest(word, options, cutoff=0.7)
         raise SettingError(word, "no such option", None, hint)
 
 
