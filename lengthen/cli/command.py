@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import takewhile
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -48,8 +49,10 @@ class Parser(argparse.ArgumentParser):
             raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
         from lengthen.config.load import right_setting
 
-        ours = right_setting(word) if self.takes_settings else ""
-        hint = ours or nearest(word, self._option_string_actions, cutoff=0.7)
+        known = self._option_string_actions
+        misspelled = bool(get_close_matches(word, known, cutoff=0.9))
+        ours = right_setting(word) if self.takes_settings and not misspelled else ""
+        hint = ours or nearest(word, known, cutoff=0.7)
         raise SettingError(word, "no such option", None, hint)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings
+from lengthen.cli.command import Command, Parser, Settings, named
 
 
 def _arguments(parser: Parser) -> None:
@@ -19,16 +19,7 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.experiments.compare.compare import compare
 
-    compare(
-        options.file,
-        options.out,
-        data=options.data,
-        settings=settings,
-        jobs=options.jobs,
-        threads=options.threads,
-        look=options.look,
-        quiet=options.quiet,
-    ).print()
+    compare(**named(options), settings=settings).print()
     return 0
 
 

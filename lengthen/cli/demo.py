@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, start_computing
+from lengthen.cli.command import Command, Parser, Settings, named, start_computing
 
 
 def _arguments(parser: Parser) -> None:
@@ -16,7 +16,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     start_computing(options)
     from lengthen.experiments.demo import demo
 
-    demo(options.out, text=options.text, overwrite=options.overwrite)
+    demo(**named(options))
     return 0
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, start_computing
+from lengthen.cli.command import Command, Parser, Settings, named, start_computing
 
 
 def _arguments(parser: Parser) -> None:
@@ -31,12 +31,9 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.evaluation.models import NamedModel
     from lengthen.evaluation.results import Result
 
-    named = {
-        name: value for name, value in vars(options).items() if name not in ("command", "alone")
-    }
     measured: list[tuple[NamedModel, Result]] = []
     try:
-        evaluate(**named, on_result=lambda *pair: measured.append(pair))
+        evaluate(**named(options), on_result=lambda *pair: measured.append(pair))
     finally:  # results from before Ctrl-C, or before a model that cannot be used, are shown too
         Evaluations(tuple(measured)).print()
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings
+from lengthen.cli.command import Command, Parser, Settings, named
 
 
 def _arguments(parser: Parser) -> None:
@@ -18,12 +18,9 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.util.console import say
     from lengthen.util.tables import facts, show
 
-    out = options.out
-    name, notes = export(
-        options.run, out, checkpoint=options.checkpoint, overwrite=options.overwrite
-    )
+    name, notes = export(**named(options))
     say(notes)
-    show([facts([("checkpoint", name), ("folder", str(out))])])
+    show([facts([("checkpoint", name), ("folder", str(options.out))])])
     return 0
 
 

@@ -3,12 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import (
-    Command,
-    Parser,
-    Settings,
-    start_computing,
-)
+from lengthen.cli.command import Command, Parser, Settings, named, start_computing
 
 
 def _arguments(parser: Parser) -> None:
@@ -31,15 +26,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.util.console import say
     from lengthen.util.tables import facts, show
 
-    notes = import_pretrained(
-        options.folder,
-        options.out,
-        recipe=options.recipe,
-        data=options.data,
-        settings=settings,
-        overwrite=options.overwrite,
-    )
-    say(notes)
+    say(import_pretrained(**named(options), settings=settings))
     show([facts([("run", str(options.out)), ("checkpoint", "step-00000000")])])
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, start_computing
+from lengthen.cli.command import Command, Parser, Settings, named, start_computing
 from lengthen.util.errors import SettingError
 
 
@@ -27,21 +27,14 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load, nested, with_data
     from lengthen.experiments.compare.file import variants_in
 
-    ranks = _ranks(options.ranks)
     for recipe in options.recipes:  # before torch: a mistake in it waits for nothing
         if not variants_in(recipe, with_data(nested(settings), options.data)):
             load(recipe, settings, data=options.data)
     start_computing(options)
     from lengthen.experiments.plans import plan
 
-    plan(
-        *options.recipes,
-        data=options.data,
-        settings=settings,
-        flops=options.flops,
-        ranks=ranks,
-        out=options.out,
-    ).print()
+    own = named(options) | {"ranks": _ranks(options.ranks), "settings": settings}
+    plan(*own.pop("recipes"), **own).print()
     if options.out is not None:
         print(options.out)
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings
+from lengthen.cli.command import Command, Parser, Settings, named
 from lengthen.util.errors import SettingError
 
 
@@ -37,10 +37,8 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.data.prepare import prepare
 
-    own = ("command", "alone")
-    named = {name: value for name, value in vars(options).items() if name not in own}
     try:
-        prepare(named.pop("sources"), named.pop("out"), **named).print()
+        prepare(**named(options)).print()
     except SettingError as error:
         if error.setting not in vars(options):
             raise

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings
+from lengthen.cli.command import Command, Parser, Settings, named
 from lengthen.util.errors import SettingError
 
 
@@ -35,14 +35,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.reporting.report import report
 
     try:
-        result = report(
-            options.runs,
-            out=options.out,
-            figures=options.figures,
-            title=options.title,
-            losses=options.losses,
-            columns=_columns(options.columns),
-        )
+        result = report(**named(options) | {"columns": _columns(options.columns)})
     except SettingError as error:
         if not error.setting.startswith("columns"):
             raise

@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, print_on_rank_zero, start_computing
+from lengthen.cli.command import (
+    Command,
+    Parser,
+    Settings,
+    named,
+    print_on_rank_zero,
+    start_computing,
+)
 
 
 def _arguments(parser: Parser) -> None:
@@ -16,10 +23,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     start_computing(options)
     from lengthen.training.start import resume
 
-    summary = resume(
-        options.run, settings=settings, checkpoint=options.checkpoint, quiet=options.quiet
-    )
-    return print_on_rank_zero(summary)
+    return print_on_rank_zero(resume(**named(options), settings=settings))
 
 
 COMMAND = Command(

@@ -4,7 +4,7 @@ import argparse
 from itertools import chain
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings, start_computing
+from lengthen.cli.command import Command, Parser, Settings, named, start_computing
 
 
 def _arguments(parser: Parser) -> None:
@@ -20,14 +20,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     start_computing(options)
     from lengthen.evaluation.generate import sample
 
-    pieces = sample(
-        options.run,
-        prompt=options.prompt,
-        tokens=options.tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        seed=options.seed,
-    )
+    pieces = sample(**named(options))
     first = next(pieces, "")  # a model that gives no text gives no prompt either
     print(options.prompt, end="")
     try:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings
+from lengthen.cli.command import Command, Parser, Settings, named
 from lengthen.util.errors import UnstableError
 
 
@@ -36,18 +36,7 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.experiments.tune.tune import tune
 
-    result = tune(
-        options.recipe,
-        options.out,
-        data=options.data,
-        settings=settings,
-        starts=options.starts,
-        judge_tokens=options.judge_tokens,
-        aggressive=options.aggressive,
-        jobs=options.jobs,
-        threads=options.threads,
-        quiet=options.quiet,
-    )
+    result = tune(**named(options), settings=settings)
     result.print()
     if result.failure:
         raise UnstableError(result.failure)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from lengthen.cli.command import Command, Parser, Settings
+from lengthen.cli.command import Command, Parser, Settings, named
 
 
 def _arguments(parser: Parser) -> None:
@@ -15,7 +15,7 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.reporting.watch import watch
 
-    return watch(options.run, every=options.every, once=options.once)
+    return watch(**named(options))
 
 
 COMMAND = Command(

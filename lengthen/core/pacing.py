@@ -14,16 +14,13 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from lengthen.core.settings import VALUES, Doc, Duration, End, Multiple, Of, Paced, Start
 from lengthen.util.errors import SettingError, nearest
 
 MOST = 2**40  # of a value or a duration: above any run, and the arithmetic stays quick
 MOST_STAGES = 1000
-
-# For whoever reads pacings from a file with pydantic, which this module does without.
-NO_OTHER_SETTINGS: dict[str, object] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +30,6 @@ class Constant:
     >>> lengthen.Constant(end=64)(0)
     64
     """
-
-    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["constant"] = "constant"
     of: Paced = "length"
@@ -73,8 +68,6 @@ class Linear:
     (8, 32, 64)
     """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
-
     kind: Literal["linear"] = "linear"
     of: Paced = "length"
     start: Start
@@ -106,8 +99,6 @@ class Root:
     >>> pacing(0), pacing(50), pacing(100)
     (8, 40, 64)
     """
-
-    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["root"] = "root"
     of: Paced = "length"
@@ -145,8 +136,6 @@ class Doubling:
     [8, 16, 32, 64]
     """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
-
     kind: Literal["doubling"] = "doubling"
     of: Paced = "length"
     start: Start
@@ -175,8 +164,6 @@ class Staged:
     >>> pacing(99), pacing(100)
     (16, 64)
     """
-
-    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["staged"] = "staged"
     of: Paced = "length"
@@ -246,8 +233,6 @@ class Adaptive:
     >>> pacing.latest
     350
     """
-
-    __pydantic_config__: ClassVar[dict[str, object]] = NO_OTHER_SETTINGS
 
     kind: Literal["adaptive"] = "adaptive"
     of: Annotated[Literal["length"], Doc("what is paced")] = "length"

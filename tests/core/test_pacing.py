@@ -259,7 +259,6 @@ def test_a_table_of_a_file_becomes_a_pacing_and_back(table: dict[str, Any], paci
 @pytest.mark.parametrize(
     ("changes", "kind_of_error"),
     [
-        ({"lenght": 8}, "unexpected_keyword_argument"),
         ({"duration": 8.5}, "int_from_float"),
         ({"kind": "linaer"}, "union_tag_invalid"),
         ({"of": "tokens"}, "literal_error"),

@@ -10,7 +10,7 @@ from typing import Any
 from lengthen.config.load import nested, with_data
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import MANIFEST
-from lengthen.experiments.compare.file import Comparison, comparison_of, read_comparison
+from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
@@ -87,7 +87,7 @@ def compare(
         comparison = comparison_of(dict(file), "comparison", overrides)
     else:
         comparison = read_comparison(as_path("file", file), overrides)
-    comparison = _on_stores(comparison)
+    comparison = replace(comparison, runs=tuple(map(_on_its_store, comparison.runs)))
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -142,24 +142,15 @@ def tables_of(
     ]
 
 
-def _on_stores(comparison: Comparison) -> Comparison:
-    """Return the comparison with what its stores decide, as far as these are there.
+def _on_its_store(run: Planned) -> Planned:
+    """Return a run with what its store decides, if that is there: what is finished needs none.
 
-    What is finished needs no store. Raises DataError and SettingError where one does not fit.
+    Raises DataError and SettingError where it does not fit.
     """
-    configs = {run.config.data.path: run.config for run in comparison.runs}
-    stores = {
-        path: open_store(config)
-        for path, config in configs.items()
-        if path is not None and (Path(path) / MANIFEST).is_file()
-    }
-    runs = [
-        replace(run, config=with_store(run.config, stores[run.config.data.path]))
-        if run.config.data.path in stores
-        else run
-        for run in comparison.runs
-    ]
-    return replace(comparison, runs=tuple(runs))
+    path = run.config.data.path
+    if path is None or not (Path(path) / MANIFEST).is_file():
+        return run
+    return replace(run, config=with_store(run.config, open_store(run.config)))
 
 
 def _are_our_tables(path: Path) -> bool:

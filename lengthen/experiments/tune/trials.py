@@ -149,20 +149,6 @@ def evaluation_flops(model: Model, tokens: int) -> float:
     return cost.flops(model, tokens // model.length, model.length) / FORWARD
 
 
-def _work_of(metrics: Metrics, config: Config) -> Work:
-    steps, evaluations = metrics.steps, metrics.evaluations
-    shapes = [(step.rows or 0, step.length or 0) for step in steps]
-    judged = sum(one.side_tokens or 0 for one in evaluations)
-    flops = sum(step_flops(config, rows, length) for rows, length in shapes)
-    training = (steps[-1].seconds or 0.0) if steps else 0.0
-    return Work(
-        tokens=sum(rows * length for rows, length in shapes),
-        judged=judged,
-        flops=flops + evaluation_flops(config.model, judged),
-        seconds=training + sum(one.side_seconds or 0.0 for one in evaluations),
-    )
-
-
 @dataclass(frozen=True)
 class TrialResult:
     """What a trial has shown so far."""
@@ -192,7 +178,17 @@ class TrialResult:
     @property
     def work(self) -> Work:
         """What it has computed."""
-        return _work_of(self.metrics, self.trial.config)
+        config, steps, evaluations = self.trial.config, self.metrics.steps, self.metrics.evaluations
+        shapes = [(step.rows or 0, step.length or 0) for step in steps]
+        judged = sum(one.side_tokens or 0 for one in evaluations)
+        flops = sum(step_flops(config, rows, length) for rows, length in shapes)
+        training = (steps[-1].seconds or 0.0) if steps else 0.0
+        return Work(
+            tokens=sum(rows * length for rows, length in shapes),
+            judged=judged,
+            flops=flops + evaluation_flops(config.model, judged),
+            seconds=training + sum(one.side_seconds or 0.0 for one in evaluations),
+        )
 
 
 def losses_of(results: Iterable[TrialResult]) -> dict[Setting, float]:

@@ -33,8 +33,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.util.console import note
 from lengthen.util.disk import Disk, as_path
-from lengthen.util.errors import SettingError
-from lengthen.util.overwrite import check_file, json_keys
+from lengthen.util.overwrite import check_directory, check_file, json_keys
 from lengthen.util.tables import Printable, Table
 
 TUNED, PAGE, FACTS = "tuned.toml", "tune.html", "tune.json"  # in a tuner's directory
@@ -124,18 +123,14 @@ def tune(
 
 def must_be_a_tuners(root: Path) -> None:
     """Raise SettingError where a search cannot write into `root` without hurting what is there."""
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise SettingError("--out", "must be a directory", str(root))
-    names = {entry.name for entry in root.iterdir()}
-    # Hidden ones are what an interrupted command, or the user's desktop, left there.
-    strange = sorted(name for name in names - OWN if not name.startswith("."))
-    if TRIALS in names:
-        strange = [] if is_a_search(root) else [TRIALS, *strange]
-    if strange:
-        rule = f"holds {strange[0]}, which no search wrote, so all of it stays"
-        raise SettingError("--out", rule, str(root), "give a new directory")
+
+    def is_ours(names: set[str]) -> bool:
+        if TRIALS in names:
+            return is_a_search(root)
+        # Hidden ones are what an interrupted command, or the user's desktop, left there.
+        return all(name in OWN or name.startswith(".") for name in names)
+
+    check_directory(root, "search", is_ours, overwrite=True)
     check_file(root / TUNED, "choice of a search", _is_tuned)
     check_file(root / EARLIER, "choice of a search", _is_tuned)
     check_file(root / FACTS, "result of a search", _is_facts)

@@ -72,12 +72,15 @@ def test_a_file_that_another_search_tuned_goes_aside_and_is_not_lost(
     assert "an earlier search" not in capsys.readouterr().out  # the same one goes nowhere
 
 
+OTHERS = "must be a new or empty directory; this one holds other things than a search, got"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("config.toml", "holds config.toml, which no search wrote, so all of it stays, got"),
-        ("thesis.tex", "holds thesis.tex, which no search wrote, so all of it stays, got"),
-        ("trials", "holds trials, which no search wrote, so all of it stays, got"),
+        ("config.toml", OTHERS),
+        ("thesis.tex", OTHERS),
+        ("trials", OTHERS),
         ("tuned.toml", "is there already and is no choice of a search, so it stays, got"),
         ("tuned.before.toml", "is there already and is no choice of a search, so it stays, got"),
         ("tune.json", "is there already and is no result of a search, so it stays, got"),
@@ -106,7 +109,7 @@ def test_another_tools_trials_are_refused_and_stay(
     if log is not None:
         (tuned.root / ATTEMPTS).write_text(log)
     assert tuned.again() == 2
-    assert "--out: holds trials, which no search wrote" in capsys.readouterr().err
+    assert OTHERS in capsys.readouterr().err
     own(tuned.root)
     (tuned.root / "tune.json").write_text('{"trials": [], "tool": "another"}')
     assert tuned.again() == 2
@@ -124,7 +127,7 @@ def test_what_lies_beside_the_trials_of_a_search_stays_and_hinders_nothing(tuned
 def test_an_out_that_is_a_file_is_refused(tuned: Tuned, capsys: pytest.CaptureFixture[str]) -> None:
     tuned.root.write_text("mine")
     assert tuned.again() == 2
-    assert "--out: must be a directory, got" in capsys.readouterr().err
+    assert "--out: must be a directory, or not there yet, got" in capsys.readouterr().err
 
 
 def test_aggressive_doubles_the_rate_then_the_rows_while_the_choice_stays_calm(

@@ -12,7 +12,6 @@ from lengthen.data.store import Store
 from lengthen.experiments.tune.problem import define_problem
 from lengthen.experiments.tune.search import Setting
 from lengthen.experiments.tune.summary import remedies
-from lengthen.experiments.tune.tune import must_be_a_tuners
 from lengthen.util.errors import DataError, SettingError
 from tests.conftest import Configure
 from tests.experiments.tune.conftest import ROOM, Asked, Tuned
@@ -107,11 +106,3 @@ def test_what_follows_a_choice(tuned: Tuned, capsys: pytest.CaptureFixture[str])
     assert main([*words, "--quiet", "--budget.tokens", "1000"]) == 0
     tuned(calm, "--aggressive")
     assert "the largest learning rate that stayed calm" in " ".join(tuned.facts["verdicts"])
-
-
-@takes("give a new directory")
-def test_a_directory_that_holds_something_else(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(SettingError, match="give a new directory"):
-        must_be_a_tuners(tmp_path)
-    must_be_a_tuners(tmp_path / "new")
