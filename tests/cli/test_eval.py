@@ -341,7 +341,7 @@ MISTAKES: list[tuple[Callable[[Path], list[str]], int, str]] = [
     (
         stranger,
         3,
-        "evaluations.json: holds no evaluations of this version (as a whole: Invalid JSON",
+        "holds no evaluations of this version (as a whole: Invalid JSON",
     ),
 ]
 
