@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import takewhile
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from lengthen.util.tables import Printable
 
 Settings = dict[str, Any]  # by dotted name, before they are checked
+OURS = ("command", "alone")  # among the options of every command
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,10 +49,10 @@ class Parser(argparse.ArgumentParser):
             raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
         from lengthen.config.load import right_setting
 
-        known = self._option_string_actions
-        misspelled = bool(get_close_matches(word, known, cutoff=0.9))
-        ours = right_setting(word) if self.takes_settings and not misspelled else ""
-        hint = ours or nearest(word, known, cutoff=0.7)
+        options = self._option_string_actions
+        asks_setting = self.takes_settings and f"{word}s" not in options
+        ours = right_setting(word) if asks_setting else ""
+        hint = ours or nearest(word, options, cutoff=0.7)
         raise SettingError(word, "no such option", None, hint)
 
 
@@ -65,6 +65,11 @@ class Command:
     arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace, Settings], int]
     takes_settings: bool = False
+
+
+def named(options: argparse.Namespace) -> dict[str, Any]:
+    """Return a command's own options, by the names of the parameters that they are for."""
+    return {name: value for name, value in vars(options).items() if name not in OURS}
 
 
 def print_on_rank_zero(summary: "Printable") -> int:
