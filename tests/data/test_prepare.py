@@ -215,7 +215,9 @@ class TestTwice:
         assert not (tmp_path / "out").exists()
         summary = stored([tmp_path / "in"], tmp_path / "out", valid=0)
         assert summary.manifest.made.repeated == len(MANY)
-        assert f"repeated: {len(MANY)} documents; 0 validation documents are" in str(summary)
+        assert f"repeated: {len(MANY)} documents; of the validation part 0 documents also" in str(
+            summary
+        )
 
     def test_a_document_that_validates_and_trains_is_counted(self, tmp_path: Path) -> None:
         train = write(tmp_path / "train.jsonl", as_lines([*MANY, "short"]))
@@ -285,7 +287,7 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
         ["million.jsonl"],
         {"valid": 0},
         DataError,
-        "no text; left out: 100000 empty documents",
+        "no text; left out: 100,000 empty documents",
     ),
     "utf8": (["utf8.txt"], {}, DataError, r"utf8\.txt line 2, byte 10: invalid UTF-8; mend it"),
     "all skipped": (["utf8.txt"], {"on_bad": "skip"}, DataError, "1 that could not be read"),

@@ -308,5 +308,5 @@ def test_f53_a_missing_package_is_one_line_with_the_command(
 
     path = (table if name == "a.parquet" else saved)(tmp_path / name, TEXTS)
     monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(SettingError, match=r"pip install 'lengthen\[data\]'"):
+    with pytest.raises(SettingError, match="pip install pyarrow datasets"):
         read(path)

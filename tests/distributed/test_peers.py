@@ -174,11 +174,11 @@ def test_f26_ranks_with_other_settings_or_another_store_are_told_which_and_train
 ) -> None:
     config = configured(budget={"tokens": 2_000}, saving={"every_steps": 0})
     command = training(config, tmp_path)
-    faster = [*command, "--optimizer.learning_rate", "0.5"]
-    both = commands(command, faster)
+    clipped = [*command, "--optimizer.clip", "0.5"]
+    both = commands(command, clipped)
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
-    rule = "optimizer.learning_rate: must be the same on all ranks; rank 0 has 0.01, rank 1 0.5"
+    rule = "optimizer.clip: must be the same on all ranks; rank 0 has 1.0, rank 1 0.5"
     assert lines == [f"lengthen: {rule}"] * 2
     assert not list((tmp_path / "run").glob("*.toml"))
 

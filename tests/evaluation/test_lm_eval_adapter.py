@@ -335,7 +335,7 @@ def test_a_task_that_fails_is_one_line(tmp_path: Path, rows: str, cause: str) ->
 
 def test_f53_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    with pytest.raises(SettingError, match="need the package lm_eval; pip install 'lengthen.eval"):
+    with pytest.raises(SettingError, match="need the package lm_eval; pip install lm-eval"):
         run_task("piqa", MODEL, EvalOptions())
 
 

@@ -142,7 +142,9 @@ def test_f53_without_pyarrow_the_extra_is_named(
     write(tmp_path / "thing.parquet")
     for name in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(SettingError, match="needs the package pyarrow; pip install 'lengthen.data"):
+    with pytest.raises(
+        SettingError, match="needs the package pyarrow; pip install pyarrow datasets"
+    ):
         read_texts(TASK.require(tmp_path)[1])
 
 

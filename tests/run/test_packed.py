@@ -46,8 +46,8 @@ def test_equal_runs_pack_to_equal_bytes(study: Path, tmp_path: Path) -> None:
 def test_report_reads_a_packed_study(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(study)]) == 0
     out = capsys.readouterr().out
-    assert "runs/a/seed-0" in out
-    assert "runs/b/seed-0" in out
+    assert "a/seed-0: " in out
+    assert "b/seed-0: " in out
 
 
 @pytest.mark.parametrize("size", [0, 10, -10])
