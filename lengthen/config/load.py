@@ -250,7 +250,7 @@ def _tables_of(source: Source) -> Tables:
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, str(source), nearest(str(source), RECIPES))
-    tables = with_recipe(read_toml(path))
+    tables = with_recipe(nested(read_toml(path)))
     if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
         rule = "was written by another training loop, which has its model and its checkpoints"
         hint = f"`lengthen report {path.parent}` reads its log"

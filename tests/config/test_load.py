@@ -468,6 +468,12 @@ def test_a_minimum_above_the_peak_is_refused() -> None:
         build(merge(small(), too_high)[0])
 
 
+def test_a_file_may_quote_dotted_names(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('recipe = "laptop-2min"\n"budget.tokens" = "5K"\n')
+    assert load(file)[0].budget.tokens == 5000
+
+
 def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[model]\nlength = 64\n")
     (tmp_path / "metrics.jsonl").write_text("")
