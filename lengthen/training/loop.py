@@ -33,7 +33,7 @@ from lengthen.util.signals import StopSignal
 from lengthen.util.tables import Printable, Table, facts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunSummary(Printable):
     """What a run came to; its text has a line for each."""
 

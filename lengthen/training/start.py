@@ -125,15 +125,12 @@ def _train(
         config = with_store(in_tokens(config, micro_tokens, context=context), store)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
-            valid = store.manifest.valid
             write_run_files(
                 disk,
                 paths,
                 store.text_tokenizer().files(),
                 device=described(context.device),
-                valid=valid.sha256,
-                valid_tokens=valid.tokens,
-                valid_bytes=valid.text_bytes,
+                **store.manifest.validation(),
             )
             # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
             disk.replace_file(paths.config, config.to_toml().encode())

@@ -143,7 +143,7 @@ def show(parts: Iterable[Table | str]) -> None:
 
 
 class Printable:
-    """A result of tables and lines: `str` gives them as text, a notebook shows that."""
+    """A result of tables and lines: its text is shown by `print`, prompts and notebooks alike."""
 
     @property
     def parts(self) -> Sequence[Table | str]:
@@ -154,7 +154,7 @@ class Printable:
         """Print it, as wide as the terminal is."""
         show(self.parts)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return as_text(self.parts)
 
     def _repr_html_(self) -> str:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lengthen.checkpoint.verify import verify
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
 from lengthen.core.schedule import Hold, steps
@@ -28,6 +29,7 @@ from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import learning_rates
 from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
 from lengthen.reporting.gather import gather
+from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import watch
 from lengthen.run.directory import RunPaths, owned
@@ -357,6 +359,7 @@ def test_reports_read_the_log_of_a_plain_loop(tmp_path: Path, store: Path) -> No
     assert run.metrics.events[-1].name == "finished"
     assert run.config["data"]["store_id"] == Store.open(store).id
     assert run.environment["valid"] == Store.open(store).manifest.valid.sha256
+    assert "bits per byte" in final_losses([run]).columns
     assert any("up to step 12" in line for line in lines([run]) if isinstance(line, str))
 
 
@@ -387,7 +390,7 @@ def test_lines_after_the_state_are_set_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml", "environment.json"])
 def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(SettingError, match=f"out: must be a new directory, this one has a {name}"):
+    with pytest.raises(SettingError, match=f"out: must be a new directory, this one has {name}"):
         RunLog(tmp_path, PLAN)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
@@ -540,6 +543,7 @@ def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path)
     for use in (
         lambda: resume(root, quiet=True),
         lambda: export(root, tmp_path / "hf"),
+        lambda: verify(root),
         lambda: list(sample(root)),
         lambda: find_models([root], None)[0].config,
     ):
