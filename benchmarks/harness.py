@@ -23,6 +23,7 @@ import torch
 from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import build
+from lengthen.config.schema import Model
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.lambada import divide, read_passages
@@ -54,7 +55,7 @@ def exported(folder: Path) -> Path:
         "optimizer": {"learning_rate": 1e-3},
         "budget": {"tokens": "1M"},
     }
-    model = GPT(**SHAPE)
+    model = GPT(Model(**SHAPE))
     model.initialise(torch.Generator().manual_seed(0))
     paths = RunPaths(folder / "run")
     groups = {"model": model.state_dict(), "optimizer": {}}
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, help="of each set")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    parameters = sum(each.numel() for each in GPT(**SHAPE).parameters())
+    parameters = sum(each.numel() for each in GPT(Model(**SHAPE)).parameters())
     print(f"{parameters:,} parameters, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         model = exported(Path(folder))

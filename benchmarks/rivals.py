@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lengthen.config.schema import Model
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.model.gpt import GPT
 
@@ -48,11 +49,13 @@ Made = Callable[[Case], tuple[nn.Module, Loss]]
 def bare(case: Case) -> tuple[nn.Module, Loss]:
     """Our own model, for the barest loop around it."""
     model = GPT(
-        layers=case.layers,
-        width=case.width,
-        heads=case.heads,
-        length=case.positions,
-        vocabulary=case.vocabulary,
+        Model(
+            layers=case.layers,
+            width=case.width,
+            heads=case.heads,
+            length=case.positions,
+            vocabulary=case.vocabulary,
+        )
     )
     model.initialise(torch.Generator().manual_seed(0))
     return model, model

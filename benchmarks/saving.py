@@ -19,13 +19,14 @@ import torch
 from benchmarks.measure import ROUNDS, figure, report
 from lengthen.checkpoint.manager import CheckpointManager
 from lengthen.checkpoint.read import Tensors
+from lengthen.config.schema import Model
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.util.disk import Disk
 
 
 def state_of(layers: int) -> dict[str, Tensors]:
-    model = GPT(layers=layers, width=768, heads=12, length=1024, vocabulary=18_000)
+    model = GPT(Model(layers=layers, width=768, heads=12, length=1024, vocabulary=18_000))
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     moments = {
         f"{name}.{key}": torch.rand_like(weight)

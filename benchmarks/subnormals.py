@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import ROUNDS, Figure, ratio, report, seconds_in_rounds
+from lengthen.config.schema import Model
 from lengthen.distributed.subnormals import flush_subnormals
 from lengthen.model.gpt import GPT
 
@@ -33,7 +34,7 @@ NORMAL, LEAST = 2.0**-126, 2.0**-149  # the smallest float32 number of full digi
 
 def model(*, planted: bool) -> GPT:
     """Return the model as it is drawn, or with large attention logits."""
-    gpt = GPT(layers=LAYERS, width=WIDTH, heads=HEADS, length=LENGTH, vocabulary=VOCABULARY)
+    gpt = GPT(Model(layers=LAYERS, width=WIDTH, heads=HEADS, length=LENGTH, vocabulary=VOCABULARY))
     gpt.initialise(torch.Generator().manual_seed(0))
     for name, weight in gpt.named_parameters() if planted else ():
         if name.endswith("attention.qkv.weight"):

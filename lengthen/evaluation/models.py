@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lengthen.checkpoint.read import Tensors, load_newest, load_step
+from lengthen.checkpoint.read import Tensors
+from lengthen.checkpoint.read import load as load_checkpoint
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
@@ -22,6 +23,7 @@ from lengthen.evaluation.results import weights_at
 from lengthen.exchange.pretrained import CONFIG, find_run, read_folder, read_run
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
+from lengthen.util.console import say
 from lengthen.util.errors import DataError, SettingError
 
 MICRO_TOKENS = 8192
@@ -54,6 +56,8 @@ class EvalModel:
     text: TextTokenizer
     context: DistributedContext
     micro_tokens: int  # about how many tokens go through the model at once
+    step: int | None = None  # of its checkpoint; None for a Transformers folder
+    weights: str | None = None  # SHA-256: of a checkpoint's files, of names and numbers (digest)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -102,16 +106,6 @@ class NamedModel:
         return open_store(config, "--data")
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model that can be evaluated, and which weights it has."""
-
-    model: EvalModel
-    step: int | None  # of its checkpoint; None for a Transformers folder
-    weights: str | None  # SHA-256: of a folder, of names and numbers (digest)
-    notes: tuple[str, ...]  # of damaged checkpoints that were passed over
-
-
 def find_models(paths: Sequence[Path], out: Path | None) -> list[NamedModel]:
     """Return what the paths name; nothing is loaded.
 
@@ -148,29 +142,27 @@ def _results_beside(path: Path, run: RunPaths | None) -> Path:
     return file
 
 
-def load(model: NamedModel, precision: str | None) -> LoadedModel:
-    """Return the model on its device: a GPU if there is one.
+def load(model: NamedModel, precision: str | None) -> EvalModel:
+    """Return the model on its device: a GPU if there is one; print which checkpoints are damaged.
 
     Float64 weights stay so where no precision is named; all others are float32. Raises what
-    `load_newest`, `load_step`, `read_run` and `read_folder` raise.
+    `checkpoint.read.load`, `read_run` and `read_folder` raise.
     """
     config, run = model.config, model.run
-    notes: list[str] = []
     if run is None or config is None:
         pretrained = read_folder(model.path)
         weights: str | None = digest(pretrained.weights)
     else:
-        if model.checkpoint:
-            saved = load_step(run.checkpoints, model.checkpoint)
-        else:
-            saved, notes = load_newest(run.checkpoints)
+        saved, notes = load_checkpoint(run.checkpoints, model.checkpoint)
+        say(notes)
         pretrained, weights = read_run(run, config, saved), weights_at(saved.path)
     is_double = pretrained.weights["tokens.weight"].dtype == torch.float64
     precision = precision or ("fp64" if is_double else "fp32")
     context = DistributedContext(device_of("auto"), precision)
     gpt = pretrained.gpt().to(context.device, DTYPES[precision])
-    loaded = EvalModel(model.name, gpt, pretrained.text, context, MICRO_TOKENS)
-    return LoadedModel(loaded, pretrained.step, weights, tuple(notes))
+    return EvalModel(
+        model.name, gpt, pretrained.text, context, MICRO_TOKENS, pretrained.step, weights
+    )
 
 
 def digest(weights: Tensors) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lengthen.data.store import Store
-from lengthen.evaluation.loss import fronts, validation_loss
+from lengthen.evaluation.loss import Tokens, fronts
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.results import (
     Curve,
@@ -50,31 +50,22 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
         raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
     sequences = min(sequences, options.limit or sequences)
     shorter = [size for share in SHARES if (size := length // share)]
-    rows = max(1, model.micro_tokens // length)
-    one = partial(validation_loss, model.gpt, store.valid, full_length=length, rows=1)
-    tried = [(one(sequences=1, context=model.context), time.monotonic()) for _ in range(2)]
+    read = partial(losses, model, store.valid)
+    tried = [(read(length, 1, lambda _: None), time.monotonic()) for _ in range(2)]
     seconds = (tried[1][1] - tried[0][1]) * sequences * (1 + len(shorter))
-    read = f"{counted(sequences, 'sequence')}, {sequences * length:,} tokens"
-    note(f"valid: {read}, about {clock_time(seconds)} by a trial of one")
-    batches = itertools.count()
+    size_text = f"{counted(sequences, 'sequence')}, {sequences * length:,} tokens"
+    note(f"valid: {size_text}, about {clock_time(seconds)} by a trial of one")
+    done = 0
     with progress_line((1 + len(shorter)) * sequences * length, "valid") as progress:
 
-        def before_batch() -> bool:
-            done = next(batches) * rows * length
+        def after_batch(tokens: int) -> None:
+            nonlocal done
+            done += tokens
             progress.update(done, f"{done:,} tokens")
-            return False  # do not stop
 
-        by_sequence, by_position = losses(model, store, sequences, rows, before_batch)
+        by_sequence, by_position = read(length, sequences, after_batch)
         in_windows = {
-            size: validation_loss(
-                model.gpt,
-                store.valid,
-                sequences=sequences * length // size,
-                full_length=size,
-                rows=max(1, rows * length // size),
-                context=model.context,
-                stop=before_batch,
-            )
+            size: float(read(size, sequences * length // size, after_batch)[0].mean())
             for size in shorter
         }
     return Outcome(
@@ -90,22 +81,26 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
 
 
 def losses(
-    model: EvalModel, store: Store, sequences: int, rows: int, before_batch: Callable[[], object]
+    model: EvalModel,
+    tokens: Tokens,
+    length: int,
+    sequences: int,
+    after_batch: Callable[[int], None],
 ) -> tuple[Floats, Floats]:
-    """Return the mean loss of each of the first `sequences`, and that at each of their positions.
+    """Return the mean loss of each of the first sequences, and that at each of their positions.
 
-    Nats, float64: (sequences,) and (full length,).
+    Nats, float64: (sequences,) and (length,). `after_batch` gets the tokens of each micro-batch.
     """
-    length = model.length
+    rows = max(1, model.micro_tokens // length)
     by_sequence, by_position = np.zeros(sequences), np.zeros(length)
     with torch.inference_mode(), model.context.autocast():
         for first in range(0, sequences, rows):
-            before_batch()
             share = range(first, min(first + rows, sequences))
-            tokens = fronts(store.valid, share, length, length).to(model.context.device)
-            by_token = _token_losses(model.gpt, tokens).cpu().double().numpy()
+            batch = fronts(tokens, share, length, length).to(model.context.device)
+            by_token = _token_losses(model.gpt, batch).cpu().double().numpy()
             by_sequence[share.start : share.stop] = by_token.mean(axis=1)
             by_position += by_token.sum(axis=0) / sequences
+            after_batch(by_token.size)
     return by_sequence, by_position
 
 
@@ -149,12 +144,11 @@ def curve(by_position: Floats) -> Curve:
 
 
 def _measures(
-    by_sequence: Floats, in_windows: dict[int, float | None], vocabulary: int
+    by_sequence: Floats, in_windows: dict[int, float], vocabulary: int
 ) -> Iterator[Measure]:
     loss, error = float(by_sequence.mean()), standard_error(by_sequence.tolist())
     guess = math.log(vocabulary)
     yield Measure("loss", loss, error, guess)
     yield perplexity_measure("perplexity", loss, error, float(vocabulary))
     for size, shorter in sorted(in_windows.items()):
-        assert shorter is not None  # nothing stops it
         yield Measure(f"loss at length {size}", shorter, None, guess)

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from lengthen.core.loss_ratio import perplexity
+from lengthen.data.tokenizer_files import first_problem
 from lengthen.util.disk import Disk, read_limited
-from lengthen.util.errors import NAME, DataError, cut
+from lengthen.util.errors import DataError
 
 SIZE_LIMIT = 2**26  # bytes
 MANIFEST_LIMIT = 2**24  # bytes
@@ -112,10 +113,8 @@ def read(path: Path) -> tuple[Result, ...]:
     try:
         return FILE.validate_json(read_limited(path, SIZE_LIMIT)).results
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    where = cut(".".join(map(str, first["loc"])), NAME)
-    cause = ": ".join(filter(None, [where, first["msg"]]))
-    raise DataError(f"file {path}: holds no evaluations of this version ({cause}); move it away")
+        rule = f"holds no evaluations of this version ({first_problem(error)})"
+        raise DataError(f"file {path}: {rule}; move it away") from None
 
 
 def write(disk: Disk, path: Path, results: Sequence[Result]) -> None:

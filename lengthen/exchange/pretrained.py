@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from lengthen.checkpoint.read import Checkpoint, Tensors, load_newest, load_step
+from lengthen.checkpoint.read import Checkpoint, Tensors
+from lengthen.checkpoint.read import load as load_checkpoint
 from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
 from lengthen.config.schema import Config, Model
@@ -45,7 +46,7 @@ class Pretrained:
     def gpt(self) -> GPT:
         """Return the model, dropout off; it shares its weights with this value."""
         with torch.device("meta"):  # initial weights would be drawn to be thrown away
-            model = GPT.of(self.shape)
+            model = GPT(self.shape)
         model.load_state_dict(self.weights, assign=True)
         return model.eval()
 
@@ -79,16 +80,13 @@ def load(run: str | os.PathLike[str], *, checkpoint: str | None = None) -> Train
 def read(path: Path, checkpoint: str | None = None) -> Pretrained:
     """Return the model of a run, of a checkpoint of one, or of a Transformers folder.
 
-    Raises SettingError where `path` is none of these, and what `load_newest`, `load_step`,
+    Raises SettingError where `path` is none of these, and what `checkpoint.read.load`,
     `read_run` and `read_folder` raise.
     """
     run, name = find_run(path)
-    name = name or checkpoint
     if run is not None:
         config = settings.load_run(run.config)
-        if name is None:
-            return read_run(run, config, load_newest(run.checkpoints)[0])
-        return read_run(run, config, load_step(run.checkpoints, name))
+        return read_run(run, config, load_checkpoint(run.checkpoints, name or checkpoint)[0])
     if not (path / CONFIG).is_file():
         rule = "must be a run, which has a config.toml, a checkpoint of one, or a Transformers"
         raise SettingError("RUN", f"{rule} folder, with {CONFIG}", str(path))
@@ -113,8 +111,6 @@ def read_run(paths: RunPaths, config: Config, saved: Checkpoint) -> Pretrained:
 
     Raises SettingError for another architecture, DataError for an unusable tokenizer.
     """
-    if config.model.vocabulary is None:
-        raise SettingError("model.vocabulary", "is missing; a token store gives it")
     weights = saved.tensors.get("model", {})
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if problem := first_difference(shapes, parameter_shapes(config.model)):

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lengthen.config.schema import Model
+
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
 BLOCK = 256  # queries whose logits are looked through at a time
 LOGITS = 2**22  # about how many are
@@ -87,12 +89,13 @@ class Attention(nn.Module):
     ViT-22B (arXiv:2302.05442, section 2), per head as Qwen3 has it (arXiv:2505.09388, section 2).
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, *, qk_norm: bool = False) -> None:
+    def __init__(self, shape: Model) -> None:
         super().__init__()
-        self.heads = heads
-        self.dropout = dropout
+        width = shape.width
+        self.heads = shape.heads
+        self.dropout = shape.dropout
         self.query_norm, self.key_norm = (
-            nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else None for _ in range(2)
+            nn.RMSNorm(width // shape.heads, eps=1e-6) if shape.qk_norm else None for _ in range(2)
         )
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lengthen.config.schema import Model, Positions
+from lengthen.config.schema import Model
 from lengthen.model.attention import (
     Attention,
     KeysAndValues,
@@ -26,6 +26,7 @@ from lengthen.model.attention import (
 )
 from lengthen.model.loss import summed_loss
 from lengthen.model.shards import unshard
+from lengthen.util.errors import SettingError
 
 
 class Perceptron(nn.Module):
@@ -46,12 +47,12 @@ class Perceptron(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then perceptron, each added to what it read."""
 
-    def __init__(self, width: int, heads: int, dropout: float, *, qk_norm: bool = False) -> None:
+    def __init__(self, shape: Model) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout, qk_norm=qk_norm)
-        self.perceptron_norm = nn.LayerNorm(width)
-        self.perceptron = Perceptron(width, dropout)
+        self.attention_norm = nn.LayerNorm(shape.width)
+        self.attention = Attention(shape)
+        self.perceptron_norm = nn.LayerNorm(shape.width)
+        self.perceptron = Perceptron(shape.width, shape.dropout)
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
@@ -71,58 +72,26 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT-2 or GPT-3 of any shape; call `initialise` before training."""
+    """The GPT of a configuration, or some of its layers; call `initialise` before training.
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        width: int,
-        heads: int,
-        length: int,
-        vocabulary: int,
-        dropout: float = 0.0,
-        init_std: float = 0.02,
-        positions: Positions = "learned",
-        rope_theta: float = 10_000.0,
-        qk_norm: bool = False,
-        z_loss: float = 0.0,
-        recompute: bool = False,
-    ) -> None:
+    With `recompute` layers keep their input alone for the backward pass. Raises SettingError where
+    the vocabulary is missing.
+    """
+
+    def __init__(self, shape: Model, *, layers: int | None = None, recompute: bool = False) -> None:
         super().__init__()
-        self.length = length  # full length L; shorter inputs are as welcome
-        self.dropout = dropout
-        self.recompute = recompute  # layers keep their input alone for the backward pass
-        self.init_std = init_std
+        if shape.vocabulary is None:
+            raise SettingError("model.vocabulary", "is missing; a token store gives it")
+        self.shape = shape
+        self.length = shape.length  # full length L; shorter inputs are as welcome
+        self.recompute = recompute
         self.watched: int | None = None  # layer whose largest logit each forward pass finds
         self.largest_logit: Tensor | None = None  # which the last one found
-        self.z_loss = z_loss  # weight of log(Z)^2 in the gradient
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(length, width) if positions == "learned" else None
-        self.head_width, self.rope_theta = width // heads, rope_theta
-        self.blocks = nn.ModuleList(
-            Block(width, heads, dropout, qk_norm=qk_norm) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    @classmethod
-    def of(cls, shape: Model, *, layers: int | None = None, recompute: bool = False) -> "GPT":
-        """Return the model of a configuration whose vocabulary is known, or some of its layers."""
-        assert shape.vocabulary is not None
-        return cls(
-            layers=layers or shape.layers,
-            width=shape.width,
-            heads=shape.heads,
-            length=shape.length,
-            vocabulary=shape.vocabulary,
-            dropout=shape.dropout,
-            init_std=shape.init_std,
-            positions=shape.positions,
-            rope_theta=shape.rope_theta,
-            qk_norm=shape.qk_norm,
-            z_loss=shape.z_loss,
-            recompute=recompute,
-        )
+        self.tokens = nn.Embedding(shape.vocabulary, shape.width)
+        learned = shape.positions == "learned"
+        self.positions = nn.Embedding(shape.length, shape.width) if learned else None
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(layers or shape.layers))
+        self.norm = nn.LayerNorm(shape.width)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -131,15 +100,18 @@ class GPT(nn.Module):
         Matrices from N(0, init_std), those that write into the residual stream from
         N(0, init_std / sqrt(2 layers)); biases 0, gains 1.
         """
-        residual_std = self.init_std / (2 * len(self.blocks)) ** 0.5
+        std = self.shape.init_std
+        residual_std = std / (2 * len(self.blocks)) ** 0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            std = residual_std if name.endswith(("out.weight", "down.weight")) else self.init_std
+            is_residual = name.endswith(("out.weight", "down.weight"))
             # Drawn where the generator lives: a GPU's own numbers would make another model.
             drawn = torch.empty(parameter.shape, device=generator.device)
-            parameter.copy_(drawn.normal_(0.0, std, generator=generator))
+            parameter.copy_(
+                drawn.normal_(0.0, residual_std if is_residual else std, generator=generator)
+            )
 
     def forward(self, inputs: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
         """Return the sum of the cross-entropies in nats: float32, or float64 for a float64 model.
@@ -149,7 +121,7 @@ class GPT(nn.Module):
         are the positions of each row's first token; None: all begin at 0.
         """
         hidden = self.hidden(inputs, starts).flatten(0, 1)
-        return summed_loss(hidden, self.tokens.weight, targets.flatten(), self.z_loss)
+        return summed_loss(hidden, self.tokens.weight, targets.flatten(), self.shape.z_loss)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return (rows, length, vocabulary) for inputs (rows, length) int64."""
@@ -161,14 +133,14 @@ class GPT(nn.Module):
         if starts is not None:
             positions = starts[:, None] + torch.arange(inputs.shape[1], device=inputs.device)
         x, rotation = self._embedded(inputs, positions)
-        x = functional.dropout(x, self.dropout, self.training)
+        x = functional.dropout(x, self.shape.dropout, self.training)
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             if number == self.watched:
                 self.largest_logit = block.largest_logit(x, rotation)
             if self.recompute and torch.is_grad_enabled():
                 # Without dropout a layer draws no random numbers, whose state would be restored.
-                random = self.dropout > 0
+                random = self.shape.dropout > 0
                 x = checkpoint(block, x, rotation, use_reentrant=False, preserve_rng_state=random)
             else:
                 x = block(x, rotation)
@@ -208,7 +180,8 @@ class GPT(nn.Module):
             if positions is None:
                 positions = torch.arange(length, device=inputs.device)[None]
             dtype = self.tokens.weight.dtype
-            return x, rotation_at(positions, self.head_width, self.rope_theta, dtype)
+            head_width = self.shape.width // self.shape.heads
+            return x, rotation_at(positions, head_width, self.shape.rope_theta, dtype)
         # A slice where it can be: the gradients of looked-up rows are added up in another order.
         own = self.positions.weight[:length] if positions is None else self.positions(positions)
         return x + own, None

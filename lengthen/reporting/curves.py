@@ -25,16 +25,6 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A point beside a curve, with a text."""
-
-    x: float
-    y: float
-    text: str
-    hollow: bool = False
-
-
-@dataclass(frozen=True)
 class Curve:
     """One line of a panel."""
 
@@ -42,7 +32,6 @@ class Curve:
     points: Sequence[Point]
     family: str = ""  # curves of one family look alike and share a key; by default its own name
     breaks: Sequence[float] = ()  # where along x the value was not finite
-    marks: Sequence[Mark] = ()
     band: Sequence[Point] = ()  # lowest and highest at each point, of the runs it is the mean of
 
     @property
@@ -53,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot: its curves, and dashed lines across where those help to read it.
+    """A plot: its curves, and a dashed line across where one helps to read it.
 
     On a logarithmic axis only what is above zero has a place; the rest is left out.
     """
@@ -62,8 +51,7 @@ class Panel:
     x: str  # name of the axis; interactive panels with the same x zoom together
     y: str
     curves: Sequence[Curve]
-    threshold: float | None = None  # height of the dashed line
-    lesser: Sequence[float] = ()  # heights of fainter ones
+    threshold: float | None = None  # height of that line
     log_x: bool = False
     log_y: bool = False
 

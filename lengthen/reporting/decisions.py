@@ -1,46 +1,11 @@
-"""What an adaptive pacing observed and decided: marks beside the curves of its run, and a table."""
+"""What adaptive pacings observed and decided, as a table."""
 
 from collections.abc import Iterator, Sequence
 
-from lengthen.reporting.curves import Mark
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.metrics import Metrics
-from lengthen.util.tables import Table, counted, number
+from lengthen.util.tables import Table, number
 
-NOTE = (
-    "Circles are of adaptive pacings: along the length a full one where it grew, an empty one "
-    "where it looked and stayed; beside the training loss, the loss that it observed."
-)
 ROWS = 12  # of the table of decisions, about; many runs show fewer each
-
-
-def decided(metrics: Metrics) -> Iterator[Mark]:
-    """Yield every decision at its step and the length that it led to."""
-    for one in metrics.observations:
-        text = f"stayed at {one.length}"
-        if one.grew:
-            after = counted(one.steps_at_length, "step")
-            text = f"grew from {one.length} to {one.next_length} after {after}"
-        yield Mark(one.step, one.next_length, f"{text}, {_observed(one.loss)}", hollow=not one.grew)
-
-
-def observed(metrics: Metrics) -> Iterator[Mark]:
-    """Yield every observed loss that is finite, at the tokens trained by then."""
-    for one in metrics.observations:
-        if one.loss is not None:
-            text = f"{_observed(one.loss)} at length {one.length}"
-            yield Mark(one.tokens, one.loss, text, hollow=True)
-
-
-def _observed(loss: float | None) -> str:
-    return "observed " + ("a loss that is not finite" if loss is None else f"{loss:.4f} nats")
-
-
-def fewer(marks: Sequence[Mark], most: int) -> list[Mark]:
-    """Return at most about `most` marks: every full one, and of the empty ones each so many."""
-    hollow = [mark for mark in marks if mark.hollow]
-    kept = set(hollow[:: -(-len(hollow) // most) or 1])
-    return [mark for mark in marks if not mark.hollow or mark in kept]
 
 
 def table(runs: Sequence[NamedRun]) -> Table | None:

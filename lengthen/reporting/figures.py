@@ -127,18 +127,18 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
         line = _line(curve.points, known[curve.key], 1.5 if alone else 0.8)
         line.set_gid(f"{name}-curve-{number}")
         axes.add_line(line)
-        _beside(axes, curve, known[curve.key].colour)
+        if curve.breaks:
+            foot = axes.get_xaxis_transform()  # x in values, y as a share of the height
+            feet, colour = [FOOT] * len(curve.breaks), line.get_color()
+            axes.scatter(curve.breaks, feet, s=25, c=colour, marker="x", transform=foot)
         if curve.band:
-            xs, (lows, highs) = _columns(curve.points)[0], _columns(curve.band)
-            axes.fill_between(xs, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
+            along, (lows, highs) = _columns(curve.points)[0], _columns(curve.band)
+            axes.fill_between(along, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.autoscale_view()
     _ticks(axes.xaxis, panel.log_x, xs)
     _ticks(axes.yaxis, panel.log_y, ys)
-    low, high = axes.get_ylim()
-    heights = [(height, 0.4) for height in panel.lesser if low <= height <= high]
-    heights += [] if panel.threshold is None else [(panel.threshold, 0.9)]
-    for height, alpha in heights:
-        axes.axhline(height, color="#666666", linewidth=1, linestyle=(0, (5, 4)), alpha=alpha)
+    if panel.threshold is not None:
+        axes.axhline(panel.threshold, color="#666666", linewidth=1, linestyle=(0, (5, 4)))
 
 
 def _placed(panel: Panel, curve: Curve) -> Curve:
@@ -151,20 +151,7 @@ def _placed(panel: Panel, curve: Curve) -> Curve:
         curve,
         points=[(x, y) for x, y in curve.points if fits(x, y)],
         breaks=[x for x in curve.breaks if fits(x, 1)],
-        marks=[mark for mark in curve.marks if fits(mark.x, mark.y)],
     )
-
-
-def _beside(axes: Axes, curve: Curve, colour: str) -> None:
-    """Draw crosses at the foot where a value was not finite, and circles for marks."""
-    if curve.breaks:
-        foot = axes.get_xaxis_transform()  # x in values, y as a share of the height
-        ys = [FOOT] * len(curve.breaks)
-        axes.scatter(curve.breaks, ys, s=25, c=colour, marker="x", transform=foot)
-    for hollow in (False, True):
-        if marks := [(mark.x, mark.y) for mark in curve.marks if mark.hollow is hollow]:
-            face = "none" if hollow else colour
-            axes.scatter(*_columns(marks), s=14, edgecolors=colour, facecolors=face)
 
 
 def _ticks(axis: Axis, log: bool, values: Sequence[float]) -> None:

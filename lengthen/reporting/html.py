@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
-from lengthen.reporting import comparability, decisions
+from lengthen.reporting import comparability
 from lengthen.reporting.curves import Panel, looks
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html_figures import DIGITS, extents, figure
@@ -21,11 +21,9 @@ from lengthen.reporting.panels import panels_of, points_per_curve, timed_alone
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_file
-from lengthen.util.tables import Table
+from lengthen.util.tables import Table, counted, is_numeric
 
 OPENING = "<!DOCTYPE html>\n<!-- a report of lengthen -->\n"
-# How a cell begins that is a number; a version or a hash is none.
-NUMBER = re.compile(r"[-+<>~]?\s*\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?x?(?!\S)")
 FIRST = 2  # verdicts that leave room for the final losses on the first screen; the rest is folded
 DOWNLOAD = '<button type="button" class="script" data-format="{0}">{0}</button>'
 UNTIMED = "Nothing is drawn along seconds: runs shared a machine, or their machines differ."
@@ -68,7 +66,7 @@ def write(
             *(_table(table, "<section><h2>{}</h2>", "</section>") for table in tables[:1]),
             *_figures(shown),
             *(_table(table, *FOLDED) for table in [*tables[1:], *last]),
-            _footer(runs, shown, empty, most),
+            _footer(runs, empty, most),
             f"<script>{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
     )
@@ -107,16 +105,9 @@ def _file(name: str) -> str:
 
 def _header(title: str, runs: Sequence[NamedRun]) -> str:
     steps = sum(len(run.metrics.steps) for run in runs)
-    size = f"{_count(len(runs), 'run')}, {_count(steps, 'step')} in all"
+    size = f"{counted(len(runs), 'run')}, {counted(steps, 'step')} in all"
     size = size if runs else "worked out, before any run"
-    return (
-        f"<header><div><h1>{escape(title)}</h1>\n<p>{size}</p></div>\n"
-        '<button type="button" id="theme" class="script">Dark</button></header>\n<main>\n'
-    )
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
+    return f"<header><h1>{escape(title)}</h1>\n<p>{size}</p></header>\n<main>\n"
 
 
 def _verdicts(verdicts: Sequence[str]) -> str:
@@ -133,7 +124,7 @@ def _verdicts(verdicts: Sequence[str]) -> str:
 
 def _table(table: Table, before: str, after: str) -> str:
     columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
-    kinds = [' class="number"' if _is_numeric(column) else "" for column in columns[1:]]
+    kinds = [' class="number"' if is_numeric(column) else "" for column in columns[1:]]
     rows = ""
     for first, *row in table.rows:
         cells = (f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
@@ -154,11 +145,6 @@ def _table(table: Table, before: str, after: str) -> str:
 def _breakable(name: str) -> str:
     """Return a dotted name or a path, escaped, that may be broken after its parts."""
     return re.sub(r"(?<=[./_=])(?=[^./_=])", "<wbr>", escape(name))
-
-
-def _is_numeric(cells: Sequence[str]) -> bool:
-    """Return whether a column is to be lined up at its right: most of its cells are numbers."""
-    return 2 * sum(NUMBER.match(cell) is not None for cell in cells) >= len(cells)
 
 
 def _figures(shown: Sequence[Panel]) -> Iterator[str]:
@@ -191,9 +177,7 @@ def _plotly(part: str) -> ModuleType:
         ) from None
 
 
-def _footer(
-    runs: Sequence[NamedRun], panels: Sequence[Panel], empty: Sequence[str], most: int
-) -> str:
+def _footer(runs: Sequence[NamedRun], empty: Sequence[str], most: int) -> str:
     notes = [f"Nothing was recorded for: {'; '.join(empty)}."] if empty else []
     notes += [
         *([] if timed_alone(runs) else [UNTIMED]),
@@ -203,11 +187,9 @@ def _footer(
         "Drag to zoom; figures with the same x axis follow. Double click to see all again. Click "
         "a name in a legend to hide its curves in all figures; double click to see no others.",
     ]
-    if any(curve.marks for panel in panels for curve in panel.curves):
-        notes.append(decisions.NOTE)
     notes += comparability.notes(runs)
     notes += [
-        f"{run.name}: {_count(run.metrics.unreadable, 'line')} of its log could not be read."
+        f"{run.name}: {counted(run.metrics.unreadable, 'line')} of its log could not be read."
         for run in runs
         if run.metrics.unreadable
     ]

@@ -1,4 +1,4 @@
-"""A panel as a figure of plotly: what its `to_html` takes, with its own legend, zoom and buttons.
+"""A panel as a figure of plotly: what its `to_html` takes, with its own legend and zoom.
 
 Colours of text and grid are not here: the page's style sheet paints them, so that figures follow
 its theme, and paper, without being drawn again.
@@ -21,9 +21,6 @@ HEIGHT, LEGEND_LINE = 320, 20  # pixels: of a figure, and of a line of its legen
 LEGEND_LETTERS = 30  # of a name, in a line of the legend
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
-# With so few ticks plotly marks 1, 2 and 5 of a decade, and not all nine.
-LOG = {"type": "log", "nticks": 3, "tickmode": "auto"}
-LINEAR = {"type": "linear", "nticks": 0, "tickmode": "auto"}
 
 
 def figure(panel: Panel, looks: Mapping[str, Look], extent: Sequence[float]) -> Json:
@@ -91,15 +88,6 @@ def _traces(curve: Curve, look: Look, width: float) -> Iterator[Json]:
             "y": [0.03] * len(curve.breaks),
             "marker": {"color": look.colour, "size": 9, "symbol": "x-thin", "line": line},
         }
-    if curve.marks:
-        symbols = ["circle-open" if mark.hollow else "circle" for mark in curve.marks]
-        yield {
-            **_trace(curve, "markers", "%{text}"),
-            "x": [rounded(mark.x) for mark in curve.marks],
-            "y": [rounded(mark.y) for mark in curve.marks],
-            "text": [_text(mark.text) for mark in curve.marks],
-            "marker": {"color": look.colour, "size": 7, "symbol": symbols},
-        }
 
 
 def _trace(curve: Curve, mode: str, value: str) -> Json:
@@ -120,24 +108,19 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
     across = _axis(panel.x, extent, log=panel.log_x)
     across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
     ys = [y for curve in panel.curves for _, y in curve.points if y > 0]
-    up = _axis(panel.y, ys, log=panel.log_y)
-    if panel.lesser:
-        # A line along the very edge would lose half of its label.
-        up["autorangeoptions"] = {"include": [1.03 * max(panel.lesser)]}
     return {
         "height": max(HEIGHT, 60 + LEGEND_LINE * lines),
         "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
-        "yaxis": up,
+        "yaxis": _axis(panel.y, ys, log=panel.log_y),
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-        "shapes": list(_thresholds(panel)),
+        "shapes": [] if panel.threshold is None else [_threshold(panel.threshold)],
         "margin": {"l": 60, "r": 42, "t": 30, "b": 46},
         "font": FONT,
         "hovermode": "closest",
         # Beside the figure; the script puts it below a narrow one.
         "legend": {"x": 1.05, "y": 1, "maxheight": 1, "tracegroupgap": 0},
         "showlegend": True,
-        "updatemenus": [_toggle("x", panel.log_x, "right"), _toggle("y", panel.log_y, "left")],
         "paper_bgcolor": CLEAR,
         "plot_bgcolor": CLEAR,
     }
@@ -147,7 +130,9 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     large = bool(values) and max(values) >= 1000 and min(values) >= 1
     ticks = log_ticks(values) if log else []
     return {
-        **(LOG if log else LINEAR),
+        "type": "log" if log else "linear",
+        # With so few ticks plotly marks 1, 2 and 5 of a decade, and not all nine.
+        "nticks": 3 if log else 0,
         **({"tickmode": "array", "tickvals": ticks} if ticks else {}),
         "title": {"text": _text(name), "font": {"size": 12}, "standoff": 8},
         # Thousands as 1.5k; but the same letters would make 5m of 0.005.
@@ -156,27 +141,13 @@ def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
     }
 
 
-def _toggle(axis: str, log: bool, side: str) -> Json:
-    """Return the button that makes an axis logarithmic, and linear when it is pressed again."""
-    scales = [
-        {f"{axis}axis.{key}": value for key, value in scale.items()} for scale in (LOG, LINEAR)
-    ]
-    first, second = reversed(scales) if log else scales
-    button = {"label": f"log {axis}", "method": "relayout", "args": [first], "args2": [second]}
-    place = {"x": int(side == "right"), "xanchor": side, "y": 1.02, "yanchor": "bottom"}
-    look = {"font": {"size": 11}, "pad": {"t": 0, "b": 2, "l": 0, "r": 0}}
-    return {"type": "buttons", "buttons": [button], "active": -1, **place, **look}
-
-
-def _thresholds(panel: Panel) -> Iterator[Json]:
-    heights = [(height, 1.0) for height in panel.lesser]
-    heights += [] if panel.threshold is None else [(panel.threshold, 2.0)]
+def _threshold(height: float) -> Json:
     place = {"textposition": "end", "xanchor": "left", "yanchor": "middle"}
-    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1}
-    for height, width in heights:
-        line = {"dash": "5px,4px", "width": width}
-        label = {"text": f"{height:g}", **place}
-        yield {**across, "y0": height, "y1": height, "line": line, "label": label}
+    return {
+        **{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height},
+        "line": {"dash": "5px,4px", "width": 2},
+        "label": {"text": f"{height:g}", **place},
+    }
 
 
 def _text(name: str) -> str:

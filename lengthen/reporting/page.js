@@ -4,7 +4,6 @@
   const PAPER = 680; // pixels of width on an A4 page or a letter
   const [HEIGHT, LINE] = [200, 22]; // pixels: of a narrow plot, and of a name below it
   const plots = [...document.querySelectorAll(".plotly-graph-div")];
-  const log = (plot) => plot.layout.xaxis.type === "log";
   let following = false; // what a figure does because another did it goes no further
 
   async function followed(changes) {
@@ -16,13 +15,8 @@
   function zoomed(from) {
     const { range, autorange } = from.layout.xaxis;
     const alike = plots.filter((plot) => plot !== from && plot.layout.meta === from.layout.meta);
-    const values = range.map((x) => (log(from) ? 10 ** x : x));
-    const change = (to) => {
-      if (autorange) return { "xaxis.autorange": true };
-      const least = to.layout.xaxis.autorangeoptions.include[0] ?? 1;
-      return { "xaxis.range": values.map((x) => (log(to) ? Math.log10(Math.max(x, least)) : x)) };
-    };
-    return followed(alike.map((plot) => Plotly.relayout(plot, change(plot))));
+    const change = autorange ? { "xaxis.autorange": true } : { "xaxis.range": range };
+    return followed(alike.map((plot) => Plotly.relayout(plot, change)));
   }
 
   function hid(from) {
@@ -43,14 +37,6 @@
       if (!following && "visible" in change) hid(plot);
     });
   }
-
-  const button = document.getElementById("theme");
-  function theme(dark) {
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
-    button.textContent = dark ? "Light" : "Dark";
-  }
-  button.addEventListener("click", () => theme(button.textContent === "Dark"));
-  theme(matchMedia("(prefers-color-scheme: dark)").matches);
 
   // Beside a figure there is no room for its legend on a narrow screen: it goes below.
   const drawn = plots.map(({ layout: { legend, height, margin } }) => ({ legend, height, margin }));
@@ -77,8 +63,8 @@
   addEventListener("beforeprint", () => arrange(PAPER, false));
   addEventListener("afterprint", onScreen);
 
-  // A figure for a paper: what is shown, on white, without buttons.
-  const paper = { width: 720, height: 400, paper_bgcolor: "white", updatemenus: [] };
+  // A figure for a paper: what is shown, on white.
+  const paper = { width: 720, height: 400, paper_bgcolor: "white" };
   const download = ({ target: button }) => {
     const figure = button.closest("figure");
     const plot = figure.querySelector(".plotly-graph-div");

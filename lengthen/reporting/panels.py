@@ -1,17 +1,15 @@
 """The panels that every report has, made from what the runs wrote down."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from lengthen.core.loss_ratio import UNSTABLE
 from lengthen.evaluation import results, tables
 from lengthen.reporting import comparability
-from lengthen.reporting.curves import Curve, Mark, Panel, averaged, flattened, thin
-from lengthen.reporting.decisions import decided, fewer, observed
+from lengthen.reporting.curves import Curve, Panel, averaged, flattened, thin
 from lengthen.reporting.gather import NamedRun
-from lengthen.run.metrics import Metrics
 from lengthen.run.records import LARGEST, EvalRecord, ProbeRecord, StepRecord
 from lengthen.util.errors import printable
 
@@ -19,7 +17,6 @@ from lengthen.util.errors import printable
 AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
-LESSER = (1.1, 1.5)  # thresholds on both sides of the paper's
 MACHINE = ("device", "threads", "cores")  # of an environment: what seconds depend on
 
 
@@ -33,7 +30,6 @@ class _Plot:
     kind: type[Drawn] = StepRecord
     along: str = "step"
     log: bool = False
-    marks: Callable[[Metrics], Iterable[Mark]] | None = None
 
 
 LOSS_RATIO = ("loss_ratio", "loss / lowest so far")
@@ -42,19 +38,13 @@ PLOTS = (
     _Plot("Validation perplexity by step", *PERPLEXITY, "step", log=True),
     _Plot("Validation perplexity by token", *PERPLEXITY, "tokens", log=True),
     _Plot("Validation perplexity by second", *PERPLEXITY, "seconds", log=True),
-    _Plot(
-        "Training loss, each step at its own length",
-        "loss",
-        "nats",
-        along="tokens",
-        marks=observed,
-    ),
+    _Plot("Training loss, each step at its own length", "loss", "nats", along="tokens"),
     _Plot("Loss ratio of the steps", *LOSS_RATIO),
     _Plot("Loss ratio of the probe, at full length", *LOSS_RATIO, ProbeRecord),
     _Plot("Variance norm", "variance_norm", "l1 norm of √v", log=True),
     _Plot("Variance max", "variance_max", "largest √v", log=True),
     _Plot("Gradient norm, before clipping", "grad_norm", "l2 norm"),
-    _Plot("Length", "length", "tokens in a row", marks=decided),
+    _Plot("Length", "length", "tokens in a row"),
     _Plot("Rows", "rows", "rows in a step"),
     _Plot("Tokens per step", STEP_TOKENS, "tokens in a step"),
     _Plot("Learning rate", "lr", "learning rate"),
@@ -95,15 +85,13 @@ def timed_alone(runs: Sequence[NamedRun]) -> bool:
 
 
 def _panel(plot: _Plot, text: str, curves: Sequence[Curve]) -> Panel:
-    is_ratio = plot.field == "loss_ratio"
     return Panel(
         f"{plot.title} ({text})" if text else plot.title,
         AXES[plot.along],
         plot.unit,
         # The steps of each seed stay: a mean would hide the spike of one.
         curves if plot.kind is StepRecord else averaged(curves, log=plot.log),
-        threshold=UNSTABLE if is_ratio else None,
-        lesser=LESSER if is_ratio else (),
+        threshold=UNSTABLE if plot.field == "loss_ratio" else None,
         log_y=plot.log or flattened(curves),
     )
 
@@ -138,9 +126,8 @@ def _curve(plot: _Plot, run: NamedRun, family: str, most: int) -> Curve:
             points.append((x, y))
         elif not record.is_finite:
             breaks.append((x, 0.0))
-    marks = fewer(list(plot.marks(run.metrics)), most) if plot.marks else ()
     crosses = [x for x, _ in thin(breaks, most)]
-    return Curve(run.name, thin(points, most), family, crosses, marks)
+    return Curve(run.name, thin(points, most), family, crosses)
 
 
 def _value(record: Drawn, field: str) -> float | None:

@@ -27,21 +27,12 @@ from lengthen.util.console import clock_time
 from lengthen.util.errors import DataError, LengthenError, SettingError, printable
 from lengthen.util.tables import Table, facts, laid_out, number
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-RECENT = 60  # steps that curves show at most, and that the speed is taken over
-BESIDE = 34  # characters of a curve's line at most that are none of the curve
+RECENT = 60  # steps that the speed is taken over
 EVENTS = 5  # the last ones that are shown
 SILENCE = 10.0  # seconds without a line before the screen says so
 KNOWN = 1024  # bytes before the place read up to, by which a changed file is known
 COLUMNS = ("tokens", "length", "loss", "valid")  # of a table of several runs
 LOCKS = Path("/proc/locks")
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Return a curve, a character for each value."""
-    low = min(values, default=0.0)
-    span = max(values, default=0.0) - low or 1.0
-    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in values)
 
 
 @dataclass
@@ -188,30 +179,25 @@ def _draw(console: Console, looks: Iterator[list[View]]) -> None:
 
 
 def _looks(root: Path, every: float) -> Iterator[list[View]]:
-    """Yield the run in `root`, or all runs below it, every so many seconds."""
-    if RunPaths(root).config.is_file() or not any(runs_below(root)):
-        yield from ([view] for view in _views(open_run(root), every))
-        return
-    following: dict[str, Iterator[View]] = {}
-    views: dict[str, View] = {}
+    """Yield the run in `root`, or all runs below it, every so many seconds, to their end."""
+    is_run = RunPaths(root).config.is_file() or not any(runs_below(root))
+    following = {"": _views(open_run(root))} if is_run else {}
     while True:
         carried_out, _ = _owner(RunPaths(root).lock)  # a run may begin as long as somebody does
-        for paths in map(RunPaths, runs_below(root)):
+        for paths in map(RunPaths, () if is_run else runs_below(root)):
             name = printable(str(paths.root.relative_to(root)))
             if name not in following and paths.config.is_file():
-                following[name] = _views(paths, 0.0, name)
-        for name, one in following.items():
-            views[name] = next(one, None) or views[name]  # None: it has finished before
-        yield list(views.values())
-        if not carried_out and all(
-            view.state in ("finished", "stopped") for view in views.values()
-        ):
+                following[name] = _views(paths, name)
+        views = [next(one) for one in following.values()]
+        yield views
+        ends = ("finished",) if is_run else ("finished", "stopped")
+        if (is_run or not carried_out) and all(view.state in ends for view in views):
             return
         time.sleep(every)
 
 
-def _views(paths: RunPaths, every: float, name: str = "") -> Iterator[View]:
-    """Yield the run as it is every so many seconds, until it has finished."""
+def _views(paths: RunPaths, name: str = "") -> Iterator[View]:
+    """Yield the run as it is each time."""
     name, follower = name or printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
@@ -221,10 +207,7 @@ def _views(paths: RunPaths, every: float, name: str = "") -> Iterator[View]:
         with suppress(LengthenError, OSError):
             budget = _budget(paths)
         silence = max(0.0, time.time() - follower.written)
-        yield (view := View(name, follower.summary, budget, running, owner, silence))
-        if view.summary.finished:
-            return
-        time.sleep(every)
+        yield View(name, follower.summary, budget, running, owner, silence)
 
 
 def _budget(paths: RunPaths) -> int | None:
@@ -271,19 +254,8 @@ def drawn(views: Sequence[View], width: int) -> str:
         ]
         return "\n".join(laid_out(Table("", ("run", "state", *COLUMNS), tuple(rows)), width))
     (view,) = views
-    room, lines = min(RECENT, max(1, width - BESIDE)), [("state", _state(view))]
-    for name, text in _facts(view):
-        lines.append((name, text))
-        if name == "tokens" and view.budget is not None and view.summary.step is not None:
-            done = room * (view.summary.step.tokens or 0) // view.budget
-            done = room if view.summary.finished else min(room, done)
-            lines.append((" ", "━" * done + "┄" * (room - done)))
-    for name in ("loss", "length"):
-        figures = [getattr(step, name) for step in view.summary.recent]
-        if values := [value for value in figures if value is not None][-room:]:
-            curve = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}"
-            lines.append((f"recent {name}", curve))
-    lines += [("event", event) for event in view.summary.events]
+    events = (("event", event) for event in view.summary.events)
+    lines = [("state", _state(view)), *_facts(view), *events]
     return "\n".join([view.name, *laid_out(facts(lines), width)])
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 
 from lengthen.checkpoint.manager import CheckpointManager
-from lengthen.checkpoint.read import Checkpoint, load_newest, load_step
+from lengthen.checkpoint.read import Checkpoint
+from lengthen.checkpoint.read import load as load_checkpoint
 from lengthen.checkpoint.train_state import log_size
 from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.checkpoint.write import remove_incomplete, supersede_after
@@ -172,10 +173,7 @@ def resume(
         own_directory(stack, paths.root, context, what, config)
         if context.is_rank_zero:
             remove_incomplete(disk, paths.checkpoints)
-        if checkpoint is None:
-            start, damaged = load_newest(paths.checkpoints, context)
-        else:
-            start, damaged = load_step(paths.checkpoints, checkpoint, context), []
+        start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
         config, micro_tokens = with_micro_tokens(config, store, context)
         stop = stack.enter_context(StopSignal().listening())
         trainer = Trainer(config, store, context, micro_tokens, stop)

@@ -87,7 +87,7 @@ def _grid(columns: Sequence[Column], width: int | None) -> Iterator[str]:
     sizes = _sizes(columns, width)
     rows = [names, tuple("-" * size for size in sizes), *rows] if any(names) else rows
     # A column of figures stands at the end of its place.
-    figures = [bool(one[0]) and not any(cell[:1].isalpha() for cell in one[1:]) for one in columns]
+    figures = [bool(name) and is_numeric(cells) for name, *cells in columns]
     for row in rows if sizes else []:
         cells = [wrapped(cell, max(1, size)) for cell, size in zip(row, sizes, strict=True)]
         for parts in zip_longest(*cells, fillvalue=""):
@@ -96,6 +96,11 @@ def _grid(columns: Sequence[Column], width: int | None) -> Iterator[str]:
                 space = " " * (size - cell_len(part))
                 line.append(space + part if at_end else part + space)
             yield GAP.join(line).rstrip()
+
+
+def is_numeric(cells: Sequence[str]) -> bool:
+    """Return whether cells are figures, and signs for what is missing."""
+    return not any(cell[:1].isalpha() for cell in cells)
 
 
 def _stacked(columns: Sequence[Column], width: int) -> list[str]:

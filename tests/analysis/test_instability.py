@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.analysis.instability import largest_ratio, ratios_of, spikes_of
+from lengthen.analysis.instability import ratios_of, spikes_of
 from lengthen.core.loss_ratio import LowestLoss
 from tests.logs import Line, bad, metrics, probe, step
 
@@ -13,8 +13,8 @@ from tests.logs import Line, bad, metrics, probe, step
 def test_a_step_above_the_threshold_or_not_finite_is_unstable() -> None:
     steps = metrics(step(1, None), step(2, 1.2), step(3, 1.21), bad(4)).steps
     assert ratios_of(steps).unstable == (3, 2, 1)
-    assert largest_ratio(steps) == 1.21
-    assert largest_ratio(steps[:1]) is None
+    assert ratios_of(steps).largest == 1.21
+    assert ratios_of(steps[:1]).largest is None
 
 
 @dataclass(frozen=True)

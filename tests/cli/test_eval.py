@@ -338,7 +338,11 @@ MISTAKES: list[tuple[Callable[[Path], list[str]], int, str]] = [
     (damaged, 4, "no usable checkpoint in"),
     (with_other_tokenizer, 3, "its tokenizer is not that of run (tokens differ); name one"),
     (empty_set, 3, "lambada.jsonl: is empty"),
-    (stranger, 3, "evaluations.json: holds no evaluations of this version (Invalid JSON"),
+    (
+        stranger,
+        3,
+        "holds no evaluations of this version (as a whole: Invalid JSON",
+    ),
 ]
 
 

@@ -208,7 +208,7 @@ def test_no_other_file_pads_text_to_columns_or_makes_a_table_of_rich() -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_run_that_is_watched_is_whole(world: World, width: int) -> None:
-    view = next(_views(open_run(world.run), 1.0))
+    view = next(_views(open_run(world.run)))
     lines = drawn([view], width).splitlines()
     assert all(len(line) <= width for line in lines)
     facts = [text for _, text in _facts(view)] + list(view.summary.events)

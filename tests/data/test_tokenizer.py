@@ -102,7 +102,7 @@ def test_gpt2_that_is_nowhere_names_the_three_places(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_package_folders", list)
+    monkeypatch.setattr(module, "package_folders", lambda *_: [])
     with pytest.raises(SettingError) as caught:
         resolve("gpt2")
     message = str(caught.value)

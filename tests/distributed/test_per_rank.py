@@ -7,7 +7,7 @@ import pytest
 from benchmarks.scale import PEAK, SHAPES, configuration, measured, predicted
 from lengthen.cli.main import main
 from lengthen.config.load import with_overrides
-from lengthen.config.schema import Config
+from lengthen.config.schema import Config, Model
 from lengthen.distributed.per_rank import RankLoad, load
 from lengthen.model import cost
 from lengthen.model.gpt import GPT
@@ -35,7 +35,7 @@ def test_sharded_ranks_keep_their_part() -> None:
 
 
 def test_each_micro_batch_gathers_again_and_gradients_travel_once() -> None:
-    gpt = GPT(**SHAPES["DEEP"])
+    gpt = GPT(Model(**SHAPES["DEEP"]))
     layers = sum(p.numel() for p in gpt.blocks.parameters())
     for micro_tokens, micro_batches in ((1024, 1), (256, 2), (128, 4)):
         _, sharded = loads(configuration("DEEP"), 2, micro_tokens)

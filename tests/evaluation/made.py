@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lengthen.config.schema import Model
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.evaluation.models import EvalModel
@@ -25,7 +26,7 @@ needs_sets = pytest.mark.skipif(
 
 def tiny_model(micro_tokens: int = 512, *, length: int = 48) -> EvalModel:
     """A model of bytes in float64 whose logits are far apart."""
-    model = GPT(layers=2, width=16, heads=2, vocabulary=257, length=length, init_std=0.5)
+    model = GPT(Model(layers=2, width=16, heads=2, vocabulary=257, length=length, init_std=0.5))
     model.double().eval()
     model.initialise(torch.Generator().manual_seed(0))
     context = DistributedContext(torch.device("cpu"), "fp64")

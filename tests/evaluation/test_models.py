@@ -93,8 +93,8 @@ def test_a_run_a_checkpoint_and_an_export_are_the_same_model(made: Path) -> None
     paths = [made / "run", made / "run/checkpoints/step-00000003", made / "hf"]
     loaded = [load(model, None) for model in find_models(paths, None)]
     assert [one.step for one in loaded] == [3, 3, None]
-    first = loaded[0].model.gpt.tokens.weight
-    assert all(torch.equal(one.model.gpt.tokens.weight, first) for one in loaded)
+    first = loaded[0].gpt.tokens.weight
+    assert all(torch.equal(one.gpt.tokens.weight, first) for one in loaded)
 
 
 def test_weights_are_float32_unless_they_are_stored_in_float64(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_weights_are_float32_unless_they_are_stored_in_float64(tmp_path: Path) -
     saved_run(tmp_path / "double", TINY, weights=doubles)
     saved_run(tmp_path / "single", TINY)
     precisions = {
-        (name, wanted): load(one(tmp_path / name), wanted).model.context.precision
+        (name, wanted): load(one(tmp_path / name), wanted).context.precision
         for name in ("double", "single")
         for wanted in (None, "fp64", "bf16")
     }

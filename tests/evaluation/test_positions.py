@@ -48,7 +48,7 @@ def full_loss(model: EvalModel, store: Store, size: int, windows: int) -> float:
 
 def test_losses_by_position_average_to_the_loss_that_training_measures(opened: Store) -> None:
     model = tiny_model()
-    by_sequence, by_position = losses(model, opened, SEQUENCES, 7, lambda: False)
+    by_sequence, by_position = losses(model, opened.valid, LENGTH, SEQUENCES, lambda _: None)
     expected = full_loss(model, opened, LENGTH, SEQUENCES)
     assert by_position.mean() == pytest.approx(expected, rel=1e-10)
     assert by_sequence.mean() == pytest.approx(expected, rel=1e-10)
@@ -56,7 +56,7 @@ def test_losses_by_position_average_to_the_loss_that_training_measures(opened: S
 
 def test_the_loss_at_a_position_is_that_of_the_tokens_which_stand_there(opened: Store) -> None:
     model, place = tiny_model(), 11
-    _, by_position = losses(model, opened, SEQUENCES, 7, lambda: False)
+    _, by_position = losses(model, opened.valid, LENGTH, SEQUENCES, lambda _: None)
     found = []
     for first in range(0, SEQUENCES * LENGTH, LENGTH):
         read = torch.tensor([opened.valid[first : first + place].tolist()])
@@ -111,7 +111,7 @@ def test_the_whole_part_is_read_unless_a_limit_says_less(opened: Store) -> None:
 
 def test_errors_are_over_sequences_and_chance_is_the_whole_vocabulary(opened: Store) -> None:
     model = tiny_model()
-    by_sequence, _ = losses(model, opened, SEQUENCES, 7, lambda: False)
+    by_sequence, _ = losses(model, opened.valid, LENGTH, SEQUENCES, lambda _: None)
     loss, perplexity = valid(model, opened, EvalOptions(limit=SEQUENCES)).measures[:2]
     assert loss.error == pytest.approx(by_sequence.std(ddof=1) / math.sqrt(SEQUENCES))
     assert loss.chance == pytest.approx(math.log(257))

@@ -171,7 +171,7 @@ CURVE = {"name": "c", "axis": "a", "at": [1.0], "values": [1.0]}
         (b"\xff", "Invalid JSON"),
         (b"[" * 100_000, "Invalid JSON"),
         (b'{"format": 2, "results": []}', "format: "),
-        (b"[]", "(Input should be"),
+        (b"[]", "as a whole: Input should be"),
         (with_fields(items="many"), "results.0.outcome.items: "),
         (with_fields(curves=[{**CURVE, "at": [1.0, 2.0]}]), "a value for each place"),
         (with_fields(curves=[{**CURVE, "at": [math.inf]}]), "curves.0.at.0: "),

@@ -101,7 +101,7 @@ def test_only_the_plug_for_its_trainer_imports_transformers() -> None:
 
 def test_every_parameter_has_a_shape_and_a_name_of_its_own() -> None:
     model = model_of({**TINY, "layers": 3})
-    gpt = GPT.of(model)
+    gpt = GPT(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in gpt.named_parameters()}
     assert parameter_shapes(model) == shapes
     assert len({their_name(name) for name in shapes}) == len(shapes)

@@ -29,7 +29,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parameters_are_those_of_the_model(shape: dict[str, Any]) -> None:
-    built = sum(parameter.numel() for parameter in GPT(**shape).parameters())
+    built = sum(parameter.numel() for parameter in GPT(Model(**shape)).parameters())
     assert cost.parameters(Model(**shape)) == built
 
 
@@ -45,7 +45,7 @@ def test_flops_are_those_that_torch_counts(
     shape: dict[str, Any], rows: int, length: int, recompute: bool, dropout: float
 ) -> None:
     shape = {**shape, "dropout": dropout}
-    gpt = GPT(**shape, recompute=recompute)
+    gpt = GPT(Model(**shape), recompute=recompute)
     tokens = torch.zeros((rows, length), dtype=torch.int64)
     # torch counts neither the fast attention of a CPU nor a loss in chunks: both plain here.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -110,7 +110,7 @@ def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], mo
 
 def kept(switches: dict[str, Any]) -> float:
     """Return the widths per token that a forward pass keeps for the backward pass."""
-    gpt = GPT(width=128, heads=4, length=256, vocabulary=64, **switches)
+    gpt = GPT(Model(width=128, heads=4, length=256, vocabulary=64, **switches))
     own = {parameter.untyped_storage().data_ptr() for parameter in gpt.parameters()}
     storages: dict[int, int] = {}
     tokens = torch.zeros((4, 256), dtype=torch.int64)
@@ -173,7 +173,7 @@ def bytes_of(name: str) -> int:
 def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
     if recompute:
         free_large_blocks_at_once()
-    gpt = GPT(**shape, recompute=recompute)
+    gpt = GPT(Model(**shape), recompute=recompute)
     gpt.initialise(torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(gpt.parameters(), fused=True)
     tokens = torch.zeros((micro_tokens // gpt.length, gpt.length), dtype=torch.int64)

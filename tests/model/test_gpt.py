@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn import functional
 
+from lengthen.config.schema import Model
 from lengthen.distributed.wrap import compile_blocks
 from lengthen.model.gpt import GPT
 from lengthen.model.loss import CHUNK, summed_loss
@@ -25,7 +26,7 @@ def small(
     seed: int = 0,
     recompute: bool = False,
 ) -> GPT:
-    model = GPT(
+    shape = Model(
         layers=2,
         width=24,
         heads=3,
@@ -33,8 +34,8 @@ def small(
         vocabulary=VOCABULARY,
         dropout=dropout,
         init_std=0.2,  # large enough for attention to matter
-        recompute=recompute,
     )
+    model = GPT(shape, recompute=recompute)
     model.initialise(torch.Generator().manual_seed(seed))
     return model.to(dtype)
 
@@ -245,7 +246,7 @@ def test_the_same_seed_draws_the_same_weights_and_no_others() -> None:
 
 
 def test_initial_weights_have_the_scale_of_gpt2() -> None:
-    model = GPT(layers=8, width=128, heads=4, length=512, vocabulary=512, init_std=0.02)
+    model = GPT(Model(layers=8, width=128, heads=4, length=512, vocabulary=512))
     model.initialise(torch.Generator().manual_seed(0))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -260,7 +261,7 @@ def test_initial_weights_have_the_scale_of_gpt2() -> None:
 
 
 def test_the_first_loss_is_that_of_guessing() -> None:
-    model = GPT(layers=2, width=64, heads=4, length=LENGTH, vocabulary=VOCABULARY)
+    model = GPT(Model(layers=2, width=64, heads=4, length=LENGTH, vocabulary=VOCABULARY))
     model.initialise(torch.Generator().manual_seed(0))
     inputs, targets = batch(64, LENGTH)
     mean = model(inputs, targets) / targets.numel()
@@ -271,9 +272,8 @@ def test_the_first_loss_is_that_of_guessing() -> None:
 @pytest.mark.filterwarnings("default")  # the compiler warns of its own insides
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_warmup_makes_at_most_four_graphs() -> None:
-    model, plain = (
-        GPT(layers=2, width=32, heads=2, length=256, vocabulary=64, init_std=0.2) for _ in range(2)
-    )
+    shape = Model(layers=2, width=32, heads=2, length=256, vocabulary=64, init_std=0.2)
+    model, plain = GPT(shape), GPT(shape)
     for each in (model, plain):
         each.initialise(torch.Generator().manual_seed(0))
     compile_blocks(model)

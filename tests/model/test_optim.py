@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lengthen.config.schema import Optimizer
+from lengthen.config.schema import Model, Optimizer
 from lengthen.core.schedule import StepPlan
 from lengthen.model import optim
 from lengthen.model.gpt import GPT
@@ -26,7 +26,7 @@ YES, NO = torch.tensor(True), torch.tensor(False)
 
 
 def model_and_optimizer(weight_decay: float = 0.0) -> tuple[GPT, AdamW]:
-    model = GPT(layers=2, width=16, heads=2, length=8, vocabulary=32)
+    model = GPT(Model(layers=2, width=16, heads=2, length=8, vocabulary=32))
     model.initialise(torch.Generator().manual_seed(0))
     optimizer = build_optimizer(model, Optimizer(learning_rate=1e-2, weight_decay=weight_decay))
     set_rate(optimizer, 1e-2)
@@ -187,7 +187,7 @@ def test_a_beta2_that_follows_the_tokens_is_corrected_by_the_product_of_all(
     tokens: list[int], half_life: int, fused: bool
 ) -> None:
     asked = Optimizer(learning_rate=1e-2, weight_decay=0.5, epsilon=1e-2, beta2_half_life=half_life)
-    model = GPT(layers=1, width=8, heads=2, length=4, vocabulary=8).double()
+    model = GPT(Model(layers=1, width=8, heads=2, length=4, vocabulary=8)).double()
     model.initialise(torch.Generator().manual_seed(0))
     optimizer = build_optimizer(model, asked)
     assert optimizer.defaults["fused"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lengthen.config.schema import Model
 from lengthen.model.attention import KeysAndValues
 from lengthen.model.gpt import GPT
 
@@ -26,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def model_of(switches: dict[str, Any]) -> GPT:
     sizes: dict[str, Any] = {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "length": LENGTH}
-    model = GPT(**sizes, vocabulary=VOCABULARY, init_std=0.2, **switches)
+    model = GPT(Model(**sizes, vocabulary=VOCABULARY, init_std=0.2, **switches))
     model.initialise(torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():

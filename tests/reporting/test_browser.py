@@ -22,7 +22,6 @@ DRAWN = "document.querySelectorAll('.js-plotly-plot .legend').length"
 PLOT = "const plot = document.querySelector(`#${id} .plotly-graph-div`); "
 RANGE = f"id => {{ {PLOT} return plot._fullLayout.xaxis.range }}"
 HEIGHT = f"id => {{ {PLOT} return plot._fullLayout.yaxis.range }}"
-TYPES = f"id => {{ {PLOT} return [plot._fullLayout.xaxis.type, plot._fullLayout.yaxis.type] }}"
 VISIBLE = f"id => {{ {PLOT} return plot._fullData.map(trace => trace.visible) }}"
 
 
@@ -145,31 +144,6 @@ def test_a_double_click_shows_everything_again(opened: Opened) -> None:
     assert opened(HEIGHT, STEP) == height
 
 
-def press(opened: Opened, figure: str, axis: str) -> None:
-    opened.page.locator(f"#{figure} .updatemenu-button", has_text=f"log {axis}").click()
-
-
-def test_axes_turn_logarithmic_and_back(opened: Opened) -> None:
-    assert opened(TYPES, STEP) == ["linear", "log"]
-    for axis, types in (("y", ["linear"] * 2), ("x", ["log", "linear"]), ("y", ["log"] * 2)):
-        press(opened, STEP, axis)
-        opened.wait(f"id => ({TYPES})(id).join() === '{','.join(types)}'", STEP)
-    press(opened, STEP, "x")
-    opened.wait(f"id => ({TYPES})(id)[0] === 'linear'", STEP)
-
-
-def test_a_zoom_is_kept_on_a_logarithmic_axis_and_reaches_one(opened: Opened) -> None:
-    opened.drag(STEP, 0.25, 0.5)
-    low, high = opened(RANGE, STEP)
-    for figure in (STEP, LENGTH):
-        press(opened, figure, "x")
-        opened.wait(f"id => ({TYPES})(id)[0] === 'log'", figure)
-        assert [10**x for x in opened(RANGE, figure)] == pytest.approx([low, high])
-    opened.drag(SPIKES, 0.25, 0.5)
-    opened.wait(f"id => ({RANGE})(id)[1] < Math.log10({high} - 5)", LENGTH)
-    assert [10**x for x in opened(RANGE, LENGTH)] == pytest.approx(opened(RANGE, SPIKES))
-
-
 def test_a_name_in_a_legend_hides_its_curves_in_all_figures(opened: Opened) -> None:
     key = opened.page.locator(f"#{STEP} .legendtoggle").first
     for shown in ("legendonly", True):
@@ -185,12 +159,12 @@ def test_a_double_click_in_a_legend_shows_one_run_alone(opened: Opened) -> None:
     assert opened(VISIBLE, LENGTH) == [True, "legendonly"]
 
 
-def test_dark_and_light_follow_the_system_and_the_button(browser: Browser, report: Path) -> None:
+def test_dark_and_light_follow_the_system(browser: Browser, report: Path) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     text = "getComputedStyle(document.querySelector('.xtitle')).fill"
     shown = open_page(browser, report, color_scheme="dark")
     dark = shown(paper), shown(text)
-    shown.page.get_by_role("button", name="Light").click()
+    shown.page.emulate_media(color_scheme="light")
     light = shown(paper), shown(text)
     assert (dark[0], light[0]) == ("rgb(21, 23, 26)", "rgb(255, 255, 255)")
     assert dark[1] != light[1]
@@ -207,7 +181,6 @@ def test_on_paper_all_figures_are_drawn_on_white_without_buttons(
     assert shown("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not any(button.is_visible() for button in shown.page.locator("button").all())
     assert shown.page.locator(".legend").first.is_visible()
-    assert not shown.page.locator(".updatemenu-container").first.is_visible()
     assert shown.complaints == []
     shown.page.close()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lengthen.reporting.curves import COLOURS, Curve, Mark, Panel
+from lengthen.reporting.curves import COLOURS, Curve, Panel
 from lengthen.reporting.figures import POINTS, draw
 from tests.reporting.drawn import SVG, colours, lines, texts
 
@@ -108,19 +108,17 @@ def used(picture: bytes) -> int:
     return picture.count(b"PathCollection_")
 
 
-def test_marks_and_values_that_were_not_finite_are_symbols() -> None:
+def test_a_value_that_was_not_finite_is_a_symbol() -> None:
     points = [(0, 1), (9, 2)]
-    marks = [Mark(0, 1, "full"), Mark(9, 2, "empty", hollow=True)]
     plain = used(svg(panel(Curve("a", points))))
     assert used(svg(panel(Curve("a", points, breaks=[4])))) == plain + 1
-    assert used(svg(panel(Curve("a", points, marks=marks)))) == plain + 2
 
 
-def test_thresholds_are_drawn_where_they_are_within_the_plot() -> None:
+def test_a_threshold_is_a_dashed_line() -> None:
     plain = panel(Curve("a", [(0, 1), (1, 1.3)]))
-    marked = replace(plain, threshold=1.2, lesser=[1.1, 1.5])
+    marked = replace(plain, threshold=1.2)
     before, after = (svg(one).count(b"stroke-dasharray") for one in (plain, marked))
-    assert after == before + 2
+    assert after == before + 1
 
 
 def test_loading_a_command_does_not_load_matplotlib_or_plotly() -> None:

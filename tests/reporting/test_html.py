@@ -20,7 +20,6 @@ from lengthen.reporting.panels import points_per_curve
 from lengthen.run.metrics import Metrics
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import Table
-from tests.logs import observation, step
 from tests.reporting.logs import run, run_of
 
 EVIL = "<script>alert(1)</script>&\u2028'\"</title></style><img src=http://x.example/ onerror=a()>"
@@ -174,9 +173,8 @@ def test_plotly_accepts_every_figure(out: Path) -> None:
     lines = [
         {"kind": "step", "step": 1, "tokens": 8, "loss": 4.0},
         {"kind": "step", "step": 2, "tokens": 16, "loss": None, "length": 8},
-        observation(2, 8, 8, 4.0),
     ]
-    log = Panel("p", "x", "y", [Curve("c", [(1, 2)])], threshold=1.0, lesser=[2.0], log_x=True)
+    log = Panel("p", "x", "y", [Curve("c", [(1, 2)])], threshold=1.0, log_x=True)
     write(out, [run("a"), run_of(*lines)], title="t", panels=[log])
     objects = importlib.import_module("plotly.graph_objects")
     for shown in read(out).figures:
@@ -191,26 +189,6 @@ def test_a_value_that_was_not_finite_is_a_cross(out: Path) -> None:
     write(out, [run_of(*lines)], title="t")
     line, cross = read(out).figures[0]["data"]
     assert (line["x"], line["y"], cross["x"], cross["yaxis"]) == ([8], [4], [16], "y2")
-
-
-def test_what_an_adaptive_pacing_decided_is_a_circle_that_says_so(out: Path) -> None:
-    lines = [
-        step(1, length=8),
-        observation(1, 8, 16, 4.0),
-        step(2, length=16),
-        observation(2, 16, 16, None),
-    ]
-    write(out, [run_of(*lines)], title="t")
-    shown = read(out)
-    (at,) = (n for n, title in enumerate(shown.texts["h3"]) if title == "Length")
-    line, circles = shown.figures[at]["data"]
-    assert (circles["x"], circles["y"]) == ([1, 2], [16, 16])
-    assert circles["marker"]["symbol"] == ["circle", "circle-open"]
-    assert circles["text"][0] == "grew from 8 to 16 after 1 step, observed 4.0000 nats"
-    assert circles["legendgroup"] == line["legendgroup"]
-    assert "Circles are of adaptive pacings" in out.read_text(encoding="utf-8")
-    write(out, [run("a")], title="t")
-    assert "Circles are of adaptive pacings" not in out.read_text(encoding="utf-8")
 
 
 def test_a_family_has_one_colour_in_all_figures_and_one_key(out: Path) -> None:
@@ -270,10 +248,10 @@ def test_whole_numbers_keep_their_digits(value: float, shown: float) -> None:
 
 
 def test_figures_line_up_right_and_words_left(out: Path) -> None:
-    rows = (("a", "1,234", "better", "2.13.0+cpu"), ("b", "-", "worse", "0.1.0"))
-    write(out, [run("a")], title="t", tables=[Table("t", ("", "n", "w", "v"), rows)])
+    rows = (("a", "1,234", "better"), ("b", "-", "worse"))
+    write(out, [run("a")], title="t", tables=[Table("t", ("", "n", "w"), rows)])
     text = out.read_text(encoding="utf-8")
-    assert '<td class="number">1,234</td><td>better</td><td>2.13.0+cpu</td>' in text
+    assert '<td class="number">1,234</td><td>better</td>' in text
 
 
 @pytest.mark.parametrize("path", ["folder.html", "missing/report.html"])

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lengthen.reporting.curves import Mark, Panel
-from lengthen.reporting.decisions import fewer
+from lengthen.reporting.curves import Panel
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.panels import panels_of
-from tests.logs import observation
 from tests.reporting.logs import run, run_of
 
 FAMILY = {"a/0": "a", "a/1": "a"}
@@ -33,53 +31,6 @@ def panel(title: str, *runs: NamedRun) -> Panel:
     return {panel.title: panel for panel in panels_of(runs)}[title]
 
 
-OBSERVED = [
-    {"kind": "step", "step": 1, "tokens": 64, "loss": 5.5, "length": 8},
-    observation(1, 8, 8, 5.4),
-    {"kind": "step", "step": 2, "tokens": 128, "loss": 5.3, "length": 8},
-    observation(2, 8, 16, 5.2),
-    {
-        "kind": "event",
-        "event": "length",
-        "step": 2,
-        "tokens": 128,
-        "length": 16,
-        "steps_at_length": 2,
-    },
-    {"kind": "event", "event": "saved", "step": 2, "tokens": 128, "name": "step-00000002"},
-    {"kind": "step", "step": 3, "tokens": 256, "loss": 5.1, "length": 16},
-    observation(3, 16, 16, None),
-]
-
-
-def test_decisions_of_an_adaptive_pacing_stand_on_the_length_with_their_reasons() -> None:
-    marks = panel("Length", run_of(*OBSERVED)).curves[0].marks
-    assert marks == [
-        Mark(1, 8, "stayed at 8, observed 5.4000 nats", hollow=True),
-        Mark(2, 16, "grew from 8 to 16 after 2 steps, observed 5.2000 nats"),
-        Mark(3, 16, "stayed at 16, observed a loss that is not finite", hollow=True),
-    ]
-
-
-def test_observations_of_an_adaptive_pacing_stand_beside_the_training_loss() -> None:
-    marks = panel(TITLES[3], run_of(*OBSERVED)).curves[0].marks
-    assert marks == [
-        Mark(64, 5.4, "observed 5.4000 nats at length 8", hollow=True),
-        Mark(128, 5.2, "observed 5.2000 nats at length 8", hollow=True),
-    ]
-
-
-def test_of_many_marks_every_growth_stays() -> None:
-    marks = [Mark(n, n // 100, "", hollow=n % 100 > 0) for n in range(50_000)]
-    kept = fewer(marks, 200)
-    assert [mark for mark in kept if not mark.hollow] == marks[::100]
-    assert len(kept) <= 500 + 200
-
-
-def test_other_pacings_have_no_marks() -> None:
-    assert not any(curve.marks for panel in panels_of([run("a")]) for curve in panel.curves)
-
-
 def test_a_log_of_ours_fills_every_panel() -> None:
     panels = panels_of([run("a"), run("b")])
     assert [panel.title for panel in panels] == TITLES
@@ -102,11 +53,9 @@ def test_a_curve_runs_along_its_clock(title: str, x: str, first: float) -> None:
     assert (shown.x, shown.curves[0].points[0][0]) == (x, first)
 
 
-def test_loss_ratios_have_the_thresholds_and_only_they_do() -> None:
-    marked = {
-        p.title: (p.threshold, *p.lesser) for p in panels_of([run("a")]) if p.threshold or p.lesser
-    }
-    assert marked == {title: (1.2, 1.1, 1.5) for title in TITLES if title.startswith("Loss ratio")}
+def test_loss_ratios_have_the_threshold_and_only_they_do() -> None:
+    marked = {p.title: p.threshold for p in panels_of([run("a")]) if p.threshold}
+    assert marked == {title: 1.2 for title in TITLES if title.startswith("Loss ratio")}
 
 
 def test_perplexity_and_variances_are_logarithmic() -> None:

