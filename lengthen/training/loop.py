@@ -183,8 +183,7 @@ class TrainingLoop:
             self._write(record)
 
     def _save_when_due(self, *, last: bool) -> None:
-        trainer = self._trainer
-        step = trainer.train_state.counters.step
+        trainer, step = self._trainer, self._trainer.train_state.counters.step
         # Step 0 counts as a multiple: a disk too small for a checkpoint shows before any training.
         due = last or crossed(trainer.config.saving.every_steps, step - 1, step)
         # All ranks take note of a save at the same step: when the next one is due.
@@ -309,12 +308,11 @@ class TrainingLoop:
 
     def _summary(self) -> RunSummary:
         now, schedule = self._trainer.train_state, self._trainer.schedule
-        last = replace(now.counters, step=max(0, now.counters.step - 1))
         return RunSummary(
             run=self._paths.root,
             steps=now.counters.step,
             tokens=now.counters.tokens,
-            length=schedule.length(last),
+            length=schedule.length(replace(now.counters, step=now.counters.step - 1)),
             full_length=schedule.full_length,
             short_of_budget=schedule.budget - now.counters.tokens,
             skipped_tokens=now.skipped_tokens,
