@@ -219,7 +219,9 @@ class Store:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a store's manifest; raises DataError."""
     if not os.path.lexists(path / MANIFEST):
-        raise DataError(f"store {path}: no token store is there; `lengthen prepare` makes one")
+        foreign = [one for one in (path, *sorted(path.glob("*.bin"))) if one.suffix == ".bin"]
+        why = f", {foreign[0].name} lacks a manifest" if foreign else ""
+        raise DataError(f"store {path}: no token store is there{why}; `lengthen prepare` makes one")
     data = read_limited(path / MANIFEST, MANIFEST_LIMIT)
     try:
         return Manifest.model_validate_json(data)

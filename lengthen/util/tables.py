@@ -163,7 +163,7 @@ class Printable:
 
 def counted(count: float, what: str) -> str:
     """Return a number of things in words, such as "1 step" and "2 steps"."""
-    return f"{count:,.0f} {what}{'s' * (count != 1)}"
+    return f"{count:,.0f} {what}{'s' * (round(count) != 1)}"
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -310,6 +310,36 @@ def test_a_mistake_is_one_line_that_names_the_setting(
 def test_a_place_that_does_not_exist_is_refused(where: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="must be"):
         BatchStream(TOKENS, PLAN, **where)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "got"),
+    [
+        ("data/novels/train.bin" * 20, "'str'"),
+        (Path("store"), "'PosixPath'"),
+        (TOKENS.tolist(), "'list'"),
+        (torch.arange(300), "'Tensor'"),
+        (TOKENS.astype(np.float32), f"'float32 {TOKENS.shape}'"),
+        (TOKENS.astype(bool), f"'bool {TOKENS.shape}'"),
+        (TOKENS[:300].reshape(3, 100), f"'{TOKENS.dtype} (3, 100)'"),
+    ],
+)
+def test_what_is_no_row_of_tokens_is_refused_when_the_stream_is_made(tokens: Any, got: str) -> None:
+    with pytest.raises(SettingError) as error:
+        BatchStream(tokens, PLAN)
+    rule = "tokens: must be a 1-D array of whole numbers"
+    assert str(error.value) == f'{rule}, got {got}; such as Store.open("store").train'
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64, ">u2"])
+def test_whole_numbers_of_any_type_are_tokens(dtype: Any) -> None:
+    ours, same = (next(iter(BatchStream(t, PLAN)))[1] for t in (TOKENS, TOKENS.astype(dtype)))
+    assert torch.equal(ours[0].inputs, same[0].inputs)
+
+
+def test_what_is_no_plan_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"^plan: must be a DataPlan, got 3$"):
+        BatchStream(TOKENS, cast(Any, 3))
 
 
 def test_a_corpus_without_one_sequence_is_refused() -> None:
