@@ -7,6 +7,7 @@ on every rank and in every worker, and a resume needs no more than its number.
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from typing import Any, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lengthen.config.values import parse_count
 from lengthen.core.custom_pacing import ByStep, Custom, settings_of
 from lengthen.core.ledger import Leftovers, State
 from lengthen.core.pacing import Adaptive, check_whole
@@ -22,6 +24,7 @@ from lengthen.data.loader import Loader, Tokens
 from lengthen.data.stream import StepStream, StreamState
 from lengthen.util.errors import SettingError, nearest
 
+COUNTS = ("rows", "budget", "full_length", "reuse_after", "seed", "warmup_steps", "decay_tokens")
 CHANGEABLE = ("budget",)  # on a resume: it cuts the last steps and moves none
 
 
@@ -39,7 +42,7 @@ class DataPlan:
 
     pacing: ByStep
     rows: int  # B, at full length, of all ranks together
-    budget: int  # trained tokens
+    budget: int  # trained tokens; "100M" is read as in a file, and so is every count here
     full_length: int | None = None  # L, tokens; the pacing's end where absent
     hold: Hold = "rows"
     leftovers: Leftovers = "requeue"
@@ -50,6 +53,9 @@ class DataPlan:
     min_learning_rate: float = 0.0  # as a share of the optimizer's own learning rate, the peak
 
     def __post_init__(self) -> None:
+        for name in COUNTS:
+            with suppress(ValueError):  # the checks below say what is wrong
+                object.__setattr__(self, name, parse_count(getattr(self, name)))
         if not isinstance(self.pacing, ByStep | Adaptive):
             hint = f"one of {', '.join(kind.__name__ for kind in get_args(ByStep))}"
             raise SettingError("pacing", "must be a pacing", self.pacing, hint)

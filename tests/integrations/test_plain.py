@@ -265,6 +265,14 @@ def test_another_corpus_is_refused() -> None:
 # Mistakes
 
 
+def test_a_plan_reads_counts_as_a_file_does() -> None:
+    given: dict[str, Any] = {"budget": "1.8K", "decay_tokens": "2K"}
+    assert replace(PLAN, **given) == replace(PLAN, budget=1_800, decay_tokens=2_000)
+    given = {"budget": "many"}
+    with pytest.raises(SettingError, match=r"budget\.tokens: must be a whole number, got 'many'"):
+        replace(PLAN, **given)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
