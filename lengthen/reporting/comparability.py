@@ -192,7 +192,7 @@ def _unchecked(what: str, missing: Sequence[str], compared: int) -> list[str]:
     """Return a note where any of several runs has no record of what they should share."""
     if not missing or compared < 2:
         return []
-    who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, as {missing[0]}"
+    who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, such as {missing[0]}"
     return [f"not checked that {what}: no record of {who}"]
 
 

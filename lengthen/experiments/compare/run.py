@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lengthen.data.open_store import open_store
 from lengthen.experiments.compare.file import Comparison, Planned
+from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
 from lengthen.experiments.runner import (
     Event,
     Job,
@@ -61,7 +62,11 @@ def carry_out(
         with line(int(flops), comparison.name, shown=shown, own_thread=False) as progress:
             side = f", {machine.jobs} side by side" * (machine.jobs > 1)
             work = f"{steps:,.0f} steps, {flops:.3g} FLOP of training"
-            progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}")
+            few = (
+                f"; no verdict: {FEWEST_SEEDS} seeds are needed, there are {len(comparison.seeds)}"
+            )
+            few *= len(comparison.seeds) < FEWEST_SEEDS
+            progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}{few}")
             of, whole = len(comparison.runs), int(flops)
             training = _Training(machine, attempts, progress, left, time_left, of, whole)
             run_jobs(training, machine, root)
