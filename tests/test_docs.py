@@ -239,6 +239,39 @@ def test_the_loop_of_the_first_page_trains(
     assert min(losses[-3:]) < losses[0] - 0.3
 
 
+def test_the_plain_loop_of_the_page_resumes_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the steps, saved; then the other half in what stands for a new process."""
+    page = read(DOCS / "plugging.md")
+    loop, save, resume = (
+        next(body for language, body in FENCE.findall(page) if mark in body)
+        for mark in ("from torch import nn", "states =", "torch.load(")
+    )
+    (tmp_path / "text.txt").write_text("To be, or not to be. " * 20_000)
+    lengthen.prepare(tmp_path / "text.txt", tmp_path / "store", tokenizer="bytes")
+    monkeypatch.chdir(tmp_path)
+    made, trained = loop.split("for step, micro_batches", 1)
+    trained = "for step, micro_batches" + trained.removesuffix("log.finish()\n")
+    names: dict[str, Any] = {}
+    exec(made + trained + "    if step.number == 30:\n        break\n" + save, names)
+    names["log"].close()
+    (parts,) = [line for line in save.splitlines() if line.startswith("parts")]
+    again: dict[str, Any] = {}
+    exec(made.replace(', RunLog("runs/mine", plan)', ", None") + parts + "\n" + resume, again)
+    exec(trained + "log.finish()\n", again)
+    rates = [step.lr for step in lengthen.read_metrics("runs/mine").steps]
+    optimizer = torch.optim.AdamW(torch.nn.Linear(1, 1).parameters(), lr=1e-3)
+    unbroken = again["plan"].lr_scheduler(optimizer)
+    expected = []
+    for _ in rates:
+        expected += unbroken.get_last_lr()
+        optimizer.step()
+        unbroken.step()
+    assert len(rates) > 60
+    assert rates == expected
+
+
 def test_every_command_is_shown() -> None:
     shown = {words[0] for path in ALL for words in commands_in(read(path))}
     assert COMMANDS.keys() <= shown

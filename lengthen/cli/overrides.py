@@ -18,7 +18,7 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if not _is_dotted(name):
+        if not name.startswith("--") or "." not in name or "/" in name:
             others.append(argument)
             continue
         table, _, setting = name.removeprefix("--").partition(".")
@@ -29,10 +29,6 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
             raise SettingError(f"{table}.{setting}", "needs a value after it")
         settings[f"{table}.{setting.replace('-', '_')}"] = parse_value(text)
     return settings, others
-
-
-def _is_dotted(name: str) -> bool:
-    return name.startswith("--") and "." in name and "/" not in name
 
 
 def parse_value(text: str) -> Any:

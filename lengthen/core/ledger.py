@@ -175,7 +175,7 @@ class Ledger:
 
     def _read(self, missing: int, length: int) -> tuple[Block, "Ledger"]:
         if not self.fresh and not self.queue:
-            return self._next_epoch()._read(missing, length)
+            return replace(self, epoch=self.epoch + 1, opened=0)._read(missing, length)
         if not self.fresh:
             return self._drain(missing)
         if missing % length:  # the end of an epoch has left a row unfinished
@@ -186,9 +186,6 @@ class Ledger:
         if self.full_length - self.queue[0].offset >= length:
             return self._read_on(rows, length)
         return self._join(rows, length)
-
-    def _next_epoch(self) -> "Ledger":
-        return replace(self, epoch=self.epoch + 1, opened=0)
 
     def _open(self, rows: int, length: int) -> tuple[Block, "Ledger"]:
         """Read rows of one fresh sequence each."""

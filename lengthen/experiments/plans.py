@@ -42,8 +42,11 @@ class Plans(Printable):
         first = facts(lines(self.forecasts[0])) if one else table(self.forecasts)
         if self.compared:
             first = _variants_table(self.forecasts)
-        loads = self.forecasts if self.ranks else ()
-        return [first, *(_loads(forecast, self.ranks) for forecast in loads)]
+        loads = [
+            per_rank.table(one.name, one.config, one.plan.micro_tokens, list(self.ranks))
+            for one in self.forecasts
+        ]
+        return [first, *loads] if self.ranks else [first]
 
 
 def _variants_table(forecasts: Sequence[Forecast]) -> Table:
@@ -65,11 +68,6 @@ def _variants_table(forecasts: Sequence[Forecast]) -> Table:
     columns = ("variant", "steps", "tokens", "FLOP", *saved)
     note = f"{NOTE} Saved is what full length throughout would cost more, on as many tokens."
     return Table("One run of each variant", columns, tuple(rows), note)
-
-
-def _loads(forecast: Forecast, ranks: Sequence[int]) -> Table:
-    micro_tokens = forecast.plan.micro_tokens
-    return per_rank.table(forecast.name, forecast.config, micro_tokens, list(ranks))
 
 
 def plan(

@@ -123,7 +123,10 @@ def plan(
     """
     schedule = config.schedule(sequences)
     of_step = partial(cost.flops, config.model, recompute=config.run.recompute)
-    ledger = None if sequences is None else _first_ledger(config, schedule, sequences)
+    ledger = None
+    if sequences is not None:
+        stream = StepStream(schedule, sequences, reuse_after=config.batch.reuse_after)
+        ledger = stream.start.ledger
     shapes: Counter[tuple[int, int]] = Counter()
     marks = _Marks()
     flops = most_leftover = 0
@@ -215,11 +218,6 @@ def _read(
         if ledger.takes % PROGRESS_EVERY == 0:
             progress(ledger.read)
     return ledger, most
-
-
-def _first_ledger(config: Config, schedule: Schedule, sequences: int) -> Ledger:
-    stream = StepStream(schedule, sequences, reuse_after=config.batch.reuse_after)
-    return stream.start.ledger
 
 
 def _corpus(ledger: Ledger, tokens: int, most_leftover: int) -> Corpus:

@@ -115,7 +115,7 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         "yaxis": _axis(panel.y, ys, log=panel.log_y),
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         "shapes": [] if panel.threshold is None else [_threshold(panel.threshold)],
-        "margin": {"l": 60, "r": 42, "t": 12, "b": 46},
+        "margin": {"l": 60, "r": 42, "t": 30, "b": 46},
         "font": FONT,
         "hovermode": "closest",
         # Beside the figure; the script puts it below a narrow one.

@@ -133,16 +133,13 @@ def must_be_a_tuners(root: Path) -> None:
     check_directory(root, "search", is_ours, overwrite=True)
     check_file(root / TUNED, "choice of a search", _is_tuned)
     check_file(root / EARLIER, "choice of a search", _is_tuned)
-    check_file(root / FACTS, "result of a search", _is_facts)
+    keys = {"chosen", "trials", "share"}
+    check_file(root / FACTS, "result of a search", lambda path: json_keys(path) >= keys)
     must_be_ours(root / PAGE)
 
 
 def _is_tuned(path: Path) -> bool:
     return path.read_text(errors="replace").startswith(COMMENT)
-
-
-def _is_facts(path: Path) -> bool:
-    return json_keys(path) >= {"chosen", "trials", "share"}
 
 
 def _estimate_text(problem: Problem, machine: Machine) -> str:
