@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
 import lengthen
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
@@ -25,6 +25,7 @@ config = LlamaConfig(
     num_attention_heads=4,
     max_position_embeddings=128,
 )
+set_seed(0)  # of the weights
 model = LlamaForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
 arguments = TrainingArguments(

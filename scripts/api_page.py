@@ -40,8 +40,8 @@ RESULTS = [
 HEAD = """\
 # Python API
 
-Everything the command line does is one call, with the same words: an option `--out` is the argument
-`out=`, settings such as `--pacing.start 8` are `settings={"pacing.start": 8}` or
+The commands that train, plan and compare are calls, with the same words: an option `--out` is the
+argument `out=`, settings such as `--pacing.start 8` are `settings={"pacing.start": 8}` or
 `settings={"pacing": {"start": 8}}`. Paths are text or `pathlib.Path`. A call prints nothing but its
 progress, on the error stream, and returns a value. `import lengthen` takes next to nothing; PyTorch
 is imported by the first call that computes.

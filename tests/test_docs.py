@@ -249,7 +249,7 @@ def test_the_plain_loop_of_the_page_resumes_as_it_says(
         for mark in ("from torch import nn", "states =", "torch.load(")
     )
     (tmp_path / "text.txt").write_text("To be, or not to be. " * 20_000)
-    lengthen.prepare(tmp_path / "text.txt", tmp_path / "store", tokenizer="bytes")
+    lengthen.prepare(tmp_path / "text.txt", tmp_path / "store-bytes", tokenizer="bytes")
     monkeypatch.chdir(tmp_path)
     made, trained = loop.split("for step, micro_batches", 1)
     trained = "for step, micro_batches" + trained.removesuffix("log.finish()\n")

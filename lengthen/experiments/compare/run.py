@@ -112,7 +112,7 @@ class _Training:
             if isinstance(last, StepRecord):
                 self.time_left.learn(job.name, last)
         done = self.flops - int(self.time_left.work()[1])
-        self.progress.update(done, self._count(), self.time_left.seconds)
+        self.progress.update(done, f"{self._count()} ended", self.time_left.seconds)
         return list(self.left.values())
 
     def _count(self) -> str:
