@@ -129,7 +129,8 @@ def _members(value: Any) -> Iterator[str]:
         return  # all pacings have the same
     for name, member in vars(value).items():
         doc = inspect.getdoc(member)
-        if doc and not name.startswith("_") and hasattr(member, "__doc__"):
+        # A default has the docstring of its type.
+        if doc and not name.startswith("_") and doc != inspect.getdoc(type(member)):
             yield f"- `{name}`: {doc.partition(chr(10) * 2)[0].replace(chr(10), ' ')}"
 
 

@@ -1,7 +1,10 @@
 """The public API: each name has an example that runs and is on its page; a misuse is one line."""
 
 import doctest
+import importlib
 import inspect
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import torch
 
 import lengthen
 from lengthen.util.errors import DataError, LengthenError, SettingError
+from lengthen.util.tables import Printable, as_text
 from scripts.api_page import PAGE, SECTIONS, page
 
 SMALL = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
@@ -182,6 +186,21 @@ def test_a_call_prints_nothing_on_the_standard_output(
     assert "laptop-2min-baseline" in str(plans)
     assert "again: " in str(report)
     assert "<pre>" in report._repr_html_()
+
+
+def test_what_a_prompt_shows_of_a_result_is_its_text_and_of_a_store_or_a_model_no_wall(
+    here: Path,
+) -> None:
+    report = lengthen.report("runs/first")
+    assert repr(report) == str(report) == as_text(report.parts)
+    for module in pkgutil.walk_packages(lengthen.__path__, "lengthen."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for kind in Printable.__subclasses__():
+        assert kind.__repr__ is Printable.__repr__
+    for value in (lengthen.Store.open("store"), lengthen.load("runs/first")):
+        assert len(repr(value).splitlines()) < 30
+        assert not {"sha256", "vocab", "learning_rate"} & set(re.findall(r"\w+", repr(value)))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

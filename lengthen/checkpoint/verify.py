@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lengthen.config.load import load_run
 from lengthen.data import store
 from lengthen.run.directory import RunPaths
 from lengthen.util import manifest
@@ -41,6 +42,7 @@ def verify(path: Path) -> list[str]:
     if RunPaths(path).config.is_file():
         checkpoints = list_checkpoints(RunPaths(path).checkpoints)
         if not checkpoints:
+            load_run(RunPaths(path).config)  # refuses the run of another training loop
             raise CheckpointError(f"no checkpoint in {path}; none was saved yet")
         return _verify_checkpoints(checkpoints)
     if NAME.fullmatch(path.name):

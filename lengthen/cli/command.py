@@ -48,10 +48,12 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             raise SettingError(self.prog.removeprefix("lengthen "), "takes no such argument", word)
         from lengthen.config.load import right_setting
+        from lengthen.config.names import OPTIONS, other_name
 
-        options = self._option_string_actions
+        options, command = self._option_string_actions, self.prog.removeprefix("lengthen ")
         asks_setting = self.takes_settings and f"{word}s" not in options
-        ours = right_setting(word) if asks_setting else ""
+        theirs = other_name(word, OPTIONS.get(command, {}))
+        ours = right_setting(word) if asks_setting else theirs
         hint = ours or nearest(word, options, cutoff=0.7)
         raise SettingError(word, "no such option", None, hint)
 

@@ -5,6 +5,7 @@ wherever it was made: one line with the setting, the rule, the value and the nea
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -35,6 +36,7 @@ EXCLUSIVE = {
 NAMES = {n: set(getattr(f.annotation, "model_fields", ())) for n, f in Config.model_fields.items()}
 NAMES["pacing"] = {field.name for kind in KINDS.values() for field in fields(kind)}
 
+SWITCHES = {"true": "on", "false": "off"}
 # pydantic's words for a broken rule -> ours, filled from the error's own context.
 RULES = {
     "greater_than": "must be above {gt}",
@@ -250,7 +252,7 @@ def _tables_of(source: Source) -> Tables:
     if path.suffix != ".toml" and not os.path.exists(path):
         rule = "no such recipe, and no such file"
         raise SettingError("recipe", rule, str(source), nearest(str(source), RECIPES))
-    tables = with_recipe(read_toml(path))
+    tables = with_recipe(nested(read_toml(path)))
     if "optimizer" not in tables and path.with_name("metrics.jsonl").is_file():
         rule = "was written by another training loop, which has its model and its checkpoints"
         hint = f"`lengthen report {path.parent}` reads its log"
@@ -271,6 +273,8 @@ def with_recipe(tables: Tables) -> Tables:
 
 def read_toml(path: Path) -> Tables:
     """Read a settings file of at most 1 MiB; raises SettingError for one that is none."""
+    if path.suffix not in ("", ".toml"):  # a pipe of a shell has none
+        raise SettingError(str(path), "must be a TOML file, whose name ends in .toml")
     try:
         with path.open("rb") as file:
             data = file.read(FILE_LIMIT + 1)
@@ -339,4 +343,6 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
     rule = ", or ".join(dict.fromkeys(words))
     if error["type"] == "missing":
         return SettingError(name, rule)
-    return SettingError(name, rule, error["input"])
+    word = SWITCHES.get(str(error["input"]).lower(), str(error["input"]).lower())
+    hint = nearest(word, re.findall("'(.+?)'", rule)) if error["type"] == "literal_error" else ""
+    return SettingError(name, rule, error["input"], hint if hint.startswith("did") else "")

@@ -18,13 +18,16 @@ SETTINGS = {
     "budget.epochs": "passes numepochs numtrainepochs maxepochs",
     "optimizer.learning_rate": "lr maxlr",
     "optimizer.min_learning_rate": "minlr",
+    "optimizer.min_learning_rate = optimizer.learning_rate for a constant one": "decaylr",
     "optimizer.warmup_steps": "warmupiters lrwarmupiters numwarmupsteps",
     "optimizer.decay_tokens, in tokens": "lrdecayiters",
     "optimizer.clip": "gradclip clipgrad maxgradnorm gradientclipval",
     "optimizer.betas, a list of two": "beta1 beta2 adambeta1 adambeta2",
     "evaluation.every_steps": "evalinterval evalsteps",
-    "saving.every_steps": "saveinterval savesteps",
+    "evaluation.tokens": "evaliters",
+    "saving.every_steps": "saveinterval savesteps alwayssavecheckpoint",
     "run.precision, fp32, bf16 or fp64": "dtype fp16 bf16 mixedprecision",
+    "run.device": "backend",
     "pacing.start": "mindifficulty",
     "pacing.end": "maxdifficulty",
     "pacing.duration": "totalcurriculumstep",
@@ -34,7 +37,14 @@ SETTINGS = {
     "--out": "outputdir outdir",
     "`lengthen resume RUN`": "resumefromcheckpoint initfrom",
     "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "wandb wandblog "
-    "wandbproject reportto tensorboard",
+    "wandbproject wandbrunname reportto tensorboard loginterval loggingsteps",
+    "`lengthen eval RUN`": "evalonly",
+    "`lengthen settings model`, which has all that a model can be": "bias",
+}
+OPTIONS = {  # of commands that take no settings
+    "sample": {"--prompt": "start", "--tokens": "maxnewtokens", "RUN alone": "outdir"},
+    "prepare": {"SOURCE alone, a file or folder of text": "dataset datadir inputfile"},
+    "eval": {"RUN alone": "outdir"},
 }
 COMMANDS = {
     "`lengthen COMMAND --help`": "help",

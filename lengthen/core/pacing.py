@@ -329,6 +329,8 @@ def check_of(of: str) -> None:
 def check_whole(setting: str, value: object, *, least: int = 1, most: int = MOST) -> None:
     """Raise SettingError unless `value` is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingError(setting, "must be a whole number", value)
+        share = 'give a share of the budget as settings={"pacing.duration": "30%"}'
+        hint = share if setting == "duration" and "%" in str(value) else ""
+        raise SettingError(setting, "must be a whole number", value, hint)
     if not least <= value <= most:
         raise SettingError(setting, f"must be from {least} to {most}", value)

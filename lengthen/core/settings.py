@@ -20,6 +20,6 @@ VALUES = "tokens or rows"
 Start = Annotated[int, Doc("value at step 0, at most `pacing.end`", VALUES)]
 LAST = "last value, at most `model.length`; of rows always `batch.rows`"
 End = Annotated[int, Doc(LAST, VALUES, default="full length")]
-DURATION = 'first step at `end`, 0: the first; or a share of the budget, "30%"'
+DURATION = 'first step at `end`, 0: the first; in settings also a share of the budget, "30%"'
 Duration = Annotated[int, Doc(DURATION, "steps")]
 Multiple = Annotated[int, Doc("values are rounded down to it; of rows 1 if not given", VALUES)]

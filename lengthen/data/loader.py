@@ -37,6 +37,11 @@ class Loader:
         """Read from `tokens` (1-D); raises DataError where not one sequence fits, SettingError."""
         if full_length < 1:
             raise SettingError("full_length", "must be at least 1", full_length)
+        array = isinstance(tokens, np.ndarray)
+        if not array or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            got = f"{tokens.dtype} {tokens.shape}" if array else type(tokens).__name__
+            rule, hint = "must be a 1-D array of whole numbers", 'such as Store.open("store").train'
+            raise SettingError("tokens", rule, got, hint)
         if len(tokens) <= full_length:
             raise DataError(
                 f"corpus: has {len(tokens)} tokens, one sequence of length {full_length} needs "

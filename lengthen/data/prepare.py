@@ -25,7 +25,7 @@ from lengthen.util.tables import Printable, counted
 NAMED = 100  # sources that the manifest names
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Summary(Printable):
     """What was done; prints as a few lines for a person."""
 

@@ -11,7 +11,7 @@ The names are fixed and no link is followed, so nothing outside the directory is
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,6 +126,15 @@ class Manifest(ManifestModel):
             raise ValueError("the id does not fit the content")
         return self
 
+    def validation(self) -> dict[str, str | int]:
+        """Return what environment.json says of the part that validation losses are of."""
+        valid = self.valid
+        return {
+            "valid": valid.sha256,
+            "valid_tokens": valid.tokens,
+            "valid_bytes": valid.text_bytes,
+        }
+
     def files(self) -> dict[str, FileEntry]:
         """Return the files that the manifest covers, by name."""
         return {"train.bin": self.train, "valid.bin": self.valid, TOKENIZER: self.tokenizer}
@@ -149,7 +158,7 @@ class Store:
     """
 
     path: Path
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)  # its hashes are many
     train: Tokens  # (tokens,)
     valid: Tokens  # (tokens,), maybe none
 
@@ -210,7 +219,9 @@ class Store:
 def read_manifest(path: Path) -> Manifest:
     """Read and check a store's manifest; raises DataError."""
     if not os.path.lexists(path / MANIFEST):
-        raise DataError(f"store {path}: no token store is there; `lengthen prepare` makes one")
+        foreign = [one for one in (path, *sorted(path.glob("*.bin"))) if one.suffix == ".bin"]
+        why = f", {foreign[0].name} lacks a manifest" if foreign else ""
+        raise DataError(f"store {path}: no token store is there{why}; `lengthen prepare` makes one")
     data = read_limited(path / MANIFEST, MANIFEST_LIMIT)
     try:
         return Manifest.model_validate_json(data)

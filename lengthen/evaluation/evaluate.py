@@ -90,7 +90,7 @@ def _require_data(
         lm_eval_adapter.model_class()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluations(Printable):
     """What was measured; its text is the tables that `lengthen eval` prints."""
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -56,9 +56,9 @@ class TrainedModel:
     """A trained model in memory, on the CPU."""
 
     model: GPT  # dropout off; `logits(tokens)` takes (rows, length) int64
-    tokenizer: Tokenizer  # of the tokenizers library
+    tokenizer: Tokenizer = field(repr=False)  # of the tokenizers library
     step: int | None  # of the checkpoint; None: a Transformers folder
-    config: Config | None  # of the run; None: a Transformers folder
+    config: Config | None = field(repr=False)  # of the run; None: a Transformers folder
 
 
 def load(run: str | os.PathLike[str], *, checkpoint: str | None = None) -> TrainedModel:

@@ -27,7 +27,7 @@ from lengthen.util.tables import Printable, Table, facts
 MOST_RANKS = 10**6  # more than there are anywhere
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plans(Printable):
     """What training will cost; its text is what `lengthen plan` prints."""
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lengthen.core.ledger import State
+from lengthen.core.pacing import check_whole
 from lengthen.data.loader import MicroBatch, Tokens, micro_batches
 from lengthen.data.stream import Step, row_range
 from lengthen.integrations.data_plan import DataPlan, PlannedSteps
@@ -57,14 +58,11 @@ class BatchStream:
         loss. Where ranks average gradients, as DistributedDataParallel does, scale by `world_size`
         too. Raises DataError where not one sequence fits, SettingError.
         """
-        for name, value in (
-            ("gradient_accumulation_steps", gradient_accumulation_steps),
-            ("world_size", world_size),
-        ):
-            if value < 1:
-                raise SettingError(name, "must be at least 1", value)
-        if not 0 <= rank < world_size:
-            raise SettingError("rank", f"must be from 0 to world_size - 1 ({world_size - 1})", rank)
+        check_whole("gradient_accumulation_steps", gradient_accumulation_steps)
+        check_whole("world_size", world_size)
+        check_whole("rank", rank, least=0, most=world_size - 1)
+        if not isinstance(plan, DataPlan):
+            raise SettingError("plan", "must be a DataPlan", plan)
         self._steps = PlannedSteps(tokens, plan)
         self._count, self._rank, self._world_size = gradient_accumulation_steps, rank, world_size
         self._state = self._steps.stream.start

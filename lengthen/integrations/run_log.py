@@ -220,7 +220,7 @@ def _check(paths: RunPaths, saved: Mapping[str, Any] | None, overwrite: bool) ->
     own = _own(paths)
     # An empty log is what a run leaves that ended before its first step.
     if own and not overwrite and (found or paths.metrics not in own):
-        rule = f"must be a new directory, this one has a {own[0].name}"
+        rule = f"must be a new directory, this one has {own[0].name}"
         hint = "overwrite=True replaces that run; or choose another, or resume its checkpoint"
         raise SettingError("out", rule, str(paths.root), hint)
 
@@ -238,8 +238,7 @@ def _begin(disk: Disk, paths: RunPaths, store: "Store | None") -> None:
         "flush_subnormals": flushes_subnormals(),  # as the host has it: its mode is left alone
     }
     if store is not None:
-        manifest = store.manifest
-        facts |= {"tokenizer": manifest.tokenizer.sha256, "valid": manifest.valid.sha256}
+        facts |= {"tokenizer": store.manifest.tokenizer.sha256, **store.manifest.validation()}
     disk.write_file(paths.environment, json.dumps(facts, indent=1).encode())
 
 

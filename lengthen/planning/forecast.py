@@ -266,7 +266,7 @@ def _lowest(plan: Plan) -> str:
 
 def in_units(seconds: float) -> str:
     """Return seconds in the unit that people would take."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    for unit, size in (("years", 31_557_600), ("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
     return counted(seconds, "second")

@@ -2,6 +2,7 @@
 
 from lengthen.config.load import load
 from lengthen.config.recipes import RECIPES
+from lengthen.planning.forecast import in_units
 from lengthen.planning.plan import plan
 from lengthen.training.calibrate import UTILISATION, GivenSpeed, measure_speed
 from lengthen.util.tables import Table
@@ -9,7 +10,7 @@ from lengthen.util.tables import Table
 VOCABULARY = 8192  # of a store as `prepare` makes it, for the recipes that leave it to the store
 NOTE = (
     "Each has a twin NAME-baseline that trains at full length throughout. Parameters are with "
-    f"{VOCABULARY:,} tokens where the store decides the vocabulary. Minutes are those at "
+    f"{VOCABULARY:,} tokens where the store decides the vocabulary. Times are those at "
     f"{UTILISATION:.0%} of the speed of matrix products, measured here for half a second; a small "
     "model reaches less. `lengthen plan RECIPE --data STORE` tries steps, `lengthen recipes "
     "RECIPE` prints TOML."
@@ -29,9 +30,10 @@ def recipes() -> Table:
     for name, config in configs.items():
         model, planned = config.model, plan(config, config.model.length)
         shape = (model.layers, model.width, model.heads, model.length)
-        figures = planned.parameters, planned.tokens, planned.flops / speed.flops_per_second / 60
-        rows.append((name, *map(str, shape), *map(_short, figures)))
-    columns = ("recipe", "layers", "width", "heads", "length", "parameters", "tokens", "minutes")
+        seconds = planned.flops / speed.flops_per_second
+        sizes = map(_short, (planned.parameters, planned.tokens))
+        rows.append((name, *map(str, shape), *sizes, in_units(seconds)))
+    columns = ("recipe", "layers", "width", "heads", "length", "parameters", "tokens", "time")
     return Table("Recipes", columns, tuple(rows), NOTE)
 
 

@@ -166,7 +166,7 @@ def named_groups(runs: Sequence[NamedRun], kind: str) -> list[tuple[str, list[Na
 
 
 def notes(runs: Sequence[NamedRun]) -> list[str]:
-    """Return a note for each group of runs whose validation losses are of other text."""
+    """Return what keeps runs from being compared, and which end below full length."""
     texts = {run.name: text for run in runs if (text := text_of(run, "eval"))}
     lines = [
         f"{name}: its evaluations read {read} tokens, so its own losses are not of one text"
@@ -185,15 +185,31 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
     for name, things in SAME.items():
         unknown = [run.name for run in runs if run.environment.get(name) is None]
         lines += _unchecked(f"{things} are the same", unknown, len(runs))
-    return lines
+    return [*lines, *_below_full_length(runs)]
+
+
+def _below_full_length(runs: Sequence[NamedRun]) -> list[str]:
+    """Return a note where the last step of runs, ended or not, is below full length."""
+    below = {}
+    for run in runs:
+        length, full = run.metrics.steps[-1].length, as_text(run.config).get(LENGTH, "")
+        if length is not None and full.isdigit() and length < int(full):
+            below[run.name] = f"{length:,.0f} of {full}"
+    if not below:
+        return []
+    shown = next(iter(below.values()))
+    return [f"{_who([*below])}: full length is not reached, the last step has length {shown}"]
 
 
 def _unchecked(what: str, missing: Sequence[str], compared: int) -> list[str]:
     """Return a note where any of several runs has no record of what they should share."""
     if not missing or compared < 2:
         return []
-    who = missing[0] if len(missing) == 1 else f"{len(missing)} runs, such as {missing[0]}"
-    return [f"not checked that {what}: no record of {who}"]
+    return [f"not checked that {what}: no record of {_who(missing)}"]
+
+
+def _who(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} runs, such as {names[0]}"
 
 
 def difference(one: Facts, other: Facts) -> str:

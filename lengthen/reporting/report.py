@@ -21,7 +21,7 @@ from lengthen.util.tables import Printable, Table
 LETTERS = 80  # of a figure's title, in a file's name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(Printable):
     """What runs have shown; its text is what `lengthen report` prints."""
 

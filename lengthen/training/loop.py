@@ -4,7 +4,7 @@ import math
 import shlex
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -33,13 +33,15 @@ from lengthen.util.signals import StopSignal
 from lengthen.util.tables import Printable, Table, facts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunSummary(Printable):
     """What a run came to; its text has a line for each."""
 
     run: Path  # its directory
     steps: int
     tokens: int  # trained
+    length: int  # of the last step
+    full_length: int  # L
     short_of_budget: int  # tokens of the budget that are not one more row
     skipped_tokens: int  # of steps that were not finite
     seconds: float  # of training
@@ -53,6 +55,7 @@ class RunSummary(Printable):
             "run": str(self.run),
             "steps": f"{self.steps:,}",
             "tokens": f"{self.tokens:,}",
+            "last length": f"{self.length:,} of {self.full_length:,}",
             "short of budget": f"{self.short_of_budget:,}",
             "skipped tokens": f"{self.skipped_tokens:,}",
             "seconds": f"{self.seconds:.1f}",
@@ -180,8 +183,7 @@ class TrainingLoop:
             self._write(record)
 
     def _save_when_due(self, *, last: bool) -> None:
-        trainer = self._trainer
-        step = trainer.train_state.counters.step
+        trainer, step = self._trainer, self._trainer.train_state.counters.step
         # Step 0 counts as a multiple: a disk too small for a checkpoint shows before any training.
         due = last or crossed(trainer.config.saving.every_steps, step - 1, step)
         # All ranks take note of a save at the same step: when the next one is due.
@@ -305,12 +307,14 @@ class TrainingLoop:
         return f"{where}  loss {loss}  {speed:,.0f} tokens/s"
 
     def _summary(self) -> RunSummary:
-        now, budget = self._trainer.train_state, self._trainer.schedule.budget
+        now, schedule = self._trainer.train_state, self._trainer.schedule
         return RunSummary(
             run=self._paths.root,
             steps=now.counters.step,
             tokens=now.counters.tokens,
-            short_of_budget=budget - now.counters.tokens,
+            length=schedule.length(replace(now.counters, step=now.counters.step - 1)),
+            full_length=schedule.full_length,
+            short_of_budget=schedule.budget - now.counters.tokens,
             skipped_tokens=now.skipped_tokens,
             seconds=now.seconds,
             validation_loss=self._validation_loss(),

@@ -125,15 +125,12 @@ def _train(
         config = with_store(in_tokens(config, micro_tokens, context=context), store)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
-            valid = store.manifest.valid
             write_run_files(
                 disk,
                 paths,
                 store.text_tokenizer().files(),
                 device=described(context.device),
-                valid=valid.sha256,
-                valid_tokens=valid.tokens,
-                valid_bytes=valid.text_bytes,
+                **store.manifest.validation(),
             )
             # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
             disk.replace_file(paths.config, config.to_toml().encode())
@@ -309,8 +306,12 @@ def _size(trainer: Trainer) -> str:
     size = f"{parameters(trainer.config.model):,} parameters, {schedule.budget:,} tokens"
     if isinstance(schedule.pacing, Custom):  # whose function is asked step by step
         return size
-    steps = {sum(span.steps for span in spans(schedule, calm=calm)) for calm in (True, False)}
-    return f"{size}, {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
+    ends = [list(spans(schedule, calm=calm))[-1] for calm in (True, False)]
+    steps = {end.counters.step + end.steps for end in ends}
+    size += f", {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
+    lengths, full = sorted({end.length for end in ends}), schedule.full_length
+    last = f"; the last step has length {' to '.join(map(str, lengths))}, not {full}"
+    return size + last * (lengths[0] < full)
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

@@ -33,7 +33,7 @@ def check_directory(
     if not names:
         return
     if not is_ours(names):
-        rule = f"must be a new or empty directory; this one holds other things than a {what}"
+        rule = f"must be a new or empty directory; this one holds other things and is no {what}"
         raise SettingError(setting, rule, str(out))
     if not overwrite:
         hint = hint or f"--overwrite replaces the earlier {what}"

@@ -147,7 +147,7 @@ def show(parts: Iterable[Table | str]) -> None:
 
 
 class Printable:
-    """A result of tables and lines: `str` gives them as text, a notebook shows that."""
+    """A result of tables and lines: its text is shown by `print`, prompts and notebooks alike."""
 
     @property
     def parts(self) -> Sequence[Table | str]:
@@ -158,7 +158,7 @@ class Printable:
         """Print it, as wide as the terminal is."""
         show(self.parts)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return as_text(self.parts)
 
     def _repr_html_(self) -> str:
@@ -167,7 +167,7 @@ class Printable:
 
 def counted(count: float, what: str) -> str:
     """Return a number of things in words, such as "1 step" and "2 steps"."""
-    return f"{count:,.0f} {what}{'s' * (count != 1)}"
+    return f"{count:,.0f} {what}{'s' * (round(count) != 1)}"
 
 
 def between(low: float | None, high: float | None, least: float = -math.inf) -> str:

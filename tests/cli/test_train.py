@@ -63,7 +63,7 @@ def test_the_first_line_of_a_run_says_how_much_it_trains(
 ) -> None:
     lengthen.train(configured(pacing=pacing), tmp_path / "run")
     first = capsys.readouterr().err.splitlines()[0]
-    said = r"([\d,]+) parameters, ([\d,]+) tokens, ([\d,]+)(?: to ([\d,]+))? steps$"
+    said = r"([\d,]+) parameters, ([\d,]+) tokens, ([\d,]+)(?: to ([\d,]+))? steps(?:;|$)"
     found = re.search(said, first)
     assert found
     weights, tokens, *steps = (int(n.replace(",", "")) for n in found.groups() if n)
@@ -72,6 +72,34 @@ def test_the_first_line_of_a_run_says_how_much_it_trains(
     trained = len(read_metrics(tmp_path / "run").steps)
     assert min(steps) <= trained <= max(steps)
     assert len(steps) == (2 if pacing["kind"] == "adaptive" else 1)
+
+
+@pytest.mark.parametrize(
+    ("pacing", "lengths"),
+    [
+        ({"kind": "linear", "start": 8, "duration": 100}, "16"),
+        ({"kind": "adaptive", "start": 8, "max_hold": 20}, "16 to 24"),
+    ],
+)
+def test_a_run_that_ends_below_full_length_says_so_first_and_last_and_in_its_report(
+    configured: Configure,
+    tmp_path: Path,
+    capsys: Captured,
+    pacing: dict[str, object],
+    lengths: str,
+) -> None:
+    run = tmp_path / "run"
+    for shown in (
+        lengthen.train(configured(pacing=pacing, budget={"tokens": 2000}), run),
+        lengthen.resume(run, quiet=True),
+    ):
+        last = int(read_metrics(run).steps[-1].length or 0)
+        assert (shown.length, shown.full_length) == (last, 64)
+        assert re.search(rf"^last length +{last} of 64$", str(shown), re.MULTILINE)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.endswith(f" steps; the last step has length {lengths}, not 64")
+    note = f"note: run: full length is not reached, the last step has length {last} of 64"
+    assert note in str(lengthen.report([run]))
 
 
 def test_a_quiet_run_says_nothing_at_its_start(

@@ -14,6 +14,7 @@ from lengthen.config.load import build, load, merge, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Doubling, Linear, Root
+from lengthen.experiments.compare.file import read_comparison
 from lengthen.util.errors import SettingError
 
 
@@ -73,7 +74,9 @@ MISTAKES = [
     ("run", "a\nb\x1b[31m", 1, r"run.a\nb\x1b[31m: no such setting"),
     ("run", "x" * 5000, 1, "xxx...xxx"),
     ("run", "compile", "perhaps", "run.compile: must be 'auto', 'off' or 'on', got 'perhaps'"),
-    ("run", "compile", True, "run.compile: must be 'auto', 'off' or 'on', got True"),
+    ("run", "compile", True, "must be 'auto', 'off' or 'on', got True; did you mean 'on'?"),
+    ("run", "compile", "False", "must be 'auto', 'off' or 'on', got 'False'; did you mean 'off'?"),
+    ("run", "precision", "bfloat16", "got 'bfloat16'; did you mean 'bf16'?"),
     ("budget", "passes", 1, "budget.passes: no such setting, got 1; use budget.epochs"),
     ("data", "path", "", "data.path: must not be empty, got ''"),
     ("evaluation", "every_step", 5, "did you mean 'every_steps'?"),
@@ -468,6 +471,12 @@ def test_a_minimum_above_the_peak_is_refused() -> None:
         build(merge(small(), too_high)[0])
 
 
+def test_a_file_may_quote_dotted_names(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('recipe = "laptop-2min"\n"budget.tokens" = "5K"\n')
+    assert load(file)[0].budget.tokens == 5000
+
+
 def test_the_settings_of_another_training_loop_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[model]\nlength = 64\n")
     (tmp_path / "metrics.jsonl").write_text("")
@@ -507,3 +516,13 @@ def test_rotary_positions_need_heads_of_an_even_width() -> None:
         build(small(model={"heads": 16, "positions": "rope"}))
     build(small(model={"heads": 8, "positions": "rope"}))
     build(small(model={"heads": 16}))
+
+
+@pytest.mark.parametrize("name", ["train_novels.py", "my.json", "my.yaml"])
+def test_a_settings_file_of_another_kind_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text("n_layer = 6\n", encoding="utf-8")
+    for read in (load, read_comparison):
+        with pytest.raises(SettingError) as caught:
+            read(file)
+        assert str(caught.value) == f"{file}: must be a TOML file, whose name ends in .toml"

@@ -41,6 +41,13 @@ OPTIONS = {
     "--dataset": "--data, a token store that `lengthen prepare` makes",
     "--gradient-accumulation-steps": "--batch.micro_tokens, tokens of one forward pass",
     "--eval-interval": "--evaluation.every_steps",
+    "--eval-iters": "--evaluation.tokens",
+    "--always-save-checkpoint": "--saving.every_steps",
+    "--decay-lr": "--optimizer.min_learning_rate = optimizer.learning_rate for a constant one",
+    "--log-interval": "`lengthen report RUN`",
+    "--eval-only": "`lengthen eval RUN`",
+    "--bias": "`lengthen settings model`",
+    "--backend": "--run.device",
     "--tokens": "--budget.tokens or --evaluation.tokens",
     "--start": "--pacing.start",
 }
@@ -94,6 +101,22 @@ def test_a_command_without_settings_names_its_nearest_option_or_all_of_them(
 ) -> None:
     assert "did you mean '--losses'?" in answer(capsys, "report", "run", "--loses", "5")
     assert "one of -h, --help, --out" in answer(capsys, "report", "run", "--lr", "3")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "ours"),
+    [
+        ("sample", "--start", "--prompt"),
+        ("sample", "--max_new_tokens", "--tokens"),
+        ("sample", "--out_dir", "RUN alone"),
+        ("eval", "--out-dir", "RUN alone"),
+        ("prepare", "--dataset", "SOURCE alone, a file or folder of text"),
+    ],
+)
+def test_an_option_of_another_tools_command_is_answered_with_that_of_ours(
+    command: str, option: str, ours: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answer(capsys, command, f"{option}=x").endswith(f"no such option; use {ours}")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

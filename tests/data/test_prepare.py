@@ -360,7 +360,7 @@ class TestOut:
     def test_what_is_no_store_is_never_replaced(self, tmp_path: Path, source: Path) -> None:
         stored([source], tmp_path / "out")
         write(tmp_path / "out/thesis.tex", "all my work")
-        with pytest.raises(SettingError, match="holds other things than a token store"):
+        with pytest.raises(SettingError, match="holds other things and is no token store"):
             stored([source], tmp_path / "out", overwrite=True)
         assert (tmp_path / "out/thesis.tex").exists()
 

@@ -149,8 +149,22 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def test_tokens_of_another_tool_are_named_as_no_store(tmp_path: Path) -> None:
+    for name in ("val.bin", "train.bin", "meta.pkl"):
+        (tmp_path / name).write_bytes(bytes(64))
+    for place in (tmp_path, tmp_path / "train.bin"):
+        with pytest.raises(
+            DataError, match=r"no token store is there, train.bin lacks a manifest;"
+        ):
+            Store.open(place)
+
+
 def test_where_no_store_is_the_way_to_one_is_named(store: Path) -> None:
     (store / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"lacks a manifest; `lengthen prepare` makes one"):
+        Store.open(store)
+    for part in store.glob("*.bin"):
+        part.unlink()
     with pytest.raises(DataError, match=r"no token store is there; `lengthen prepare` makes one"):
         Store.open(store)
     assert len(verify(store)) == 1

@@ -37,5 +37,5 @@ def test_it_ends_with_a_table_a_page_and_what_the_length_alone_has_changed(
     with pytest.raises(SettingError, match="--overwrite replaces the earlier demo"):
         demo(out, text=tmp_path / "text.txt")
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(SettingError, match="holds other things than a demo"):
+    with pytest.raises(SettingError, match="holds other things and is no demo"):
         demo(out, text=tmp_path / "text.txt", overwrite=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lengthen.checkpoint.verify import verify
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
 from lengthen.core.schedule import Hold, steps
@@ -28,6 +29,7 @@ from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import learning_rates
 from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
 from lengthen.reporting.gather import gather
+from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import watch
 from lengthen.run.directory import RunPaths, owned
@@ -310,6 +312,36 @@ def test_a_place_that_does_not_exist_is_refused(where: dict[str, int]) -> None:
         BatchStream(TOKENS, PLAN, **where)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "got"),
+    [
+        ("data/novels/train.bin" * 20, "'str'"),
+        (Path("store"), "'PosixPath'"),
+        (TOKENS.tolist(), "'list'"),
+        (torch.arange(300), "'Tensor'"),
+        (TOKENS.astype(np.float32), f"'float32 {TOKENS.shape}'"),
+        (TOKENS.astype(bool), f"'bool {TOKENS.shape}'"),
+        (TOKENS[:300].reshape(3, 100), f"'{TOKENS.dtype} (3, 100)'"),
+    ],
+)
+def test_what_is_no_row_of_tokens_is_refused_when_the_stream_is_made(tokens: Any, got: str) -> None:
+    with pytest.raises(SettingError) as error:
+        BatchStream(tokens, PLAN)
+    rule = "tokens: must be a 1-D array of whole numbers"
+    assert str(error.value) == f'{rule}, got {got}; such as Store.open("store").train'
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64, ">u2"])
+def test_whole_numbers_of_any_type_are_tokens(dtype: Any) -> None:
+    ours, same = (next(iter(BatchStream(t, PLAN)))[1] for t in (TOKENS, TOKENS.astype(dtype)))
+    assert torch.equal(ours[0].inputs, same[0].inputs)
+
+
+def test_what_is_no_plan_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"^plan: must be a DataPlan, got 3$"):
+        BatchStream(TOKENS, cast(Any, 3))
+
+
 def test_a_corpus_without_one_sequence_is_refused() -> None:
     with pytest.raises(DataError, match="corpus: has 30 tokens"):
         BatchStream(TOKENS[:30], PLAN)
@@ -357,6 +389,7 @@ def test_reports_read_the_log_of_a_plain_loop(tmp_path: Path, store: Path) -> No
     assert run.metrics.events[-1].name == "finished"
     assert run.config["data"]["store_id"] == Store.open(store).id
     assert run.environment["valid"] == Store.open(store).manifest.valid.sha256
+    assert "bits per byte" in final_losses([run]).columns
     assert any("up to step 12" in line for line in lines([run]) if isinstance(line, str))
 
 
@@ -387,7 +420,7 @@ def test_lines_after_the_state_are_set_aside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml", "environment.json"])
 def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(SettingError, match=f"out: must be a new directory, this one has a {name}"):
+    with pytest.raises(SettingError, match=f"out: must be a new directory, this one has {name}"):
         RunLog(tmp_path, PLAN)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
@@ -540,6 +573,7 @@ def test_what_another_loop_has_trained_is_not_ours_to_go_on_with(tmp_path: Path)
     for use in (
         lambda: resume(root, quiet=True),
         lambda: export(root, tmp_path / "hf"),
+        lambda: verify(root),
         lambda: list(sample(root)),
         lambda: find_models([root], None)[0].config,
     ):

@@ -33,6 +33,7 @@ from lengthen.integrations.arguments import REQUIRED, check_arguments
 from lengthen.integrations.plain import BatchStream
 from lengthen.integrations.transformers import LengthenDataset
 from lengthen.reporting.gather import gather
+from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
@@ -259,7 +260,7 @@ def test_a_directory_with_another_run_is_refused_and_left_as_it_is(
     store: Path, broken_off: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(broken_off / "run", tmp_path / "run")
-    with pytest.raises(SettingError, match="out: must be a new directory, this one has a metrics"):
+    with pytest.raises(SettingError, match="out: must be a new directory, this one has metrics"):
         hosted(store, tmp_path).trainer.train()
     assert steps(tmp_path) == steps(broken_off)
 
@@ -322,6 +323,7 @@ def test_reports_read_the_runs_as_ours(
     assert runs[0].name == "baseline/seed-0/run"
     assert {run.config["pacing"]["kind"] for run in runs} == {"linear", "constant"}
     assert len({run.environment["valid"] for run in runs}) == 1
+    assert "bits per byte" in final_losses(runs).columns
     texts = [line for line in lines(runs) if isinstance(line, str)]
     assert not [line for line in texts if "not checked" in line]
     assert main(["report", str(six_runs)]) == 0

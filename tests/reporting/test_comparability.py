@@ -215,7 +215,8 @@ def test_a_real_run_that_was_told_to_read_more_on_the_way_says_so(
     train(config, tmp_path / "run", quiet=True)
     overrides = {"evaluation": {"tokens": 1024}}
     resume(tmp_path / "run", checkpoint="step-00000008", settings=overrides, quiet=True)
-    (note,) = told(*gather([tmp_path / "run"]))
+    note, below = told(*gather([tmp_path / "run"]))
+    assert "full length is not reached" in below
     assert note.startswith("note: run: its evaluations read 512 and 1,024 tokens")
 
 

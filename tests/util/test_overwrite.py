@@ -33,10 +33,16 @@ def test_an_earlier_output_goes_only_when_asked(tmp_path: Path) -> None:
 def test_what_somebody_else_wrote_stays(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "icing").touch()
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(SettingError, match="holds other things than a cake"):
+    with pytest.raises(SettingError, match="holds other things and is no cake"):
         check(tmp_path, overwrite=overwrite)
     with pytest.raises(SettingError, match="must be a directory"):
         check(tmp_path / "icing", overwrite=overwrite)
+
+
+def test_what_stays_is_named_whatever_letter_it_begins_with(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(SettingError, match="holds other things and is no exported model"):
+        check_directory(tmp_path, "exported model", is_cake, overwrite=False)
 
 
 def test_a_file_is_replaced_by_one_of_its_kind_alone(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_a_table_with_a_title_stands_apart() -> None:
 
 def test_one_thing_is_no_several() -> None:
     said = [counted(n, "empty document") for n in (0, 1, 1234)]
+    assert [counted(n, "second") for n in (0.6, 1.4, 1.6)] == ["1 second", "1 second", "2 seconds"]
     assert said == ["0 empty documents", "1 empty document", "1,234 empty documents"]
 
 

@@ -155,7 +155,7 @@ def test_sets_that_are_not_found_or_empty(
 
 @takes(
     "store {}: {}; name one that was prepared with it by --data",
-    "file {}: holds no evaluations of this version ({}); move it away",
+    "file {}: {}; move it away",
 )
 def test_a_store_that_cannot_be_evaluated_on(cli: Cli, hf: Path) -> None:
     cli.works("prepare text.txt --tokenizer train:300 --valid 0.1 --out other")

@@ -257,7 +257,7 @@ def test_text_that_becomes_a_special_token(cli: Cli, monkeypatch: pytest.MonkeyP
 @takes(
     "prepare it again, or copy it again",
     "store {} damaged: {}; prepare it again",
-    "store {}: no token store is there; `lengthen prepare` makes one",
+    "store {}: no token store is there{}; `lengthen prepare` makes one",
 )
 def test_a_store_that_is_damaged_or_missing(cli: Cli, run: Path) -> None:
     train = "train tiny.toml --data store --out new --overwrite --quiet"

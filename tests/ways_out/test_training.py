@@ -11,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -64,6 +65,7 @@ VALUES = {
     "run.precision": "bf16",
     "run.recompute": "true",
     "run.sharded": "false",
+    "run.device": "cpu",
     "pacing.start": "16",
     "pacing.end": "32",
     "pacing.duration": "3",
@@ -78,6 +80,8 @@ VALUES = {
     "--data, a token store that `lengthen prepare` makes",
     "`lengthen resume RUN`",
     "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl",
+    "`lengthen eval RUN`",
+    "`lengthen settings model`, which has all that a model can be",
 )
 def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -> None:
     settings = [name for name in names.SETTINGS if name[0].isalpha()]
@@ -93,13 +97,24 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
         ("dataset", "use --data, a token store that `lengthen prepare` makes"),
         ("resume-from-checkpoint", "use `lengthen resume RUN`"),
         ("wandb", "use `lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics"),
+        ("eval_only", "use `lengthen eval RUN`"),
+        ("bias", "use `lengthen settings model`, which has all that a model can be"),
     ):
         cli.refuses(ours, f"train tiny.toml --out new --quiet --{theirs}=store")
     cli.refuses("use --optimizer.learning_rate", f"{TRAIN} --lr 1e-3")
     cli.refuses("use optimizer.learning_rate", f"{TRAIN} --train.lr 1e-3")
     cli.works(f"{TRAIN} --optimizer.learning_rate 1e-3")
-    for command in ("resume run --quiet", "report run", "watch run --once"):
+    for command in ("resume run --quiet", "report run", "watch run --once", "settings model"):
         cli.works(command)
+    cli.works("eval run --tasks valid")
+    for wrong, right in (
+        ("sample --start=the", "sample run --prompt the --tokens 2"),
+        ("sample --out_dir=run --max_new_tokens=2", "sample run --tokens 2"),
+        ("eval --out_dir=run", "eval run --tasks valid"),
+        ("prepare --dataset=text.txt", "prepare text.txt --tokenizer bytes --out other"),
+    ):
+        cli.refuses("no such option; use ", wrong)
+        cli.works(right)
 
 
 @takes(
@@ -110,7 +125,7 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
     "one of {}",
     "# {}; `lengthen settings TABLE` explains all\n\n{}",
     "Each has a twin NAME-baseline that trains at full length throughout. Parameters are with {} "
-    "tokens where the store decides the vocabulary. Minutes are those at {} of the speed of matrix "
+    "tokens where the store decides the vocabulary. Times are those at {} of the speed of matrix "
     "products, measured here for half a second; a small model reaches less. `lengthen plan RECIPE "
     "--data STORE` tries steps, `lengthen recipes RECIPE` prints TOML.",
 )
@@ -406,6 +421,14 @@ def test_memory_that_runs_out(
     with pytest.raises(MemoryLimitError, match="choose a smaller model or a shorter length"):
         fit_check(512, 64, lambda size: size < 64)
     assert fit_check(512, 32, lambda size: size < 64) == 32
+
+
+@takes('give a share of the budget as settings={"pacing.duration": "30%"}')
+def test_a_share_of_the_budget_in_python(cli: Cli, run: Path) -> None:
+    with pytest.raises(SettingError) as caught:
+        Linear(start=8, end=64, duration=cast(Any, "30%"))
+    given = eval(f"dict({caught.value.hint.removeprefix('give a share of the budget as ')})")
+    train("tiny.toml", "new", data="store", quiet=True, **given)
 
 
 @takes("lengthen resume {}", "`lengthen resume {}` continues")

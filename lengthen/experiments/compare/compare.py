@@ -34,7 +34,7 @@ from lengthen.util.overwrite import check_file, json_keys
 from lengthen.util.tables import Printable, Table, counted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonResult(Printable):
     """What a comparison has shown; its text is what `lengthen compare` prints."""
 

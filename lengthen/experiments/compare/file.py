@@ -32,6 +32,7 @@ from lengthen.config.load import (
     build,
     flat,
     merge,
+    nested,
     no_such_setting,
     read_toml,
     with_overrides,
@@ -110,7 +111,7 @@ def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
 
 def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     """Return what the tables of a comparison file ask for (read_comparison)."""
-    tables = dict(tables)
+    tables = nested(tables)
     own = {key: tables.pop(key) for key in OWN if key in tables}
     _must_be_known(tables)
     base = merge(with_recipe(tables), overrides)[0]
@@ -150,24 +151,25 @@ def _variants(given: object) -> dict[str, Tables]:
     if not isinstance(given, dict) or not given:
         raise SettingError("variants", "is missing; a comparison needs [variants.NAME] tables")
     for name, changes in given.items():
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             rule = "a variant's name has letters, digits, spaces and _ . + - only, at most 40"
             raise SettingError("variants", rule, name)
         if not isinstance(changes, dict):
             raise SettingError(f"variants.{name}", "must be a table", changes)
     if len({name.replace(" ", "-") for name in given}) < len(given):
         raise SettingError("variants", "two names differ only in a space and a -", list(given))
-    for name, changes in given.items():
+    variants = {name: nested(changes) for name, changes in given.items()}
+    for name, changes in variants.items():
         if "recipe" in changes:
             raise SettingError(f"variants.{name}.recipe", "belongs to the base, above the variants")
-        if "seed" in (changes.get("run") if isinstance(changes.get("run"), dict) else {}):
+        if "seed" in _tables_in(changes).get("run", {}):
             raise SettingError(f"variants.{name}.run.seed", "is what `seeds` sets")
         if (other := changes.get("same_tokens_as")) is not None:
             setting = f"variants.{name}.same_tokens_as"
-            _known(setting, other, given)
-            if "same_tokens_as" in given[other]:
+            _known(setting, other, variants)
+            if "same_tokens_as" in variants[other]:
                 raise SettingError(setting, LINEAR, other)
-    return dict(given)
+    return variants
 
 
 def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
@@ -192,16 +194,21 @@ def _must_not_hide(
     overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Mapping[str, object]]
 ) -> None:
     """Refuse an override of what the file varies: it would make all of it equal."""
-    varied = {name for axis in axes for name in axis}
-    for changes in variants.values():
-        tables = _tables_in(changes)
-        varied |= flat(tables).keys()
-        varied |= {"pacing.*"} if "same_tokens_as" in changes or "pacing" in tables else set()
+    varied = [(name, f"grid.{name}") for axis in axes for name in axis]
+    for variant, changes in variants.items():
+        own = [
+            name.split(".")[0] if name.startswith("pacing.") else name
+            for name in flat(_tables_in(changes))
+        ]
+        varied += [(name, f"variants.{variant}.{name}") for name in dict.fromkeys(own)]
+        if "same_tokens_as" in changes:
+            varied.append(("pacing", f"variants.{variant}.same_tokens_as"))
     for name, value in flat(overrides).items():
         if name == "run.seed":
             raise SettingError(name, "is what `seeds` in the file sets", value)
-        if name in varied or f"{name.split('.')[0]}.*" in varied:
-            raise SettingError(name, "is what the file varies; change it there", value)
+        if places := [place for one, place in varied if one in (name, name.split(".")[0])]:
+            rule = f"is what the file varies in {' and '.join(places)}"
+            raise SettingError(name, rule, value, "change it there")
 
 
 def _seeds(given: object) -> tuple[int, ...]:
@@ -222,7 +229,7 @@ def _axes(given: object) -> list[Axis]:
     if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
         raise SettingError("grid", "must be [[grid]] tables, each one axis")
     axes: list[Axis] = []
-    for tables in given:
+    for tables in map(nested, given):
         for table, settings in tables.items():
             if not isinstance(settings, dict):
                 raise SettingError(f"grid.{table}", "must be a setting such as model.length")

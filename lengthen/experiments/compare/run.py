@@ -62,9 +62,8 @@ def carry_out(
         with line(int(flops), comparison.name, shown=shown, own_thread=False) as progress:
             side = f", {machine.jobs} side by side" * (machine.jobs > 1)
             work = f"{steps:,.0f} steps, {flops:.3g} FLOP of training"
-            seeds = len(comparison.seeds)
-            few = f"; too few seeds for a verdict ({seeds}, {FEWEST_SEEDS} are needed)"
-            few *= seeds < FEWEST_SEEDS
+            few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
+            few *= len(comparison.seeds) < FEWEST_SEEDS
             progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}{few}")
             of, whole = len(comparison.runs), int(flops)
             training = _Training(machine, attempts, progress, left, time_left, of, whole)

@@ -43,7 +43,7 @@ COMMENT = "# lengthen tune: "  # how a file begins that a search wrote
 CORES = 4  # for each trial: speculation beside the needed one is only worth what that leaves idle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuning(Printable):
     """What a search has found; its text is what `lengthen tune` prints."""
 

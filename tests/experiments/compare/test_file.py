@@ -6,7 +6,7 @@ import pytest
 
 from lengthen.core.schedule import steps
 from lengthen.experiments.compare import fairness as fair
-from lengthen.experiments.compare.file import read_comparison
+from lengthen.experiments.compare.file import comparison_of, read_comparison
 from lengthen.model import cost
 from lengthen.util.errors import SettingError
 from tests.experiments.conftest import Written
@@ -154,18 +154,53 @@ def test_the_ready_made_files_can_be_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("override", "places"),
     [
-        {"optimizer": {"learning_rate": 1e-4}},
-        {"pacing": {"kind": "constant"}},
-        {"pacing": {"duration": 5}},
+        ({"optimizer": {"learning_rate": 1e-4}}, "grid.optimizer.learning_rate, got 0.0001"),
+        ({"pacing": {"kind": "constant"}}, "variants.baseline.pacing and variants.slw.pacing and"),
+        (
+            {"pacing": {"duration": 5}},
+            "variants.baseline.pacing and variants.slw.pacing and variants.rows.same_tokens_as",
+        ),
     ],
 )
-def test_an_override_of_what_the_file_varies_is_refused(
-    written: Written, override: dict[str, dict[str, object]]
+def test_an_override_of_what_the_file_varies_is_refused_with_the_places_where_it_varies(
+    written: Written, override: dict[str, dict[str, object]], places: str
 ) -> None:
-    with pytest.raises(SettingError, match="is what the file varies"):
-        read_comparison(written(more=GRID), override)
+    with pytest.raises(SettingError) as caught:
+        read_comparison(written(more=ROWS + GRID), override)
+    assert f": is what the file varies in {places}" in str(caught.value)
+
+
+def test_dotted_names_and_nested_tables_ask_for_the_same_runs(written: Written) -> None:
+    nested = {
+        "recipe": "laptop-2min",
+        "budget": {"tokens": 5000},
+        "seeds": [0],
+        "variants": {
+            "full": {"pacing": {"kind": "constant"}},
+            "paced": {"pacing": {"duration": 2}},
+        },
+        "grid": [{"batch": {"rows": [8, 16]}}],
+    }
+    dotted = {
+        "recipe": "laptop-2min",
+        "budget.tokens": 5000,
+        "seeds": [0],
+        "variants": {"full": {"pacing.kind": "constant"}, "paced": {"pacing.duration": 2}},
+        "grid": [{"batch.rows": [8, 16]}],
+    }
+    quoted = {"budget.tokens = 6000": '"budget.tokens" = 6000'}
+    quoted |= {"pacing.kind = ": '"pacing.kind" = '}
+    assert comparison_of(dotted, "one", {}) == comparison_of(nested, "one", {})
+    assert read_comparison(written()) == read_comparison(written(**quoted))
+    for given, cause in (
+        (nested | {"variants": {"full": {"pacing": 1, "pacing.start": 8}}}, "pacing.start: is set"),
+        (nested | {"variants": {1: {}}}, "variants: a variant's name has letters"),
+        (nested | {"budget.token": 5}, "budget.token: no such setting"),
+    ):
+        with pytest.raises(SettingError, match=cause):
+            comparison_of(given, "one", {})
 
 
 WRONG = {

@@ -135,7 +135,7 @@ def test_f55_a_crashed_run_is_a_result_with_its_message(
     crash = "baseline/seed-0 crashed: --out: must be a new or empty directory"
     assert crash in shown.out
     assert any(line.startswith("1 of 2  0:00:0") for line in shown.err.splitlines())
-    assert "holds other things than a run" in attempts_of_runs(root)["baseline/seed-0"].message
+    assert "holds other things and is no run" in attempts_of_runs(root)["baseline/seed-0"].message
     assert status_of(root, comparison.runs[1]).state == "finished"
 
 

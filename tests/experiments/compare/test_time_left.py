@@ -50,12 +50,13 @@ def test_time_left_is_that_of_all_steps_to_come_over_the_runs_side_by_side(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_comparison_says_before_it_trains_its_cost_and_where_seeds_are_too_few(
-    written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("seeds", "end"), [(2, "; for a verdict 3 seeds are needed"), (3, "")])
+def test_a_comparison_says_its_cost_and_too_few_seeds_before_it_trains(
+    seeds: int, end: str, written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = written(**{"seeds = [0, 1, 2]": "seeds = [0]"})
+    file = written(**{"seeds = [0, 1, 2]": f"seeds = {[*range(seeds)]}"})
     assert main(["compare", str(file), "--out", str(tmp_path / "out"), "--jobs", "2"]) == 0
     first, *rest = capsys.readouterr().err.splitlines()
-    assert first.startswith("cost: 2 runs, 2 side by side, ")
-    assert first.endswith(" FLOP of training; too few seeds for a verdict (1, 3 are needed)")
-    assert any(line.startswith("1 of 2  ") for line in rest)
+    assert first.startswith(f"cost: {2 * seeds} runs, 2 side by side, ")
+    assert first.endswith(f" FLOP of training{end}")
+    assert any(line.startswith(f"1 of {2 * seeds}  ") for line in rest)

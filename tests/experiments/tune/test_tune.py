@@ -72,7 +72,7 @@ def test_a_file_that_another_search_tuned_goes_aside_and_is_not_lost(
     assert "an earlier search" not in capsys.readouterr().out  # the same one goes nowhere
 
 
-OTHERS = "must be a new or empty directory; this one holds other things than a search, got"
+OTHERS = "must be a new or empty directory; this one holds other things and is no search, got"
 
 
 @pytest.mark.parametrize(
