@@ -209,7 +209,7 @@ def _unchecked(what: str, missing: Sequence[str], compared: int) -> list[str]:
 
 
 def _who(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} runs, as {names[0]}"
+    return names[0] if len(names) == 1 else f"{len(names)} runs, such as {names[0]}"
 
 
 def difference(one: Facts, other: Facts) -> str:

@@ -95,6 +95,7 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
     return {
         "type": "scatter",
         "mode": mode,
+        "cliponaxis": False,  # a point at the edge is drawn whole
         "name": "<br>".join(map(_text, wrap(curve.key, LEGEND_LETTERS))),
         "meta": _text(curve.name),
         "legendgroup": _text(curve.key),
@@ -107,12 +108,15 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
     lines = sum(len(wrap(key, LEGEND_LETTERS)) for key in keys)
     across = _axis(panel.x, extent, log=panel.log_x)
     across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
-    ys = [y for curve in panel.curves for _, y in curve.points if y > 0]
+    up = _axis(panel.y, [y for c in panel.curves for _, y in c.points if y > 0], log=panel.log_y)
+    if panel.threshold is not None:
+        # A line along the very edge would lose half of its label.
+        up["autorangeoptions"] = {"include": [1.03 * panel.threshold]}
     return {
         "height": max(HEIGHT, 60 + LEGEND_LINE * lines),
         "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
-        "yaxis": _axis(panel.y, ys, log=panel.log_y),
+        "yaxis": up,
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
         "shapes": [] if panel.threshold is None else [_threshold(panel.threshold)],
         "margin": {"l": 60, "r": 42, "t": 30, "b": 46},

@@ -9,7 +9,7 @@ from lengthen.analysis.summary import why_diverged
 from lengthen.core.loss_ratio import perplexity
 from lengthen.reporting.gather import NamedRun
 from lengthen.util.stats import interval
-from lengthen.util.tables import Table
+from lengthen.util.tables import Table, between
 
 TOKENS, BYTES = "valid_tokens", "valid_bytes"  # of environment.json
 COLUMNS = ("run", "final loss", "perplexity", "bits per byte", "tokens", "seeds", "95 % interval")
@@ -58,7 +58,7 @@ def _row(name: str, members: Sequence[NamedRun]) -> tuple[str, ...]:
         _bits(members, mean.mean),
         " to ".join(dict.fromkeys(f"{count:,}" for count in counts[:1] + counts[-1:])) or "-",
         seeds,
-        "-" if mean.low is None or mean.high is None else f"{mean.low:.3f} to {mean.high:.3f}",
+        between(mean.low, mean.high, least=0),
     )
 
 

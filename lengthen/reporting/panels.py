@@ -35,11 +35,11 @@ class _Plot:
 LOSS_RATIO = ("loss_ratio", "loss / lowest so far")
 PERPLEXITY = ("perplexity", "perplexity", EvalRecord)
 PLOTS = (
-    _Plot("Validation perplexity by step", *PERPLEXITY, "step", log=True),
     _Plot("Validation perplexity by token", *PERPLEXITY, "tokens", log=True),
+    _Plot("Loss ratio of the steps", *LOSS_RATIO),
+    _Plot("Validation perplexity by step", *PERPLEXITY, "step", log=True),
     _Plot("Validation perplexity by second", *PERPLEXITY, "seconds", log=True),
     _Plot("Training loss, each step at its own length", "loss", "nats", along="tokens"),
-    _Plot("Loss ratio of the steps", *LOSS_RATIO),
     _Plot("Loss ratio of the probe, at full length", *LOSS_RATIO, ProbeRecord),
     _Plot("Variance norm", "variance_norm", "l1 norm of √v", log=True),
     _Plot("Variance max", "variance_max", "largest √v", log=True),

@@ -69,7 +69,8 @@ def report(
     gathered = gather(paths, columns)
     groups = alike(gathered).items()
     families = {run.name: name for name, members in groups for run in members if run.config}
-    content = tuple(lines(gathered, losses, families))
+    brief = page is None and len(gathered) == 1
+    content = tuple(lines(gathered, losses, families, brief=brief))
     measured = evaluation_panels({run.name: run.results for run in gathered})
     if folder is not None:
         _draw(folder, [*measured, *panels_of(gathered, families)])

@@ -20,7 +20,6 @@ from lengthen.reporting.losses import final_losses
 from lengthen.util.tables import Table, counted, number
 
 SPIKE_ROWS = 24  # of the table of spikes; many runs show fewer each
-NO_GOAL = "No loss to reach: the first run has no finite validation loss."
 CALM = f"No loss ratio above {THRESHOLDS[0]} in any run."
 
 
@@ -28,11 +27,14 @@ def lines(
     runs: Sequence[NamedRun],
     losses: Sequence[float] = (),
     families: Mapping[str, str] | None = None,
+    *,
+    brief: bool = False,
 ) -> Iterator[Table | str]:
     """Yield what is to be shown of `runs`, the first of which is the baseline.
 
     `losses` are the goals of the table of times, in nats; by default the best validation loss of
-    the first run. `families` maps a run's name to its family (losses.final_losses).
+    the first of several. `families` maps a run's name to its family (losses.final_losses).
+    `brief` leaves correlations out.
     """
     notes = comparability.notes(runs)
     summaries = {run.name: summarise(run.metrics) for run in runs}
@@ -42,10 +44,9 @@ def lines(
     yield final_losses(runs, families)
     yield instability(summaries, _unlike_probes(runs))
     yield worst_spikes(summaries) or CALM
-    yield correlated(summaries)
-    yield times(runs, losses) or NO_GOAL
-    if (decided := decisions.table(runs)) is not None:
-        yield decided
+    if not brief:
+        yield correlated(summaries)
+    yield from filter(None, (times(runs, losses), decisions.table(runs)))
     yield from evaluations.tables({run.name: run.results for run in runs})
 
 
@@ -147,15 +148,15 @@ def worst_spikes(summaries: Mapping[str, Summary]) -> Table | None:
 def correlated(summaries: Mapping[str, Summary]) -> Table:
     """Return Pearson's r of the loss ratio with variance and gradient norm."""
     return Table(
-        "What the loss ratio goes with (Pearson)",
-        ("run", "quantity", "lag", "r", "p", "n", "effective n", "p over effective n"),
+        "What goes with the loss ratio",
+        ("run", "quantity", "lag", "r", "p", "n"),
         tuple(
             (name, *_correlation(one))
             for name, summary in summaries.items()
             for one in summary.correlations
         ),
-        "Lag 1: the quantity one logged step before the ratio. Neighbouring steps are alike, so p "
-        "over n is too small; the effective n allows for that. A correlation is no cause.",
+        "Pearson's r of both in n steps; lag 1: the quantity one logged step before the ratio. p "
+        "allows for neighbouring steps being alike. A correlation is no cause.",
     )
 
 
@@ -163,14 +164,13 @@ def _correlation(one: Correlated) -> tuple[str, ...]:
     what = (one.quantity.replace("_", " "), str(one.lag))
     c = one.correlation
     if c is None:
-        return (*what, *"-----")
-    p_values = (f"{c.p:.2g}", f"{c.n:,}", f"{c.effective_n:,.0f}", f"{c.p_effective:.2g}")
-    return (*what, f"{c.r:.3f}", *p_values)
+        return (*what, *"---")
+    return (*what, f"{c.r:.3f}", f"{c.p_effective:.2g}", f"{c.n:,}")
 
 
 def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | None:
-    """Return when each run first had each validation loss; None without a goal."""
-    baseline = best_loss(runs[0].metrics.evaluations)
+    """Return when each run first had each validation loss; None without a goal, or another run."""
+    baseline = best_loss(runs[0].metrics.evaluations) if len(runs) > 1 else None
     goals = list(losses) or ([] if baseline is None else [baseline])
     if not goals:
         return None

@@ -144,16 +144,19 @@ def watch(run: Path, *, every: float = 2.0, once: bool = False) -> int:
     """Show a run in the terminal until it has finished, looking every `every` seconds; return 0.
 
     Of a directory of runs, such as a comparison's, it shows all, until none is trained any more.
-    Without a terminal it prints a plain line whenever there is something new of a run, and with
-    `once` one look. A single run that has stopped is waited for: it may be resumed. Raises
+    `once` shows one look. Without a terminal it prints a plain line whenever there is something new
+    of a run. A single run that has stopped is waited for: it may be resumed. Raises
     SettingError where `run` is no directory with a run.
     """
     if not 0 < every < 1e6:
         raise SettingError("--every", "must be above 0, in seconds", every)
     looks = _looks(run, every)
     console = Console()
-    if not once and console.is_interactive:
-        _draw(console, looks)
+    if console.is_interactive:
+        if once:
+            print(drawn(next(looks), console.width))
+        else:
+            _draw(console, looks)
         return 0
     printed: dict[str, tuple[int, str]] = {}
     for views in islice(looks, 1) if once else looks:
@@ -246,7 +249,7 @@ def plain(view: View) -> str:
 
 def drawn(views: Sequence[View], width: int) -> str:
     """Return the run, or a row for each of several, as a terminal of so many columns shows it."""
-    if len(views) > 1:
+    if len(views) != 1:
         known = [dict(_facts(view)) for view in views]
         rows = [
             (view.name, view.state, *(own.get(name, "-") for name in COLUMNS))

@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lengthen.util.tables import text_lines
+
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
 
@@ -56,9 +58,13 @@ def note(text: str) -> None:
     """Print a line of ours on the error stream, if somebody reads it."""
     if sys.stderr is None:  # closed from the start
         return
-    errors = Unbreakable(sys.stderr)
-    errors.write(f"lengthen: {text}\n")
-    errors.flush()
+    _print(ErrorStream(), f"lengthen: {text}")
+
+
+def _print(console: Console, text: str) -> None:
+    """Print a line; a terminal gets it in several where it is too long, with commands whole."""
+    for part in text_lines([text], console.width if console.is_terminal else None):
+        console.print(Text(part), soft_wrap=True)
 
 
 def say(notes: Iterable[str]) -> None:
@@ -100,7 +106,7 @@ class Bar(Line):
 
     def say(self, text: str) -> None:
         """Print above the line."""
-        self.bar.console.print(escape(text), highlight=False)
+        _print(self.bar.console, text)
 
 
 class Lines(Line):
@@ -126,7 +132,7 @@ class Lines(Line):
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        _print(self._console, text)
 
 
 def clock_time(seconds: float) -> str:
@@ -140,7 +146,8 @@ class _Left(TimeRemainingColumn):
 
     def render(self, task: Task) -> Text:
         left = task.fields["left"]
-        return super().render(task) if left is None else Text(clock_time(left))
+        known = super().render(task).plain if left is None else clock_time(left)
+        return Text(f"{known} left")
 
 
 @contextmanager

@@ -6,6 +6,8 @@ length with two spaces or more between cells: `grep` finds whole rows, and progr
 """
 
 import html
+import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,10 +126,12 @@ def text_lines(parts: Iterable[Table | str], width: int | None = None) -> Iterat
         last = part
         if isinstance(part, Table):
             yield from laid_out(part, width)
-        elif width is None or "lengthen " in part:  # a command is copied as one line
-            yield part
+        elif width is None or ("lengthen " in part and "`" not in part):
+            yield part  # a command is copied as one line
         else:
-            yield from wrapped(part, width, subsequent_indent=GAP)
+            held = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), part)
+            lines = wrapped(held, width, subsequent_indent=GAP)
+            yield from (line.replace("\0", " ") for line in lines)
 
 
 def as_text(parts: Iterable[Table | str]) -> str:
@@ -164,6 +168,11 @@ class Printable:
 def counted(count: float, what: str) -> str:
     """Return a number of things in words, such as "1 step" and "2 steps"."""
     return f"{count:,.0f} {what}{'s' * (round(count) != 1)}"
+
+
+def between(low: float | None, high: float | None, least: float = -math.inf) -> str:
+    """Return an interval; "-" where there is none, or it says nothing: it begins below `least`."""
+    return "-" if low is None or high is None or low < least else f"{low:.3f} to {high:.3f}"
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:

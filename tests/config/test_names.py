@@ -1,5 +1,6 @@
 """What other tools call a setting or a command is answered with our name for it, in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from lengthen.cli.commands import COMMANDS
 from lengthen.cli.main import main
 from lengthen.config import names
-from lengthen.config.load import NAMES, load
+from lengthen.config.load import NAMES, load, right_setting
 from lengthen.util.errors import SettingError
 
 # An option of another tool -> what stands in the answer.
@@ -160,3 +161,14 @@ def test_every_name_given_for_another_one_exists() -> None:
     for name in names.SETTINGS:
         table, dot, setting = name.partition(" ")[0].rstrip(",").partition(".")
         assert not dot or table.startswith("`") or setting in NAMES[table]
+
+
+def test_every_name_in_the_table_of_the_page_is_answered() -> None:
+    page = Path(__file__).parents[2] / "docs/coming-from.md"
+    _, _, names = page.read_text(encoding="utf-8").partition("## Names")
+    rows = [line.strip("|").split("|") for line in names.splitlines() if line.startswith("| `")]
+    assert len(rows) > 15
+    for _ours, *theirs in rows:
+        for foreign in re.findall(r"`([\w.-]+)`", " ".join(theirs)):
+            if foreign != "optimizer":  # there only to say where litgpt's `lr` stands
+                assert right_setting(f"--{foreign.split('.')[-1]}").startswith("use "), foreign

@@ -16,7 +16,7 @@ from tests.reporting.logs import run, run_of
 
 EVIL = "<script>alert(1)</script>"
 # Of the standard panels.
-STEP, TOKEN, LOSS, SPIKES, PROBE, LENGTH = (f"figure-{number}" for number in (0, 1, 3, 4, 5, 9))
+STEP, TOKEN, LOSS, SPIKES, PROBE, LENGTH = (f"figure-{number}" for number in (2, 0, 4, 1, 5, 9))
 FIGURES = 13
 DRAWN = "document.querySelectorAll('.js-plotly-plot .legend').length"
 PLOT = "const plot = document.querySelector(`#${id} .plotly-graph-div`); "

@@ -193,7 +193,7 @@ def test_what_no_log_says_is_noted_as_not_checked() -> None:
     unchecked = "note: not checked that evaluations read the same part of the text: no record of "
     runs = [run("a", PARTS[0]), run("theirs")]
     assert told(*runs)[-3:].count(f"{unchecked}theirs") == 1
-    assert told(*runs, run("others"))[-3:].count(f"{unchecked}2 runs, as theirs") == 1
+    assert told(*runs, run("others"))[-3:].count(f"{unchecked}2 runs, such as theirs") == 1
     without = NamedRun("no evaluation", Metrics(runs[1].metrics.records[:1], 0), {}, {})
     for silent in ([runs[0], without], [runs[0], run("b", PARTS[0])], runs[1:]):
         assert not any(text.startswith(unchecked) for text in told(*silent))

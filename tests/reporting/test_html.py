@@ -208,7 +208,7 @@ def test_a_family_has_one_colour_in_all_figures_and_one_key(out: Path) -> None:
 
 def test_what_was_not_recorded_is_named_in_one_line(out: Path) -> None:
     write(out, [run_of({"kind": "step", "step": 1, "tokens": 8, "loss": 4.0})], title="t")
-    assert "Nothing was recorded for: Validation perplexity by step; " in words(out)
+    assert "Nothing was recorded for: Validation perplexity by token; " in words(out)
     assert len(read(out).figures) == 1
 
 
@@ -271,3 +271,12 @@ def test_f53_a_missing_plotly_is_one_line(out: Path, monkeypatch: pytest.MonkeyP
 
 def test_many_runs_share_the_points_of_a_page() -> None:
     assert [points_per_curve(runs) for runs in (0, 1, 12, 30, 1000)] == [2000, 2000, 2000, 800, 200]
+
+
+def test_a_point_at_the_edge_and_the_name_of_a_threshold_are_drawn_whole(out: Path) -> None:
+    write(out, [run("a")], title="t")
+    for shown in read(out).figures:
+        assert all(trace["cliponaxis"] is False for trace in shown["data"])
+        heights = [shape["y0"] for shape in shown["layout"]["shapes"]]
+        include = shown["layout"]["yaxis"].get("autorangeoptions", {"include": [0.0]})["include"]
+        assert all(height < include[0] for height in heights)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.losses import NO_BYTES, OTHER_TEXT, UNLIKE, UNRECORDED, final_losses
+from lengthen.util import stats
 from tests.logs import evaluation, metrics, step
 
 SIZES = {"valid_tokens": 500, "valid_bytes": 2000, "tokenizer": "t", "valid": "v"}
@@ -65,3 +66,13 @@ def test_seeds_are_a_mean_with_its_interval_and_a_diverged_one_is_missed() -> No
 def test_a_run_that_was_never_evaluated_says_so() -> None:
     table = final_losses([NamedRun("a", metrics(step(1)), {}, {})])
     assert table.rows[0][1] == "not evaluated"
+
+
+@given(st.lists(st.floats(0.01, 20), min_size=2, max_size=5))
+def test_no_interval_holds_losses_that_cannot_be(losses: list[float]) -> None:
+    runs = [run(f"a/{n}", loss) for n, loss in enumerate(losses)]
+    interval = final_losses(runs, {one.name: "a" for one in runs}).rows[0][-1]
+    low = stats.interval(losses).low
+    assert low is not None
+    assert (interval == "-") == (low < 0)
+    assert interval == "-" or float(interval.split(" to ")[0]) == pytest.approx(low, abs=1e-3)

@@ -11,11 +11,11 @@ from tests.reporting.logs import run, run_of
 
 FAMILY = {"a/0": "a", "a/1": "a"}
 TITLES = [
-    "Validation perplexity by step",
     "Validation perplexity by token",
+    "Loss ratio of the steps",
+    "Validation perplexity by step",
     "Validation perplexity by second",
     "Training loss, each step at its own length",
-    "Loss ratio of the steps",
     "Loss ratio of the probe, at full length",
     "Variance norm",
     "Variance max",
@@ -60,7 +60,7 @@ def test_loss_ratios_have_the_threshold_and_only_they_do() -> None:
 
 def test_perplexity_and_variances_are_logarithmic() -> None:
     logs = {panel.title for panel in panels_of([run("a")]) if panel.log_y}
-    assert logs == {*TITLES[:3], "Variance norm", "Variance max"}
+    assert logs == {TITLES[0], *TITLES[2:4], "Variance norm", "Variance max"}
 
 
 def test_tokens_per_step_are_rows_times_length() -> None:
@@ -124,7 +124,7 @@ def test_what_is_not_known_has_no_place() -> None:
         {"kind": "step", "step": 2, "loss": 4.0},
         {"kind": "step", "step": 3, "tokens": 24, "loss": 4.0},
     ]
-    assert list(panel(TITLES[3], run_of(*lines)).curves[0].points) == [(24, 4.0)]
+    assert list(panel(TITLES[4], run_of(*lines)).curves[0].points) == [(24, 4.0)]
 
 
 def test_a_step_that_was_not_finite_is_marked_and_a_missing_ratio_is_not() -> None:
@@ -143,10 +143,10 @@ def test_a_step_that_was_not_finite_is_marked_and_a_missing_ratio_is_not() -> No
     ]
     broken = run_of(*lines)
     assert list(panel("Loss ratio of the steps", broken).curves[0].breaks) == [2]
-    assert list(panel(TITLES[3], broken).curves[0].breaks) == [16]
+    assert list(panel(TITLES[4], broken).curves[0].breaks) == [16]
     assert 3 in panel("Gradient norm, before clipping", broken).curves[0].breaks
 
 
 def test_a_perplexity_too_large_for_a_float_is_marked() -> None:
     line = {"kind": "eval", "step": 5, "loss": 800.0, "perplexity": None}
-    assert list(panel(TITLES[0], run_of(line)).curves[0].breaks) == [5]
+    assert list(panel(TITLES[2], run_of(line)).curves[0].breaks) == [5]

@@ -11,10 +11,10 @@ from tests.reporting.drawn import texts
 from tests.reporting.logs import records
 
 WRITTEN = [
-    "validation-perplexity-by-step",
     "validation-perplexity-by-token",
+    "loss-ratio-of-the-steps",
+    "validation-perplexity-by-step",
     "validation-perplexity-by-second",
-    "training-loss-each-step-at-its-own-length",
 ]
 
 

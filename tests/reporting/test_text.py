@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lengthen.reporting.gather import NamedRun
-from lengthen.reporting.text import CALM, NO_GOAL, lines
+from lengthen.reporting.text import CALM, lines
 from lengthen.util.tables import Table
 from tests.logs import Line, metrics, observation
 
@@ -84,10 +84,9 @@ def test_what_a_foreign_log_lacks_is_said() -> None:
     assert texts[1:] == [
         "  up to step 1: tokens not logged, seconds not logged of training",
         CALM,
-        NO_GOAL,
     ]
     assert {title.split(":")[0] for title in tables} == {
-        "Final losses", "Instability", "What the loss ratio goes with (Pearson)",
+        "Final losses", "Instability", "What goes with the loss ratio",
     }  # fmt: skip
 
 
@@ -124,16 +123,16 @@ def test_many_runs_show_fewer_spikes_each(runs: int, each: int) -> None:
     assert len(spikes.rows) == runs * each
 
 
-def test_correlations_have_r_p_and_both_counts_of_pairs() -> None:
-    rows = table("What the loss ratio goes with", BASELINE).rows
+def test_correlations_have_r_p_and_the_count_of_pairs() -> None:
+    rows = table("What goes with the loss ratio", BASELINE).rows
     assert [row[1:3] for row in rows] == [
         (quantity, lag)
         for quantity in ("variance norm", "variance max", "grad norm")
         for lag in ("0", "1")
     ]
     # The pairs (3, 1.57), (2, 1.12), (0.5, 0.9).
-    assert rows[0] == ("baseline", "variance norm", "0", "0.952", "0.2", "3", "3", "0.2")
-    assert rows[2] == ("baseline", "variance max", "0", "-", "-", "-", "-", "-")
+    assert rows[0] == ("baseline", "variance norm", "0", "0.952", "0.2", "3")
+    assert rows[2] == ("baseline", "variance max", "0", "-", "-", "-")
 
 
 def test_the_goal_is_the_best_loss_of_the_first_run_unless_losses_are_given() -> None:
@@ -168,3 +167,15 @@ def test_what_could_not_be_compared_is_noted_but_not_for_a_single_run() -> None:
         "note: not checked that validation sets are the same: no record of theirs.csv",
     ]
     assert not any(text.startswith("note: ") for text in shown(FOREIGN)[0])
+
+
+def test_one_run_alone_is_timed_to_the_losses_that_are_given_and_no_others() -> None:
+    assert not any(title.startswith("First evaluation") for title in shown(BASELINE)[1])
+    assert table("First evaluation", BASELINE, losses=(5.5,)).rows[0][:2] == ("baseline", "5.5000")
+
+
+def test_a_brief_text_has_no_correlations() -> None:
+    titles = [part.title for part in lines([BASELINE], brief=True) if isinstance(part, Table)]
+    assert [title.split(":")[0] for title in titles] == [
+        "Final losses", "Instability", "Worst spikes",
+    ]  # fmt: skip

@@ -422,3 +422,17 @@ def test_a_terminal_is_redrawn_and_left_in_order_by_an_interrupt(run: Path) -> N
     assert drawn.count(b"\x1b[H") > 1  # from its first line each time, whatever a resize made of it
     assert b"\x1b[?25h" in shown  # the cursor is back
     assert after.count(b"step 77") == 1  # and what was last seen stays
+
+
+def test_one_look_on_a_terminal_is_as_wide_as_that(run: Path) -> None:
+    (run / "metrics.jsonl").write_bytes(line(1) + line(2))
+    ours, theirs = pty.openpty()
+    code = "import sys, pathlib; from lengthen.reporting.watch import watch; "
+    code += "watch(pathlib.Path(sys.argv[1]), once=True)"
+    with start("-c", code, str(run), stdout=theirs, stderr=subprocess.DEVNULL) as watcher:
+        assert watcher.wait(60) == 0
+    shown = os.read(ours, 65536).decode()
+    for end in (ours, theirs):
+        os.close(end)
+    assert len(shown.splitlines()) > 5
+    assert all(len(text) <= 80 for text in shown.splitlines())

@@ -122,3 +122,12 @@ def test_one_thing_is_no_several() -> None:
     said = [counted(n, "empty document") for n in (0, 1, 1234)]
     assert [counted(n, "second") for n in (0.6, 1.4, 1.6)] == ["1 second", "1 second", "2 seconds"]
     assert said == ["0 empty documents", "1 empty document", "1,234 empty documents"]
+
+
+@given(width=st.integers(12, 100))
+def test_a_command_in_a_sentence_stays_whole(width: int) -> None:
+    said = "lengthen: stopped, and saved; `lengthen resume runs/first` continues"
+    got = list(text_lines([said], width))
+    assert squeezed(got) == said
+    assert any("`lengthen resume runs/first`" in line for line in got)
+    assert all(len(line) <= max(width, 30) for line in got)

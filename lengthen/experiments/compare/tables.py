@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from statistics import fmean
 
 from lengthen.analysis.instability import THRESHOLDS
 from lengthen.analysis.summary import QUANTITIES, Side, Summary
@@ -9,7 +10,7 @@ from lengthen.experiments.compare.outcomes import EndState, Group, Outcome
 from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
 from lengthen.run.records import EvalRecord
 from lengthen.util.stats import interval
-from lengthen.util.tables import Table, number
+from lengthen.util.tables import Table, between, number
 
 NOT_MEASURED = "not measured"
 SPIKED = (
@@ -58,7 +59,6 @@ def results(members: Sequence[Group], baseline: str) -> Table:
 def _result(group: Group, base: Group | None) -> tuple[str, ...]:
     losses = [loss for loss in group.losses().values() if loss is not None]
     mean = interval(losses) if losses else None
-    low, high = (mean.low, mean.high) if mean else (None, None)
     summaries = group.summaries
     stable = sum(o.summary.stable for o in group.outcomes if o.loss is not None and o.summary)
     judged = len(group.by_seed())
@@ -66,7 +66,7 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
         group.name,
         _end_states(group),
         number(mean.mean if mean else None),
-        "-" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        between(mean.low, mean.high, least=0) if mean else "-",
         " or ".join(sorted({f"{summary.steps:,}" for summary in summaries})) or "-",
         number(largest_step_ratio(group), 2),
         number(largest_probe_ratio(group), 2),
@@ -175,7 +175,7 @@ def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
                 f"{pair.a} against {pair.b}" + (f", {cell}" if cell else ""),
                 pair.verdict,
                 number(gap.mean if gap else None),
-                "-" if gap is None or gap.low is None else f"{gap.low:.3f} to {gap.high:.3f}",
+                between(gap.low, gap.high) if gap else "-",
                 "-" if pair.p_adjusted is None else f"{pair.p_adjusted:.2g}",
                 str(pair.seeds),
                 number(pair.smallest_effect),
@@ -238,8 +238,8 @@ def peaks(members: Sequence[Group]) -> Table:
         "The largest values of a run",
         ("variant", *QUANTITIES),
         tuple((group.name, *(_peak(group, number) for number in numbers)) for group in members),
-        "The mean over seeds of each run's largest value, and its 95 % interval. The paper finds "
-        "extreme values of the second moment where training is unstable.",
+        "The mean over seeds of each run's largest value, and the lowest and highest of them. The "
+        "paper finds extreme values of the second moment where training is unstable.",
     )
 
 
@@ -248,10 +248,8 @@ def _peak(group: Group, quantity: int) -> str:
     values = [value for value in of_seeds if value is not None]
     if not values:
         return "-"
-    mean = interval(values)
-    if mean.low is None or mean.high is None:
-        return f"{mean.mean:.3g}"
-    return f"{mean.mean:.3g} [{mean.low:.3g}, {mean.high:.3g}]"
+    mean = f"{fmean(values):.3g}"
+    return f"{mean} [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else mean
 
 
 def correlations(members: Sequence[Group]) -> Table:

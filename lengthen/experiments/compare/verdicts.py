@@ -79,7 +79,7 @@ class Speedup:
     """How many times fewer tokens (or seconds) a target took than the baseline needed for it."""
 
     ratio: float | None  # geometric mean over the seeds that reached it; None: none did
-    low: float | None  # None: fewer than 2 did
+    low: float | None  # None: fewer than 3 did, of which an interval can be a million times wide
     high: float | None
     reached: int
     n: int
@@ -142,7 +142,8 @@ def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -
     if not logs:
         return Speedup(None, None, None, 0, len(tokens))
     mean = interval(logs)
-    low, high = (None if bound is None else math.exp(bound) for bound in (mean.low, mean.high))
+    bounds = (mean.low, mean.high) if mean.n >= FEWEST_SEEDS else (None, None)
+    low, high = (None if bound is None else math.exp(bound) for bound in bounds)
     return Speedup(math.exp(mean.mean), low, high, mean.n, len(tokens))
 
 

@@ -1,6 +1,7 @@
 """Tables and verdicts of real runs, and of planted ones: they say what happened, and no more."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lengthen.experiments.compare.tables import (
     instability,
     measuring,
     pair_verdicts,
+    peaks,
     results,
     verdict_lines,
     verdict_table,
@@ -347,3 +349,12 @@ def test_a_sweep_says_where_each_variant_is_best_and_where_it_breaks(
     assert [y for _, y in faster.points] == pytest.approx([5.5, 5.2, 5.1, 5.0])
     assert [y for _, y in probes.curves[0].points] == [0.99, 0.99, 1.3, 1.3]
     assert steps.threshold == 1.2
+
+
+def test_the_largest_values_are_a_mean_within_the_lowest_and_the_highest(
+    trained: tuple[Comparison, Path],
+) -> None:
+    for row in peaks(members(*trained)).rows:
+        for cell in row[1:]:
+            mean, low, high = map(float, re.findall(r"[-.e\d]+", cell))
+            assert 0 <= low <= mean <= high

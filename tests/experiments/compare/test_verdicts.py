@@ -297,3 +297,8 @@ def test_a_speedup_that_one_seed_or_none_reached_says_so() -> None:
 def test_a_speedup_of_seeds_that_are_not_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         speedups([6.0, 6.0], [3.0])
+
+
+def test_a_speedup_of_two_seeds_has_no_interval() -> None:
+    found = speedups([6.0, 6.0], [3.0, 1.0])
+    assert (found.low, found.high, found.reached) == (None, None, 2)
