@@ -175,7 +175,8 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     source = "" if forecast.speed is None else forecast.speed.source
     flops = f" ({plan.flops / first.plan.flops:.3g} x)" if first else ""
     seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
-    short = f", {plan.short_of_budget:,} short of the budget: less than one more row"
+    unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"
+    short = f", {plan.short_of_budget:,} short of the budget: less than one more {unit}"
     tried = '; "auto" takes what fits a GPU'
     rate_at_full = epochs = leftovers = ""
     if plan.full is not None:

@@ -54,8 +54,11 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run.
-FIXED = re.compile(r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|run\.seed")
+# What a checkpoint was built on: another value would make it another run, and another half-life
+# would correct the second moment by tokens that it does not lack.
+FIXED = re.compile(
+    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.beta2_half_life|run\.seed"
+)
 
 
 def train(

@@ -227,6 +227,11 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
         "model.layers: cannot change in the middle of a run",
         lambda w: ["resume", str(w.run), "--model.layers", "3"],
     ),
+    "another half-life on resume": (
+        2,
+        "optimizer.beta2_half_life: cannot change in the middle of a run",
+        lambda w: ["resume", str(w.run), "--optimizer.beta2_half_life", "3000"],
+    ),
     "settings where none are taken": (
         2,
         "verify takes no settings",

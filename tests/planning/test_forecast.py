@@ -150,6 +150,18 @@ def test_a_budget_that_ends_within_the_warm_up_says_so(forecast_of: Forecasts) -
     assert text.endswith("9,984 tokens: the budget ends before its 400 steps")
 
 
+@pytest.mark.parametrize(
+    ("batch", "unit"),
+    [({"hold": "tokens"}, "row"), ({"hold": "tokens", "leftovers": "in_place"}, "sequence")],
+)
+def test_what_a_budget_leaves_is_less_than_one_more_row_or_in_place_sequence(
+    forecast_of: Forecasts, batch: dict[str, Any], unit: str
+) -> None:
+    short = {"batch": batch, "pacing": {"kind": "doubling"}, "budget": {"tokens": 1029}}
+    (one,) = forecast_of(one=short)
+    assert dict(lines(one))["tokens"].endswith(f"less than one more {unit}")
+
+
 def test_leftovers_stand_there_or_what_was_dropped(forecast_of: Forecasts) -> None:
     kept, dropped = forecast_of(kept={}, dropped={"batch": {"leftovers": "drop"}})
     corpus = kept.plan.corpus
