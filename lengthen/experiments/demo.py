@@ -71,7 +71,7 @@ SETTINGS: dict[str, Any] = {
 def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> None:
     """Prepare a text, train the three variants in `out`, print the table and write the report.
 
-    Raises SettingError where `out` holds something else, DataError for a text that is too short.
+    Raises SettingError where `out` holds something else, and for a text too short for a step.
     """
     if text is not None and not text.is_file():
         raise SettingError("--text", "must be a file", str(text))
@@ -85,6 +85,8 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     show([f"2. store   {out / 'store'}"])
     store, length = Store.open(out / "store"), SETTINGS["model"]["length"]
     epoch = (len(store.train) - 1) // length * length
+    if epoch < (least := SETTINGS["batch"]["rows"] * length):
+        raise SettingError("--text", f"must have at least {least} tokens, one step", epoch)
     data = {"data": {"path": str(store.path.resolve())}, "budget": {"tokens": epoch}}
     pacing = SETTINGS["pacing"] | ({"duration": "50%"} if epoch < SHORT else {})
     comparison = comparison_of({**SETTINGS, "pacing": pacing}, "demo", data)

@@ -39,3 +39,9 @@ def test_it_ends_with_a_table_a_page_and_what_the_length_alone_has_changed(
     (out / "mine.txt").write_text("mine")
     with pytest.raises(SettingError, match="holds other things and is no demo"):
         demo(out, text=tmp_path / "text.txt", overwrite=True)
+
+
+def test_a_text_too_short_for_a_step_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Two words.", encoding="utf-8")
+    with pytest.raises(SettingError, match="--text: must have at least 8192 tokens, one step"):
+        demo(tmp_path / "out", text=tmp_path / "text.txt")
