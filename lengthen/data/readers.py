@@ -60,7 +60,9 @@ class LeftOut:
     def add_problem(self, message: str) -> None:
         """Count what cannot be read; `message` is one line: the file, the place, the cause."""
         if self.on_bad == "stop":
-            raise DataError(f"source {message}; mend it, or leave it out: --on-bad skip")
+            raise DataError(
+                f"source {message}; mend it, or leave it out by `lengthen prepare --on-bad skip`"
+            )
         self.skipped += 1
         if len(self.problems) < LISTED:
             self.problems.append(message)

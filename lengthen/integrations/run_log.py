@@ -217,6 +217,8 @@ def _check(paths: RunPaths, saved: Mapping[str, Any] | None, overwrite: bool) ->
             rule = f"must be the run of the checkpoint, whose metrics.jsonl has {has}"
             raise SettingError("out", rule, str(paths.root))
         return
+    if overwrite and paths.checkpoints.exists():
+        raise SettingError("out", "must hold no checkpoints of another run", str(paths.root))
     own = _own(paths)
     # An empty log is what a run leaves that ended before its first step.
     if own and not overwrite and (found or paths.metrics not in own):

@@ -444,6 +444,14 @@ def test_an_earlier_run_is_overwritten_where_that_is_asked_and_nothing_else(tmp_
     assert (tmp_path / "model.pt").read_text() == "mine"
 
 
+def test_a_run_with_checkpoints_of_ours_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints/step-00000010").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(SettingError, match="out: must hold no checkpoints of another run"):
+        RunLog(tmp_path, PLAN, overwrite=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == "{}\n"
+
+
 def test_a_run_that_ended_before_its_first_step_is_begun_anew(tmp_path: Path) -> None:
     RunLog(tmp_path, PLAN).close()
     RunLog(tmp_path, replace(PLAN, seed=7)).close()

@@ -145,10 +145,10 @@ def test_a_table_that_the_library_cannot_open(cli: Cli, monkeypatch: pytest.Monk
     cli.works(PREPARE.format("a.jsonl"))
 
 
-@takes("source {}; mend it, or leave it out: --on-bad skip")
+@takes("source {}; mend it, or leave it out by `lengthen prepare --on-bad skip`")
 def test_a_line_that_cannot_be_read(cli: Cli) -> None:
     Path("bad.jsonl").write_bytes(as_lines(["a text"] * 9) + b"{not json\n")
-    cli.refuses("mend it, or leave it out: --on-bad skip", PREPARE.format("bad.jsonl"))
+    cli.refuses("leave it out by `lengthen prepare --on-bad skip`", PREPARE.format("bad.jsonl"))
     cli.works(PREPARE.format("bad.jsonl --on-bad skip"))
     Path("bad.jsonl").write_bytes(as_lines(["a text"] * 9))
     cli.works(PREPARE.format("bad.jsonl"))
