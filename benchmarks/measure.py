@@ -1,5 +1,6 @@
 """How benchmarks measure: in rounds, each contender once a round, so that drift hits all alike."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,11 @@ def figure(values: Sequence[float]) -> Figure:
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Figure:
     """Return how many times faster ours is, round by round."""
     return figure([their / our for their, our in zip(theirs, ours, strict=True)])
+
+
+def furthest(ratios: Sequence[float]) -> float:
+    """Return the one that is furthest from 1, to either side."""
+    return max(ratios, key=lambda ratio: abs(math.log(max(ratio, 1e-3))))
 
 
 def report(name: str, value: float | Figure) -> None:

@@ -9,14 +9,13 @@ start, evaluations, probes and saves.
 """
 
 import argparse
-import math
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import report
+from benchmarks.measure import furthest, report
 from benchmarks.plan import TRAININGS, configuration
 from benchmarks.step import real_store
 from lengthen.training.start import train
@@ -39,8 +38,7 @@ def main() -> None:
             ratios.append(summary.seconds / 60 / minutes)
             print(f"  {name}: {summary.seconds / 60:.2f} minutes of {minutes}, {whole:.2f} in all")
             report(f"MINUTES_{name}", ratios[-1])
-    # The one of the three that is furthest off, to either side.
-    report("MINUTES", max(ratios, key=lambda ratio: abs(math.log(ratio))))
+    report("MINUTES", furthest(ratios))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ and what is paced.
 """
 
 import argparse
-import math
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import report
+from benchmarks.measure import furthest, report
 from benchmarks.step import real_store
 from lengthen.config.load import build
 from lengthen.config.schema import Config
@@ -90,8 +89,7 @@ def main() -> None:
         for name, tables in TRAININGS.items():
             config = configuration(tables, folder / "store", share)
             ratios.append(compared(name, config, Path(runs) / name))
-    # The one of the three that is furthest off, to either side.
-    report("PLAN_SECONDS", max(ratios, key=lambda ratio: abs(math.log(ratio))))
+    report("PLAN_SECONDS", furthest(ratios))
 
 
 if __name__ == "__main__":

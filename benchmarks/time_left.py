@@ -9,7 +9,6 @@ after a tenth of the run.
 """
 
 import argparse
-import math
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import report
+from benchmarks.measure import furthest, report
 from benchmarks.step import real_store
 
 LEFT = re.compile(r"(\d+):(\d\d):(\d\d) left")
@@ -49,7 +48,7 @@ def main() -> None:
         said, end = lines_of([*command, *where, *changes])
     late = [left / (end - when) for when, left in said if 0.1 * end < when and end - when > 5]
     print("  said / real:", ", ".join(f"{ratio:.2f}" for ratio in late))
-    report("TIME_LEFT", max(late, key=lambda ratio: abs(math.log(max(ratio, 1e-3)))))
+    report("TIME_LEFT", furthest(late))
 
 
 if __name__ == "__main__":

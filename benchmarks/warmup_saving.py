@@ -47,7 +47,7 @@ def main() -> None:
             name: train(config, Path(runs) / name, quiet=True).seconds
             for name, config in configs.items()
         }
-    predicted = planned.saving.seconds / (planned.duration + planned.saving.seconds)
+    predicted = planned.time_saved
     measured = 1 - seconds["warmup"] / seconds["full length"]
     print(f"  {predicted:.1%} of the time predicted, {measured:.1%} measured: {seconds}")
     report("WARMUP_SAVING", predicted / measured)

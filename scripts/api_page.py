@@ -27,6 +27,7 @@ RESULTS = [
     "planning.forecast.Forecast",
     "planning.plan.Plan",
     "experiments.compare.compare.ComparisonResult",
+    "experiments.tune.tune.Tuning",
     "exchange.pretrained.TrainedModel",
     "evaluation.evaluate.Evaluations",
     "evaluation.results.Result",

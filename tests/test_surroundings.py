@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Configure
 from tests.exchange.made import TINY, saved_run
+from tests.ways_out import takes
 
 ROOT = Path(__file__).parents[1]
 # Any connection ends the process at once: training and judging need none.
@@ -106,6 +107,7 @@ def test_f53_no_pytorch_is_refused_for_its_version(configured: Configure, tmp_pa
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@takes("{} {} does not fit: {}; pip install --upgrade {}")
 def test_f53_what_a_pytorch_lacks_is_named_with_the_way_out(
     configured: Configure, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from lengthen.config.schema import KINDS, Config, Tables
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
 from lengthen.core.pacing import Adaptive
 from lengthen.util.disk import as_path
-from lengthen.util.errors import SettingError, nearest, one_line
+from lengthen.util.errors import SettingError, closest, nearest, one_line
 
 Source = str | os.PathLike[str] | Config  # a recipe's name, a TOML file, or what they give
 
@@ -344,5 +344,5 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
     if error["type"] == "missing":
         return SettingError(name, rule)
     word = SWITCHES.get(str(error["input"]).lower(), str(error["input"]).lower())
-    hint = nearest(word, re.findall("'(.+?)'", rule)) if error["type"] == "literal_error" else ""
-    return SettingError(name, rule, error["input"], hint if hint.startswith("did") else "")
+    hint = closest(word, re.findall("'(.+?)'", rule)) if error["type"] == "literal_error" else ""
+    return SettingError(name, rule, error["input"], hint)

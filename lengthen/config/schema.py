@@ -6,7 +6,7 @@ load.py.
 
 from dataclasses import MISSING, fields
 from fractions import Fraction
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import (
@@ -45,7 +45,13 @@ Tables = dict[str, Any]  # settings as plain nested tables, before they are chec
 
 # The tag of a pacing table -> its value.
 KINDS: dict[str, type[Pacing]] = {kind.kind: kind for kind in get_args(Pacing)}
-LISTS = ("values", "boundaries")  # settings of a pacing with several numbers
+# Settings of a pacing with several numbers.
+LISTS = {
+    name
+    for kind in KINDS.values()
+    for name, hint in get_type_hints(kind).items()
+    if get_origin(hint) is tuple
+}
 
 
 def read_pacing(table: object) -> object:
@@ -271,12 +277,10 @@ class Config(Table):
         schedule = self._schedule_of(self.budget.tokens or MOST)
         for setting, rule, value in schedule.mistakes():
             raise SettingError(setting, rule, value)
-        for uneven in schedule.uneven_lengths() if self.model.positions_start == "spread" else ():
-            rule = f"must have lengths that divide model.length ({self.model.length})"
-            where = 'where model.positions_start is "spread"'
-            raise SettingError(
-                "pacing", f"{rule} {where}", uneven, 'pacing.kind = "doubling" has no others'
-            )
+        if self.model.positions_start == "spread":
+            hint = 'pacing.kind = "doubling" has no others from model.length / 2^k on'
+            for _, rule, uneven in schedule.uneven_lengths('model.positions_start is "spread"'):
+                raise SettingError("pacing", rule, uneven, hint)
         if self.monitor.layer >= self.model.layers:
             rule = f"must be below model.layers ({self.model.layers})"
             raise SettingError("monitor.layer", rule, self.monitor.layer)

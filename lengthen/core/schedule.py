@@ -81,14 +81,14 @@ class Schedule:
     def _cannot_cut(self) -> Iterator[tuple[str, str, object]]:
         if self.hold != "tokens":
             yield "batch.leftovers", 'needs batch.hold = "tokens"', self.leftovers
-        for length in self.uneven_lengths():
-            rule = f"must have lengths that divide model.length ({self.full_length})"
-            yield "pacing", f'{rule} where batch.leftovers is "in_place"', length
+        yield from self.uneven_lengths('batch.leftovers is "in_place"')
 
-    def uneven_lengths(self) -> Iterator[int]:
-        """Yield the lengths that do not divide the full one; a function's show as it runs."""
-        if not isinstance(self.pacing, Custom):
-            yield from (span.length for span in spans(self) if self.full_length % span.length)
+    def uneven_lengths(self, where: str) -> Iterator[tuple[str, str, object]]:
+        """Yield a mistake for each length that does not divide L; a function's show as it runs."""
+        rule = f"must have lengths that divide model.length ({self.full_length}) where {where}"
+        for span in () if isinstance(self.pacing, Custom) else spans(self):
+            if self.full_length % span.length:
+                yield "pacing", rule, span.length
 
     def length(self, counters: Counters) -> int:
         """Return the sequence length l of the step that follows `counters`, in tokens."""

@@ -27,7 +27,7 @@ from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome
 from lengthen.evaluation.scoring import requests_of, score, windows
 from lengthen.evaluation.task_files import FORMATS, LM_EVAL_TASKS
-from lengthen.util.errors import DataError, LengthenError, SettingError, nearest, one_line
+from lengthen.util.errors import DataError, LengthenError, SettingError, closest, one_line
 
 PREFIX = "lm-eval:"  # of the tasks whose data lm-eval fetches itself
 BOOTSTRAPS = 1000  # resamples for the errors that lm-eval has no formula for
@@ -212,8 +212,7 @@ def _manager(name: str, sets: Path | None) -> Any:
     if name not in manager.all_tasks:
         manager = library.TaskManager(include_path=folder)  # takes ten seconds
     if name not in manager.all_tasks:
-        hint = nearest(name, manager.all_tasks)
-        hint = hint if hint.startswith("did") else "`lm_eval ls tasks` lists them"
+        hint = closest(name, manager.all_tasks) or "`lm_eval ls tasks` lists them"
         raise SettingError("--tasks", "lm-eval has no such task", name, hint)
     return manager
 

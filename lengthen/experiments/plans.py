@@ -60,7 +60,7 @@ def _variants_table(forecasts: Sequence[Forecast]) -> Table:
             f"{one.saving.causal:z.1%}",
             f"{one.saving.full:z.1%}",
             in_units(one.duration),
-            f"{one.saving.seconds / (one.duration + one.saving.seconds):z.1%}",
+            f"{one.time_saved:z.1%}",
         )
         for one in forecasts
     ]
@@ -104,7 +104,9 @@ def plan(
     configs, compared = dict[str, Config](), False
     for name, recipe in zip(_names(recipes), recipes, strict=True):
         if variants := variants_in(recipe, with_data(nested(settings), data)):
-            configs, compared = configs | variants, True
+            # Of two files with a variant of one name both are shown.
+            own = {f"{name}: {one}" if one in configs else one: of for one, of in variants.items()}
+            configs, compared = configs | own, True
             continue
         configs[name], notes = load(recipe, settings, data=data)
         for text in notes:

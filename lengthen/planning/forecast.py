@@ -89,6 +89,11 @@ class Forecast:
         return Saving(share(causal=True), share(causal=False), seconds)
 
     @property
+    def time_saved(self) -> float:
+        """The share of the seconds of constant full length that the warmup saves."""
+        return self.saving.seconds / (self.duration + self.saving.seconds)
+
+    @property
     def decided_on_a_gpu(self) -> bool:
         """Whether the run will try its micro-batch on a GPU, where the plan only estimates it."""
         device = self.config.run.device
@@ -106,10 +111,10 @@ def forecasts(
     where a setting is missing, and DataError for a store that cannot be used.
     """
     planned = [one for name, config in named.items() for one in _planned(name, config, flops, note)]
-    if flops is None:
-        measured = _measured(planned, note)
-        return [replace(one, speed=measured[one.machine]) for one in planned]
-    return [replace(one, speed=calibrate.given_speed(one.config, flops)) for one in planned]
+    if flops is not None:
+        return planned
+    measured = _measured(planned, note)
+    return [replace(one, speed=measured[one.machine]) for one in planned]
 
 
 def _planned(
@@ -134,7 +139,7 @@ def _planned(
     for bound, calm in bounds.items():
         progress = _now_and_then(note, bound, config.schedule(sequences).budget)
         found = plan(config, micro_tokens, sequences, calm=calm, progress=progress)
-        yield Forecast(bound, config, found)
+        yield Forecast(bound, config, found, speed)
 
 
 def _now_and_then(note: Callable[[str], None], name: str, budget: int) -> Callable[[int], None]:

@@ -1,10 +1,10 @@
 """The recipes side by side: what each trains, and how long that would take on this machine."""
 
-from lengthen.config.load import load
+from lengthen.config.load import load, with_auto_decided
 from lengthen.config.recipes import RECIPES
 from lengthen.planning.forecast import in_units
 from lengthen.planning.plan import plan
-from lengthen.training.calibrate import UTILISATION, GivenSpeed, measure_speed
+from lengthen.training.calibrate import UTILISATION, product_speed
 from lengthen.util.tables import Table
 
 VOCABULARY = 8192  # of a store as `prepare` makes it, for the recipes that leave it to the store
@@ -23,9 +23,7 @@ def recipes() -> Table:
     for name in (one for one in RECIPES if not one.endswith("-baseline")):
         vocabulary = RECIPES[name]()["model"].get("vocabulary", VOCABULARY)
         configs[name] = load(name, {"model.vocabulary": vocabulary})[0]
-    first = configs["laptop-2min"]
-    speed = measure_speed(first, first.model.length, [(1, first.model.length)], limit=0)
-    assert isinstance(speed, GivenSpeed)  # without time no step is tried
+    speed = product_speed(with_auto_decided(configs["laptop-2min"]))
     rows = []
     for name, config in configs.items():
         model, planned = config.model, plan(config, config.model.length)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, geometric_mean
 
 Point = tuple[float, float]
 
@@ -78,8 +78,8 @@ def _averaged(members: list[Curve], *, log: bool) -> list[Curve]:
     if len(members) == 1 or len(places) > 1:
         return members
     columns = [[y for _, y in at] for at in zip(*(c.points for c in members), strict=True)]
-    log = log and all(y > 0 for column in columns for y in column)
-    means = (math.exp(fmean(map(math.log, c))) if log else fmean(c) for c in columns)
+    positive = all(y > 0 for column in columns for y in column)
+    means = map(geometric_mean if log and positive else fmean, columns)
     return [
         Curve(
             f"{members[0].key}, mean of {len(members)}",

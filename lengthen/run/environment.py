@@ -59,8 +59,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree, "-dirty" after it; None for an installed package."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
+    root = Path(__file__).parents[2]
+    if not os.path.exists(root / ".git"):  # nor may it be out of reach
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
     try:

@@ -31,6 +31,7 @@ from lengthen.distributed.memory import memory_limit, memory_of
 from lengthen.model import cost
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import SettingError
+from lengthen.util.tables import counted
 
 LIMIT = 20.0  # seconds that a calibration may take
 SHAPES, FEW_SHAPES = 5, 3  # shapes that it tries; fewer where that takes too long
@@ -82,7 +83,7 @@ class MeasuredSpeed:
     @property
     def source(self) -> str:
         """Where the seconds are from."""
-        shapes = "1 shape" if len(self.tried) == 1 else f"{len(self.tried)} shapes"
+        shapes = counted(len(self.tried), "shape")
         smaller = f", in micro-batches of {self.tried_tokens:,} tokens"
         return f"steps of {shapes} tried here" + smaller * (self.tried_tokens < self.micro_tokens)
 
@@ -111,6 +112,14 @@ def given_speed(config: Config, flops_per_second: str) -> GivenSpeed:
     return GivenSpeed(config.model, float(speed), "as given", config.run.recompute)
 
 
+def product_speed(config: Config) -> GivenSpeed:
+    """Return a share of this machine's matrix products as the speed, measured for half a second."""
+    context = DistributedContext(device_here(config.run.device), config.run.precision)
+    source = f"{UTILISATION:.0%} of the matrix products here"
+    speed = UTILISATION * _matrix_product_peak(context)
+    return GivenSpeed(config.model, speed, source, config.run.recompute)
+
+
 def measure_speed(
     config: Config, micro_tokens: int, shapes: Collection[StepShape], limit: float = LIMIT
 ) -> Speed:
@@ -123,14 +132,12 @@ def measure_speed(
     """
     config = settings.with_auto_decided(config)
     context = DistributedContext(device_here(config.run.device), config.run.precision)
-    speed = UTILISATION * _matrix_product_peak(context)
-    source = f"{UTILISATION:.0%} of the matrix products here"
-    recompute = config.run.recompute
+    untried = product_speed(config)
     if memory_of(config, micro_tokens) > memory_limit(context.device):
-        return GivenSpeed(config.model, speed, f"{source}: too large to be tried", recompute)
-    trials = _trials(config.model, shapes, micro_tokens, limit * speed)
+        return replace(untried, source=f"{untried.source}: too large to be tried")
+    trials = _trials(config.model, shapes, micro_tokens, limit * untried.flops_per_second)
     if trials is None:
-        return GivenSpeed(config.model, speed, f"{source}: too slow to be tried", recompute)
+        return replace(untried, source=f"{untried.source}: too slow to be tried")
     chosen, tried_tokens = trials
     step_seconds = real_steps(config, tried_tokens, max(rows for rows, _ in chosen), context)
     measured = speed_from(config.model, tried_tokens, chosen, step_seconds, limit)

@@ -106,7 +106,7 @@ def _with_model(overrides: Tables, model: Pretrained) -> Tables:
     for setting in asked:
         if setting not in OPEN_SETTINGS:
             raise SettingError(f"model.{setting}", "is decided by the folder", asked[setting])
-    own = model.shape.model_dump(exclude={"positions_start", "z_loss"})
+    own = model.shape.model_dump(exclude=OPEN_SETTINGS - {"dropout"})  # which a folder has
     laid = {**overrides, "model": {**own, **asked}}
     if model.weights["tokens.weight"].dtype == torch.float64:
         # A recipe's own precision would round the weights away.

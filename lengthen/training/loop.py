@@ -84,6 +84,7 @@ class TrainingLoop:
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
         self._evaluation: EvalRecord | None = None  # the last one of this process
+        self._step: StepRecord | None = None  # likewise
         if faults.asked():
             trainer.module.register_forward_hook(_Faults(trainer))
 
@@ -135,6 +136,7 @@ class TrainingLoop:
         before = trainer.train_state
         record = trainer.step()
         assert record is not None
+        self._step = record
         self._record_micro_tokens()
         self._write(record)
         self._act_on_nonfinite(record)
@@ -308,29 +310,24 @@ class TrainingLoop:
 
     def _summary(self) -> RunSummary:
         now, schedule = self._trainer.train_state, self._trainer.schedule
+        step, evaluation = self._step, self._evaluation
+        if self._log and not (step and evaluation):  # then an earlier process came to the end
+            logged = read_metrics(self._paths.metrics)
+            step = step or next(reversed(logged.steps), None)
+            evaluation = evaluation or next(reversed(logged.evaluations), None)
+        length = step.length if step else None  # since then an adaptive pacing may have grown
+        loss = evaluation.loss if evaluation else None
         return RunSummary(
             run=self._paths.root,
             steps=now.counters.step,
             tokens=now.counters.tokens,
-            length=schedule.length(replace(now.counters, step=now.counters.step - 1)),
+            length=length or schedule.length(replace(now.counters, step=now.counters.step - 1)),
             full_length=schedule.full_length,
             short_of_budget=schedule.budget - now.counters.tokens,
             skipped_tokens=now.skipped_tokens,
             seconds=now.seconds,
-            validation_loss=self._validation_loss(),
+            validation_loss=math.nan if self._log and evaluation and loss is None else loss,
         )
-
-    def _validation_loss(self) -> float | None:
-        """Return the last one, NaN where it was not finite; None without one, or without a log."""
-        if self._log is None:
-            return None
-        # A run that is resumed at its end was evaluated by an earlier process.
-        last = self._evaluation or next(
-            reversed(read_metrics(self._paths.metrics).evaluations), None
-        )
-        if last is None:
-            return None
-        return math.nan if last.loss is None else last.loss
 
 
 class _Faults:

@@ -24,8 +24,10 @@ class StabilityMonitor:
         """Begin the step after `step` finished ones, once more where it did not fit."""
         due = crossed(self._settings.every_steps, step, step + 1)
         self._model.watched = self._settings.layer if due else None
-        lowest = torch.tensor(-torch.inf, dtype=self._context.dtype, device=self._context.device)
-        self._largest = lowest if due else None
+        self._largest = None
+        if due:  # filled on the device: a copy from the host would wait for it
+            dtype, device = self._context.dtype, self._context.device
+            self._largest = torch.full((), -torch.inf, dtype=dtype, device=device)
 
     def take(self, *, counts: bool) -> None:
         """Take note of the last forward pass, unless blank rows stood in for none."""

@@ -32,6 +32,7 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.core.custom_pacing import Custom
+from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.tokenizer_files import TOKENIZER
@@ -125,7 +126,8 @@ def _train(
             rule = f"{out} has just been saved by another process"
             raise BusyError(f"{rule}; run the same command again")
         config, micro_tokens = with_micro_tokens(config, store, context)
-        config = with_store(in_tokens(config, micro_tokens, context=context), store)
+        if config.budget.minutes is not None:
+            config = with_store(in_tokens(config, micro_tokens, context=context), store)
         if context.is_rank_zero:
             runlog.clear(disk, paths)
             write_run_files(
@@ -309,7 +311,8 @@ def _size(trainer: Trainer) -> str:
     size = f"{parameters(trainer.config.model):,} parameters, {schedule.budget:,} tokens"
     if isinstance(schedule.pacing, Custom):  # whose function is asked step by step
         return size
-    ends = [list(spans(schedule, calm=calm))[-1] for calm in (True, False)]
+    calms = (True, False) if isinstance(schedule.pacing, Adaptive) else (True,)
+    ends = [list(spans(schedule, calm=calm))[-1] for calm in calms]
     steps = {end.counters.step + end.steps for end in ends}
     size += f", {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
     lengths, full = sorted({end.length for end in ends}), schedule.full_length

@@ -161,8 +161,10 @@ class Trainer:
                 now = (self.train_state.counters.step, rank, number)
                 torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
             with no_sync_before(self.module, last=number == len(parts) - 1):
-                mine = row_range(plan, rank, world_size, number, count)
-                own = starts[mine.start : mine.stop] if starts is not None and mine else None
+                own = None
+                if starts is not None and part.share:
+                    mine = row_range(plan, rank, world_size, number, count)
+                    own = starts[mine.start : mine.stop]
                 total[0] += self.backward(part, scale, own)
         if self.context.world_size > 1:
             total[1] = float(self._stop())

@@ -133,8 +133,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def closest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return the hint that names the closest valid name; empty where none is close."""
+    close = get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """Return the hint that names the closest valid name, or lists them all where none is close."""
     names = list(names)
-    close = get_close_matches(name, names, n=1, cutoff=cutoff)
-    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
+    return closest(name, names, cutoff) or f"one of {', '.join(names)}"

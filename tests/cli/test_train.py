@@ -102,6 +102,20 @@ def test_a_run_that_ends_below_full_length_says_so_first_and_last_and_in_its_rep
     assert note in str(lengthen.report([run]))
 
 
+def test_the_last_length_is_the_one_trained_where_growth_finds_no_row_left(
+    configured: Configure, tmp_path: Path
+) -> None:
+    eager = {"kind": "adaptive", "start": 8, "every": 1, "patience": 1, "max_hold": 1}
+    run = tmp_path / "run"
+    for rows in (9, 10, 12, 16):  # of the budget: with 9 of 8 tokens none of 16 fits behind them
+        changes = {"pacing": eager, "budget": {"tokens": 64 + 8 * (rows - 8)}}
+        config = configured(**changes, batch={"rows": 8, "micro_tokens": 512})
+        first = lengthen.train(config, run, quiet=True, overwrite=True)
+        last = read_metrics(run).steps[-1].length
+        assert first.length == last
+        assert lengthen.resume(run, quiet=True).length == last
+
+
 def test_a_quiet_run_says_nothing_at_its_start(
     configured: Configure, tmp_path: Path, capsys: Captured
 ) -> None:

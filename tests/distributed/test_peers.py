@@ -164,6 +164,7 @@ def test_f26_ranks_that_see_different_directories_are_told_which_and_train_nothi
     lines = [error_line(rank.communicate(timeout=120)[1]) for rank in both]
     assert [rank.returncode for rank in both] == [2, 2]
     assert all("rank 1 sees another than rank 0" in line for line in lines)
+    assert all("put it on a disk that all of them share" in line for line in lines)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")} == before
     again = commands(asked[0], asked[0])
     assert [rank.communicate(timeout=120) and rank.returncode for rank in again] == [0, 0]
@@ -195,6 +196,7 @@ def test_f26_a_rank_that_does_not_see_the_run_yet_starts_no_other_one(
     assert [rank.returncode for rank in both] == [2, 2]
     rule = "rank 0 is to resume from the newest checkpoint, rank 1 to train anew"
     assert all(f"{rule}: a shared disk is late" in line for line in lines)
+    assert all("run the command again" in line for line in lines)
     assert checkpoint.load_newest(RunPaths(tmp_path / "run").checkpoints)
     again = commands(*[[*command, "--resume", "auto"]] * 2)
     assert [rank.communicate(timeout=120) and rank.returncode for rank in again] == [0, 0]

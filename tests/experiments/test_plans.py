@@ -20,6 +20,15 @@ def test_a_comparison_file_is_planned_with_a_row_for_each_variant(written: Writt
     }
 
 
+def test_variants_of_one_name_in_two_files_are_both_planned(written: Written) -> None:
+    file = written()
+    other = file.with_name("other.toml")
+    other.write_text(file.read_text())
+    plans = lengthen.plan(file, other, flops="1G", quiet=True)
+    names = [one.name for one in plans.forecasts]
+    assert names == ["baseline", "slw", "other: baseline", "other: slw"]
+
+
 def test_a_mistake_in_a_comparison_that_is_planned_is_one_line(
     written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:

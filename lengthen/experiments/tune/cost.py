@@ -141,15 +141,26 @@ class SearchCost:
     repeated_tokens: int  # trained twice, after a kill; not in `work`
     training: Plan
     training_seconds: float | None  # as the seconds of the trials' steps say; None before any
-    # Of the whole training's, which have no evaluation in them.
-    token_share: float
-    flop_share: float
-    second_share: float | None
 
     @property
     def seconds(self) -> float:
         """Seconds that the processes of the trials took, all together."""
         return self.work.seconds + self.other_seconds
+
+    @property
+    def token_share(self) -> float:
+        """Of the whole training's tokens, which have no evaluation in them."""
+        return self.work.tokens / self.training.tokens
+
+    @property
+    def flop_share(self) -> float:
+        """Of the whole training's operations."""
+        return self.work.flops / self.training.flops
+
+    @property
+    def second_share(self) -> float | None:
+        """Of the whole training's seconds."""
+        return None if self.training_seconds is None else self.seconds / self.training_seconds
 
 
 def search_cost(
@@ -172,9 +183,6 @@ def search_cost(
         repeated_tokens=sum(record.get("repeated_tokens", 0) for record in attempts),
         training=training,
         training_seconds=seconds,
-        token_share=work.tokens / training.tokens,
-        flop_share=work.flops / training.flops,
-        second_share=None if seconds is None else (work.seconds + other_seconds) / seconds,
     )
 
 

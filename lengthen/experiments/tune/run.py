@@ -142,7 +142,8 @@ class _Search:
     def starting(self, job: Job) -> None:
         trial = self._trial_of(job)
         self.computed[job.name] = read_running(self.root, trial).work.seconds
-        self._write(trial, "started", repeated_tokens=repeated_tokens(self.root, trial))
+        repeated = repeated_tokens(self.root, trial)
+        self._write(trial, "started", jobs=self.machine.jobs, repeated_tokens=repeated)
 
     def ended(self, process: Process, event: Event, message: str) -> None:
         trial = self._trial_of(process.job)

@@ -175,13 +175,14 @@ def _write(root: Path, result: SearchResult) -> str:
     disk = Disk()
     moved = _write_tuned(disk, root, result)
     disk.replace_file(root / FACTS, (json.dumps(facts(result), indent=1) + "\n").encode())
+    alone = trained_alone(root / TRIALS)  # one answer for all: their attempts are in one file
     shown = [
         NamedRun(
             one.trial.label,
             one.metrics,
             _environment(root, one),
             one.trial.config.tables(),
-            alone=trained_alone(one.trial.directory(root)),
+            alone=alone,
         )
         for one in result.trials
         if one.metrics.steps

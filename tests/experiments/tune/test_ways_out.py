@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lengthen.cli.main import main
-from lengthen.config.load import with_overrides
+from lengthen.cli.overrides import parse_overrides
+from lengthen.config.load import nested, with_overrides
 from lengthen.config.schema import Tables
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
@@ -43,10 +44,10 @@ def test_a_pacing_that_has_no_duration_to_tune(tunable: Configure, store: Path) 
     staged = tunable(pacing={"kind": "staged", "values": [8, 64], "boundaries": [9]})
     with pytest.raises(SettingError) as caught:
         define_problem(staged, Store.open(store), judge_tokens=512)
-    words = caught.value.hint.removesuffix(" will do").split()
-    names = [name.removeprefix("--pacing.") for name in words[::2]]
-    given: Tables = {"pacing": dict(zip(names, ["linear", 8, 100], strict=True))}
-    assert define_problem(with_overrides(staged, given), Store.open(store), judge_tokens=512)
+    given, _ = parse_overrides(caught.value.hint.removesuffix(" will do").split())
+    assert define_problem(
+        with_overrides(staged, nested(given)), Store.open(store), judge_tokens=512
+    )
 
 
 @takes("lower optimizer.warmup_steps or batch.rows", ", or give smaller --starts")
