@@ -47,7 +47,7 @@ OPTIONS = {
     "--decay-lr": "--optimizer.min_learning_rate = optimizer.learning_rate for a constant one",
     "--log-interval": "`lengthen report RUN`",
     "--eval-only": "`lengthen eval RUN`",
-    "--bias": "`lengthen settings model`",
+    "--bias": "--model.bias",
     "--backend": "--run.device",
     "--tokens": "--budget.tokens or --evaluation.tokens",
     "--start": "--pacing.start",
