@@ -158,9 +158,7 @@ class Optimizer(Table):
         Number, Doc("where the fall ends, at most the peak", default="a tenth of the peak")
     ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
-    schedule: Annotated[
-        RateSchedule, Doc("half a cosine; warmup, stable, linear decay; linear; or no fall")
-    ] = "cosine"
+    schedule: Annotated[RateSchedule, Doc("of the rate's fall, by tokens trained")] = "cosine"
     decay_tokens: Annotated[
         Count | None, Doc("at which the rate is at its minimum", "trained tokens", "the budget")
     ] = None
