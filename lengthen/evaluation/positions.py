@@ -119,7 +119,7 @@ def _token_losses(gpt: GPT, tokens: Tensor) -> Tensor:
     """Return the loss of every token but the first of each row: (rows, length)."""
     hidden = gpt.hidden(tokens[:, :-1]).flatten(0, 1)
     targets = tokens[:, 1:].flatten()
-    weight = gpt.tokens.weight
+    weight = gpt.output
     parts = []
     for first in range(0, len(hidden), CHUNK):
         part = slice(first, first + CHUNK)

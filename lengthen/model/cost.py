@@ -14,7 +14,8 @@ Shape = tuple[int, ...]
 FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
 CHUNK = 512  # tokens whose logits exist at a time, as in model/loss.py
-LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
+STREAM_KEEPS = 8  # widths per token that a layer keeps for its backward pass, beside the perceptron
+INNER_KEEPS = {"gelu": 2, "swiglu": 4}  # inner widths per token that the perceptron keeps
 ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # widths per token more; with both no more than with the norm
 RMS_KEEPS = 2  # widths per token more with RMSNorm: what its two gains multiply
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
@@ -45,20 +46,22 @@ def layer_shapes(shape: Model) -> Iterator[Shape]:
             yield (rows,)
     yield from 2 * _norm_shapes(shape)
     if shape.qk_norm:
-        yield from [(shape.width // shape.heads,)] * 2
+        yield from [(shape.head_width,)] * 2
 
 
 def root_shapes(shape: Model) -> Iterator[Shape]:
     """Yield the shapes of the parameters outside the layers."""
-    yield _vocabulary(shape), shape.width
+    yield from [(_vocabulary(shape), shape.width)] * (1 if shape.tied else 2)
     if shape.positions == "learned":
         yield shape.length, shape.width
     yield from _norm_shapes(shape)
 
 
 def _matrices(shape: Model) -> list[tuple[int, int]]:
-    width = shape.width
-    return [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+    """Return the shapes of a layer's matrices, that of `down` last."""
+    width, inner = shape.width, shape.inner_width
+    attention = [(width + 2 * shape.key_heads * shape.head_width, width), (width, width)]
+    return [*attention, *[(inner, width)] * (2 if shape.mlp == "swiglu" else 1), (width, inner)]
 
 
 def _norm_shapes(shape: Model) -> list[Shape]:
@@ -121,9 +124,7 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
         return waste if FLOAT * block < MAPPED else 1
 
     vocabulary, width = _vocabulary(shape), shape.width
-    rotates = shape.positions == "rope"
-    layer = (LAYER_KEEPS + max(ROTATION_KEEPS * rotates, QK_NORM_KEEPS * shape.qk_norm)) * width
-    layer += (shape.norm == "rms") * RMS_KEEPS * width
+    layer = layer_keeps(shape) * width
     if shape.dropout > 0:
         layer += DROPOUT_KEEPS * width + on_cpu * ATTENTION_KEEPS * shape.heads * shape.length
     kept = shape.layers * (width if recompute else layer)
@@ -132,9 +133,22 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
     of_stream = (wasted(width * micro_tokens) + wasted(4 * width * micro_tokens)) / 2
     chunk = min(CHUNK, micro_tokens) * vocabulary
     logits = wasted(chunk) * (CHUNKS * chunk + 2 * width * micro_tokens)
-    # The head's gradient, twice, waits for that of the embedding it is tied to.
+    # The head's gradient is there twice; a tied one waits for that of the embedding.
     head = 2 * vocabulary * width
-    return of_stream * kept * micro_tokens + max(of_stream * backward * micro_tokens, logits) + head
+    waits = head if shape.tied else 0
+    peak = max(of_stream * backward * micro_tokens + waits, logits + head)
+    return of_stream * kept * micro_tokens + peak
+
+
+def layer_keeps(shape: Model) -> float:
+    """Return the widths per token that a layer without dropout keeps for its backward pass."""
+    keeps = STREAM_KEEPS + INNER_KEEPS[shape.mlp] * shape.inner_width / shape.width
+    rotates, share = shape.positions == "rope", shape.key_heads / shape.heads
+    if share == 1:
+        keeps += QK_NORM_KEEPS if shape.qk_norm else ROTATION_KEEPS * rotates
+    else:  # shared keys and values, and what they were written out from
+        keeps += 3 + 3 * share if shape.qk_norm else 1 if rotates else 2 * share
+    return keeps + RMS_KEEPS * (shape.norm == "rms")
 
 
 def _vocabulary(shape: Model) -> int:

@@ -1,13 +1,14 @@
-"""The GPT that lengthen trains: the GPT-2 and GPT-3 family.
+"""The GPT that lengthen trains: GPT-2 and GPT-3 and, with other parts, Llama and Qwen3.
 
     x  = tokens[inputs] + positions[:length]
-    x += out(attention(norm(x)));  x += down(gelu(up(norm(x))))        for each of the layers
-    logits = norm(x) @ tokens.T
+    x += attention(norm(x));  x += perceptron(norm(x))                 for each of the layers
+    logits = norm(x) @ head.T
 
-Learned positions, LayerNorm before each branch, GELU in its tanh form, biases, tied embeddings,
-scaled residual initialisation (Radford et al. 2019, section 2.3; Brown et al. 2020, section 2.1).
-With rotary positions there is no table: each attention turns its queries and keys. Any length up
-to the full one goes through the same code, and nothing here remembers the last one.
+Learned positions, LayerNorm before each branch, GELU, biases, the embedding as the head, scaled
+residual initialisation (Radford et al. 2019, section 2.3; Brown et al. 2020, section 2.1), if the
+settings say nothing else. With rotary positions there is no table: each attention turns its queries
+and keys. Any length up to the full one goes through the same code, and nothing here remembers the
+last one.
 """
 
 import torch
@@ -42,6 +43,13 @@ class GPT(nn.Module):
         self.positions = nn.Embedding(shape.length, shape.width) if learned else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(layers or shape.layers))
         self.norm = norm_of(shape)
+        tied = shape.tied
+        self.head = None if tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
+
+    @property
+    def output(self) -> Tensor:
+        """What the logits are read with: (vocabulary, width), the embedding where it is tied."""
+        return self.tokens.weight if self.head is None else self.head.weight
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -71,11 +79,11 @@ class GPT(nn.Module):
         are the positions of each row's first token; None: all begin at 0.
         """
         hidden = self.hidden(inputs, starts).flatten(0, 1)
-        return summed_loss(hidden, self.tokens.weight, targets.flatten(), self.shape.z_loss)
+        return summed_loss(hidden, self.output, targets.flatten(), self.shape.z_loss)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return (rows, length, vocabulary) for inputs (rows, length) int64."""
-        return functional.linear(self.hidden(inputs), self.tokens.weight)
+        return functional.linear(self.hidden(inputs), self.output)
 
     def hidden(self, inputs: Tensor, starts: Tensor | None = None) -> Tensor:
         """Return what the logits are read from: (rows, length, width)."""
@@ -130,8 +138,8 @@ class GPT(nn.Module):
             if positions is None:
                 positions = torch.arange(length, device=inputs.device)[None]
             dtype = self.tokens.weight.dtype
-            head_width = self.shape.width // self.shape.heads
-            return x, rotation_at(positions, head_width, self.shape.rope_theta, dtype)
+            shape = self.shape
+            return x, rotation_at(positions, shape.head_width, shape.rope_theta, dtype)
         # A slice where it can be: the gradients of looked-up rows are added up in another order.
         own = self.positions.weight[:length] if positions is None else self.positions(positions)
         return x + own, None

@@ -95,6 +95,9 @@ class Reading:
 class Attention(nn.Module):
     """Causal self-attention: every token reads itself and those before it in its row.
 
+    With fewer heads of keys and values, neighbouring heads of queries share one (Ainslie et al.,
+    arXiv:2305.13245, section 2.2).
+
     With `qk_norm` each head's queries and keys are divided by their root mean square and multiplied
     by a gain that the heads share, before any rotation: the norm without bias and centring of
     ViT-22B (arXiv:2302.05442, section 2), per head as Qwen3 has it (arXiv:2505.09388, section 2).
@@ -103,12 +106,13 @@ class Attention(nn.Module):
     def __init__(self, shape: Model) -> None:
         super().__init__()
         width = shape.width
-        self.heads = shape.heads
+        self.heads, self.key_heads = shape.heads, shape.key_heads
         self.dropout = shape.dropout
         self.query_norm, self.key_norm = (
-            nn.RMSNorm(width // shape.heads, eps=1e-6) if shape.qk_norm else None for _ in range(2)
+            nn.RMSNorm(shape.head_width, eps=1e-6) if shape.qk_norm else None for _ in range(2)
         )
-        self.qkv = nn.Linear(width, 3 * width, bias=shape.bias)
+        self.widths = width, *2 * [shape.key_heads * shape.head_width]  # of all heads together
+        self.qkv = nn.Linear(width, sum(self.widths), bias=shape.bias)
         self.out = nn.Linear(width, width, bias=shape.bias)
 
     def forward(
@@ -129,10 +133,11 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values as they meet: each (rows, heads, length, head size)."""
+        counts = self.heads, self.key_heads, self.key_heads
         # As views: splitting first saves a copy in the backward.
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part, heads in zip(self.qkv(x).split(self.widths, dim=-1), counts, strict=True)
         )
         if self.query_norm and self.key_norm:
             # In the gain's precision, which is the weights', whatever autocast gave.
@@ -140,23 +145,33 @@ class Attention(nn.Module):
             query, key = self.query_norm(query.to(dtype)), self.key_norm(key.to(dtype))
         if rotation:
             query, key = rotated(query, rotation), rotated(key, rotation)
+        if shared := self.heads // self.key_heads - 1:
+            # Written out: not every kernel without length * length can share heads.
+            key, value = (part.repeat_interleave(shared + 1, dim=1) for part in (key, value))
         return query.to(value.dtype), key.to(value.dtype), value
 
 
 class Perceptron(nn.Module):
-    """Two layers on each token by itself, four times as wide between them."""
+    """down(gelu(up(x)))  or, with a gate,  down(silu(gate(x)) * up(x))  of each token by itself.
+
+    GELU is in its tanh form. The second is SwiGLU (Shazeer, arXiv:2002.05202, section 2).
+    """
 
     def __init__(self, shape: Model) -> None:
         super().__init__()
-        width = shape.width
+        width, inner, bias = shape.width, shape.inner_width, shape.bias
         self.dropout = shape.dropout
-        self.up = nn.Linear(width, 4 * width, bias=shape.bias)
-        self.down = nn.Linear(4 * width, width, bias=shape.bias)
+        self.gate = nn.Linear(width, inner, bias=bias) if shape.mlp == "swiglu" else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (rows, length, width) to the same shape."""
-        x = self.down(functional.gelu(self.up(x), approximate="tanh"))
-        return functional.dropout(x, self.dropout, self.training)
+        if self.gate is None:
+            inner = functional.gelu(self.up(x), approximate="tanh")
+        else:
+            inner = functional.silu(self.gate(x)) * self.up(x)
+        return functional.dropout(self.down(inner), self.dropout, self.training)
 
 
 class Block(nn.Module):

@@ -18,7 +18,16 @@ from lengthen.model import loss as model
 from lengthen.model.gpt import GPT
 from lengthen.util.errors import SettingError
 
-SHAPES = [
+LLAMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "mlp_width": 384,
+    "tied": False,
+    "bias": False,
+}
+QWEN: dict[str, Any] = {**LLAMA, "qk_norm": True}
+SHAPES: list[dict[str, Any]] = [
     {"layers": 1, "width": 8, "heads": 1, "length": 4, "vocabulary": 11},
     {"layers": 3, "width": 48, "heads": 4, "length": 32, "vocabulary": 257},
     {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
@@ -26,6 +35,12 @@ SHAPES = [
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "qk_norm": True},
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "norm": "rms"},
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "bias": False},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "tied": False},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "kv_heads": 2},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "mlp_width": 96},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "mlp": "swiglu"},
+    {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "length": 64, "vocabulary": 99, **LLAMA},
+    {"layers": 2, "width": 64, "heads": 4, "kv_heads": 1, "length": 64, "vocabulary": 99, **QWEN},
 ]
 
 
@@ -88,7 +103,7 @@ def test_memory_grows_with_the_micro_batch_and_with_dropout() -> None:
 def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> None:
     wide = Model(layers=1, width=64, heads=2, length=512, vocabulary=60_000)
     deeper = wide.model_copy(update={"layers": 3})
-    for recompute, kept in ((False, cost.LAYER_KEEPS), (True, 1)):
+    for recompute, kept in ((False, 16), (True, 1)):
         one, three = (cost.activations(shape, 512, recompute=recompute) for shape in (wide, deeper))
         # The logits are the peak, so more layers add what they keep, and nothing of their own turn.
         assert three - one == 2 * kept * 64 * 512
@@ -97,19 +112,29 @@ def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> No
 
 
 @pytest.mark.parametrize(
-    ("switches", "more"),
+    ("switches", "keeps"),
     [
-        ({}, 0),
-        ({"positions": "rope"}, cost.ROTATION_KEEPS),
-        ({"qk_norm": True}, cost.QK_NORM_KEEPS),
-        ({"positions": "rope", "qk_norm": True}, cost.QK_NORM_KEEPS),
-        ({"norm": "rms"}, cost.RMS_KEEPS),
-        ({"bias": False}, 0),
+        ({}, 16),
+        ({"positions": "rope"}, 19),
+        ({"qk_norm": True}, 21),
+        ({"positions": "rope", "qk_norm": True}, 21),
+        ({"norm": "rms"}, 18),
+        ({"bias": False}, 16),
+        ({"tied": False}, 16),
+        ({"mlp_width": 256}, 12),
+        ({"mlp": "swiglu", "mlp_width": 384}, 20),
+        ({"kv_heads": 2}, 17),
+        ({"kv_heads": 1, "positions": "rope"}, 17),
+        ({"kv_heads": 1, "qk_norm": True}, 19.75),
+        ({"kv_heads": 2, **LLAMA}, 23),
+        ({"kv_heads": 2, **QWEN}, 26.5),
     ],
 )
-def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], more: int) -> None:
+def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], keeps: float) -> None:
     one, three = (kept({**switches, "layers": layers}) for layers in (1, 3))
-    assert (three - one) / 2 == pytest.approx(cost.LAYER_KEEPS + more, abs=0.5)
+    assert (three - one) / 2 == pytest.approx(keeps, abs=0.15)
+    shape = Model(layers=1, width=128, heads=4, length=256, **switches)
+    assert cost.layer_keeps(shape) == pytest.approx(keeps, abs=0.15)
 
 
 def kept(switches: dict[str, Any]) -> float:
@@ -141,6 +166,17 @@ MEASURED = [
     ({"layers": 12, "width": 32, "heads": 2, "length": 1024, "vocabulary": 512}, 4096),
     ({"layers": 4, "width": 64, "heads": 4, "length": 2048, "vocabulary": 8192}, 4096),
     ({"layers": 2, "width": 64, "heads": 4, "length": 1024, "vocabulary": 50257}, 2048),
+    (
+        {"layers": 6, "width": 256, "heads": 8, "kv_heads": 2, "length": 256, "vocabulary": 8192}
+        | {**LLAMA, "mlp_width": 688},
+        4096,
+    ),
+    (
+        {"layers": 3, "width": 128, "heads": 4, "kv_heads": 2, "length": 512, "vocabulary": 50257}
+        | {**QWEN, "tied": True},
+        4096,
+    ),
+    ({"layers": 2, "width": 256, "heads": 4, "length": 256, "vocabulary": 50257} | LLAMA, 2048),
 ]
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

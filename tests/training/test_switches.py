@@ -16,6 +16,15 @@ from lengthen.training.start import train
 from tests.conftest import Configure, trainer_of
 from tests.ranks import commands, finish
 
+LLAMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "mlp_width": 43,
+    "tied": False,
+    "bias": False,
+    "kv_heads": 1,
+}
 SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "rope": {"model": {"positions": "rope"}},
     "spread": {"model": {"positions_start": "spread"}},
@@ -23,6 +32,10 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "z_loss": {"model": {"z_loss": 0.01}},
     "rms": {"model": {"norm": "rms"}},
     "no bias": {"model": {"bias": False}},
+    "untied": {"model": {"tied": False}},
+    "kv_heads": {"model": {"kv_heads": 1}},
+    "swiglu": {"model": {"mlp": "swiglu", "mlp_width": 43}},
+    "qwen": {"model": {**LLAMA, "qk_norm": True}},
 }
 # With beta1 = 0 Adam's first moment is the last gradient itself. Lengths 16, 32, 64; rows 7 are
 # uneven on every number of ranks.
