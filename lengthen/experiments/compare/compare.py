@@ -130,7 +130,7 @@ def _asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
         asked = comparison_of(dict(file), "comparison", dict(overrides))
     else:
         asked = read_comparison(as_path("file", file), dict(overrides))
-    return replace(asked, runs=tuple(map(_on_its_store, asked.runs)))
+    return replace(asked, runs=tuple(map(on_its_store, asked.runs)))
 
 
 def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:
@@ -161,7 +161,7 @@ def tables_of(
     ]
 
 
-def _on_its_store(run: Planned) -> Planned:
+def on_its_store(run: Planned) -> Planned:
     """Return a run with what its store decides, if that is there: what is finished needs none.
 
     Raises DataError and SettingError where it does not fit.

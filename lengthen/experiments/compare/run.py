@@ -6,7 +6,7 @@ this process may be killed at any moment.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,9 +42,11 @@ def carry_out(
     threads: int | None = None,
     amend: bool = False,
     shown: bool = True,
+    on_end: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Bring every run of a comparison, whose configurations are on their stores, to its end.
 
+    They start in their order. `on_end` gets the directory of each that has ended or crashed.
     Raises BusyError where another process does so, SettingError and DataError for what no run
     could start with or for a changed file (declare), and StoppedError after a signal, when the runs
     have saved.
@@ -73,7 +75,7 @@ def carry_out(
             if comparison.seconds:
                 progress.say("\n".join(laid_out(budgets(comparison, comparison.seconds))))
             of, whole = len(comparison.runs), int(flops)
-            training = _Training(machine, attempts, progress, left, time_left, of, whole)
+            training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)
 
 
@@ -110,6 +112,7 @@ class _Training:
     time_left: TimeLeft
     runs: int  # of the comparison
     flops: int  # of all that was left when it began
+    on_end: Callable[[Path], None]
     began: float = field(default_factory=time.monotonic)
 
     def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
@@ -138,6 +141,7 @@ class _Training:
         spent = clock_time(time.monotonic() - self.began)
         result = message or _loss(process.job.directory)
         self.say(f"{self._count()}  {spent}  {name}: {result}")
+        self.on_end(process.job.directory)
 
     def say(self, text: str) -> None:
         self.progress.say(text)

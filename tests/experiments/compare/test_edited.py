@@ -251,7 +251,7 @@ def test_a_crash_under_settings_that_the_file_no_longer_has_is_no_result(
     assert call(more('run.compile = "on"\n').write(file, store), out) == 0
     assert "slw/seed-1 crashed: run.compile: " in capsys.readouterr().out
     asked = read_comparison(PLAIN.write(file, store))
-    on_store = tuple(map(whole._on_its_store, asked.runs))
+    on_store = tuple(map(whole.on_its_store, asked.runs))
     declare(replace(asked, runs=on_store), out, amend=True)
     assert call(file, out, "--look") == 0
     assert "2 runs still to be finished" in (printed := capsys.readouterr().out)
