@@ -36,7 +36,6 @@ from lengthen.util.tables import Table, show
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 ROUNDS = 9
-MODEL = (
     "layers",
     "width",
     "heads",
@@ -75,10 +74,11 @@ def micro_tokens(config: Config, length: int) -> int:
 
 def facts(config: Config, seconds: Seconds, load: float) -> dict[str, Any]:
     """Return the content of the file: medians by length, and what they are of."""
+    model = config.tables()["model"]
     return {
         "format": 1,
         "processor": processor(),
-        "model": {name: value for name in MODEL if (value := getattr(config.model, name))},
+        "model": {name: value for name, value in model.items() if name != "length"},
         "tokens_per_step": config.batch.rows * config.model.length,
         "micro_tokens": micro_tokens(config, 1),
         "precision": config.run.precision,

@@ -34,13 +34,9 @@ def test_the_file_says_what_was_measured_of_which_model(
     assert main([*words, "--out", str(out)]) == 0
     facts = json.loads(out.read_text())
     assert (facts["format"], facts["rounds"], facts["threads"]) == (1, 5, 1)
-    assert facts["model"] == {
-        "layers": 1,
-        "width": 16,
-        "heads": 2,
-        "vocabulary": 257,
-        "positions": "rope",
-    }
+    model = {"layers": 1, "width": 16, "heads": 2, "vocabulary": 257, "positions": "rope"}
+    assert facts["model"].items() >= model.items()
+    assert "length" not in facts["model"]
     assert (facts["tokens_per_step"], facts["micro_tokens"]) == (128, 64)
     assert facts["processor"]
     assert list(facts["seconds_per_token"]) == ["8", "16", "64"]
