@@ -36,13 +36,6 @@ from lengthen.util.tables import Table, show
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 ROUNDS = 9
-    "layers",
-    "width",
-    "heads",
-    "vocabulary",
-    "positions",
-    "qk_norm",
-)  # what a step's cost is of
 Seconds = Mapping[int, Sequence[float]]  # of a token, by length, one a round
 
 
