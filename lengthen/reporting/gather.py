@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,10 @@ def _gathered(
     places = [place for path, folder in folders.items() for place in _places(path, folder)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
+    alone = cache(trained_alone)  # of a folder of runs its file is read once
     for place in named:
         try:
-            run = _read(place, columns, note)
+            run = replace(_read(place, columns, note), alone=alone(place.path.parent))
         except (DataError, SettingError) as error:
             if len(named) == 1:
                 raise
@@ -156,8 +158,7 @@ def _read(place: _Place, columns: Mapping[str, str] | None, note: Note) -> Named
     metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
     config = read_toml(paths.config) if paths.config.is_file() else {}
     environment = read_environment(paths.environment)
-    results, alone = _results(paths, note), trained_alone(place.path)
-    return NamedRun(place.name, metrics, environment, config, results, alone)
+    return NamedRun(place.name, metrics, environment, config, _results(paths, note))
 
 
 def _results(paths: RunPaths, note: Note) -> tuple[Result, ...]:

@@ -20,7 +20,8 @@ def read_attempts(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield record["run"], record
 
 
-def trained_alone(run: Path) -> bool:
-    """Return whether no attempt around the directory of `run` had runs side by side."""
-    records = (record for root in run.parents for _, record in read_attempts(root))
+def trained_alone(folder: Path) -> bool:
+    """Return whether no attempt in the `folder` of runs or around it had runs side by side."""
+    roots = (folder, *folder.parents)
+    records = (record for root in roots for _, record in read_attempts(root))
     return all(record.get("jobs", 1) == 1 for record in records)

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lengthen.config.schema import Model
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.model import cost
-from lengthen.model import loss as model
 from lengthen.model.gpt import GPT
 from lengthen.util.errors import SettingError
 
@@ -62,10 +61,6 @@ def test_short_steps_save_attention_only() -> None:
     whole, cut = cost.flops(shape, 4, 128), cost.flops(shape, 64, 8)
     attention = 12 * 512 * 128 * 2 * 64
     assert whole - cut == attention - attention * 8 // 128
-
-
-def test_the_chunk_is_that_of_the_loss() -> None:
-    assert cost.CHUNK == model.CHUNK
 
 
 def test_a_missing_vocabulary_is_named() -> None:

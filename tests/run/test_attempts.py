@@ -20,4 +20,4 @@ def test_a_run_was_alone_where_nothing_around_it_ran_side_by_side(
 ) -> None:
     lines = [{"run": "slw/seed-0", "event": "started", "jobs": count} for count in jobs]
     (tmp_path / ATTEMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert trained_alone(tmp_path / "runs/slw/seed-0") is alone
+    assert trained_alone(tmp_path / "runs/slw") is alone

@@ -175,7 +175,7 @@ def _write(root: Path, result: SearchResult) -> str:
     disk = Disk()
     moved = _write_tuned(disk, root, result)
     disk.replace_file(root / FACTS, (json.dumps(facts(result), indent=1) + "\n").encode())
-    alone = trained_alone(root / TRIALS)  # one answer for all: their attempts are in one file
+    alone = trained_alone(root)  # one answer for all: their attempts are in one file
     shown = [
         NamedRun(
             one.trial.label,

@@ -173,7 +173,7 @@ def test_speculation_that_is_not_needed_any_more_is_stopped_and_counts(
     assert [fact["verdict"] for fact in tuned.facts["trials"]] == ["calm", "undecided"]
     events = [record["event"] for _, record in read_attempts(tuned.root)]
     assert events == ["started", "started", "ended", "stopped"]
-    assert not trained_alone(tuned.root / "trials")  # so the page draws nothing along seconds
+    assert not trained_alone(tuned.root)  # so the page draws nothing along seconds
     assert "not needed" in capsys.readouterr().out
 
 
