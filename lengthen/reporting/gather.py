@@ -13,7 +13,7 @@ from lengthen.config.load import read_toml
 from lengthen.config.schema import Tables
 from lengthen.evaluation.results import Result, weights_at
 from lengthen.evaluation.results import read as read_results
-from lengthen.run.attempts import trained_alone
+from lengthen.run.attempts import ran_side_by_side
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.run.metrics import Metrics, read_metrics
@@ -90,10 +90,11 @@ def _gathered(
     places = [place for path, folder in folders.items() for place in _places(path, folder)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
-    alone = cache(trained_alone)  # of a folder of runs its file is read once
+    beside = cache(ran_side_by_side)  # a comparison's file is read once for all its runs
     for place in named:
         try:
-            run = replace(_read(place, columns, note), alone=alone(place.path.parent))
+            alone = not any(map(beside, place.path.parents))
+            run = replace(_read(place, columns, note), alone=alone)
         except (DataError, SettingError) as error:
             if len(named) == 1:
                 raise

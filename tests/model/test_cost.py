@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.model import cost
 from lengthen.model.gpt import GPT
@@ -23,6 +23,8 @@ SHAPES = [
     {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
     {"layers": 2, "width": 64, "heads": 2, "length": 64, "vocabulary": 100, "positions": "rope"},
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "qk_norm": True},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "norm": "rms"},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "bias": False},
 ]
 
 
@@ -78,6 +80,18 @@ def test_memory_grows_with_the_micro_batch_and_with_dropout() -> None:
     assert cost.memory(shape, 256) > 16 * cost.parameters(shape)
 
 
+def test_large_attention_matrices_under_dropout_are_mapped_and_waste_nothing() -> None:
+    shape = Model(layers=2, width=64, heads=8, length=1024, vocabulary=100)
+    dropping, tokens = shape.model_copy(update={"dropout": 0.1}), 4096
+    matrix = 4 * 8 * 1024 * tokens  # bytes
+    assert matrix >= cost.MAPPED
+    masks = cost.WASTE * 4 * cost.DROPOUT_KEEPS * 64 * tokens
+    more = cost.memory(dropping, tokens) - cost.memory(shape, tokens)
+    assert more == pytest.approx(2 * (3 * matrix + masks) + matrix, rel=1e-6)
+    again = cost.memory(dropping, tokens, recompute=True) - cost.memory(dropping, tokens)
+    assert again < -2.9 * matrix
+
+
 def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> None:
     wide = Model(layers=1, width=64, heads=2, length=512, vocabulary=60_000)
     deeper = wide.model_copy(update={"layers": 3})
@@ -96,6 +110,8 @@ def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> No
         ({"positions": "rope"}, cost.ROTATION_KEEPS),
         ({"qk_norm": True}, cost.QK_NORM_KEEPS),
         ({"positions": "rope", "qk_norm": True}, cost.QK_NORM_KEEPS),
+        ({"norm": "rms"}, cost.RMS_KEEPS),
+        ({"bias": False}, 0),
     ],
 )
 def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], more: int) -> None:
