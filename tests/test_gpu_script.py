@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.core.schedule import steps
+from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import EvalRecord, StepRecord, to_json
@@ -32,7 +33,6 @@ from scripts.gpu.install import ROOT, environment
 from scripts.gpu.machine import card
 from scripts.gpu.parts import PARTS, Call
 from scripts.predicted_saving import SHAPES
-from scripts.seconds_table import SecondsTable, read
 
 
 def test_every_part_is_a_module_and_the_shares_are_a_whole() -> None:
@@ -192,7 +192,7 @@ def test_seconds_a_token_are_the_median_of_rounds_and_are_in_a_file(
     figures = map(json.loads, (tmp_path / "figures.jsonl").read_text().splitlines())
     counted = [len(line["step_seconds"]) for line in figures if "length" in line]
     assert counted == [seconds.TIMED] * 4
-    assert read(tmp_path / "made.json") == table
+    assert read_seconds(tmp_path / "made.json") == table
     assert json.loads((tmp_path / "made.json").read_text())["format"] == 1
 
 
