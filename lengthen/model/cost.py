@@ -36,6 +36,11 @@ def parameters(shape: Model) -> int:
     return ends + shape.layers * (12 * width**2 + 13 * width + gains)
 
 
+def matrices(shape: Model) -> int:
+    """Return how many of the parameters are in the layers' matrices: 12 n d^2."""
+    return 12 * shape.layers * shape.width**2
+
+
 def flops(
     shape: Model, rows: int, length: int, *, recompute: bool = False, causal: bool = False
 ) -> int:

@@ -55,10 +55,11 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run, and another half-life
-# would correct the second moment by tokens that it does not lack.
+# What a checkpoint was built on: another value would make it another run, another optimizer has no
+# moments in it, and another half-life would correct the second by tokens that it does not lack.
 FIXED = re.compile(
-    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.beta2_half_life|run\.seed"
+    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.(kind|beta2_half_life)"
+    r"|run\.seed"
 )
 
 
