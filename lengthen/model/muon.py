@@ -39,7 +39,8 @@ class Muon(torch.optim.Muon):
         kept = [
             (tensor, tensor.clone()) for tensor in (matrix, self.state[matrix]["momentum_buffer"])
         ]
-        self.step()
+        plain: torch.optim.Optimizer = self  # whose `step` is annotated
+        plain.step()
         for tensor, before in kept:
             torch.where(finite, tensor, before, out=tensor)
         rate, (_, before) = group["lr"], kept[0]

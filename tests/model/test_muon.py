@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lengthen.config.load import build, merge
-from lengthen.config.schema import Config, Model, Optimizer
+from lengthen.config.model import Model
+from lengthen.config.schema import Config, Optimizer
 from lengthen.core.schedule import StepPlan
 from lengthen.distributed.memory import memory_of
 from lengthen.distributed.per_rank import load
@@ -36,7 +36,7 @@ from tests.model.test_optim import NO, YES, give_gradients
 SHAPE: dict[str, Any] = {"layers": 2, "width": 16, "heads": 2, "length": 8, "vocabulary": 32}
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "rotary": {"positions": "rope", "qk_norm": True},
+    "today's": {"positions": "rope", "qk_norm": True, "norm": "rms", "bias": False},
 }
 
 
@@ -80,7 +80,9 @@ def test_a_step_is_that_of_torchs_own_muon_and_adamw_to_the_last_bit(
     model, optimizer = model_and_optimizer(weight_decay=decay, beta2_half_life=half_life)
     plain, _ = model_and_optimizer()
     matrices = hidden_matrices(plain)
-    muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon: torch.optim.Optimizer = torch.optim.Muon(
+        matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+    )
     groups = parameter_groups(plain, decay, decay_positions=False, without=matrices)
     adamw = AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
     for number, rate in enumerate(rates, start=1):
@@ -121,28 +123,14 @@ def test_an_update_that_is_not_finite_touches_no_matrix_and_no_momentum(
     assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-class ReadsBack(TorchDispatchMode):
-    """Counts how often the host reads a value of a tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_host_reads_nothing_back_in_an_update() -> None:
+def test_the_host_reads_nothing_back_in_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = model_and_optimizer()
     set_rate(optimizer, 1e-2)
     give_gradients(model)
-    with ReadsBack() as reads:
-        update(optimizer, YES)
-        update_rms(optimizer)
-        assert reads.count == 0
-        bool(YES)
-        assert reads.count == 1
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(Tensor, name, lambda _: pytest.fail("waits for the device"))
+    update(optimizer, YES)
+    update_rms(optimizer)
 
 
 @settings(max_examples=30)
