@@ -3,8 +3,9 @@
     python scripts/publish_runs.py COMPARISON studies/large-batch.tar.xz
 
 A run has ended where it finished or diverged; those that are in the study stay as they are. Kept
-are settings, environment, measurements and what `eval` found; left out are checkpoints, the
-tokenizer, the command line and the paths of the token store and of sets (ids and SHA-256 stay).
+are the declared file, settings, environment, measurements and what `eval` found; left out are
+checkpoints, the tokenizer, the command line and the paths of the token store and of sets (ids and
+SHA-256 stay).
 """
 
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from lengthen.config.load import load
 from lengthen.evaluation.results import Result, read, write
+from lengthen.experiments.compare.declared import DECLARED
 from lengthen.experiments.compare.file import RUNS
 from lengthen.experiments.status import State, run_status
 from lengthen.run.attempts import ATTEMPTS, read_attempts
@@ -77,6 +79,8 @@ def copy(comparison: Path, out: Path) -> int:
         there.metrics.write_bytes(metrics.read_bytes())
         copied += 1
     _publish_attempts(comparison / ATTEMPTS, out / ATTEMPTS)
+    for declared in comparison.glob(f"*{DECLARED}"):
+        _publish_declared(declared, out / declared.name)
     return copied
 
 
@@ -95,6 +99,17 @@ def _anywhere(result: Result) -> Result:
     """Return a result without the paths of the set or store that it was found with."""
     kept = tuple((k, v) for k, v in result.outcome.settings if k not in ("set", "store"))
     return replace(result, outcome=replace(result.outcome, settings=kept))
+
+
+def _publish_declared(here: Path, there: Path) -> None:
+    """Copy what the file came to before its runs, unless as many amendments are there already."""
+    records = [json.loads(line) for line in here.read_text(encoding="utf-8").splitlines()]
+    if there.is_file() and len(there.read_text(encoding="utf-8").splitlines()) >= len(records):
+        return
+    for record in records:
+        for tables in record["settings"].values():
+            tables.get("data", {}).pop("path", None)
+    there.write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
 
 
 def _publish_attempts(here: Path, there: Path) -> None:

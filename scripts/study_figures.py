@@ -120,7 +120,7 @@ def read_studies(files: Sequence[Path]) -> Study:
         raise SettingError("STUDY.toml", "names no study")
     comparisons = [read_comparison(file) for file in tomls]
     named = [read_seconds(str(file)) for file in files if file.suffix == ".json"]
-    table = next(iter(named), getattr(comparisons[0], "seconds", None))
+    table = next(iter(named), comparisons[0].seconds)
     if table is None:
         rule = "has no table of seconds"
         raise SettingError("seconds", rule, str(tomls[0]), "name a .json beside it")
@@ -158,7 +158,9 @@ def _is_on_curve(config: Config, base: Config) -> bool:
 
 def _run(outcome: Outcome, results: Sequence[Result], table: SecondsTable) -> Run:
     assert outcome.loss is not None
-    model = (outcome.config or outcome.run.config).model
+    config = outcome.config or outcome.run.config
+    table.must_fit(config)
+    model = config.model
     steps = outcome.shown.metrics.steps
     shapes = Counter((step.rows or 0, step.length or 0) for step in steps)
     valid = [one.outcome for one in results if one.outcome.task == VALID]
