@@ -23,7 +23,7 @@ from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import EvalRecord, StepRecord, to_json
-from lengthen.training.calibrate import StepSeconds
+from lengthen.training.calibrate import TimedStep
 from lengthen.util.disk import Disk
 from lengthen.util.errors import UnstableError
 from scripts.gpu import cliff, lengths, long, runs, seconds, speed, store
@@ -167,7 +167,7 @@ def test_the_long_runs_fit_in_and_constant_length_takes_a_third_at_most(
 
 
 def timed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, step_seconds: StepSeconds, limit: float
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step_seconds: TimedStep, limit: float
 ) -> SecondsTable:
     """Return the table of steps that take what `step_seconds` says, of lengths 64 to 512."""
     monkeypatch.setattr(seconds, "real_steps", lambda *_: step_seconds)

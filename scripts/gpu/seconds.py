@@ -13,7 +13,7 @@ from lengthen.distributed.device import described
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
 from lengthen.model import cost
-from lengthen.training.calibrate import StepSeconds, real_steps
+from lengthen.training.calibrate import TimedStep, real_steps
 from scripts.gpu.parts import Call
 
 WARM_UPS, TIMED, LEAST = 2, 7, 3  # rounds: not counted, counted, counted whatever the time
@@ -68,9 +68,7 @@ def seconds_by_length(
     return read_seconds(file)
 
 
-def _one_round(
-    call: Call, step_seconds: StepSeconds, taken: Taken, tokens: int, passes: int
-) -> None:
+def _one_round(call: Call, step_seconds: TimedStep, taken: Taken, tokens: int, passes: int) -> None:
     for length in tuple(taken):
         try:
             taken[length].append(step_seconds(tokens // length, length, passes))
