@@ -3,7 +3,7 @@
     python scripts/publish_runs.py COMPARISON studies/large-batch.tar.xz
 
 A run has ended where it finished or diverged; those that are in the study stay as they are. Kept
-are the declared file, settings, environment, measurements and what `eval` found; left out are
+are declarations, settings, environment, measurements and what `eval` found; left out are
 checkpoints, the tokenizer, the command line and the paths of the token store and of sets (ids and
 SHA-256 stay).
 """
