@@ -41,6 +41,7 @@ from lengthen.util.errors import SettingError, nearest
 
 Positions = Literal["learned", "rope"]
 Start = Literal["zero", "spread"]
+Documents = Literal["attend", "mask"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
 # The tag of a pacing table -> its value.
@@ -100,10 +101,13 @@ class Table(BaseModel):
 
 
 class Data(Table):
-    """Where the tokens come from."""
+    """Where the tokens come from, and which of a row attend to each other."""
 
     path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
+    documents: Annotated[
+        Documents, Doc("of a row: attend to each other, or mask what is of another document")
+    ] = "attend"
 
 
 class Model(Table):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lengthen.data.documents import documents_in
 from lengthen.data.store import Store
 from lengthen.evaluation.loss import Tokens, fronts
 from lengthen.evaluation.models import EvalModel, EvalOptions
@@ -32,6 +33,7 @@ SHARES = (8, 4, 2)  # of the full length, as divisors: the shorter windows
 BANDS = 4  # in each doubling of the position
 CURVE = "loss by position"
 SAME_TOKENS = "a shorter length reads the same tokens, in windows of that length"
+MASKED = "a token reads its own document alone, as in training"
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -50,7 +52,8 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
         raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
     sequences = min(sequences, options.limit or sequences)
     shorter = [size for share in SHARES if (size := length // share)]
-    read = partial(losses, model, store.valid)
+    separator = store.separator if model.masked else None
+    read = partial(losses, model, store.valid, separator=separator)
     tried = [(read(length, 1, lambda _: None), time.monotonic()) for _ in range(2)]
     seconds = (tried[1][1] - tried[0][1]) * sequences * (1 + len(shorter))
     size_text = f"{counted(sequences, 'sequence')}, {sequences * length:,} tokens"
@@ -76,7 +79,7 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
         measures=tuple(_measures(by_sequence, in_windows, model.vocabulary)),
         curves=(curve(by_position),),
         settings=(("store", str(store.path)), ("store id", store.id), ("length", str(length))),
-        notes=(SAME_TOKENS,),
+        notes=(SAME_TOKENS, *[MASKED] * model.masked),
     )
 
 
@@ -86,27 +89,30 @@ def losses(
     length: int,
     sequences: int,
     after_batch: Callable[[int], None],
+    separator: int | None = None,
 ) -> tuple[Floats, Floats]:
     """Return the mean loss of each of the first sequences, and that at each of their positions.
 
     Nats, float64: (sequences,) and (length,). `after_batch` gets the tokens of each micro-batch.
+    With a `separator` a token reads its own document alone.
     """
     rows = max(1, model.micro_tokens // length)
     by_sequence, by_position = np.zeros(sequences), np.zeros(length)
     with torch.inference_mode(), model.context.autocast():
         for first in range(0, sequences, rows):
             share = range(first, min(first + rows, sequences))
-            batch = fronts(tokens, share, length, length).to(model.context.device)
-            by_token = _token_losses(model.gpt, batch).cpu().double().numpy()
+            batch, device = fronts(tokens, share, length, length), model.context.device
+            documents = documents_in(batch[:, :-1], separator, device)
+            by_token = _token_losses(model.gpt, batch.to(device), documents).cpu().double().numpy()
             by_sequence[share.start : share.stop] = by_token.mean(axis=1)
             by_position += by_token.sum(axis=0) / sequences
             after_batch(by_token.size)
     return by_sequence, by_position
 
 
-def _token_losses(gpt: GPT, tokens: Tensor) -> Tensor:
+def _token_losses(gpt: GPT, tokens: Tensor, documents: Tensor | None) -> Tensor:
     """Return the loss of every token but the first of each row: (rows, length)."""
-    hidden = gpt.hidden(tokens[:, :-1]).flatten(0, 1)
+    hidden = gpt.hidden(tokens[:, :-1], None, documents).flatten(0, 1)
     targets = tokens[:, 1:].flatten()
     weight = gpt.tokens.weight
     parts = []

@@ -43,7 +43,8 @@ def flops(
 
     A multiply and an add are two. Matrix products alone count, as `torch.utils.flop_counter` counts
     them to the last one with plain attention and a plain loss. Attention counts at the step's own
-    length and in full, without what a kernel saves on the causal half or computes twice.
+    length and in full, without what a kernel saves on the causal half, or between documents, or
+    computes twice.
 
     With `recompute` 2 B l 8 n d^2 + 4 B n l^2 d are done once more: the layers' forward pass up to
     the last product that something after it needs. That is its very last with dropout: 12 for 8.
@@ -59,14 +60,22 @@ def flops(
     return products + again + attention + attention // 3
 
 
-def memory(shape: Model, micro_tokens: int, *, recompute: bool = False) -> int:
+def mask(shape: Model, micro_tokens: int) -> int:
+    """Return the numbers of a document mask that all layers share, as a CPU needs one."""
+    return micro_tokens * shape.length
+
+
+def memory(
+    shape: Model, micro_tokens: int, *, recompute: bool = False, masked: bool = False
+) -> int:
     """Return the bytes that training takes at its peak, in float32, beside Python and torch.
 
-    `micro_tokens` at full length are in one micro-batch. Measured on a CPU over several of them, it
-    is 0.86 to 1.16 of the peak, and with `recompute` 0.98 to 1.13.
+    `micro_tokens` at full length are in one micro-batch, with a document mask if `masked`. Measured
+    on a CPU over several of them, it is 0.86 to 1.16 of the peak, with `recompute` 0.98 to 1.13.
     """
     peak = _peak(shape, micro_tokens, recompute, on_cpu=True, waste=1 if recompute else WASTE)
-    return int(FLOAT * (COPIES * parameters(shape) + peak))
+    own = masked * mask(shape, micro_tokens)
+    return int(FLOAT * (COPIES * parameters(shape) + peak + own))
 
 
 def activations(

@@ -59,7 +59,7 @@ class Forecast:
         """What has to be alike so that steps of one shape take equally long."""
         run = self.config.run
         how = run.device, run.precision, run.compile, run.recompute
-        return self.config.model, self.plan.micro_tokens, *how
+        return self.config.model, self.config.data.documents, self.plan.micro_tokens, *how
 
     @cached_property
     def seconds(self) -> tuple[float, ...]:
@@ -183,7 +183,10 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"
     short = f", {plan.short_of_budget:,} short of the budget: less than one more {unit}"
     tried = '; "auto" takes what fits a GPU'
-    rate_at_full = epochs = leftovers = ""
+    rate_at_full = epochs = leftovers = across = mask = ""
+    if forecast.config.data.documents == "mask":
+        size = cost.FLOAT * cost.mask(forecast.config.model, plan.micro_tokens)
+        across, mask = " and across documents", f", {size / 1e9:.2f} GB of it a document mask"
     if plan.full is not None:
         rate_at_full = f"{plan.full.learning_rate:.3g} at its first step, {plan.full.step:,}"
     if corpus is not None:
@@ -206,11 +209,11 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ),
         ("lowest learning rate", _lowest(plan)),
         ("parameters", f"{plan.parameters:,}"),
-        ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
+        ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{across}{flops}"),
         (
             "memory",
             f"{plan.memory / 1e9:.2f} GB on a processor with {plan.micro_tokens:,} tokens in a "
-            "micro-batch" + tried * forecast.decided_on_a_gpu,
+            f"micro-batch{mask}" + tried * forecast.decided_on_a_gpu,
         ),
         ("time", f"{in_units(forecast.duration)}{seconds}"),
         ("saved by the warmup", str(forecast.saving)),
