@@ -101,13 +101,11 @@ class Table(BaseModel):
 
 
 class Data(Table):
-    """Where the tokens come from, and which of a row attend to each other."""
+    """The tokens, and which of a row read each other."""
 
     path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
-    documents: Annotated[
-        Documents, Doc("of a row: attend to each other, or mask what is of another document")
-    ] = "attend"
+    documents: Annotated[Documents, Doc("of a row: attend to each other, or be masked")] = "attend"
 
 
 class Model(Table):

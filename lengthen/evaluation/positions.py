@@ -33,7 +33,6 @@ SHARES = (8, 4, 2)  # of the full length, as divisors: the shorter windows
 QUARTERS = 4
 BANDS = 4  # in each doubling of the position
 CURVE = "loss by position"
-MASKED = "a token reads its own document alone, as in training"
 SAME_TOKENS = (
     "a shorter length reads the same tokens, in windows of that length; context gain is the loss "
     "in them less that at full length, of tokens with half a window or more before them in both"
@@ -91,8 +90,9 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
             ("store id", store.id),
             ("length", str(length)),
             *([windows] if options.windows else []),
+            *([("documents", "mask")] if model.masked else []),
         ),
-        notes=(SAME_TOKENS, *[MASKED] * model.masked),
+        notes=(SAME_TOKENS,),
     )
 
 
