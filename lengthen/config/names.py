@@ -6,6 +6,7 @@ from collections.abc import Mapping
 SETTINGS = {
     "model.layers": "nlayer nlayers numlayers numhiddenlayers",
     "model.heads": "nhead nheads numheads numattentionheads",
+    "model.norm_eps": "rmsnormeps layernormepsilon layernormeps",
     "model.width": "nembd nembed hiddensize dmodel",
     "model.length": "blocksize seqlength seqlen sequencelength maxseqlength maxlength "
     "contextlength contextsize maxpositionembeddings npositions nctx",
@@ -19,7 +20,7 @@ SETTINGS = {
     "budget.epochs": "passes numepochs numtrainepochs maxepochs",
     "optimizer.learning_rate": "lr maxlr",
     "optimizer.min_learning_rate": "minlr",
-    "optimizer.min_learning_rate = optimizer.learning_rate for a constant one": "decaylr",
+    "optimizer.schedule, constant for no fall": "decaylr lrdecaystyle lrschedulertype lrscheduler",
     "optimizer.warmup_steps": "warmupiters lrwarmupiters lrwarmupsteps numwarmupsteps",
     "optimizer.decay_tokens, in tokens": "lrdecayiters",
     "optimizer.clip": "gradclip clipgrad maxgradnorm maxnorm gradientclipval",
@@ -41,7 +42,6 @@ SETTINGS = {
     "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "wandb wandblog "
     "wandbproject wandbrunname reportto tensorboard loginterval loggingsteps",
     "`lengthen eval RUN`": "evalonly",
-    "`lengthen settings model`, which has all that a model can be": "bias",
 }
 OPTIONS = {  # of commands that take no settings
     "sample": {"--prompt": "start", "--tokens": "maxnewtokens", "RUN alone": "outdir"},

@@ -10,15 +10,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     field_serializer,
     model_validator,
 )
 
+from lengthen.config.model import Model, Table
 from lengthen.config.names import other_name
 from lengthen.config.values import (
     MOST,
@@ -26,7 +25,6 @@ from lengthen.config.values import (
     Count,
     CountOrOff,
     Number,
-    Share,
     known_device,
     parse_count,
     parse_list,
@@ -35,12 +33,10 @@ from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, RateByTokens, Schedule, with_duration
+from lengthen.core.schedule import Hold, RateByTokens, RateSchedule, Schedule, with_duration
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
-Positions = Literal["learned", "rope"]
-Start = Literal["zero", "spread"]
 Documents = Literal["attend", "mask"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
@@ -92,50 +88,12 @@ def _pacing_value(name: str, value: object) -> Any:
         raise SettingError(name, str(error), value) from None
 
 
-class Table(BaseModel):
-    """The strictness that every table shares."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
-    )
-
-
 class Data(Table):
     """The tokens, and which of a row read each other."""
 
     path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
     documents: Annotated[Documents, Doc("of a row: attend to each other, or be masked")] = "attend"
-
-
-class Model(Table):
-    """The GPT."""
-
-    layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
-    width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
-    heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
-    length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
-    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
-    dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
-    init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
-    positions: Annotated[
-        Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
-    ] = "learned"
-    rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
-    positions_start: Annotated[Start, Doc("of rows: 0, or evenly at multiples of l")] = "zero"
-    qk_norm: Annotated[bool, Doc("RMSNorm of each query and key (arXiv:2302.05442)")] = False
-    z_loss: Annotated[
-        Number, Field(le=1), Doc("weight of log(Z)^2 in the gradient (arXiv:2204.02311); 0: none")
-    ] = 0.0
-
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> "Model":
-        if self.width % self.heads:
-            raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
-        if self.positions == "rope" and self.width // self.heads % 2:
-            rule = f"must cut model.width ({self.width}) into even widths for rotary positions"
-            raise SettingError("heads", rule, self.heads)
-        return self
 
 
 class Batch(Table):
@@ -153,15 +111,19 @@ class Batch(Table):
 
 
 class Optimizer(Table):
-    """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
+    """AdamW; its rate rises over `warmup_steps`, then follows `schedule` in tokens."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
     min_learning_rate: Annotated[
-        Number, Doc("where the cosine ends, at most the peak", default="a tenth of the peak")
+        Number, Doc("where the fall ends, at most the peak", default="a tenth of the peak")
     ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
+    schedule: Annotated[RateSchedule, Doc("of the rate's fall, by tokens trained")] = "cosine"
     decay_tokens: Annotated[
-        Count | None, Doc("length of the cosine", "trained tokens", "the budget")
+        Count | None, Doc("at which the rate is at its minimum", "trained tokens", "the budget")
+    ] = None
+    wsd_decay_tokens: Annotated[
+        Count | None, Doc("of wsd's fall, up to them", "tokens", "a tenth of `decay_tokens`")
     ] = None
     rate_by_tokens: Annotated[
         RateByTokens, Doc("sqrt: times the root of a step's tokens over those of a full step")
@@ -317,8 +279,9 @@ class Config(Table):
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
         tokens = int(Fraction(repr(self.budget.epochs)) * sequences * self.model.length)
         schedule = self._schedule_of(tokens)
-        for _, rule, _ in schedule.mistakes():
-            raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
+        for setting, rule, value in schedule.mistakes():
+            setting = setting.replace("budget.tokens", "budget.epochs")
+            raise SettingError(setting, rule.replace("must be", "must give"), value)
         return with_duration(schedule)
 
     def _schedule_of(self, budget: int) -> Schedule:
@@ -334,6 +297,8 @@ class Config(Table):
             min_learning_rate=self.optimizer.min_learning_rate,
             warmup_steps=self.optimizer.warmup_steps,
             decay_tokens=self.optimizer.decay_tokens or budget,
+            rate_schedule=self.optimizer.schedule,
+            wsd_decay_tokens=self.optimizer.wsd_decay_tokens,
         )
 
     def tables(self) -> Tables:

@@ -59,8 +59,15 @@ def cpu_memory_limit() -> int:
 def memory_of(config: Config, micro_tokens: int) -> int:
     """Return the bytes that training takes at its peak, with so many tokens in a micro-batch."""
     doubled = 2 if config.run.precision == "fp64" else 1
-    masked, again = config.data.documents == "mask", config.run.recompute
-    return doubled * cost.memory(config.model, micro_tokens, recompute=again, masked=masked)
+    whole = cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
+    return doubled * whole + mask_of(config, micro_tokens)
+
+
+def mask_of(config: Config, micro_tokens: int) -> int:
+    """Return the bytes of these that are a document mask, which all layers share; 0 without one."""
+    size = cost.FLOAT * (2 if config.run.precision == "fp64" else 1)
+    masks = config.data.documents == "mask"
+    return masks * size * micro_tokens * config.model.length
 
 
 def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:

@@ -178,15 +178,14 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     """Return a forecast as names and texts; FLOP and seconds also as a factor of the `first`."""
     plan, corpus, last = forecast.plan, forecast.plan.corpus, forecast.plan.curve[-1]
     source = "" if forecast.speed is None else forecast.speed.source
+    falls = f", falling from {start:,} tokens on" if (start := plan.schedule.decay_start) else ""
     flops = f" ({plan.flops / first.plan.flops:.3g} x)" if first else ""
     seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
     unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"
     short = f", {plan.short_of_budget:,} short of the budget: less than one more {unit}"
+    mask = f", {plan.mask / 1e9:.2f} GB of it a document mask, which saves no FLOP"
     tried = '; "auto" takes what fits a GPU'
-    rate_at_full = epochs = leftovers = across = mask = ""
-    if forecast.config.data.documents == "mask":
-        size = cost.FLOAT * cost.mask(forecast.config.model, plan.micro_tokens)
-        across, mask = " and across documents", f", {size / 1e9:.2f} GB of it a document mask"
+    rate_at_full = epochs = leftovers = ""
     if plan.full is not None:
         rate_at_full = f"{plan.full.learning_rate:.3g} at its first step, {plan.full.step:,}"
     if corpus is not None:
@@ -207,13 +206,13 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
             "learning rate at the end",
             f"{last.learning_rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens",
         ),
-        ("lowest learning rate", _lowest(plan)),
+        ("lowest learning rate", _lowest(plan) + falls),
         ("parameters", f"{plan.parameters:,}"),
-        ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{across}{flops}"),
+        ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         (
             "memory",
             f"{plan.memory / 1e9:.2f} GB on a processor with {plan.micro_tokens:,} tokens in a "
-            f"micro-batch{mask}" + tried * forecast.decided_on_a_gpu,
+            "micro-batch" + mask * (plan.mask > 0) + tried * forecast.decided_on_a_gpu,
         ),
         ("time", f"{in_units(forecast.duration)}{seconds}"),
         ("saved by the warmup", str(forecast.saving)),
@@ -263,6 +262,8 @@ def _warmup(plan: Plan) -> str:
 
 def _lowest(plan: Plan) -> str:
     schedule = plan.schedule
+    if schedule.rate_schedule == "constant":
+        return f"{schedule.learning_rate:g}: it never falls"
     if plan.lowest is not None:
         return f"{schedule.min_learning_rate:g} {_begins(plan.lowest, plan)}"
     if plan.steps <= schedule.warmup_steps:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from lengthen.config.schema import Model
-from lengthen.model.attention import largest_logit
+from lengthen.config.model import Model
+from lengthen.model import parts
 from lengthen.model.gpt import GPT
 from lengthen.model.mask import attend, document_mask, reads_within
 
@@ -100,14 +100,21 @@ def test_flex_attention_computes_the_same_by_the_same_rule() -> None:
     torch.testing.assert_close(plain, flexible, rtol=1e-5, atol=1e-5)
 
 
-def test_the_largest_logit_is_one_between_tokens_of_one_document() -> None:
+@pytest.mark.parametrize("logits", [2**22, 2**18])  # looked through at once: 6 rows or 2
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_largest_logit_is_one_between_tokens_of_one_document(
+    monkeypatch: pytest.MonkeyPatch, logits: int, masked: bool
+) -> None:
+    monkeypatch.setattr(parts, "LOGITS", logits)
     random = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 3, 2, 600, 4, generator=random, dtype=torch.float64)
-    documents = documents_of([[0, 1, 300, 599, 600], [0, 600], [0, 255, 257, 600]])
+    borders = [[0, 1, 300, 599, 600], [0, 600], [0, 255, 257, 600]]
+    documents = documents_of(borders if masked else [[0, 600]] * 3)
     may = document_mask(documents, torch.float64, size=4, dropout=0.0)
     assert isinstance(may, Tensor)
     whole = (query @ key.mT / 2 + may).amax()
-    assert largest_logit(query, key, documents).item() == pytest.approx(whole.item(), rel=1e-12)
+    found = parts.largest_logit(query, key, documents if masked else None)
+    assert found.item() == pytest.approx(whole.item(), rel=1e-12)
 
 
 def test_with_dropout_too_no_document_reads_another() -> None:

@@ -28,6 +28,8 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
         "batch": {"reuse_after": 1},
         "budget": {"tokens": 7 * (24 + 48 + 64)},
     },
+    "rms": {"model": {"norm": "rms"}},
+    "no bias": {"model": {"bias": False}},
 }
 # With beta1 = 0 Adam's first moment is the last gradient itself. Lengths 16, 32, 64; rows 7 are
 # uneven on every number of ranks.

@@ -1,14 +1,16 @@
-"""Causal self-attention and the rotary embedding of its queries and keys."""
+"""The parts of the GPT: norms, attention with rotary embeddings, the perceptron, the layer."""
 
 import math
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.model.mask import Mask, attend
+from lengthen.model.shards import unshard
 
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
 BLOCK = 256  # queries whose logits are looked through at a time
@@ -53,8 +55,8 @@ def largest_logit(query: Tensor, key: Tensor, documents: Tensor | None = None) -
     parts = -(-len(query) * min(length, BLOCK) * length // LOGITS)
     later = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
     largest = []
-    own = [None] * parts if documents is None else documents.chunk(parts)
-    for queries, keys, numbers in zip(query.chunk(parts), key.chunk(parts), own, strict=True):
+    own = repeat(None) if documents is None else documents.chunk(parts)
+    for queries, keys, numbers in zip(query.chunk(parts), key.chunk(parts), own, strict=False):
         for first in range(0, length, BLOCK):
             logits = queries[:, first : first + BLOCK] @ keys[:, : first + BLOCK].mT
             count = logits.shape[1]
@@ -66,13 +68,23 @@ def largest_logit(query: Tensor, key: Tensor, documents: Tensor | None = None) -
     return torch.stack(largest).amax() / math.sqrt(size)
 
 
+def norm_of(shape: Model) -> nn.LayerNorm | nn.RMSNorm:
+    """Return a norm over the width: LayerNorm, or RMSNorm, which neither centres nor has a bias.
+
+    gain * x / sqrt(mean(x^2) + epsilon)                        (arXiv:1910.07467, section 3)
+    """
+    if shape.norm == "rms":
+        return nn.RMSNorm(shape.width, eps=shape.norm_eps)
+    return nn.LayerNorm(shape.width, eps=shape.norm_eps, bias=shape.bias)
+
+
 @dataclass
 class Reading:
     """What a layer reads beside plain rows; training has one for rows of several documents.
 
     `mask` is a document mask, or (rows or 1, 1, length, earlier + length) bool: true where a token
-    may read another.
-    `earlier` is what was read before; one row of it serves all. With `keeps`, `kept` is then both.
+    may read another. `earlier` is what was read before; one row of it serves all. With `keeps`,
+    `kept` is then both.
     """
 
     mask: Mask
@@ -106,8 +118,8 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = (
             nn.RMSNorm(width // shape.heads, eps=1e-6) if shape.qk_norm else None for _ in range(2)
         )
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width, bias=shape.bias)
+        self.out = nn.Linear(width, width, bias=shape.bias)
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
@@ -137,3 +149,48 @@ class Attention(nn.Module):
         if rotation:
             query, key = rotated(query, rotation), rotated(key, rotation)
         return query.to(value.dtype), key.to(value.dtype), value
+
+
+class Perceptron(nn.Module):
+    """Two layers on each token by itself, four times as wide between them."""
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        width = shape.width
+        self.dropout = shape.dropout
+        self.up = nn.Linear(width, 4 * width, bias=shape.bias)
+        self.down = nn.Linear(4 * width, width, bias=shape.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, length, width) to the same shape."""
+        x = self.down(functional.gelu(self.up(x), approximate="tanh"))
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """One layer: attention, then perceptron, each added to what it read."""
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        self.attention_norm = norm_of(shape)
+        self.attention = Attention(shape)
+        self.perceptron_norm = norm_of(shape)
+        self.perceptron = Perceptron(shape)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
+    ) -> Tensor:
+        """Map (rows, length, width) to the same shape."""
+        x = x + self.attention(self.attention_norm(x), rotation, reading)
+        stream: Tensor = x + self.perceptron(self.perceptron_norm(x))
+        return stream
+
+    @torch.no_grad()
+    def largest_logit(
+        self, x: Tensor, rotation: Rotation | None, documents: Tensor | None = None
+    ) -> Tensor:
+        """Return the largest attention logit that the forward pass of `x` has: 0-d."""
+        unshard(self)
+        query, key, _ = self.attention.split(self.attention_norm(x), rotation)
+        with torch.autocast(x.device.type, enabled=False):
+            return largest_logit(query, key, documents)
