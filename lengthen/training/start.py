@@ -21,6 +21,7 @@ from lengthen.checkpoint.write import remove_incomplete, supersede_after
 from lengthen.config.load import (
     Source,
     as_trained,
+    build_recorded,
     differences,
     flat,
     load,
@@ -55,10 +56,11 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run, and another half-life
-# would correct the second moment by tokens that it does not lack.
+# What a checkpoint was built on: another value would make it another run; other betas or another
+# half-life would correct the moments by steps or tokens that they do not lack.
 FIXED = re.compile(
-    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.beta2_half_life|run\.seed"
+    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)"
+    r"|optimizer\.(betas|beta2_half_life)|run\.seed"
 )
 
 
@@ -177,6 +179,8 @@ def resume(
             remove_incomplete(disk, paths.checkpoints)
         start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
         config, micro_tokens = with_micro_tokens(config, store, context)
+        changed = _changed_settings(overrides, config, start)
+        _refuse_fixed(changed)  # config.toml may have been edited
         stop = stack.enter_context(StopSignal().listening())
         trainer = Trainer(config, store, context, micro_tokens, stop)
         trainer.restore(start)
@@ -188,7 +192,6 @@ def resume(
         )
         for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
             loop.note(text)
-        changed = _changed_settings(overrides, config, start)
         loop.event("resumed", discarded_lines=discarded, overrides=changed)
         del start  # its files are mapped as long as it lives, and will be deleted
         return loop.run()
@@ -233,10 +236,11 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
     More than what was asked for: an earlier resume may have died before its first save, its lines
     are set aside, and its settings stay. And less: a value as before is no change.
     """
-    before = flat(recorded(start.state))
-    if not before:
+    tables = recorded(start.state)
+    if not tables:
         return asked
-    now = flat(as_trained(config))
+    # An older checkpoint lacks newer settings: it was trained with their defaults.
+    before, now = (flat(as_trained(one)) for one in (build_recorded(tables), config))
     changed = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
     names = sorted(now.keys() | before.keys())
     changed |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
