@@ -60,6 +60,8 @@ def memory_of(config: Config, micro_tokens: int) -> int:
     """Return the bytes that training takes at its peak, with so many tokens in a micro-batch."""
     doubled = 2 if config.run.precision == "fp64" else 1
     whole = cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
+    if config.optimizer.kind == "muon":  # which keeps one moment of the matrices
+        whole -= cost.FLOAT * cost.matrices(config.model)
     return doubled * whole + mask_of(config, micro_tokens)
 
 

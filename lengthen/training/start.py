@@ -56,11 +56,12 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run; other betas or another
-# half-life would correct the moments by steps or tokens that they do not lack.
+# What a checkpoint was built on: another value would make it another run, another optimizer has no
+# moments in it; other betas or another half-life would correct the moments by steps or tokens that
+# they do not lack.
 FIXED = re.compile(
     r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)"
-    r"|optimizer\.(betas|beta2_half_life)|run\.seed"
+    r"|optimizer\.(kind|betas|beta2_half_life)|run\.seed"
 )
 
 
