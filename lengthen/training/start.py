@@ -35,7 +35,9 @@ from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store import Store
 from lengthen.data.tokenizer_files import TOKENIZER
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
@@ -58,7 +60,8 @@ from lengthen.util.signals import StopSignal
 # What a checkpoint was built on: another value would make it another run, and another half-life
 # would correct the second moment by tokens that it does not lack.
 FIXED = re.compile(
-    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.beta2_half_life|run\.seed"
+    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.beta2_half_life"
+    r"|run\.(seed|branched_from|parent_tokens)"
 )
 
 
@@ -117,6 +120,9 @@ def _train(
             overrides = _local_overrides(config, there)
             return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
+    if config.run.branched_from is not None:
+        rule = "is set by `lengthen branch`, which begins with that checkpoint; `train` begins anew"
+        raise SettingError("run.branched_from", rule, config.run.branched_from)
     runlog.check_new(out, overwrite=overwrite)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
@@ -168,36 +174,50 @@ def resume(
     config = with_auto_decided(config)
     store = open_store(config)
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
-    disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
         own_directory(stack, paths.root, context, what, config)
-        if context.is_rank_zero:
-            remove_incomplete(disk, paths.checkpoints)
-        start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
-        config, micro_tokens = with_micro_tokens(config, store, context)
-        stop = stack.enter_context(StopSignal().listening())
-        trainer = Trainer(config, store, context, micro_tokens, stop)
-        trainer.restore(start)
-        _check_budget(trainer)
-        # Only now, after everything that could be refused, do the run's files change.
-        discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
-        loop = _build_loop(
-            stack, trainer, paths, disk, stop, shown=not quiet, resumed_from=start.step
-        )
-        for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
-            loop.note(text)
-        changed = _changed_settings(overrides, config, start)
-        loop.event("resumed", discarded_lines=discarded, overrides=changed)
-        del start  # its files are mapped as long as it lives, and will be deleted
-        return loop.run()
+        go_on = stack, context, paths, config, store, disk or Disk()
+        return resumed(*go_on, checkpoint, overrides, notes, shown=not quiet).run()
 
 
-def _check_budget(trainer: Trainer) -> None:
-    trained, budget = trainer.train_state.counters.tokens, trainer.schedule.budget
+def resumed(
+    stack: ExitStack,
+    context: DistributedContext,
+    paths: RunPaths,
+    config: Config,
+    store: Store,
+    disk: Disk,
+    checkpoint: str | None,
+    overrides: Tables,
+    notes: list[str],
+    *,
+    shown: bool,
+) -> TrainingLoop:
+    """Return the loop of a run that this process owns and that goes on from a checkpoint."""
+    if context.is_rank_zero:
+        remove_incomplete(disk, paths.checkpoints)
+    start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
+    config, micro_tokens = with_micro_tokens(config, store, context)
+    stop = stack.enter_context(StopSignal().listening())
+    trainer = Trainer(config, store, context, micro_tokens, stop)
+    trainer.restore(start)
+    check_budget(config, trainer.train_state.counters.tokens, trainer.schedule.budget)
+    # Only now, after everything that could be refused, do the run's files change.
+    discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
+    loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)
+    for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
+        loop.note(text)
+    changed = _changed_settings(overrides, config, start)
+    loop.event("resumed", discarded_lines=discarded, overrides=changed)
+    return loop
+
+
+def check_budget(config: Config, trained: int, budget: int) -> None:
+    """Raise SettingError for a budget of fewer tokens than are trained already."""
     if budget < trained:
-        setting = "tokens" if trainer.config.budget.epochs is None else "epochs"
+        setting = "tokens" if config.budget.epochs is None else "epochs"
         rule = f"must be at least the {trained} tokens that are trained already"
         raise SettingError(f"budget.{setting}", rule, budget)
 

@@ -192,7 +192,8 @@ class Trainer:
     def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        trained = step.tokens - self.train_state.skipped_tokens
+        before = self.config.run.parent_tokens or 0
+        trained = before + step.tokens - self.train_state.skipped_tokens
         set_step(self.optimizer, self.config.optimizer, step.plan, trained, self._updates + 1)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
