@@ -1,10 +1,10 @@
-"""Add the finished runs of a comparison to a packed study, without what belongs to one machine.
+"""Add the ended runs of a comparison to a packed study, without what belongs to one machine.
 
     python scripts/publish_runs.py COMPARISON studies/large-batch.tar.xz
 
-Runs that are in it already stay as they are. Kept are settings, environment, measurements and what
-`eval` found; left out are checkpoints, the tokenizer, the command line and the paths of the token
-store and of sets (ids and SHA-256 stay).
+A run has ended where it finished or diverged; those that are in the study stay as they are. Kept
+are settings, environment, measurements and what `eval` found; left out are checkpoints, the
+tokenizer, the command line and the paths of the token store and of sets (ids and SHA-256 stay).
 """
 
 import json
@@ -17,18 +17,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from lengthen.config.load import load
 from lengthen.evaluation.results import Result, read, write
 from lengthen.experiments.compare.file import RUNS
-from lengthen.run.attempts import ATTEMPTS
+from lengthen.experiments.status import State, run_status
+from lengthen.run.attempts import ATTEMPTS, read_attempts
 from lengthen.run.directory import RunPaths
-from lengthen.run.metrics import last_record
 from lengthen.run.packed import opened
-from lengthen.run.records import Event
 from lengthen.util.disk import Disk
 
 
 def publish(comparison: Path, study: Path) -> int:
-    """Add every finished run that `study` does not hold yet; return how many those were."""
+    """Add every ended run that `study` does not hold yet; return how many those were."""
     with opened(study) if study.exists() else _new_folder() as folder:
         copied = copy(comparison, folder)
         pack(folder, study)
@@ -54,15 +54,14 @@ def pack(folder: Path, study: Path) -> None:
 
 
 def copy(comparison: Path, out: Path) -> int:
-    """Copy every finished run that `out` does not hold yet; return how many those were."""
+    """Copy every ended run that `out` does not hold yet; return how many those were."""
     copied = 0
     for metrics in sorted((comparison / RUNS).rglob("metrics.jsonl")):
         here, there = (
             RunPaths(metrics.parent),
             RunPaths(out / metrics.parent.relative_to(comparison)),
         )
-        last = last_record(metrics)
-        if not isinstance(last, Event) or last.name != "finished":
+        if not has_ended(here.root):
             continue
         there.root.mkdir(parents=True, exist_ok=True)
         if here.evaluations.exists():
@@ -81,6 +80,17 @@ def copy(comparison: Path, out: Path) -> int:
     return copied
 
 
+def has_ended(run: Path) -> bool:
+    """Return whether a run has come to its end: it finished, or it diverged on the way."""
+    return state_of(run) in ("finished", "diverged")
+
+
+def state_of(run: Path) -> State:
+    """Return how far the run in a directory is, whatever its configuration."""
+    file = RunPaths(run).config
+    return run_status(run, load(str(file))[0]).state if file.is_file() else "missing"
+
+
 def _anywhere(result: Result) -> Result:
     """Return a result without the paths of the set or store that it was found with."""
     kept = tuple((k, v) for k, v in result.outcome.settings if k not in ("set", "store"))
@@ -89,13 +99,12 @@ def _anywhere(result: Result) -> Result:
 
 def _publish_attempts(here: Path, there: Path) -> None:
     """Add how runs were started, and nothing that they said; what is there already stays."""
-    known = there.read_text(encoding="utf-8").splitlines() if there.is_file() else []
-    runs = {json.loads(line)["run"] for line in known}
-    for line in here.read_text(encoding="utf-8").splitlines() if here.is_file() else ():
-        record = json.loads(line)
-        if record["event"] == "started" and record["run"] not in runs:
-            known.append(json.dumps(record))
-    there.write_text("".join(f"{line}\n" for line in known), encoding="utf-8")
+    known = list(read_attempts(there.parent))
+    runs = {run for run, _ in known}
+    new = [one for one in read_attempts(here.parent) if one[0] not in runs]
+    lines = [record for _, record in known]
+    lines += [record for _, record in new if record["event"] == "started"]
+    there.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

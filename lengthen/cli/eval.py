@@ -17,6 +17,9 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--data", type=Path, metavar="STORE", help="for valid (the run's own)")
     parser.add_argument("--shots", type=int, default=0, help="solved questions before each (0)")
     parser.add_argument("--stride", type=int, help="tokens a window scores (the full length)")
+    parser.add_argument(
+        "--windows", type=int, nargs="+", default=(), metavar="N", help="for valid (1/8, 1/4, 1/2)"
+    )
     parser.add_argument("--limit", type=int, help="only the first so many items")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of shots (0)")
     parser.add_argument(

@@ -19,7 +19,7 @@ SETTINGS = {
     "budget.epochs": "passes numepochs numtrainepochs maxepochs",
     "optimizer.learning_rate": "lr maxlr",
     "optimizer.min_learning_rate": "minlr",
-    "optimizer.min_learning_rate = optimizer.learning_rate for a constant one": "decaylr",
+    "optimizer.schedule, constant for no fall": "decaylr lrdecaystyle lrschedulertype lrscheduler",
     "optimizer.warmup_steps": "warmupiters lrwarmupiters lrwarmupsteps numwarmupsteps",
     "optimizer.decay_tokens, in tokens": "lrdecayiters",
     "optimizer.clip": "gradclip clipgrad maxgradnorm maxnorm gradientclipval",

@@ -35,7 +35,7 @@ from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom, settings_of
 from lengthen.core.ledger import Leftovers
 from lengthen.core.pacing import Pacing
-from lengthen.core.schedule import Hold, RateByTokens, Schedule, with_duration
+from lengthen.core.schedule import Hold, RateByTokens, RateSchedule, Schedule, with_duration
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
@@ -151,15 +151,19 @@ class Batch(Table):
 
 
 class Optimizer(Table):
-    """AdamW; its rate rises over `warmup_steps`, then falls along half a cosine of tokens."""
+    """AdamW; its rate rises over `warmup_steps`, then follows `schedule` in tokens."""
 
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
     min_learning_rate: Annotated[
-        Number, Doc("where the cosine ends, at most the peak", default="a tenth of the peak")
+        Number, Doc("where the fall ends, at most the peak", default="a tenth of the peak")
     ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
+    schedule: Annotated[RateSchedule, Doc("of the rate's fall, by tokens trained")] = "cosine"
     decay_tokens: Annotated[
-        Count | None, Doc("length of the cosine", "trained tokens", "the budget")
+        Count | None, Doc("at which the rate is at its minimum", "trained tokens", "the budget")
+    ] = None
+    wsd_decay_tokens: Annotated[
+        Count | None, Doc("of wsd's fall, up to them", "tokens", "a tenth of `decay_tokens`")
     ] = None
     rate_by_tokens: Annotated[
         RateByTokens, Doc("sqrt: times the root of a step's tokens over those of a full step")
@@ -320,8 +324,9 @@ class Config(Table):
         # As the number was written: 0.29 in binary times 100 is a little less than 29.
         tokens = int(Fraction(repr(self.budget.epochs)) * sequences * self.model.length)
         schedule = self._schedule_of(tokens)
-        for _, rule, _ in schedule.mistakes():
-            raise SettingError("budget.epochs", rule.replace("must be", "must give"), tokens)
+        for setting, rule, value in schedule.mistakes():
+            setting = setting.replace("budget.tokens", "budget.epochs")
+            raise SettingError(setting, rule.replace("must be", "must give"), value)
         return with_duration(schedule)
 
     def _schedule_of(self, budget: int) -> Schedule:
@@ -337,6 +342,8 @@ class Config(Table):
             min_learning_rate=self.optimizer.min_learning_rate,
             warmup_steps=self.optimizer.warmup_steps,
             decay_tokens=self.optimizer.decay_tokens or budget,
+            rate_schedule=self.optimizer.schedule,
+            wsd_decay_tokens=self.optimizer.wsd_decay_tokens,
         )
 
     def tables(self) -> Tables:

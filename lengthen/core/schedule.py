@@ -21,6 +21,7 @@ from lengthen.util.errors import SettingError
 
 Hold = Literal["rows", "tokens"]
 RateByTokens = Literal["none", "sqrt"]
+RateSchedule = Literal["cosine", "wsd", "linear", "constant"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Schedule:
     min_learning_rate: float
     warmup_steps: int  # W
     decay_tokens: int  # trained tokens at which the rate arrives at its minimum
+    rate_schedule: RateSchedule = "cosine"
+    wsd_decay_tokens: int | None = None  # of "wsd", up to decay_tokens; None: a tenth of those
 
     def mistakes(self) -> Iterator[tuple[str, str, object]]:
         """Yield the settings that contradict each other: name, rule, value."""
@@ -74,6 +77,12 @@ class Schedule:
             yield "batch.hold", 'must be "rows" where pacing.of is "rows"', self.hold
         if self.leftovers == "in_place":
             yield from self._cannot_cut()
+        decay, setting = self.wsd_decay_tokens, "optimizer.wsd_decay_tokens"
+        if decay is not None and self.rate_schedule != "wsd":
+            yield setting, 'needs optimizer.schedule = "wsd"', decay
+        if decay is not None and decay > self.decay_tokens:
+            ends = f"optimizer.decay_tokens, or else the budget ({self.decay_tokens})"
+            yield setting, f"must not exceed {ends}", decay
         needed = self.rows_at(Counters()) * self.length(Counters())
         if self.budget < needed:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", self.budget
@@ -128,19 +137,34 @@ class Schedule:
         """Return the learning rate of the step that follows `counters`.
 
             peak * (t + 1) / W                                              t < W
-            minimum + (peak - minimum) * (1 + cos(pi * x)) / 2              then,
-            x = (tokens - origin) / (decay_tokens - origin) in [0, 1]
+            minimum + (peak - minimum) * (1 + cos(pi * x)) / 2              then "cosine",
+            peak - (peak - minimum) * x                                     "linear" and "wsd",
+            peak                                                            "constant"
+            x = (tokens - start) / (decay_tokens - start) in [0, 1]
 
-        over the tokens *before* the step, so that step and rate never wait for each other.
+        over the tokens *before* the step, so that step and rate never wait for each other. The
+        start is the origin; with "wsd" (warmup, stable, decay: arXiv:2404.06395, section 4) no less
+        than decay_tokens - wsd_decay_tokens, and the fall the linear one of arXiv:2405.18392,
+        section 3: up to there the rate is that of every longer run, to the last bit.
         """
         if counters.step < self.warmup_steps:
             return self.learning_rate * (counters.step + 1) / self.warmup_steps
-        span = self.decay_tokens - counters.origin
-        done = min((counters.tokens - counters.origin) / span, 1.0) if span > 0 else 1.0
-        return (
-            self.min_learning_rate
-            + (self.learning_rate - self.min_learning_rate) * (1 + math.cos(math.pi * done)) / 2
-        )
+        start = max(counters.origin, self.decay_start)
+        span = self.decay_tokens - start
+        done = min(max(counters.tokens - start, 0) / span, 1.0) if span > 0 else 1.0
+        fall = self.learning_rate - self.min_learning_rate
+        if self.rate_schedule == "cosine":
+            return self.min_learning_rate + fall * (1 + math.cos(math.pi * done)) / 2
+        if self.rate_schedule == "constant":
+            return self.learning_rate
+        return max(self.min_learning_rate, self.learning_rate - fall * done)
+
+    @property
+    def decay_start(self) -> int:
+        """Trained tokens from which the rate falls, unless it still warms up."""
+        if self.rate_schedule != "wsd":
+            return 0
+        return self.decay_tokens - (self.wsd_decay_tokens or -(-self.decay_tokens // 10))
 
     def step_rate(self, counters: Counters, tokens: int) -> float:
         """Return the learning rate of the step that follows `counters` and has so many tokens.

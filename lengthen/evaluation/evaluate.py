@@ -119,6 +119,7 @@ def evaluate(
     stride: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    windows: Sequence[int] = (),
     precision: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_result: Callable[[NamedModel, Result], None] | None = None,
@@ -128,17 +129,17 @@ def evaluate(
     `tasks` are names, also as one text with commas: "valid", "wikitext103", "lambada", one of the
     published sets, "lm-eval:NAME", or "all"; `sets` is the folder with their files, `data` the
     token store for "valid" (the run's own). `shots` solved questions, drawn by `seed`, stand before
-    each; `limit` takes the first items alone; `stride` is for "wikitext103". Weights are computed
-    in `precision`, by default fp32. Every result goes into the file `out`, or beside its model, and
-    to `on_result`, before the next task. Raises SettingError, DataError, CheckpointError and
-    MemoryLimitError.
+    each; `limit` takes the first items alone; `stride` is for "wikitext103", `windows` are the
+    shorter lengths of "valid". Weights are computed in `precision`, by default fp32. Every result
+    goes into the file `out`, or beside its model, and to `on_result`, before the next task. Raises
+    SettingError, DataError, CheckpointError and MemoryLimitError.
 
     >>> evaluations = lengthen.evaluate("runs/first", "valid", limit=4)
     >>> (result,) = evaluations.results["first"]
     >>> result.outcome.measures[0].value < 6
     True
     """
-    options = EvalOptions(optional_path("sets", sets), shots, limit, stride, seed)
+    options = EvalOptions(optional_path("sets", sets), shots, limit, stride, seed, tuple(windows))
     if precision not in (None, *DTYPES):
         raise SettingError("precision", f"must be {', '.join(DTYPES)} or None", precision)
     named = find_models(as_paths("models", models), optional_path("out", out))

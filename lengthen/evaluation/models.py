@@ -38,11 +38,13 @@ class EvalOptions:
     limit: int | None = None  # items, the first ones; None: all
     stride: int | None = None  # tokens that a sliding window scores; None: the full length
     seed: int = 0  # of the choice of shots
+    windows: tuple[int, ...] = ()  # shorter lengths that `valid` reads; (): shares of the full one
 
     def __post_init__(self) -> None:
         if self.shots < 0:
             raise SettingError("--shots", "must be at least 0", self.shots)
-        for name, value in (("--limit", self.limit), ("--stride", self.stride)):
+        of_windows = [("--windows", size) for size in self.windows]
+        for name, value in (("--limit", self.limit), ("--stride", self.stride), *of_windows):
             if value is not None and value < 1:
                 raise SettingError(name, "must be at least 1", value)
 

@@ -25,13 +25,17 @@ from lengthen.model.gpt import GPT
 from lengthen.model.loss import CHUNK
 from lengthen.util.console import clock_time, note
 from lengthen.util.console import line as progress_line
-from lengthen.util.errors import DataError
+from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import counted
 
 SHARES = (8, 4, 2)  # of the full length, as divisors: the shorter windows
+QUARTERS = 4
 BANDS = 4  # in each doubling of the position
 CURVE = "loss by position"
-SAME_TOKENS = "a shorter length reads the same tokens, in windows of that length"
+SAME_TOKENS = (
+    "a shorter length reads the same tokens, in windows of that length; context gain is the loss "
+    "in them less that at full length, of tokens with half a window or more before them in both"
+)
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -39,8 +43,9 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
     """Return loss and perplexity over the validation part of a store, in full-length sequences.
 
-    `limit` takes the first sequences. Errors are over sequences; chance gives every token of the
-    vocabulary the same. Raises DataError where the part has no full-length sequence.
+    `limit` takes the first sequences, `windows` are the shorter lengths. Errors are over sequences;
+    chance gives every token of the vocabulary the same. Raises DataError where the part has no
+    full-length sequence, SettingError for a window that is not shorter than one.
     """
     began = time.monotonic()
     length = model.length
@@ -49,7 +54,9 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
         has = f"the valid part has {len(store.valid)} tokens, needs at least {length + 1}"
         raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
     sequences = min(sequences, options.limit or sequences)
-    shorter = [size for share in SHARES if (size := length // share)]
+    shorter = options.windows or [size for share in SHARES if (size := length // share)]
+    if max(shorter, default=0) >= length:
+        raise SettingError("--windows", f"must be shorter than {length} tokens", max(shorter))
     read = partial(losses, model, store.valid)
     tried = [(read(length, 1, lambda _: None), time.monotonic()) for _ in range(2)]
     seconds = (tried[1][1] - tried[0][1]) * sequences * (1 + len(shorter))
@@ -63,19 +70,25 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
             done += tokens
             progress.update(done, f"{done:,} tokens")
 
-        by_sequence, by_position = read(length, sequences, after_batch)
-        in_windows = {
-            size: float(read(size, sequences * length // size, after_batch)[0].mean())
-            for size in shorter
-        }
+        whole = read(length, sequences, after_batch)
+        measures = list(_measures(whole, model.vocabulary))
+        for size in sorted(shorter):
+            short = read(size, sequences * length // size, after_batch)
+            measures += _of_window(whole, short, model.vocabulary)
+    windows = ("windows", ", ".join(map(str, sorted(shorter))))
     return Outcome(
         task="valid",
         items=sequences,
         tokens=sequences * length,
         seconds=time.monotonic() - began,
-        measures=tuple(_measures(by_sequence, in_windows, model.vocabulary)),
-        curves=(curve(by_position),),
-        settings=(("store", str(store.path)), ("store id", store.id), ("length", str(length))),
+        measures=tuple(measures),
+        curves=(curve(whole.mean(axis=0)),),
+        settings=(
+            ("store", str(store.path)),
+            ("store id", store.id),
+            ("length", str(length)),
+            *([windows] if options.windows else []),
+        ),
         notes=(SAME_TOKENS,),
     )
 
@@ -86,22 +99,20 @@ def losses(
     length: int,
     sequences: int,
     after_batch: Callable[[int], None],
-) -> tuple[Floats, Floats]:
-    """Return the mean loss of each of the first sequences, and that at each of their positions.
+) -> Floats:
+    """Return the loss of each token of the first sequences, in nats: (sequences, length) float64.
 
-    Nats, float64: (sequences,) and (length,). `after_batch` gets the tokens of each micro-batch.
+    `after_batch` gets the tokens of each micro-batch.
     """
     rows = max(1, model.micro_tokens // length)
-    by_sequence, by_position = np.zeros(sequences), np.zeros(length)
+    by_token = np.zeros((sequences, length))
     with torch.inference_mode(), model.context.autocast():
         for first in range(0, sequences, rows):
             share = range(first, min(first + rows, sequences))
             batch = fronts(tokens, share, length, length).to(model.context.device)
-            by_token = _token_losses(model.gpt, batch).cpu().double().numpy()
-            by_sequence[share.start : share.stop] = by_token.mean(axis=1)
-            by_position += by_token.sum(axis=0) / sequences
-            after_batch(by_token.size)
-    return by_sequence, by_position
+            by_token[share.start : share.stop] = _token_losses(model.gpt, batch).cpu().double()
+            after_batch(len(share) * length)
+    return by_token
 
 
 def _token_losses(gpt: GPT, tokens: Tensor) -> Tensor:
@@ -143,12 +154,36 @@ def curve(by_position: Floats) -> Curve:
     )
 
 
-def _measures(
-    by_sequence: Floats, in_windows: dict[int, float], vocabulary: int
-) -> Iterator[Measure]:
-    loss, error = float(by_sequence.mean()), standard_error(by_sequence.tolist())
+def gains(whole: Floats, short: Floats) -> Floats:
+    """Return the loss in shorter windows less that at full length, of each sequence, in nats.
+
+    (sequences, length) and (windows, size) of the same tokens -> (sequences,). Only tokens count
+    that have at least half a window before them in their window and in their sequence; a sequence
+    without one is left out.
+    """
+    (sequences, length), size = whole.shape, short.shape[1]
+    at = np.arange(short.size)
+    at = at[2 * np.minimum(at % size + 1, at % length + 1) >= size]
+    gain, of = short.ravel()[at] - whole.ravel()[at], at // length
+    counts = np.bincount(of, minlength=sequences)
+    return np.bincount(of, gain, sequences)[counts > 0] / counts[counts > 0]
+
+
+def _measures(whole: Floats, vocabulary: int) -> Iterator[Measure]:
     guess = math.log(vocabulary)
-    yield Measure("loss", loss, error, guess)
-    yield perplexity_measure("perplexity", loss, error, float(vocabulary))
-    for size, shorter in sorted(in_windows.items()):
-        yield Measure(f"loss at length {size}", shorter, None, guess)
+    loss = _mean("loss", whole.mean(axis=1), guess)
+    yield loss
+    yield perplexity_measure("perplexity", loss.value, loss.error, float(vocabulary))
+    for number, part in enumerate(np.array_split(whole, QUARTERS, axis=1), 1):
+        if part.size:
+            yield _mean(f"loss in quarter {number}", part.mean(axis=1), guess)
+
+
+def _of_window(whole: Floats, short: Floats, vocabulary: int) -> Iterator[Measure]:
+    size = short.shape[1]
+    yield Measure(f"loss at length {size}", float(short.mean()), None, math.log(vocabulary))
+    yield _mean(f"context gain over {size}", gains(whole, short))
+
+
+def _mean(name: str, by_sequence: Floats, chance: float | None = None) -> Measure:
+    return Measure(name, float(by_sequence.mean()), standard_error(by_sequence.tolist()), chance)

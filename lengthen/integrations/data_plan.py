@@ -19,12 +19,15 @@ from lengthen.config.values import parse_count
 from lengthen.core.custom_pacing import ByStep, Custom, settings_of
 from lengthen.core.ledger import Leftovers, State
 from lengthen.core.pacing import Adaptive, check_whole
-from lengthen.core.schedule import Hold, Schedule, spans
+from lengthen.core.schedule import Hold, RateSchedule, Schedule, spans
 from lengthen.data.loader import Loader, Tokens
 from lengthen.data.stream import StepStream, StreamState
 from lengthen.util.errors import SettingError, nearest
 
-COUNTS = ("rows", "budget", "full_length", "reuse_after", "seed", "warmup_steps", "decay_tokens")
+COUNTS = (
+    *("rows", "budget", "full_length", "reuse_after", "seed", "warmup_steps"),
+    *("decay_tokens", "wsd_decay_tokens"),
+)
 CHANGEABLE = ("budget",)  # on a resume: it cuts the last steps and moves none
 
 
@@ -51,6 +54,8 @@ class DataPlan:
     warmup_steps: int = 0  # W, of the learning rate
     decay_tokens: int | None = None  # at which the rate is at its minimum; the budget if absent
     min_learning_rate: float = 0.0  # as a share of the optimizer's own learning rate, the peak
+    rate_schedule: RateSchedule = "cosine"  # "wsd", "linear" or "constant", as in a file
+    wsd_decay_tokens: int | None = None  # of the fall of "wsd"; a tenth of decay_tokens if absent
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -72,11 +77,17 @@ class DataPlan:
             ("run.seed", self.seed, 0),
             ("optimizer.warmup_steps", self.warmup_steps, 0),
             ("optimizer.decay_tokens", self.schedule.decay_tokens, 1),
+            (
+                "optimizer.wsd_decay_tokens",
+                1 if self.wsd_decay_tokens is None else self.wsd_decay_tokens,
+                1,
+            ),
         ):
             check_whole(setting, number, least=least)
         for setting, word, kind in (
             ("batch.hold", self.hold, Hold),
             ("batch.leftovers", self.leftovers, Leftovers),
+            ("optimizer.schedule", self.rate_schedule, RateSchedule),
         ):
             if word not in get_args(kind):
                 raise SettingError(setting, "no such way", word, nearest(str(word), get_args(kind)))
@@ -105,6 +116,8 @@ class DataPlan:
             min_learning_rate=self.min_learning_rate,
             warmup_steps=self.warmup_steps,
             decay_tokens=self.budget if self.decay_tokens is None else self.decay_tokens,
+            rate_schedule=self.rate_schedule,
+            wsd_decay_tokens=self.wsd_decay_tokens,
         )
 
     def tables(self) -> dict[str, dict[str, Any]]:
@@ -138,7 +151,7 @@ class DataPlan:
         return sum(span.steps for span in spans(self.schedule))
 
     def lr_scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        """Return a scheduler that warms up in steps and decays along a cosine in trained tokens.
+        """Return a scheduler that warms up in steps and follows `rate_schedule` in trained tokens.
 
         It scales the optimizer's own learning rates, and is stepped once after every update.
         """

@@ -178,6 +178,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     """Return a forecast as names and texts; FLOP and seconds also as a factor of the `first`."""
     plan, corpus, last = forecast.plan, forecast.plan.corpus, forecast.plan.curve[-1]
     source = "" if forecast.speed is None else forecast.speed.source
+    falls = f", falling from {start:,} tokens on" if (start := plan.schedule.decay_start) else ""
     flops = f" ({plan.flops / first.plan.flops:.3g} x)" if first else ""
     seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
     unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"
@@ -204,7 +205,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
             "learning rate at the end",
             f"{last.learning_rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens",
         ),
-        ("lowest learning rate", _lowest(plan)),
+        ("lowest learning rate", _lowest(plan) + falls),
         ("parameters", f"{plan.parameters:,}"),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         (
@@ -260,6 +261,8 @@ def _warmup(plan: Plan) -> str:
 
 def _lowest(plan: Plan) -> str:
     schedule = plan.schedule
+    if schedule.rate_schedule == "constant":
+        return f"{schedule.learning_rate:g}: it never falls"
     if plan.lowest is not None:
         return f"{schedule.min_learning_rate:g} {_begins(plan.lowest, plan)}"
     if plan.steps <= schedule.warmup_steps:

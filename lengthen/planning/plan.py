@@ -64,7 +64,7 @@ class Plan:
     shapes: dict[tuple[int, int], int]  # (rows, length) -> steps, in the order of the run
     curve: tuple[PlanPoint, ...]  # some 200 steps, spread over the budget: the first, ..., the last
     full: PlanPoint | None  # first step at full length; None where the budget ends before it
-    lowest: PlanPoint | None  # first step whose learning rate is the minimum; None likewise
+    lowest: PlanPoint | None  # first step whose learning rate is the minimum; None: there is none
     warmup_tokens: int  # trained while the learning rate warms up
     parameters: int
     memory: int  # bytes, at full length
@@ -174,7 +174,8 @@ class _Marks:
             self.full = point
         # The rate of a step looks at the tokens before it.
         warm = point.step > schedule.warmup_steps
-        if self.lowest is None and warm and point.tokens_before >= schedule.decay_tokens:
+        falls = schedule.rate_schedule != "constant"
+        if self.lowest is None and falls and warm and point.tokens_before >= schedule.decay_tokens:
             self.lowest = point
 
 
@@ -182,7 +183,8 @@ def _points(schedule: Schedule, span: Span, marks: _Marks) -> set[int]:
     """Return which steps of a span, counted from 1, a plan keeps."""
     counters, each = span.counters, span.plan.tokens
     warm = schedule.warmup_steps - counters.step
-    points = {1 - counters.step, warm}  # where a curve begins, and where it turns
+    falls = -(-(schedule.decay_start - counters.tokens) // each)
+    points = {1 - counters.step, warm, falls}  # where a curve begins, and where it turns
     every = max(1, schedule.budget // POINTS)
     first, last = counters.tokens // every + 1, (counters.tokens + span.tokens) // every
     points |= {-(-(number * every - counters.tokens) // each) for number in range(first, last + 1)}

@@ -34,10 +34,12 @@ def in_tokens(
         return config
     speed = speed or _measured(config, micro_tokens, 60 * minutes, context.world_size)
     free_memory(context.device)
+    # A few steps may be fewer tokens than those of a decay that the whole run has room for.
+    tried = with_overrides(config, {"optimizer": {"decay_tokens": MOST}})
 
     def needed(steps: int) -> float:
         """Return the minutes of a budget of so many steps at full length."""
-        parts = spans(_of_steps(config, steps).schedule())
+        parts = spans(_of_steps(tried, steps).schedule())
         rows = ((-(-one.rows // context.world_size), one.length, one.steps) for one in parts)
         return sum(count * speed.seconds(ours, length) for ours, length, count in rows) / 60
 

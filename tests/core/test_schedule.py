@@ -3,14 +3,24 @@
 import json
 import math
 from dataclasses import asdict, replace
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthen.core.pacing import Adaptive, Constant, Doubling, Linear, Pacing, Root, Staged
-from lengthen.core.schedule import Counters, Schedule, crossed, spans, steps, warmup_steps
+from lengthen.core.schedule import (
+    Counters,
+    RateByTokens,
+    RateSchedule,
+    Schedule,
+    crossed,
+    spans,
+    steps,
+    warmup_steps,
+)
 
 
 def schedule_of(
@@ -170,6 +180,93 @@ def test_the_rate_is_a_cosine_of_tokens_not_of_steps() -> None:
     assert schedule.learning_rate_at(
         Counters(104, halfway.tokens, halfway.origin)
     ) == schedule.learning_rate_at(halfway)
+
+
+RATES = st.floats(0, 1e3, allow_subnormal=False)
+
+
+@given(
+    kind=st.sampled_from(get_args(RateSchedule)),
+    rates=st.tuples(RATES, RATES).map(sorted),
+    decay=st.integers(1, 5000),
+    share=st.none() | st.floats(0, 1),
+    origin=st.integers(0, 3000),
+    later=st.lists(st.integers(0, 6000), max_size=20).map(sorted),
+)
+def test_after_the_warmup_every_rate_falls_in_tokens_from_its_peak_to_its_minimum(
+    kind: RateSchedule,
+    rates: list[float],
+    decay: int,
+    share: float | None,
+    origin: int,
+    later: list[int],
+) -> None:
+    lowest, peak = rates
+    wsd = None if share is None or kind != "wsd" else max(1, round(share * decay))
+    schedule = replace(
+        schedule_of(SLW, warmup=1, decay=decay, budget=6000),
+        rate_schedule=kind,
+        wsd_decay_tokens=wsd,
+        learning_rate=peak,
+        min_learning_rate=lowest,
+    )
+    assert not list(schedule.mistakes())
+    # Neither the step nor anything else but the tokens counts, once the warm-up is over.
+    after = [origin + tokens for tokens in later]
+    found = [schedule.learning_rate_at(Counters(1, tokens, origin)) for tokens in after]
+    assert found == [schedule.learning_rate_at(Counters(99, tokens, origin)) for tokens in after]
+    close = 1e-15 * peak
+    assert all(one >= other - close for one, other in pairwise(found))
+    assert all(lowest - close <= rate <= peak + close for rate in found)
+    begins, falls = max(origin, schedule.decay_start), kind != "constant"
+    for tokens, rate in zip(after, found, strict=True):
+        if tokens <= begins < decay or not falls:  # continuous where the warm-up ends at its peak
+            assert rate == pytest.approx(peak, rel=1e-15)
+        if tokens >= decay and falls:
+            assert rate == pytest.approx(lowest, rel=1e-12, abs=close)
+        # No jump: a token takes no more of the fall than half a cosine where it is steepest.
+        if begins < decay:
+            one_later = schedule.learning_rate_at(Counters(1, tokens + 1, origin))
+            steepest = (peak - lowest) / (decay - begins) * math.pi / 2
+            assert rate - one_later <= steepest + close
+
+
+@given(
+    pacing=PACINGS,
+    budgets=st.tuples(st.integers(2000, 60_000), st.integers(2000, 60_000)).map(sorted),
+    wsd=st.none() | st.integers(1, 2000),
+    warmup=st.integers(0, 20),
+    by_tokens=st.sampled_from(["none", "sqrt"]),
+)
+def test_up_to_its_decay_a_wsd_run_is_every_longer_one_to_the_last_bit(
+    pacing: Pacing, budgets: list[int], wsd: int | None, warmup: int, by_tokens: RateByTokens
+) -> None:
+    shorter, longer = (
+        replace(
+            schedule_of(pacing, budget=budget, warmup=warmup),
+            rate_schedule="wsd",
+            wsd_decay_tokens=wsd,
+            rate_by_tokens=by_tokens,
+        )
+        for budget in budgets
+    )
+    trunk = [one for one in steps(shorter) if one[0].tokens <= shorter.decay_start]
+    assert len(trunk) >= 1
+    # The budget may cut the last step.
+    whole = [one for one in trunk if one[0].tokens + 8 * 64 <= budgets[0]]
+    assert whole == list(islice(steps(longer), len(whole)))
+
+
+def test_a_wsd_decay_is_a_tenth_of_the_run_and_never_longer_than_it() -> None:
+    schedule = replace(schedule_of(Constant(end=64), budget=51_201), rate_schedule="wsd")
+    assert schedule.decay_start == 51_201 - 5_121
+    name, tokens = "optimizer.wsd_decay_tokens", 51_202
+    whole = "must not exceed optimizer.decay_tokens, or else the budget (51201)"
+    assert list(replace(schedule, wsd_decay_tokens=tokens).mistakes()) == [(name, whole, tokens)]
+    assert not list(replace(schedule, wsd_decay_tokens=51_201).mistakes())
+    for kind in ("cosine", "linear", "constant"):
+        other = replace(schedule, rate_schedule=kind, wsd_decay_tokens=9)
+        assert list(other.mistakes()) == [(name, 'needs optimizer.schedule = "wsd"', 9)]
 
 
 @given(pacing=PACINGS, budget=st.integers(64, 60_000), warmup=st.sampled_from([0, 9]))

@@ -44,7 +44,11 @@ def test_what_is_marked_as_a_default_is_one() -> None:
 
 
 def test_every_setting_of_a_course_is_there_with_its_default() -> None:
-    words = {"full_length": "the pacing's end", "decay_tokens": "the budget"}
+    words = {
+        "full_length": "the pacing's end",
+        "decay_tokens": "the budget",
+        "wsd_decay_tokens": "a tenth of `decay_tokens`",
+    }
 
     def default(field: Any) -> str:
         value = "required" if field.default is MISSING else f"`{field.default!r}`"

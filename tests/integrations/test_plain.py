@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from torch import nn
 from lengthen.checkpoint.verify import verify
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive, Constant, Linear, Staged
-from lengthen.core.schedule import Hold, steps
+from lengthen.core.schedule import Hold, RateSchedule, steps
 from lengthen.data.store import Store
 from lengthen.evaluation.generate import sample
 from lengthen.evaluation.models import find_models
@@ -167,8 +167,10 @@ def test_a_log_has_the_name_of_the_function(tmp_path: Path) -> None:
 # Learning rates by tokens
 
 
-def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
+@pytest.mark.parametrize("kind", get_args(RateSchedule))
+def test_the_rates_of_the_scheduler_are_those_of_the_token_clock(kind: RateSchedule) -> None:
     plan = replace(PLAN, warmup_steps=3, min_learning_rate=0.1, decay_tokens=1_500)
+    plan = replace(plan, rate_schedule=kind, wsd_decay_tokens=600 if kind == "wsd" else None)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     rates, found = plan.lr_scheduler(optimizer), []
     for _ in BatchStream(TOKENS, plan):
@@ -177,7 +179,7 @@ def test_the_rates_of_the_scheduler_are_those_of_the_token_clock() -> None:
         rates.step()
     wanted = [0.5 * shape.learning_rate for _, shape in steps(plan.schedule)]
     assert found == pytest.approx(wanted)
-    assert found[-1] == pytest.approx(0.05)
+    assert found[-1] == pytest.approx(0.5 if kind == "constant" else 0.05)
     assert plan.number_of_steps() == len(wanted)
 
 
@@ -288,6 +290,13 @@ def test_a_plan_reads_counts_as_a_file_does() -> None:
             {"leftovers": "in_place", "hold": "tokens"},
             "pacing: must have lengths that divide model.length (32) where batch.leftovers is "
             '"in_place", got 24',
+        ),
+        ({"rate_schedule": "cos"}, "optimizer.schedule: no such way, got 'cos'; did you mean"),
+        ({"wsd_decay_tokens": 0}, "optimizer.wsd_decay_tokens: must be from 1 to"),
+        ({"wsd_decay_tokens": 9}, 'optimizer.wsd_decay_tokens: needs optimizer.schedule = "wsd"'),
+        (
+            {"wsd_decay_tokens": "9K", "rate_schedule": "wsd"},
+            "optimizer.wsd_decay_tokens: must not exceed optimizer.decay_tokens, or else the",
         ),
         (
             {"min_learning_rate": 1.5},

@@ -120,6 +120,12 @@ def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
             "none: 0.01 from the first step on",
         ),
         ({}, "lowest learning rate", "0.001 after 10,000 tokens, where the budget ends"),
+        ({"optimizer": {"schedule": "constant"}}, "lowest learning rate", "0.01: it never falls"),
+        (
+            {"optimizer": {"schedule": "wsd", "wsd_decay_tokens": 2_500}},
+            "lowest learning rate",
+            "0.001 after 10,000 tokens, where the budget ends, falling from 7,500 tokens on",
+        ),
         (
             {"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 20_000}},
             "lowest learning rate",

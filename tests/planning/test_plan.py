@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from lengthen.config.load import build, merge
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import Config
 from lengthen.core.ledger import Ledger, reuse_spacing
-from lengthen.core.schedule import steps
+from lengthen.core.schedule import RateSchedule, steps
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
@@ -123,6 +123,9 @@ PACINGS: dict[str, dict[str, Any]] = {
         "batch": {"hold": "tokens", "leftovers": "in_place"},
     },
     "rates by tokens": {"optimizer": {"rate_by_tokens": "sqrt"}},
+    "wsd by tokens": {"optimizer": {"schedule": "wsd", "rate_by_tokens": "sqrt"}},
+    "a linear rate": {"optimizer": {"schedule": "linear", "warmup_steps": 3}},
+    "a constant rate": {"optimizer": {"schedule": "constant"}},
     "dropped": {"batch": {"leftovers": "drop"}},
     "longer than the run": {"pacing": {"duration": 500}},
     "epochs": {"budget": {"epochs": 0.2}},
@@ -266,11 +269,13 @@ def walked(config: Config, sequences: int | None, *, calm: bool) -> dict[str, An
         )
         moments.append(replace(moment, leftover=leftover))
     late = [one for one in moments if one.step > schedule.warmup_steps]
-    lowest = [one for one in late if one.tokens_before >= schedule.decay_tokens]
+    falls = schedule.rate_schedule != "constant"
+    lowest = [one for one in late if falls and one.tokens_before >= schedule.decay_tokens]
     full = [one for one in moments if one.length == schedule.full_length]
     kept = [one for one in moments if one in (*full[:1], *lowest[:1], moments[-1])]
     every = max(1, schedule.budget // 200)
     kept += [one for one in moments if one.step in (1, schedule.warmup_steps)]
+    kept += [one for one in moments if one.tokens_before < schedule.decay_start <= one.tokens]
     kept += [one for one in moments if one.tokens_before // every < one.tokens // every]
     shapes = Counter((one.rows, one.length) for one in moments)
     warm = [one.tokens for one in moments if one.step <= schedule.warmup_steps]
@@ -321,6 +326,7 @@ pacings = st.one_of(
     budget=st.integers(576, 60_000),
     warmup=st.sampled_from([0, 1, 12, 10_000]),
     decay=st.none() | st.integers(1, 70_000),
+    kind=st.sampled_from(get_args(RateSchedule)),
     sequences=st.none() | st.integers(1, 60) | st.just(5000),
     calm=st.booleans(),
 )
@@ -333,6 +339,7 @@ def test_a_plan_is_what_a_walk_through_every_step_finds(
     budget: int,
     warmup: int,
     decay: int | None,
+    kind: RateSchedule,
     sequences: int | None,
     calm: bool,
 ) -> None:
@@ -346,7 +353,7 @@ def test_a_plan_is_what_a_walk_through_every_step_finds(
         pacing=pacing,
         batch={"rows": rows, "hold": "rows" if by_rows else hold, "leftovers": leftovers},
         budget={"tokens": budget},
-        optimizer={"warmup_steps": warmup, **({} if decay is None else {"decay_tokens": decay})},
+        optimizer={"warmup_steps": warmup, "decay_tokens": decay, "schedule": kind},
     )
     found = plan(config, 256, sequences, calm=calm)
     expected = walked(config, sequences, calm=calm)

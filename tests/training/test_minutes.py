@@ -75,6 +75,18 @@ def test_minutes_too_short_for_one_step_are_refused_in_a_line(configured: Config
         in_tokens(config, 256, speed=speed_of(config))
 
 
+def test_a_decay_has_room_in_the_whole_run_if_not_in_the_first_steps_that_are_tried(
+    configured: Configure,
+) -> None:
+    wsd = {"schedule": "wsd", "wsd_decay_tokens": 8 * 8 * 64}
+    config = with_overrides(configured(optimizer=wsd), {"budget": {"minutes": 0.1}})
+    found = in_tokens(config, 256, speed=speed_of(config)).schedule()
+    assert found.budget - found.decay_start == 8 * 8 * 64
+    longer = with_overrides(config, {"optimizer": {"wsd_decay_tokens": found.budget + 1}})
+    with pytest.raises(SettingError, match=r"wsd_decay_tokens: must not exceed .* the budget \("):
+        in_tokens(longer, 256, speed=speed_of(config))
+
+
 SHORT = {"budget.minutes": 0.05, "pacing.duration": "30%", "saving.every_steps": 5}
 
 

@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "pacing": {"of": "rows", "start": 1},
         "optimizer": {"beta2_half_life": 3000, "rate_by_tokens": "sqrt"},
     },
+    "wsd": {"optimizer": {"schedule": "wsd", "wsd_decay_tokens": 4000}},
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
     "rotary positions": {"model": {"positions": "rope"}},

@@ -21,6 +21,7 @@ from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
+from lengthen.core.schedule import steps
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
@@ -381,3 +382,32 @@ def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(
     resume(run, checkpoint="step-00000004", settings=asked, quiet=True)
     (resumed,) = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
     assert resumed["overrides"] == {"run": {"on_nonfinite": "skip"}}
+
+
+def test_a_schedule_that_a_resume_changes_gives_its_own_rates_from_there_on(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run, longer = tmp_path / "run", {"budget": {"tokens": 12_000}}
+    config = configured(budget={"tokens": 9_000}, saving={"every_steps": 4, "keep": 9})
+    train(config, run, quiet=True)
+    wsd = {"schedule": "wsd", "wsd_decay_tokens": 3_000, "decay_tokens": 12_000}
+    resume(run, checkpoint=name_of(16), settings={**longer, "optimizer": wsd}, quiet=True)
+    before, after = (
+        [plan.learning_rate for _, plan in steps(with_overrides(config, changes).schedule())]
+        for changes in ({}, {**longer, "optimizer": wsd})
+    )
+    assert [line["lr"] for line in lines_of(run, "step")] == before[:16] + after[16:]
+    assert len(after) > 16
+    with pytest.raises(SettingError, match=r"wsd_decay_tokens: needs optimizer.schedule = \"wsd\""):
+        resume(run, settings={"optimizer": {"schedule": "linear"}}, quiet=True)
+
+
+def test_a_decay_longer_than_a_budget_in_epochs_is_refused_in_a_line(
+    configured: Configure, tmp_path: Path
+) -> None:
+    wsd = {"schedule": "wsd", "wsd_decay_tokens": 50_000}
+    config = configured(optimizer=wsd, budget={"tokens": None, "epochs": 0.5})
+    decay = r"^optimizer.wsd_decay_tokens: must not exceed optimizer.decay_tokens, .*\(24128\)"
+    with pytest.raises(SettingError, match=decay):
+        train(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

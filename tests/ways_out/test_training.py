@@ -55,6 +55,7 @@ VALUES = {
     "optimizer.min_learning_rate": "1e-3",
     "optimizer.warmup_steps": "2",
     "optimizer.decay_tokens": "1000",
+    "optimizer.schedule": "constant",
     "optimizer.weight_decay": "0.01",
     "optimizer.clip": "0.5",
     "optimizer.betas": "[0.9,0.99]",

@@ -87,7 +87,7 @@ def compare(
         comparison = comparison_of(dict(file), "comparison", overrides)
     else:
         comparison = read_comparison(as_path("file", file), overrides)
-    comparison = replace(comparison, runs=tuple(map(_on_its_store, comparison.runs)))
+    comparison = replace(comparison, runs=tuple(map(on_its_store, comparison.runs)))
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -142,7 +142,7 @@ def tables_of(
     ]
 
 
-def _on_its_store(run: Planned) -> Planned:
+def on_its_store(run: Planned) -> Planned:
     """Return a run with what its store decides, if that is there: what is finished needs none.
 
     Raises DataError and SettingError where it does not fit.

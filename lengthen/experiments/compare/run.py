@@ -6,7 +6,7 @@ this process may be killed at any moment.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,9 +39,11 @@ def carry_out(
     jobs: int | None = None,
     threads: int | None = None,
     shown: bool = True,
+    on_end: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Bring every run of a comparison, whose configurations are on their stores, to its end.
 
+    They start in their order. `on_end` gets the directory of each that has ended or crashed.
     Raises BusyError where another process does so, SettingError and DataError for what no run
     could start with, and StoppedError after a signal, when the runs have saved.
     """
@@ -66,7 +68,7 @@ def carry_out(
             few *= len(comparison.seeds) < FEWEST_SEEDS
             progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}{few}")
             of, whole = len(comparison.runs), int(flops)
-            training = _Training(machine, attempts, progress, left, time_left, of, whole)
+            training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)
 
 
@@ -103,6 +105,7 @@ class _Training:
     time_left: TimeLeft
     runs: int  # of the comparison
     flops: int  # of all that was left when it began
+    on_end: Callable[[Path], None]
     began: float = field(default_factory=time.monotonic)
 
     def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
@@ -131,6 +134,7 @@ class _Training:
         spent = clock_time(time.monotonic() - self.began)
         result = message or _loss(process.job.directory)
         self.say(f"{self._count()}  {spent}  {name}: {result}")
+        self.on_end(process.job.directory)
 
     def say(self, text: str) -> None:
         self.progress.say(text)

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from lengthen.config.load import build, with_overrides
 from lengthen.config.schema import Tables
 from lengthen.core.pacing import Doubling, Linear, Root
-from lengthen.core.schedule import crossed, steps
+from lengthen.core.schedule import RateSchedule, crossed, steps
 from lengthen.data.store import Store
 from lengthen.experiments.tune.problem import (
     JUDGE_TOKENS,
@@ -60,14 +61,20 @@ def problem_of(**tables: Tables) -> Problem:
     hold=st.sampled_from(["rows", "tokens"]),
     kind=st.sampled_from(["linear", "root", "doubling"]),
     decay=st.none() | st.integers(1_000, 200_000),
+    rates=st.sampled_from(get_args(RateSchedule)),
 )
 def test_a_trial_has_the_steps_and_rates_of_the_whole_training_to_the_last_digit(
-    setting: Setting, hold: str, kind: str, decay: int | None
+    setting: Setting, hold: str, kind: str, decay: int | None, rates: RateSchedule
 ) -> None:
     problem = problem_of(
         batch={"rows": 8, "hold": hold},
         pacing={"kind": kind, "start": 8, "duration": 12},
-        optimizer={"learning_rate": 1e-2, "warmup_steps": 6, "decay_tokens": decay},
+        optimizer={
+            "learning_rate": 1e-2,
+            "warmup_steps": 6,
+            "decay_tokens": decay,
+            "schedule": rates,
+        },
     )
     whole = problem.training(setting).schedule()
     trial = list(steps(problem.trial_config(setting).schedule()))

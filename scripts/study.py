@@ -1,0 +1,128 @@
+"""Carry a declared study out: one run after the other, each judged once and then kept packed.
+
+    python -m scripts.study studies/long.toml --data STORE --out DIR
+    python -m scripts.study studies/long.toml --data STORE --out DIR     goes on
+
+The runs go seed by seed, all variants of a seed before the next one, each alone on one thread. When
+one has finished, `valid` is measured over the whole validation part, its weights are deleted, and
+it is packed into the file beside the study (studies/long.tar.xz), which keeps what was measured.
+Another machine goes on from that file: runs that are in it are never trained again. Runs that are
+cut short stay in DIR, and resume there.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lengthen.config.load import with_data
+from lengthen.distributed.subnormals import flush_subnormals
+from lengthen.evaluation.evaluate import VALID, evaluate
+from lengthen.evaluation.models import EvalOptions
+from lengthen.evaluation.results import read
+from lengthen.experiments.compare.compare import on_its_store
+from lengthen.experiments.compare.file import RUNS, Comparison, read_comparison
+from lengthen.experiments.compare.run import carry_out
+from lengthen.run.directory import RunPaths, owned
+from lengthen.run.packed import SUFFIX, opened
+from lengthen.util.console import note
+from lengthen.util.errors import LengthenError, SettingError
+from lengthen.util.tables import counted
+from scripts.publish_runs import copy, has_ended, publish, state_of
+
+
+def packed_beside(file: Path) -> Path:
+    """Return where the runs of a study are packed."""
+    return file.with_suffix(SUFFIX)
+
+
+def carry_out_study(file: Path, out: Path, *, data: Path, windows: Sequence[int] = ()) -> list[str]:
+    """Train, measure and pack every run that is not packed yet; return the names of the crashed.
+
+    `windows` are the shorter lengths that are measured. Raises StoppedError after a signal, when
+    the run has saved; the same call goes on.
+    """
+    comparison = read_comparison(file, with_data({}, str(data)))
+    comparison = replace(comparison, runs=tuple(map(on_its_store, comparison.runs)))
+    _must_be_shorter(windows, comparison)
+    packed = packed_beside(file)
+    if restored := unpack(packed, out):
+        note(f"{counted(restored, 'run')} restored from {packed}")
+    directories = {run.name: run.directory(out) for run in comparison.runs}
+    for directory in directories.values():  # one may have ended just before a kill
+        measure(directory, windows)
+    keep = partial(measure_and_pack, out=out, packed=packed, windows=windows)
+    carry_out(comparison, out, jobs=1, threads=1, on_end=keep)
+    publish(out, packed)
+    return [name for name, directory in directories.items() if not has_ended(directory)]
+
+
+def _must_be_shorter(windows: Sequence[int], comparison: Comparison) -> None:
+    """Refuse before the first run what `valid` would refuse after it."""
+    EvalOptions(windows=tuple(windows))
+    length = min(run.config.model.length for run in comparison.runs)
+    if max(windows, default=0) >= length:
+        raise SettingError("--windows", f"must be shorter than {length} tokens", max(windows))
+
+
+def unpack(packed: Path, out: Path) -> int:
+    """Copy every packed run into `out` that has not ended there; return how many those were."""
+    if not packed.exists():
+        return 0
+    with owned(out), opened(packed) as folder:
+        for metrics in sorted((folder / RUNS).rglob("metrics.jsonl")):
+            there = out / metrics.parent.relative_to(folder)
+            if has_ended(there):
+                shutil.rmtree(metrics.parent)
+            elif there.exists():
+                shutil.rmtree(there)  # it was begun here and ended elsewhere
+        return copy(folder, out)
+
+
+def measure_and_pack(run: Path, *, out: Path, packed: Path, windows: Sequence[int]) -> None:
+    """Measure a run that has just ended, and pack all that have."""
+    measure(run, windows)
+    publish(out, packed)
+
+
+def measure(run: Path, windows: Sequence[int]) -> None:
+    """Measure `valid` once over the whole part, if a run has ended, and delete its weights."""
+    paths = RunPaths(run)
+    if not has_ended(run) or not paths.checkpoints.exists():
+        return
+    is_measured = any(one.outcome.task == VALID for one in read(paths.evaluations))
+    if not is_measured and state_of(run) == "finished":
+        evaluate(run, VALID, windows=windows)
+    shutil.rmtree(paths.checkpoints)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Carry a study out; return the exit code."""
+    parser = argparse.ArgumentParser(description="Carry a declared study out, run by run.")
+    parser.add_argument("file", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--data", type=Path, required=True, metavar="STORE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")
+    parser.add_argument(
+        "--windows", type=int, nargs="+", default=(), metavar="N", help="as in `lengthen eval`"
+    )
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    flush_subnormals()
+    try:
+        crashed = carry_out_study(
+            options.file, options.out, data=options.data, windows=options.windows
+        )
+    except LengthenError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return error.exit_code
+    print(*(f"crashed: {name}" for name in crashed), packed_beside(options.file), sep="\n")
+    return 1 if crashed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
