@@ -243,8 +243,7 @@ class Run(Table):
     seed: Annotated[CountOrOff, Field(lt=2**63), Doc("of weights, order of rows and dropout")] = 0
     branched_from: Annotated[str | None, Doc("run and checkpoint; `branch` sets it")] = None
     parent_tokens: Annotated[
-        CountOrOff | None,
-        Doc("trained before step 0, in other ledgers; `branch` sets it", "tokens"),
+        CountOrOff | None, Doc("read by other ledgers; `branch` sets it", "trained tokens")
     ] = None
     device: Annotated[
         str,
