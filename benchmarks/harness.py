@@ -23,7 +23,7 @@ import torch
 from benchmarks.measure import ROUNDS, figure, ratio, report, seconds_in_rounds
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import build
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.lambada import divide, read_passages

@@ -32,8 +32,8 @@ from lengthen.data.store import Store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
-from lengthen.model.gpt import Block
 from lengthen.model.optim import second_moment_scale, update_rms
+from lengthen.model.parts import Block
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import StepRecord, to_json
 from lengthen.training.monitor import StabilityMonitor

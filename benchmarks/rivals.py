@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
 from lengthen.model.gpt import GPT
 

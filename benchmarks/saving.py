@@ -19,7 +19,7 @@ import torch
 from benchmarks.measure import ROUNDS, figure, report
 from lengthen.checkpoint.manager import CheckpointManager
 from lengthen.checkpoint.read import Tensors
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.util.disk import Disk

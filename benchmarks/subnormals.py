@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import ROUNDS, Figure, ratio, report, seconds_in_rounds
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.subnormals import flush_subnormals
 from lengthen.model.gpt import GPT
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 SETTINGS = {
     "model.layers": "nlayer nlayers numlayers numhiddenlayers",
     "model.heads": "nhead nheads numheads numattentionheads",
+    "model.norm_eps": "rmsnormeps layernormepsilon layernormeps",
     "model.width": "nembd nembed hiddensize dmodel",
     "model.length": "blocksize seqlength seqlen sequencelength maxseqlength maxlength "
     "contextlength contextsize maxpositionembeddings npositions nctx",
@@ -41,7 +42,6 @@ SETTINGS = {
     "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "wandb wandblog "
     "wandbproject wandbrunname reportto tensorboard loginterval loggingsteps",
     "`lengthen eval RUN`": "evalonly",
-    "`lengthen settings model`, which has all that a model can be": "bias",
 }
 OPTIONS = {  # of commands that take no settings
     "sample": {"--prompt": "start", "--tokens": "maxnewtokens", "RUN alone": "outdir"},

@@ -10,15 +10,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     InstanceOf,
     field_serializer,
     model_validator,
 )
 
+from lengthen.config.model import Model, Table
 from lengthen.config.names import other_name
 from lengthen.config.values import (
     MOST,
@@ -26,7 +25,6 @@ from lengthen.config.values import (
     Count,
     CountOrOff,
     Number,
-    Share,
     known_device,
     parse_count,
     parse_list,
@@ -39,8 +37,6 @@ from lengthen.core.schedule import Hold, RateByTokens, RateSchedule, Schedule, w
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
-Positions = Literal["learned", "rope"]
-Start = Literal["zero", "spread"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
 # The tag of a pacing table -> its value.
@@ -91,49 +87,11 @@ def _pacing_value(name: str, value: object) -> Any:
         raise SettingError(name, str(error), value) from None
 
 
-class Table(BaseModel):
-    """The strictness that every table shares."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
-    )
-
-
 class Data(Table):
     """Where the tokens come from."""
 
     path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
-
-
-class Model(Table):
-    """The GPT."""
-
-    layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
-    width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
-    heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
-    length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
-    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
-    dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
-    init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
-    positions: Annotated[
-        Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
-    ] = "learned"
-    rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
-    positions_start: Annotated[Start, Doc("of rows: 0, or evenly at multiples of l")] = "zero"
-    qk_norm: Annotated[bool, Doc("RMSNorm of each query and key (arXiv:2302.05442)")] = False
-    z_loss: Annotated[
-        Number, Field(le=1), Doc("weight of log(Z)^2 in the gradient (arXiv:2204.02311); 0: none")
-    ] = 0.0
-
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> "Model":
-        if self.width % self.heads:
-            raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
-        if self.positions == "rope" and self.width // self.heads % 2:
-            rule = f"must cut model.width ({self.width}) into even widths for rotary positions"
-            raise SettingError("heads", rule, self.heads)
-        return self
 
 
 class Batch(Table):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from lengthen.config.schema import Config, Model
+from lengthen.config.schema import Config
 from lengthen.data.stream import accumulation_steps
 from lengthen.model import cost
 from lengthen.util.tables import Table
@@ -71,8 +71,8 @@ def load(config: Config, micro_tokens: int, world_size: int, *, sharded: bool) -
         whole = size * cost.parameters(model)
         ring = whole * (world_size - 1) // world_size
         return RankLoad(STATE * whole, whole, 0, activations, whole, ring, ring)
-    layer = size * _padded(_layer_shapes(model), world_size)
-    root = size * _padded(_root_shapes(model), world_size)
+    layer = size * _padded(cost.layer_shapes(model), world_size)
+    root = size * _padded(cost.root_shapes(model), world_size)
     whole = model.layers * layer + root
     ring, root_ring = (part * (world_size - 1) // world_size for part in (whole, root))
     return RankLoad(
@@ -89,21 +89,6 @@ def load(config: Config, micro_tokens: int, world_size: int, *, sharded: bool) -
 def _padded(shapes: Iterator[tuple[int, ...]], world_size: int) -> int:
     """Return the numbers in all shapes, first dimensions rounded up to multiples of the ranks."""
     return sum(-(-rows // world_size) * world_size * prod(rest) for rows, *rest in shapes)
-
-
-def _layer_shapes(model: Model) -> Iterator[tuple[int, ...]]:
-    width = model.width
-    for rows, columns in ((3, 1), (1, 1), (4, 1), (1, 4)):  # qkv, out, up, down
-        yield rows * width, columns * width
-        yield (rows * width,)
-    yield from [(width,)] * 4  # gains and biases of two norms
-
-
-def _root_shapes(model: Model) -> Iterator[tuple[int, ...]]:
-    assert model.vocabulary is not None
-    yield model.vocabulary, model.width
-    yield model.length, model.width
-    yield from [(model.width,)] * 2  # gain and bias of the last norm
 
 
 def table(name: str, config: Config, micro_tokens: int, worlds: list[int]) -> Table:

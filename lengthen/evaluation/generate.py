@@ -17,7 +17,7 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.evaluation.models import MICRO_TOKENS, EvalModel
 from lengthen.evaluation.scoring import not_finite
 from lengthen.exchange.pretrained import read
-from lengthen.model.attention import KeysAndValues
+from lengthen.model.parts import KeysAndValues
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import SettingError
 

@@ -7,7 +7,8 @@ import tomli_w
 
 from lengthen.checkpoint.read import Checkpoint
 from lengthen.config.load import as_trained, build_recorded, recorded
-from lengthen.config.schema import Config, Model
+from lengthen.config.model import Model
+from lengthen.config.schema import Config
 from lengthen.model import cost
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment

@@ -11,6 +11,7 @@ stored. All names in a folder may begin with `transformer.`, and contain what a 
 torch.compile adds.
 """
 
+import json
 import re
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import torch
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthen.config.load import first_mistake
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.model.gpt import GPT
 from lengthen.util.errors import CheckpointError, SettingError, shown
 
@@ -46,7 +47,9 @@ SETTINGS = {
     "vocabulary": "vocab_size",
     "dropout": "resid_pdrop",
     "init_std": "initializer_range",
+    "norm_eps": "layer_norm_epsilon",
 }  # ours -> theirs
+FIXED = {"positions": "learned", "norm": "layer", "bias": True, "qk_norm": False}  # in a GPT-2
 
 Shape = tuple[int, ...]
 
@@ -87,8 +90,6 @@ class Gpt2(BaseModel):
     def _is_our_architecture(self) -> "Gpt2":
         if self.n_inner not in (None, 4 * self.n_embd):
             raise SettingError("n_inner", "must be 4 times n_embd, or null", self.n_inner)
-        if self.layer_norm_epsilon != 1e-5:
-            raise SettingError("layer_norm_epsilon", "must be 1e-05", self.layer_norm_epsilon)
         if self.scale_attn_by_inverse_layer_idx and self.n_layer > 1:  # layer 0 divides by 1
             raise SettingError("scale_attn_by_inverse_layer_idx", "must be False", True)
         if self.quantization_config:
@@ -99,13 +100,11 @@ class Gpt2(BaseModel):
     @classmethod
     def of(cls, model: Model) -> "Gpt2":
         """Return the config.json of one of our models; raises SettingError for no GPT-2."""
-        if model.positions != "learned":
-            rule = 'must be "learned" for GPT-2, which has no rotary embedding'
-            raise SettingError("model.positions", rule, model.positions)
-        if model.qk_norm:
-            rule = "must be false for GPT-2, which normalises no queries and keys"
-            raise SettingError("model.qk_norm", rule, model.qk_norm)
         ours = model.model_dump()
+        for name, value in FIXED.items():
+            if ours[name] != value:
+                rule = f"must be {json.dumps(value)} for GPT-2, which has no other"
+                raise SettingError(f"model.{name}", rule, ours[name])
         values = {theirs: ours[name] for name, theirs in SETTINGS.items()}
         others = {"embd_pdrop": model.dropout, "attn_pdrop": model.dropout}
         return cls.model_validate({"model_type": "gpt2", **values, **others})

@@ -12,7 +12,8 @@ from lengthen.checkpoint.read import Checkpoint, Tensors
 from lengthen.checkpoint.read import load as load_checkpoint
 from lengthen.checkpoint.verify import NAME
 from lengthen.config import load as settings
-from lengthen.config.schema import Config, Model
+from lengthen.config.model import Model
+from lengthen.config.schema import Config
 from lengthen.data.tokenizer import vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer, read_tokenizer
 from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_name

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lengthen.checkpoint.read import Tensors
 from lengthen.checkpoint.verify import FILE_NAME
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.memory import cpu_memory_limit
 from lengthen.exchange.layout import (
     CAUSAL_MASK,

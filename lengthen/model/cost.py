@@ -3,14 +3,20 @@
 Symbols: layers n, width d, vocabulary V, full length L, rows B, length l.
 """
 
-from lengthen.config.schema import Model
+from collections.abc import Iterator
+from math import prod
+
+from lengthen.config.model import Model
 from lengthen.util.errors import SettingError
+
+Shape = tuple[int, ...]
 
 FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
 CHUNK = 512  # tokens whose logits exist at a time, as in model/loss.py
 LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
 ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # widths per token more; with both no more than with the norm
+RMS_KEEPS = 2  # widths per token more with RMSNorm: what its two gains multiply
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
 ATTENTION_KEEPS = 3  # length * length matrices per head, which only dropout on a CPU brings back
 BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass and around the layers
@@ -23,40 +29,66 @@ MAPPED = 2**25  # bytes from which on glibc maps a block by itself
 
 
 def parameters(shape: Model) -> int:
-    """Return the exact number of parameters: (V + L + 2) d + n (12 d^2 + 13 d).
-
-    Rotary positions have no table: L is 0 then. With `qk_norm` each layer has two gains of a head's
-    width.
+    """Return the exact number of parameters; of a GPT-2 (V + L + 2) d + n (12 d^2 + 13 d).
 
     Raises SettingError where the vocabulary is missing, as all of this module does.
     """
-    width, table = shape.width, shape.length if shape.positions == "learned" else 0
-    ends = (_vocabulary(shape) + table + 2) * width  # both embeddings and the last norm
-    gains = 2 * width // shape.heads if shape.qk_norm else 0
-    return ends + shape.layers * (12 * width**2 + 13 * width + gains)
+    layer, root = (sum(map(prod, shapes(shape))) for shapes in (layer_shapes, root_shapes))
+    return shape.layers * layer + root
+
+
+def layer_shapes(shape: Model) -> Iterator[Shape]:
+    """Yield the shapes of a layer's parameters; those of its matrices are (out, in)."""
+    for rows, columns in _matrices(shape):
+        yield rows, columns
+        if shape.bias:
+            yield (rows,)
+    yield from 2 * _norm_shapes(shape)
+    if shape.qk_norm:
+        yield from [(shape.width // shape.heads,)] * 2
+
+
+def root_shapes(shape: Model) -> Iterator[Shape]:
+    """Yield the shapes of the parameters outside the layers."""
+    yield _vocabulary(shape), shape.width
+    if shape.positions == "learned":
+        yield shape.length, shape.width
+    yield from _norm_shapes(shape)
+
+
+def _matrices(shape: Model) -> list[tuple[int, int]]:
+    width = shape.width
+    return [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+
+
+def _norm_shapes(shape: Model) -> list[Shape]:
+    has_bias = shape.norm == "layer" and shape.bias
+    return [(shape.width,)] * (1 + has_bias)
 
 
 def flops(
     shape: Model, rows: int, length: int, *, recompute: bool = False, causal: bool = False
 ) -> int:
-    """Return the operations of a forward and backward pass: 6 B l (12 n d^2 + V d) + 12 B n l^2 d.
+    """Return the operations of a forward and backward pass: 6 B l (n M + V d) + 12 B n l^2 d.
 
-    A multiply and an add are two. Matrix products alone count, as `torch.utils.flop_counter` counts
-    them to the last one with plain attention and a plain loss. Attention counts at the step's own
-    length and in full, without what a kernel saves on the causal half or computes twice.
+    M are the numbers in a layer's matrices, of a GPT-2 12 d^2. A multiply and an add are two.
+    Matrix products alone count, as `torch.utils.flop_counter` counts them to the last one with
+    plain attention and a plain loss. Attention counts at the step's own length and in full, without
+    what a kernel saves on the causal half or computes twice.
 
-    With `recompute` 2 B l 8 n d^2 + 4 B n l^2 d are done once more: the layers' forward pass up to
-    the last product that something after it needs. That is its very last with dropout: 12 for 8.
+    With `recompute` 2 B l n M + 4 B n l^2 d are done once more: the layers' forward pass up to the
+    last product that something after it needs. Their very last one is that with dropout alone.
     With `causal` a token attends to itself and those before it alone: (l + 1) / 2 for l.
     """
     width, tokens = shape.width, rows * length
-    products = 6 * tokens * (12 * shape.layers * width**2 + _vocabulary(shape) * width)
+    *matrices, last = map(prod, _matrices(shape))
+    products = 6 * tokens * (shape.layers * (sum(matrices) + last) + _vocabulary(shape) * width)
     attended_twice = length + 1 if causal else 2 * length
     attention = 6 * tokens * attended_twice * shape.layers * width
     if not recompute:
         return products + attention
-    again = 2 * tokens * (12 if shape.dropout > 0 else 8) * shape.layers * width**2
-    return products + again + attention + attention // 3
+    again = sum(matrices) + (last if shape.dropout > 0 else 0)
+    return products + 2 * tokens * shape.layers * again + attention + attention // 3
 
 
 def memory(shape: Model, micro_tokens: int, *, recompute: bool = False) -> int:
@@ -91,6 +123,7 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
     vocabulary, width = _vocabulary(shape), shape.width
     rotates = shape.positions == "rope"
     layer = (LAYER_KEEPS + max(ROTATION_KEEPS * rotates, QK_NORM_KEEPS * shape.qk_norm)) * width
+    layer += (shape.norm == "rms") * RMS_KEEPS * width
     if shape.dropout > 0:
         layer += DROPOUT_KEEPS * width + on_cpu * ATTENTION_KEEPS * shape.heads * shape.length
     kept = shape.layers * (width if recompute else layer)

@@ -15,60 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lengthen.config.schema import Model
-from lengthen.model.attention import (
-    Attention,
-    KeysAndValues,
-    Reading,
-    Rotation,
-    largest_logit,
-    rotation_at,
-)
+from lengthen.config.model import Model
 from lengthen.model.loss import summed_loss
-from lengthen.model.shards import unshard
+from lengthen.model.parts import Block, KeysAndValues, Reading, Rotation, norm_of, rotation_at
 from lengthen.util.errors import SettingError
-
-
-class Perceptron(nn.Module):
-    """Two layers on each token by itself, four times as wide between them."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, length, width) to the same shape."""
-        x = self.down(functional.gelu(self.up(x), approximate="tanh"))
-        return functional.dropout(x, self.dropout, self.training)
-
-
-class Block(nn.Module):
-    """One layer: attention, then perceptron, each added to what it read."""
-
-    def __init__(self, shape: Model) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(shape.width)
-        self.attention = Attention(shape)
-        self.perceptron_norm = nn.LayerNorm(shape.width)
-        self.perceptron = Perceptron(shape.width, shape.dropout)
-
-    def forward(
-        self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
-    ) -> Tensor:
-        """Map (rows, length, width) to the same shape."""
-        x = x + self.attention(self.attention_norm(x), rotation, reading)
-        stream: Tensor = x + self.perceptron(self.perceptron_norm(x))
-        return stream
-
-    @torch.no_grad()
-    def largest_logit(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        """Return the largest attention logit that the forward pass of `x` has: 0-d."""
-        unshard(self)
-        query, key, _ = self.attention.split(self.attention_norm(x), rotation)
-        with torch.autocast(x.device.type, enabled=False):
-            return largest_logit(query, key)
 
 
 class GPT(nn.Module):
@@ -91,7 +41,7 @@ class GPT(nn.Module):
         learned = shape.positions == "learned"
         self.positions = nn.Embedding(shape.length, shape.width) if learned else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(layers or shape.layers))
-        self.norm = nn.LayerNorm(shape.width)
+        self.norm = norm_of(shape)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from lengthen.config import load as settings
-from lengthen.config.schema import Config, Model
+from lengthen.config.model import Model
+from lengthen.config.schema import Config
 from lengthen.config.values import MOST, parse_count
 from lengthen.core.schedule import StepPlan
 from lengthen.data.store import Manifest, Store

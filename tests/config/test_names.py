@@ -48,7 +48,7 @@ OPTIONS = {
     "--lr-scheduler-type": "--optimizer.schedule",
     "--log-interval": "`lengthen report RUN`",
     "--eval-only": "`lengthen eval RUN`",
-    "--bias": "`lengthen settings model`",
+    "--bias": "--model.bias",
     "--backend": "--run.device",
     "--tokens": "--budget.tokens or --evaluation.tokens",
     "--start": "--pacing.start",

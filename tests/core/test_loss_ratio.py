@@ -188,7 +188,7 @@ def test_spoilt_weights_are_recorded_as_not_finite_and_the_moments_stay_sound(
         trainer.step()
     sound, lowest = oracle.after(), trainer.train_state.lowest
     with torch.no_grad():
-        trainer.model.norm.bias[0] = poison
+        trainer.model.norm.weight[0] = poison
     record, probed = trainer.step(), trainer.probe()
     assert record is not None
     assert probed is not None

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.scale import PEAK, SHAPES, configuration, measured, predicted
 from lengthen.cli.main import main
 from lengthen.config.load import with_overrides
-from lengthen.config.schema import Config, Model
+from lengthen.config.model import Model
+from lengthen.config.schema import Config
 from lengthen.distributed.per_rank import RankLoad, load
 from lengthen.model import cost
 from lengthen.model.gpt import GPT

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.data.tokenizer import resolve
 from lengthen.distributed.context import DTYPES, DistributedContext
 from lengthen.evaluation.models import EvalModel

@@ -169,6 +169,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     ("switch", "rule"),
     [
         ({"positions": "rope"}, 'model.positions: must be "learned" for GPT-2, .*, got .rope.'),
+        ({"norm": "rms"}, 'model.norm: must be "layer" for GPT-2, .*, got .rms.'),
+        ({"bias": False}, "model.bias: must be true for GPT-2, .*, got False"),
         ({"qk_norm": True}, "model.qk_norm: must be false for GPT-2, .*, got True"),
     ],
 )

@@ -183,10 +183,10 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
         "'gelu_pytorch_tanh', 'gelu_fast' or 'gelu_accurate', got 'gelu'",
         lambda f: configured_as(f, activation_function="gelu"),
     ),
-    "another norm": (
+    "a norm without epsilon": (
         CheckpointError,
-        "layer_norm_epsilon: must be 1e-05, got 1e-06",
-        lambda f: configured_as(f, layer_norm_epsilon=1e-6),
+        "layer_norm_epsilon: must be above 0, got 0.0",
+        lambda f: configured_as(f, layer_norm_epsilon=0.0),
     ),
     "another scale of attention": (
         CheckpointError,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.model import cost
 from lengthen.model import loss as model
@@ -24,6 +24,8 @@ SHAPES = [
     {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
     {"layers": 2, "width": 64, "heads": 2, "length": 64, "vocabulary": 100, "positions": "rope"},
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "qk_norm": True},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "norm": "rms"},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "bias": False},
 ]
 
 
@@ -101,6 +103,8 @@ def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> No
         ({"positions": "rope"}, cost.ROTATION_KEEPS),
         ({"qk_norm": True}, cost.QK_NORM_KEEPS),
         ({"positions": "rope", "qk_norm": True}, cost.QK_NORM_KEEPS),
+        ({"norm": "rms"}, cost.RMS_KEEPS),
+        ({"bias": False}, 0),
     ],
 )
 def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], more: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
 from lengthen.distributed.wrap import compile_blocks
 from lengthen.model.gpt import GPT
 from lengthen.model.loss import CHUNK, summed_loss

@@ -1,15 +1,16 @@
 """The model's switches against a GPT that is written out plainly here, in float64."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lengthen.config.schema import Model
-from lengthen.model.attention import KeysAndValues
+from lengthen.config.model import Model
 from lengthen.model.gpt import GPT
+from lengthen.model.parts import KeysAndValues
 
 VOCABULARY, LENGTH, LAYERS, WIDTH, HEADS = 61, 16, 2, 24, 3
 SIZE = WIDTH // HEADS
@@ -21,7 +22,10 @@ CASES: dict[str, dict[str, Any]] = {
     "rope with another base": {"positions": "rope", "rope_theta": 50.0},
     "qk_norm": {"qk_norm": True},
     "z_loss": {"z_loss": 0.05},
-    "all of them": {"positions": "rope", "qk_norm": True, "z_loss": 0.05},
+    "rms": {"norm": "rms"},
+    "another epsilon": {"norm_eps": 0.1},
+    "no bias": {"bias": False},
+    "cures": {"positions": "rope", "qk_norm": True, "z_loss": 0.05},
 }
 
 
@@ -43,14 +47,21 @@ def batch(rows: int, length: int) -> tuple[Tensor, Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def normed(x: Tensor, weights: Weights, name: str) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+def normed(
+    x: Tensor, weights: Weights, name: str, norm: str = "layer", norm_eps: float = 1e-5, **_: Any
+) -> Tensor:
+    if norm == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    scaled: Tensor = x / (x.square().mean(-1, keepdim=True) + norm_eps).sqrt()
+    return scaled * weights[f"{name}.weight"] + bias(weights, name)
 
 
 def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
-    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    return x @ weights[f"{name}.weight"].T + bias(weights, name)
+
+
+def bias(weights: Weights, name: str) -> Tensor:
+    return weights.get(f"{name}.bias", torch.zeros((), dtype=torch.float64))
 
 
 def turned(x: Tensor, positions: list[int], theta: float) -> Tensor:
@@ -96,19 +107,34 @@ def row_losses(
         x = x + weights["positions.weight"][positions]
     for layer in range(LAYERS):
         name = f"blocks.{layer}"
-        read = normed(x, weights, f"{name}.attention_norm")
+        read = normed(x, weights, f"{name}.attention_norm", **switches)
         heads = [
             head(read, weights, f"{name}.attention", number, positions, switches)
             for number in range(HEADS)
         ]
         x = x + linear(torch.cat(heads, dim=1), weights, f"{name}.attention.out")
-        up = linear(normed(x, weights, f"{name}.perceptron_norm"), weights, f"{name}.perceptron.up")
+        read = normed(x, weights, f"{name}.perceptron_norm", **switches)
+        up = linear(read, weights, f"{name}.perceptron.up")
         up = up / 2 * (1 + (math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)).tanh())
         x = x + linear(up, weights, f"{name}.perceptron.down")
-    logits = normed(x, weights, "norm") @ weights["tokens.weight"].T
+    logits = normed(x, weights, "norm", **switches) @ weights["tokens.weight"].T
     log_z = logits.exp().sum(1).log()
     entropy = (log_z - logits[range(len(targets)), targets]).sum()
     return entropy, switches.get("z_loss", 0) * log_z.square().sum()
+
+
+@pytest.mark.parametrize(
+    ("switches", "missing"),
+    [
+        ({"bias": False}, lambda name: name.endswith("bias")),
+        ({"norm": "rms"}, lambda name: name.endswith("norm.bias")),
+    ],
+)
+def test_a_switch_leaves_out_what_it_says_and_nothing_else(
+    switches: dict[str, Any], missing: Callable[[str], bool]
+) -> None:
+    names = [name for name, _ in model_of({}).named_parameters() if not missing(name)]
+    assert [name for name, _ in model_of(switches).named_parameters()] == names
 
 
 @pytest.mark.parametrize("name", CASES)

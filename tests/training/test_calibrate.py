@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from lengthen.config.schema import Config, Model
+from lengthen.config.model import Model
+from lengthen.config.schema import Config
 from lengthen.data.stream import Step, accumulation_steps
 from lengthen.model import cost
 from lengthen.run.records import StepRecord

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.profiler import profile
 
 from lengthen.config.schema import Config
-from lengthen.model import attention
-from lengthen.model.attention import largest_logit, rotated, rotation_at
-from lengthen.model.gpt import GPT, Block
+from lengthen.model import parts
+from lengthen.model.gpt import GPT
+from lengthen.model.parts import Block, largest_logit, rotated, rotation_at
 from lengthen.run.records import StepRecord, to_json
 from lengthen.training.trainer import Trainer
 from tests.conftest import Configure, trainer_of
@@ -145,8 +145,8 @@ def test_blocks_look_at_every_causal_pair_and_at_no_other(
     query, key = (torch.randn(rows, heads, length, 4, generator=generator) for _ in range(2))
     logits = (query @ key.mT / 2).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", block)
-        patch.setattr(attention, "LOGITS", at_once)
+        patch.setattr(parts, "BLOCK", block)
+        patch.setattr(parts, "LOGITS", at_once)
         assert largest_logit(query, key).item() == pytest.approx(logits.max().item(), rel=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_no_matrix_of_all_pairs_is_made_of_a_long_row() -> None:
     with profile(profile_memory=True) as profiled:
         largest_logit(query, query)
     taken = max(event.cpu_memory_usage for event in profiled.events() or [])
-    assert 0 < taken <= 4 * attention.LOGITS < 8192**2 / 2
+    assert 0 < taken <= 4 * parts.LOGITS < 8192**2 / 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -21,6 +21,8 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "spread": {"model": {"positions_start": "spread"}},
     "qk_norm": {"model": {"qk_norm": True}},
     "z_loss": {"model": {"z_loss": 0.01}},
+    "rms": {"model": {"norm": "rms"}},
+    "no bias": {"model": {"bias": False}},
 }
 # With beta1 = 0 Adam's first moment is the last gradient itself. Lengths 16, 32, 64; rows 7 are
 # uneven on every number of ranks.

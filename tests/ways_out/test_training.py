@@ -44,6 +44,7 @@ TRAIN = "train tiny.toml --data store --out new --quiet"
 VALUES = {
     "model.layers": "1",
     "model.heads": "1",
+    "model.norm_eps": "1e-6",
     "model.width": "32",
     "model.length": "32",
     "model.vocabulary": "257",
@@ -83,7 +84,6 @@ VALUES = {
     "`lengthen resume RUN`",
     "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl",
     "`lengthen eval RUN`",
-    "`lengthen settings model`, which has all that a model can be",
 )
 def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -> None:
     settings = [name for name in names.SETTINGS if name[0].isalpha()]
@@ -100,7 +100,6 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
         ("resume-from-checkpoint", "use `lengthen resume RUN`"),
         ("wandb", "use `lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics"),
         ("eval_only", "use `lengthen eval RUN`"),
-        ("bias", "use `lengthen settings model`, which has all that a model can be"),
     ):
         cli.refuses(ours, f"train tiny.toml --out new --quiet --{theirs}=store")
     cli.refuses("use --optimizer.learning_rate", f"{TRAIN} --lr 1e-3")

@@ -20,7 +20,8 @@ from statistics import fmean
 from typing import Literal
 
 from lengthen.checkpoint.verify import list_checkpoints
-from lengthen.config.schema import Config, Model
+from lengthen.config.model import Model
+from lengthen.config.schema import Config
 from lengthen.experiments.runner import Job
 from lengthen.experiments.status import RunStatus, run_status
 from lengthen.experiments.tune.problem import Problem

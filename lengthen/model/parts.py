@@ -1,4 +1,4 @@
-"""Causal self-attention and the rotary embedding of its queries and keys."""
+"""The parts of the GPT: norms, attention with rotary embeddings, the perceptron, the layer."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthen.config.schema import Model
+from lengthen.config.model import Model
+from lengthen.model.shards import unshard
 
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
 BLOCK = 256  # queries whose logits are looked through at a time
@@ -58,6 +59,16 @@ def largest_logit(query: Tensor, key: Tensor) -> Tensor:
     return torch.stack(largest).amax() / math.sqrt(size)
 
 
+def norm_of(shape: Model) -> nn.LayerNorm | nn.RMSNorm:
+    """Return a norm over the width: LayerNorm, or RMSNorm, which neither centres nor has a bias.
+
+    gain * x / sqrt(mean(x^2) + epsilon)                        (arXiv:1910.07467, section 3)
+    """
+    if shape.norm == "rms":
+        return nn.RMSNorm(shape.width, eps=shape.norm_eps)
+    return nn.LayerNorm(shape.width, eps=shape.norm_eps, bias=shape.bias)
+
+
 @dataclass
 class Reading:
     """What a layer reads beside plain rows; training never has one.
@@ -97,8 +108,8 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = (
             nn.RMSNorm(width // shape.heads, eps=1e-6) if shape.qk_norm else None for _ in range(2)
         )
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width, bias=shape.bias)
+        self.out = nn.Linear(width, width, bias=shape.bias)
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
@@ -130,3 +141,46 @@ class Attention(nn.Module):
         if rotation:
             query, key = rotated(query, rotation), rotated(key, rotation)
         return query.to(value.dtype), key.to(value.dtype), value
+
+
+class Perceptron(nn.Module):
+    """Two layers on each token by itself, four times as wide between them."""
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        width = shape.width
+        self.dropout = shape.dropout
+        self.up = nn.Linear(width, 4 * width, bias=shape.bias)
+        self.down = nn.Linear(4 * width, width, bias=shape.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, length, width) to the same shape."""
+        x = self.down(functional.gelu(self.up(x), approximate="tanh"))
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """One layer: attention, then perceptron, each added to what it read."""
+
+    def __init__(self, shape: Model) -> None:
+        super().__init__()
+        self.attention_norm = norm_of(shape)
+        self.attention = Attention(shape)
+        self.perceptron_norm = norm_of(shape)
+        self.perceptron = Perceptron(shape)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None
+    ) -> Tensor:
+        """Map (rows, length, width) to the same shape."""
+        x = x + self.attention(self.attention_norm(x), rotation, reading)
+        stream: Tensor = x + self.perceptron(self.perceptron_norm(x))
+        return stream
+
+    @torch.no_grad()
+    def largest_logit(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        """Return the largest attention logit that the forward pass of `x` has: 0-d."""
+        unshard(self)
+        query, key, _ = self.attention.split(self.attention_norm(x), rotation)
+        with torch.autocast(x.device.type, enabled=False):
+            return largest_logit(query, key)

@@ -1,0 +1,54 @@
+"""The settings of the GPT, and what follows from them alone."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lengthen.config.values import Count, Number, Share
+from lengthen.core.settings import Doc
+from lengthen.util.errors import SettingError
+
+Positions = Literal["learned", "rope"]
+Start = Literal["zero", "spread"]
+Norm = Literal["layer", "rms"]
+
+
+class Table(BaseModel):
+    """The strictness that every table shares."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+
+class Model(Table):
+    """The GPT."""
+
+    layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
+    width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
+    heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
+    length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
+    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
+    dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
+    init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
+    positions: Annotated[
+        Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
+    ] = "learned"
+    rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
+    positions_start: Annotated[Start, Doc("of rows: 0, or evenly at multiples of l")] = "zero"
+    norm: Annotated[Norm, Doc("LayerNorm, or RMSNorm (arXiv:1910.07467)")] = "layer"
+    norm_eps: Annotated[Number, Field(gt=0, le=1), Doc("epsilon of `model.norm`")] = 1e-5
+    bias: Annotated[bool, Doc("biases of all products and of LayerNorm")] = True
+    qk_norm: Annotated[bool, Doc("RMSNorm of each query and key (arXiv:2302.05442)")] = False
+    z_loss: Annotated[
+        Number, Field(le=1), Doc("weight of log(Z)^2 in the gradient (arXiv:2204.02311); 0: none")
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "Model":
+        if self.width % self.heads:
+            raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
+        if self.positions == "rope" and self.width // self.heads % 2:
+            rule = f"must cut model.width ({self.width}) into even widths for rotary positions"
+            raise SettingError("heads", rule, self.heads)
+        return self
