@@ -192,8 +192,8 @@ class Trainer:
     def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        before = self.config.run.parent_tokens or 0
-        trained = before + step.tokens - self.train_state.skipped_tokens
+        parents = self.config.run.parent_tokens or 0
+        trained = parents + step.tokens - self.train_state.skipped_tokens
         set_step(self.optimizer, self.config.optimizer, step.plan, trained, self._updates + 1)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
@@ -298,8 +298,7 @@ class Trainer:
 
     def _now(self) -> dict[str, Any]:
         now = self.train_state
-        step, tokens = now.counters.step, now.counters.tokens
-        return {"step": step, "tokens": tokens, "seconds": now.seconds}
+        return {"step": now.counters.step, "tokens": now.counters.tokens, "seconds": now.seconds}
 
     def state_dict(self) -> State:
         """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
