@@ -50,7 +50,7 @@ bench: setup-dev  ## the measured numbers of docs/benchmarks.md
 	for name in ledger loss warmup step prepare monitor verdicts report harness plan minutes warmup_saving time_left saving scale subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # For `make gpu`: its time box, the parts to carry out (all), and where its archive goes.
-MINUTES ?= 8
+MINUTES ?= 15
 PARTS ?=
 OUT ?= build
 # For `make gpu-wheels`: the Python of the machine with the GPU, and the text of its store.

@@ -1,6 +1,5 @@
 """The queue of a declared study: every run once, whatever ends it on the way."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from lengthen.evaluation.evaluate import Evaluations, evaluate
 from lengthen.evaluation.results import read
 from lengthen.experiments import runner
 from lengthen.experiments.compare.compare import compare
+from lengthen.run.attempts import read_attempts
 from lengthen.run.directory import RunPaths
 from lengthen.run.packed import opened
 from scripts import study
@@ -173,5 +173,5 @@ def test_a_real_kill_in_a_run_changes_no_figure(store: Path, tmp_path: Path) -> 
     assert len(ended) == 2
     assert queue(elsewhere).wait() == 0
     assert measured(elsewhere) == measured(whole)
-    started = [json.loads(line) for line in (elsewhere.parent / "out/attempts.jsonl").open()]
-    assert [one["run"] for one in started if one["event"] == "ended"] == RUNS[2:]
+    attempts = read_attempts(elsewhere.parent / "out")
+    assert [run for run, record in attempts if record["event"] == "ended"] == RUNS[2:]

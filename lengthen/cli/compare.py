@@ -12,6 +12,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
     parser.add_argument("--jobs", type=int, help="runs side by side (one a GPU, else one a core)")
     parser.add_argument("--threads", type=int, help="of each run (the cores, shared out)")
+    parser.add_argument("--amend", action="store_true", help="go on with a changed file")
     parser.add_argument("--look", action="store_true", help="train nothing: tables so far")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -21,8 +21,8 @@ from scripts.gpu.archive import archive
 from scripts.gpu.install import ROOT, environment
 from scripts.gpu.parts import PARTS, Part
 
-MINUTES = 8.0
-RESERVE = 10.0  # seconds for the last archive
+MINUTES = 15.0
+RESERVE = 15.0  # seconds for the last archive
 ARCHIVE = "gpu-results.tar.xz"
 WORK = ROOT / "build" / "gpu"
 CARRIED = ROOT / ".gpu"

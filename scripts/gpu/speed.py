@@ -9,15 +9,18 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
+import torch
+
 from benchmarks import rivals
 from benchmarks.measure import figure, ratio, seconds_in_rounds
 from benchmarks.step import Step, configuration, logged
 from lengthen.config import load as settings
+from lengthen.distributed.context import DistributedContext
 from lengthen.model import loss as model
 from lengthen.training.calibrate import random_store
 from lengthen.training.trainer import Trainer
-from scripts.gpu.lengths import case_of, peak
 from scripts.gpu.parts import Call, called
+from scripts.gpu.seconds import peak
 
 LENGTHS = (1024, 64, 256)  # what matters most first
 TOKENS, PASS_TOKENS = 65_536, 16_384
@@ -26,6 +29,14 @@ LARGER_CHUNK = 4096  # tokens whose logits exist at a time; ours is what suits a
 LEAST_TO_COMPILE = 45.0  # seconds that must be left
 
 Made = Callable[[], Step]
+
+
+def case_of(call: Call, positions: int) -> rivals.Case:
+    """Return the model and the device: GPT-2 117M in bfloat16, in a rehearsal a small one."""
+    context = DistributedContext(torch.device(call.device), "bf16")
+    if call.rehearse:
+        return rivals.Case(2, 32, 2, 512, positions, context)
+    return rivals.Case(12, 768, 12, 50_257, positions, context)
 
 
 def ours(call: Call, length: int, tokens: int, *, compiled: bool = False) -> Step:

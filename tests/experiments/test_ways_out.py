@@ -54,9 +54,9 @@ def test_a_directory_that_holds_other_runs_or_a_packed_study(
 
 
 @takes(
-    "give an equal budget.tokens instead of flops, or the lengths that it took in a run as "
+    "give an equal budget.tokens instead, or the lengths that it took in a run as "
     'pacing.kind = "staged"',
-    "is a share of budget.tokens, which flops replaces; give steps",
+    "is a share of budget.tokens, which {} replaces; give steps",
     "`lengthen plan` says how many they are",
 )
 def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Written) -> None:
@@ -67,7 +67,7 @@ def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Writ
     }
     adaptive = 'pacing = { kind = "adaptive", start = 8 }'
     staged = 'pacing = { kind = "staged", values = [8, 64], boundaries = [9] }'
-    with pytest.raises(SettingError, match="give an equal budget.tokens instead of flops, or the"):
+    with pytest.raises(SettingError, match="give an equal budget.tokens instead, or the"):
         read_comparison(written(**{linear: adaptive, **flops}))
     assert read_comparison(written(**{linear: adaptive})).runs
     assert read_comparison(written(**{linear: staged, **flops})).runs
@@ -78,6 +78,28 @@ def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Writ
     with pytest.raises(SettingError, match="which flops replaces; give steps"):
         read_comparison(written(**{linear: share, **flops}))
     assert read_comparison(written(**{linear: linear, **flops})).runs
+
+
+@takes("--amend goes on, and the tables say so")
+@pytest.mark.usefixtures("in_this_process")
+def test_a_comparison_file_that_was_changed(
+    written: Written,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(comparing, "write", lambda *_, **__: None)
+    out = str(tmp_path / "out")
+    one = written(**{"[0, 1, 2]": "[0]"})
+    assert main(["compare", str(one), "--out", out, "--quiet"]) == 0
+    more = str(written(**{"[0, 1, 2]": "[0, 1]"}))
+    assert main(["compare", more, "--out", out, "--quiet"]) == 2
+    assert capsys.readouterr().err == (
+        "lengthen: seeds: was [0] when runs were started, got [0, 1]; "
+        "--amend goes on, and the tables say so\n"
+    )
+    assert main(["compare", more, "--out", out, "--quiet", "--amend"]) == 0
+    assert "2 runs finished: seeds: was [0] when runs" in capsys.readouterr().out
 
 
 @takes("Next:    lengthen sample {}{}", " --prompt 'def '")

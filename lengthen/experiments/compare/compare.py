@@ -10,11 +10,13 @@ from typing import Any
 from lengthen.config.load import nested, with_data
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import MANIFEST
+from lengthen.experiments.compare.declared import amendments
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
+    budgets,
     correlations,
     instability,
     measuring,
@@ -39,7 +41,7 @@ class ComparisonResult(Printable):
     """What a comparison has shown; its text is what `lengthen compare` prints."""
 
     name: str
-    verdicts: tuple[str, ...]  # a sentence for each pair that was compared
+    verdicts: tuple[str, ...]  # a sentence for each amendment, and each pair that was compared
     notes: tuple[str, ...]  # what a reader must know of the runs
     tables: tuple[Table, ...]  # what matters most first
     unfinished: tuple[str, ...]  # a line for each run that diverged or crashed
@@ -62,16 +64,18 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     threads: int | None = None,
+    amend: bool = False,
     look: bool = False,
     quiet: bool = False,
 ) -> ComparisonResult:
     """Train variants under equal budgets over several seeds, and say what can be told apart.
 
     `file` is a comparison file, or its tables. `data` and `settings` lie over every variant. `jobs`
-    runs train side by side, with `threads` each. With `look` nothing is trained: the tables are of
-    what is in `out`, which may be a packed study. Writes NAME.html and NAME.json beside the runs,
-    or beside the packed study. Raises SettingError, DataError, BusyError, and StoppedError after a
-    signal.
+    runs train side by side, with `threads` each. A file that was changed after a run was started is
+    refused, unless `amend`, which the tables show. With `look` nothing is trained: the tables are
+    of what is in `out`, which may be a packed study. Writes NAME.html and NAME.json beside the
+    runs, or beside the packed study. Raises SettingError, DataError, BusyError, and StoppedError
+    after a signal.
 
     >>> small = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 20_000}
     >>> variants = {"full": {"pacing": {"kind": "constant"}}, "paced": {}}
@@ -83,28 +87,27 @@ def compare(
     (0, 'comparison.html')
     """
     overrides, root = with_data(nested(settings), data), as_path("out", out)
-    if isinstance(file, Mapping):
-        comparison = comparison_of(dict(file), "comparison", overrides)
-    else:
-        comparison = read_comparison(as_path("file", file), overrides)
-    comparison = replace(comparison, runs=tuple(map(on_its_store, comparison.runs)))
+    comparison = _asked_for(file, overrides)
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
+    if look and amend:
+        raise SettingError("--amend", "is for what is trained from now on", "--look")
     beside = root.parent if is_packed(root) else root
     page, facts = (beside / f"{comparison.name}.{suffix}" for suffix in ("html", "json"))
     must_be_ours(page)
     check_file(facts, "table of a comparison", _are_our_tables)
     if not look:
-        carry_out(comparison, root, jobs=jobs, threads=threads, shown=not quiet)
+        carry_out(comparison, root, jobs=jobs, threads=threads, amend=amend, shown=not quiet)
     with opened(root) as folder:
         outcomes, missing = read_outcomes(comparison, folder)
+        amended = amendments(comparison, folder)
     if not any(outcome.summary for outcome in outcomes):
         raise DataError(_nothing(root, outcomes))
     members = groups(comparison, outcomes)
-    pairs = pair_verdicts(members, comparison.variants)
-    lines, remarks = verdict_lines(pairs), notes(outcomes)
-    tables = tables_of(comparison, members, pairs)
+    pairs = pair_verdicts(members, comparison)
+    lines, remarks = [*amended, *verdict_lines(pairs)], notes(outcomes)
+    tables = tables_of(comparison, members, pairs, amended)
     shown = [outcome.shown for outcome in outcomes if outcome.summary]
     families = {o.run.name: group.name for group in members for o in group.outcomes}
     write(
@@ -122,18 +125,34 @@ def compare(
     return ComparisonResult(comparison.name, *said, ends, missing, page)
 
 
+def _asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
+    if isinstance(file, Mapping):
+        asked = comparison_of(dict(file), "comparison", dict(overrides))
+    else:
+        asked = read_comparison(as_path("file", file), dict(overrides))
+    return replace(asked, runs=tuple(map(on_its_store, asked.runs)))
+
+
 def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:
     facts = {"name": name, "verdicts": verdicts, "tables": [asdict(table) for table in tables]}
     Disk().replace_file(path, (json.dumps(facts, indent=1) + "\n").encode())
 
 
 def tables_of(
-    comparison: Comparison, members: Sequence[Group], pairs: Sequence[tuple[str, PairVerdict]]
+    comparison: Comparison,
+    members: Sequence[Group],
+    pairs: Sequence[tuple[str, PairVerdict]],
+    amended: Sequence[str] = (),
 ) -> list[Table]:
     """Return every table of a comparison, what matters most first."""
+    ends, timed = results(members, comparison.baseline), list[Table]()
+    if comparison.seconds:
+        ends = replace(ends, title="Results at the end of each variant's budget")
+        timed = [budgets(comparison, comparison.seconds)]
     return [
-        results(members, comparison.baseline),
-        verdict_table(pairs),
+        ends,
+        verdict_table(pairs, comparison.margin, "".join(f" {one}." for one in amended)),
+        *timed,
         *sweep_tables(comparison, members),
         instability(members),
         peaks(members),

@@ -10,6 +10,8 @@
     pacing = { kind = "linear", start = 8, duration = 100 }
     [variants.rows]
     same_tokens_as = "slw"            # rows warmup with that variant's tokens at every step
+    [variants.less]
+    same_seconds_as = "slw"           # the steps that take that variant's seconds, by `seconds`
 
     [[grid]]                          # optional: each is one axis, whose settings move together
     optimizer.learning_rate = [3e-3, 1e-2]
@@ -45,14 +47,18 @@ from lengthen.experiments.compare.fairness import (
     must_be_fair,
     must_have_the_same_tokens,
     with_flops,
+    with_seconds,
 )
-from lengthen.util.errors import SettingError, nearest
+from lengthen.experiments.compare.primary import margin_of, must_be_known, primary_of
+from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
+from lengthen.util.errors import SettingError
 
-OWN = ("baseline", "seeds", "variants", "grid", "flops")
+OWN = ("baseline", "seeds", "variants", "grid", "flops", "primary", "margin", "seconds")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
 RUNS = "runs"  # in a comparison's directory
 LINEAR = "must name a variant whose length is paced linearly or by doubling"
+TIMED = "must name a variant without same_seconds_as"
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,9 @@ class Comparison:
     axes: tuple[str, ...]  # the first setting of each axis
     cells: Mapping[str, tuple[Any, ...]]  # label -> the value on each axis
     runs: tuple[Planned, ...]  # seed by seed, so that an early look finds whole pairs
+    primary: tuple[tuple[str, str], ...]  # pairs that alone are judged; none: all are
+    margin: float | None  # nats by which the first of a primary pair may be worse
+    seconds: SecondsTable | None
 
 
 def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
@@ -98,7 +107,10 @@ def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
 
     `overrides` lie over the base and over every variant.
     """
-    return comparison_of(read_toml(path), path.stem, overrides or {})
+    tables = read_toml(path)
+    if "seconds" in tables:
+        tables["seconds"] = str(path.parent / str(tables["seconds"]))
+    return comparison_of(tables, path.stem, overrides or {})
 
 
 def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
@@ -107,7 +119,7 @@ def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
     tables = read_toml(path) if path.suffix == ".toml" and path.is_file() else {}
     if "variants" not in tables:
         return {}
-    return {run.group: run.config for run in comparison_of(tables, path.stem, overrides).runs}
+    return {run.group: run.config for run in read_comparison(path, overrides).runs}
 
 
 def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
@@ -118,7 +130,11 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     base = merge(with_recipe(tables), overrides)[0]
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
-    _known("baseline", baseline, variants)
+    must_be_known("baseline", baseline, variants)
+    primary = primary_of(own["primary"], variants) if "primary" in own else ()
+    margin = margin_of(own["margin"], primary) if "margin" in own else None
+    table = read_seconds(own["seconds"]) if "seconds" in own else None
+    timed = {one: of["same_seconds_as"] for one, of in variants.items() if "same_seconds_as" in of}
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = _axes(own.get("grid", []))
     _must_not_hide(overrides, variants, axes)
@@ -136,7 +152,9 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
         configs[label] = {
             one: _config(one, variants, cell, overrides, own.get("flops")) for one in variants
         }
-        must_be_fair(configs[label], baseline, equal_budgets="flops" not in own)
+        for one, other in timed.items():
+            configs[label][one] = with_seconds(configs[label], one, other, table)
+        must_be_fair(configs[label], baseline, variants if "flops" in own else timed)
         must_have_the_same_tokens(configs[label], variants)
     runs = [
         Planned(variant, label, seed, with_overrides(config, {"run": {"seed": seed}}))
@@ -145,7 +163,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     ]
     values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
     names = tuple(next(iter(axis)) for axis in axes)
-    return Comparison(name, baseline, tuple(variants), seeds, names, values, tuple(runs))
+    asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, table
+    return Comparison(name, baseline, *asked)
 
 
 def _variants(given: object) -> dict[str, Tables]:
@@ -165,17 +184,15 @@ def _variants(given: object) -> dict[str, Tables]:
             raise SettingError(f"variants.{name}.recipe", "belongs to the base, above the variants")
         if "seed" in _tables_in(changes).get("run", {}):
             raise SettingError(f"variants.{name}.run.seed", "is what `seeds` sets")
-        if (other := changes.get("same_tokens_as")) is not None:
-            setting = f"variants.{name}.same_tokens_as"
-            _known(setting, other, variants)
-            if "same_tokens_as" in variants[other]:
-                raise SettingError(setting, LINEAR, other)
+        for key, rule in (("same_tokens_as", LINEAR), ("same_seconds_as", TIMED)):
+            other = changes.get(key)
+            if other is not None:
+                must_be_known(f"variants.{name}.{key}", other, variants)
+            if other is not None and key in variants[other]:
+                raise SettingError(f"variants.{name}.{key}", rule, other)
+        if {"same_seconds_as", "budget"} <= changes.keys():
+            raise SettingError(f"variants.{name}.budget", "is what same_seconds_as sets")
     return variants
-
-
-def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
-    if not isinstance(name, str) or name not in variants:
-        raise SettingError(setting, "no such variant", name, nearest(str(name), variants))
 
 
 def _tables_in(changes: Tables) -> Tables:
@@ -284,7 +301,7 @@ def _config(
     name: str, variants: Mapping[str, Tables], cell: Tables, overrides: Tables, flops: object
 ) -> Config:
     changes = dict(variants[name])
-    other = changes.pop("same_tokens_as", None)
+    other, timed = (changes.pop(key, None) for key in ("same_tokens_as", "same_seconds_as"))
     if other is not None:
         target = _config(other, variants, cell, overrides, None)
         if not isinstance(target.pacing, Linear | Doubling) or target.pacing.of != "length":
@@ -293,11 +310,13 @@ def _config(
         if other is not None:
             cell = rows_with_the_same_tokens(target.tables())
         tables = merge(merge(cell, changes)[0], overrides)[0]
-        if flops is not None and "%" in str(flat(tables).get("pacing.duration")):
-            rule = "is a share of budget.tokens, which flops replaces; give steps"
+        is_share = "%" in str(flat(tables).get("pacing.duration"))
+        if is_share and (timed or flops is not None):
+            by = "same_seconds_as" if timed else "flops"
+            rule = f"is a share of budget.tokens, which {by} replaces; give steps"
             raise SettingError("pacing.duration", rule, flat(tables)["pacing.duration"])
         config = build(tables)
-        return config if flops is None else with_flops(config, flops)
+        return config if flops is None or timed else with_flops(config, flops)
     except SettingError as error:
         # A mistake of the base is not this variant's.
         own = {*flat(_tables_in(changes)), *changes, *(["pacing"] if other else [])}

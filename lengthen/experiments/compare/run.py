@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lengthen.data.open_store import open_store
+from lengthen.experiments.compare.declared import declare
 from lengthen.experiments.compare.file import Comparison, Planned
+from lengthen.experiments.compare.tables import budgets
 from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
 from lengthen.experiments.runner import (
     Event,
@@ -29,7 +31,7 @@ from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
 from lengthen.util.console import Line, clock_time, line
 from lengthen.util.errors import DataError
-from lengthen.util.tables import counted, number
+from lengthen.util.tables import counted, laid_out, number
 
 
 def carry_out(
@@ -38,6 +40,7 @@ def carry_out(
     *,
     jobs: int | None = None,
     threads: int | None = None,
+    amend: bool = False,
     shown: bool = True,
     on_end: Callable[[Path], None] = lambda _: None,
 ) -> None:
@@ -45,12 +48,14 @@ def carry_out(
 
     They start in their order. `on_end` gets the directory of each that has ended or crashed.
     Raises BusyError where another process does so, SettingError and DataError for what no run
-    could start with, and StoppedError after a signal, when the runs have saved.
+    could start with or for a changed file (declare), and StoppedError after a signal, when the runs
+    have saved.
     """
     unfinished = _unfinished(comparison.runs, root)
+    rests = _rests(unfinished)
+    declare(comparison, root, amend=amend)
     if not unfinished:
         return
-    rests = _rests(unfinished)
     configs = [run.config for run in unfinished]
     machine = machine_for(configs, len(configs), jobs, threads)
     with owned_attempts(root) as attempts:
@@ -67,6 +72,8 @@ def carry_out(
             few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
             few *= len(comparison.seeds) < FEWEST_SEEDS
             progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}{few}")
+            if comparison.seconds:
+                progress.say("\n".join(laid_out(budgets(comparison, comparison.seconds))))
             of, whole = len(comparison.runs), int(flops)
             training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)

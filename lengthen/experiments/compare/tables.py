@@ -1,18 +1,27 @@
 """The tables of a comparison: results, verdicts, instability and its causes, cost of measuring."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from statistics import fmean
 
 from lengthen.analysis.instability import THRESHOLDS
 from lengthen.analysis.summary import QUANTITIES, Side, Summary
+from lengthen.experiments.compare.file import Comparison
 from lengthen.experiments.compare.outcomes import EndState, Group, Outcome
+from lengthen.experiments.compare.seconds import SecondsTable
 from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
 from lengthen.run.records import EvalRecord
+from lengthen.util.errors import SettingError
 from lengthen.util.stats import interval
 from lengthen.util.tables import Table, between, number
 
 NOT_MEASURED = "not measured"
+EXPLORATORY = " Exploratory pairs are not in that family, and have no verdict."
+MARGIN = (
+    " Margin: not worse where the upper bound lies below it, equivalent where both bounds lie "
+    "within it; each at 95 % by itself, and neither for a variant with a diverged seed."
+)
 SPIKED = (
     " One seed's difference stands apart from the others' in: {pairs}. Where differences have rare "
     "spikes to one side, an interval from few seeds leaves out the true mean more often than in "
@@ -149,13 +158,14 @@ def _seconds(group: Group, base: Group) -> str:
 
 
 def pair_verdicts(
-    members: Sequence[Group], variants: Sequence[str]
+    members: Sequence[Group], comparison: Comparison
 ) -> list[tuple[str, PairVerdict]]:
     """Return each cell's verdicts; Holm's family is all pairs of the file, finished or not."""
     by_cell: list[tuple[str, PairVerdict]] = []
     for cell, inside in cells(members):
         losses = {group.variant: group.losses() for group in inside}
-        pairs = verdicts({variant: losses.get(variant, {}) for variant in variants})
+        every = {variant: losses.get(variant, {}) for variant in comparison.variants}
+        pairs = verdicts(every, primary=comparison.primary, margin=comparison.margin)
         by_cell += [(cell, pair) for pair in pairs if {pair.a, pair.b} <= losses.keys()]
     return by_cell
 
@@ -165,15 +175,22 @@ def verdict_lines(pairs: Sequence[tuple[str, PairVerdict]]) -> list[str]:
     return [f"{cell}: {pair.sentence()}" if cell else pair.sentence() for cell, pair in pairs]
 
 
-def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
-    """Return every pair's difference, interval, p after Holm, and what these seeds could see."""
+def verdict_table(
+    pairs: Sequence[tuple[str, PairVerdict]], size: float | None = None, amended: str = ""
+) -> Table:
+    """Return every pair's difference, interval, p after Holm, and what these seeds could see.
+
+    `size` is the margin in nats, if there is one; `amended` says how the file was changed.
+    """
     rows = []
     for cell, pair in pairs:
-        gap = pair.difference
+        gap, margin = pair.difference, pair.margin
+        within = (margin.verdict, between(margin.low, margin.high)) if margin else ("-", "-")
         rows.append(
             (
                 f"{pair.a} against {pair.b}" + (f", {cell}" if cell else ""),
                 pair.verdict,
+                *(within if size else ()),
                 number(gap.mean if gap else None),
                 between(gap.low, gap.high) if gap else "-",
                 "-" if pair.p_adjusted is None else f"{pair.p_adjusted:.2g}",
@@ -182,17 +199,31 @@ def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
             )
         )
     apart = "; ".join(row[0] for row, (_, pair) in zip(rows, pairs, strict=True) if pair.one_apart)
-    columns = ("pair", "verdict", "difference", "95 % interval", "p after Holm", "seeds")
+    of_margin = (f"margin {size:g}", "one-sided 95 % bounds") if size else ()
+    columns = ("difference", "95 % interval", "p after Holm", "seeds", "seen at 80 %")
+    explored = EXPLORATORY * any(pair.verdict == "exploratory" for _, pair in pairs)
     return Table(
         "Verdicts",
-        (*columns, "seen at 80 %"),
+        ("pair", "verdict", *of_margin, *columns),
         tuple(rows),
         "Difference of the final validation losses in nats, the first less the second, paired by "
         "seed. Paired t-test; Holm over the pairs of one cell, so that the chance of any false "
         "verdict in a cell is 5 % at most. Seen at 80 %: the smallest true difference that these "
         "seeds would find four times in five, at Holm's hardest step."
+        + (explored + MARGIN * bool(size) + amended)
         + (SPIKED.format(pairs=apart) if apart else ""),
     )
+
+
+def budgets(comparison: Comparison, table: SecondsTable) -> Table:
+    """Return each variant's tokens, and its seconds by the table where that is for its model."""
+    rows = []
+    for name, config in {run.group: run.config for run in comparison.runs}.items():
+        with suppress(SettingError):
+            seconds = f"{table.of_run(config):,.1f}"
+            rows.append((name, f"{config.budget.tokens:,}", seconds))
+    note = f"Seconds of all steps by the table of seconds, measured on {table.machine}."
+    return Table("Budgets", ("variant", "tokens", "seconds"), tuple(rows), note)
 
 
 def instability(members: Sequence[Group]) -> Table:

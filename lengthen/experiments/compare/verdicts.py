@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from lengthen.util.stats import (
     Paired,
@@ -19,10 +19,33 @@ from lengthen.util.stats import (
 
 Seeds: TypeAlias = Mapping[int, float | None]  # seed -> final loss in nats; None: it diverged
 Losses: TypeAlias = Mapping[str, Seeds]  # by variant
-Verdict: TypeAlias = Literal["better", "worse", "not distinguishable", "too few seeds"]
+Verdict: TypeAlias = Literal[
+    "better", "worse", "not distinguishable", "too few seeds", "exploratory"
+]
+MarginVerdict: TypeAlias = Literal["equivalent", "not worse", "not shown", "too few seeds"]
 
 FEWEST_SEEDS = 3
 POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Whether `a` is worse than `b` by less than `size` nats, and b than a (TOST)."""
+
+    size: float
+    verdict: MarginVerdict
+    low: float | None = None  # one-sided bounds of a - b in nats, each at 1 - alpha
+    high: float | None = None
+
+    def sentence(self, a: str, b: str) -> str:
+        """Return what is shown of `a` against `b`; empty where there are too few seeds."""
+        if self.low is None or self.high is None:
+            return ""
+        line = f"{a} is not worse than {b} by more than {self.size:g} nats"
+        if self.verdict == "equivalent":
+            line = f"{a} and {b} are equivalent within {self.size:g} nats"
+        hidden = "it is not shown that " * (self.verdict == "not shown")
+        return f"; {hidden}{line} (one-sided bounds {self.low:z.3f} and {self.high:z.3f})"
 
 
 @dataclass(frozen=True)
@@ -33,20 +56,26 @@ class PairVerdict:
     b: str
     verdict: Verdict
     difference: Paired | None  # a - b in nats; None: no seed finished in both
-    p_adjusted: float | None  # by Holm over all pairs; None: no test
+    p_adjusted: float | None  # by Holm over the pairs that are judged; None: no test
     seeds: int  # finished in both
     diverged: tuple[int, int]  # seeds without a loss, of a and of b
     smallest_effect: float | None  # nats, seen at 80 %; None: no test, or no spread to judge by
     one_apart: bool  # whether one seed's difference lies too far from the others' for normal ones
+    margin: Margin | None  # of a pair that is judged by one
 
     def sentence(self) -> str:
         """Return the verdict as one plain line, with what it rests on."""
         # Without it a reader would ask why an interval far from 0 is no verdict.
         bar = " and so is not called better" if self.verdict == "not distinguishable" else ""
-        return self._finding() + "".join(
-            f"; {name} diverged in {count} seed{'s' if count > 1 else ''}{bar}"
-            for name, count in zip((self.a, self.b), self.diverged, strict=True)
-            if count
+        margin = self.margin.sentence(self.a, self.b) if self.margin else ""
+        return (
+            self._finding()
+            + margin
+            + "".join(
+                f"; {name} diverged in {count} seed{'s' if count > 1 else ''}{bar}"
+                for name, count in zip((self.a, self.b), self.diverged, strict=True)
+                if count
+            )
         )
 
     def _finding(self) -> str:
@@ -58,6 +87,11 @@ class PairVerdict:
                 why = f"{lost} never finished, {kept} always: {p}"
             return f"{self.a} and {self.b}: too few seeds ({why})"
         gap = self.difference
+        if self.verdict == "exploratory":
+            told = "fewer than 2 seeds finished in both"
+            if gap is not None and gap.low is not None:
+                told = f"difference {_nats(gap)} over {self.seeds} seeds"
+            return f"{self.a} against {self.b}, exploratory: {told}"
         if gap is None:
             lost = self.b if self.verdict == "better" else self.a
             return f"{self.a} is {self.verdict} than {self.b}: {lost} never finished ({p})"
@@ -85,33 +119,42 @@ class Speedup:
     n: int
 
 
-def verdicts(losses: Losses, alpha: float = 0.05) -> list[PairVerdict]:
+def verdicts(
+    losses: Losses,
+    alpha: float = 0.05,
+    primary: Sequence[tuple[str, str]] = (),
+    margin: float | None = None,
+) -> list[PairVerdict]:
     """Return a verdict for every pair of variants, in the order named.
 
     Runs of one seed are paired, and a difference counts if its p, after Holm over exactly these
     pairs, is at most `alpha`: the chance of any false one in the whole table is `alpha` at most.
-    Intervals are each pair's own, at 1 - alpha.
+    Intervals are each pair's own, at 1 - alpha. Where there are `primary` pairs they alone are
+    judged and come first; the others are exploratory. A `margin` in nats is for pairs that are
+    judged: two one-sided tests, each at `alpha` and without Holm.
 
     - At least 3 seeds finished in both: p is that of the paired t-test.
     - One diverged in every seed and the other in none, over at least 3 that both were given: p is
       how likely chance does that at most (stats.all_against_none).
     - Anything else, and a p of the second kind above `alpha`, is 'too few seeds'. Pairs without a
       p are in Holm's family with 1.
-    - A variant with a diverged seed is never better: where the test is in its favour it is
-      'not distinguishable', since the seeds that it lost are missing from the mean.
+    - A variant with a diverged seed is never better, nor within a margin: where the test is in its
+      favour it is 'not distinguishable', since the seeds that it lost are missing from the mean.
 
     A loss that is not finite counts as none.
 
     Raises SettingError where `alpha` is not between 0 and 1.
     """
     check_share("alpha", alpha)
-    pairs = list(combinations(losses, 2))
+    every = list(combinations(losses, 2))
+    pairs = list(primary) or every
+    others = [pair for pair in every if not {pair, pair[::-1]} & {*pairs}]
     gaps = [_gaps(losses[a], losses[b]) for a, b in pairs]
     differences = [paired(of_pair, 1 - alpha) if of_pair else None for of_pair in gaps]
     tests = [_p(losses[a], losses[b], d) for (a, b), d in zip(pairs, differences, strict=True)]
     adjusted = holm([1.0 if p is None else p for p in tests])
     hardest = alpha / max(1, len(pairs))  # Holm's first step; the later ones see a little more
-    return [
+    judged = [
         PairVerdict(
             a=a,
             b=b,
@@ -122,11 +165,29 @@ def verdicts(losses: Losses, alpha: float = 0.05) -> list[PairVerdict]:
             diverged=(_diverged(losses[a]), _diverged(losses[b])),
             smallest_effect=_smallest_effect(difference, hardest),
             one_apart=stands_apart(of_pair),
+            margin=None if margin is None else _margin(margin, losses[a], losses[b], alpha),
         )
         for (a, b), of_pair, difference, test, p in zip(
             pairs, gaps, differences, tests, adjusted, strict=True
         )
     ]
+    alone = [verdicts({name: losses[name] for name in pair}, alpha)[0] for pair in others]
+    no_test: dict[str, Any] = {"p_adjusted": None, "smallest_effect": None}
+    return judged + [replace(pair, verdict="exploratory", **no_test) for pair in alone]
+
+
+def _margin(size: float, a: Seeds, b: Seeds, alpha: float) -> Margin:
+    gaps = _gaps(a, b)
+    if len(gaps) < FEWEST_SEEDS:
+        return Margin(size, "too few seeds")
+    bounds = interval(gaps, 1 - 2 * alpha)
+    assert bounds.low is not None
+    assert bounds.high is not None
+    verdict: MarginVerdict = "not shown"
+    if bounds.high < size and not _diverged(a):
+        both = -size < bounds.low and not _diverged(b)
+        verdict = "equivalent" if both else "not worse"
+    return Margin(size, verdict, bounds.low, bounds.high)
 
 
 def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -> Speedup:

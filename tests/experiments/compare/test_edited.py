@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ import pytest
 from lengthen.cli.main import main
 from lengthen.data.prepare import prepare
 from lengthen.experiments.compare import compare as whole
-from lengthen.experiments.compare.file import Comparison
+from lengthen.experiments.compare.declared import declare
+from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.compare.outcomes import notes, read_outcomes
 from tests.experiments.conftest import facts_of
 
@@ -70,7 +71,7 @@ def more(text: str) -> Text:
 
 PLAIN = Text({})
 SWAPPED = Text({"[variants.baseline]": "[variants.x]", "[variants.slw]": "[variants.baseline]"})
-EQUAL, REFUSED = "equal", "refused"
+EQUAL, AMENDED = "equal", "amended"
 # What was called before, what is called now, and what comes of it.
 EDITS: dict[str, tuple[Text, Text, str]] = {
     "the decay is deleted": (top("optimizer.decay_tokens = 900"), PLAIN, "optimizer.decay_tokens"),
@@ -107,17 +108,17 @@ EDITS: dict[str, tuple[Text, Text, str]] = {
         Text({"duration = 8": "duration = 16"}, ROWS),
         "pacing.duration",
     ),
-    "a variant is added": (PLAIN, more("[variants.third]\noptimizer.clip = 0.5\n"), EQUAL),
-    "a variant is removed": (more("[variants.third]\noptimizer.clip = 0.5\n"), PLAIN, EQUAL),
+    "a variant is added": (PLAIN, more("[variants.third]\noptimizer.clip = 0.5\n"), AMENDED),
+    "a variant is removed": (more("[variants.third]\noptimizer.clip = 0.5\n"), PLAIN, AMENDED),
     "names are swapped": (
         PLAIN,
         Text({**SWAPPED.replaced, "[variants.x]": "[variants.slw]"}),
         "pacing.kind",
     ),
-    "another baseline": (PLAIN, Text({'= "baseline"': '= "slw"'}), EQUAL),
-    "a seed is added": (PLAIN, Text({"[0, 1]": "[2, 0, 1]"}), EQUAL),
-    "a seed is removed": (PLAIN, Text({"[0, 1]": "[1]"}), EQUAL),
-    "a grid is added": (PLAIN, more(GRID.format(second=1.0)), EQUAL),
+    "another baseline": (PLAIN, Text({'= "baseline"': '= "slw"'}), AMENDED),
+    "a seed is added": (PLAIN, Text({"[0, 1]": "[2, 0, 1]"}), AMENDED),
+    "a seed is removed": (PLAIN, Text({"[0, 1]": "[1]"}), AMENDED),
+    "a grid is added": (PLAIN, more(GRID.format(second=1.0)), AMENDED),
     "what moves along the grid": (
         more(GRID.format(second=1.0)),
         more(GRID.format(second=0.5)),
@@ -160,12 +161,23 @@ def test_an_edited_comparison_gives_what_a_new_directory_gives_or_is_refused(
     assert call(before.write(file, store), out) == 0
     after.write(file, store)
     capsys.readouterr()
-    if comes_to in (EQUAL, "rounded"):
+    if comes_to in (EQUAL, AMENDED, "rounded"):
         assert call(file, new) == 0
+        if comes_to == AMENDED:
+            declared = (out / "small.declared.jsonl").read_bytes()
+            for words in ([], ["--look"]):
+                assert call(file, out, *words) == 2
+                assert capsys.readouterr().err.endswith(
+                    "; --amend goes on, and the tables say so\n"
+                )
+            assert (out / "small.declared.jsonl").read_bytes() == declared
+            assert call(file, out, "--amend") == 0
         for words in ([], ["--look"]):
             assert call(file, out, *words) == 0
-            alike = facts_of if comes_to == EQUAL else (lambda place: rounded(facts_of(place)))
+            alike = (lambda place: rounded(facts_of(place))) if comes_to == "rounded" else facts_of
             assert alike(out) == alike(new)
+            told = (out / "small.json").read_text(encoding="utf-8")
+            assert told.count("Amended") == (2 if comes_to == AMENDED else 0)
         return
     for words in ([], ["--look"]):
         assert call(file, out, *words) == 2
@@ -238,7 +250,10 @@ def test_a_crash_under_settings_that_the_file_no_longer_has_is_no_result(
     file, out = tmp_path / "small.toml", tmp_path / "out"
     assert call(more('run.compile = "on"\n').write(file, store), out) == 0
     assert "slw/seed-1 crashed: run.compile: " in capsys.readouterr().out
-    assert call(PLAIN.write(file, store), out, "--look") == 0
+    asked = read_comparison(PLAIN.write(file, store))
+    on_store = tuple(map(whole.on_its_store, asked.runs))
+    declare(replace(asked, runs=on_store), out, amend=True)
+    assert call(file, out, "--look") == 0
     assert "2 runs still to be finished" in (printed := capsys.readouterr().out)
     assert "crashed" not in printed
     assert call(file, out) == 0
@@ -328,6 +343,6 @@ def test_real_processes_add_a_seed_as_a_new_directory_has_it(store: Path, tmp_pa
     file, out, new = tmp_path / "small.toml", tmp_path / "out", tmp_path / "new"
     one = Text({"[0, 1]": "[0]"})
     assert call(one.write(file, store), out) == 0
-    assert call(PLAIN.write(file, store), out) == 0
+    assert call(PLAIN.write(file, store), out, "--amend") == 0
     assert call(file, new) == 0
     assert facts_of(out) == facts_of(new)

@@ -117,8 +117,8 @@ def test_a_budget_in_flops_is_refused_where_only_the_run_itself_decides_its_leng
     with pytest.raises(SettingError) as caught:
         read_comparison(written(more=more, **given))
     assert str(caught.value).startswith(
-        f"{name}: must say its lengths beforehand for a budget in flops, got 'adaptive'; give an "
-        "equal budget.tokens instead of flops, or the lengths that it took"
+        f"{name}: must say its lengths beforehand for a budget in flops or seconds, "
+        "got 'adaptive'; give an equal budget.tokens instead, or the lengths that it took"
     )
     tokens = {old: new for old, new in given.items() if old != 'baseline = "baseline"'}
     assert read_comparison(written(more=more, **tokens)).runs

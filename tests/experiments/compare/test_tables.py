@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_one_recipe_under_two_names_cannot_be_told_apart(
     for run in comparison.runs:
         other = 0.01 if run.variant == "slw" and run.seed != 1 else 0.0
         plant(tmp_path, run, [6.0, noise[run.seed] + other])
-    (line,) = verdict_lines(pair_verdicts(members(comparison, tmp_path), comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(members(comparison, tmp_path), comparison))
     assert "not distinguishable" in line
 
 
@@ -134,7 +135,7 @@ def test_one_that_is_5_percent_better_is_called_better_and_faster(
         losses = [6.0, base * 0.97, base * 0.95] if better else [6.0, base * 1.02, base]
         plant(tmp_path, run, losses)
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(pair_verdicts(found, comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(found, comparison))
     assert line.startswith("baseline is worse than slw by 0.251 nats")
     rows = results(found, "baseline").rows
     assert column(rows, 8) == ["1.00", "1.50"]
@@ -187,7 +188,7 @@ def test_a_variant_with_a_diverged_seed_is_never_better(written: Written, tmp_pa
         losses = [6.0, 5.0 - gain + 0.01 * run.seed]
         plant(tmp_path, run, losses, end="skipped" if lost else "finished")
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(pair_verdicts(found, comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(found, comparison))
     assert "not distinguishable" in line
     assert "slw diverged in 1 seed" in line
     assert column(results(found, "baseline").rows, 1) == ["4 of 4", "3 of 4, 1 diverged"]
@@ -205,7 +206,7 @@ def test_two_seeds_are_too_few(written: Written, tmp_path: Path) -> None:
     comparison = read_comparison(written(**{"[0, 1, 2]": "[0, 1]"}))
     for run in comparison.runs:
         plant(tmp_path, run, [6.0, 4.0 if run.variant == "slw" else 5.0])
-    table = verdict_table(pair_verdicts(members(comparison, tmp_path), comparison.variants))
+    table = verdict_table(pair_verdicts(members(comparison, tmp_path), comparison))
     assert column(table.rows, 1) == ["too few seeds"]
 
 
@@ -253,7 +254,7 @@ def test_a_crash_decides_nothing(written: Written, tmp_path: Path) -> None:
             lines.append({"run": run.name, "event": "ended", "message": "\x1b[31mdisk full"})
     (tmp_path / ATTEMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = members(comparison, tmp_path)
-    (line,) = verdict_lines(pair_verdicts(found, comparison.variants))
+    (line,) = verdict_lines(pair_verdicts(found, comparison))
     assert line == "baseline and slw: too few seeds (0 finished in both, 3 are needed)"
     assert found[1].outcomes[0].attempts.message == "\\x1b[31mdisk full"
     rows = results(found, "baseline").rows
@@ -291,7 +292,7 @@ def test_a_finite_loss_that_rises_again_is_tested_like_any_other(
     comparison = read_comparison(written())
     for run in comparison.runs:
         plant(tmp_path, run, [3.0, 1.0 + 0.01 * run.seed, 1.25 if run.variant == "slw" else 1.19])
-    (row,) = verdict_table(pair_verdicts(members(comparison, tmp_path), comparison.variants)).rows
+    (row,) = verdict_table(pair_verdicts(members(comparison, tmp_path), comparison)).rows
     assert row[5] == "3"
     assert row[1] in ("better", "not distinguishable")
 
@@ -307,8 +308,13 @@ def test_the_family_is_all_pairs_of_the_file_however_few_are_finished(
             gap = gaps[run.seed] if run.variant == "baseline" else 0.0
             plant(tmp_path, run, [6.0, 5.0 + gap])
     found = members(comparison, tmp_path)
-    assert verdict_table(pair_verdicts(found, ("baseline", "slw"))).rows[0][1] == "worse"
-    (row,) = verdict_table(pair_verdicts(found, comparison.variants)).rows
+    assert (
+        verdict_table(pair_verdicts(found, replace(comparison, variants=("baseline", "slw")))).rows[
+            0
+        ][1]
+        == "worse"
+    )
+    (row,) = verdict_table(pair_verdicts(found, comparison)).rows
     assert row[1] == "not distinguishable"
 
 

@@ -1,0 +1,58 @@
+"""A committed table of seconds a token by length -> the seconds of a run's steps."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
+
+from lengthen.config.schema import Config
+from lengthen.core.schedule import spans
+from lengthen.util.errors import SettingError, one_line
+
+MODEL = ("layers", "width", "heads", "vocabulary", "positions")  # what decides a token's seconds
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SecondsTable(BaseModel):
+    """Seconds a token by the length of its step, measured on one machine for one model."""
+
+    format: Literal[1]
+    machine: str = Field(validation_alias=AliasChoices("device", "processor"))
+    model: dict[str, Any]
+    seconds_per_token: Annotated[dict[int, Seconds], Field(min_length=1)]
+
+    def of_step(self, rows: int, length: int) -> float:
+        """Return a step's seconds, linear between lengths; raises SettingError outside of them."""
+        lengths = sorted(self.seconds_per_token)
+        if not lengths[0] <= length <= lengths[-1]:
+            raise SettingError("seconds", f"has lengths {lengths[0]} to {lengths[-1]} only", length)
+        each = [self.seconds_per_token[one] for one in lengths]
+        return rows * length * float(np.interp(length, lengths, each))
+
+    def of_run(self, config: Config) -> float:
+        """Return the seconds of all steps; raises SettingError for another model or length."""
+        self.must_fit(config)
+        if config.budget.tokens is None:
+            raise SettingError("budget.tokens", "is missing; equal seconds need it")
+        steps = spans(config.schedule())
+        return sum(span.steps * self.of_step(span.rows, span.length) for span in steps)
+
+    def must_fit(self, config: Config) -> None:
+        """Raise SettingError for a model that is not the one measured."""
+        for name in MODEL:
+            if (value := getattr(config.model, name)) != self.model.get(name):
+                rule = f"is {self.model.get(name)!r} in the table of seconds"
+                raise SettingError(f"model.{name}", rule, value)
+
+
+def read_seconds(path: object) -> SecondsTable:
+    """Read a table of seconds; raises SettingError for a file that is none."""
+    try:
+        return SecondsTable.model_validate_json(Path(str(path)).read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        rule = ": ".join([*map(str, first["loc"]), one_line(first["msg"])])
+    except (OSError, ValueError) as error:
+        rule = one_line(error)
+    raise SettingError("seconds", f"is no table of seconds ({rule})", path)
