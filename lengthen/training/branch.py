@@ -53,8 +53,8 @@ def branch(
     read again. Raises what `train` and `resume` raise.
 
     >>> more = {"budget.tokens": 40_000}
-    >>> lengthen.branch("runs/first", "runs/longer", settings=more, quiet=True).tokens
-    40000
+    >>> lengthen.branch("runs/first", "runs/longer", settings=more, quiet=True).tokens > 39_000
+    True
     """
     parent, paths = runlog.open_run(as_path("run", run)), RunPaths(as_path("out", out))
     config, anew, notes = plan_branch(parent, settings, data)
