@@ -3,22 +3,22 @@
     python -m scripts.predicted_saving [SECONDS.json ...]
 
 Tokens a step are held. The FLOP are those of `lengthen plan`. A table of seconds, which `make gpu`
-measures in its parts `lengths` and `long`, adds the share of a device's time, for the model that
-it was measured with and no further than its lengths go.
+measures in its parts `lengths` and `long`, and `benchmarks.seconds` on a processor, adds the share
+of a device's time, for the model that it was measured with and no further than its lengths go.
 """
 
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lengthen.config.load import build
 from lengthen.config.schema import Config
+from lengthen.experiments.compare.seconds import MODEL, SecondsTable, read_seconds
 from lengthen.planning.forecast import Forecast
-from lengthen.planning.plan import plan, seconds_along
+from lengthen.planning.plan import Plan, plan, seconds_along
 from lengthen.training.calibrate import given_speed
+from lengthen.util.errors import SettingError
 from lengthen.util.tables import Table, show
-from scripts.seconds_table import SecondsTable, read
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2-117m": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50_257},
@@ -30,7 +30,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "positions": "rope",
     },
 }
-ALIKE = ("layers", "width", "heads", "vocabulary", "positions")  # what makes a shape
 LENGTHS = tuple(2**power for power in range(12, 18))
 START, STEPS, GROWS = 256, 1000, 800  # the first length; steps; those of them before full length
 STEP_TOKENS = 2**19
@@ -68,16 +67,22 @@ def saved(config: Config, seconds: SecondsTable | None) -> Iterator[str]:
     planned = plan(config, full)
     flops = Forecast("", config, planned, given_speed(config, "1T")).saving
     yield from (f"{share:.0%}" for share in (flops.causal, flops.full))
-    if seconds is None or not seconds.covers(START, full):
-        yield "-"
-        return
-    whole = planned.steps * seconds.of_step(config.batch.rows, full)
-    yield f"{1 - seconds_along(planned, seconds.of_step)[-1] / whole:.0%}"
+    yield "-" if seconds is None else seconds_saved(planned, seconds)
+
+
+def seconds_saved(planned: Plan, seconds: SecondsTable) -> str:
+    """Return the share of the seconds of full length; "-" where the table does not go so far."""
+    schedule = planned.schedule
+    try:
+        whole = planned.steps * seconds.of_step(schedule.rows, schedule.full_length)
+        return f"{1 - seconds_along(planned, seconds.of_step)[-1] / whole:.0%}"
+    except SettingError:
+        return "-"
 
 
 def shape_of(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a model's settings makes its shape."""
-    return {name: model.get(name, "learned") for name in ALIKE}
+    return {name: model.get(name, "learned") for name in MODEL}
 
 
 def table(measured: Mapping[str, SecondsTable]) -> Table:
@@ -99,7 +104,7 @@ def table(measured: Mapping[str, SecondsTable]) -> Table:
             rows.append((name, str(full), *cells))
     kinds = ("causal FLOP", "FLOP in full", "seconds")
     columns = [f"{name}: {kind}" for name in schedules(0) for kind in kinds]
-    devices = "".join(f" Seconds of {name}: {one.device}." for name, one in timed.items())
+    devices = "".join(f" Seconds of {name}: {one.machine}." for name, one in timed.items())
     title = "What a warmup saves of full length throughout"
     return Table(title, ("shape", "full length", *columns), tuple(rows), NOTE + devices)
 
@@ -107,8 +112,8 @@ def table(measured: Mapping[str, SecondsTable]) -> Table:
 def main(files: list[str]) -> str | None:
     """Print the table; return what is wrong with a file."""
     try:
-        show([table({file: read(Path(file)) for file in files})])
-    except ValueError as error:
+        show([table({file: read_seconds(file) for file in files})])
+    except SettingError as error:
         return str(error)
     return None
 

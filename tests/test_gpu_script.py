@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.core.schedule import steps
+from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import EvalRecord, StepRecord, to_json
-from lengthen.training.calibrate import StepSeconds
+from lengthen.training.calibrate import TimedStep
 from lengthen.util.disk import Disk
 from lengthen.util.errors import UnstableError
 from scripts.gpu import cliff, lengths, long, runs, seconds, speed, store
@@ -32,7 +33,6 @@ from scripts.gpu.install import ROOT, environment
 from scripts.gpu.machine import card
 from scripts.gpu.parts import PARTS, Call
 from scripts.predicted_saving import SHAPES
-from scripts.seconds_table import SecondsTable, read
 
 
 def test_every_part_is_a_module_and_the_shares_are_a_whole() -> None:
@@ -167,7 +167,7 @@ def test_the_long_runs_fit_in_and_constant_length_takes_a_third_at_most(
 
 
 def timed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, step_seconds: StepSeconds, limit: float
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step_seconds: TimedStep, limit: float
 ) -> SecondsTable:
     """Return the table of steps that take what `step_seconds` says, of lengths 64 to 512."""
     monkeypatch.setattr(seconds, "real_steps", lambda *_: step_seconds)
@@ -192,7 +192,7 @@ def test_seconds_a_token_are_the_median_of_rounds_and_are_in_a_file(
     figures = map(json.loads, (tmp_path / "figures.jsonl").read_text().splitlines())
     counted = [len(line["step_seconds"]) for line in figures if "length" in line]
     assert counted == [seconds.TIMED] * 4
-    assert read(tmp_path / "made.json") == table
+    assert read_seconds(tmp_path / "made.json") == table
     assert json.loads((tmp_path / "made.json").read_text())["format"] == 1
 
 

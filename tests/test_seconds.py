@@ -8,7 +8,7 @@ import pytest
 from benchmarks import seconds
 from benchmarks.seconds import main, measured
 from lengthen.config.load import load
-from lengthen.training.calibrate import StepSeconds
+from lengthen.training.calibrate import TimedStep
 
 SETTINGS = """
 model = { layers = 1, width = 16, heads = 2, length = 32, positions = "rope" }
@@ -50,7 +50,7 @@ def test_every_length_has_as_many_tokens_a_step_and_its_turn_in_each_round(
 ) -> None:
     steps: list[tuple[int, int, int]] = []
 
-    def counted(*_: object) -> StepSeconds:
+    def counted(*_: object) -> TimedStep:
         def step(rows: int, length: int, micro_tokens: int) -> float:
             steps.append((rows, length, micro_tokens))
             return float(len(steps))

@@ -88,7 +88,9 @@ class Schedule:
             yield "budget.tokens", f"must be at least one step ({needed} tokens)", self.budget
 
     def _cannot_cut(self) -> Iterator[tuple[str, str, object]]:
-        if self.hold != "tokens":
+        if self.pacing.of == "rows":
+            yield "batch.leftovers", 'cannot be "in_place" where rows are paced', self.leftovers
+        elif self.hold != "tokens":
             yield "batch.leftovers", 'needs batch.hold = "tokens"', self.leftovers
         yield from self.uneven_lengths('batch.leftovers is "in_place"')
 
@@ -169,7 +171,8 @@ class Schedule:
     def step_rate(self, counters: Counters, tokens: int) -> float:
         """Return the learning rate of the step that follows `counters` and has so many tokens.
 
-        With "sqrt" it is that times sqrt(tokens / those of a full step).
+        With "sqrt" it is that times sqrt(tokens / those of a full step): the rate of the rule of
+        Malladi et al. (arXiv:2205.10287) for Adam, whose betas and epsilon stay here.
         """
         rate = self.learning_rate_at(counters)
         if self.rate_by_tokens == "none":

@@ -21,8 +21,8 @@ from lengthen.evaluation.results import (
     perplexity_measure,
     standard_error,
 )
+from lengthen.model.cost import CHUNK
 from lengthen.model.gpt import GPT
-from lengthen.model.loss import CHUNK
 from lengthen.util.console import clock_time, note
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import DataError, SettingError

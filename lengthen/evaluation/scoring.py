@@ -12,7 +12,7 @@ from torch.nn import functional
 from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.evaluation.models import EvalModel
 from lengthen.evaluation.packing import PackedBatch, Request, pack
-from lengthen.model.loss import CHUNK
+from lengthen.model.cost import CHUNK
 from lengthen.util.console import line as progress_line
 from lengthen.util.errors import CheckpointError, DataError, shown
 

@@ -13,12 +13,14 @@ Shape = tuple[int, ...]
 
 FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
-CHUNK = 512  # tokens whose logits exist at a time, as in model/loss.py
+CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
 LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
 ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # widths per token more; with both no more than with the norm
 RMS_KEEPS = 2  # widths per token more with RMSNorm: what its two gains multiply
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
-ATTENTION_KEEPS = 3  # length * length matrices per head, which only dropout on a CPU brings back
+# Matrices of length * length per head, which only dropout on a CPU brings back: the weights, the
+# mask and their product; and in the backward pass the gradient of one of them.
+ATTENTION_KEEPS, ATTENTION_NEEDS = 3, 1
 BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass and around the layers
 CHUNKS = 3  # chunks of logits in memory at once: logits, their logarithms, the previous chunk's
 # Bytes that glibc's heap holds for each byte in use, after several micro-batches fragmented it.
@@ -121,20 +123,22 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
         return waste if FLOAT * block < MAPPED else 1
 
     vocabulary, width = _vocabulary(shape), shape.width
-    rotates = shape.positions == "rope"
-    layer = (LAYER_KEEPS + max(ROTATION_KEEPS * rotates, QK_NORM_KEEPS * shape.qk_norm)) * width
-    layer += (shape.norm == "rms") * RMS_KEEPS * width
-    if shape.dropout > 0:
-        layer += DROPOUT_KEEPS * width + on_cpu * ATTENTION_KEEPS * shape.heads * shape.length
-    kept = shape.layers * (width if recompute else layer)
-    backward = (layer if recompute else 0) + BACKWARD_NEEDS * width
+    rotates, drops = shape.positions == "rope", shape.dropout > 0
     # Half of what a layer keeps lies in blocks that are one width wide, half in those of four.
     of_stream = (wasted(width * micro_tokens) + wasted(4 * width * micro_tokens)) / 2
+    stream = of_stream * width * micro_tokens
+    matrix = drops * on_cpu * shape.heads * shape.length * micro_tokens
+    matrices = wasted(matrix) * matrix
+    widths = LAYER_KEEPS + max(ROTATION_KEEPS * rotates, QK_NORM_KEEPS * shape.qk_norm)
+    widths += RMS_KEEPS * (shape.norm == "rms") + DROPOUT_KEEPS * drops
+    layer = widths * stream + ATTENTION_KEEPS * matrices
+    kept = shape.layers * (stream if recompute else layer)
+    backward = recompute * layer + BACKWARD_NEEDS * stream + ATTENTION_NEEDS * matrices
     chunk = min(CHUNK, micro_tokens) * vocabulary
     logits = wasted(chunk) * (CHUNKS * chunk + 2 * width * micro_tokens)
     # The head's gradient, twice, waits for that of the embedding it is tied to.
     head = 2 * vocabulary * width
-    return of_stream * kept * micro_tokens + max(of_stream * backward * micro_tokens, logits) + head
+    return kept + max(backward, logits) + head
 
 
 def _vocabulary(shape: Model) -> int:

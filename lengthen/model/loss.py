@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
+from lengthen.model.cost import CHUNK
 
 
 def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:

@@ -74,7 +74,7 @@ def set_step(
 ) -> None:
     """Set the learning rate of a step's update and, where settings give its half-life, its beta2.
 
-        beta2 = 2 ** (-tokens / half_life)
+        beta2 = 2 ** (-tokens / half_life)              (Marek et al., arXiv:2507.07101)
 
     `trained` tokens and `updates` are those of all updates so far and this one. The second moment v
     lacks c = 1 - the product of their beta2 = 1 - 2 ** (-trained / half_life) (Kingma and Ba,

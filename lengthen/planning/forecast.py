@@ -179,6 +179,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     plan, corpus, last = forecast.plan, forecast.plan.corpus, forecast.plan.curve[-1]
     source = "" if forecast.speed is None else forecast.speed.source
     falls = f", falling from {start:,} tokens on" if (start := plan.schedule.decay_start) else ""
+    factor = ", before rate_by_tokens" * (plan.schedule.rate_by_tokens != "none")
     flops = f" ({plan.flops / first.plan.flops:.3g} x)" if first else ""
     seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
     unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"
@@ -199,13 +200,13 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("lengths", _spread(plan.lengths)),
         ("shapes", f"{len(plan.shapes)} of (rows, length)"),
         ("full length", _full(plan)),
-        ("warm-up of the learning rate", _warmup(plan)),
+        ("warm-up of the learning rate", _warmup(plan) + factor),
         ("learning rate at full length", rate_at_full or "full length is not reached"),
         (
             "learning rate at the end",
             f"{last.learning_rate:.3g} at step {last.step:,}, after {last.tokens_before:,} tokens",
         ),
-        ("lowest learning rate", _lowest(plan) + falls),
+        ("lowest learning rate", _lowest(plan) + falls + factor),
         ("parameters", f"{plan.parameters:,}"),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         (

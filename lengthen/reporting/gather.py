@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lengthen.config.load import read_toml
 from lengthen.config.schema import Tables
 from lengthen.evaluation.results import Result, weights_at
 from lengthen.evaluation.results import read as read_results
-from lengthen.run.attempts import trained_alone
+from lengthen.run.attempts import ran_side_by_side
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.run.metrics import Metrics, read_metrics
@@ -89,9 +90,11 @@ def _gathered(
     places = [place for path, folder in folders.items() for place in _places(path, folder)]
     named = _with_unique_names(list({place.path: place for place in places}.values()))
     runs, reasons = [], []
+    beside = cache(ran_side_by_side)  # a comparison's file is read once for all its runs
     for place in named:
         try:
-            run = _read(place, columns, note)
+            alone = not any(map(beside, place.path.parents))
+            run = replace(_read(place, columns, note), alone=alone)
         except (DataError, SettingError) as error:
             if len(named) == 1:
                 raise
@@ -156,8 +159,7 @@ def _read(place: _Place, columns: Mapping[str, str] | None, note: Note) -> Named
     metrics = read_metrics(paths.metrics) if paths.metrics.is_file() else Metrics((), 0)
     config = read_toml(paths.config) if paths.config.is_file() else {}
     environment = read_environment(paths.environment)
-    results, alone = _results(paths, note), trained_alone(place.path)
-    return NamedRun(place.name, metrics, environment, config, results, alone)
+    return NamedRun(place.name, metrics, environment, config, _results(paths, note))
 
 
 def _results(paths: RunPaths, note: Note) -> tuple[Result, ...]:

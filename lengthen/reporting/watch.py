@@ -206,9 +206,10 @@ def _views(paths: RunPaths, name: str = "") -> Iterator[View]:
     while True:
         running, owner = _owner(paths.lock)
         follower.catch_up()  # after the lock: of an owner that is gone every line is there
-        # A resume may change the budget; one that is writing the file leaves the old one for now.
-        with suppress(LengthenError, OSError):
-            budget = _budget(paths)
+        if not follower.summary.finished:
+            # A resume may change it; one that is writing the file leaves the old one for now.
+            with suppress(LengthenError, OSError):
+                budget = _budget(paths)
         silence = max(0.0, time.time() - follower.written)
         yield View(name, follower.summary, budget, running, owner, silence)
 

@@ -20,7 +20,6 @@ def read_attempts(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield record["run"], record
 
 
-def trained_alone(run: Path) -> bool:
-    """Return whether no attempt around the directory of `run` had runs side by side."""
-    records = (record for root in run.parents for _, record in read_attempts(root))
-    return all(record.get("jobs", 1) == 1 for record in records)
+def ran_side_by_side(root: Path) -> bool:
+    """Return whether an attempt in the attempts.jsonl of `root` had others beside it."""
+    return any(record.get("jobs", 1) != 1 for _, record in read_attempts(root))

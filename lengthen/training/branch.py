@@ -9,7 +9,18 @@ from lengthen.checkpoint.read import Checkpoint, State
 from lengthen.checkpoint.read import load as load_checkpoint
 from lengthen.checkpoint.train_state import TrainState, log_size
 from lengthen.checkpoint.write import write_checkpoint
-from lengthen.config.load import differences, flat, load, load_run, merge, nested, with_overrides
+from lengthen.config.load import (
+    as_trained,
+    build_recorded,
+    differences,
+    flat,
+    load,
+    load_run,
+    merge,
+    nested,
+    recorded,
+    with_overrides,
+)
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.open_store import open_store, with_store
@@ -29,8 +40,9 @@ from lengthen.util.errors import DataError, SettingError
 
 # What decides which tokens come when: where one of them is given, a new ledger begins.
 ORDER = {"model.length", "batch.leftovers", "batch.reuse_after", "run.seed"}
-# What may change as well, though not in the middle of a run.
+# What may change, though not in the middle of a run.
 OPEN = {f"model.{name}" for name in ("dropout", "positions_start", "rope_theta", "z_loss")}
+OPEN |= ORDER | {"data.store_id"}
 
 
 def branch(
@@ -79,7 +91,7 @@ def branch(
         del start  # its files are mapped as long as it lives
         go_on = stack, context, paths, config, store, disk
         notes = [*damaged, *notes, _origin(config, anew=anew)]
-        return resumed(*go_on, None, nested(settings), notes, shown=not quiet).run()
+        return resumed(*go_on, None, nested(settings), notes, not quiet).run()
 
 
 def plan_branch(
@@ -102,17 +114,17 @@ def plan_branch(
     config, notes = load(parent.config, merge(again, changes)[0], data=data)
     store = open_store(config)
     config = with_store(config, store)
-    _check_changes(config, old, {*ORDER, *OPEN, "data.store_id"})
+    _check_changes(config, old)
     if part := tokenizer_difference(store.tokenizer(), read_tokenizer(parent.tokenizer).tokenizer):
         rule = f"its tokenizer is not that of the run {parent.root} ({part} differ)"
         raise DataError(f"store {store.path}: {rule}; prepare it with --tokenizer {parent.root}")
     return config, anew, notes
 
 
-def _check_changes(config: Config, old: Config, allowed: set[str]) -> None:
+def _check_changes(config: Config, old: Config) -> None:
     """Raise SettingError for a change that weights or moments do not allow."""
     for name, (asked, before) in sorted(differences(config, old).items()):
-        if FIXED.fullmatch(name) and name not in allowed:
+        if FIXED.fullmatch(name) and name not in OPEN:
             rule = f"cannot change in a branch; the run has {before!r}"
             raise SettingError(name, rule, asked, "start a new run")
     length, before = config.model.length, old.model.length
@@ -130,14 +142,18 @@ def _begun(
     before, count = TrainState.from_state(start.state), store.sequences(config.model.length)
     schedule, trained = config.schedule(count), before.counters.tokens
     run: Tables = {"branched_from": f"{parent.root.resolve().name}/{start.path.name}"}
-    if not anew:
+    state, log = dict(start.state), b""
+    if anew:
+        run["parent_tokens"] = trained - before.skipped_tokens + (config.run.parent_tokens or 0)
+        first = StepStream(schedule, count, reuse_after=config.batch.reuse_after).start
+        state |= {**TrainState(Counters(), first.ledger).state(), "pacing_values": []}
+    else:
         check_budget(config, trained, schedule.budget)
         log = parent.metrics.read_bytes()[: log_size(start.state)]
-        return with_overrides(config, {"run": run}), {**start.state, "metrics_bytes": len(log)}, log
-    run["parent_tokens"] = trained - before.skipped_tokens + (config.run.parent_tokens or 0)
-    first = StepStream(schedule, count, reuse_after=config.batch.reuse_after).start
-    state = TrainState(Counters(), first.ledger).state() | {"metrics_bytes": 0, "pacing_values": []}
-    return with_overrides(config, {"run": run}), start.state | state, b""
+    if trained_with := recorded(start.state):  # config.toml may have been edited
+        _check_changes(config, build_recorded(trained_with))
+    config = with_overrides(config, {"run": run})
+    return config, state | {"metrics_bytes": len(log), "settings": as_trained(config)}, log
 
 
 def _origin(config: Config, *, anew: bool) -> str:

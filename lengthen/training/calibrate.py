@@ -44,7 +44,7 @@ MOST_RANDOM = 2**24  # tokens of the random corpus: a longer one costs memory an
 UTILISATION = 0.7  # of the matrix-product peak that a training step reaches, where none is tried
 
 StepShape = tuple[int, int]  # rows, length
-StepSeconds = Callable[[int, int, int], float]  # of one real step: rows, length, micro_tokens
+TimedStep = Callable[[int, int, int], float]  # rows, length, micro_tokens -> seconds
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def speed_from(
     model: Model,
     micro_tokens: int,
     shapes: Sequence[StepShape],
-    step_seconds: StepSeconds,
+    step_seconds: TimedStep,
     limit: float = LIMIT,
 ) -> MeasuredSpeed:
     """Return the speed that `step_seconds` shows at `shapes`, each tried for its part of `limit`.
@@ -185,13 +185,13 @@ def speed_from(
     return MeasuredSpeed(model, micro_tokens, micro_tokens, update, each, in_order)
 
 
-def _repeated(step_seconds: StepSeconds, *step: int) -> float:
+def _repeated(step_seconds: TimedStep, *step: int) -> float:
     step_seconds(*step)  # the first of a shape allocates
     return median(step_seconds(*step) for _ in range(LEAST))
 
 
 def _tried(
-    shape: StepShape, micro_tokens: int, step_seconds: StepSeconds, share: float
+    shape: StepShape, micro_tokens: int, step_seconds: TimedStep, share: float
 ) -> tuple[StepShape, float]:
     """Return the part of the step that was tried, and the median of its seconds."""
     first = _part(*shape, micro_tokens, 1)
@@ -230,7 +230,7 @@ def shapes_to_try(
 
 def real_steps(
     config: Config, micro_tokens: int, rows: int, context: DistributedContext
-) -> StepSeconds:
+) -> TimedStep:
     """Return what trains one step of a shape, of at most `rows` rows, and gives its seconds."""
     store = random_store(config.model, rows)
     # Parts of a step may be no whole sequences, and what they read takes no time.

@@ -21,6 +21,7 @@ from lengthen.checkpoint.write import remove_incomplete, supersede_after
 from lengthen.config.load import (
     Source,
     as_trained,
+    build_recorded,
     differences,
     flat,
     load,
@@ -57,11 +58,11 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run, and another half-life
-# would correct the second moment by tokens that it does not lack.
+# What a checkpoint was built on: another value would make it another run; other betas or another
+# half-life would correct the moments by steps or tokens that they do not lack.
 FIXED = re.compile(
-    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)|optimizer\.beta2_half_life"
-    r"|run\.(seed|branched_from|parent_tokens)"
+    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)"
+    r"|optimizer\.(betas|beta2_half_life)|run\.(seed|branched_from|parent_tokens)"
 )
 
 
@@ -120,9 +121,8 @@ def _train(
             overrides = _local_overrides(config, there)
             return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
-    if config.run.branched_from is not None:
-        rule = "is set by `lengthen branch`, which begins with that checkpoint; `train` begins anew"
-        raise SettingError("run.branched_from", rule, config.run.branched_from)
+    if origin := config.run.branched_from:
+        raise SettingError("run.branched_from", "needs `lengthen branch`: this begins anew", origin)
     runlog.check_new(out, overwrite=overwrite)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
@@ -171,15 +171,14 @@ def resume(
     overrides = nested(settings)
     _refuse_fixed(overrides)
     config, notes = load(paths.config, overrides)
-    config = with_auto_decided(config)
-    store = open_store(config)
+    store, config = open_store(config), with_auto_decided(config)
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
         own_directory(stack, paths.root, context, what, config)
         go_on = stack, context, paths, config, store, disk or Disk()
-        return resumed(*go_on, checkpoint, overrides, notes, shown=not quiet).run()
+        return resumed(*go_on, checkpoint, overrides, notes, not quiet).run()
 
 
 def resumed(
@@ -192,7 +191,6 @@ def resumed(
     checkpoint: str | None,
     overrides: Tables,
     notes: list[str],
-    *,
     shown: bool,
 ) -> TrainingLoop:
     """Return the loop of a run that this process owns and that goes on from a checkpoint."""
@@ -200,6 +198,8 @@ def resumed(
         remove_incomplete(disk, paths.checkpoints)
     start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
     config, micro_tokens = with_micro_tokens(config, store, context)
+    changed = _changed_settings(overrides, config, start)
+    _refuse_fixed(changed)  # config.toml may have been edited
     stop = stack.enter_context(StopSignal().listening())
     trainer = Trainer(config, store, context, micro_tokens, stop)
     trainer.restore(start)
@@ -209,7 +209,6 @@ def resumed(
     loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)
     for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
         loop.note(text)
-    changed = _changed_settings(overrides, config, start)
     loop.event("resumed", discarded_lines=discarded, overrides=changed)
     return loop
 
@@ -253,10 +252,11 @@ def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Table
     More than what was asked for: an earlier resume may have died before its first save, its lines
     are set aside, and its settings stay. And less: a value as before is no change.
     """
-    before = flat(recorded(start.state))
-    if not before:
+    tables = recorded(start.state)
+    if not tables:
         return asked
-    now = flat(as_trained(config))
+    # An older checkpoint lacks newer settings: it was trained with their defaults.
+    before, now = (flat(as_trained(one)) for one in (build_recorded(tables), config))
     changed = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
     names = sorted(now.keys() | before.keys())
     changed |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
@@ -343,8 +343,8 @@ def _size(trainer: Trainer) -> str:
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
     saved, now = start.state.get("numerics"), trainer.numerics()
     before = saved if isinstance(saved, dict) else {}
-    changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"
-        for name in changed
+        for name in now
+        if before.get(name) != now[name]
     ]

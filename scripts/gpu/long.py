@@ -27,13 +27,13 @@ from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory
+from lengthen.experiments.compare.seconds import SecondsTable
 from lengthen.planning.plan import plan, seconds_along
 from lengthen.training.fit import choose_micro_tokens
 from scripts.gpu.parts import Call, called
 from scripts.gpu.runs import configured, forget_weights, train, write_outcome
 from scripts.gpu.seconds import seconds_by_length
 from scripts.gpu.store import store_of
-from scripts.seconds_table import SecondsTable
 
 GROWN = 0.8  # of the steps, after which the length is full
 TIMING = 0.13  # of the part's time, for the seconds by length

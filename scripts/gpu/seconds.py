@@ -1,5 +1,6 @@
 """Time real steps of the trainer at each length, equally many tokens in every step."""
 
+import json
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -10,10 +11,10 @@ from lengthen.config.schema import Config
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.memory import free_memory, is_out_of_memory
+from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
 from lengthen.model import cost
-from lengthen.training.calibrate import StepSeconds, real_steps
+from lengthen.training.calibrate import TimedStep, real_steps
 from scripts.gpu.parts import Call
-from scripts.seconds_table import SecondsTable
 
 WARM_UPS, TIMED, LEAST = 2, 7, 3  # rounds: not counted, counted, counted whatever the time
 Taken = dict[int, list[float]]  # seconds of the counted steps, by length
@@ -47,7 +48,8 @@ def seconds_by_length(
     tokens = config.batch.rows * config.model.length
     step_seconds = real_steps(config, passes, tokens // shortest, context)
     taken: Taken = {length: [] for length in lengths(shortest, config.model.length)}
-    table = SecondsTable(described(context.device), config.model.model_dump(), {})
+    file = call.folder / f"{name}.json"
+    facts = {"format": 1, "device": described(context.device), "model": config.model.model_dump()}
     began = time.monotonic()
     for number in range(1, WARM_UPS + TIMED + 1):
         _one_round(call, step_seconds, taken, tokens, passes)
@@ -55,21 +57,18 @@ def seconds_by_length(
             taken = {length: [] for length in taken}
         elif number - WARM_UPS >= LEAST:
             found = {length: median(each) / tokens for length, each in taken.items()}
-            table = SecondsTable(table.device, table.model, found)
-            table.write(call.folder / f"{name}.json")
+            file.write_text(json.dumps({**facts, "seconds_per_token": found}, indent=1) + "\n")
             if time.monotonic() - began > seconds:
                 break
     for length, each in taken.items():
         flops = cost.flops(config.model, tokens // length, length) / median(each)
-        facts = {"tokens": tokens, "micro_tokens": passes, "flops_per_second": flops}
-        call.write(model=name, length=length, step_seconds=each, **facts)
+        of_step = {"tokens": tokens, "micro_tokens": passes, "flops_per_second": flops}
+        call.write(model=name, length=length, step_seconds=each, **of_step)
     call.write(model=name, peak_bytes=peak(call))
-    return table
+    return read_seconds(file)
 
 
-def _one_round(
-    call: Call, step_seconds: StepSeconds, taken: Taken, tokens: int, passes: int
-) -> None:
+def _one_round(call: Call, step_seconds: TimedStep, taken: Taken, tokens: int, passes: int) -> None:
     for length in tuple(taken):
         try:
             taken[length].append(step_seconds(tokens // length, length, passes))

@@ -232,6 +232,11 @@ MISTAKES: dict[str, tuple[int, str, Callable[[World], Words]]] = {
         "optimizer.beta2_half_life: cannot change in the middle of a run",
         lambda w: ["resume", str(w.run), "--optimizer.beta2_half_life", "3000"],
     ),
+    "other betas on resume": (
+        2,
+        "optimizer.betas: cannot change in the middle of a run",
+        lambda w: ["resume", str(w.run), "--optimizer.betas", "0.9,0.99"],
+    ),
     "settings where none are taken": (
         2,
         "verify takes no settings",

@@ -135,7 +135,9 @@ def test_rows_are_cut_in_place_where_tokens_are_held_and_lengths_divide_the_full
     needed = ("batch.leftovers", 'needs batch.hold = "tokens"', "in_place")
     assert mistakes(Doubling(start=8, end=64, duration=9), hold="rows") == [needed]
     rows = Doubling(of="rows", start=1, end=8, duration=9)
-    assert mistakes(rows, hold="rows") == [needed]
+    # Not that the tokens must be held, which paced rows refuse.
+    refused = ("batch.leftovers", 'cannot be "in_place" where rows are paced', "in_place")
+    assert mistakes(rows, hold="rows") == [refused]
 
 
 def test_held_rows_make_short_steps_smaller_and_held_tokens_do_not() -> None:

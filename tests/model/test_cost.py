@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lengthen.config.model import Model
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.model import cost
-from lengthen.model import loss as model
 from lengthen.model.gpt import GPT
 from lengthen.util.errors import SettingError
 
@@ -66,10 +65,6 @@ def test_short_steps_save_attention_only() -> None:
     assert whole - cut == attention - attention * 8 // 128
 
 
-def test_the_chunk_is_that_of_the_loss() -> None:
-    assert cost.CHUNK == model.CHUNK
-
-
 def test_a_missing_vocabulary_is_named() -> None:
     shape = Model(layers=1, width=8, heads=1, length=4)
     for ask in (cost.parameters, lambda s: cost.memory(s, 4), lambda s: cost.flops(s, 1, 4)):
@@ -83,6 +78,18 @@ def test_memory_grows_with_the_micro_batch_and_with_dropout() -> None:
     assert cost.memory(shape, 256) < cost.memory(shape, 512) < cost.memory(dropping, 512)
     assert cost.memory(shape, 256, recompute=True) < cost.memory(shape, 256)
     assert cost.memory(shape, 256) > 16 * cost.parameters(shape)
+
+
+def test_large_attention_matrices_under_dropout_are_mapped_and_waste_nothing() -> None:
+    shape = Model(layers=2, width=64, heads=8, length=1024, vocabulary=100)
+    dropping, tokens = shape.model_copy(update={"dropout": 0.1}), 4096
+    matrix = 4 * 8 * 1024 * tokens  # bytes
+    assert matrix >= cost.MAPPED
+    masks = cost.WASTE * 4 * cost.DROPOUT_KEEPS * 64 * tokens
+    more = cost.memory(dropping, tokens) - cost.memory(shape, tokens)
+    assert more == pytest.approx(2 * (3 * matrix + masks) + matrix, rel=1e-6)
+    again = cost.memory(dropping, tokens, recompute=True) - cost.memory(dropping, tokens)
+    assert again < -2.9 * matrix
 
 
 def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> None:

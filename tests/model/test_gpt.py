@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from lengthen.config.model import Model
 from lengthen.distributed.wrap import compile_blocks
+from lengthen.model.cost import CHUNK
 from lengthen.model.gpt import GPT
-from lengthen.model.loss import CHUNK, summed_loss
+from lengthen.model.loss import summed_loss
 
 VOCABULARY, LENGTH = 61, 16
 

@@ -122,6 +122,11 @@ def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
         ({}, "lowest learning rate", "0.001 after 10,000 tokens, where the budget ends"),
         ({"optimizer": {"schedule": "constant"}}, "lowest learning rate", "0.01: it never falls"),
         (
+            {"optimizer": {"rate_by_tokens": "sqrt"}},
+            "lowest learning rate",
+            "0.001 after 10,000 tokens, where the budget ends, before rate_by_tokens",
+        ),
+        (
             {"optimizer": {"schedule": "wsd", "wsd_decay_tokens": 2_500}},
             "lowest learning rate",
             "0.001 after 10,000 tokens, where the budget ends, falling from 7,500 tokens on",

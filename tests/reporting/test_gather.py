@@ -43,6 +43,24 @@ def test_a_run_brings_its_metrics_settings_and_environment(tmp_path: Path) -> No
     assert named.environment == {"tokenizer": "a1"}
 
 
+def test_attempts_around_runs_say_whether_they_were_alone_and_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [run(tmp_path / name) for name in ("a/seed-0", "a/seed-1", "b/seed-0")]
+    attempts, read, whole = tmp_path / "attempts.jsonl", [], Path.read_bytes
+    attempts.write_text('{"run": "a/seed-0", "jobs": 2}\n')
+
+    def counted(path: Path) -> bytes:
+        read.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    assert [named.alone for named in gather([tmp_path])] == [False] * 3
+    assert read.count(attempts) == 1
+    attempts.unlink()
+    assert [named.alone for named in gather(paths)] == [True] * 3
+
+
 def test_a_run_is_what_has_a_log_even_without_settings(tmp_path: Path) -> None:
     path = run(tmp_path / "old")
     (path / "config.toml").unlink()

@@ -361,6 +361,17 @@ def test_a_budget_changed_by_a_resume_is_seen_and_half_a_file_is_not(run: Path) 
     assert next(views).budget == 30_000
 
 
+def test_the_settings_of_a_finished_run_are_read_again_only_once_it_is_resumed(run: Path) -> None:
+    config, log = run / "config.toml", run / "metrics.jsonl"
+    log.write_bytes(line(9) + event("finished", 9))
+    views = watching._views(open_run(run))
+    assert next(views).budget == 10_000
+    config.write_text(config.read_text().replace("tokens = 10000", "tokens = 30000"))
+    assert next(views).budget == 10_000
+    log.write_bytes(log.read_bytes() + event("resumed", 9))
+    assert next(views).budget == 30_000
+
+
 CODE = """
 import sys, time
 from pathlib import Path

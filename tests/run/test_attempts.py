@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthen.run.attempts import ATTEMPTS, read_attempts, trained_alone
+from lengthen.run.attempts import ATTEMPTS, ran_side_by_side, read_attempts
 
 
 def test_lines_that_are_cut_or_of_no_run_are_left_out(tmp_path: Path) -> None:
@@ -14,10 +14,10 @@ def test_lines_that_are_cut_or_of_no_run_are_left_out(tmp_path: Path) -> None:
     assert list(read_attempts(tmp_path / "none")) == []
 
 
-@pytest.mark.parametrize(("jobs", "alone"), [((1, 1), True), ((1, 2), False), ((), True)])
-def test_a_run_was_alone_where_nothing_around_it_ran_side_by_side(
-    tmp_path: Path, jobs: tuple[int, ...], alone: bool
+@pytest.mark.parametrize(("jobs", "beside"), [((1, 1), False), ((1, 2), True), ((), False)])
+def test_runs_were_side_by_side_where_an_attempt_had_several_jobs(
+    tmp_path: Path, jobs: tuple[int, ...], beside: bool
 ) -> None:
     lines = [{"run": "slw/seed-0", "event": "started", "jobs": count} for count in jobs]
     (tmp_path / ATTEMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert trained_alone(tmp_path / "runs/slw/seed-0") is alone
+    assert ran_side_by_side(tmp_path) is beside

@@ -304,10 +304,10 @@ def test_learned_positions_have_no_other_length(configured: Configure, tmp_path:
         branch(tmp_path / "run", tmp_path / "new", settings={"model.length": 128})
 
 
-@takes("is set by `lengthen branch`, which begins with that checkpoint; `train` begins anew")
+@takes("needs `lengthen branch`: this begins anew")
 def test_train_does_not_begin_the_settings_of_a_branch_anew(parent: Path, tmp_path: Path) -> None:
     branch(parent, tmp_path / "new", at="8", quiet=True)
-    with pytest.raises(SettingError, match="run.branched_from: is set by `lengthen branch`"):
+    with pytest.raises(SettingError, match="run.branched_from: needs `lengthen branch`"):
         train(tmp_path / "new/config.toml", tmp_path / "again")
     assert main(["branch", str(parent), "--at", "8", "--out", str(tmp_path / "again")]) == 0
 

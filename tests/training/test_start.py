@@ -28,7 +28,7 @@ from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError, SettingError, StorageError
 from tests.checkpoint.test_kills import resumes_to_the_same_end
-from tests.conftest import AskFor, Configure, in_a_child
+from tests.conftest import AskFor, Configure, in_a_child, trainer_of
 from tests.training.test_resume import lines_of
 
 NOBODY = 65534
@@ -187,7 +187,7 @@ def test_f10_nothing_is_trained_from_scratch_where_every_checkpoint_is_damaged(
     assert RunPaths(run).metrics.read_bytes() == before
 
 
-def test_f12_a_checkpoint_of_another_architecture_names_the_first_shape_that_differs(
+def test_f12_a_checkpoint_of_another_architecture_names_the_setting_or_the_shape_that_differs(
     configured: Configure, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -195,11 +195,13 @@ def test_f12_a_checkpoint_of_another_architecture_names_the_first_shape_that_dif
     train(config, run, quiet=True)
     there = RunPaths(run).config
     there.write_text(there.read_text().replace("layers = 1", "layers = 2"))
-    with pytest.raises(
-        SettingError, match=r"has blocks\.1\.\S+ of shape None, the model \("
-    ) as caught:
+    with pytest.raises(SettingError, match=r"^model\.layers: cannot change in the") as caught:
         resume(run, quiet=True)
     assert caught.value.exit_code == 2
+    deeper = trainer_of(with_overrides(config, {"model": {"layers": 2}}))
+    start, _ = checkpoint.load_newest(RunPaths(run).checkpoints)
+    with pytest.raises(SettingError, match=r"has blocks\.1\.\S+ of shape None, the model \("):
+        deeper.restore(start)
 
 
 def as_nobody(config: Config, run: Path) -> int:
@@ -382,6 +384,27 @@ def test_a_setting_that_a_resume_names_and_that_was_so_before_is_no_change(
     resume(run, checkpoint="step-00000004", settings=asked, quiet=True)
     (resumed,) = [one for one in lines_of(run, "event") if one["event"] == "resumed"]
     assert resumed["overrides"] == {"run": {"on_nonfinite": "skip"}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "before", "after"),
+    [
+        ("optimizer.betas", "betas", "betas = [0.9, 0.5]"),
+        ("optimizer.beta2_half_life", "warmup_steps", "warmup_steps = 4\nbeta2_half_life = 900"),
+        ("model.z_loss", "z_loss", "z_loss = 0.5"),
+    ],
+)
+def test_what_a_checkpoint_was_built_on_cannot_be_edited_in_its_file_either(
+    configured: Configure, tmp_path: Path, setting: str, before: str, after: str
+) -> None:
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 2_000}, optimizer={"warmup_steps": 4}), run, quiet=True)
+    file, log = RunPaths(run).config, RunPaths(run).metrics.read_bytes()
+    text = re.sub(rf"(?m)^{before} = (\[[^]]*\]|.*)", after, file.read_text())
+    file.write_text(text)
+    with pytest.raises(SettingError, match=f"^{setting}: cannot change in the middle of a run"):
+        resume(run, settings={"budget.tokens": 3_000}, quiet=True)
+    assert (file.read_text(), RunPaths(run).metrics.read_bytes()) == (text, log)
 
 
 def test_a_schedule_that_a_resume_changes_gives_its_own_rates_from_there_on(

@@ -28,7 +28,7 @@ from lengthen.experiments.tune.summary import (
 from lengthen.experiments.tune.trials import TRIALS, TrialResult, losses_of
 from lengthen.reporting.gather import NamedRun
 from lengthen.reporting.html import must_be_ours, write
-from lengthen.run.attempts import ATTEMPTS, trained_alone
+from lengthen.run.attempts import ATTEMPTS, ran_side_by_side
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
 from lengthen.util.console import note
@@ -175,7 +175,7 @@ def _write(root: Path, result: SearchResult) -> str:
     disk = Disk()
     moved = _write_tuned(disk, root, result)
     disk.replace_file(root / FACTS, (json.dumps(facts(result), indent=1) + "\n").encode())
-    alone = trained_alone(root / TRIALS)  # one answer for all: their attempts are in one file
+    alone = not any(map(ran_side_by_side, (root, *root.parents)))
     shown = [
         NamedRun(
             one.trial.label,

@@ -21,7 +21,7 @@ from lengthen.experiments.runner import Job, Machine, Process
 from lengthen.experiments.tune.problem import Problem
 from lengthen.experiments.tune.search import MULTIPLES, End, Setting, next_step
 from lengthen.experiments.tune.trials import Trial, read_trial, trial_of
-from lengthen.run.attempts import ATTEMPTS, read_attempts, trained_alone
+from lengthen.run.attempts import ATTEMPTS, ran_side_by_side, read_attempts
 from lengthen.run.directory import RunPaths, owned
 from lengthen.run.metrics import last_record
 from lengthen.training.start import train
@@ -173,7 +173,7 @@ def test_speculation_that_is_not_needed_any_more_is_stopped_and_counts(
     assert [fact["verdict"] for fact in tuned.facts["trials"]] == ["calm", "undecided"]
     events = [record["event"] for _, record in read_attempts(tuned.root)]
     assert events == ["started", "started", "ended", "stopped"]
-    assert not trained_alone(tuned.root / "trials")  # so the page draws nothing along seconds
+    assert ran_side_by_side(tuned.root)  # so the page draws nothing along seconds
     assert "not needed" in capsys.readouterr().out
 
 
