@@ -3,8 +3,9 @@
     python scripts/publish_runs.py COMPARISON studies/large-batch.tar.xz
 
 A run has ended where it finished or diverged; those that are in the study stay as they are. Kept
-are settings, environment, measurements and what `eval` found; left out are checkpoints, the
-tokenizer, the command line and the paths of the token store and of sets (ids and SHA-256 stay).
+are declarations, settings, environment, measurements and what `eval` found; left out are
+checkpoints, the tokenizer, the command line and the paths of the token store and of sets (ids and
+SHA-256 stay).
 """
 
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from lengthen.config.load import load
 from lengthen.evaluation.results import Result, read, write
+from lengthen.experiments.compare.declared import DECLARED
 from lengthen.experiments.compare.file import RUNS
 from lengthen.experiments.status import State, run_status
 from lengthen.run.attempts import ATTEMPTS, read_attempts
@@ -76,6 +78,12 @@ def copy(comparison: Path, out: Path) -> int:
         there.environment.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
         there.metrics.write_bytes(metrics.read_bytes())
         copied += 1
+    for declared in comparison.glob(f"*{DECLARED}"):
+        records = [json.loads(line) for line in declared.read_text(encoding="utf-8").splitlines()]
+        for tables in (tables for one in records for tables in one["settings"].values()):
+            tables["data"].pop("path", None)
+        text = "".join(f"{json.dumps(one)}\n" for one in records)
+        (out / declared.name).write_text(text, encoding="utf-8")
     _publish_attempts(comparison / ATTEMPTS, out / ATTEMPTS)
     return copied
 

@@ -119,7 +119,7 @@ def test_publishing_leaves_out_what_belongs_to_one_machine(
     assert study.read_bytes() == data
     with opened(study) as folder:
         texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()]
-    assert len(texts) == 5
+    assert len(texts) == 6
     assert not any(str(tmp_path) in text or str(store) in text for text in texts)
     compare(file, tmp_path / "small", look=True, quiet=True)
     told = json.loads((tmp_path / "small/small.json").read_text())

@@ -33,7 +33,7 @@ def tensors_of(
     moments = {
         f"{name}.{key}": value
         for name, parameter in named.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in optimizer.owner(parameter).state.get(parameter, {}).items()
     }
 
     def saved(tensors: Tensors) -> Tensors:
@@ -70,6 +70,8 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
     for name, parameter in model.named_parameters():
         count = torch.empty((), device=parameter.device if fused else "cpu")
         targets = {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}
+        if parameter in optimizer.muons:
+            targets = {"momentum_buffer": parameter}
         state = {}
         for key, target in targets.items():
             moment = saved.get(f"{name}.{key}")
@@ -80,5 +82,5 @@ def load_moments(optimizer: AdamW, model: nn.Module, checkpoint: Checkpoint) -> 
                 raise CheckpointError(f"{checkpoint.path.name}: has {shape}; {OTHER_CHECKPOINT}")
             state[key] = shard_like(moment, target)
         if state:
-            optimizer.state[parameter] = state
+            optimizer.owner(parameter).state[parameter] = state
     return int(next((state["step"] for state in optimizer.state.values() if "step" in state), 0))

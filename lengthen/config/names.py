@@ -20,6 +20,7 @@ SETTINGS = {
     "budget.epochs": "passes numepochs numtrainepochs maxepochs",
     "optimizer.learning_rate": "lr maxlr",
     "optimizer.min_learning_rate": "minlr",
+    "optimizer.kind, adamw or muon": "optim optimname optimizername optimizertype",
     "optimizer.schedule, constant for no fall": "decaylr lrdecaystyle lrschedulertype lrscheduler",
     "optimizer.warmup_steps": "warmupiters lrwarmupiters lrwarmupsteps numwarmupsteps",
     "optimizer.decay_tokens, in tokens": "lrdecayiters",

@@ -109,8 +109,11 @@ class Batch(Table):
 
 
 class Optimizer(Table):
-    """AdamW; its rate rises over `warmup_steps`, then follows `schedule` in tokens."""
+    """The rate rises over `warmup_steps`, then follows `schedule` in tokens."""
 
+    kind: Annotated[
+        Literal["adamw", "muon"], Doc("muon: of the layers' matrices; all else has AdamW")
+    ] = "adamw"
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
     min_learning_rate: Annotated[
         Number, Doc("where the fall ends, at most the peak", default="a tenth of the peak")
@@ -250,6 +253,9 @@ class Config(Table):
         if self.monitor.layer >= self.model.layers:
             rule = f"must be below model.layers ({self.model.layers})"
             raise SettingError("monitor.layer", rule, self.monitor.layer)
+        if self.optimizer.kind == "muon" and self.run.sharded:
+            rule = "must be adamw where run.sharded is true: Muon needs whole matrices"
+            raise SettingError("optimizer.kind", rule, "muon")
         length, micro_tokens = self.model.length, self.batch.micro_tokens
         if micro_tokens != "auto" and micro_tokens < length:
             rule = f"must be at least model.length ({length})"

@@ -1,7 +1,7 @@
 """Stability, as it is seen during a run (paper, sections 2.1 and 4.1).
 
 loss ratio      loss / lowest loss of all *earlier* steps; a step above 1.2 is unstable
-variance norm   l1 norm of sqrt(v), v Adam's second moment, over all parameters
+variance norm   l1 norm of sqrt(v), v Adam's second moment, over all that have one
 variance max    largest element of sqrt(v)
 
 A loss at one length is not comparable with a loss at another: the probe, a few full-length

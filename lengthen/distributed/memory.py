@@ -59,7 +59,10 @@ def cpu_memory_limit() -> int:
 def memory_of(config: Config, micro_tokens: int) -> int:
     """Return the bytes that training takes at its peak, with so many tokens in a micro-batch."""
     doubled = 2 if config.run.precision == "fp64" else 1
-    return doubled * cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
+    whole = cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
+    if config.optimizer.kind == "muon":  # which keeps one moment of the matrices
+        whole -= cost.FLOAT * cost.matrices(config.model)
+    return doubled * whole
 
 
 def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:

@@ -2,7 +2,8 @@
 
 Symbols: W ranks, P parameters of s bytes, R of them outside the layers, p micro-batches of a step.
 
-    replicated   stores 3 P s, and gradients, P s, between micro-batches; sends 2 (W-1)/W P s
+    replicated   stores 3 P s (Muon: 2 of the layers' matrices), and gradients, P s, between
+                 micro-batches; sends 2 (W-1)/W P s
     sharded      stores 3 P s / W, and gradients, P s, between micro-batches where there are
                  several; sends (W-1)/W s (p (2 P - R) + P)
 
@@ -70,7 +71,8 @@ def load(config: Config, micro_tokens: int, world_size: int, *, sharded: bool) -
     if not sharded:
         whole = size * cost.parameters(model)
         ring = whole * (world_size - 1) // world_size
-        return RankLoad(STATE * whole, whole, 0, activations, whole, ring, ring)
+        less = size * cost.matrices(model) if config.optimizer.kind == "muon" else 0
+        return RankLoad(STATE * whole - less, whole, 0, activations, whole, ring, ring)
     layer = size * _padded(cost.layer_shapes(model), world_size)
     root = size * _padded(cost.root_shapes(model), world_size)
     whole = model.layers * layer + root
@@ -95,7 +97,7 @@ def table(name: str, config: Config, micro_tokens: int, worlds: list[int]) -> Ta
     """Return the loads for numbers of ranks, replicated and sharded."""
     rows = []
     for world_size in worlds:
-        for sharded in (False, True):
+        for sharded in (False,) if config.optimizer.kind == "muon" else (False, True):
             one = load(config, micro_tokens, world_size, sharded=sharded)
             figures = [f"{getattr(one, column) / 1e9:.2f}" for column in COLUMNS[1:]]
             rows.append((f"{world_size:,} {'sharded' if sharded else 'replicated'}", *figures))

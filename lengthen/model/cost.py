@@ -68,6 +68,11 @@ def _norm_shapes(shape: Model) -> list[Shape]:
     return [(shape.width,)] * (1 + has_bias)
 
 
+def matrices(shape: Model) -> int:
+    """Return how many of the parameters are in the layers' matrices; of a GPT-2 12 n d^2."""
+    return shape.layers * sum(prod(one) for one in layer_shapes(shape) if len(one) == 2)
+
+
 def flops(
     shape: Model, rows: int, length: int, *, recompute: bool = False, causal: bool = False
 ) -> int:

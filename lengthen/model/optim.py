@@ -1,11 +1,12 @@
-"""AdamW, as a run uses it: groups, rate, clipping, the guarded update, the moments' scale.
+"""The optimizer of a run: groups, rate, clipping, the guarded update, the moments' scale.
 
 Nothing here makes the host wait for the device; a step's one sync belongs to the trainer.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,20 +17,28 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from lengthen.config.schema import Optimizer
 from lengthen.core.schedule import StepPlan
 from lengthen.model.gpt import GPT
+from lengthen.model.muon import Muon, hidden_matrices
 from lengthen.model.shards import is_sharded, local_shard
 
 Group = dict[str, Any]  # as torch has it
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW whose fused update changes nothing where `found_inf` holds 1."""
+    """AdamW, with Muons beside it; its fused update changes nothing where `found_inf` holds 1."""
 
     # Read by torch's fused kernels, which give the step count back too: a 0-d float32 tensor.
     found_inf: Tensor | None = None
+    muons: Mapping[nn.Parameter, Muon] = MappingProxyType({})  # of parameters that it has not
+
+    def owner(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        """Return the optimizer that updates a parameter."""
+        return self.muons.get(parameter, self)
 
 
-def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) -> list[Group]:
-    """Return the parameters with weight decay and those without.
+def parameter_groups(
+    model: GPT, weight_decay: float, *, decay_positions: bool, without: Iterable[nn.Parameter] = ()
+) -> list[Group]:
+    """Return the parameters with weight decay and those without, but for those of `without`.
 
     Matrices decay, vectors do not: biases and gains have no scale to shrink. The position table
     decays only where `decay_positions` says so, as in the paper's runs: most of a warmup leaves
@@ -38,7 +47,8 @@ def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) 
     table = None if model.positions is None else model.positions.weight
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
-    for parameter in model.parameters():
+    others = set(without)
+    for parameter in (one for one in model.parameters() if one not in others):
         decays = parameter.dim() > 1 and (decay_positions or parameter is not table)
         (decayed if decays else undecayed).append(parameter)
     return [
@@ -50,29 +60,35 @@ def parameter_groups(model: GPT, weight_decay: float, *, decay_positions: bool) 
 def build_optimizer(model: GPT, settings: Optimizer) -> AdamW:
     """Return AdamW over `model`, fused where this build has it for the model's device.
 
-    `defaults["fused"]` says which it is. The rate is 0 until `set_rate` gives one.
+    `defaults["fused"]` says which it is. The rate is 0 until `set_rate` gives one. With
+    `kind = "muon"` the matrices inside the layers have Muons instead.
     """
+    matrices = hidden_matrices(model) if settings.kind == "muon" else []
+    decay = settings.weight_decay
     groups = parameter_groups(
-        model, settings.weight_decay, decay_positions=settings.decay_positions
+        model, decay, decay_positions=settings.decay_positions, without=matrices
     )
     build = partial(AdamW, groups, lr=0.0, betas=settings.betas, eps=settings.epsilon)
     try:
         # An Apple GPU's fused kernel is not known to heed `found_inf`.
-        return build(fused=model.tokens.weight.device.type != "mps")
+        optimizer = build(fused=model.tokens.weight.device.type != "mps")
     except RuntimeError:  # torch refuses where the device has no fused kernel
-        return build(fused=False)
+        optimizer = build(fused=False)
+    optimizer.muons = {matrix: Muon(matrix, decay) for matrix in matrices}
+    return optimizer
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:
     """Set the learning rate of the next update."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for one in (optimizer, *optimizer.muons.values()):
+        for group in one.param_groups:
+            group["lr"] = rate
 
 
 def set_step(
     optimizer: AdamW, settings: Optimizer, plan: StepPlan, trained: int, updates: int
 ) -> None:
-    """Set the learning rate of a step's update and, where settings give its half-life, its beta2.
+    """Set a step's learning rate and, where settings give its half-life, AdamW's beta2.
 
         beta2 = 2 ** (-tokens / half_life)              (Marek et al., arXiv:2507.07101)
 
@@ -120,6 +136,8 @@ def update(optimizer: AdamW, finite: Tensor) -> None:
     Nothing means weights, moments and Adam's own step count. Fused, the flag stays on the device;
     otherwise the host reads it, at the price of one more sync.
     """
+    for muon in optimizer.muons.values():
+        muon.update(finite)
     if optimizer.defaults["fused"]:
         optimizer.found_inf = (~finite).float()
         optimizer.step()
@@ -131,7 +149,8 @@ def second_moment_scale(optimizer: torch.optim.Optimizer) -> Tensor:
     """Return the variance norm and the variance max (arXiv:2108.06084): (2,), on the device.
 
     The l1 norm and the largest element of sqrt(v), v = Adam's second moment without bias
-    correction, over all parameters and the shards of all ranks; zeros before the first update.
+    correction, over all parameters that have one (Muon's have not) and the shards of all ranks;
+    zeros before the first update.
     """
     norms, largest = [], []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -159,13 +178,18 @@ def update_rms(optimizer: AdamW) -> Tensor:
 
         u = m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon)
 
+    The last group is that of all Muons, where there are any: theirs is what the matrices moved by.
     Over the shards of all ranks, on the device; NaN before the first update.
     """
     groups = optimizer.param_groups
-    squares = torch.stack([_squared_update(optimizer, group) for group in groups])
+    sums = [_squared_update(optimizer, group) for group in groups]
+    counts = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
+    if optimizer.muons:
+        sums.append(torch.stack([muon.square for muon in optimizer.muons.values()]).sum())
+        counts.append(sum(matrix.numel() for matrix in optimizer.muons))
+    squares = torch.stack(sums)
     if is_sharded(groups[0]["params"][0]):
         dist.all_reduce(squares)
-    counts = [sum(parameter.numel() for parameter in group["params"]) for group in groups]
     return (squares / squares.new_tensor(counts)).sqrt()
 
 

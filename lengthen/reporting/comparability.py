@@ -185,6 +185,9 @@ def notes(runs: Sequence[NamedRun]) -> list[str]:
     for name, things in SAME.items():
         unknown = [run.name for run in runs if run.environment.get(name) is None]
         lines += _unchecked(f"{things} are the same", unknown, len(runs))
+    muon = [run.name for run in runs if as_text(run.config).get("optimizer.kind") == "muon"]
+    if muon:
+        lines.append(f"{_who(muon)}: the variance leaves out the matrices, which Muon trains")
     return [*lines, *_below_full_length(runs)]
 
 

@@ -33,6 +33,7 @@ class StepRecord:
     largest_logit: Number | None = None  # of one layer's attention; None: not measured
     update_rms_decayed: Number | None = None  # of Adam's update, before rate and decay
     update_rms_undecayed: Number | None = None
+    update_rms_muon: Number | None = None  # of Muon's, likewise; None: it has no matrices
     lr: Number | None = None
     joined: Number | None = None  # share of the tokens in rows of more than one piece
     seconds: Number | None = None  # of training so far
@@ -120,7 +121,8 @@ class Event:
 Measurement: TypeAlias = StepRecord | EvalRecord | ProbeRecord | ObservationRecord
 Record: TypeAlias = Measurement | Event
 
-MEASURED = ("largest_logit", "update_rms_decayed", "update_rms_undecayed")  # in some steps alone
+# In some steps alone.
+MEASURED = ("largest_logit", "update_rms_decayed", "update_rms_undecayed", "update_rms_muon")
 ABSENT = {
     "finite": True,
     **dict.fromkeys(("side_tokens", "side_seconds", *MEASURED)),

@@ -9,6 +9,8 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import AdamW, second_moment_scale, update_rms
 
+UPDATES = ("update_rms_decayed", "update_rms_undecayed", "update_rms_muon")
+
 
 class StabilityMonitor:
     """The numbers of one step; the host does not wait for any of them here."""
@@ -45,7 +47,7 @@ class StabilityMonitor:
         named = dict(zip(variance, second_moment_scale(self._optimizer), strict=True))
         if self._largest is None:
             return named
-        groups = ("update_rms_decayed", "update_rms_undecayed")
+        groups = UPDATES if self._optimizer.muons else UPDATES[:2]
         updates = torch.where(finite, update_rms(self._optimizer), torch.nan)
         largest = self._context.all_reduce_max(self._largest)
         return {**named, "largest_logit": largest, **dict(zip(groups, updates, strict=True))}

@@ -58,11 +58,11 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run; other betas or another
-# half-life would correct the moments by steps or tokens that they do not lack.
+# What a checkpoint was built on: another value would make it another run, or has no moments in it;
+# another beta or half-life would correct moments by steps or tokens that they do not lack.
 FIXED = re.compile(
     r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)"
-    r"|optimizer\.(betas|beta2_half_life)|run\.(seed|branched_from|parent_tokens)"
+    r"|optimizer\.(kind|betas|beta2_half_life)|run\.(seed|branched_from|parent_tokens)"
 )
 
 

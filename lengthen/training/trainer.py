@@ -137,7 +137,7 @@ class Trainer:
             self.micro_tokens = max(smallest, self.micro_tokens // 2)
             lowered = {"batch": {"micro_tokens": self.micro_tokens}}
             self.config = with_overrides(self.config, lowered)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
             free_memory(self.context.device)
 
     def _accumulate(self, batch: Batch, plan: StepPlan) -> Tensor:
@@ -197,7 +197,7 @@ class Trainer:
         set_step(self.optimizer, self.config.optimizer, step.plan, trained, self._updates + 1)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
-        self.optimizer.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
+        self.model.zero_grad(set_to_none=self.context.world_size == 1 or self.context.sharded)
         measures = self.monitor.measures(finite)
         values = torch.stack([loss, grad_norm, finite, total[1], *measures.values()])
         loss_, norm, finite_, stop, *measured = values.tolist()

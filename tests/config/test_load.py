@@ -60,6 +60,7 @@ MISTAKES = [
     ("optimizer", "betas", "0.9;0.95", "optimizer.betas"),
     ("optimizer", "beta2_half_life", 0, "optimizer.beta2_half_life: must be at least 1, got 0"),
     ("optimizer", "rate_by_tokens", "root", "optimizer.rate_by_tokens: must be 'none' or 'sqrt'"),
+    ("optimizer", "kind", "moun", "must be 'adamw' or 'muon', got 'moun'; did you mean 'muon'?"),
     ("optimizer", "schedule", "cosin", "got 'cosin'; did you mean 'cosine'?"),
     ("optimizer", "wsd_decay_tokens", 0, "optimizer.wsd_decay_tokens: must be at least 1, got 0"),
     ("optimizer", "wsd_decay_tokens", -5, "optimizer.wsd_decay_tokens: must be at least 1, got -5"),

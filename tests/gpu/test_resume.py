@@ -116,7 +116,7 @@ def test_f32_a_run_stops_at_a_step_that_is_not_finite_and_can_continue_past_it(
 ) -> None:
     run, message = (
         tmp_path / "run",
-        r"step 5 .*weights are untouched, last checkpoint step-00000004",
+        r"step 5 .*weights are untouched; resume from step-00000004",
     )
     with pytest.raises(UnstableError, match=message):
         poisoned(on_device(budget=SHORT), run, ask_for, 4)

@@ -132,12 +132,14 @@ def waits(trainer: Trainer) -> int:
     return sum("synchronizing" in str(warning.message) for warning in seen)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_step_of_many_passes_waits_no_oftener_than_one_of_a_single_pass(
-    on_device: Configure, trainer_on: TrainerOn
+    on_device: Configure, trainer_on: TrainerOn, kind: str
 ) -> None:
     found = []
     for size in (64, 512):
-        trainer = trainer_on(on_device(pacing={"kind": "constant"}, batch={"micro_tokens": size}))
+        tables = {"pacing": {"kind": "constant"}, "optimizer": {"kind": kind}}
+        trainer = trainer_on(on_device(**tables, batch={"micro_tokens": size}))
         steps(trainer, 2)  # the first one allocates moments
         found.append(waits(trainer))
     many, single = found

@@ -23,8 +23,9 @@ from lengthen.run.metrics import read_metrics
 from lengthen.run.records import to_json
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
+from lengthen.util.errors import SettingError
 from tests.conftest import AskFor, Configure, in_a_child, trainer_of
-from tests.ranks import commands
+from tests.ranks import commands, finish
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "linear": {},
@@ -45,6 +46,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "pacing": {"of": "rows", "start": 1},
         "optimizer": {"beta2_half_life": 3000, "rate_by_tokens": "sqrt"},
     },
+    "muon": {"optimizer": {"kind": "muon", "beta2_half_life": 3000}},
     "wsd": {"optimizer": {"schedule": "wsd", "wsd_decay_tokens": 4000}},
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
@@ -189,3 +191,38 @@ def test_the_configuration_of_a_run_alone_reproduces_it(
     assert process.returncode == 0, errors
     assert "validation loss" in output
     assert lines_of(tmp_path / "again", "step") == lines_of(tmp_path / "first", "step")
+
+
+@pytest.mark.ranks
+def test_muon_killed_on_two_ranks_comes_to_the_same_end_on_two_and_on_one_to_rounding(
+    configured: Configure, tmp_path: Path
+) -> None:
+    config = configured(
+        optimizer={"kind": "muon"}, run={"precision": "fp64"}, budget={"tokens": 5_000}
+    )
+    file, run, unbroken = tmp_path / "muon.toml", tmp_path / "run", tmp_path / "unbroken"
+    file.write_text(config.to_toml(), encoding="utf-8")
+    command = ["train", str(file), "--quiet", "--out"]
+    finish(commands(*[[*command, str(unbroken)]] * 2))
+    killed = commands(*[[*command, str(run)]] * 2, first="step:9:kill", last="step:9:kill")
+    for rank in killed:
+        rank.communicate()
+    alone = shutil.copytree(run, tmp_path / "alone")
+    finish(commands(*[["resume", str(run), "--quiet"]] * 2))
+    resume(alone, quiet=True)
+    for kind in ("step", "eval", "probe"):
+        assert lines_of(run, kind) == lines_of(unbroken, kind)
+    ends = [checkpoint.load_newest(RunPaths(one).checkpoints)[0] for one in (unbroken, run, alone)]
+    assert {end.step for end in ends} == {len(lines_of(unbroken, "step"))}
+    assert any(name.endswith("momentum_buffer") for name in ends[0].tensors["optimizer"])
+    for group, tensors in ends[0].tensors.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(ends[1].tensors[group][key], tensor)
+            torch.testing.assert_close(ends[2].tensors[group][key], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_a_run_keeps_its_kind_of_optimizer(configured: Configure, tmp_path: Path) -> None:
+    train(configured(budget={"tokens": 1_000}), tmp_path / "run", quiet=True)
+    rule = "optimizer.kind: cannot change in the middle of a run, got 'muon'; start a new run"
+    with pytest.raises(SettingError, match=rule):
+        resume(tmp_path / "run", settings={"optimizer.kind": "muon"}, quiet=True)

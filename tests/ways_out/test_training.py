@@ -57,6 +57,7 @@ VALUES = {
     "optimizer.warmup_steps": "2",
     "optimizer.decay_tokens": "1000",
     "optimizer.schedule": "constant",
+    "optimizer.kind": "muon",
     "optimizer.weight_decay": "0.01",
     "optimizer.clip": "0.5",
     "optimizer.betas": "[0.9,0.99]",

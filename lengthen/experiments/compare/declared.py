@@ -45,9 +45,9 @@ def declare(comparison: Comparison, root: Path, *, amend: bool) -> None:
         "file": _meaning(comparison),
         "settings": {run.group: run.config.tables() for run in comparison.runs},
     }
-    lines = "".join(f"{json.dumps(one)}\n" for one in (*records, record))
     with owned(root):
-        Disk().replace_file(path, lines.encode())
+        before = path.read_bytes() if records else b""
+        Disk().replace_file(path, before + json.dumps(record).encode() + b"\n")
 
 
 def amendments(comparison: Comparison, root: Path) -> list[str]:
@@ -66,8 +66,12 @@ def amendments(comparison: Comparison, root: Path) -> list[str]:
 def _records(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines() if path.is_file() else []
-        return [{**json.loads(line)} for line in lines]
-    except (ValueError, TypeError) as error:
+        records: list[dict[str, Any]] = [{**json.loads(line)} for line in lines]
+        for one in records:
+            built = {group: build_recorded(tables) for group, tables in one["settings"].items()}
+            one["settings"], one["file"] = built, {**one["file"]}
+        return records
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({one_line(error)})") from None
 
 
@@ -78,10 +82,12 @@ def _changes(comparison: Comparison, records: list[dict[str, Any]]) -> Iterator[
         rule = f"must be at most {MOST_PRIMARY} pairs"
         yield SettingError("primary", rule, len(comparison.primary), hint)
     for record in records[-1:]:
-        found = [(name, now, record["file"][name]) for name, now in _meaning(comparison).items()]
+        found = [
+            (name, now, record["file"].get(name)) for name, now in _meaning(comparison).items()
+        ]
         for group, config in {run.group: run.config for run in comparison.runs}.items():
             if group in record["settings"]:
-                found += differing(config, build_recorded(record["settings"][group]))
+                found += differing(config, record["settings"][group])
         for name, now, before in found:
             if now != before and name != "run.seed":
                 rule = f"was {shown(before)} when runs were started"
