@@ -204,6 +204,10 @@ class Run(Table):
     """How this run is carried out."""
 
     seed: Annotated[CountOrOff, Field(lt=2**63), Doc("of weights, order of rows and dropout")] = 0
+    branched_from: Annotated[str | None, Doc("run and checkpoint; `branch` sets it")] = None
+    parent_tokens: Annotated[
+        CountOrOff | None, Doc("read by other ledgers; `branch` sets it", "trained tokens")
+    ] = None
     device: Annotated[
         str,
         BeforeValidator(known_device),

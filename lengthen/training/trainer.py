@@ -193,7 +193,8 @@ class Trainer:
     def _update(self, total: Tensor, grad_norm: Tensor, step: Step) -> StepResult:
         loss = total[0]
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        trained = step.tokens - self.train_state.skipped_tokens
+        parents = self.config.run.parent_tokens or 0
+        trained = parents + step.tokens - self.train_state.skipped_tokens
         set_step(self.optimizer, self.config.optimizer, step.plan, trained, self._updates + 1)
         update(self.optimizer, finite)
         # Data parallel without shards keeps its gradients inside its buckets.
@@ -296,8 +297,8 @@ class Trainer:
         return loss, {**self._now(), "loss": finite_or_none(loss), **side}
 
     def _now(self) -> dict[str, Any]:
-        now, counters = self.train_state, self.train_state.counters
-        return {"step": counters.step, "tokens": counters.tokens, "seconds": now.seconds}
+        now = self.train_state
+        return {"step": now.counters.step, "tokens": now.counters.tokens, "seconds": now.seconds}
 
     def state_dict(self) -> State:
         """Return all that is no tensor, as JSON; with `tensors` it is the whole run."""
