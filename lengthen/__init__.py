@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lengthen.integrations.run_log import RunLog
     from lengthen.reporting.report import report
     from lengthen.run.metrics import read_metrics
+    from lengthen.training.branch import branch
     from lengthen.training.start import resume, train
 
     __version__: str
@@ -37,6 +38,7 @@ __all__ = [
     "RunLog",
     "Staged",
     "Store",
+    "branch",
     "compare",
     "evaluate",
     "load",
@@ -64,6 +66,7 @@ _MODULES = {
     "integrations.run_log": ("RunLog",),
     "reporting.report": ("report",),
     "run.metrics": ("read_metrics",),
+    "training.branch": ("branch",),
     "training.start": ("resume", "train"),
 }
 _HOME = {name: f"lengthen.{module}" for module, names in _MODULES.items() for name in names}

@@ -14,7 +14,7 @@ from lengthen.core.settings import Doc
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 SECTIONS = {
-    "Prepare and train": ["prepare", "Store", "train", "resume"],
+    "Prepare and train": ["prepare", "Store", "train", "resume", "branch"],
     "Plan and compare": ["plan", "compare", "tune"],
     "After training": ["load", "evaluate", "report", "read_metrics"],
     "Pacings": ["Linear", "Root", "Doubling", "Staged", "Adaptive", "Constant", "Custom"],

@@ -30,6 +30,7 @@ from lengthen.util.errors import CheckpointError
 
 FORMAT = 2
 SUFFIX = ".safetensors"
+NAMED = 5  # checkpoints in a message, the nearest
 State = dict[str, Any]  # JSON
 Tensors = Mapping[str, Tensor]
 
@@ -84,11 +85,13 @@ def load_newest(
 
 def load_step(folder: Path, name: str, context: DistributedContext = SINGLE_PROCESS) -> Checkpoint:
     """Return the checkpoint of that name, also as `step-70` or `70`; raises CheckpointError."""
+    asked = 0
     if short := re.fullmatch(r"(?:step-)?([0-9]{1,18})", name):
-        name = name_of(int(short[1]))
+        name = name_of(asked := int(short[1]))
     path = folder / name
     if context.any_rank(not (NAME.fullmatch(name) and path.is_dir())):
-        have = ", ".join(p.name for p in list_checkpoints(folder)) or "none"
+        nearest = sorted(list_checkpoints(folder), key=lambda p: abs(step_of(p) - asked))
+        have = ", ".join(p.name for p in nearest[:NAMED]) or "none"
         raise CheckpointError(f"checkpoint {name}: not in {folder.parent}; there are: {have}")
     loaded = _load(path, context)
     if isinstance(loaded, str):

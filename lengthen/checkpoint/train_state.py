@@ -11,7 +11,7 @@ from lengthen.core.pacing import AdaptiveState
 from lengthen.core.schedule import Counters
 from lengthen.util.errors import CheckpointError
 
-OTHER_CHECKPOINT = "choose another one with --checkpoint"
+OTHER_CHECKPOINT = "choose another one"
 PLAIN = ("seconds", "skipped_tokens", "skipped_in_a_row", "probed")  # numbers, as JSON has them
 
 

@@ -1,6 +1,7 @@
 """The commands by name, in the order of `lengthen --help`."""
 
 from lengthen.cli import (
+    branch,
     compare,
     demo,
     eval,
@@ -26,6 +27,7 @@ COMMANDS = {
     "settings": settings.COMMAND,
     "train": train.COMMAND,
     "resume": resume.COMMAND,
+    "branch": branch.COMMAND,
     "compare": compare.COMMAND,
     "tune": tune.COMMAND,
     "eval": eval.COMMAND,

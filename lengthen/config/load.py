@@ -300,7 +300,8 @@ def _with_pacing_defaults(tables: Tables) -> Tables:
     if of_rows:
         defaults["multiple"] = 1
     wanted = {name: value for name, value in defaults.items() if name in names and value}
-    return {**tables, "pacing": {**wanted, **pacing}}
+    given = {name: value for name, value in pacing.items() if value is not None}
+    return {**tables, "pacing": {**wanted, **given}}
 
 
 def no_such_setting(name: str, value: object, names: Iterable[str]) -> SettingError:

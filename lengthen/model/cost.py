@@ -84,7 +84,7 @@ def flops(
     M are the numbers in a layer's matrices, of a GPT-2 12 d^2. A multiply and an add are two.
     Matrix products alone count, as `torch.utils.flop_counter` counts them to the last one with
     plain attention and a plain loss. Attention counts at the step's own length and in full, without
-    what a kernel saves on the causal half or computes twice.
+    what a kernel saves on the causal half or between documents, or computes twice.
 
     With `recompute` 2 B l n M + 4 B n l^2 d are done once more: the layers' forward pass up to the
     last product that something after it needs. Their very last one is that with dropout alone.

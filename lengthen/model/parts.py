@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthen.config.model import Model
+from lengthen.model.mask import Mask, attend
 from lengthen.model.shards import unshard
 
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
@@ -39,22 +41,29 @@ def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def largest_logit(query: Tensor, key: Tensor) -> Tensor:
+def largest_logit(query: Tensor, key: Tensor, documents: Tensor | None = None) -> Tensor:
     """Return the largest  q k / sqrt(size)  of any row, head and causal pair: 0-d.
 
-    Both are (rows, heads, length, size). Worked out in blocks, in float32 at least.
+    Both are (rows, heads, length, size). Worked out in blocks, in float32 at least. Where
+    `documents` (rows, length) are given, of the pairs within one alone.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
+    if documents is not None:
+        documents = documents.repeat_interleave(query.shape[1], 0)
     query, key = (part.flatten(0, 1).to(dtype) for part in (query, key))
     length, size = query.shape[1:]
     parts = -(-len(query) * min(length, BLOCK) * length // LOGITS)
     later = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
     largest = []
-    for queries, keys in zip(query.chunk(parts), key.chunk(parts), strict=True):
+    own = repeat(None) if documents is None else documents.chunk(parts)
+    for queries, keys, numbers in zip(query.chunk(parts), key.chunk(parts), own, strict=False):
         for first in range(0, length, BLOCK):
             logits = queries[:, first : first + BLOCK] @ keys[:, : first + BLOCK].mT
             count = logits.shape[1]
             logits[:, :, first:].masked_fill_(later[:count, :count], -torch.inf)
+            if numbers is not None:
+                other = numbers[:, first : first + count, None] != numbers[:, None, : first + count]
+                logits.masked_fill_(other, -torch.inf)
             largest.append(logits.amax())
     return torch.stack(largest).amax() / math.sqrt(size)
 
@@ -71,13 +80,14 @@ def norm_of(shape: Model) -> nn.LayerNorm | nn.RMSNorm:
 
 @dataclass
 class Reading:
-    """What a layer reads beside plain rows; training never has one.
+    """What a layer reads beside plain rows; training has one for rows of several documents.
 
-    `mask` (rows or 1, 1, length, earlier + length) bool is true where a token may read another.
-    `earlier` is what was read before; one row of it serves all. With `keeps`, `kept` is then both.
+    `mask` is a document mask, or (rows or 1, 1, length, earlier + length) bool: true where a token
+    may read another. `earlier` is what was read before; one row of it serves all. With `keeps`,
+    `kept` is then both.
     """
 
-    mask: Tensor
+    mask: Mask
     earlier: KeysAndValues | None = None
     keeps: bool = False
     kept: KeysAndValues | None = None
@@ -120,14 +130,12 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Map (rows, length, width) to the same shape."""
         query, key, value = self.split(x, rotation)
-        mask = None  # always in training: one would rule out the kernels without length * length
+        mask = None  # where it can be: one would rule out the kernels without length * length
         if reading:
             mask = reading.mask
             key, value = reading.joined(key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
-        )
+        mixed = attend(query, key, value, mask, dropout)
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
         return functional.dropout(mixed, self.dropout, self.training)
 
@@ -193,9 +201,11 @@ class Block(nn.Module):
         return stream
 
     @torch.no_grad()
-    def largest_logit(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+    def largest_logit(
+        self, x: Tensor, rotation: Rotation | None, documents: Tensor | None = None
+    ) -> Tensor:
         """Return the largest attention logit that the forward pass of `x` has: 0-d."""
         unshard(self)
         query, key, _ = self.attention.split(self.attention_norm(x), rotation)
         with torch.autocast(x.device.type, enabled=False):
-            return largest_logit(query, key)
+            return largest_logit(query, key, documents)

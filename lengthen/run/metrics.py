@@ -88,7 +88,7 @@ def cut_metrics(disk: Disk, paths: RunPaths, size: int) -> int:
     data = paths.metrics.read_bytes() if paths.metrics.exists() else b""
     if len(data) < size:
         message = f"{paths.metrics} has {len(data)} bytes, the checkpoint saw {size}"
-        raise CheckpointError(f"{message}; choose an older one with --checkpoint")
+        raise CheckpointError(f"{message}; choose an older one")
     for line in data[size:].splitlines(keepends=True):
         record = from_json(line)
         if not isinstance(record, Event) or record.name not in ("saved", "finished"):

@@ -36,7 +36,9 @@ from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store import Store
 from lengthen.data.tokenizer_files import TOKENIZER
+from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.subnormals import flushes_subnormals
@@ -56,12 +58,11 @@ from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
 
-# What a checkpoint was built on: another value would make it another run, another optimizer has no
-# moments in it; other betas or another half-life would correct the moments by steps or tokens that
-# they do not lack.
+# What a checkpoint was built on: another value would make it another run, or has no moments in it;
+# another beta or half-life would correct moments by steps or tokens that they do not lack.
 FIXED = re.compile(
     r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)"
-    r"|optimizer\.(kind|betas|beta2_half_life)|run\.seed"
+    r"|optimizer\.(kind|betas|beta2_half_life)|run\.(seed|branched_from|parent_tokens)"
 )
 
 
@@ -120,6 +121,8 @@ def _train(
             overrides = _local_overrides(config, there)
             return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
+    if origin := config.run.branched_from:
+        raise SettingError("run.branched_from", "needs `lengthen branch`: this begins anew", origin)
     runlog.check_new(out, overwrite=overwrite)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
@@ -168,40 +171,52 @@ def resume(
     overrides = nested(settings)
     _refuse_fixed(overrides)
     config, notes = load(paths.config, overrides)
-    config = with_auto_decided(config)
-    store = open_store(config)
+    store, config = open_store(config), with_auto_decided(config)
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
-    disk = disk or Disk()
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
         own_directory(stack, paths.root, context, what, config)
-        if context.is_rank_zero:
-            remove_incomplete(disk, paths.checkpoints)
-        start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
-        config, micro_tokens = with_micro_tokens(config, store, context)
-        changed = _changed_settings(overrides, config, start)
-        _refuse_fixed(changed)  # config.toml may have been edited
-        stop = stack.enter_context(StopSignal().listening())
-        trainer = Trainer(config, store, context, micro_tokens, stop)
-        trainer.restore(start)
-        _check_budget(trainer)
-        # Only now, after everything that could be refused, do the run's files change.
-        discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
-        loop = _build_loop(
-            stack, trainer, paths, disk, stop, shown=not quiet, resumed_from=start.step
-        )
-        for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
-            loop.note(text)
-        loop.event("resumed", discarded_lines=discarded, overrides=changed)
-        del start  # its files are mapped as long as it lives, and will be deleted
-        return loop.run()
+        go_on = stack, context, paths, config, store, disk or Disk()
+        return resumed(*go_on, checkpoint, overrides, notes, not quiet).run()
 
 
-def _check_budget(trainer: Trainer) -> None:
-    trained, budget = trainer.train_state.counters.tokens, trainer.schedule.budget
+def resumed(
+    stack: ExitStack,
+    context: DistributedContext,
+    paths: RunPaths,
+    config: Config,
+    store: Store,
+    disk: Disk,
+    checkpoint: str | None,
+    overrides: Tables,
+    notes: list[str],
+    shown: bool,
+) -> TrainingLoop:
+    """Return the loop of a run that this process owns and that goes on from a checkpoint."""
+    if context.is_rank_zero:
+        remove_incomplete(disk, paths.checkpoints)
+    start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
+    config, micro_tokens = with_micro_tokens(config, store, context)
+    changed = _changed_settings(overrides, config, start)
+    _refuse_fixed(changed)  # config.toml may have been edited
+    stop = stack.enter_context(StopSignal().listening())
+    trainer = Trainer(config, store, context, micro_tokens, stop)
+    trainer.restore(start)
+    check_budget(config, trainer.train_state.counters.tokens, trainer.schedule.budget)
+    # Only now, after everything that could be refused, do the run's files change.
+    discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
+    loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)
+    for text in [*notes, *damaged, *_changed_numerics(trainer, start)]:
+        loop.note(text)
+    loop.event("resumed", discarded_lines=discarded, overrides=changed)
+    return loop
+
+
+def check_budget(config: Config, trained: int, budget: int) -> None:
+    """Raise SettingError for a budget of fewer tokens than are trained already."""
     if budget < trained:
-        setting = "tokens" if trainer.config.budget.epochs is None else "epochs"
+        setting = "tokens" if config.budget.epochs is None else "epochs"
         rule = f"must be at least the {trained} tokens that are trained already"
         raise SettingError(f"budget.{setting}", rule, budget)
 
@@ -328,8 +343,8 @@ def _size(trainer: Trainer) -> str:
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
     saved, now = start.state.get("numerics"), trainer.numerics()
     before = saved if isinstance(saved, dict) else {}
-    changed = [name for name in now if before.get(name) != now[name]]
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"
-        for name in changed
+        for name in now
+        if before.get(name) != now[name]
     ]

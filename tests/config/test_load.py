@@ -57,6 +57,12 @@ MISTAKES = [
     ("monitor", "every_steps", -1, "monitor.every_steps: must be at least 0, got -1"),
     ("model", "z_loss", 1.5, "model.z_loss: must be at most 1"),
     ("model", "positions", "rotary", "model.positions: must be 'learned' or 'rope', got 'rotary'"),
+    (
+        "data",
+        "documents",
+        "masked",
+        "data.documents: must be 'attend' or 'mask', got 'masked'; did ",
+    ),
     ("model", "rope_theta", 0, "model.rope_theta: must be above 0, got 0"),
     ("model", "layers", 1.5, "model.layers: must be a whole number, got 1.5"),
     ("model", "layers", True, "model.layers: must be a whole number, got True"),

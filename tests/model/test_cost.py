@@ -192,23 +192,25 @@ STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 @pytest.mark.skipif(not PEAK.exists(), reason="reads the peak where Linux keeps it")
 @pytest.mark.parametrize(("shape", "micro_tokens"), MEASURED)
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
 def test_memory_is_what_a_process_takes(
-    shape: dict[str, Any], micro_tokens: int, recompute: bool
+    shape: dict[str, Any], micro_tokens: int, recompute: bool, masked: bool
 ) -> None:
-    call = f"peak({shape!r}, {micro_tokens}, {recompute})"
+    call = f"peak({shape!r}, {micro_tokens}, {recompute}, {masked})"
     code = f"from tests.model.test_cost import peak; print({call})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     planned = cost.memory(Model(**shape), micro_tokens, recompute=recompute)
+    planned += masked * cost.FLOAT * micro_tokens * shape["length"]
     assert 0.85 * int(done.stdout) <= planned <= 1.2 * int(done.stdout)
 
 
-def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> int:
+def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool, masked: bool) -> int:
     """Return the bytes that training took, beside what torch itself takes once it has trained."""
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
-    train(tiny, 8, recompute)
+    train(tiny, 8, recompute, masked)
     PEAK.write_text("5")  # forget the peak so far
     before = bytes_of("VmRSS")
-    train(shape, micro_tokens, recompute)
+    train(shape, micro_tokens, recompute, masked)
     return bytes_of("VmHWM") - before
 
 
@@ -217,7 +219,7 @@ def bytes_of(name: str) -> int:
     return 1024 * int(lines[name].split()[0])
 
 
-def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
+def train(shape: dict[str, Any], micro_tokens: int, recompute: bool, masked: bool) -> None:
     if recompute:
         free_large_blocks_at_once()
     gpt = GPT(Model(**shape), recompute=recompute)
@@ -226,7 +228,7 @@ def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
     tokens = torch.zeros((micro_tokens // gpt.length, gpt.length), dtype=torch.int64)
     for _ in range(2):
         for _ in range(3):
-            loss = gpt(tokens, tokens) / micro_tokens
+            loss = gpt(tokens, tokens, None, tokens if masked else None) / micro_tokens
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -30,6 +30,13 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "spread": {"model": {"positions_start": "spread"}},
     "qk_norm": {"model": {"qk_norm": True}},
     "z_loss": {"model": {"z_loss": 0.01}},
+    # Of the second step's rows all are joined: step 1 leaves 40 tokens of each sequence.
+    "documents": {
+        "data": {"documents": "mask"},
+        "pacing": {"values": [24, 48, 64]},
+        "batch": {"reuse_after": 1},
+        "budget": {"tokens": 7 * (24 + 48 + 64)},
+    },
     "rms": {"model": {"norm": "rms"}},
     "no bias": {"model": {"bias": False}},
     "untied": {"model": {"tied": False}},

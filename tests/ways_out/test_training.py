@@ -279,16 +279,16 @@ def spoil_state(run: Path, step: int, **changes: object) -> None:
 
 
 @takes(
-    "choose another one with --checkpoint",
+    "choose another one",
     "ledger state: is not one of a ledger; take another checkpoint",
     "checkpoint {} damaged: {}; choose another one",
     "checkpoint {}: {}; use the version that wrote it",
-    "{}; choose an older one with --checkpoint",
+    "{}; choose an older one",
 )
 def test_a_checkpoint_that_cannot_be_used(cli: Cli, run: Path) -> None:
     last = max(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
     for changes, hint in (
-        ({"seconds": -1}, "choose another one with --checkpoint"),
+        ({"seconds": -1}, "choose another one"),
         ({"ledger": {"queue": []}}, "take another checkpoint"),
         ({"format": 3}, "use the version that wrote it"),
     ):
@@ -304,7 +304,7 @@ def test_a_checkpoint_that_cannot_be_used(cli: Cli, run: Path) -> None:
     cli.works("resume run --quiet --checkpoint step-6")  # the short name is one as well
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))
-    cli.refuses("choose an older one with --checkpoint", "resume run --quiet")
+    cli.refuses("choose an older one", "resume run --quiet")
     cli.works("resume run --quiet --checkpoint step-2")
 
 

@@ -1,0 +1,165 @@
+"""Branch a run: a new run that begins with a checkpoint of another, weights and moments kept."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from lengthen.checkpoint.read import Checkpoint, State
+from lengthen.checkpoint.read import load as load_checkpoint
+from lengthen.checkpoint.train_state import TrainState, log_size
+from lengthen.checkpoint.write import write_checkpoint
+from lengthen.config.load import (
+    as_trained,
+    build_recorded,
+    differences,
+    flat,
+    load,
+    load_run,
+    merge,
+    nested,
+    recorded,
+    with_overrides,
+)
+from lengthen.config.schema import Config, Tables
+from lengthen.core.schedule import Counters
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store import Store
+from lengthen.data.stream import StepStream
+from lengthen.data.tokenizer import tokenizer_difference
+from lengthen.data.tokenizer_files import read_tokenizer
+from lengthen.distributed.device import described
+from lengthen.distributed.launch import join_process_group
+from lengthen.run import directory as runlog
+from lengthen.run.directory import RunPaths
+from lengthen.training.loop import RunSummary
+from lengthen.training.ownership import own_directory
+from lengthen.training.start import FIXED, check_budget, resumed, write_run_files
+from lengthen.util.disk import Disk, as_path
+from lengthen.util.errors import DataError, SettingError
+
+# What decides which tokens come when: where one of them is given, a new ledger begins.
+ORDER = {"model.length", "batch.leftovers", "batch.reuse_after", "run.seed"}
+# What may change, though not in the middle of a run.
+OPEN = {f"model.{name}" for name in ("dropout", "positions_start", "rope_theta", "z_loss")}
+OPEN |= ORDER | {"data.store_id"}
+
+
+def branch(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    at: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    disk: Disk | None = None,
+) -> RunSummary:
+    """Train a new run in `out` that begins with a checkpoint of `run`, weights and moments kept.
+
+    It is the newest good checkpoint, or the one called `at`; `settings` lie over those of the run.
+    The ledger goes on: steps, tokens and budget count the parent's too. A new one begins, and they
+    count from 0, where `data` (a store of the same tokenizer), a full length, a seed or what
+    becomes of leftovers is given; the parent's tokens, which `run.parent_tokens` has, may then be
+    read again. Raises what `train` and `resume` raise.
+
+    >>> more = {"budget.tokens": 40_000}
+    >>> lengthen.branch("runs/first", "runs/longer", settings=more, quiet=True).tokens > 39_000
+    True
+    """
+    parent, paths = runlog.open_run(as_path("run", run)), RunPaths(as_path("out", out))
+    config, anew, notes = plan_branch(parent, settings, data)
+    store, disk = open_store(config), disk or Disk()
+    runlog.check_new(paths.root, overwrite=overwrite)
+    if paths.root.exists() and paths.root.samefile(parent.root):
+        raise SettingError("--out", "must be another directory than RUN", str(paths.root))
+    with ExitStack() as stack:
+        context = stack.enter_context(join_process_group(config.run))
+        start, damaged = load_checkpoint(parent.checkpoints, at, context)
+        config, state, log = _begun(config, store, parent, start, anew=anew)
+        own_directory(stack, paths.root, context, f"branch from {start.path.name}", config)
+        if context.is_rank_zero:
+            runlog.clear(disk, paths)
+            tokenizer, valid = store.text_tokenizer().files(), store.manifest.validation()
+            write_run_files(disk, paths, tokenizer, device=described(context.device), **valid)
+            disk.write_file(paths.metrics, log)
+            step = state["counters"]["step"]
+            write_checkpoint(disk, paths.checkpoints, step, start.tensors, state)
+            # Last: a run without a checkpoint would be started afresh, from other weights.
+            disk.replace_file(paths.config, config.to_toml().encode())
+        del start  # its files are mapped as long as it lives
+        go_on = stack, context, paths, config, store, disk
+        notes = [*damaged, *notes, _origin(config, anew=anew)]
+        return resumed(*go_on, None, nested(settings), notes, not quiet).run()
+
+
+def plan_branch(
+    parent: RunPaths,
+    settings: Mapping[str, Any] | None = None,
+    data: str | os.PathLike[str] | None = None,
+) -> tuple[Config, bool, list[str]]:
+    """Return the settings of a branch, whether a new ledger begins, and notes.
+
+    Raises SettingError for a setting that cannot change, and DataError for another tokenizer.
+    """
+    old, changes = load_run(parent.config), nested(settings)
+    given = flat(changes)
+    anew = data is not None or not ORDER.isdisjoint(given)
+    again: Tables = {}  # what `train` has decided, and decides again
+    if anew or any(name.startswith(("budget.", "optimizer.schedule")) for name in given):
+        again["optimizer"] = {"decay_tokens": None}
+    if "model.length" in given:
+        again |= {"batch": {"micro_tokens": "auto"}, "pacing": {"end": None}}
+    config, notes = load(parent.config, merge(again, changes)[0], data=data)
+    store = open_store(config)
+    config = with_store(config, store)
+    _check_changes(config, old)
+    if part := tokenizer_difference(store.tokenizer(), read_tokenizer(parent.tokenizer).tokenizer):
+        rule = f"its tokenizer is not that of the run {parent.root} ({part} differ)"
+        raise DataError(f"store {store.path}: {rule}; prepare it with --tokenizer {parent.root}")
+    return config, anew, notes
+
+
+def _check_changes(config: Config, old: Config) -> None:
+    """Raise SettingError for a change that weights or moments do not allow."""
+    for name, (asked, before) in sorted(differences(config, old).items()):
+        if FIXED.fullmatch(name) and name not in OPEN:
+            rule = f"cannot change in a branch; the run has {before!r}"
+            raise SettingError(name, rule, asked, "start a new run")
+    length, before = config.model.length, old.model.length
+    if length < before:
+        raise SettingError("model.length", f"must be at least the run's ({before})", length)
+    if length > before and old.model.positions == "learned":
+        rule = f'above {before} needs model.positions = "rope": learned positions end there'
+        raise SettingError("model.length", rule, length)
+
+
+def _begun(
+    config: Config, store: Store, parent: RunPaths, start: Checkpoint, *, anew: bool
+) -> tuple[Config, State, bytes]:
+    """Return the settings, the state and the log of a branch before its first step."""
+    before, count = TrainState.from_state(start.state), store.sequences(config.model.length)
+    schedule, trained = config.schedule(count), before.counters.tokens
+    run: Tables = {"branched_from": f"{parent.root.resolve().name}/{start.path.name}"}
+    state, log = dict(start.state), b""
+    if anew:
+        run["parent_tokens"] = trained - before.skipped_tokens + (config.run.parent_tokens or 0)
+        first = StepStream(schedule, count, reuse_after=config.batch.reuse_after).start
+        state |= {**TrainState(Counters(), first.ledger).state(), "pacing_values": []}
+    else:
+        check_budget(config, trained, schedule.budget)
+        log = parent.metrics.read_bytes()[: log_size(start.state)]
+    if trained_with := recorded(start.state):  # config.toml may have been edited
+        _check_changes(config, build_recorded(trained_with))
+    config = with_overrides(config, {"run": run})
+    return config, state | {"metrics_bytes": len(log), "settings": as_trained(config)}, log
+
+
+def _origin(config: Config, *, anew: bool) -> str:
+    """Say where a branch began and what its budget counts."""
+    counted = "the parent's ledger goes on, and the budget counts its tokens too"
+    if anew:
+        parents = f"the parent's {config.run.parent_tokens:,} may be read again"
+        counted = f"a new ledger: the budget counts the tokens of this run, {parents}"
+    return f"branched from {config.run.branched_from}; {counted}"
