@@ -12,8 +12,9 @@ from torch import nn
 from lengthen.config.recipes import RECIPES
 from lengthen.evaluation.generate import sample
 from lengthen.exchange import tensors as exchange_tensors
+from lengthen.exchange.architectures import GPT2
 from lengthen.exchange.export import export
-from lengthen.exchange.layout import is_transposed, parameter_shapes, their_name
+from lengthen.exchange.layout import is_transposed, parameter_shapes, their_names
 from lengthen.exchange.pretrained import read
 from lengthen.model.gpt import GPT
 from lengthen.training.start import train
@@ -104,6 +105,6 @@ def test_every_parameter_has_a_shape_and_a_name_of_its_own() -> None:
     gpt = GPT(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in gpt.named_parameters()}
     assert parameter_shapes(model) == shapes
-    assert len({their_name(name) for name in shapes}) == len(shapes)
+    assert len({their_names(GPT2, name) for name in shapes}) == len(shapes)
     linear = {f"{name}.weight" for name, part in gpt.named_modules() if type(part) is nn.Linear}
-    assert {name for name in shapes if is_transposed(name)} == linear
+    assert {name for name in shapes if is_transposed(GPT2, name)} == linear
