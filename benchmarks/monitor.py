@@ -26,9 +26,9 @@ from benchmarks.step import real_store
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
-from lengthen.core.schedule import StepPlan
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
+from lengthen.data.stream import Step
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
@@ -79,9 +79,7 @@ class Unwatched(Trainer):
         super().__init__(*args)
         self.monitor = Nothing(self.config.monitor, self.model, self.optimizer, self.context)
 
-    def _record(
-        self, shape: StepPlan, result: StepResult, ratio: float | None, joined: float
-    ) -> StepRecord:
+    def _record(self, step: Step, result: StepResult, ratio: float | None) -> StepRecord:
         return StepRecord(step=1, loss=0.0)
 
 

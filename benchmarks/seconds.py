@@ -123,7 +123,6 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error("--lengths and --rounds must be at least 1")
     load_at_start = os.getloadavg()[0]
     torch.set_num_threads(1)
-    flush_subnormals()
     try:
         config = load(options.source, data=options.data)[0]
         config = with_store(config, open_store(config))
@@ -140,4 +139,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    flush_subnormals()  # as `lengthen train` does
     sys.exit(main())

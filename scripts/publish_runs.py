@@ -78,13 +78,9 @@ def copy(comparison: Path, out: Path) -> int:
         there.environment.write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
         there.metrics.write_bytes(metrics.read_bytes())
         copied += 1
-    for declared in comparison.glob(f"*{DECLARED}"):
-        records = [json.loads(line) for line in declared.read_text(encoding="utf-8").splitlines()]
-        for tables in (tables for one in records for tables in one["settings"].values()):
-            tables["data"].pop("path", None)
-        text = "".join(f"{json.dumps(one)}\n" for one in records)
-        (out / declared.name).write_text(text, encoding="utf-8")
     _publish_attempts(comparison / ATTEMPTS, out / ATTEMPTS)
+    for declared in comparison.glob(f"*{DECLARED}"):
+        _publish_declared(declared, out / declared.name)
     return copied
 
 
@@ -103,6 +99,17 @@ def _anywhere(result: Result) -> Result:
     """Return a result without the paths of the set or store that it was found with."""
     kept = tuple((k, v) for k, v in result.outcome.settings if k not in ("set", "store"))
     return replace(result, outcome=replace(result.outcome, settings=kept))
+
+
+def _publish_declared(here: Path, there: Path) -> None:
+    """Copy what the file came to before its runs, unless as many amendments are there already."""
+    records = [json.loads(line) for line in here.read_text(encoding="utf-8").splitlines()]
+    if there.is_file() and len(there.read_text(encoding="utf-8").splitlines()) >= len(records):
+        return
+    for record in records:
+        for tables in record["settings"].values():
+            tables.get("data", {}).pop("path", None)
+    there.write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
 
 
 def _publish_attempts(here: Path, there: Path) -> None:

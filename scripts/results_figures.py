@@ -1,8 +1,9 @@
 """Draw the pictures of docs/results.md from the published runs.
 
-python scripts/results_figures.py
+python -m scripts.results_figures
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from lengthen.experiments.compare.sweep import sweep_panels
 from lengthen.reporting.curves import Curve, Panel
 from lengthen.reporting.figures import draw
 from lengthen.run.packed import opened
+from scripts.study_figures import panels, read_studies
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = ("rates", "lengths")
+SAVINGS = re.compile(r"<!-- saving: (\S+(?: \S+)*) -->")  # studies whose savings the page shows
 FROM_TOKENS = 1_000_000  # before it all curves fall so steeply that they lie on one another
 
 
@@ -88,6 +91,15 @@ def figures(root: Path) -> Iterator[tuple[Path, bytes]]:
     yield root / "docs/results-batch.svg", draw(variants_over_tokens(root), ".svg")
     for name in SWEEPS:
         yield root / f"docs/results-{name}.svg", draw(list(swept(name, root)), ".svg")
+    yield from savings(root)
+
+
+def savings(root: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield a picture for each study whose savings are on the page."""
+    page = (root / "docs/results.md").read_text(encoding="utf-8")
+    for match in SAVINGS.finditer(page):
+        study = read_studies([root / name for name in match[1].split()])
+        yield root / f"docs/results-{study.name}.svg", draw(panels(study), ".svg")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Fill the tables of published comparisons into docs/results.md, between their marks.
 
-    python scripts/results_tables.py
+    python -m scripts.results_tables
 
 A block begins with `<!-- results: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
-`results` it may ask for the `causes` of one file, or, `repeated`, for the estimates of the same
-pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed study, NAME.tar.xz. A
+`results` it may ask for the `verdicts` or the `causes` of one file, or, `repeated`, for the
+estimates of the same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed
+study, NAME.tar.xz; the tables of scripts.study_figures, such as `saving`, take what that takes. A
 column that says the same in every row is left out; the JSON files have everything. A word behind
 the file of `results` chooses the rows that have it.
 """
@@ -12,23 +13,32 @@ the file of `results` chooses the rows that have it.
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lengthen.evaluation.tables import tables
 from lengthen.reporting.gather import gather
+from lengthen.util.tables import Table
+from scripts.study_figures import TABLES, Study, read_studies
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(
-    r"<!-- (results|causes|repeated|judged): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL
-)
+KINDS = ("results", "verdicts", "causes", "repeated", "judged", *TABLES)
+BLOCK = re.compile(rf"<!-- ({'|'.join(KINDS)}): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
 NOT_SHOWN = ("stable seeds", "largest ratio, probe")
 OURS = ("lambada perplexity", "wikitext103", "valid (limit 1000) loss")
 
 
 def results(facts: dict[str, Any], of: str = "") -> Iterator[str]:
     """Yield the lines of the table of results, of variants and cells whose names have `of`."""
-    yield from _table(facts, "Results at the end of an equal budget", of)
+    yield from _table(facts, "Results at the end of", of)
+
+
+def verdicts(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table of verdicts, and each as a sentence."""
+    yield from _whole(Table(**_called(facts, "Verdicts")))
+    yield from (f"- {sentence}" for sentence in facts["verdicts"])
+    yield ""
 
 
 def causes(facts: dict[str, Any]) -> Iterator[str]:
@@ -38,8 +48,8 @@ def causes(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _called(facts: dict[str, Any], title: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(table for table in facts["tables"] if table["title"] == title)
-    return found
+    tables: list[dict[str, Any]] = facts["tables"]
+    return next(table for table in tables if table["title"].startswith(title))
 
 
 def _table(facts: dict[str, Any], title: str, of: str = "") -> Iterator[str]:
@@ -50,7 +60,7 @@ def _table(facts: dict[str, Any], title: str, of: str = "") -> Iterator[str]:
         for n, name in enumerate(columns)
         if name not in NOT_SHOWN and len({row[n] for row in rows}) > 1
     ]
-    yield f"**{title}** (`{facts['name']}.toml`)\n"
+    yield f"**{table['title']}** (`{facts['name']}.toml`)\n"
     yield _row([columns[n] for n in kept])
     yield "|" + "---|" * len(kept)
     for row in rows:
@@ -100,12 +110,22 @@ def judged(study: Path) -> Iterator[str]:
     yield ""
 
 
+def _whole(table: Table) -> Iterator[str]:
+    """Yield the lines of a table with its note."""
+    yield f"**{table.title}**\n"
+    yield _row(table.columns)
+    yield "|" + "---|" * len(table.columns)
+    yield from map(_row, table.rows)
+    yield f"\n{table.note}\n"
+
+
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
 BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
     "results": results,
+    "verdicts": verdicts,
     "causes": causes,
     "repeated": repeated,
 }
@@ -114,10 +134,16 @@ BLOCKS: dict[str, Callable[..., Iterator[str]]] = {
 def filled(page: str, root: Path) -> str:
     """Return the page with every block's tables as the files that it names have them."""
 
+    @cache
+    def study_of(*files: Path) -> Study:
+        return read_studies(files)
+
     def block(match: re.Match[str]) -> str:
         kind, names = match[1], match[2].split()
         if kind == "judged":
             lines = judged(root / names[0])
+        elif kind in TABLES:
+            lines = _whole(TABLES[kind](study_of(*(root / name for name in names))))
         else:
             lines = BLOCKS[kind](*(_read(root, name) for name in names))
         return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"

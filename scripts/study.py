@@ -41,11 +41,14 @@ def packed_beside(file: Path) -> Path:
     return file.with_suffix(SUFFIX)
 
 
-def carry_out_study(file: Path, out: Path, *, data: Path, windows: Sequence[int] = ()) -> list[str]:
+def carry_out_study(
+    file: Path, out: Path, *, data: Path, windows: Sequence[int] = (), amend: bool = False
+) -> list[str]:
     """Train, measure and pack every run that is not packed yet; return the names of the crashed.
 
-    `windows` are the shorter lengths that are measured. Raises StoppedError after a signal, when
-    the run has saved; the same call goes on.
+    `windows` are the shorter lengths that are measured. Raises SettingError for a file that was
+    changed since its first run, unless `amend`, and StoppedError after a signal, when the run has
+    saved; the same call goes on.
     """
     comparison = read_comparison(file, with_data({}, str(data)))
     comparison = replace(comparison, runs=tuple(map(on_its_store, comparison.runs)))
@@ -57,7 +60,7 @@ def carry_out_study(file: Path, out: Path, *, data: Path, windows: Sequence[int]
     for directory in directories.values():  # one may have ended just before a kill
         measure(directory, windows)
     keep = partial(measure_and_pack, out=out, packed=packed, windows=windows)
-    carry_out(comparison, out, jobs=1, threads=1, on_end=keep)
+    carry_out(comparison, out, jobs=1, threads=1, amend=amend, on_end=keep)
     publish(out, packed)
     return [name for name, directory in directories.items() if not has_ended(directory)]
 
@@ -110,13 +113,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--windows", type=int, nargs="+", default=(), metavar="N", help="as in `lengthen eval`"
     )
+    parser.add_argument("--amend", action="store_true", help="go on with a changed file")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    flush_subnormals()
     try:
-        crashed = carry_out_study(
-            options.file, options.out, data=options.data, windows=options.windows
-        )
+        own = {name: value for name, value in vars(options).items() if name not in ("file", "out")}
+        crashed = carry_out_study(options.file, options.out, **own)
     except LengthenError as error:
         print(f"study: {error}", file=sys.stderr)
         return error.exit_code
@@ -125,4 +127,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    flush_subnormals()  # as `lengthen eval` does
     sys.exit(main())

@@ -18,6 +18,7 @@ from lengthen.experiments.compare.compare import compare
 from lengthen.run.attempts import read_attempts
 from lengthen.run.directory import RunPaths
 from lengthen.run.packed import opened
+from lengthen.util.errors import SettingError
 from scripts import study
 from scripts.study import carry_out_study, main, packed_beside
 from tests.experiments.conftest import FILE, facts_of, train_here
@@ -121,6 +122,23 @@ def test_a_run_that_was_begun_here_and_ended_elsewhere_is_the_one_from_there(
     assert in_order == []
     assert len(begun.metrics.read_bytes().splitlines()) == len(lines)
     assert measured(file) == before
+
+
+def test_a_file_that_was_changed_since_its_first_run_is_refused_elsewhere_too(
+    store: Path, tmp_path: Path, in_order: list[str]
+) -> None:
+    file = declared(tmp_path / "study", store)
+    carry_out_study(file, tmp_path / "runs", data=store, windows=WINDOWS)
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("[0, 1]", "[0, 1, 2]"), encoding="utf-8")
+    in_order.clear()
+    with pytest.raises(SettingError, match="seeds"):
+        carry_out_study(file, tmp_path / "elsewhere", data=store, windows=WINDOWS)
+    assert in_order == []
+    carry_out_study(file, tmp_path / "elsewhere", data=store, windows=WINDOWS, amend=True)
+    assert in_order == ["baseline/seed-2", "slw/seed-2"]
+    compare(file, packed_beside(file), look=True, quiet=True)
+    assert "Amended" in (file.parent / "small.json").read_text()
 
 
 def test_a_run_that_diverges_is_packed_and_one_that_crashes_is_named(

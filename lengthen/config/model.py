@@ -11,6 +11,7 @@ from lengthen.util.errors import SettingError
 Positions = Literal["learned", "rope"]
 Start = Literal["zero", "spread"]
 Norm = Literal["layer", "rms"]
+Perceptron = Literal["gelu", "swiglu"]
 
 
 class Table(BaseModel):
@@ -27,6 +28,10 @@ class Model(Table):
     layers: Annotated[Count, Field(le=1024), Doc("transformer blocks")]
     width: Annotated[Count, Field(le=2**17), Doc("of the residual stream")]
     heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
+    kv_heads: Annotated[
+        Count | None,
+        Doc("of keys and values (arXiv:2305.13245); must divide it", "", "`model.heads`"),
+    ] = None
     length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
     vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
     dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
@@ -38,6 +43,15 @@ class Model(Table):
     positions_start: Annotated[Start, Doc("of rows: 0, or evenly at multiples of l")] = "zero"
     norm: Annotated[Norm, Doc("LayerNorm, or RMSNorm (arXiv:1910.07467)")] = "layer"
     norm_eps: Annotated[Number, Field(gt=0, le=1), Doc("epsilon of `model.norm`")] = 1e-5
+    mlp: Annotated[
+        Perceptron, Doc("down(gelu(up x)), or down(silu(gate x) * up x) (arXiv:2002.05202)")
+    ] = "gelu"
+    mlp_width: Annotated[
+        Count | None,
+        Field(le=2**20),
+        Doc("between its products", "", "4 d; of swiglu 8/3 d, up to a multiple of 256"),
+    ] = None
+    tied: Annotated[bool, Doc("logits by the embedding, not by a matrix of their own")] = True
     bias: Annotated[bool, Doc("biases of all products and of LayerNorm")] = True
     qk_norm: Annotated[bool, Doc("RMSNorm of each query and key (arXiv:2302.05442)")] = False
     z_loss: Annotated[
@@ -48,7 +62,27 @@ class Model(Table):
     def _heads_share_the_width(self) -> "Model":
         if self.width % self.heads:
             raise SettingError("heads", f"must divide model.width ({self.width})", self.heads)
-        if self.positions == "rope" and self.width // self.heads % 2:
+        if self.heads % self.key_heads:
+            rule = f"must divide model.heads ({self.heads})"
+            raise SettingError("kv_heads", rule, self.kv_heads)
+        if self.positions == "rope" and self.head_width % 2:
             rule = f"must cut model.width ({self.width}) into even widths for rotary positions"
             raise SettingError("heads", rule, self.heads)
         return self
+
+    @property
+    def head_width(self) -> int:
+        """Elements of a query, a key or a value."""
+        return self.width // self.heads
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys, and of values; each serves as many heads of queries as the others."""
+        return self.kv_heads or self.heads
+
+    @property
+    def inner_width(self) -> int:
+        """Elements between the products of the perceptron, by default those of Llama's rule."""
+        if self.mlp_width is not None:
+            return self.mlp_width
+        return 4 * self.width if self.mlp == "gelu" else -(-8 * self.width // (3 * 256)) * 256

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 SETTINGS = {
     "model.layers": "nlayer nlayers numlayers numhiddenlayers",
     "model.heads": "nhead nheads numheads numattentionheads",
+    "model.kv_heads": "numkeyvalueheads nkvheads numquerygroups",
+    "model.mlp_width": "intermediatesize ninner ffnhiddensize dff",
+    "model.tied": "tiewordembeddings",
     "model.norm_eps": "rmsnormeps layernormepsilon layernormeps",
     "model.width": "nembd nembed hiddensize dmodel",
     "model.length": "blocksize seqlength seqlen sequencelength maxseqlength maxlength "

@@ -37,6 +37,7 @@ from lengthen.core.schedule import Hold, RateByTokens, RateSchedule, Schedule, w
 from lengthen.core.settings import Doc
 from lengthen.util.errors import SettingError, nearest
 
+Documents = Literal["attend", "mask"]
 Tables = dict[str, Any]  # settings as plain nested tables, before they are checked
 
 # The tag of a pacing table -> its value.
@@ -88,10 +89,11 @@ def _pacing_value(name: str, value: object) -> Any:
 
 
 class Data(Table):
-    """Where the tokens come from."""
+    """The tokens, and which of a row read each other."""
 
     path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
+    documents: Annotated[Documents, Doc("of a row: attend to each other, or be masked")] = "attend"
 
 
 class Batch(Table):

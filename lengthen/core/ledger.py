@@ -23,6 +23,7 @@ from operator import attrgetter, index
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lengthen.util.errors import CheckpointError, SettingError, nearest
 
@@ -334,12 +335,11 @@ def reuse_spacing(reuse_after: int, rows: int, sequences: int) -> int:
 
 def joined_tokens(blocks: tuple[Block, ...], length: int) -> int:
     """Return how many tokens of a step lie in rows of more than one piece."""
-    cursor, joined_rows = 0, [np.empty(0, np.int64)]
-    for block in blocks:
-        ends = np.cumsum([piece.tokens for piece in block.pieces])
-        # Nearly every block is of rows that are one piece each: nothing to look at one by one.
-        if cursor % length or (ends % length).any():
-            all_ends = cursor + np.arange(block.count)[:, np.newaxis] * ends[-1] + ends
-            joined_rows.append(all_ends[all_ends % length > 0] // length)
-        cursor += block.tokens
-    return int(np.unique(np.concatenate(joined_rows)).size) * length
+    ends = piece_ends(blocks)
+    return int(np.unique(ends[ends % length > 0] // length).size) * length
+
+
+def piece_ends(blocks: tuple[Block, ...]) -> NDArray[np.int64]:
+    """Return where each piece of a step ends, in tokens of the step laid end to end: (pieces,)."""
+    sizes = [[piece.tokens for piece in block.pieces] * block.count for block in blocks]
+    return np.cumsum(np.concatenate(sizes), dtype=np.int64)

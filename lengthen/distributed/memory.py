@@ -62,7 +62,14 @@ def memory_of(config: Config, micro_tokens: int) -> int:
     whole = cost.memory(config.model, micro_tokens, recompute=config.run.recompute)
     if config.optimizer.kind == "muon":  # which keeps one moment of the matrices
         whole -= cost.FLOAT * cost.matrices(config.model)
-    return doubled * whole
+    return doubled * whole + mask_of(config, micro_tokens)
+
+
+def mask_of(config: Config, micro_tokens: int) -> int:
+    """Return the bytes of these that are a document mask, which all layers share; 0 without one."""
+    size = cost.FLOAT * (2 if config.run.precision == "fp64" else 1)
+    masks = config.data.documents == "mask"
+    return masks * size * micro_tokens * config.model.length
 
 
 def fit_check(whole: int, full_length: int, fits: Callable[[int], bool]) -> int:

@@ -18,6 +18,7 @@ from math import prod
 
 from lengthen.config.schema import Config
 from lengthen.data.stream import accumulation_steps
+from lengthen.distributed.memory import mask_of
 from lengthen.model import cost
 from lengthen.util.tables import Table
 
@@ -68,6 +69,7 @@ def load(config: Config, micro_tokens: int, world_size: int, *, sharded: bool) -
     tokens = -(-rows_of_rank // count) * length  # of the largest micro-batch
     recompute, on_cpu = config.run.recompute, config.run.device == "cpu"
     activations = size * cost.activations(model, tokens, recompute=recompute, on_cpu=on_cpu)
+    activations += on_cpu * mask_of(config, tokens)
     if not sharded:
         whole = size * cost.parameters(model)
         ring = whole * (world_size - 1) // world_size

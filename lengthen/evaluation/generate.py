@@ -124,7 +124,7 @@ def _continue(
         mask = is_text[:, None, None, :] if past else _causal(is_text)
         with model.context.autocast():
             hidden, past = gpt.read(text[:, first:], positions[:, first:], mask, past, keeps=True)
-            logits = functional.linear(hidden[:, -1], gpt.tokens.weight)
+            logits = functional.linear(hidden[:, -1], gpt.output)
         if not logits.isfinite().all():
             raise not_finite(model.name)
         chosen = choose(logits)

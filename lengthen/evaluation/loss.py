@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lengthen.data.documents import documents_in
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.wrap import reshard
 
@@ -24,16 +25,17 @@ def validation_loss(
     sequences: int,
     full_length: int,
     length: int | None = None,
+    separator: int | None = None,
     rows: int,
     context: DistributedContext,
     stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
     """Return the mean loss in nats per token over the first `sequences` of `tokens`.
 
-    Of each sequence the first `length` tokens are read, all of them where it is None. Each rank
-    reads its share in micro-batches of `rows` sequences, dropout off. None where `stop` returned
-    true after a micro-batch, on any rank. No random state is read or changed, so training continues
-    as if it had not been evaluated.
+    Of each sequence the first `length` tokens are read, all of them where it is None; with a
+    `separator` a token reads its own document alone. Each rank reads its share in micro-batches of
+    `rows` sequences, dropout off. None where `stop` returned true after a micro-batch, on any rank.
+    No random state is read or changed, so training continues as if it had not been evaluated.
     """
     length = length or full_length
     rank, world_size = context.rank, context.world_size
@@ -47,8 +49,10 @@ def validation_loss(
         # As many micro-batches on every rank: with FSDP each forward pass is a collective.
         for number in range(-(-largest_share // rows)):
             share = mine[number * rows : (number + 1) * rows]
-            batch = fronts(tokens, share or range(1), full_length, length).to(context.device)
-            loss = module(batch[:, :-1], batch[:, 1:])
+            batch = fronts(tokens, share or range(1), full_length, length)
+            documents = documents_in(batch[:, :-1], separator, context.device)
+            batch = batch.to(context.device)
+            loss = module(batch[:, :-1], batch[:, 1:], None, documents)
             total += loss if share else 0.0
             stopped = context.any_rank(stop())
             if stopped:

@@ -59,6 +59,7 @@ class EvalModel:
     context: DistributedContext
     micro_tokens: int  # about how many tokens go through the model at once
     step: int | None = None  # of its checkpoint; None for a Transformers folder
+    masked: bool = False  # trained with data.documents = "mask"
     weights: str | None = None  # SHA-256: of a checkpoint's files, of names and numbers (digest)
 
     @property
@@ -151,6 +152,7 @@ def load(model: NamedModel, precision: str | None) -> EvalModel:
     `checkpoint.read.load`, `read_run` and `read_folder` raise.
     """
     config, run = model.config, model.run
+    masked = config is not None and config.data.documents == "mask"
     if run is None or config is None:
         pretrained = read_folder(model.path)
         weights: str | None = digest(pretrained.weights)
@@ -163,7 +165,7 @@ def load(model: NamedModel, precision: str | None) -> EvalModel:
     context = DistributedContext(device_of("auto"), precision)
     gpt = pretrained.gpt().to(context.device, DTYPES[precision])
     return EvalModel(
-        model.name, gpt, pretrained.text, context, MICRO_TOKENS, pretrained.step, weights
+        model.name, gpt, pretrained.text, context, MICRO_TOKENS, pretrained.step, masked, weights
     )
 
 

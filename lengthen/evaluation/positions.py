@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lengthen.data.documents import documents_in
 from lengthen.data.store import Store
 from lengthen.evaluation.loss import Tokens, fronts
 from lengthen.evaluation.models import EvalModel, EvalOptions
@@ -57,7 +58,8 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
     shorter = options.windows or [size for share in SHARES if (size := length // share)]
     if max(shorter, default=0) >= length:
         raise SettingError("--windows", f"must be shorter than {length} tokens", max(shorter))
-    read = partial(losses, model, store.valid)
+    separator = store.separator if model.masked else None
+    read = partial(losses, model, store.valid, separator=separator)
     tried = [(read(length, 1, lambda _: None), time.monotonic()) for _ in range(2)]
     seconds = (tried[1][1] - tried[0][1]) * sequences * (1 + len(shorter))
     size_text = f"{counted(sequences, 'sequence')}, {sequences * length:,} tokens"
@@ -88,6 +90,7 @@ def valid(model: EvalModel, store: Store, options: EvalOptions) -> Outcome:
             ("store id", store.id),
             ("length", str(length)),
             *([windows] if options.windows else []),
+            *([("documents", "mask")] if model.masked else []),
         ),
         notes=(SAME_TOKENS,),
     )
@@ -99,27 +102,31 @@ def losses(
     length: int,
     sequences: int,
     after_batch: Callable[[int], None],
+    separator: int | None = None,
 ) -> Floats:
     """Return the loss of each token of the first sequences, in nats: (sequences, length) float64.
 
-    `after_batch` gets the tokens of each micro-batch.
+    `after_batch` gets the tokens of each micro-batch. With a `separator` a token reads its own
+    document alone.
     """
     rows = max(1, model.micro_tokens // length)
     by_token = np.zeros((sequences, length))
     with torch.inference_mode(), model.context.autocast():
         for first in range(0, sequences, rows):
             share = range(first, min(first + rows, sequences))
-            batch = fronts(tokens, share, length, length).to(model.context.device)
-            by_token[share.start : share.stop] = _token_losses(model.gpt, batch).cpu().double()
+            batch, device = fronts(tokens, share, length, length), model.context.device
+            documents = documents_in(batch[:, :-1], separator, device)
+            found = _token_losses(model.gpt, batch.to(device), documents)
+            by_token[share.start : share.stop] = found.cpu().double()
             after_batch(len(share) * length)
     return by_token
 
 
-def _token_losses(gpt: GPT, tokens: Tensor) -> Tensor:
+def _token_losses(gpt: GPT, tokens: Tensor, documents: Tensor | None) -> Tensor:
     """Return the loss of every token but the first of each row: (rows, length)."""
-    hidden = gpt.hidden(tokens[:, :-1]).flatten(0, 1)
+    hidden = gpt.hidden(tokens[:, :-1], None, documents).flatten(0, 1)
     targets = tokens[:, 1:].flatten()
-    weight = gpt.tokens.weight
+    weight = gpt.output
     parts = []
     for first in range(0, len(hidden), CHUNK):
         part = slice(first, first + CHUNK)

@@ -131,7 +131,7 @@ def _score_batch(model: EvalModel, batch: PackedBatch) -> tuple[Floats, Bools]:
         else:
             own = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
             hidden, _ = model.gpt.read(inputs, positions, own.tril()[:, None])
-        return _compare(hidden.flatten(0, 1), model.gpt.tokens.weight, batch)
+        return _compare(hidden.flatten(0, 1), model.gpt.output, batch)
 
 
 def _compare(hidden: Tensor, weight: Tensor, batch: PackedBatch) -> tuple[Floats, Bools]:

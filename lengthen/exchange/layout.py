@@ -48,8 +48,16 @@ SETTINGS = {
     "dropout": "resid_pdrop",
     "init_std": "initializer_range",
     "norm_eps": "layer_norm_epsilon",
+    "mlp_width": "n_inner",
 }  # ours -> theirs
-FIXED = {"positions": "learned", "norm": "layer", "bias": True, "qk_norm": False}  # in a GPT-2
+FIXED = {  # in a GPT-2
+    "positions": "learned",
+    "norm": "layer",
+    "mlp": "gelu",
+    "tied": True,
+    "bias": True,
+    "qk_norm": False,
+}
 
 Shape = tuple[int, ...]
 
@@ -88,8 +96,6 @@ class Gpt2(BaseModel):
 
     @model_validator(mode="after")
     def _is_our_architecture(self) -> "Gpt2":
-        if self.n_inner not in (None, 4 * self.n_embd):
-            raise SettingError("n_inner", "must be 4 times n_embd, or null", self.n_inner)
         if self.scale_attn_by_inverse_layer_idx and self.n_layer > 1:  # layer 0 divides by 1
             raise SettingError("scale_attn_by_inverse_layer_idx", "must be False", True)
         if self.quantization_config:
@@ -101,7 +107,8 @@ class Gpt2(BaseModel):
     def of(cls, model: Model) -> "Gpt2":
         """Return the config.json of one of our models; raises SettingError for no GPT-2."""
         ours = model.model_dump()
-        for name, value in FIXED.items():
+        fixed = {**FIXED, "kv_heads": model.heads if model.kv_heads else None}
+        for name, value in fixed.items():
             if ours[name] != value:
                 rule = f"must be {json.dumps(value)} for GPT-2, which has no other"
                 raise SettingError(f"model.{name}", rule, ours[name])

@@ -146,7 +146,7 @@ def _without_spare_rows(
     place: str,
     name_in_place: Callable[[str], str],
 ) -> Pretrained:
-    """Cut the rows of the embedding that no token has: they are storage, and no part of a loss.
+    """Cut the rows of embedding and head that no token has: storage, and no part of a loss.
 
     `name_in_place` turns our name of a tensor into that of the place. Raises DataError for a
     tokenizer that does not fit, CheckpointError for weights that are not finite.
@@ -156,7 +156,8 @@ def _without_spare_rows(
     if rows - known >= PADDING or not _has_a_row_for_every_text(text, rows):
         sizes = f"the embedding has {rows} rows, the tokenizer {known} tokens"
         raise DataError(f"{place}: {sizes}; give it the tokenizer that it was trained with")
-    cut = {**weights, "tokens.weight": weights["tokens.weight"][:kept]}
+    tables = weights.keys() & {"tokens.weight", "head.weight"}
+    cut = {**weights, **{name: weights[name][:kept] for name in tables}}
     for name, tensor in cut.items():
         if not tensor.isfinite().all():
             rule = f"{name_in_place(name)} holds values that are not finite, NaN or infinite"

@@ -14,7 +14,8 @@ Shape = tuple[int, ...]
 FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
 CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
-LAYER_KEEPS = 16  # widths per token that a layer keeps for its backward pass
+STREAM_KEEPS = 8  # widths per token that a layer keeps for its backward pass, beside the perceptron
+INNER_KEEPS = {"gelu": 2, "swiglu": 4}  # inner widths per token that the perceptron keeps
 ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # widths per token more; with both no more than with the norm
 RMS_KEEPS = 2  # widths per token more with RMSNorm: what its two gains multiply
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
@@ -47,20 +48,22 @@ def layer_shapes(shape: Model) -> Iterator[Shape]:
             yield (rows,)
     yield from 2 * _norm_shapes(shape)
     if shape.qk_norm:
-        yield from [(shape.width // shape.heads,)] * 2
+        yield from [(shape.head_width,)] * 2
 
 
 def root_shapes(shape: Model) -> Iterator[Shape]:
     """Yield the shapes of the parameters outside the layers."""
-    yield _vocabulary(shape), shape.width
+    yield from [(_vocabulary(shape), shape.width)] * (1 if shape.tied else 2)
     if shape.positions == "learned":
         yield shape.length, shape.width
     yield from _norm_shapes(shape)
 
 
 def _matrices(shape: Model) -> list[tuple[int, int]]:
-    width = shape.width
-    return [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
+    """Return the shapes of a layer's matrices, that of `down` last."""
+    width, inner = shape.width, shape.inner_width
+    attention = [(width + 2 * shape.key_heads * shape.head_width, width), (width, width)]
+    return [*attention, *[(inner, width)] * (2 if shape.mlp == "swiglu" else 1), (width, inner)]
 
 
 def _norm_shapes(shape: Model) -> list[Shape]:
@@ -81,7 +84,7 @@ def flops(
     M are the numbers in a layer's matrices, of a GPT-2 12 d^2. A multiply and an add are two.
     Matrix products alone count, as `torch.utils.flop_counter` counts them to the last one with
     plain attention and a plain loss. Attention counts at the step's own length and in full, without
-    what a kernel saves on the causal half or computes twice.
+    what a kernel saves on the causal half or between documents, or computes twice.
 
     With `recompute` 2 B l n M + 4 B n l^2 d are done once more: the layers' forward pass up to the
     last product that something after it needs. Their very last one is that with dropout alone.
@@ -128,22 +131,31 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
         return waste if FLOAT * block < MAPPED else 1
 
     vocabulary, width = _vocabulary(shape), shape.width
-    rotates, drops = shape.positions == "rope", shape.dropout > 0
+    drops = shape.dropout > 0
     # Half of what a layer keeps lies in blocks that are one width wide, half in those of four.
     of_stream = (wasted(width * micro_tokens) + wasted(4 * width * micro_tokens)) / 2
     stream = of_stream * width * micro_tokens
     matrix = drops * on_cpu * shape.heads * shape.length * micro_tokens
     matrices = wasted(matrix) * matrix
-    widths = LAYER_KEEPS + max(ROTATION_KEEPS * rotates, QK_NORM_KEEPS * shape.qk_norm)
-    widths += RMS_KEEPS * (shape.norm == "rms") + DROPOUT_KEEPS * drops
-    layer = widths * stream + ATTENTION_KEEPS * matrices
+    layer = (layer_keeps(shape) + DROPOUT_KEEPS * drops) * stream + ATTENTION_KEEPS * matrices
     kept = shape.layers * (stream if recompute else layer)
     backward = recompute * layer + BACKWARD_NEEDS * stream + ATTENTION_NEEDS * matrices
     chunk = min(CHUNK, micro_tokens) * vocabulary
     logits = wasted(chunk) * (CHUNKS * chunk + 2 * width * micro_tokens)
-    # The head's gradient, twice, waits for that of the embedding it is tied to.
+    # The head's gradient is there twice; a tied one waits for that of the embedding.
     head = 2 * vocabulary * width
-    return kept + max(backward, logits) + head
+    return kept + max(backward + (head if shape.tied else 0), logits + head)
+
+
+def layer_keeps(shape: Model) -> float:
+    """Return the widths per token that a layer without dropout keeps for its backward pass."""
+    keeps = STREAM_KEEPS + INNER_KEEPS[shape.mlp] * shape.inner_width / shape.width
+    rotates, share = shape.positions == "rope", shape.key_heads / shape.heads
+    if share == 1:
+        keeps += QK_NORM_KEEPS if shape.qk_norm else ROTATION_KEEPS * rotates
+    else:  # shared keys and values, and what they were written out from
+        keeps += 3 + 3 * share if shape.qk_norm else 1 if rotates else 2 * share
+    return keeps + RMS_KEEPS * (shape.norm == "rms")
 
 
 def _vocabulary(shape: Model) -> int:

@@ -1,13 +1,14 @@
-"""The GPT that lengthen trains: the GPT-2 and GPT-3 family.
+"""The GPT that lengthen trains: GPT-2 and GPT-3 and, with other parts, Llama and Qwen3.
 
     x  = tokens[inputs] + positions[:length]
-    x += out(attention(norm(x)));  x += down(gelu(up(norm(x))))        for each of the layers
-    logits = norm(x) @ tokens.T
+    x += attention(norm(x));  x += perceptron(norm(x))                 for each of the layers
+    logits = norm(x) @ head.T
 
-Learned positions, LayerNorm before each branch, GELU in its tanh form, biases, tied embeddings,
-scaled residual initialisation (Radford et al. 2019, section 2.3; Brown et al. 2020, section 2.1).
-With rotary positions there is no table: each attention turns its queries and keys. Any length up
-to the full one goes through the same code, and nothing here remembers the last one.
+Learned positions, LayerNorm before each branch, GELU, biases, the embedding as the head, scaled
+residual initialisation (Radford et al. 2019, section 2.3; Brown et al. 2020, section 2.1), if the
+settings say nothing else. With rotary positions there is no table: each attention turns its queries
+and keys. Any length up to the full one goes through the same code, and nothing here remembers the
+last one.
 """
 
 import torch
@@ -16,7 +17,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lengthen.config.model import Model
-from lengthen.model.loss import summed_loss
+from lengthen.model.loss import product_dtype, summed_loss
+from lengthen.model.mask import document_mask
 from lengthen.model.parts import Block, KeysAndValues, Reading, Rotation, norm_of, rotation_at
 from lengthen.util.errors import SettingError
 
@@ -42,6 +44,13 @@ class GPT(nn.Module):
         self.positions = nn.Embedding(shape.length, shape.width) if learned else None
         self.blocks = nn.ModuleList(Block(shape) for _ in range(layers or shape.layers))
         self.norm = norm_of(shape)
+        tied = shape.tied
+        self.head = None if tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
+
+    @property
+    def output(self) -> Tensor:
+        """What the logits are read with: (vocabulary, width), the embedding where it is tied."""
+        return self.tokens.weight if self.head is None else self.head.weight
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -63,37 +72,52 @@ class GPT(nn.Module):
                 drawn.normal_(0.0, residual_std if is_residual else std, generator=generator)
             )
 
-    def forward(self, inputs: Tensor, targets: Tensor, starts: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        starts: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Return the sum of the cross-entropies in nats: float32, or float64 for a float64 model.
 
         Its gradient has that of the z-loss in it, where there is one; its value never. Inputs and
         targets are (rows, length) int64 for any length up to the full one. `starts` (rows,) int64
-        are the positions of each row's first token; None: all begin at 0.
+        are the positions of each row's first token; None: all begin at 0. A token reads those alone
+        that have its own number in `documents` (rows, length) int64; None: all before it.
         """
-        hidden = self.hidden(inputs, starts).flatten(0, 1)
-        return summed_loss(hidden, self.tokens.weight, targets.flatten(), self.shape.z_loss)
+        hidden = self.hidden(inputs, starts, documents).flatten(0, 1)
+        return summed_loss(hidden, self.output, targets.flatten(), self.shape.z_loss)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return (rows, length, vocabulary) for inputs (rows, length) int64."""
-        return functional.linear(self.hidden(inputs), self.tokens.weight)
+        return functional.linear(self.hidden(inputs), self.output)
 
-    def hidden(self, inputs: Tensor, starts: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, inputs: Tensor, starts: Tensor | None = None, documents: Tensor | None = None
+    ) -> Tensor:
         """Return what the logits are read from: (rows, length, width)."""
-        positions = None
+        positions = reading = None
         if starts is not None:
             positions = starts[:, None] + torch.arange(inputs.shape[1], device=inputs.device)
         x, rotation = self._embedded(inputs, positions)
+        if documents is not None:  # once for all layers
+            dtype, size = product_dtype(x), self.shape.width // self.shape.heads
+            dropout = self.shape.dropout * self.training
+            reading = Reading(document_mask(documents, dtype, size, dropout))
         x = functional.dropout(x, self.shape.dropout, self.training)
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             if number == self.watched:
-                self.largest_logit = block.largest_logit(x, rotation)
+                self.largest_logit = block.largest_logit(x, rotation, documents)
             if self.recompute and torch.is_grad_enabled():
                 # Without dropout a layer draws no random numbers, whose state would be restored.
                 random = self.shape.dropout > 0
-                x = checkpoint(block, x, rotation, use_reentrant=False, preserve_rng_state=random)
+                x = checkpoint(
+                    block, x, rotation, reading, use_reentrant=False, preserve_rng_state=random
+                )
             else:
-                x = block(x, rotation)
+                x = block(x, rotation, reading)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -130,8 +154,8 @@ class GPT(nn.Module):
             if positions is None:
                 positions = torch.arange(length, device=inputs.device)[None]
             dtype = self.tokens.weight.dtype
-            head_width = self.shape.width // self.shape.heads
-            return x, rotation_at(positions, head_width, self.shape.rope_theta, dtype)
+            shape = self.shape
+            return x, rotation_at(positions, shape.head_width, shape.rope_theta, dtype)
         # A slice where it can be: the gradients of looked-up rows are added up in another order.
         own = self.positions.weight[:length] if positions is None else self.positions(positions)
         return x + own, None

@@ -20,10 +20,15 @@ def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float =
     `hidden` (tokens, width), `weight` (vocabulary, width), `targets` (tokens,) int64. Under
     autocast the products are in its precision, and all that is summed in the weight's.
     """
-    device = hidden.device.type
-    low = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if low else weight.dtype
+    dtype = product_dtype(weight)
     return _apply(hidden, weight, targets, dtype, z_loss, torch.is_grad_enabled())
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Return the precision of products with `weight`: that of autocast, or its own."""
+    device = weight.device.type
+    low = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if low else weight.dtype
 
 
 class _SummedLoss(torch.autograd.Function):

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lengthen.config.model import Model
+from lengthen.model.mask import Mask, attend
 from lengthen.model.shards import unshard
 
 KeysAndValues = tuple[Tensor, Tensor]  # each (rows, heads, tokens, head size)
@@ -39,22 +41,29 @@ def rotated(heads: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def largest_logit(query: Tensor, key: Tensor) -> Tensor:
+def largest_logit(query: Tensor, key: Tensor, documents: Tensor | None = None) -> Tensor:
     """Return the largest  q k / sqrt(size)  of any row, head and causal pair: 0-d.
 
-    Both are (rows, heads, length, size). Worked out in blocks, in float32 at least.
+    Both are (rows, heads, length, size). Worked out in blocks, in float32 at least. Where
+    `documents` (rows, length) are given, of the pairs within one alone.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
+    if documents is not None:
+        documents = documents.repeat_interleave(query.shape[1], 0)
     query, key = (part.flatten(0, 1).to(dtype) for part in (query, key))
     length, size = query.shape[1:]
     parts = -(-len(query) * min(length, BLOCK) * length // LOGITS)
     later = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=query.device).triu(1)
     largest = []
-    for queries, keys in zip(query.chunk(parts), key.chunk(parts), strict=True):
+    own = repeat(None) if documents is None else documents.chunk(parts)
+    for queries, keys, numbers in zip(query.chunk(parts), key.chunk(parts), own, strict=False):
         for first in range(0, length, BLOCK):
             logits = queries[:, first : first + BLOCK] @ keys[:, : first + BLOCK].mT
             count = logits.shape[1]
             logits[:, :, first:].masked_fill_(later[:count, :count], -torch.inf)
+            if numbers is not None:
+                other = numbers[:, first : first + count, None] != numbers[:, None, : first + count]
+                logits.masked_fill_(other, -torch.inf)
             largest.append(logits.amax())
     return torch.stack(largest).amax() / math.sqrt(size)
 
@@ -71,13 +80,14 @@ def norm_of(shape: Model) -> nn.LayerNorm | nn.RMSNorm:
 
 @dataclass
 class Reading:
-    """What a layer reads beside plain rows; training never has one.
+    """What a layer reads beside plain rows; training has one for rows of several documents.
 
-    `mask` (rows or 1, 1, length, earlier + length) bool is true where a token may read another.
-    `earlier` is what was read before; one row of it serves all. With `keeps`, `kept` is then both.
+    `mask` is a document mask, or (rows or 1, 1, length, earlier + length) bool: true where a token
+    may read another. `earlier` is what was read before; one row of it serves all. With `keeps`,
+    `kept` is then both.
     """
 
-    mask: Tensor
+    mask: Mask
     earlier: KeysAndValues | None = None
     keeps: bool = False
     kept: KeysAndValues | None = None
@@ -95,6 +105,9 @@ class Reading:
 class Attention(nn.Module):
     """Causal self-attention: every token reads itself and those before it in its row.
 
+    With fewer heads of keys and values, neighbouring heads of queries share one (Ainslie et al.,
+    arXiv:2305.13245, section 2.2).
+
     With `qk_norm` each head's queries and keys are divided by their root mean square and multiplied
     by a gain that the heads share, before any rotation: the norm without bias and centring of
     ViT-22B (arXiv:2302.05442, section 2), per head as Qwen3 has it (arXiv:2505.09388, section 2).
@@ -103,12 +116,13 @@ class Attention(nn.Module):
     def __init__(self, shape: Model) -> None:
         super().__init__()
         width = shape.width
-        self.heads = shape.heads
+        self.heads, self.key_heads = shape.heads, shape.key_heads
         self.dropout = shape.dropout
         self.query_norm, self.key_norm = (
-            nn.RMSNorm(width // shape.heads, eps=1e-6) if shape.qk_norm else None for _ in range(2)
+            nn.RMSNorm(shape.head_width, eps=1e-6) if shape.qk_norm else None for _ in range(2)
         )
-        self.qkv = nn.Linear(width, 3 * width, bias=shape.bias)
+        self.widths = width, *2 * [shape.key_heads * shape.head_width]  # of all heads together
+        self.qkv = nn.Linear(width, sum(self.widths), bias=shape.bias)
         self.out = nn.Linear(width, width, bias=shape.bias)
 
     def forward(
@@ -116,23 +130,22 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Map (rows, length, width) to the same shape."""
         query, key, value = self.split(x, rotation)
-        mask = None  # always in training: one would rule out the kernels without length * length
+        mask = None  # where it can be: one would rule out the kernels without length * length
         if reading:
             mask = reading.mask
             key, value = reading.joined(key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
-        )
+        mixed = attend(query, key, value, mask, dropout)
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
         return functional.dropout(mixed, self.dropout, self.training)
 
     def split(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values as they meet: each (rows, heads, length, head size)."""
+        counts = self.heads, self.key_heads, self.key_heads
         # As views: splitting first saves a copy in the backward.
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
+            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for part, heads in zip(self.qkv(x).split(self.widths, dim=-1), counts, strict=True)
         )
         if self.query_norm and self.key_norm:
             # In the gain's precision, which is the weights', whatever autocast gave.
@@ -140,23 +153,33 @@ class Attention(nn.Module):
             query, key = self.query_norm(query.to(dtype)), self.key_norm(key.to(dtype))
         if rotation:
             query, key = rotated(query, rotation), rotated(key, rotation)
+        if shared := self.heads // self.key_heads - 1:
+            # Written out: not every kernel without length * length can share heads.
+            key, value = (part.repeat_interleave(shared + 1, dim=1) for part in (key, value))
         return query.to(value.dtype), key.to(value.dtype), value
 
 
 class Perceptron(nn.Module):
-    """Two layers on each token by itself, four times as wide between them."""
+    """down(gelu(up(x)))  or, with a gate,  down(silu(gate(x)) * up(x))  of each token by itself.
+
+    GELU is in its tanh form. The second is SwiGLU (Shazeer, arXiv:2002.05202, section 2).
+    """
 
     def __init__(self, shape: Model) -> None:
         super().__init__()
-        width = shape.width
+        width, inner, bias = shape.width, shape.inner_width, shape.bias
         self.dropout = shape.dropout
-        self.up = nn.Linear(width, 4 * width, bias=shape.bias)
-        self.down = nn.Linear(4 * width, width, bias=shape.bias)
+        self.gate = nn.Linear(width, inner, bias=bias) if shape.mlp == "swiglu" else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (rows, length, width) to the same shape."""
-        x = self.down(functional.gelu(self.up(x), approximate="tanh"))
-        return functional.dropout(x, self.dropout, self.training)
+        if self.gate is None:
+            inner = functional.gelu(self.up(x), approximate="tanh")
+        else:
+            inner = functional.silu(self.gate(x)) * self.up(x)
+        return functional.dropout(self.down(inner), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -178,9 +201,11 @@ class Block(nn.Module):
         return stream
 
     @torch.no_grad()
-    def largest_logit(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+    def largest_logit(
+        self, x: Tensor, rotation: Rotation | None, documents: Tensor | None = None
+    ) -> Tensor:
         """Return the largest attention logit that the forward pass of `x` has: 0-d."""
         unshard(self)
         query, key, _ = self.attention.split(self.attention_norm(x), rotation)
         with torch.autocast(x.device.type, enabled=False):
-            return largest_logit(query, key)
+            return largest_logit(query, key, documents)

@@ -59,7 +59,7 @@ class Forecast:
         """What has to be alike so that steps of one shape take equally long."""
         run = self.config.run
         how = run.device, run.precision, run.compile, run.recompute
-        return self.config.model, self.plan.micro_tokens, *how
+        return self.config.model, self.config.data.documents, self.plan.micro_tokens, *how
 
     @cached_property
     def seconds(self) -> tuple[float, ...]:
@@ -184,7 +184,9 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
     unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"
     short = f", {plan.short_of_budget:,} short of the budget: less than one more {unit}"
-    tried = '; "auto" takes what fits a GPU'
+    tried = '; "auto" takes what fits a GPU' * forecast.decided_on_a_gpu
+    memory = f"{plan.memory / 1e9:.2f} GB on a processor with {plan.micro_tokens:,} tokens"
+    mask = f", {plan.mask / 1e9:.2f} GB of it a document mask, which saves no FLOP"
     rate_at_full = epochs = leftovers = ""
     if plan.full is not None:
         rate_at_full = f"{plan.full.learning_rate:.3g} at its first step, {plan.full.step:,}"
@@ -209,11 +211,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("lowest learning rate", _lowest(plan) + falls + factor),
         ("parameters", f"{plan.parameters:,}"),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
-        (
-            "memory",
-            f"{plan.memory / 1e9:.2f} GB on a processor with {plan.micro_tokens:,} tokens in a "
-            "micro-batch" + tried * forecast.decided_on_a_gpu,
-        ),
+        ("memory", f"{memory} in a micro-batch" + mask * (plan.mask > 0) + tried),
         ("time", f"{in_units(forecast.duration)}{seconds}"),
         ("saved by the warmup", str(forecast.saving)),
         ("speed", f"{plan.flops / forecast.duration / 1e9:,.0f} GFLOP/s, {source}"),

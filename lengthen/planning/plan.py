@@ -15,7 +15,7 @@ from lengthen.config.schema import Config
 from lengthen.core.ledger import Ledger
 from lengthen.core.schedule import Schedule, Span, spans
 from lengthen.data.stream import StepStream, ledgers
-from lengthen.distributed.memory import memory_of
+from lengthen.distributed.memory import mask_of, memory_of
 from lengthen.model import cost
 
 POINTS = 200  # of a curve, evenly spread over the budget
@@ -68,6 +68,7 @@ class Plan:
     warmup_tokens: int  # trained while the learning rate warms up
     parameters: int
     memory: int  # bytes, at full length
+    mask: int  # those of them that a document mask takes
     micro_tokens: int
     corpus: Corpus | None  # None without a store
 
@@ -151,6 +152,7 @@ def plan(
         warmup_tokens=marks.warmup_tokens,
         parameters=cost.parameters(config.model),
         memory=memory_of(config, micro_tokens),
+        mask=mask_of(config, micro_tokens),
         micro_tokens=micro_tokens,
         corpus=None if ledger is None else _corpus(ledger, point.tokens, most_leftover),
     )

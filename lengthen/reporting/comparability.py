@@ -15,9 +15,9 @@ from lengthen.reporting.gather import NamedRun
 from lengthen.util.tables import Table
 
 SEED = "run.seed"
-LENGTH, PART = "model.length", "evaluation.tokens"
+LENGTH, PART, ACROSS = "model.length", "evaluation.tokens", "data.documents"
 READ = "tokens read"  # by each evaluation, or each probe
-SETTINGS = {"eval": (LENGTH, PART), "probe": (LENGTH,)}  # by kind of record
+SETTINGS = {"eval": (LENGTH, PART, ACROSS), "probe": (LENGTH, ACROSS)}  # by kind of record
 CADENCE = ("evaluation.every_steps", "evaluation.every_tokens")
 SHA256, HASH = 64, 8  # characters of one, and of what is shown of it
 SEVERAL = " and "  # between the numbers of a run whose evaluations were not all alike

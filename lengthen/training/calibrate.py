@@ -256,8 +256,8 @@ def random_store(model: Model, rows: int) -> Store:
     drawn = np.random.default_rng(0).integers(model.vocabulary, size=sequences * model.length + 1)
     tokens = drawn.astype(np.uint32)
     # There are no files for a manifest to speak of, and a step asks for none.
-    nothing: dict[str, Any] = {}
-    return Store(Path(), Manifest.model_construct(**nothing), tokens, tokens[:0])
+    only: dict[str, Any] = {"separator": 0}
+    return Store(Path(), Manifest.model_construct(**only), tokens, tokens[:0])
 
 
 def _matrix_product_peak(

@@ -21,6 +21,7 @@ from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
+from lengthen.data.documents import documents_in
 from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches, row_starts
 from lengthen.data.store import Store
 from lengthen.data.stream import Step, StepStream, StreamState, accumulation_steps, row_range
@@ -34,6 +35,7 @@ from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, Ste
 from lengthen.training.monitor import StabilityMonitor
 
 T = TypeVar("T")
+Sides = tuple[Tensor | None, Tensor | None]  # starts and documents of rows: see GPT.forward
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.monitor = StabilityMonitor(config.monitor, self.model, self.optimizer, context)
         self._updates = 0  # Adam's own count, so that no step must wait for it
+        self.separator = store.separator if config.data.documents == "mask" else None
         self.loader = Loader(store.train, config.model.length, config.run.seed)
         self.stream = StepStream(
             config.schedule(self.loader.sequences),
@@ -99,9 +102,10 @@ class Trainer:
         now, plan = self.train_state, step.plan
         rows = row_range(plan, self.context.rank, self.context.world_size)
         batch = self.loader.load(step.blocks, plan.length, rows)
+        sides = self._sides(step, batch.inputs, rows)
         loss, grad_norm = self._halve_until_fits(
             lambda: (
-                self._accumulate(batch, plan),
+                self._accumulate(batch, sides, plan),
                 clip(self.model.parameters(), self.config.optimizer.clip),
             )
         )
@@ -118,7 +122,7 @@ class Trainer:
             skipped_in_a_row=0 if result.finite else now.skipped_in_a_row + 1,
             stop=result.stop,
         )
-        return self._record(plan, result, ratio, step.joined)
+        return self._record(step, result, ratio)
 
     def _halve_until_fits(self, work: Callable[[], T]) -> T:
         """Do work that changes no state but gradients, in micro-batches halved until they fit.
@@ -134,57 +138,54 @@ class Trainer:
                 if not (is_out_of_memory(error) and alone and halves):
                     raise
             # After the handler: the error's traceback keeps alive what the forward had computed.
-            self.micro_tokens = max(smallest, self.micro_tokens // 2)
-            lowered = {"batch": {"micro_tokens": self.micro_tokens}}
-            self.config = with_overrides(self.config, lowered)
+            half = self.micro_tokens = max(smallest, self.micro_tokens // 2)
+            self.config = with_overrides(self.config, {"batch": {"micro_tokens": half}})
             self.model.zero_grad(set_to_none=True)
             free_memory(self.context.device)
 
-    def _accumulate(self, batch: Batch, plan: StepPlan) -> Tensor:
+    def _accumulate(self, batch: Batch, sides: Sides, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
 
         Data parallel averages gradients over ranks: times the world's size that is a sum, and over
         the step's tokens a mean that no split into micro-batches or ranks can change.
         """
-        scale = self.context.world_size / plan.tokens
+        scale, step = self.context.world_size / plan.tokens, self.train_state.counters.step
+        rank, world_size, device = self.context.rank, self.context.world_size, self.context.device
         # All at once: each copy to a GPU waits until what it computes is done.
-        batch = Batch(*(tensor.to(self.context.device) for tensor in batch))
-        rank, world_size = self.context.rank, self.context.world_size
+        batch = Batch(*(tensor.to(device) for tensor in batch))
         count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
         parts = micro_batches(batch, plan, rank, world_size, count)
-        starts = self._starts(plan)
-        self.monitor.begin(self.train_state.counters.step)
+        self.monitor.begin(step)
         # The loss, and whether a rank was asked to stop.
-        total = torch.zeros(2, dtype=self.context.sum_dtype, device=self.context.device)
+        total, done = torch.zeros(2, dtype=self.context.sum_dtype, device=device), 0
         for number, part in enumerate(parts):
             if self.config.model.dropout > 0:
-                now = (self.train_state.counters.step, rank, number)
-                torch.manual_seed(sub_seed(self.config.run.seed, "dropout", *now))
+                torch.manual_seed(sub_seed(self.config.run.seed, "dropout", step, rank, number))
             with no_sync_before(self.module, last=number == len(parts) - 1):
-                own = None
-                if starts is not None and part.share:
-                    mine = row_range(plan, rank, world_size, number, count)
-                    own = starts[mine.start : mine.stop]
-                total[0] += self.backward(part, scale, own)
+                rows = len(part.inputs) * (part.share > 0)
+                own = (side[done:][:rows] if side is not None and rows else None for side in sides)
+                total[0] += self.backward(part, scale, *own)
+                done += rows
         if self.context.world_size > 1:
             total[1] = float(self._stop())
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
 
-    def _starts(self, plan: StepPlan) -> Tensor | None:
-        """Return the first positions of all rows of a step; None where they are all 0."""
-        model, step = self.config.model, self.train_state.counters.step
-        if model.positions_start == "zero" or plan.length == model.length:
-            return None
-        return row_starts(plan, step, model.length).to(self.context.device)
+    def _sides(self, step: Step, inputs: Tensor, rows: range) -> Sides:
+        """Return where this rank's rows start and their documents; None where all are as usual."""
+        model, device, starts = self.config.model, self.context.device, None
+        if model.positions_start == "spread" and step.plan.length < model.length:
+            every = row_starts(step.plan, step.number - 1, model.length)
+            starts = every[rows.start : rows.stop].to(device)
+        return starts, documents_in(inputs, self.separator, device, step.blocks, rows.start)
 
-    def backward(self, part: MicroBatch, scale: float, starts: Tensor | None = None) -> Tensor:
+    def backward(self, part: MicroBatch, scale: float, *sides: Tensor | None) -> Tensor:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
         # A rank without rows must still join its peers in the collectives of this micro-batch.
         weight = float(part.share > 0)
         with self.context.autocast():
-            loss: Tensor = self.module(part.inputs, part.targets, starts)
+            loss: Tensor = self.module(part.inputs, part.targets, *sides)
         self.monitor.take(counts=part.share > 0)
         torch.autograd.backward(loss * (scale * weight))
         return loss.detach() * weight
@@ -205,19 +206,17 @@ class Trainer:
         recorded = dict(zip(measures, map(finite_or_none, measured), strict=True))
         return StepResult(loss_, norm, finite_ > 0, asked, recorded)
 
-    def _record(
-        self, plan: StepPlan, result: StepResult, ratio: float | None, joined: float
-    ) -> StepRecord:
+    def _record(self, step: Step, result: StepResult, ratio: float | None) -> StepRecord:
         return StepRecord(
             **self._now(),
-            length=plan.length,
-            rows=plan.rows,
+            length=step.plan.length,
+            rows=step.plan.rows,
             loss=finite_or_none(result.loss),
             loss_ratio=ratio,
             grad_norm=finite_or_none(result.grad_norm),
             **result.measures,
-            lr=plan.learning_rate,
-            joined=joined,
+            lr=step.plan.learning_rate,
+            joined=step.joined,
             finite=result.finite,
         )
 
@@ -284,6 +283,7 @@ class Trainer:
                 sequences=sequences,
                 full_length=full_length,
                 length=length,
+                separator=self.separator,
                 rows=max(1, self.micro_tokens // full_length),
                 context=self.context,
                 stop=self._stop,

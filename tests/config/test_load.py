@@ -42,10 +42,27 @@ MISTAKES = [
     ("model", "length", 0, "model.length: must be at least 1, got 0"),
     ("model", "width", -16, "model.width: must be at least 1, got -16"),
     ("model", "heads", 3, "model.heads: must divide model.width (16), got 3"),
+    ("model", "kv_heads", 0, "model.kv_heads: must be at least 1, got 0"),
+    ("model", "kv_heads", -1, "model.kv_heads: must be at least 1, got -1"),
+    ("model", "kv_heads", 3, "model.kv_heads: must divide model.heads (2), got 3"),
+    ("model", "kv_heads", 4, "model.kv_heads: must divide model.heads (2), got 4"),
+    ("model", "kv_heads", "all", "model.kv_heads: must be a whole number"),
+    ("model", "mlp", "swish", "model.mlp: must be 'gelu' or 'swiglu', got 'swish'"),
+    ("model", "mlp_width", 0, "model.mlp_width: must be at least 1, got 0"),
+    ("model", "mlp_width", -64, "model.mlp_width: must be at least 1, got -64"),
+    ("model", "norm", "batch", "model.norm: must be 'layer' or 'rms', got 'batch'"),
+    ("model", "norm_eps", 0, "model.norm_eps: must be above 0, got 0"),
+    ("model", "tied", 2, "model.tied: must be true or false, got 2"),
     ("monitor", "layer", 1, "monitor.layer: must be below model.layers (1), got 1"),
     ("monitor", "every_steps", -1, "monitor.every_steps: must be at least 0, got -1"),
     ("model", "z_loss", 1.5, "model.z_loss: must be at most 1"),
     ("model", "positions", "rotary", "model.positions: must be 'learned' or 'rope', got 'rotary'"),
+    (
+        "data",
+        "documents",
+        "masked",
+        "data.documents: must be 'attend' or 'mask', got 'masked'; did ",
+    ),
     ("model", "rope_theta", 0, "model.rope_theta: must be above 0, got 0"),
     ("model", "layers", 1.5, "model.layers: must be a whole number, got 1.5"),
     ("model", "layers", True, "model.layers: must be a whole number, got True"),
@@ -513,6 +530,16 @@ def test_starts_are_spread_only_where_every_length_divides_the_full_one() -> Non
     with pytest.raises(SettingError, match=rule):
         build(small(model=spread))
     build(small(model=spread, pacing={"duration": 0}))  # never short
+
+
+@pytest.mark.parametrize(
+    ("width", "inner"), [(16, 256), (96, 256), (97, 512), (768, 2048), (4096, 11008), (5120, 13824)]
+)
+def test_a_perceptron_is_as_wide_as_those_of_gpt2_and_llama(width: int, inner: int) -> None:
+    sizes = {"width": width, "heads": 1}
+    assert build(small(model={**sizes})).model.inner_width == 4 * width
+    assert build(small(model={**sizes, "mlp": "swiglu"})).model.inner_width == inner
+    assert build(small(model={**sizes, "mlp": "swiglu", "mlp_width": 7})).model.inner_width == 7
 
 
 def test_rotary_positions_need_heads_of_an_even_width() -> None:

@@ -108,7 +108,6 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
     "the general names of a shape": lambda f: configured_as(
         without(f, "n_embd", "n_layer"), hidden_size=8, num_hidden_layers=2
     ),
-    "the width of a perceptron said": lambda f: configured_as(f, n_inner=32),
 }
 
 

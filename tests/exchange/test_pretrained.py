@@ -193,9 +193,9 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
         "scale_attn_by_inverse_layer_idx: must be False, got True",
         lambda f: configured_as(f, scale_attn_by_inverse_layer_idx=True),
     ),
-    "a wider perceptron": (
+    "a wider perceptron than that of the weights": (
         CheckpointError,
-        "n_inner: must be 4 times n_embd, or null, got 64",
+        "has h.0.mlp.c_fc.bias of shape (32,), must be (64,), by its config.json",
         lambda f: configured_as(f, n_inner=64),
     ),
     "heads that do not divide": (

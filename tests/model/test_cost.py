@@ -17,7 +17,16 @@ from lengthen.model import cost
 from lengthen.model.gpt import GPT
 from lengthen.util.errors import SettingError
 
-SHAPES = [
+LLAMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "mlp_width": 384,
+    "tied": False,
+    "bias": False,
+}
+QWEN: dict[str, Any] = {**LLAMA, "qk_norm": True}
+SHAPES: list[dict[str, Any]] = [
     {"layers": 1, "width": 8, "heads": 1, "length": 4, "vocabulary": 11},
     {"layers": 3, "width": 48, "heads": 4, "length": 32, "vocabulary": 257},
     {"layers": 2, "width": 64, "heads": 2, "length": 128, "vocabulary": 100},
@@ -25,6 +34,12 @@ SHAPES = [
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "qk_norm": True},
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "norm": "rms"},
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "bias": False},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "tied": False},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "kv_heads": 2},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "mlp_width": 96},
+    {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "mlp": "swiglu"},
+    {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "length": 64, "vocabulary": 99, **LLAMA},
+    {"layers": 2, "width": 64, "heads": 4, "kv_heads": 1, "length": 64, "vocabulary": 99, **QWEN},
 ]
 
 
@@ -95,7 +110,7 @@ def test_large_attention_matrices_under_dropout_are_mapped_and_waste_nothing() -
 def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> None:
     wide = Model(layers=1, width=64, heads=2, length=512, vocabulary=60_000)
     deeper = wide.model_copy(update={"layers": 3})
-    for recompute, kept in ((False, cost.LAYER_KEEPS), (True, 1)):
+    for recompute, kept in ((False, 16), (True, 1)):
         one, three = (cost.activations(shape, 512, recompute=recompute) for shape in (wide, deeper))
         # The logits are the peak, so more layers add what they keep, and nothing of their own turn.
         assert three - one == 2 * kept * 64 * 512
@@ -104,19 +119,29 @@ def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> No
 
 
 @pytest.mark.parametrize(
-    ("switches", "more"),
+    ("switches", "keeps"),
     [
-        ({}, 0),
-        ({"positions": "rope"}, cost.ROTATION_KEEPS),
-        ({"qk_norm": True}, cost.QK_NORM_KEEPS),
-        ({"positions": "rope", "qk_norm": True}, cost.QK_NORM_KEEPS),
-        ({"norm": "rms"}, cost.RMS_KEEPS),
-        ({"bias": False}, 0),
+        ({}, 16),
+        ({"positions": "rope"}, 19),
+        ({"qk_norm": True}, 21),
+        ({"positions": "rope", "qk_norm": True}, 21),
+        ({"norm": "rms"}, 18),
+        ({"bias": False}, 16),
+        ({"tied": False}, 16),
+        ({"mlp_width": 256}, 12),
+        ({"mlp": "swiglu", "mlp_width": 384}, 20),
+        ({"kv_heads": 2}, 17),
+        ({"kv_heads": 1, "positions": "rope"}, 17),
+        ({"kv_heads": 1, "qk_norm": True}, 19.75),
+        ({"kv_heads": 2, **LLAMA}, 23),
+        ({"kv_heads": 2, **QWEN}, 26.5),
     ],
 )
-def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], more: int) -> None:
+def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], keeps: float) -> None:
     one, three = (kept({**switches, "layers": layers}) for layers in (1, 3))
-    assert (three - one) / 2 == pytest.approx(cost.LAYER_KEEPS + more, abs=0.5)
+    assert (three - one) / 2 == pytest.approx(keeps, abs=0.15)
+    shape = Model(layers=1, width=128, heads=4, length=256, **switches)
+    assert cost.layer_keeps(shape) == pytest.approx(keeps, abs=0.15)
 
 
 def kept(switches: dict[str, Any]) -> float:
@@ -148,6 +173,17 @@ MEASURED = [
     ({"layers": 12, "width": 32, "heads": 2, "length": 1024, "vocabulary": 512}, 4096),
     ({"layers": 4, "width": 64, "heads": 4, "length": 2048, "vocabulary": 8192}, 4096),
     ({"layers": 2, "width": 64, "heads": 4, "length": 1024, "vocabulary": 50257}, 2048),
+    (
+        {"layers": 6, "width": 256, "heads": 8, "kv_heads": 2, "length": 256, "vocabulary": 8192}
+        | {**LLAMA, "mlp_width": 688},
+        4096,
+    ),
+    (
+        {"layers": 3, "width": 128, "heads": 4, "kv_heads": 2, "length": 512, "vocabulary": 50257}
+        | {**QWEN, "tied": True},
+        4096,
+    ),
+    ({"layers": 2, "width": 256, "heads": 4, "length": 256, "vocabulary": 50257} | LLAMA, 2048),
 ]
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -156,23 +192,25 @@ STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 @pytest.mark.skipif(not PEAK.exists(), reason="reads the peak where Linux keeps it")
 @pytest.mark.parametrize(("shape", "micro_tokens"), MEASURED)
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
 def test_memory_is_what_a_process_takes(
-    shape: dict[str, Any], micro_tokens: int, recompute: bool
+    shape: dict[str, Any], micro_tokens: int, recompute: bool, masked: bool
 ) -> None:
-    call = f"peak({shape!r}, {micro_tokens}, {recompute})"
+    call = f"peak({shape!r}, {micro_tokens}, {recompute}, {masked})"
     code = f"from tests.model.test_cost import peak; print({call})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     planned = cost.memory(Model(**shape), micro_tokens, recompute=recompute)
+    planned += masked * cost.FLOAT * micro_tokens * shape["length"]
     assert 0.85 * int(done.stdout) <= planned <= 1.2 * int(done.stdout)
 
 
-def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> int:
+def peak(shape: dict[str, Any], micro_tokens: int, recompute: bool, masked: bool) -> int:
     """Return the bytes that training took, beside what torch itself takes once it has trained."""
     tiny = {"layers": 1, "width": 32, "heads": 1, "length": 8, "vocabulary": 8}
-    train(tiny, 8, recompute)
+    train(tiny, 8, recompute, masked)
     PEAK.write_text("5")  # forget the peak so far
     before = bytes_of("VmRSS")
-    train(shape, micro_tokens, recompute)
+    train(shape, micro_tokens, recompute, masked)
     return bytes_of("VmHWM") - before
 
 
@@ -181,7 +219,7 @@ def bytes_of(name: str) -> int:
     return 1024 * int(lines[name].split()[0])
 
 
-def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
+def train(shape: dict[str, Any], micro_tokens: int, recompute: bool, masked: bool) -> None:
     if recompute:
         free_large_blocks_at_once()
     gpt = GPT(Model(**shape), recompute=recompute)
@@ -190,7 +228,7 @@ def train(shape: dict[str, Any], micro_tokens: int, recompute: bool) -> None:
     tokens = torch.zeros((micro_tokens // gpt.length, gpt.length), dtype=torch.int64)
     for _ in range(2):
         for _ in range(3):
-            loss = gpt(tokens, tokens) / micro_tokens
+            loss = gpt(tokens, tokens, None, tokens if masked else None) / micro_tokens
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -12,10 +12,19 @@ from lengthen.config.model import Model
 from lengthen.model.gpt import GPT
 from lengthen.model.parts import KeysAndValues
 
-VOCABULARY, LENGTH, LAYERS, WIDTH, HEADS = 61, 16, 2, 24, 3
+VOCABULARY, LENGTH, LAYERS, WIDTH, HEADS = 61, 16, 2, 32, 4
 SIZE = WIDTH // HEADS
 Weights = dict[str, Tensor]
 
+LLAMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "mlp_width": 40,
+    "tied": False,
+    "bias": False,
+    "kv_heads": 2,
+}
 CASES: dict[str, dict[str, Any]] = {
     "learned": {},
     "rope": {"positions": "rope"},
@@ -25,6 +34,13 @@ CASES: dict[str, dict[str, Any]] = {
     "rms": {"norm": "rms"},
     "another epsilon": {"norm_eps": 0.1},
     "no bias": {"bias": False},
+    "a head of its own": {"tied": False},
+    "two heads of keys": {"kv_heads": 2},
+    "one head of keys that turns": {"kv_heads": 1, "positions": "rope", "qk_norm": True},
+    "narrow": {"mlp_width": 40},
+    "swiglu": {"mlp": "swiglu", "mlp_width": 40},
+    "llama": LLAMA,
+    "qwen": {**LLAMA, "qk_norm": True, "tied": True, "z_loss": 0.05, "norm_eps": 1e-6},
     "cures": {"positions": "rope", "qk_norm": True, "z_loss": 0.05},
 }
 
@@ -77,10 +93,11 @@ def head(
     x: Tensor, weights: Weights, name: str, number: int, positions: list[int], switches: Any
 ) -> Tensor:
     """One row through one head: (length, WIDTH) to (length, SIZE)."""
-    query, key, value = (
-        part[:, number * SIZE : (number + 1) * SIZE]
-        for part in linear(x, weights, f"{name}.qkv").chunk(3, dim=1)
-    )
+    # The rows of `qkv` are all heads of queries, then those of keys, then those of values.
+    keys = switches.get("kv_heads", HEADS)
+    own = number // (HEADS // keys)
+    mixed_heads = linear(x, weights, f"{name}.qkv").view(len(x), -1, SIZE)
+    query, key, value = (mixed_heads[:, each] for each in (number, HEADS + own, HEADS + keys + own))
     if switches.get("qk_norm"):
         query, key = (
             part / (part.square().mean(1, keepdim=True) + 1e-6).sqrt() * weights[f"{name}.{gain}"]
@@ -115,9 +132,14 @@ def row_losses(
         x = x + linear(torch.cat(heads, dim=1), weights, f"{name}.attention.out")
         read = normed(x, weights, f"{name}.perceptron_norm", **switches)
         up = linear(read, weights, f"{name}.perceptron.up")
-        up = up / 2 * (1 + (math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)).tanh())
+        if switches.get("mlp") == "swiglu":
+            gate = linear(read, weights, f"{name}.perceptron.gate")
+            up = gate / (1 + (-gate).exp()) * up
+        else:
+            up = up / 2 * (1 + (math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)).tanh())
         x = x + linear(up, weights, f"{name}.perceptron.down")
-    logits = normed(x, weights, "norm", **switches) @ weights["tokens.weight"].T
+    output = weights["tokens.weight" if switches.get("tied", True) else "head.weight"]
+    logits = normed(x, weights, "norm", **switches) @ output.T
     log_z = logits.exp().sum(1).log()
     entropy = (log_z - logits[range(len(targets)), targets]).sum()
     return entropy, switches.get("z_loss", 0) * log_z.square().sum()
@@ -128,6 +150,8 @@ def row_losses(
     [
         ({"bias": False}, lambda name: name.endswith("bias")),
         ({"norm": "rms"}, lambda name: name.endswith("norm.bias")),
+        ({"kv_heads": 2}, lambda _: False),
+        ({"mlp_width": 40}, lambda _: False),
     ],
 )
 def test_a_switch_leaves_out_what_it_says_and_nothing_else(

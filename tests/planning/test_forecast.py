@@ -82,6 +82,19 @@ def test_a_warmup_saves_arithmetic_and_time_of_full_length_on_as_many_tokens(
     assert dict(lines(slw))["saved by the warmup"].endswith("less than full length throughout")
 
 
+def test_a_document_mask_costs_memory_and_saves_no_arithmetic(forecast_of: Forecasts) -> None:
+    big = {"model": {"length": 1024}, "batch": {"micro_tokens": 8192}}
+    plain, masked = forecast_of(plain=big, masked={**big, "data": {"documents": "mask"}})
+    assert masked.plan.memory - plain.plan.memory == 4 * 8192 * 1024
+    assert masked.plan.flops == plain.plan.flops
+    texts = dict(lines(masked))
+    assert texts["memory"].endswith(
+        "in a micro-batch, 0.03 GB of it a document mask, which saves no FLOP"
+    )
+    assert "document" not in " ".join(text for _, text in lines(plain))
+    assert masked.machine != plain.machine  # their steps are tried apart
+
+
 def test_the_rate_stands_in_steps_and_in_tokens(forecast_of: Forecasts) -> None:
     (one,) = forecast_of(one={"optimizer": {"min_learning_rate": 0.001, "decay_tokens": 5000}})
     plan, texts = one.plan, dict(lines(one))

@@ -52,7 +52,11 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "bf16": {"run": {"precision": "bf16"}},
     "rotary positions": {"model": {"positions": "rope"}},
     "cures": {"model": {"qk_norm": True, "z_loss": 0.01}},
+    "masked pieces": {"data": {"documents": "mask"}},
     "rms without biases": {"model": {"norm": "rms", "bias": False}},
+    "swiglu": {"model": {"mlp": "swiglu", "mlp_width": 40}},
+    "a head of its own": {"model": {"tied": False}},
+    "shared keys and values": {"model": {"kv_heads": 1, "positions": "rope"}},
     "spread starts": {
         "model": {"positions_start": "spread"},
         "pacing": {"kind": "doubling"},

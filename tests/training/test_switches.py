@@ -16,13 +16,33 @@ from lengthen.training.start import train
 from tests.conftest import Configure, trainer_of
 from tests.ranks import commands, finish
 
+LLAMA: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "mlp_width": 43,
+    "tied": False,
+    "bias": False,
+    "kv_heads": 1,
+}
 SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "rope": {"model": {"positions": "rope"}},
     "spread": {"model": {"positions_start": "spread"}},
     "qk_norm": {"model": {"qk_norm": True}},
     "z_loss": {"model": {"z_loss": 0.01}},
+    # Of the second step's rows all are joined: step 1 leaves 40 tokens of each sequence.
+    "documents": {
+        "data": {"documents": "mask"},
+        "pacing": {"values": [24, 48, 64]},
+        "batch": {"reuse_after": 1},
+        "budget": {"tokens": 7 * (24 + 48 + 64)},
+    },
     "rms": {"model": {"norm": "rms"}},
     "no bias": {"model": {"bias": False}},
+    "untied": {"model": {"tied": False}},
+    "kv_heads": {"model": {"kv_heads": 1}},
+    "swiglu": {"model": {"mlp": "swiglu", "mlp_width": 43}},
+    "qwen": {"model": {**LLAMA, "qk_norm": True}},
     "muon": {"optimizer": {"kind": "muon"}},
 }
 # With beta1 = 0 Adam's first moment is the last gradient itself. Lengths 16, 32, 64; rows 7 are

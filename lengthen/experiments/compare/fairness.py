@@ -30,6 +30,7 @@ SHARED = (
     "evaluation.probe_every_steps",
     "data.path",
     "data.store_id",
+    "data.documents",
 )
 
 
