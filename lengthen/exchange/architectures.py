@@ -52,7 +52,7 @@ def without_defaults(model: Model) -> Model:
 
 def architecture_of(model: Model) -> Architecture:
     """Return what a model is in Transformers; raises SettingError, by the nearest, if nothing."""
-    nearest = min(ARCHITECTURES.values(), key=lambda one: len(one.differences(model)))
+    nearest = min(reversed(ARCHITECTURES.values()), key=lambda one: len(one.differences(model)))
     for name, value in nearest.differences(model).items():
         must = "must not be set" if value is None else f"must be {json.dumps(value)}"
         rule = f"{must} for {nearest.name}, which has no other"

@@ -180,7 +180,7 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
     "another head": (CheckpointError, "is not tied", lambda f: rewritten(f, untied)),
     "another activation": (
         CheckpointError,
-        "\"gelu_pytorch_tanh\" or \"gelu_fast\" or \"gelu_accurate\", got 'gelu'",
+        '"gelu_pytorch_tanh" or "gelu_fast" or "gelu_accurate", got \'gelu\'',
         lambda f: configured_as(f, activation_function="gelu"),
     ),
     "a norm without epsilon": (
