@@ -243,7 +243,7 @@ def test_an_imported_model_trains_on_by_a_length_warmup_and_resumes_exactly(
 
 # What a format cannot say
 
-NO_LLAMA = {
+NO_LLAMA: dict[str, tuple[dict[str, Any], str]] = {
     "learned positions": ({"positions": "learned"}, 'positions: must be "rope" for Llama'),
     "LayerNorm": ({"norm": "layer"}, 'norm: must be "rms" for Llama'),
     "GELU": ({"mlp": "gelu"}, 'mlp: must be "swiglu" for Llama'),
