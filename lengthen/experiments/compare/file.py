@@ -100,6 +100,7 @@ class Comparison:
     primary: tuple[tuple[str, str], ...]  # pairs that alone are judged; none: all are
     margin: float | None  # nats by which the first of a primary pair may be worse
     seconds: SecondsTable | None
+    said: Tables  # all that the file and what lies over it say, by dotted name
 
 
 def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
@@ -125,6 +126,8 @@ def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
 def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     """Return what the tables of a comparison file ask for (read_comparison)."""
     tables = nested(tables)
+    table = read_seconds(tables["seconds"]) if "seconds" in tables else None
+    said = flat(tables | {"seconds": table.model_dump() if table else {}}) | flat(overrides)
     own = {key: tables.pop(key) for key in OWN if key in tables}
     _must_be_known(tables)
     base = merge(with_recipe(tables), overrides)[0]
@@ -133,7 +136,6 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     must_be_known("baseline", baseline, variants)
     primary = primary_of(own["primary"], variants) if "primary" in own else ()
     margin = margin_of(own["margin"], primary) if "margin" in own else None
-    table = read_seconds(own["seconds"]) if "seconds" in own else None
     timed = {one: of["same_seconds_as"] for one, of in variants.items() if "same_seconds_as" in of}
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = _axes(own.get("grid", []))
@@ -163,7 +165,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     ]
     values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
     names = tuple(next(iter(axis)) for axis in axes)
-    asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, table
+    said["variants"] = list(variants)  # of one that changes nothing there is no setting
+    asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, table, said
     return Comparison(name, baseline, *asked)
 
 

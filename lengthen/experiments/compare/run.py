@@ -53,11 +53,11 @@ def carry_out(
     """
     unfinished = _unfinished(comparison.runs, root)
     rests = _rests(unfinished)
-    declare(comparison, root, amend=amend)
-    if not unfinished:
-        return
     configs = [run.config for run in unfinished]
-    machine = machine_for(configs, len(configs), jobs, threads)
+    machine = machine_for(configs, len(configs), jobs, threads) if configs else None
+    declare(comparison, root, amend=amend)
+    if machine is None:
+        return
     with owned_attempts(root) as attempts:
         # Whoever had the directory until now may have finished some of them.
         left = {
