@@ -69,7 +69,7 @@ def _declarations(path: Path) -> list[_Declaration]:
 
 def _changes(comparison: Comparison, before: list[_Declaration]) -> Iterator[SettingError]:
     """Yield what the file says otherwise than the last declaration, if there is one."""
-    hint = "--amend goes on, and the tables say so"
+    hint = "--amend goes on, and the verdicts say so"
     if not before and len(comparison.primary) > MOST_PRIMARY:
         rule = f"must be at most {MOST_PRIMARY} pairs"
         yield SettingError("primary", rule, len(comparison.primary), hint)
