@@ -151,6 +151,41 @@ _laptop_60min = partial(
     _laptop, layers=6, width=256, heads=8, rows=128, tokens=16_000_000, duration=150
 )
 
+MODERN: Tables = {"positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False}
+LLAMA: Tables = {**MODERN, "tied": False}
+QWEN: Tables = {**MODERN, "norm_eps": 1e-6, "rope_theta": 1e6, "qk_norm": True}  # Qwen3's
+
+
+def _modern(model: Tables) -> Tables:
+    """Return a model of 12 layers, trained as GPT-3's smallest was, on 2.5B tokens; all: ours."""
+    sizes = {"layers": 12, "width": 768, "heads": 12, "length": 2048}
+    return {
+        "model": {**sizes, **model},
+        "pacing": {"kind": "linear", "start": 64, "duration": 1500},
+        "batch": {"rows": 256},
+        "optimizer": {
+            "learning_rate": 6e-4,
+            "min_learning_rate": 6e-5,
+            "warmup_steps": 700,
+            "betas": (0.9, 0.95),
+            "weight_decay": 0.1,
+        },
+        "budget": {"tokens": 2_500_000_000},
+        "evaluation": {"every_tokens": 125_000_000},
+        "run": {"precision": "bf16"},
+    }
+
+
+def _laptop_modern(model: Tables) -> Tables:
+    tables = _laptop_10min()
+    return {**tables, "model": {**tables["model"], "kv_heads": 2, "mlp_width": 344, **model}}
+
+
+# Widths and heads: 125M parameters with 32,000 tokens (Llama 2's), and with 50,257 and a tied head.
+_llama_125m = partial(_modern, {**LLAMA, "kv_heads": 4, "mlp_width": 2048})
+_qwen_125m = partial(_modern, {**QWEN, "kv_heads": 6, "mlp_width": 2304})
+_laptop_llama, _laptop_qwen = partial(_laptop_modern, LLAMA), partial(_laptop_modern, QWEN)
+
 RECIPES: dict[str, Recipe] = {
     # 8x batch and 4x learning rate, made safe by the warmup; start: the paper's tutorial;
     # duration: about, the tutorial says 15,000.
@@ -206,10 +241,18 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=2e-4,
         min_learning_rate=2e-5,
     ),
+    "llama-125m": _llama_125m,
+    "llama-125m-baseline": _baseline_of(_llama_125m),
+    "qwen-125m": _qwen_125m,
+    "qwen-125m-baseline": _baseline_of(_qwen_125m),
     "laptop-2min": _laptop_2min,
     "laptop-2min-baseline": _baseline_of(_laptop_2min),
     "laptop-10min": _laptop_10min,
     "laptop-10min-baseline": _baseline_of(_laptop_10min),
     "laptop-60min": _laptop_60min,
     "laptop-60min-baseline": _baseline_of(_laptop_60min),
+    "laptop-llama": _laptop_llama,
+    "laptop-llama-baseline": _baseline_of(_laptop_llama),
+    "laptop-qwen": _laptop_qwen,
+    "laptop-qwen-baseline": _baseline_of(_laptop_qwen),
 }
