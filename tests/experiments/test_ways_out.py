@@ -75,7 +75,7 @@ def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Writ
     with pytest.raises(SettingError, match="`lengthen plan` says how many they are"):
         read_comparison(written(**minutes))
     share = linear.replace("duration = 8", 'duration = "30%"')
-    with pytest.raises(SettingError, match="which flops replaces; give steps"):
+    with pytest.raises(SettingError, match="which flops or seconds replace; give steps"):
         read_comparison(written(**{linear: share, **flops}))
     assert read_comparison(written(**{linear: linear, **flops})).runs
 

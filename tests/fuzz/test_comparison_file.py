@@ -57,7 +57,7 @@ def test_the_file_that_is_spoiled_is_good(file: Path) -> None:
         assert len(read_comparison(file).runs) == 12
 
 
-@given(tables=st.one_of(tables_near(one, values) for one in FILES))
+@given(tables=st.one_of([tables_near(one, values) for one in FILES]))
 def test_comparisons_of_any_value(file: Path, tables: dict[str, Any]) -> None:
     file.write_text(tomli_w.dumps(tables), encoding="utf-8", errors="surrogatepass")
     held("comparison file", lambda: read_comparison(file))

@@ -139,7 +139,9 @@ pacing = { kind = "linear", start = 8, duration = "60%" }
 
 def test_a_duration_in_per_cent_has_no_meaning_in_a_budget_of_flops(written: Written) -> None:
     flops = {"seeds =": 'flops = "1B"\nseeds =', "heads = 2": "heads = 2, vocabulary = 257"}
-    with pytest.raises(SettingError, match="is a share of budget.tokens, which flops replaces"):
+    with pytest.raises(
+        SettingError, match="is a share of budget.tokens, which flops or seconds repl"
+    ):
         read_comparison(written(**flops, **{"duration = 8 }": 'duration = "30%" }'}))
 
 
