@@ -3,8 +3,8 @@
     python -m scripts.python_text python.jsonl
     lengthen prepare python.jsonl --valid 0.03 --tokenizer train:4096 --out store
 
-Files of 32 KiB to 400 kB, so that a sequence of 4,096 tokens lies within one file. pip downloads the
-packages' wheels to a temporary directory; the text is checked by its hash.
+Files of 32 KiB to 400 kB, so that a sequence of 4,096 tokens lies within one file. pip downloads
+the packages' wheels to a temporary directory; the text is checked by its hash.
 """
 
 import argparse
