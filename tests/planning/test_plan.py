@@ -80,9 +80,10 @@ def tiny_recipe(name: str, store: Path) -> Config:
     tables = RECIPES[name]()
     pacing, optimizer = tables["pacing"], tables["optimizer"]
     length, rows = tables["model"]["length"], 2 + (tables["batch"]["rows"] > 512)
+    model = {"layers": 1, "width": 4, "heads": 1, "kv_heads": None, "mlp_width": None}
     small: dict[str, Any] = {
         "data": {"path": str(store)},
-        "model": {"layers": 1, "width": 4, "heads": 1, "vocabulary": None, "dropout": 0.0},
+        "model": model | {"vocabulary": None, "dropout": 0.0},
         "batch": {"rows": rows, "micro_tokens": length},
         "optimizer": {"warmup_steps": 3, "decay_tokens": None},
         # Not a whole number of steps: the last one is cut, or falls away.
