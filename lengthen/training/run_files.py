@@ -12,8 +12,7 @@ from lengthen.checkpoint.read import State, Tensors
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import as_trained
 from lengthen.config.schema import Config
-from lengthen.data.tokenizer import TextTokenizer
-from lengthen.data.tokenizer_files import TOKENIZER
+from lengthen.data.tokenizer_files import TOKENIZER, TextTokenizer
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
@@ -25,7 +24,7 @@ class Begun(NamedTuple):
     """What a run that does not begin with random weights has before its first step."""
 
     step: int
-    tensors: dict[str, Tensors]
+    tensors: Mapping[str, Tensors]
     state: State
     log: bytes  # the lines of metrics.jsonl
 
