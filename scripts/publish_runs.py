@@ -102,14 +102,10 @@ def _anywhere(result: Result) -> Result:
 
 
 def _publish_declared(here: Path, there: Path) -> None:
-    """Copy what the file came to before its runs, unless as many amendments are there already."""
-    records = [json.loads(line) for line in here.read_text(encoding="utf-8").splitlines()]
-    if there.is_file() and len(there.read_text(encoding="utf-8").splitlines()) >= len(records):
-        return
-    for record in records:
-        for tables in record["settings"].values():
-            tables.get("data", {}).pop("path", None)
-    there.write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
+    """Copy what the file said before its runs, unless as many amendments are there already."""
+    declared = here.read_bytes()
+    if not there.is_file() or declared.count(b"\n") > there.read_bytes().count(b"\n"):
+        there.write_bytes(declared)
 
 
 def _publish_attempts(here: Path, there: Path) -> None:

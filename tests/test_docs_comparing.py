@@ -10,7 +10,7 @@ import pytest
 from lengthen.analysis.external_logs import NAMES
 from lengthen.experiments.compare.compare import compare
 from lengthen.experiments.compare.file import OWN, read_comparison
-from lengthen.experiments.compare.verdicts import MarginVerdict, Verdict
+from lengthen.experiments.compare.verdicts import Verdict, Within
 from lengthen.util.stats import power, smallest_effect
 from lengthen.util.tables import Table
 from tests.experiments.conftest import FILE, train_here
@@ -49,7 +49,7 @@ def long_options(command: str) -> set[str]:
     ("heading", "expected"),
     [
         ("## The file", {"recipe", "same_tokens_as", "same_seconds_as", *OWN}),
-        ("## Verdicts", {*get_args(Verdict), *get_args(MarginVerdict)}),
+        ("## Verdicts", {*get_args(Verdict), *get_args(Within)}),
         ("## Ready-made files", {f"{one.parent.name}/{one.name}" for one in READY_MADE}),
         ("### Logs of other trainers", set(NAMES)),
         *((f"### Options of `{name}`", long_options(name)) for name in ("compare", "report")),

@@ -1,9 +1,9 @@
 """How far the runs of a comparison or a search are, from their files alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lengthen.analysis.summary import why_diverged
 from lengthen.config import load as settings
@@ -71,7 +71,12 @@ def _state(metrics: Metrics) -> State:
 
 
 def _must_be_the_run(config: Config, used: Config, directory: Path) -> None:
-    for name, asked, there in differing(config, used):
+    differences = settings.differences(_decided(config, used), _decided(used, used))
+    # A decay that the file leaves open follows from what differs besides.
+    for name in sorted(differences, key=lambda name: name == "optimizer.decay_tokens"):
+        asked, there = differences[name]
+        if name in NO_RESULT or (name, asked) == ("run.device", "auto"):
+            continue
         if name == "data.store_id":
             rule = f"run {directory} was trained on store {there}, this one is {asked}"
             raise SettingError("data.path", rule, None, "choose another --out")
@@ -80,16 +85,6 @@ def _must_be_the_run(config: Config, used: Config, directory: Path) -> None:
             holds = f"{directory} holds a run with {there!r}"
         rule = holds if asked is not None else f"{holds}, the file sets none"
         raise SettingError(name, rule, asked, "choose another --out, or remove that run")
-
-
-def differing(config: Config, used: Config) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the settings that decide a result and differ: name, value in `config`, in `used`."""
-    differences = settings.differences(_decided(config, used), _decided(used, used))
-    # A decay that the file leaves open follows from what differs besides.
-    for name in sorted(differences, key=lambda name: name == "optimizer.decay_tokens"):
-        asked, there = differences[name]
-        if name not in NO_RESULT and (name, asked) != ("run.device", "auto"):
-            yield name, asked, there
 
 
 def _decided(config: Config, used: Config) -> Config:

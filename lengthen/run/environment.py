@@ -29,7 +29,7 @@ def read_environment(path: Path) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         if isinstance(environment := json.loads(data), dict):
             return environment
-    raise DataError(f"{path}: must be a JSON object")
+    raise DataError(f"file {path}: must be a JSON object")
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:

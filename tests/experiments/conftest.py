@@ -125,7 +125,6 @@ def facts_of(root: Path) -> Mapping[str, Any]:
     facts: dict[str, Any] = json.loads((root / "small.json").read_text())
     facts["verdicts"] = [one for one in facts["verdicts"] if not one.startswith("Amended")]
     for table in facts["tables"]:
-        table["note"] = table["note"].partition(" Amended ")[0]
         kept = [n for n, column in enumerate(table["columns"]) if column not in ON_THE_CLOCK]
         table["columns"] = [table["columns"][n] for n in kept]
         table["rows"] = [[row[n] for n in kept] for row in table["rows"]]

@@ -56,7 +56,7 @@ def test_a_directory_that_holds_other_runs_or_a_packed_study(
 @takes(
     "give an equal budget.tokens instead, or the lengths that it took in a run as "
     'pacing.kind = "staged"',
-    "is a share of budget.tokens, which {} replaces; give steps",
+    "is a share of budget.tokens, which flops or seconds replace; give steps",
     "`lengthen plan` says how many they are",
 )
 def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Written) -> None:
@@ -75,12 +75,12 @@ def test_a_budget_in_flops_for_lengths_that_are_decided_on_the_way(written: Writ
     with pytest.raises(SettingError, match="`lengthen plan` says how many they are"):
         read_comparison(written(**minutes))
     share = linear.replace("duration = 8", 'duration = "30%"')
-    with pytest.raises(SettingError, match="which flops replaces; give steps"):
+    with pytest.raises(SettingError, match="which flops or seconds replace; give steps"):
         read_comparison(written(**{linear: share, **flops}))
     assert read_comparison(written(**{linear: linear, **flops})).runs
 
 
-@takes("--amend goes on, and the tables say so")
+@takes("--amend goes on, and the verdicts say so")
 @pytest.mark.usefixtures("in_this_process")
 def test_a_comparison_file_that_was_changed(
     written: Written,
@@ -96,10 +96,10 @@ def test_a_comparison_file_that_was_changed(
     assert main(["compare", more, "--out", out, "--quiet"]) == 2
     assert capsys.readouterr().err == (
         "lengthen: seeds: was [0] when runs were started, got [0, 1]; "
-        "--amend goes on, and the tables say so\n"
+        "--amend goes on, and the verdicts say so\n"
     )
     assert main(["compare", more, "--out", out, "--quiet", "--amend"]) == 0
-    assert "2 runs finished: seeds: was [0] when runs" in capsys.readouterr().out
+    assert ": seeds: was [0] when runs" in capsys.readouterr().out
 
 
 @takes("Next:    lengthen sample {}{}", " --prompt 'def '")

@@ -1,5 +1,6 @@
 """A comparison file."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,57 @@ GOOD: dict[str, Any] = {
 }
 GOOD.pop("run")
 FLOPS = {**GOOD, "flops": "1e10"}
+DECLARED = {
+    **GOOD,
+    "primary": [["plain", "slw"], ["rows", "slw"]],
+    "margin": 0.02,
+    "seconds": "seconds.json",
+    "variants": {**GOOD["variants"], "rows": {"same_seconds_as": "slw"}},
+}
+FILES = (GOOD, FLOPS, DECLARED)
+TABLE = {
+    "format": 1,
+    "device": "a core",
+    "model": {**GOOD["model"], "positions": "learned"},
+    "seconds_per_token": {"8": 1e-5, "64": 2e-5},
+}
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("comparison") / "file.toml"
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "seconds.json").write_text(json.dumps(TABLE))
+    return folder / "file.toml"
 
 
 def test_the_file_that_is_spoiled_is_good(file: Path) -> None:
-    for tables in (GOOD, FLOPS):
+    for tables in FILES:
         file.write_text(tomli_w.dumps(tables))
         assert len(read_comparison(file).runs) == 12
 
 
-@given(tables=tables_near(GOOD, values) | tables_near(FLOPS, values))
+@given(tables=st.one_of([tables_near(one, values) for one in FILES]))
 def test_comparisons_of_any_value(file: Path, tables: dict[str, Any]) -> None:
     file.write_text(tomli_w.dumps(tables), encoding="utf-8", errors="surrogatepass")
     held("comparison file", lambda: read_comparison(file))
 
 
-@given(data=st.sampled_from([GOOD, FLOPS]).flatmap(lambda t: bytes_near(tomli_w.dumps(t).encode())))
+@given(data=st.sampled_from(FILES).flatmap(lambda t: bytes_near(tomli_w.dumps(t).encode())))
 def test_a_comparison_file_of_any_bytes(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     held("comparison file", lambda: read_comparison(file))
+
+
+@given(table=tables_near(TABLE))
+def test_tables_of_seconds_of_any_value(file: Path, table: dict[str, Any]) -> None:
+    place = file.with_name("spoiled.json")
+    place.write_text(json.dumps(table))
+    file.write_text(tomli_w.dumps({**DECLARED, "seconds": place.name}))
+    held("table of seconds", lambda: read_comparison(file))
+
+
+@given(data=bytes_near(json.dumps(TABLE).encode()))
+def test_a_table_of_seconds_of_any_bytes(file: Path, data: bytes) -> None:
+    file.with_name("spoiled.json").write_bytes(data)
+    file.write_text(tomli_w.dumps({**DECLARED, "seconds": "spoiled.json"}))
+    held("table of seconds", lambda: read_comparison(file))

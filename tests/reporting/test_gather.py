@@ -188,7 +188,7 @@ def test_a_broken_environment_is_one_line(tmp_path: Path, text: str) -> None:
     path = run(tmp_path / "r") / "environment.json"
     path.write_text(text)
     message = str(refused([tmp_path]))
-    assert message.startswith(f"{path}: must be ")
+    assert message.startswith(f"file {path}: must be ")
     assert "\n" not in message
 
 

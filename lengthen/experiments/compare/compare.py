@@ -16,7 +16,6 @@ from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes,
 from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
-    budgets,
     correlations,
     instability,
     measuring,
@@ -72,7 +71,7 @@ def compare(
 
     `file` is a comparison file, or its tables. `data` and `settings` lie over every variant. `jobs`
     runs train side by side, with `threads` each. A file that was changed after a run was started is
-    refused, unless `amend`, which the tables show. With `look` nothing is trained: the tables are
+    refused, unless `amend`, which the verdicts show. With `look` nothing is trained: the tables are
     of what is in `out`, which may be a packed study. Writes NAME.html and NAME.json beside the
     runs, or beside the packed study. Raises SettingError, DataError, BusyError, and StoppedError
     after a signal.
@@ -107,7 +106,7 @@ def compare(
     members = groups(comparison, outcomes)
     pairs = pair_verdicts(members, comparison)
     lines, remarks = [*amended, *verdict_lines(pairs)], notes(outcomes)
-    tables = tables_of(comparison, members, pairs, amended)
+    tables = tables_of(comparison, members, pairs)
     shown = [outcome.shown for outcome in outcomes if outcome.summary]
     families = {o.run.name: group.name for group in members for o in group.outcomes}
     write(
@@ -139,20 +138,15 @@ def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]
 
 
 def tables_of(
-    comparison: Comparison,
-    members: Sequence[Group],
-    pairs: Sequence[tuple[str, PairVerdict]],
-    amended: Sequence[str] = (),
+    comparison: Comparison, members: Sequence[Group], pairs: Sequence[tuple[str, PairVerdict]]
 ) -> list[Table]:
     """Return every table of a comparison, what matters most first."""
-    ends, timed = results(members, comparison.baseline), list[Table]()
-    if comparison.seconds:
+    ends = results(members, comparison.baseline)
+    if any(name.endswith(".same_seconds_as") for name in comparison.said):
         ends = replace(ends, title="Results at the end of each variant's budget")
-        timed = [budgets(comparison, comparison.seconds)]
     return [
         ends,
-        verdict_table(pairs, comparison.margin, "".join(f" {one}." for one in amended)),
-        *timed,
+        verdict_table(pairs),
         *sweep_tables(comparison, members),
         instability(members),
         peaks(members),

@@ -22,6 +22,7 @@ A cell is one point of the grid. The budget is equal within a cell: in tokens by
 """
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -49,15 +50,15 @@ from lengthen.experiments.compare.fairness import (
     with_flops,
     with_seconds,
 )
-from lengthen.experiments.compare.primary import margin_of, must_be_known, primary_of
-from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
-from lengthen.util.errors import SettingError
+from lengthen.experiments.compare.seconds import read_seconds
+from lengthen.util.errors import SettingError, nearest
 
 OWN = ("baseline", "seeds", "variants", "grid", "flops", "primary", "margin", "seconds")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
 RUNS = "runs"  # in a comparison's directory
 LINEAR = "must name a variant whose length is paced linearly or by doubling"
+PAIRS = 'must be pairs of two variants, each pair once, such as [["slw", "baseline"]]'
 TIMED = "must name a variant without same_seconds_as"
 
 
@@ -99,7 +100,7 @@ class Comparison:
     runs: tuple[Planned, ...]  # seed by seed, so that an early look finds whole pairs
     primary: tuple[tuple[str, str], ...]  # pairs that alone are judged; none: all are
     margin: float | None  # nats by which the first of a primary pair may be worse
-    seconds: SecondsTable | None
+    said: Tables  # all that the file and what lies over it say, by dotted name
 
 
 def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:
@@ -125,15 +126,16 @@ def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
 def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     """Return what the tables of a comparison file ask for (read_comparison)."""
     tables = nested(tables)
+    table = read_seconds(tables["seconds"]) if "seconds" in tables else None
+    said = flat(tables | {"seconds": table.model_dump() if table else {}}) | flat(overrides)
     own = {key: tables.pop(key) for key in OWN if key in tables}
-    _must_be_known(tables)
+    __known(tables)
     base = merge(with_recipe(tables), overrides)[0]
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
-    must_be_known("baseline", baseline, variants)
-    primary = primary_of(own["primary"], variants) if "primary" in own else ()
-    margin = margin_of(own["margin"], primary) if "margin" in own else None
-    table = read_seconds(own["seconds"]) if "seconds" in own else None
+    _known("baseline", baseline, variants)
+    primary = _primary(own["primary"], variants) if "primary" in own else ()
+    margin = _margin(own["margin"], primary) if "margin" in own else None
     timed = {one: of["same_seconds_as"] for one, of in variants.items() if "same_seconds_as" in of}
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = _axes(own.get("grid", []))
@@ -163,7 +165,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     ]
     values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
     names = tuple(next(iter(axis)) for axis in axes)
-    asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, table
+    said |= {"variants": list(variants), "grid": axes}  # a variant may have no setting
+    asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, said
     return Comparison(name, baseline, *asked)
 
 
@@ -187,7 +190,7 @@ def _variants(given: object) -> dict[str, Tables]:
         for key, rule in (("same_tokens_as", LINEAR), ("same_seconds_as", TIMED)):
             other = changes.get(key)
             if other is not None:
-                must_be_known(f"variants.{name}.{key}", other, variants)
+                _known(f"variants.{name}.{key}", other, variants)
             if other is not None and key in variants[other]:
                 raise SettingError(f"variants.{name}.{key}", rule, other)
         if {"same_seconds_as", "budget"} <= changes.keys():
@@ -195,11 +198,36 @@ def _variants(given: object) -> dict[str, Tables]:
     return variants
 
 
+def _known(setting: str, name: object, variants: Mapping[str, Tables]) -> None:
+    if not isinstance(name, str) or name not in variants:
+        raise SettingError(setting, "no such variant", name, nearest(str(name), variants))
+
+
+def _primary(given: object, variants: Mapping[str, Tables]) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    for pair in given if isinstance(given, list) and given else [given]:
+        names = pair if isinstance(pair, list) else []
+        for name in names:
+            _known("primary", name, variants)
+        if len(names) != 2 or names[0] == names[1] or {*names} in map(set, pairs):
+            raise SettingError("primary", PAIRS, pair)
+        pairs.append((names[0], names[1]))
+    return tuple(pairs)
+
+
+def _margin(given: object, primary: Sequence[object]) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+        raise SettingError("margin", "must be a number of nats above 0", given)
+    if not primary:
+        raise SettingError("margin", "needs primary, the pairs that it is for", given)
+    return float(given)
+
+
 def _tables_in(changes: Tables) -> Tables:
     return {name: value for name, value in changes.items() if isinstance(value, dict)}
 
 
-def _must_be_known(tables: Tables) -> None:
+def __known(tables: Tables) -> None:
     known = [*OWN, "recipe", *Config.model_fields]
     for name in tables:
         if name not in known:
@@ -310,13 +338,10 @@ def _config(
         if other is not None:
             cell = rows_with_the_same_tokens(target.tables())
         tables = merge(merge(cell, changes)[0], overrides)[0]
-        is_share = "%" in str(flat(tables).get("pacing.duration"))
-        if is_share and (timed or flops is not None):
-            by = "same_seconds_as" if timed else "flops"
-            rule = f"is a share of budget.tokens, which {by} replaces; give steps"
+        if (timed or flops is not None) and "%" in str(flat(tables).get("pacing.duration")):
+            rule = "is a share of budget.tokens, which flops or seconds replace; give steps"
             raise SettingError("pacing.duration", rule, flat(tables)["pacing.duration"])
-        config = build(tables)
-        return config if flops is None or timed else with_flops(config, flops)
+        return build(tables) if flops is None or timed else with_flops(build(tables), flops)
     except SettingError as error:
         # A mistake of the base is not this variant's.
         own = {*flat(_tables_in(changes)), *changes, *(["pacing"] if other else [])}

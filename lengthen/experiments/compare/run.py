@@ -13,7 +13,6 @@ from pathlib import Path
 from lengthen.data.open_store import open_store
 from lengthen.experiments.compare.declared import declare
 from lengthen.experiments.compare.file import Comparison, Planned
-from lengthen.experiments.compare.tables import budgets
 from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
 from lengthen.experiments.runner import (
     Event,
@@ -31,7 +30,7 @@ from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
 from lengthen.util.console import Line, clock_time, line
 from lengthen.util.errors import DataError
-from lengthen.util.tables import counted, laid_out, number
+from lengthen.util.tables import counted, number
 
 
 def carry_out(
@@ -53,11 +52,11 @@ def carry_out(
     """
     unfinished = _unfinished(comparison.runs, root)
     rests = _rests(unfinished)
-    declare(comparison, root, amend=amend)
-    if not unfinished:
-        return
     configs = [run.config for run in unfinished]
-    machine = machine_for(configs, len(configs), jobs, threads)
+    machine = machine_for(configs, len(configs), jobs, threads) if configs else None
+    declare(comparison, root, amend=amend)
+    if machine is None:
+        return
     with owned_attempts(root) as attempts:
         # Whoever had the directory until now may have finished some of them.
         left = {
@@ -72,8 +71,6 @@ def carry_out(
             few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
             few *= len(comparison.seeds) < FEWEST_SEEDS
             progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}{few}")
-            if comparison.seconds:
-                progress.say("\n".join(laid_out(budgets(comparison, comparison.seconds))))
             of, whole = len(comparison.runs), int(flops)
             training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)

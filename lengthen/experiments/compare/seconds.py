@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from lengthen.config.schema import Config
 from lengthen.core.schedule import spans
+from lengthen.data.tokenizer_files import first_problem
 from lengthen.util.errors import SettingError, one_line
 
 MODEL = ("layers", "width", "heads", "vocabulary", "positions")  # what decides a token's seconds
@@ -50,9 +51,6 @@ def read_seconds(path: object) -> SecondsTable:
     """Read a table of seconds; raises SettingError for a file that is none."""
     try:
         return SecondsTable.model_validate_json(Path(str(path)).read_bytes())
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        rule = ": ".join([*map(str, first["loc"]), one_line(first["msg"])])
     except (OSError, ValueError) as error:
-        rule = one_line(error)
-    raise SettingError("seconds", f"is no table of seconds ({rule})", path)
+        rule = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise SettingError("seconds", f"is no table of seconds ({one_line(rule)})", path) from None

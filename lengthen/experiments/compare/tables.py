@@ -1,7 +1,6 @@
 """The tables of a comparison: results, verdicts, instability and its causes, cost of measuring."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from statistics import fmean
 
@@ -9,10 +8,8 @@ from lengthen.analysis.instability import THRESHOLDS
 from lengthen.analysis.summary import QUANTITIES, Side, Summary
 from lengthen.experiments.compare.file import Comparison
 from lengthen.experiments.compare.outcomes import EndState, Group, Outcome
-from lengthen.experiments.compare.seconds import SecondsTable
 from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
 from lengthen.run.records import EvalRecord
-from lengthen.util.errors import SettingError
 from lengthen.util.stats import interval
 from lengthen.util.tables import Table, between, number
 
@@ -175,22 +172,17 @@ def verdict_lines(pairs: Sequence[tuple[str, PairVerdict]]) -> list[str]:
     return [f"{cell}: {pair.sentence()}" if cell else pair.sentence() for cell, pair in pairs]
 
 
-def verdict_table(
-    pairs: Sequence[tuple[str, PairVerdict]], size: float | None = None, amended: str = ""
-) -> Table:
-    """Return every pair's difference, interval, p after Holm, and what these seeds could see.
-
-    `size` is the margin in nats, if there is one; `amended` says how the file was changed.
-    """
-    rows = []
+def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
+    """Return every pair's difference, interval, p after Holm, and what these seeds could see."""
+    rows, margin = [], next((pair.margin for _, pair in pairs if pair.margin), None)
     for cell, pair in pairs:
-        gap, margin = pair.difference, pair.margin
-        within = (margin.verdict, between(margin.low, margin.high)) if margin else ("-", "-")
+        gap, bounds = pair.difference, pair.bounds
+        within = pair.within or "-", between(bounds.low, bounds.high) if bounds else "-"
         rows.append(
             (
                 f"{pair.a} against {pair.b}" + (f", {cell}" if cell else ""),
                 pair.verdict,
-                *(within if size else ()),
+                *(within if margin else ()),
                 number(gap.mean if gap else None),
                 between(gap.low, gap.high) if gap else "-",
                 "-" if pair.p_adjusted is None else f"{pair.p_adjusted:.2g}",
@@ -199,7 +191,7 @@ def verdict_table(
             )
         )
     apart = "; ".join(row[0] for row, (_, pair) in zip(rows, pairs, strict=True) if pair.one_apart)
-    of_margin = (f"margin {size:g}", "one-sided 95 % bounds") if size else ()
+    of_margin = (f"margin {margin:g}", "one-sided 95 % bounds") if margin else ()
     columns = ("difference", "95 % interval", "p after Holm", "seeds", "seen at 80 %")
     explored = EXPLORATORY * any(pair.verdict == "exploratory" for _, pair in pairs)
     return Table(
@@ -210,20 +202,9 @@ def verdict_table(
         "seed. Paired t-test; Holm over the pairs of one cell, so that the chance of any false "
         "verdict in a cell is 5 % at most. Seen at 80 %: the smallest true difference that these "
         "seeds would find four times in five, at Holm's hardest step."
-        + (explored + MARGIN * bool(size) + amended)
+        + (explored + MARGIN * bool(margin))
         + (SPIKED.format(pairs=apart) if apart else ""),
     )
-
-
-def budgets(comparison: Comparison, table: SecondsTable) -> Table:
-    """Return each variant's tokens, and its seconds by the table where that is for its model."""
-    rows = []
-    for name, config in {run.group: run.config for run in comparison.runs}.items():
-        with suppress(SettingError):
-            seconds = f"{table.of_run(config):,.1f}"
-            rows.append((name, f"{config.budget.tokens:,}", seconds))
-    note = f"Seconds of all steps by the table of seconds, measured on {table.machine}."
-    return Table("Budgets", ("variant", "tokens", "seconds"), tuple(rows), note)
 
 
 def instability(members: Sequence[Group]) -> Table:

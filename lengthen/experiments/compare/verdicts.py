@@ -1,12 +1,13 @@
 """Final validation losses -> a verdict for each pair of variants; pure arithmetic."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
 from lengthen.util.stats import (
+    Interval,
     Paired,
     all_against_none,
     check_share,
@@ -16,36 +17,17 @@ from lengthen.util.stats import (
     smallest_effect,
     stands_apart,
 )
+from lengthen.util.tables import between
 
 Seeds: TypeAlias = Mapping[int, float | None]  # seed -> final loss in nats; None: it diverged
 Losses: TypeAlias = Mapping[str, Seeds]  # by variant
 Verdict: TypeAlias = Literal[
     "better", "worse", "not distinguishable", "too few seeds", "exploratory"
 ]
-MarginVerdict: TypeAlias = Literal["equivalent", "not worse", "not shown", "too few seeds"]
+Within: TypeAlias = Literal["equivalent", "not worse", "not shown"]
 
 FEWEST_SEEDS = 3
 POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Margin:
-    """Whether `a` is worse than `b` by less than `size` nats, and b than a (TOST)."""
-
-    size: float
-    verdict: MarginVerdict
-    low: float | None = None  # one-sided bounds of a - b in nats, each at 1 - alpha
-    high: float | None = None
-
-    def sentence(self, a: str, b: str) -> str:
-        """Return what is shown of `a` against `b`; empty where there are too few seeds."""
-        if self.low is None or self.high is None:
-            return ""
-        line = f"{a} is not worse than {b} by more than {self.size:g} nats"
-        if self.verdict == "equivalent":
-            line = f"{a} and {b} are equivalent within {self.size:g} nats"
-        hidden = "it is not shown that " * (self.verdict == "not shown")
-        return f"; {hidden}{line} (one-sided bounds {self.low:z.3f} and {self.high:z.3f})"
 
 
 @dataclass(frozen=True)
@@ -61,22 +43,38 @@ class PairVerdict:
     diverged: tuple[int, int]  # seeds without a loss, of a and of b
     smallest_effect: float | None  # nats, seen at 80 %; None: no test, or no spread to judge by
     one_apart: bool  # whether one seed's difference lies too far from the others' for normal ones
-    margin: Margin | None  # of a pair that is judged by one
+    margin: float | None  # nats by which `a` may be worse; None: the pair is not judged by one
+    bounds: Interval | None  # one-sided ones of a - b in nats, each at 1 - alpha
+
+    @property
+    def within(self) -> Within | None:
+        """Whether `a` is worse by less than the margin, and `b` likewise (TOST)."""
+        if self.margin is None or self.bounds is None:
+            return None
+        low, high = self.bounds.low, self.bounds.high
+        if high is None or high >= self.margin or self.diverged[0]:
+            return "not shown"
+        both = low is not None and low > -self.margin and not self.diverged[1]
+        return "equivalent" if both else "not worse"
 
     def sentence(self) -> str:
         """Return the verdict as one plain line, with what it rests on."""
         # Without it a reader would ask why an interval far from 0 is no verdict.
         bar = " and so is not called better" if self.verdict == "not distinguishable" else ""
-        margin = self.margin.sentence(self.a, self.b) if self.margin else ""
-        return (
-            self._finding()
-            + margin
-            + "".join(
-                f"; {name} diverged in {count} seed{'s' if count > 1 else ''}{bar}"
-                for name, count in zip((self.a, self.b), self.diverged, strict=True)
-                if count
-            )
+        return "; ".join([self._finding(), *self._margin()]) + "".join(
+            f"; {name} diverged in {count} seed{'s' if count > 1 else ''}{bar}"
+            for name, count in zip((self.a, self.b), self.diverged, strict=True)
+            if count
         )
+
+    def _margin(self) -> Iterator[str]:
+        if self.bounds is not None:
+            line = f"{self.a} is not worse than {self.b} by more than {self.margin:g} nats"
+            if self.within == "equivalent":
+                line = f"{self.a} and {self.b} are equivalent within {self.margin:g} nats"
+            hidden = "it is not shown that " * (self.within == "not shown")
+            bounds = between(self.bounds.low, self.bounds.high)
+            yield f"{hidden}{line} (one-sided bounds {bounds})"
 
     def _finding(self) -> str:
         p = "" if self.p_adjusted is None else f"p {self.p_adjusted:.2g} after Holm"
@@ -165,7 +163,10 @@ def verdicts(
             diverged=(_diverged(losses[a]), _diverged(losses[b])),
             smallest_effect=_smallest_effect(difference, hardest),
             one_apart=stands_apart(of_pair),
-            margin=None if margin is None else _margin(margin, losses[a], losses[b], alpha),
+            margin=margin,
+            bounds=interval(of_pair, 1 - 2 * alpha)
+            if margin and len(of_pair) >= FEWEST_SEEDS
+            else None,
         )
         for (a, b), of_pair, difference, test, p in zip(
             pairs, gaps, differences, tests, adjusted, strict=True
@@ -174,20 +175,6 @@ def verdicts(
     alone = [verdicts({name: losses[name] for name in pair}, alpha)[0] for pair in others]
     no_test: dict[str, Any] = {"p_adjusted": None, "smallest_effect": None}
     return judged + [replace(pair, verdict="exploratory", **no_test) for pair in alone]
-
-
-def _margin(size: float, a: Seeds, b: Seeds, alpha: float) -> Margin:
-    gaps = _gaps(a, b)
-    if len(gaps) < FEWEST_SEEDS:
-        return Margin(size, "too few seeds")
-    bounds = interval(gaps, 1 - 2 * alpha)
-    assert bounds.low is not None
-    assert bounds.high is not None
-    verdict: MarginVerdict = "not shown"
-    if bounds.high < size and not _diverged(a):
-        both = -size < bounds.low and not _diverged(b)
-        verdict = "equivalent" if both else "not worse"
-    return Margin(size, verdict, bounds.low, bounds.high)
 
 
 def speedups(baseline_tokens: Sequence[float], tokens: Sequence[float | None]) -> Speedup:

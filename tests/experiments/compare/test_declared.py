@@ -9,6 +9,8 @@ from lengthen.cli.main import main
 from lengthen.experiments.compare.declared import amendments, declare
 from lengthen.experiments.compare.file import read_comparison
 from lengthen.util.errors import DataError, SettingError
+from tests.experiments.compare.test_seconds import TABLE
+from tests.experiments.compare.test_seconds import TOP as TIMED
 from tests.experiments.conftest import Written
 
 NAME = "small.declared.jsonl"
@@ -45,9 +47,11 @@ def test_every_amendment_is_recorded_and_told(written: Written, tmp_path: Path) 
             amendments(asked, tmp_path)
         declare(asked, tmp_path, amend=True)
     first, second = amendments(asked, tmp_path)
-    assert "margin: was 0.02 when runs were started, got 0.03; batch.rows: was 8 when" in first
+    assert {
+        "margin: was 0.02 when runs were started, got 0.03",
+        "batch.rows: was 8 when runs were started, got 16",
+    } == {*first.split(": ", 1)[1].split("; ")}
     assert first.startswith("Amended 2")
-    assert " 0 runs finished: " in first
     assert second.count("margin: was 0.03") == 1
     assert "batch.rows" not in second
 
@@ -62,21 +66,12 @@ def test_more_than_two_primary_pairs_need_an_amendment(written: Written, tmp_pat
     begin(tmp_path)
     declare(asked, tmp_path, amend=False)
     (told,) = amendments(asked, tmp_path)
-    assert told.endswith("0 runs finished: primary: must be at most 2 pairs, got 3")
+    assert told.endswith(": primary: must be at most 2 pairs, got 3")
 
 
-def test_a_file_that_is_declared_after_runs_have_finished_says_so(
-    written: Written, tmp_path: Path
-) -> None:
-    log = tmp_path / "runs/slw/seed-0/metrics.jsonl"
-    log.parent.mkdir(parents=True)
-    log.write_text('{"kind":"event","event":"finished","step":1,"tokens":1}\n')
-    declare(read_comparison(written()), tmp_path, amend=False)
-    (told,) = amendments(read_comparison(written()), tmp_path)
-    assert told.endswith("1 run finished: declared only then")
-
-
-@pytest.mark.parametrize("line", ["{", "[]", "1", '{"file": 1}', '{"settings": {}, "file": 1}'])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "1", '{"file": {}}', '{"time": "", "changes": [], "file": 1}']
+)
 def test_a_damaged_record_is_refused_in_one_line(
     written: Written, tmp_path: Path, line: str
 ) -> None:
@@ -93,3 +88,43 @@ def test_an_amendment_is_for_what_is_trained(
     assert capsys.readouterr().err == (
         "lengthen: --amend: is for what is trained from now on, got '--look'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("now", "change"),
+    [
+        ({"duration = 8": "duration = 9"}, "variants.slw.pacing.duration: was 8 when runs were st"),
+        ({"[variants.slw]\n": "[variants.slw]\noptimizer.clip = 0.5\n"}, "was not set when runs"),
+        ({"[variants.baseline]": "[variants.full]", '= "baseline"': '= "full"'}, "baseline: was"),
+        ({"rows = 8, ": "rows = 8, hold = 'tokens', "}, "batch.hold: was not set when runs"),
+    ],
+)
+def test_any_change_is_one_even_of_a_variant_that_has_not_begun(
+    written: Written, tmp_path: Path, now: dict[str, str], change: str
+) -> None:
+    declare(read_comparison(written()), tmp_path, amend=False)
+    begin(tmp_path)
+    with pytest.raises(SettingError) as caught:
+        declare(read_comparison(written(**now)), tmp_path, amend=False)
+    assert change in str(caught.value)
+
+
+def test_where_a_run_is_computed_and_on_which_store_is_no_change(
+    written: Written, tmp_path: Path
+) -> None:
+    declare(read_comparison(written()), tmp_path, amend=False)
+    begin(tmp_path)
+    there = written(**{"micro_tokens = 512": "micro_tokens = 256"})
+    elsewhere = {"data": {"path": "elsewhere"}, "run": {"device": "cpu"}}
+    declare(read_comparison(there, elsewhere), tmp_path, amend=False)
+
+
+def test_a_changed_table_of_seconds_is_a_change(written: Written, tmp_path: Path) -> None:
+    file, table = written(**TIMED), tmp_path / "seconds.json"
+    for seconds in (1e-5, 2e-5):
+        table.write_text(json.dumps(TABLE | {"seconds_per_token": {"8": seconds, "64": 3e-5}}))
+        if seconds == 1e-5:
+            declare(read_comparison(file), tmp_path, amend=False)
+            begin(tmp_path)
+    with pytest.raises(SettingError, match=r"^seconds\.seconds_per_token\.8: was 1e-05 when runs"):
+        declare(read_comparison(file), tmp_path, amend=False)
