@@ -1,4 +1,4 @@
-"""`lengthen export`: write a run as a GPT-2 for Transformers."""
+"""`lengthen export`: write a run as a GPT-2, a Llama or a Qwen3 for Transformers."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
 
 
 COMMAND = Command(
-    "Write a run as a GPT-2 that Transformers opens.",
+    "Write a run as the GPT-2, Llama or Qwen3 that it is, for Transformers.",
     """
   lengthen export runs/first --out first-hf
   lengthen export runs/first --out first-hf --checkpoint step-00001000 --overwrite

@@ -1,4 +1,4 @@
-"""`lengthen import`: make a run of a GPT-2 from Transformers."""
+"""`lengthen import`: make a run of a GPT-2, a Llama or a Qwen3 from Transformers."""
 
 import argparse
 from pathlib import Path
@@ -7,9 +7,7 @@ from lengthen.cli.command import Command, Parser, Settings, named, start_computi
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "folder", type=Path, metavar="HF_FOLDER", help="GPT-2 as Transformers saves it"
-    )
+    parser.add_argument("folder", type=Path, metavar="HF_FOLDER", help="as Transformers saves it")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
     parser.add_argument("--data", metavar="STORE", help="a token store to train it on")
     parser.add_argument(
@@ -32,7 +30,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 COMMAND = Command(
-    "Make a run of a GPT-2 that Transformers saved, to sample from or to train on.",
+    "Make a run of a GPT-2, Llama or Qwen3 of Transformers, to sample from or to train on.",
     """
   lengthen import gpt2 --out runs/gpt2
   lengthen import gpt2 --out runs/tuned --data store --recipe my.toml --budget.tokens 20M

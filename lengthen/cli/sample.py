@@ -8,7 +8,7 @@ from lengthen.cli.command import Command, Parser, Settings, named, start_computi
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN|HF_FOLDER", help="a run, or GPT-2 weights")
+    parser.add_argument("run", type=Path, metavar="RUN|HF_FOLDER", help="a run, or weights")
     parser.add_argument("--prompt", default="", help="text to go on from")
     parser.add_argument("--tokens", type=int, default=200, help="at most so many (200)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest (0.8)")

@@ -1,1 +1,1 @@
-"""Models in and out of the format that Transformers has for GPT-2; nothing here imports it."""
+"""Models in and out of Transformers, by tables of its architectures; nothing here imports it."""

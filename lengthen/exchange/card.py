@@ -9,6 +9,7 @@ from lengthen.checkpoint.read import Checkpoint
 from lengthen.config.load import as_trained, build_recorded, recorded
 from lengthen.config.model import Model
 from lengthen.config.schema import Config
+from lengthen.exchange.architectures import architecture_of
 from lengthen.model import cost
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
@@ -20,15 +21,15 @@ TEXT = """\
 library_name: transformers
 pipeline_tag: text-generation
 tags:
-- gpt2
+- {kind}
 - lengthen
 ---
 
 # {name}
 
-A GPT-2 of {parameters:,} parameters, trained with lengthen, which can begin with short sequences
-and lengthen them ([arXiv:2108.06084](https://arxiv.org/abs/2108.06084)); the pacing below says
-whether this one did.
+A {architecture} of {parameters:,} parameters, trained with lengthen, which can begin with short
+sequences and lengthen them ([arXiv:2108.06084](https://arxiv.org/abs/2108.06084)); the pacing below
+says whether this one did.
 
 ## Training
 
@@ -59,7 +60,10 @@ def card(paths: RunPaths, config: Config, saved: Checkpoint, shape: Model) -> st
     if not saved.step:  # imported and not trained: the other settings had no effect
         tables = {"model": tables["model"]}
     facts = (f"| {name} | {_cell(value)} |" for name, value in _facts(paths, config, saved))
+    architecture = architecture_of(shape)
     return TEXT.format(
+        kind=architecture.kind,
+        architecture=architecture.name,
         name=_cell(paths.root.resolve().name),
         parameters=cost.parameters(shape),
         facts="\n".join(facts),

@@ -9,8 +9,9 @@ from safetensors.torch import save as dump_tensors
 from lengthen.checkpoint.read import load
 from lengthen.config.load import load_run
 from lengthen.data.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG
+from lengthen.exchange.architectures import Architecture, architecture_of
 from lengthen.exchange.card import card
-from lengthen.exchange.layout import PREFIX, Gpt2, is_transposed, their_name
+from lengthen.exchange.layout import HEAD, to_theirs
 from lengthen.exchange.pretrained import CONFIG, Pretrained, read_run
 from lengthen.exchange.tensors import WEIGHTS
 from lengthen.run.directory import open_run
@@ -31,18 +32,22 @@ def export(
     overwrite: bool = False,
     disk: Disk | None = None,
 ) -> tuple[str, list[str]]:
-    """Write the checkpoint of that name, or the newest good one, as a Transformers GPT-2.
+    """Write the checkpoint of that name, or the newest good one, as Transformers has its model.
 
-    Returns the checkpoint's name and notes on damaged ones that were passed over. Raises
-    SettingError, CheckpointError, DataError and StorageError; `out` is as before then.
+    Returns the checkpoint's name and notes on damaged ones that were passed over, and on a dropout
+    that does not leave with the model. Raises SettingError for a model that is none of
+    `ARCHITECTURES`, CheckpointError, DataError and StorageError; `out` is as before then.
     """
     paths = open_run(run)
     config = load_run(paths.config)
     check_out(out, overwrite=overwrite)
     saved, notes = load(paths.checkpoints, checkpoint)
     model = read_run(paths, config, saved)
-    files = {**_files(model), CARD: card(paths, config, saved, model.shape).encode()}
-    _write(disk or Disk(), out, files)
+    architecture = architecture_of(model.shape)
+    if (dropout := model.shape.dropout) and not architecture.says("dropout"):
+        notes = [*notes, f"model.dropout is {dropout}; {architecture.name} has none"]
+    readme = card(paths, config, saved, model.shape).encode()
+    _write(disk or Disk(), out, {**_files(model, architecture), CARD: readme})
     return saved.path.name, notes
 
 
@@ -55,13 +60,15 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     )
 
 
-def _files(model: Pretrained) -> dict[str, bytes]:
+def _files(model: Pretrained, architecture: Architecture) -> dict[str, bytes]:
     end = model.text.separator
     ends = {"bos_token_id": end, "eos_token_id": end}
     dtype = str(model.weights["tokens.weight"].dtype).removeprefix("torch.")
     config = {
-        "architectures": ["GPT2LMHeadModel"],
-        **Gpt2.of(model.shape).model_dump(),
+        "architectures": [architecture.with_head],
+        "model_type": architecture.kind,
+        **architecture.values(model.shape),
+        **{name: first for name, (first, *_) in architecture.plain.items() if first is not None},
         **ends,
         "torch_dtype": dtype,  # the older name, which newer versions read too
     }
@@ -74,8 +81,9 @@ def _files(model: Pretrained) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
     }
     tensors = {
-        PREFIX + their_name(name): tensor.T.contiguous() if is_transposed(name) else tensor
+        theirs if theirs == HEAD else architecture.prefix + theirs: part
         for name, tensor in model.weights.items()
+        for theirs, part in to_theirs(architecture, model.shape, name, tensor).items()
     }
     return {
         CONFIG: _json(config),

@@ -1,164 +1,136 @@
-"""GPT-2 as Transformers lays it out: names of tensors, transposed matrices, config.json.
+"""A folder of Transformers: what its config.json says, how its tensors are named and laid out.
 
-    ours                        Transformers'
-    tokens.weight               wte.weight                  (vocabulary, width)
-    positions.weight            wpe.weight                  (length, width)
-    blocks.I.attention.qkv      h.I.attn.c_attn             q, k and v, in this order
-    blocks.I.perceptron.up      h.I.mlp.c_fc                and so on, see PARTS
-
-Matrices of a layer are (in, out) there and (out, in) here. The head is the embedding, and not
-stored. All names in a folder may begin with `transformer.`, and contain what a wrapper such as
-torch.compile adds.
+Matrices of a layer are (out, in) here, and (in, out) in a GPT-2. A tied head is not stored. All
+names but the head's may begin with a prefix, and contain what a wrapper such as torch.compile adds.
 """
 
 import json
 import re
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from torch import Tensor
 
+from lengthen.checkpoint.read import Tensors
 from lengthen.config.load import first_mistake
 from lengthen.config.model import Model
+from lengthen.exchange.architectures import ARCHITECTURES, Architecture, without_defaults
 from lengthen.model.gpt import GPT
-from lengthen.util.errors import CheckpointError, SettingError, shown
+from lengthen.util.errors import CheckpointError, SettingError, closest, one_line, shown
 
-PREFIX = "transformer."
 HEAD = "lm_head.weight"
-CAUSAL_MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # old folders store it; no weight
+# Masks and angles that old folders store; no weights.
+BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")
 # What DDP, torch.compile, FSDP and checkpointing of activations put into names.
 WRAPPERS = re.compile(
     r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-TOP = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
-PARTS = {
-    "attention_norm": "ln_1",
-    "attention.qkv": "attn.c_attn",
-    "attention.out": "attn.c_proj",
-    "perceptron_norm": "ln_2",
-    "perceptron.up": "mlp.c_fc",
-    "perceptron.down": "mlp.c_proj",
-}
-SETTINGS = {
-    "layers": "n_layer",
-    "width": "n_embd",
-    "heads": "n_head",
-    "length": "n_positions",
-    "vocabulary": "vocab_size",
-    "dropout": "resid_pdrop",
-    "init_std": "initializer_range",
-    "norm_eps": "layer_norm_epsilon",
-    "mlp_width": "n_inner",
-}  # ours -> theirs
-FIXED = {  # in a GPT-2
-    "positions": "learned",
-    "norm": "layer",
-    "mlp": "gelu",
-    "tied": True,
-    "bias": True,
-    "qk_norm": False,
-}
 
 Shape = tuple[int, ...]
 
 
-def _either(default: int, *names: str) -> Any:
-    return Field(default=default, validation_alias=AliasChoices(*names))
+def parse_config(data: bytes, place: str) -> tuple[Architecture, Model, dict[str, float]]:
+    """Return what a config.json says: architecture, shape, and the dropouts, one in our model.
 
-
-class Gpt2(BaseModel):
-    """What config.json must say for the model to be ours; absent values are Transformers' own."""
-
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
-
-    model_type: Literal["gpt2"]
-    vocab_size: int = 50257
-    # Transformers reads the second names as well.
-    n_positions: int = _either(1024, "n_positions", "max_position_embeddings")
-    n_embd: int = _either(768, "n_embd", "hidden_size")
-    n_layer: int = _either(12, "n_layer", "num_hidden_layers")
-    n_head: int = _either(12, "n_head", "num_attention_heads")
-    n_inner: int | None = None
-    # Four names for the tanh form; the exact one differs in the fourth digit.
-    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"] = (
-        "gelu_new"
-    )
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-    scale_attn_weights: Literal[True] = True
-    scale_attn_by_inverse_layer_idx: bool = False
-    add_cross_attention: Literal[False] = False
-    tie_word_embeddings: bool = True  # if false: the weights are compared
-    quantization_config: Any = Field(default=None, exclude=True)
-
-    @model_validator(mode="after")
-    def _is_our_architecture(self) -> "Gpt2":
-        if self.scale_attn_by_inverse_layer_idx and self.n_layer > 1:  # layer 0 divides by 1
-            raise SettingError("scale_attn_by_inverse_layer_idx", "must be False", True)
-        if self.quantization_config:
-            rule = "the weights are quantised; save the model dequantised first"
-            raise SettingError("quantization_config", rule, self.quantization_config)
-        return self
-
-    @classmethod
-    def of(cls, model: Model) -> "Gpt2":
-        """Return the config.json of one of our models; raises SettingError for no GPT-2."""
-        ours = model.model_dump()
-        fixed = {**FIXED, "kv_heads": model.heads if model.kv_heads else None}
-        for name, value in fixed.items():
-            if ours[name] != value:
-                rule = f"must be {json.dumps(value)} for GPT-2, which has no other"
-                raise SettingError(f"model.{name}", rule, ours[name])
-        values = {theirs: ours[name] for name, theirs in SETTINGS.items()}
-        others = {"embd_pdrop": model.dropout, "attn_pdrop": model.dropout}
-        return cls.model_validate({"model_type": "gpt2", **values, **others})
-
-    @property
-    def dropouts(self) -> dict[str, float]:
-        """The three dropouts, which are one in our model."""
-        return {name: getattr(self, name) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
-
-    def model(self) -> Model:
-        """Return the shape under our names; raises ValidationError outside our bounds."""
-        return Model(**{ours: getattr(self, theirs) for ours, theirs in SETTINGS.items()})
-
-
-def parse_config(data: bytes, place: str) -> tuple[Gpt2, Model]:
-    """Return what a config.json says, and its shape, with the vocabulary as it is stored.
-
-    Raises CheckpointError, with `place` in front, for what is no GPT-2 that we can compute.
+    The vocabulary is as it is stored. Raises CheckpointError, with `place` in front, for what is no
+    model that we can compute.
     """
     try:
-        config = Gpt2.model_validate_json(data)
-        return config, config.model()
+        said = _fields(data)
+        architecture = _architecture(said)
+        return architecture, *_shape(architecture, said)
+    except (CheckpointError, SettingError) as error:
+        raise CheckpointError(f"{place}: {error}") from None
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    """Return the fields, with those of rotary positions among them."""
+    try:
+        said = from_json(data)
+    except ValueError as error:
+        raise CheckpointError(f"Invalid JSON: {one_line(error)}") from None
+    if not isinstance(said, dict):
+        raise CheckpointError("must be an object")
+    for table in ("rope_parameters", "rope_scaling"):  # in Transformers 5, in 4
+        if isinstance(said.get(table), dict):
+            said |= said.pop(table)
+    return said
+
+
+def _architecture(said: dict[str, Any]) -> Architecture:
+    kind = said.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        rule = f"must be {' or '.join(map(repr, ARCHITECTURES))}"
+        raise SettingError("model_type", rule, kind, closest(str(kind), ARCHITECTURES))
+    if quantization := said.get("quantization_config"):
+        rule = "the weights are quantised; save the model dequantised first"
+        raise SettingError("quantization_config", rule, quantization)
+    for name, values in ARCHITECTURES[kind].plain.items():
+        value = said.get(name, values[0])
+        if any(one not in values for one in (value if isinstance(value, list) else [value])):
+            raise SettingError(name, f"must be {' or '.join(map(json.dumps, values))}", value)
+    return ARCHITECTURES[kind]
+
+
+def _shape(architecture: Architecture, said: dict[str, Any]) -> tuple[Model, dict[str, float]]:
+    named = {architecture.others.get(name, (name,))[0]: value for name, value in said.items()}
+    rows = architecture.settings
+    values = {theirs: _value(named, theirs, default) for theirs, (_, default) in rows.items()}
+    settings = {rows[theirs][0]: values[theirs] for theirs in reversed(rows)}  # the first of each
+    settings |= {name: value for name, (value,) in architecture.fixed.items()}
+    own = settings.keys() & Model.model_fields.keys()
+    try:
+        model = without_defaults(Model(**{name: settings[name] for name in own}))
     except ValidationError as error:
         mistake = first_mistake(error)
-        name = SETTINGS.get(mistake.setting, mistake.setting)
-        # What is no JSON has no name in it; its text would say nothing.
-        reason = SettingError(name, mistake.rule, mistake.value) if name else mistake.rule
-        raise CheckpointError(f"{place}: {reason}") from None
+        theirs = architecture.says(mistake.setting)[0]
+        raise SettingError(theirs, mistake.rule, mistake.value) from None
+    dropouts = {theirs: values[theirs] for theirs in architecture.says("dropout")}
+    for theirs, value in architecture.values(model).items():
+        if values[theirs] not in (None, value) and theirs not in dropouts:
+            raise SettingError(theirs, f"must be {json.dumps(value)}", values[theirs])
+    return model, dropouts
 
 
-def plain_name(stored: str) -> str:
+def _value(said: dict[str, Any], name: str, default: Any) -> Any:
+    kind: Any = int | None if default is None else type(default)
+    try:
+        return TypeAdapter(kind).validate_python(value := said.get(name, default), strict=True)
+    except ValidationError as error:
+        raise SettingError(name, first_mistake(error).rule, value) from None
+
+
+def plain_name(stored: str, prefix: str) -> str:
     """Return the name of a stored tensor without prefix and wrappers."""
-    return WRAPPERS.sub("", stored).removeprefix(PREFIX)
+    return WRAPPERS.sub("", stored).removeprefix(prefix)
 
 
-def their_name(ours: str) -> str:
-    """Return the name of a parameter in a folder, without the prefix."""
+def their_names(architecture: Architecture, ours: str) -> tuple[str, ...]:
+    """Return the names of a parameter in a folder, without the prefix: several for parts of it."""
     module, _, kind = ours.rpartition(".")
-    if module in TOP:
-        return f"{TOP[module]}.{kind}"
-    _, number, part = module.split(".", 2)
-    return f"h.{number}.{PARTS[part]}.{kind}"
+    before = ""
+    if module.startswith("blocks."):
+        _, number, module = module.split(".", 2)
+        before = f"{architecture.layers}.{number}."
+    return tuple(f"{before}{name}.{kind}" for name in architecture.modules[module])
 
 
-def is_transposed(ours: str) -> bool:
-    """Return whether a parameter is the matrix of a linear layer."""
-    return ours.endswith((".qkv.weight", ".out.weight", ".up.weight", ".down.weight"))
+def to_theirs(architecture: Architecture, shape: Model, ours: str, tensor: Tensor) -> Tensors:
+    """Return a parameter of a model as it is in a folder: each part under its name."""
+    names = their_names(architecture, ours)
+    tensor = tensor.T if is_transposed(architecture, ours) else tensor
+    keys = shape.key_heads * shape.head_width
+    rows = [shape.width, keys, keys] if len(names) > 1 else [len(tensor)]
+    parts = torch.split(tensor, rows)
+    return {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
+
+
+def is_transposed(architecture: Architecture, ours: str) -> bool:
+    """Return whether a parameter is a matrix of a layer that is stored the other way round."""
+    is_matrix = ours.startswith("blocks.") and ours.endswith(".weight") and "norm" not in ours
+    return architecture.transposed and is_matrix
 
 
 def parameter_shapes(model: Model) -> dict[str, Shape]:

@@ -16,7 +16,7 @@ from lengthen.config.model import Model
 from lengthen.config.schema import Config
 from lengthen.data.tokenizer import vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer, read_tokenizer
-from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_name
+from lengthen.exchange.layout import first_difference, parameter_shapes, parse_config, their_names
 from lengthen.exchange.tensors import read_weights
 from lengthen.model.gpt import GPT
 from lengthen.run.directory import RunPaths
@@ -122,7 +122,7 @@ def read_run(paths: RunPaths, config: Config, saved: Checkpoint) -> Pretrained:
 
 
 def read_folder(folder: Path, separator: str | None = None) -> Pretrained:
-    """Return the model of a Transformers folder with a GPT-2 in it.
+    """Return the model of a Transformers folder: of those that `ARCHITECTURES` has.
 
     `separator` is the token between documents, by default the one that the folder names. Links are
     followed: the hub's cache is made of them. Raises CheckpointError for a config.json or weights
@@ -130,13 +130,15 @@ def read_folder(folder: Path, separator: str | None = None) -> Pretrained:
     """
     place = f"folder {folder}"
     data = read_limited((folder / CONFIG).resolve(), CONFIG_LIMIT)
-    config, model = parse_config(data, f"{place}: {CONFIG}")
+    architecture, model, dropouts = parse_config(data, f"{place}: {CONFIG}")
     # The whole path, since a message should name it.
     text = read_tokenizer(folder.resolve(), separator)
-    weights = read_weights(folder, model, tied=config.tie_word_embeddings)
-    cut = _without_spare_rows(model, weights, text, place, their_name)
-    differ = len(set(config.dropouts.values())) > 1
-    return replace(cut, dropouts=config.dropouts if differ else {})
+    weights = read_weights(folder, architecture, model)
+    cut = _without_spare_rows(
+        model, weights, text, place, lambda ours: " or ".join(their_names(architecture, ours))
+    )
+    differ = len(set(dropouts.values())) > 1
+    return replace(cut, dropouts=dropouts if differ else {})
 
 
 def _without_spare_rows(

@@ -24,22 +24,23 @@ from lengthen.checkpoint.read import Tensors
 from lengthen.checkpoint.verify import FILE_NAME
 from lengthen.config.model import Model
 from lengthen.distributed.memory import cpu_memory_limit
+from lengthen.exchange.architectures import Architecture
 from lengthen.exchange.layout import (
-    CAUSAL_MASK,
+    BUFFERS,
     HEAD,
     Shape,
     first_difference,
     is_transposed,
     parameter_shapes,
     plain_name,
-    their_name,
+    their_names,
+    to_theirs,
 )
 from lengthen.util.disk import lfs_pointer, read_limited
 from lengthen.util.errors import CheckpointError, MemoryLimitError, one_line, shown
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-EMBEDDING = "wte.weight"
 INDEX_LIMIT = 2**24  # bytes
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 OTHERS = ("*.safetensors", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
@@ -64,44 +65,45 @@ class Stored:
         return tensor.to(dtype)
 
 
-def read_weights(folder: Path, model: Model, *, tied: bool = True) -> Tensors:
+def read_weights(folder: Path, architecture: Architecture, model: Model) -> Tensors:
     """Return the weights of `folder` by our names, contiguous, all that `model` has and no others.
 
-    Where the head is `tied` by config.json, the embedding may be stored as the head alone. Raises
-    CheckpointError for what does not fit `model`, MemoryLimitError for more than fits here.
+    Where the head is tied, the embedding may be stored as the head alone. Raises CheckpointError
+    for what does not fit `model`, MemoryLimitError for more than fits here.
     """
     try:
-        with _open_tensors(folder) as stored:
-            return _load(stored, model, tied=tied)
+        with _open_tensors(folder, architecture.prefix) as stored:
+            return _load(stored, architecture, model)
     except (CheckpointError, MemoryLimitError) as error:
         raise type(error)(f"folder {folder}: {error}") from None
 
 
-def _load(stored: dict[str, Stored], model: Model, *, tied: bool) -> Tensors:
-    if HEAD in stored and EMBEDDING not in stored and tied:
-        stored[EMBEDDING] = stored.pop(HEAD)  # of tensors that share memory, one is saved
-    if HEAD not in stored and not tied:
-        raise CheckpointError(f"has no {HEAD}, which config.json says differs from {EMBEDDING}")
-    dtype = _check(stored, model)
-    # Before the rest: an embedding that is tied by name only should not cost a minute.
-    _check_head(stored)
+def _load(stored: dict[str, Stored], architecture: Architecture, model: Model) -> Tensors:
+    (embedding,) = their_names(architecture, "tokens.weight")
+    head = stored.pop(HEAD, None) if model.tied else None
+    if head:
+        stored.setdefault(embedding, head)  # of tensors that share memory, one is saved
+    dtype = _check(stored, architecture, model)
+    if head:  # before the rest: one that is tied by name only should not cost a minute
+        _check_head(head, stored[embedding])
     weights = {}
     for name in parameter_shapes(model):
-        tensor = stored[their_name(name)].load(dtype)
-        weights[name] = (tensor.T if is_transposed(name) else tensor).contiguous()
+        names = their_names(architecture, name)
+        tensor = torch.cat([stored[one].load(dtype) for one in names])
+        weights[name] = (tensor.T if is_transposed(architecture, name) else tensor).contiguous()
     return weights
 
 
 @contextmanager
-def _open_tensors(folder: Path) -> Iterator[dict[str, Stored]]:
-    """Open every tensor of a folder but the masks, by its name without the prefix."""
+def _open_tensors(folder: Path, prefix: str) -> Iterator[dict[str, Stored]]:
+    """Open every tensor of a folder but the buffers, by its name without the prefix."""
     tensors: dict[str, Stored] = {}
     with ExitStack() as stack:
         for stored in chain.from_iterable(_header(path, stack) for path in _files(folder)):
-            plain = plain_name(stored.name)
+            plain = plain_name(stored.name, prefix)
             if plain in tensors:
                 raise CheckpointError(f"holds {shown(plain)} twice")
-            if not CAUSAL_MASK.fullmatch(plain):
+            if not BUFFERS.fullmatch(plain):
                 tensors[plain] = stored
         yield tensors
 
@@ -160,14 +162,12 @@ def _shards(path: Path) -> list[str]:
     return names
 
 
-def _check(stored: dict[str, Stored], model: Model) -> torch.dtype:
+def _check(stored: dict[str, Stored], architecture: Architecture, model: Model) -> torch.dtype:
     """Return the one type that loses nothing of any of them."""
-    expected = {
-        their_name(ours): shape[::-1] if is_transposed(ours) else shape
-        for ours, shape in parameter_shapes(model).items()
-    }
-    if HEAD in stored:  # stored twice, or not tied: _check_head compares them
-        expected[HEAD] = expected[EMBEDDING]
+    expected: dict[str, Shape] = {}
+    for ours, shape in parameter_shapes(model).items():
+        theirs = to_theirs(architecture, model, ours, torch.empty(shape, device="meta"))
+        expected |= {name: tuple(tensor.shape) for name, tensor in theirs.items()}
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     if problem := first_difference(shapes, expected):
         raise CheckpointError(f"{problem}, by its config.json")
@@ -182,10 +182,8 @@ def _check(stored: dict[str, Stored], model: Model) -> torch.dtype:
     return dtype
 
 
-def _check_head(stored: dict[str, Stored]) -> None:
-    if HEAD not in stored:
-        return
+def _check_head(head: Stored, embedding: Stored) -> None:
     # Values that are not finite are refused elsewhere, and equal nothing, not even themselves.
-    head, embedding = (stored[name].load(torch.float64).nan_to_num() for name in (HEAD, EMBEDDING))
-    if not torch.equal(head, embedding):
-        raise CheckpointError(f"{HEAD} is not tied to {EMBEDDING}, as it is in our model")
+    pair = [one.load(torch.float64).nan_to_num() for one in (head, embedding)]
+    if not torch.equal(*pair):
+        raise CheckpointError(f"{HEAD} is not tied to the embedding, as config.json says")

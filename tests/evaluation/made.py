@@ -33,9 +33,9 @@ def tiny_model(micro_tokens: int = 512, *, length: int = 48) -> EvalModel:
     return EvalModel("tiny", model, resolve("bytes"), context, micro_tokens)
 
 
-def exported(folder: Path) -> Path:
+def exported(folder: Path, **switches: object) -> Path:
     """A Transformers folder with random weights and GPT-2's tokenizer."""
-    run = saved_run(folder / "run", WORDS)
+    run = saved_run(folder / "run", {**WORDS, **switches})
     RunPaths(run).tokenizer.write_text(resolve("gpt2").tokenizer.to_str(), encoding="utf-8")
     export(run, folder / "hf")
     return folder / "hf"

@@ -114,6 +114,20 @@ def test_choices_are_those_of_hf(hf: Path, tmp_path: Path, shots: int) -> None:
     assert_same_choices(ours, evaluated(of_hf(hf), sets, "piqa", tmp_path, 9, shots), "piqa")
 
 
+@pytest.mark.parametrize("qk_norm", [False, True], ids=["llama", "qwen3"])
+def test_choices_of_todays_models_are_those_of_hf(tmp_path: Path, qk_norm: bool) -> None:
+    gated = {"positions": "rope", "norm": "rms", "mlp": "swiglu", "mlp_width": 80, "kv_heads": 1}
+    others = {"bias": False, "tied": False, "qk_norm": qk_norm, "norm_eps": 1e-6}
+    hf = exported(tmp_path, **gated, **others)
+    sets = write_rows(tmp_path / "sets", "piqa.jsonl", piqa_rows(9))
+    ours = evaluated(model_class()(model_of(hf, "fp32")), sets, "piqa", tmp_path, 9, 2)
+    theirs = evaluated(of_hf(hf, "float32"), sets, "piqa", tmp_path, 9, 2)
+    assert ours["results"]["piqa"] == pytest.approx(theirs["results"]["piqa"], nan_ok=True)
+    for one, other in zip(ours["samples"]["piqa"], theirs["samples"]["piqa"], strict=True):
+        for left, right in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+            assert left[0] == pytest.approx(right[0], rel=1e-6)
+
+
 @needs_sets
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in LM_EVAL_TASKS if not n.startswith(("anli", "web"))])

@@ -164,23 +164,23 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
     ),
     "another architecture": (
         CheckpointError,
-        "config.json: model_type: must be 'gpt2', got 'llama'",
-        lambda f: configured_as(f, model_type="llama"),
+        "model_type: must be 'gpt2' or 'llama' or 'qwen3', got 'qwen2'; did you mean 'qwen3'?",
+        lambda f: configured_as(f, model_type="qwen2"),
     ),
     "no architecture": (
         CheckpointError,
-        "config.json: model_type: is missing",
+        "config.json: model_type: must be 'gpt2' or 'llama' or 'qwen3'",
         lambda f: text(f, "config.json", "{}"),
     ),
     "tied head off": (
         CheckpointError,
-        "has no lm_head.weight, which config.json says differs from wte.weight",
+        "lacks lm_head.weight, by its config.json",
         lambda f: configured_as(f, tie_word_embeddings=False),
     ),
     "another head": (CheckpointError, "is not tied", lambda f: rewritten(f, untied)),
     "another activation": (
         CheckpointError,
-        "'gelu_pytorch_tanh', 'gelu_fast' or 'gelu_accurate', got 'gelu'",
+        '"gelu_pytorch_tanh" or "gelu_fast" or "gelu_accurate", got \'gelu\'',
         lambda f: configured_as(f, activation_function="gelu"),
     ),
     "a norm without epsilon": (
@@ -190,7 +190,7 @@ MISTAKES: dict[str, tuple[type[LengthenError], str, Callable[[Path], object]]] =
     ),
     "another scale of attention": (
         CheckpointError,
-        "scale_attn_by_inverse_layer_idx: must be False, got True",
+        "scale_attn_by_inverse_layer_idx: must be false, got True",
         lambda f: configured_as(f, scale_attn_by_inverse_layer_idx=True),
     ),
     "a wider perceptron than that of the weights": (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.exchange.layout import Gpt2
+from lengthen.exchange.architectures import ARCHITECTURES
 from lengthen.exchange.pretrained import read
 from lengthen.exchange.tensors import INDEX
 from tests.exchange.made import sharded
@@ -18,8 +18,10 @@ from tests.fuzz.test_safetensors import good
 
 __all__ = ["good"]  # the fixture
 
-terms = st.sampled_from(["gpt2", "gelu_new", "gelu", "llama", "1e5"]) | json_values
-fields = st.dictionaries(st.sampled_from(list(Gpt2.model_fields)), terms, min_size=1, max_size=4)
+terms = st.sampled_from([*ARCHITECTURES, "gelu_new", "gelu", "silu", "1e5"]) | json_values
+tables = [table for one in ARCHITECTURES.values() for table in (one.settings, one.plain)]
+names = sorted({"model_type", "rope_scaling", "rope_parameters", *(n for t in tables for n in t)})
+fields = st.dictionaries(st.sampled_from(names), terms, min_size=1, max_size=4)
 
 
 @pytest.fixture(scope="module")
