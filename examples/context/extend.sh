@@ -10,7 +10,7 @@ set -euo pipefail
 store=$1 out=$2 here=$(dirname "$0")
 
 lengthen train "$here/short.toml" --data "$store" --out "$out/short" --budget.tokens "${TRUNK:-2M}"
-fall=(--data "$store" --budget.tokens "${MORE:-1M}" --optimizer.schedule linear
+fall=(--data "$store" --budget.tokens "${MORE:-1024K}" --optimizer.schedule linear
     --optimizer.warmup_steps 0)
 lengthen branch "$out/short" --out "$out/long" "${fall[@]}" --model.length 4096 --batch.rows 1 \
     --model.rope_theta 10000 --pacing.kind doubling --pacing.start 512 --pacing.duration 60%
