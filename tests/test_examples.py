@@ -1,7 +1,9 @@
 """The examples run as a reader would run them, and do what they are there to show."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,3 +92,20 @@ def test_a_comparison_gives_a_verdict(
     run(monkeypatch, "comparison.py", numbers, tmp_path / "out", "20000")
     assert "lengthened" in capsys.readouterr().out
     assert len(list((tmp_path / "out").rglob("metrics.jsonl"))) == 6
+
+
+@pytest.mark.slow
+def test_a_context_is_extended_from_the_example_alone(numbers: Path, tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "TRUNK": "20480", "MORE": "61440"}
+    words = [EXAMPLES / "context/extend.sh", numbers, tmp_path]
+    printed = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
+    long, old = (lengthen.read_metrics(tmp_path / name).steps for name in ("long", "old"))
+    lengths = [step.length or 0 for step in long]
+    assert lengths == sorted(lengths)
+    assert set(lengths) == {512, 1024, 2048, 4096}
+    assert {step.length for step in old} == {512}
+    assert long[-1].tokens == old[-1].tokens == 61440
+    assert long[-1].lr == old[-1].lr
+    *lines, difference = re.findall(r"(?:loss|difference) ([+-]?\d+\.\d{4})", printed)
+    assert float(difference) == pytest.approx(float(lines[0]) - float(lines[1]), abs=2e-4)

@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from lengthen.checkpoint.read import Checkpoint, State
+from lengthen.checkpoint.read import Checkpoint
 from lengthen.checkpoint.read import load as load_checkpoint
 from lengthen.checkpoint.train_state import TrainState, log_size
-from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import (
-    as_trained,
     build_recorded,
-    differences,
     flat,
     load,
     load_run,
@@ -32,17 +29,14 @@ from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
+from lengthen.training.changes import ORDER, budget_error, check_branch
+from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary
 from lengthen.training.ownership import own_directory
-from lengthen.training.start import FIXED, check_budget, resumed, write_run_files
+from lengthen.training.run_files import Begun, write_run
+from lengthen.training.start import resumed
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import DataError, SettingError
-
-# What decides which tokens come when: where one of them is given, a new ledger begins.
-ORDER = {"model.length", "batch.leftovers", "batch.reuse_after", "run.seed"}
-# What may change, though not in the middle of a run.
-OPEN = {f"model.{name}" for name in ("dropout", "positions_start", "rope_theta", "z_loss")}
-OPEN |= ORDER | {"data.store_id"}
 
 
 def branch(
@@ -77,18 +71,13 @@ def branch(
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         start, damaged = load_checkpoint(parent.checkpoints, at, context)
-        config, state, log = _begun(config, store, parent, start, anew=anew)
+        config, begun = _begun(config, store, parent, start, anew=anew)
         own_directory(stack, paths.root, context, f"branch from {start.path.name}", config)
+        config, _ = with_micro_tokens(config, store, context)
         if context.is_rank_zero:
-            runlog.clear(disk, paths)
-            tokenizer, valid = store.text_tokenizer().files(), store.manifest.validation()
-            write_run_files(disk, paths, tokenizer, device=described(context.device), **valid)
-            disk.write_file(paths.metrics, log)
-            step = state["counters"]["step"]
-            write_checkpoint(disk, paths.checkpoints, step, start.tensors, state)
-            # Last: a run without a checkpoint would be started afresh, from other weights.
-            disk.replace_file(paths.config, config.to_toml().encode())
-        del start  # its files are mapped as long as it lives
+            facts = {"device": described(context.device), **store.manifest.validation()}
+            write_run(disk, paths, config, store.text_tokenizer(), facts, begun)
+        del start, begun  # the files of the one are mapped as long as they live
         go_on = stack, context, paths, config, store, disk
         notes = [*damaged, *notes, _origin(config, anew=anew)]
         return resumed(*go_on, None, nested(settings), notes, not quiet).run()
@@ -114,46 +103,34 @@ def plan_branch(
     config, notes = load(parent.config, merge(again, changes)[0], data=data)
     store = open_store(config)
     config = with_store(config, store)
-    _check_changes(config, old)
+    check_branch(config, old)
     if part := tokenizer_difference(store.tokenizer(), read_tokenizer(parent.tokenizer).tokenizer):
         rule = f"its tokenizer is not that of the run {parent.root} ({part} differ)"
         raise DataError(f"store {store.path}: {rule}; prepare it with --tokenizer {parent.root}")
     return config, anew, notes
 
 
-def _check_changes(config: Config, old: Config) -> None:
-    """Raise SettingError for a change that weights or moments do not allow."""
-    for name, (asked, before) in sorted(differences(config, old).items()):
-        if FIXED.fullmatch(name) and name not in OPEN:
-            rule = f"cannot change in a branch; the run has {before!r}"
-            raise SettingError(name, rule, asked, "start a new run")
-    length, before = config.model.length, old.model.length
-    if length < before:
-        raise SettingError("model.length", f"must be at least the run's ({before})", length)
-    if length > before and old.model.positions == "learned":
-        rule = f'above {before} needs model.positions = "rope": learned positions end there'
-        raise SettingError("model.length", rule, length)
-
-
 def _begun(
     config: Config, store: Store, parent: RunPaths, start: Checkpoint, *, anew: bool
-) -> tuple[Config, State, bytes]:
-    """Return the settings, the state and the log of a branch before its first step."""
-    before, count = TrainState.from_state(start.state), store.sequences(config.model.length)
-    schedule, trained = config.schedule(count), before.counters.tokens
+) -> tuple[Config, Begun]:
+    """Return the settings of a branch, and what it has before its first step."""
+    if trained_with := recorded(start.state):  # config.toml may have been edited
+        check_branch(config, build_recorded(trained_with))
     run: Tables = {"branched_from": f"{parent.root.resolve().name}/{start.path.name}"}
-    state, log = dict(start.state), b""
+    before, state, log = TrainState.from_state(start.state), dict(start.state), b""
+    trained, count = before.counters.tokens, store.sequences(config.model.length)
+    stream = StepStream(config.schedule(count), count, reuse_after=config.batch.reuse_after)
     if anew:
         run["parent_tokens"] = trained - before.skipped_tokens + (config.run.parent_tokens or 0)
-        first = StepStream(schedule, count, reuse_after=config.batch.reuse_after).start
-        state |= {**TrainState(Counters(), first.ledger).state(), "pacing_values": []}
+        before = TrainState(Counters(), stream.start.ledger)
+        state |= {**before.state(), "pacing_values": [], "numerics": None}
+    elif stream.schedule.step_plan(before.counters) is None:
+        rule, hint = f"leaves no step after the {trained} tokens of {start.path.name}", "give more"
+        raise budget_error(config, rule, stream.schedule.budget, hint)
     else:
-        check_budget(config, trained, schedule.budget)
         log = parent.metrics.read_bytes()[: log_size(start.state)]
-    if trained_with := recorded(start.state):  # config.toml may have been edited
-        _check_changes(config, build_recorded(trained_with))
-    config = with_overrides(config, {"run": run})
-    return config, state | {"metrics_bytes": len(log), "settings": as_trained(config)}, log
+    step = before.counters.step
+    return with_overrides(config, {"run": run}), Begun(step, start.tensors, state, log)
 
 
 def _origin(config: Config, *, anew: bool) -> str:

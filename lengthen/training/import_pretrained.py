@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from lengthen.checkpoint.read import State, Tensors
-from lengthen.checkpoint.write import write_checkpoint
 from lengthen.config.load import Source, load, nested, with_auto_decided, with_data, with_overrides
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
@@ -24,7 +23,7 @@ from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.records import Event, to_json
 from lengthen.training.fit import with_micro_tokens
-from lengthen.training.start import write_run_files
+from lengthen.training.run_files import Begun, write_run
 from lengthen.training.trainer import Trainer
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError, shown
@@ -69,15 +68,10 @@ def import_pretrained(
         notes = [*notes, note]
     with runlog.owned(out), join_process_group(config.run) as context:
         config, tensors, state = _first_state(config, model, store, context)
-        disk, paths = disk or Disk(), RunPaths(out)
-        runlog.clear(disk, paths)
-        tokenizer = model.text.files() if store is None else store.text_tokenizer().files()
-        valid = None if store is None else store.manifest.valid.sha256
-        write_run_files(disk, paths, tokenizer, valid=valid)
-        state = {**state, "metrics_bytes": _write_log(disk, paths, folder)}
-        write_checkpoint(disk, paths.checkpoints, 0, tensors, state)
-        # Last: a run without a checkpoint would be started afresh, from other weights.
-        disk.replace_file(paths.config, config.to_toml().encode())
+        text = model.text if store is None else store.text_tokenizer()
+        facts = {"valid": None if store is None else store.manifest.valid.sha256}
+        begun = Begun(0, tensors, state, _log(folder))
+        write_run(disk or Disk(), RunPaths(out), config, text, facts, begun)
     return notes
 
 
@@ -141,8 +135,7 @@ def _first_state(
     return config, trainer.tensors(), trainer.state_dict()
 
 
-def _write_log(disk: Disk, paths: RunPaths, folder: Path) -> int:
-    """Write the log, with an event that names the folder; return its bytes."""
+def _log(folder: Path) -> bytes:
+    """Return the line of the log that names the folder."""
     record = to_json(Event("imported", 0, 0, {"source": folder.resolve().name}))
-    line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-    return disk.write_file(paths.metrics, line).size
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

@@ -1,16 +1,10 @@
 """Start a run: a new one, or one that resumes from a checkpoint; everything around the loop."""
 
-import hashlib
-import json
 import os
-import re
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from lengthen.checkpoint.manager import CheckpointManager
 from lengthen.checkpoint.read import Checkpoint
@@ -20,14 +14,9 @@ from lengthen.checkpoint.verify import list_checkpoints
 from lengthen.checkpoint.write import remove_incomplete, supersede_after
 from lengthen.config.load import (
     Source,
-    as_trained,
-    build_recorded,
-    differences,
-    flat,
     load,
     load_run,
     nested,
-    recorded,
     with_auto_decided,
     with_overrides,
 )
@@ -37,33 +26,31 @@ from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.data.tokenizer_files import TOKENIZER
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
-from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.evaluation.results import set_aside
 from lengthen.model.cost import parameters
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
-from lengthen.run.environment import environment
 from lengthen.run.metrics import JsonLines, cut_metrics
+from lengthen.training.changes import (
+    budget_error,
+    changed_settings,
+    check_same_settings,
+    local_overrides,
+    refuse_fixed,
+)
 from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary, TrainingLoop
 from lengthen.training.minutes import in_tokens
 from lengthen.training.ownership import own_directory
+from lengthen.training.run_files import write_run
 from lengthen.training.trainer import Trainer
 from lengthen.util.console import line, say
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
 from lengthen.util.signals import StopSignal
-
-# What a checkpoint was built on: another value would make it another run, or has no moments in it;
-# another beta or half-life would correct moments by steps or tokens that they do not lack.
-FIXED = re.compile(
-    r"data\.store_id|model\..*|batch\.(leftovers|reuse_after)"
-    r"|optimizer\.(kind|betas|beta2_half_life)|run\.(seed|branched_from|parent_tokens)"
-)
 
 
 def train(
@@ -116,9 +103,9 @@ def _train(
             config = with_store(
                 with_overrides(config, {"budget": there.budget.model_dump()}), store
             )
-        _check_same_settings(config, there)
+        check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
-            overrides = _local_overrides(config, there)
+            overrides = local_overrides(config, there)
             return resume(out, settings=overrides, quiet=not shown, disk=disk)
         overwrite = True  # it died before its first checkpoint
     if origin := config.run.branched_from:
@@ -135,16 +122,8 @@ def _train(
         if config.budget.minutes is not None:
             config = with_store(in_tokens(config, micro_tokens, context=context), store)
         if context.is_rank_zero:
-            runlog.clear(disk, paths)
-            write_run_files(
-                disk,
-                paths,
-                store.text_tokenizer().files(),
-                device=described(context.device),
-                **store.manifest.validation(),
-            )
-            # Whole or not at all: `--resume auto` takes a directory with a configuration for a run.
-            disk.replace_file(paths.config, config.to_toml().encode())
+            facts = {"device": described(context.device), **store.manifest.validation()}
+            write_run(disk, paths, config, store.text_tokenizer(), facts)
         stop = stack.enter_context(StopSignal().listening())
         trainer = Trainer(config, store, context, micro_tokens, stop)
         return _build_loop(stack, trainer, paths, disk, stop, shown=shown).run()
@@ -169,7 +148,7 @@ def resume(
     """
     paths = runlog.open_run(as_path("run", run))
     overrides = nested(settings)
-    _refuse_fixed(overrides)
+    refuse_fixed(overrides)
     config, notes = load(paths.config, overrides)
     store, config = open_store(config), with_auto_decided(config)
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
@@ -198,12 +177,15 @@ def resumed(
         remove_incomplete(disk, paths.checkpoints)
     start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
     config, micro_tokens = with_micro_tokens(config, store, context)
-    changed = _changed_settings(overrides, config, start)
-    _refuse_fixed(changed)  # config.toml may have been edited
+    changed = changed_settings(overrides, config, start)
+    refuse_fixed(changed)  # config.toml may have been edited
     stop = stack.enter_context(StopSignal().listening())
     trainer = Trainer(config, store, context, micro_tokens, stop)
     trainer.restore(start)
-    check_budget(config, trainer.train_state.counters.tokens, trainer.schedule.budget)
+    trained, budget = trainer.train_state.counters.tokens, trainer.schedule.budget
+    if budget < trained:
+        rule = f"must be at least the {trained} tokens that are trained already"
+        raise budget_error(config, rule, budget)
     # Only now, after everything that could be refused, do the run's files change.
     discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
     loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)
@@ -211,14 +193,6 @@ def resumed(
         loop.note(text)
     loop.event("resumed", discarded_lines=discarded, overrides=changed)
     return loop
-
-
-def check_budget(config: Config, trained: int, budget: int) -> None:
-    """Raise SettingError for a budget of fewer tokens than are trained already."""
-    if budget < trained:
-        setting = "tokens" if config.budget.epochs is None else "epochs"
-        rule = f"must be at least the {trained} tokens that are trained already"
-        raise SettingError(f"budget.{setting}", rule, budget)
 
 
 def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> int:
@@ -230,68 +204,6 @@ def _rewind(disk: Disk, paths: RunPaths, config: Config, start: Checkpoint) -> i
         set_aside(disk, paths.evaluations, lambda result: (result.step or 0) > start.step)
     disk.replace_file(paths.config, config.to_toml().encode())
     return discarded
-
-
-def _local_overrides(config: Config, there: Config) -> Tables:
-    """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
-    asked, used = config.batch.micro_tokens, there.batch.micro_tokens
-    overrides: Tables = {}
-    if isinstance(config.pacing, Custom):
-        overrides["pacing"] = config.pacing  # config.toml has the function's name alone
-    if there.data.path != config.data.path:
-        overrides["data"] = {"path": config.data.path}
-    # A run that ran out of memory continues in smaller micro-batches than were asked for.
-    if asked != "auto" and used != "auto" and asked < used:
-        overrides["batch"] = {"micro_tokens": asked}
-    return overrides
-
-
-def _changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Tables:
-    """Return every setting that is not as the checkpoint was trained with, and a new store's path.
-
-    More than what was asked for: an earlier resume may have died before its first save, its lines
-    are set aside, and its settings stay. And less: a value as before is no change.
-    """
-    tables = recorded(start.state)
-    if not tables:
-        return asked
-    # An older checkpoint lacks newer settings: it was trained with their defaults.
-    before, now = (flat(as_trained(one)) for one in (build_recorded(tables), config))
-    changed = {n: v for n, v in flat(asked).items() if n not in now and n not in before}
-    names = sorted(now.keys() | before.keys())
-    changed |= {n: now.get(n) for n in names if now.get(n) != before.get(n)}
-    return nested(changed)
-
-
-def _check_same_settings(config: Config, there: Config) -> None:
-    # How a step is cut changes no result beyond rounding.
-    own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
-    there = with_overrides(there, own)
-    for name, (asked, before) in sorted(differences(config, there).items()):
-        rule = f"--resume auto found a run with {before!r}"
-        raise SettingError(name, rule, asked, "choose another --out")
-
-
-def _refuse_fixed(overrides: Tables) -> None:
-    for name, value in flat(overrides).items():
-        if FIXED.fullmatch(name):
-            rule = "cannot change in the middle of a run"
-            raise SettingError(name, rule, value, "start a new run")
-
-
-def write_run_files(
-    disk: Disk, paths: RunPaths, tokenizer: Mapping[str, bytes], **facts: object
-) -> None:
-    """Write the environment, with `facts` in it, and the files of the tokenizer."""
-    recorded = environment(sys.argv) | {
-        "flush_subnormals": flushes_subnormals(),
-        "threads": torch.get_num_threads(),
-        "tokenizer": hashlib.sha256(tokenizer[TOKENIZER]).hexdigest(),
-        **facts,
-    }
-    disk.write_file(paths.environment, json.dumps(recorded, indent=1).encode())
-    for name, data in tokenizer.items():
-        disk.write_file(paths.root / name, data)
 
 
 def _build_loop(
@@ -341,8 +253,9 @@ def _size(trainer: Trainer) -> str:
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:
-    saved, now = start.state.get("numerics"), trainer.numerics()
-    before = saved if isinstance(saved, dict) else {}
+    before, now = start.state.get("numerics"), trainer.numerics()
+    if not isinstance(before, dict):  # a branch to another order of the tokens repeats no run
+        return []
     return [
         f"{name} was {before.get(name)}, is {now[name]}: equal to rounding, not to the last digit"
         for name in now

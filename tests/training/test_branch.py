@@ -17,10 +17,11 @@ from lengthen.config.load import load_run
 from lengthen.data.prepare import prepare
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
+from lengthen.training import fit
 from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
-from lengthen.util.errors import CheckpointError, DataError, SettingError
+from lengthen.util.errors import CheckpointError, DataError, MemoryLimitError, SettingError
 from tests.checkpoint.test_kills import killed_in
 from tests.conftest import AskFor, Configure, in_a_child
 from tests.ranks import commands, finish
@@ -30,7 +31,7 @@ from tests.ways_out import takes
 ROPE = {"positions": "rope"}
 LONGER = {"model.length": 128, "model.rope_theta": 50_000, "budget.tokens": 6000}
 DOUBLING = {"pacing": {"kind": "doubling", "start": 64, "duration": 4}}
-LAWS = ("linear", "adaptive", "cut in place", "clock", "epoch border")
+LAWS = ("linear", "adaptive", "cut in place", "clock", "muon", "wsd", "epoch border")
 
 
 def same_end(one: Path, other: Path) -> bool:
@@ -85,6 +86,28 @@ def test_a_branch_with_a_larger_budget_is_the_longer_run_with_a_constant_rate(
         tmp_path / "trunk", tmp_path / "new", at="8", settings={"budget.tokens": 9000}, quiet=True
     )
     assert same_end(tmp_path / "new", tmp_path / "whole")
+
+
+def test_one_trunk_gives_finished_models_of_several_budgets(
+    configured: Configure, tmp_path: Path
+) -> None:
+    """Each ends as a run of its own does that had the budget and the decay from the start."""
+    trunk = tmp_path / "trunk"
+    constant = {"learning_rate": 1e-2, "schedule": "constant"}
+    train(configured(optimizer=constant, budget={"tokens": 9000}), trunk, quiet=True)
+    for at, decay in (("6", 1500), ("12", 3000)):
+        done = checkpoint.load_step(trunk / "checkpoints", at).state["counters"]["tokens"]
+        wsd = {"schedule": "wsd", "wsd_decay_tokens": decay}
+        alone, branched = tmp_path / f"alone {at}", tmp_path / f"branched {at}"
+        whole = configured(optimizer=constant | wsd, budget={"tokens": done + decay})
+        train(whole, alone, quiet=True)
+        settings = {"optimizer": wsd, "budget.tokens": done + decay}
+        branch(trunk, branched, at=at, settings=settings, quiet=True)
+        assert same_end(alone, branched)
+        stem = lines_of(trunk, "step")[: int(at)]
+        assert lines_of(branched, "step")[: int(at)] == stem
+        assert lines_of(branched, "step")[int(at)]["lr"] == 1e-2
+        assert lines_of(branched, "step")[-1]["lr"] < 5e-3
 
 
 def test_the_fall_of_the_rate_ends_where_the_budget_of_the_branch_does(
@@ -246,6 +269,38 @@ def test_another_store_of_the_same_tokenizer_is_taken_and_of_another_one_refused
     assert not (tmp_path / "other").exists()
 
 
+@takes("give more")
+def test_a_branch_at_the_end_of_its_budget_is_refused_until_it_has_more(
+    parent: Path, tmp_path: Path
+) -> None:
+    rule = r"budget.tokens: leaves no step after the \d+ tokens of step-\d+, got 5000; give more"
+    with pytest.raises(SettingError, match=rule):
+        branch(parent, tmp_path / "new", quiet=True)
+    assert not (tmp_path / "new").exists()
+    branch(parent, tmp_path / "new", settings={"budget.tokens": 6000}, quiet=True)
+
+
+def test_a_length_that_does_not_fit_into_memory_begins_no_run(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    monkeypatch.setattr(fit, "cpu_memory_limit", lambda: 2**20)
+    with pytest.raises(MemoryLimitError):
+        branch(parent, new, settings=LONGER, quiet=True)
+    assert not [path for path in new.rglob("*") if path.name != ".lock"]
+    monkeypatch.undo()
+    branch(parent, new, settings=LONGER, quiet=True)
+
+
+def test_a_new_length_is_not_said_to_differ_by_rounding(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    branch(parent, tmp_path / "new", settings=LONGER)
+    said = capsys.readouterr().err
+    assert "branched from trunk/step-" in said
+    assert "equal to rounding" not in said
+
+
 def damaged(run: Path) -> str:
     weights = run / "checkpoints" / name_of(8) / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -262,9 +317,10 @@ REFUSED: dict[str, tuple[int, str, list[str]]] = {
     "more layers": (2, "model.layers: cannot change in a branch", ["--model.layers", "2"]),
     "other positions": (2, "model.positions: cannot change", ["--model.positions", "learned"]),
     "another vocabulary": (3, "has a vocabulary of", ["--model.vocabulary", "300"]),
+    "another optimizer": (2, "optimizer.kind: cannot change", ["--optimizer.kind", "muon"]),
     "another half-life": (2, "cannot change", ["--optimizer.beta2_half_life", "99"]),
     "its own origin": (2, "run.parent_tokens: cannot change", ["--run.parent_tokens", "9"]),
-    "a budget that is spent": (2, "budget.tokens: must be at least", ["--budget.tokens", "900"]),
+    "a budget that is passed": (2, "budget.tokens: leaves no step", ["--budget.tokens", "900"]),
     "no such setting": (2, "no such setting", ["--model.lenght", "128"]),
 }
 
