@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from lengthen.config.load import differences
+from lengthen.config.load import differences, read_toml
 from lengthen.config.schema import Config
 from lengthen.evaluation.evaluate import VALID
 from lengthen.evaluation.results import Measure, Result, read
@@ -119,11 +119,13 @@ def read_studies(files: Sequence[Path]) -> Study:
     if not tomls:
         raise SettingError("STUDY.toml", "names no study")
     comparisons = [read_comparison(file) for file in tomls]
-    named = [read_seconds(str(file)) for file in files if file.suffix == ".json"]
-    table = next(iter(named), comparisons[0].seconds)
-    if table is None:
+    tables = [file for file in files if file.suffix == ".json"]
+    if named := read_toml(tomls[0]).get("seconds"):
+        tables.append(tomls[0].parent / str(named))
+    if not tables:
         rule = "has no table of seconds"
         raise SettingError("seconds", rule, str(tomls[0]), "name a .json beside it")
+    table = read_seconds(str(tables[0]))
     baseline = comparisons[0].baseline
     base = next(run.config for run in comparisons[0].runs if run.variant == baseline)
     variants: dict[str, Variant] = {}
@@ -341,8 +343,9 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def _measured(study: Study, is_asked: Callable[[str], bool]) -> list[str]:
-    runs = [run for variant in study.variants for run in variant.runs if run.valid]
-    names = dict.fromkeys(one.name for run in runs for one in run.valid.measures)
+    runs = [run for variant in study.variants for run in variant.runs]
+    valid = [run.valid.measures for run in runs if run.valid]
+    names = dict.fromkeys(one.name for measures in valid for one in measures)
     return [name for name in names if is_asked(name)]
 
 

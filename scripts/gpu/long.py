@@ -64,11 +64,12 @@ def pacing(size: Size, name: str, count: int) -> dict[str, Any]:
     """Return how the length of a run of `count` steps is paced."""
     grown = max(1, round(GROWN * count))
     values = (size.shortest, size.longest)
-    return {
+    pacings: dict[str, dict[str, Any]] = {
         "constant": {"kind": "constant"},
         "short": {"kind": "staged", "values": values, "boundaries": (grown,)},
         "doubling": {"kind": "doubling", "start": size.shortest, "duration": grown},
-    }[name]
+    }
+    return pacings[name]
 
 
 def configuration(

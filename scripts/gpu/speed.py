@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import torch
 
@@ -80,9 +81,8 @@ def in_larger_chunks(step: Step) -> Step:
     """Return the step with its loss in larger chunks."""
 
     def run() -> None:
-        before, model.CHUNK = model.CHUNK, LARGER_CHUNK
-        step()
-        model.CHUNK = before
+        with patch.object(model, "CHUNK", LARGER_CHUNK):
+            step()
 
     return run
 
