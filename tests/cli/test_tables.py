@@ -96,7 +96,10 @@ COMMANDS: dict[str, Callable[[World], Words] | None] = {
     "settings": lambda _: ["settings"],
     "train": training,
     "resume": lambda w: ["resume", str(w.run), "--quiet"],
-    "branch": lambda w: ["branch", str(w.run), "--out", str(w.folder / "branched"), "--quiet"],
+    "branch": lambda w: [
+        *("branch", str(w.run), "--out", str(w.folder / "branched")),
+        *("--quiet", "--budget.epochs", "2"),
+    ],
     "compare": compare,
     "tune": tune,
     "eval": lambda w: ["eval", str(w.run), "--tasks", "valid", "--limit", "4"],
