@@ -84,4 +84,5 @@ def _said(comparison: Comparison) -> dict[str, Any]:
     """Return what the file says of results, by dotted name, as JSON has it."""
     places = (*NO_RESULT, "run.device")
     said = {name: one for name, one in comparison.said.items() if not name.endswith(places)}
-    return {**json.loads(json.dumps(said, default=str))}
+    as_read: dict[str, Any] = json.loads(json.dumps(said, default=str))
+    return as_read

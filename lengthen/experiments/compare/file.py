@@ -129,7 +129,7 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     table = read_seconds(tables["seconds"]) if "seconds" in tables else None
     said = flat(tables | {"seconds": table.model_dump() if table else {}}) | flat(overrides)
     own = {key: tables.pop(key) for key in OWN if key in tables}
-    __known(tables)
+    _must_be_known(tables)
     base = merge(with_recipe(tables), overrides)[0]
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
@@ -227,7 +227,7 @@ def _tables_in(changes: Tables) -> Tables:
     return {name: value for name, value in changes.items() if isinstance(value, dict)}
 
 
-def __known(tables: Tables) -> None:
+def _must_be_known(tables: Tables) -> None:
     known = [*OWN, "recipe", *Config.model_fields]
     for name in tables:
         if name not in known:
