@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lengthen.config.load import build
+from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import Config
-from lengthen.experiments.compare.seconds import MODEL, SecondsTable, read_seconds
+from lengthen.experiments.compare.seconds import SecondsTable, read_seconds, shape_of
 from lengthen.planning.forecast import Forecast
 from lengthen.planning.plan import Plan, plan, seconds_along
 from lengthen.training.calibrate import given_speed
@@ -21,14 +22,8 @@ from lengthen.util.errors import SettingError
 from lengthen.util.tables import Table, show
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2-117m": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50_257},
-    "llama-125m": {
-        "layers": 12,
-        "width": 768,
-        "heads": 12,
-        "vocabulary": 32_000,
-        "positions": "rope",
-    },
+    "gpt2-117m": {**RECIPES["gpt2-117m"]()["model"], "vocabulary": 50_257},
+    "llama-125m": {**RECIPES["llama-125m"]()["model"], "vocabulary": 32_000},
 }
 LENGTHS = tuple(2**power for power in range(12, 18))
 START, STEPS, GROWS = 256, 1000, 800  # the first length; steps; those of them before full length
@@ -78,11 +73,6 @@ def seconds_saved(planned: Plan, seconds: SecondsTable) -> str:
         return f"{1 - seconds_along(planned, seconds.of_step)[-1] / whole:.0%}"
     except SettingError:
         return "-"
-
-
-def shape_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a model's settings makes its shape."""
-    return {name: model.get(name, "learned") for name in MODEL}
 
 
 def table(measured: Mapping[str, SecondsTable]) -> Table:

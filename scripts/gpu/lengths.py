@@ -1,4 +1,4 @@
-"""Seconds a token by length of GPT-2 117M's shape, and of the same with rotary positions.
+"""Seconds a token by length of the recipes `gpt2-117m` and `llama-125m`.
 
 32,768 tokens a step in one micro-batch, in bfloat16. `python -m scripts.predicted_saving` turns the
 two tables into what a warmup saves on this device.
@@ -13,7 +13,8 @@ from scripts.gpu.seconds import seconds_by_length
 from scripts.predicted_saving import SHAPES
 
 LONGEST, SHORTEST = 32_768, 64
-SMALL = {"layers": 2, "width": 32, "heads": 2, "vocabulary": 512}  # what a rehearsal has of a shape
+# What a rehearsal has of a shape.
+SMALL = {"layers": 2, "width": 32, "heads": 2, "vocabulary": 512, "kv_heads": None}
 BESIDE = 12.0  # seconds of a table that are no steps
 
 

@@ -1,17 +1,20 @@
 """A committed table of seconds a token by length -> the seconds of a run's steps."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
+from lengthen.config.model import Model
 from lengthen.config.schema import Config
 from lengthen.core.schedule import spans
 from lengthen.data.tokenizer_files import first_problem
 from lengthen.util.errors import SettingError, one_line
 
-MODEL = ("layers", "width", "heads", "vocabulary", "positions")  # what decides a token's seconds
+# Settings of a model that change no matrix product and no attention, or are the step's.
+NO_SECONDS = {"length", "init_std", "positions_start", "rope_theta", "norm_eps", "z_loss"}
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -41,10 +44,18 @@ class SecondsTable(BaseModel):
 
     def must_fit(self, config: Config) -> None:
         """Raise SettingError for a model that is not the one measured."""
-        for name in MODEL:
-            if (value := getattr(config.model, name)) != self.model.get(name):
-                rule = f"is {self.model.get(name)!r} in the table of seconds"
+        measured = shape_of(self.model)
+        for name, value in shape_of(config.model.model_dump()).items():
+            if value != measured[name]:
+                rule = f"is {measured[name]!r} in the table of seconds"
                 raise SettingError(f"model.{name}", rule, value)
+
+
+def shape_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides a token's seconds of a model's settings: defaults for those not there."""
+    fields = {n: one for n, one in Model.model_fields.items() if n not in NO_SECONDS}
+    defaults = {n: None if one.is_required() else one.default for n, one in fields.items()}
+    return {name: model.get(name, default) for name, default in defaults.items()}
 
 
 def read_seconds(path: object) -> SecondsTable:
