@@ -149,6 +149,11 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
         f"{LESS}budget.tokens = 512\n",
         "variants.less.budget: is what same_seconds_as sets",
     ),
+    "another perceptron": (
+        {"width = 16": 'width = 16, mlp = "swiglu"'},
+        LESS,
+        "variants.less.model.mlp: is 'gelu' in the table of seconds, got 'swiglu'",
+    ),
     "another model": (
         {"width = 16": "width = 32"},
         LESS,
