@@ -13,8 +13,8 @@ from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.readers import BLOCK, LeftOut, Parts
 from lengthen.data.sources import Kind, Source
-from lengthen.data.store import Manifest, Provenance
-from lengthen.data.store_writer import SPLITS, SplitWriter, check_output_folder, write_manifest
+from lengthen.data.store_manifest import PARTS, Manifest, Provenance
+from lengthen.data.store_writer import SplitWriter, check_output_folder, write_manifest
 from lengthen.data.tokenizer import needs_sample, resolve, vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
@@ -44,15 +44,16 @@ class Summary(Printable):
         return self.manifest.train.tokens + self.manifest.valid.tokens
 
     @property
-    def text_bytes(self) -> int:
-        """Bytes of UTF-8 of both parts."""
-        return self.manifest.train.text_bytes + self.manifest.valid.text_bytes
+    def text_bytes(self) -> int | None:
+        """Bytes of UTF-8 of both parts; None where they are not known."""
+        train, valid = self.manifest.train.text_bytes, self.manifest.valid.text_bytes
+        return None if train is None or valid is None else train + valid
 
     @property
     def parts(self) -> list[str]:
         """What is printed."""
         manifest, made = self.manifest, self.manifest.made
-        rate = self.text_bytes / 1e6 / max(self.encode_seconds, 1e-9)
+        rate = (self.text_bytes or 0) / 1e6 / max(self.encode_seconds, 1e-9)
         lines = [
             f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}",
             *(
@@ -168,7 +169,7 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
     with contextlib.ExitStack() as stack:
         vocabulary = vocabulary_size(tokenizer.tokenizer)
         writers: dict[str, SplitWriter] = {}
-        for split in SPLITS:
+        for split in PARTS:
             writer = SplitWriter(disk, folder / f"{split}.bin", vocabulary)
             writers[split] = stack.enter_context(contextlib.closing(writer))
         documents = duplicates.watch(corpus.documents(left_out))

@@ -1,7 +1,6 @@
 """Writing a store: its place, its token files, its manifest."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from lengthen.data.encode import EncodedBatch
-from lengthen.data.store import (
+from lengthen.data.store_manifest import (
     CHUNK,
-    FORMAT,
     MANIFEST,
-    NAMES,
+    PARTS,
     FileEntry,
     Manifest,
     Provenance,
-    SplitEntry,
-    content_id,
+    Shard,
+    manifest_bytes,
 )
 from lengthen.data.tokenizer import vocabulary_size
 from lengthen.data.tokenizer_files import FILE_LIMIT, TOKENIZER, TextTokenizer
@@ -28,7 +26,7 @@ from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_directory
 
 NAME_LIMIT = 200  # bytes; the temporary folder's name is longer, and 255 is the most there is
-SPLITS = ("train", "valid")
+NAMES = {MANIFEST, TOKENIZER, *(f"{part}.bin" for part in PARTS)}
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:
@@ -40,7 +38,7 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
     check_directory(
         out,
         "token store",
-        lambda names: {MANIFEST} <= names <= set(NAMES),
+        lambda names: {MANIFEST} <= names <= NAMES,
         overwrite=overwrite,
         setting="out",
     )
@@ -74,12 +72,13 @@ class SplitWriter:
             self._hashes[-1].update(part)
             self._size += len(part)
 
-    def finish(self) -> SplitEntry:
+    def finish(self) -> Shard:
         """Force everything onto the disk and return what was written."""
         self._file.sync()
         self._file.close()
         written = self._file.written
-        return SplitEntry(
+        return Shard(
+            file=self._file.path.name,
             size=written.size,
             sha256=written.sha256,
             chunks=tuple(one.hexdigest() for one in self._hashes),
@@ -104,7 +103,7 @@ def write_manifest(
 
     Raises DataError where there is nothing to train on.
     """
-    train, valid = (splits[name].finish() for name in SPLITS)
+    train, valid = (splits[name].finish() for name in PARTS)
     if train.documents + valid.documents == 0:
         raise DataError(f"corpus: has no text; left out: {made.left_out()}")
     if train.tokens < 2:
@@ -116,17 +115,16 @@ def write_manifest(
     written = disk.write_file(folder / TOKENIZER, text)
     file = FileEntry(size=written.size, sha256=written.sha256, chunks=(written.sha256,))
     vocabulary = vocabulary_size(tokenizer.tokenizer)
-    content: dict[str, object] = {
-        "format": FORMAT,
+    content = {
         "dtype": dtype_for(vocabulary),
         "vocabulary": vocabulary,
         "separator": tokenizer.separator,
-        "train": train.model_dump(),
-        "valid": valid.model_dump(),
+        "train": [train.model_dump()],
+        "valid": [valid.model_dump()],
         "tokenizer": file.model_dump(),
         "made": made.model_dump(),
     }
-    data = json.dumps({"id": content_id(content), **content}, indent=1).encode() + b"\n"
+    data = manifest_bytes(content)
     disk.write_file(folder / MANIFEST, data)
     return Manifest.model_validate_json(data)
 
