@@ -66,7 +66,7 @@ def _process_group(
         if "gloo" not in str(error).lower():
             raise
         cause = str(error).rpartition("] ")[2]  # before it comes where in torch's source
-        way_out = "on several machines set GLOO_SOCKET_IFNAME to the interface between them"
+        way_out = "set GLOO_SOCKET_IFNAME to the interface between the machines"
         raise PeerError(f"rank {rank} cannot reach another rank ({cause}); {way_out}") from error
     try:
         yield background

@@ -29,12 +29,13 @@ def test_a_rank_of_a_machine_that_came_back_meets_those_that_waited() -> None:
 def joined() -> str:
     try:
         with join_process_group(RUN) as context:
+            context.barrier()
             return str(context.world_size)
     except PeerError as error:
         return str(error)
 
 
-@takes("on several machines set GLOO_SOCKET_IFNAME to the interface between them")
+@takes("set GLOO_SOCKET_IFNAME to the interface between the machines")
 def test_ranks_that_gloo_cannot_connect_are_told_of_its_interface(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -42,6 +43,6 @@ def test_ranks_that_gloo_cannot_connect_are_told_of_its_interface(
     for line in results(joined, joined):
         assert "cannot reach another rank (" in line
         assert "Unable to find address for: nosuch)" in line
-        assert line.endswith("set GLOO_SOCKET_IFNAME to the interface between them")
+        assert line.endswith("set GLOO_SOCKET_IFNAME to the interface between the machines")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     assert results(joined, joined) == ["2", "2"]
