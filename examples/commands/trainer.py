@@ -26,7 +26,7 @@ class JsonLines(TrainerCallback):
 
 
 data = torch.frombuffer(bytearray(Path(text).read_bytes()), dtype=torch.uint8).long()
-pieces = [{"input_ids": row, "labels": row} for row in data.split(length) if len(row) == length]
+pieces = [{"input_ids": row, "labels": row} for row in data.unfold(0, length, length)]
 config = GPT2Config(vocab_size=256, n_positions=length, n_embd=64, n_layer=2, n_head=2)
 torch.manual_seed(int(seed))  # of the weights
 model = GPT2LMHeadModel(config)
