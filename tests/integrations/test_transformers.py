@@ -545,6 +545,7 @@ class Stranger(nn.Module):
     ) -> dict[str, Tensor]:
         logits = self.model(input_ids)
         assert shift_labels is not None
+        assert num_items_in_batch is not None
         flat = logits.flatten(0, 1), shift_labels.flatten()
         loss = nn.functional.cross_entropy(*flat, reduction="sum") / num_items_in_batch
         return {"loss": loss, "logits": logits}
