@@ -19,7 +19,14 @@ from lengthen.config.names import COMMANDS as THEIR_COMMANDS
 from lengthen.config.names import other_name
 from lengthen.util import faults
 from lengthen.util.disk import STORAGE
-from lengthen.util.errors import LengthenError, SettingError, StorageError, nearest, shown
+from lengthen.util.errors import (
+    LengthenError,
+    PeerError,
+    SettingError,
+    StorageError,
+    nearest,
+    shown,
+)
 
 # What is wrong with a path that a person gave, and not with the disk.
 WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -89,6 +96,7 @@ def _stop_output() -> None:
 def entry() -> NoReturn:
     """Carry out the command of this process, and end it with the code."""
     code = main(alone=True)
+    _leave(code)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -99,6 +107,17 @@ def entry() -> NoReturn:
         # by unwinding its stack, which C++ answers with abort(), and the code would be lost.
         os._exit(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Write the exit code where a launch file asks for it: torchrun's own is 1 for all of ours.
+
+    Of several ranks one may know the cause; the others know only that it is gone.
+    """
+    path = os.environ.get("LENGTHEN_EXIT_FILE")
+    if code and path and (code != PeerError.exit_code or not os.path.exists(path)):
+        with suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            file.write(f"{code}\n")
 
 
 def _missing(error: Exception) -> str:

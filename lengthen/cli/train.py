@@ -39,6 +39,11 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     say(notes)
     if options.dry_run:
         # As config.toml will have them, but for what the device decides when the run starts.
+        if options.out is not None:
+            from lengthen.training.start import check_start
+
+            auto = options.resume == "auto"
+            check_start(config, options.out, overwrite=options.overwrite, resume_auto=auto)
         known = config if config.data.path is None else with_store(config, open_store(config))
         print(known.to_toml(), end="")
         return 0

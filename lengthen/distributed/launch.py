@@ -1,5 +1,6 @@
 """Join the ranks that a launcher such as torchrun started, and tell when one of them is lost."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -56,8 +57,17 @@ def _process_group(
     """Initialise torch's process group until the block ends; give a second one, for the CPU."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _rendezvous_store(timeout)
-    dist.init_process_group(backend, timeout=timeout, world_size=world_size, rank=rank, store=store)
-    background = dist.new_group(backend="gloo", timeout=timeout)
+    try:
+        dist.init_process_group(
+            backend, timeout=timeout, world_size=world_size, rank=rank, store=store
+        )
+        background = dist.new_group(backend="gloo", timeout=timeout)
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower():
+            raise
+        cause = str(error).rpartition("] ")[2]  # before it comes where in torch's source
+        way_out = "set GLOO_SOCKET_IFNAME to the interface between the machines"
+        raise PeerError(f"rank {rank} cannot reach another rank ({cause}); {way_out}") from error
     try:
         yield background
     finally:
@@ -68,10 +78,14 @@ def _process_group(
 def _rendezvous_store(timeout: timedelta) -> Store:
     """Return the store in which ranks exchange addresses, a new one after each restart.
 
-    After a restart torch 2.13's launcher gives the last attempt's store, old addresses
-    included: a rank that reads one before its owner has written the new one waits for ever.
+    After a restart torch 2.13's launcher gives the last attempt's store where it shares its own,
+    old addresses included: a rank that reads one before its owner has written the new one waits for
+    ever. A prefix keeps attempts apart there. A store that is not shared is new in each attempt,
+    and a prefix would keep ranks apart: each launcher counts its own restarts.
     """
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    store: Store = next(rendezvous("env://", timeout=timeout))[0]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
     return PrefixStore(f"attempt-{launcher_variable('TORCHELASTIC_RESTART_COUNT')}", store)
 
 

@@ -3,12 +3,11 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lengthen.distributed.context import DistributedContext
 from lengthen.model.gpt import GPT
+from lengthen.model.shards import is_sharded_module
 
 
 def compile_blocks(model: GPT) -> None:
@@ -25,6 +24,10 @@ def wrap(model: GPT, context: DistributedContext) -> nn.Module:
     if not context.sharded:
         alone = context.world_size == 1
         return model if alone else DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # A second to import, which no run without shards waits for.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(context.device.type, (context.world_size,))
     for part in (*model.blocks, model):  # from the leaves up: what is left over is the root's
         fully_shard(part, mesh=mesh)
@@ -33,7 +36,7 @@ def wrap(model: GPT, context: DistributedContext) -> nn.Module:
 
 def no_sync_before(module: nn.Module, *, last: bool) -> AbstractContextManager[object]:
     """Return the context of a micro-batch: ranks exchange gradients in the step's last one only."""
-    if isinstance(module, FSDPModule):
+    if is_sharded_module(module):
         module.set_requires_gradient_sync(last)
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
@@ -42,5 +45,5 @@ def no_sync_before(module: nn.Module, *, last: bool) -> AbstractContextManager[o
 
 def reshard(module: nn.Module) -> None:
     """Free the whole weights that forward passes without a backward left on this rank."""
-    if isinstance(module, FSDPModule):
+    if is_sharded_module(module):
         module.reshard()

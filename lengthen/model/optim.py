@@ -3,6 +3,7 @@
 Nothing here makes the host wait for the device; a step's one sync belongs to the trainer.
 """
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -24,7 +25,14 @@ Group = dict[str, Any]  # as torch has it
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW, with Muons beside it; its fused update changes nothing where `found_inf` holds 1."""
+    """AdamW, with Muons beside it; its fused update changes nothing where `found_inf` holds 1.
+
+    Its methods are torch's without the wrappers that hide them from torch's compiler: these import
+    the compiler, which doubles the time to the first step, and nothing here compiles the update.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
     # Read by torch's fused kernels, which give the step count back too: a 0-d float32 tensor.
     found_inf: Tensor | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 
@@ -24,10 +25,15 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
+def is_sharded_module(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    """Return whether the ranks hold parts of the module's parameters."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
 def unshard(module: nn.Module) -> None:
     """Bring the whole weights of a sharded module to this rank; its forward pass then has them."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None and isinstance(module, fsdp.FSDPModule):
+    if is_sharded_module(module):
         module.unshard()
 
 

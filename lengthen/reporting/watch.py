@@ -186,7 +186,7 @@ def _looks(root: Path, every: float) -> Iterator[list[View]]:
     is_run = RunPaths(root).config.is_file() or not any(runs_below(root))
     following = {"": _views(open_run(root))} if is_run else {}
     while True:
-        carried_out, _ = _owner(RunPaths(root).lock)  # a run may begin as long as somebody does
+        carried_out, _ = _owner(RunPaths(root))  # a run may begin as long as somebody does
         for paths in map(RunPaths, () if is_run else runs_below(root)):
             name = printable(str(paths.root.relative_to(root)))
             if name not in following and paths.config.is_file():
@@ -204,7 +204,7 @@ def _views(paths: RunPaths, name: str = "") -> Iterator[View]:
     name, follower = name or printable(paths.root.resolve().name), Follower(paths.metrics)
     budget = _budget(paths)
     while True:
-        running, owner = _owner(paths.lock)
+        running, owner = _owner(paths)
         follower.catch_up()  # after the lock: of an owner that is gone every line is there
         if not follower.summary.finished:
             # A resume may change it; one that is writing the file leaves the old one for now.
@@ -226,18 +226,19 @@ def _budget(paths: RunPaths) -> int | None:
     return config.schedule((len(store.train) - 1) // config.model.length).budget
 
 
-def _owner(lock: Path) -> tuple[bool | None, str]:
+def _owner(paths: RunPaths) -> tuple[bool | None, str]:
     """Return whether a process owns the lock, and which one does or did.
 
     Trying the lock would tell, and would turn away a process that wants it at that moment. So the
     kernel's list is read, where there is one: it knows the locks of this machine.
     """
     try:
-        process = json.loads(lock.read_text(encoding="utf-8"))
+        process = json.loads(paths.lock.read_text(encoding="utf-8"))
         owner = printable(f"pid {process['pid']} on {process['host']} since {process['start']}")
-        if process["host"] != socket.gethostname() or not LOCKS.exists():
+        elsewhere = process["host"] != socket.gethostname() or paths.lease.exists()
+        if elsewhere or not LOCKS.exists():
             return None, owner[:200]
-        return f":{lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), owner[:200]
+        return f":{paths.lock.stat().st_ino} " in LOCKS.read_text(encoding="utf-8"), owner[:200]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, ""
 

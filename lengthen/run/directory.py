@@ -1,19 +1,24 @@
 """A run's directory: where its files lie, what a new run may replace, and which process owns it."""
 
+import errno
 import json
 import os
 import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, LeaseCompromise, SoftFileLease, Timeout
 
+from lengthen.util.console import note
 from lengthen.util.disk import Disk, storage_errors
 from lengthen.util.errors import BusyError, SettingError
 from lengthen.util.overwrite import check_directory
+
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a disk without locks says
+LEASE_SECONDS = 60.0  # without a sign of its holder until a lease is free
 
 
 class RunPaths:
@@ -32,6 +37,7 @@ class RunPaths:
         self.tokenizer_config = root / "tokenizer_config.json"  # names the token between documents
         self.checkpoints = root / "checkpoints"  # one directory for each
         self.lock = root / ".lock"  # locked by the process that writes here
+        self.lease = root / ".lease"  # renewed by that process, on a disk without locks
 
 
 def open_run(root: Path) -> RunPaths:
@@ -48,7 +54,7 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     A directory that holds anything is refused; with `overwrite` only what a run of ours wrote goes.
     """
     paths = RunPaths(root)
-    own = {paths.lock.name, *(path.name for path in _files_of(paths))}
+    own = {paths.lock.name, paths.lease.name, *(path.name for path in _files_of(paths))}
     begun = paths.config.is_file()
     hint = "--overwrite starts it anew"
     if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
@@ -79,23 +85,44 @@ def owned(root: Path) -> Iterator[int]:
 
     The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
     there for the message alone, and for other ranks: they find the number there that this gives.
+    A disk without locks has a lease in its place, free once its holder gave no sign for 60 s.
     """
     path = RunPaths(root).lock
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        with storage_errors(path):
-            root.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except Timeout:
-        raise BusyError(f"{root} is in use by {_holder(path)}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            with storage_errors(path):
+                root.mkdir(parents=True, exist_ok=True)
+                _lock(stack, RunPaths(root))
+        except Timeout:
+            raise BusyError(f"{root} is in use by {_holder(path)}") from None
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
         mark = secrets.randbelow(2**62)
         path.write_text(json.dumps({**holder, "mark": mark}), encoding="utf-8")
         yield mark
-    finally:
-        lock.release()
+
+
+def _lock(stack: ExitStack, paths: RunPaths) -> None:
+    lock = FileLock(paths.lock, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        stack.enter_context(lock)
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        if paths.lease.exists():
+            note(f"{paths.root} lies on a disk without flock; waiting up to {LEASE_SECONDS:.0f} s")
+        # The 60 s are counted from when this process first looks.
+        stack.enter_context(_lease(paths).acquire(timeout=1.2 * LEASE_SECONDS))
+
+
+def _lease(paths: RunPaths) -> SoftFileLease:
+    def end(_: LeaseCompromise) -> None:
+        note(f"{paths.root} was taken by another process while this one gave no sign")
+        os._exit(BusyError.exit_code)  # in the thread that renews: a save would mix two runs
+
+    return SoftFileLease(
+        paths.lease, lease_duration=LEASE_SECONDS, on_compromise=end, thread_local=False
+    )
 
 
 def mark_in(root: Path) -> int | None:

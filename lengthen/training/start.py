@@ -91,9 +91,13 @@ def train(
     return _train(config, out, overwrite, resume == "auto", disk or Disk(), shown=not quiet)
 
 
-def _train(
-    config: Config, out: Path, overwrite: bool, resume_auto: bool, disk: Disk, *, shown: bool
-) -> RunSummary:
+def check_start(
+    config: Config, out: Path, *, overwrite: bool, resume_auto: bool
+) -> tuple[Config, Store, Config | None]:
+    """Return the configuration with its store, and that of a run in `out` which is to go on.
+
+    Raises SettingError and DataError: all that can be refused without the other ranks.
+    """
     store = open_store(config)
     config = with_store(config, store)
     paths = RunPaths(out)
@@ -105,12 +109,22 @@ def _train(
             )
         check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
-            overrides = local_overrides(config, there)
-            return resume(out, settings=overrides, quiet=not shown, disk=disk)
+            return config, store, there
         overwrite = True  # it died before its first checkpoint
     if origin := config.run.branched_from:
         raise SettingError("run.branched_from", "needs `lengthen branch`: this begins anew", origin)
     runlog.check_new(out, overwrite=overwrite)
+    return config, store, None
+
+
+def _train(
+    config: Config, out: Path, overwrite: bool, resume_auto: bool, disk: Disk, *, shown: bool
+) -> RunSummary:
+    config, store, there = check_start(config, out, overwrite=overwrite, resume_auto=resume_auto)
+    if there is not None:
+        overrides = local_overrides(config, there)
+        return resume(out, settings=overrides, quiet=not shown, disk=disk)
+    paths = RunPaths(out)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         own_directory(stack, out, context, "train anew", config)

@@ -2,16 +2,24 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# SLURM may signal every process of a step, and a launcher among them passes the signal on.
+ONE_REQUEST_SECONDS = 5.0
+
 
 class StopSignal:
-    """Remembers the first signal that asks this process to stop; a second one ends it at once."""
+    """Remembers the first signal that asks this process to stop; a later one ends it at once.
+
+    Signals within 5 s of the first are the same request, which came by several ways.
+    """
 
     def __init__(self) -> None:
         self.number = 0  # of the first signal; 0 before one came
+        self._at = 0.0  # seconds; when it came
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -33,7 +41,8 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.number:
+        if not self.number:
+            self.number, self._at = number, time.monotonic()
+        elif time.monotonic() >= self._at + ONE_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number = number

@@ -462,3 +462,18 @@ def test_f21_training_goes_on_when_nobody_reads_its_lines(world: World) -> None:
     process.stderr.close()
     assert process.wait() == 0
     assert read_metrics(world.folder / "r" / "metrics.jsonl").evaluations
+
+
+def test_the_exit_code_is_left_where_a_launch_file_asks_for_it(world: World) -> None:
+    """A launcher's own is 1 whatever happened; the cause counts more than its consequence."""
+    left = world.folder / "code"
+    environment = {**os.environ, "LENGTHEN_EXIT_FILE": str(left)}
+    lost = "import sys; from lengthen.cli import main; main._leave(9)"
+    wrong = ["-m", "lengthen", "train", "nosuch", "--data", str(world.store), "--out", "run"]
+    for words, said in ((["-c", lost], "9"), (wrong, "2"), (["-c", lost], "2")):
+        subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=False)
+        assert left.read_text().strip() == said
+    left.unlink()
+    done = [sys.executable, "-m", "lengthen", "--version"]
+    subprocess.run(done, env=environment, capture_output=True, check=True)
+    assert not left.exists()

@@ -33,6 +33,20 @@ def test_a_dry_run_prints_the_settings_of_the_run_and_writes_nothing(
     assert tomllib.loads(said) == tomllib.loads((tmp_path / "run/config.toml").read_text())
 
 
+def test_a_dry_run_refuses_what_the_ranks_of_a_launcher_would_refuse_one_by_one(
+    store: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["train", "laptop-2min", "--data", str(store), *TINY, "--out", str(tmp_path / "run")]
+    assert main([*words, "--quiet"]) == 0
+    assert main([*words, "--dry-run"]) == 2
+    assert "--overwrite starts it anew" in capsys.readouterr().err
+    assert main([*words, "--dry-run", "--overwrite"]) == 0
+    again = [*words, "--dry-run", "--resume", "auto"]
+    assert main(again) == 0
+    assert main([*again, "--optimizer.clip", "0.5"]) == 2
+    assert "optimizer.clip: --resume auto found a run with 1.0" in capsys.readouterr().err
+
+
 def test_a_dry_run_needs_neither_a_store_nor_a_place(capsys: Captured) -> None:
     assert main(["train", "laptop-2min", "--dry-run", "--optimizer.learning_rate", "1e-3"]) == 0
     rates = tomllib.loads(capsys.readouterr().out)["optimizer"]

@@ -305,6 +305,10 @@ def test_a_lock_of_another_machine_or_none_tells_nothing(run: Path) -> None:
         (run / ".lock").write_text(text)
         assert view_of(run).running is None
     assert view_of(run).owner == "pid 1 on elsewhere since today"
+    with owned(run):
+        assert view_of(run).running is True
+        (run / ".lease").touch()  # on a disk without locks the kernel's list says nothing
+        assert view_of(run).running is None
 
 
 @pytest.fixture(scope="module")

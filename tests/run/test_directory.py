@@ -1,10 +1,15 @@
 """A run's directory: its owner, and what is left alone."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -34,6 +39,76 @@ def test_f18_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path:
         other.wait()
         with runlog.owned(tmp_path):
             pass
+
+
+OWNER = """
+import errno, fcntl, os, sys, time
+from pathlib import Path
+from lengthen.run import directory
+
+def refuse(*_):
+    raise OSError(int(sys.argv[2]), os.strerror(int(sys.argv[2])))
+
+fcntl.flock, directory.LEASE_SECONDS = refuse, 2.0
+with directory.owned(Path(sys.argv[1])):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def owner(root: Path, number: int, *before: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that owns a directory on a disk whose flock fails with this error."""
+    command = [*before, sys.executable, "-c", OWNER, str(root), str(number)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        yield process
+        process.kill()
+
+
+def came(root: Path, number: int) -> tuple[str, str]:
+    """What another one prints and says there."""
+    with owner(root, number) as process:
+        return process.communicate("", timeout=30)
+
+
+def begun(process: "subprocess.Popen[str]") -> bool:
+    assert process.stdout is not None
+    return process.stdout.readline() == "mine\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_f18_without_flock_a_directory_has_one_owner_and_is_free_when_it_is_killed(
+    tmp_path: Path, number: int
+) -> None:
+    with owner(tmp_path, number) as first:
+        assert begun(first)
+        _, errors = came(tmp_path, number)
+        assert "lies on a disk without flock; waiting up to 2 s" in errors
+        assert f"BusyError: {tmp_path} is in use by pid {first.pid} on" in errors
+    assert came(tmp_path, number) == ("mine\n", ANY)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+
+
+def test_f18_without_flock_a_killed_owner_on_another_host_is_waited_for(tmp_path: Path) -> None:
+    elsewhere = ("unshare", "-r", "-u", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh")
+    with owner(tmp_path, errno.ENOSYS, *elsewhere) as first:
+        if not begun(first):
+            pytest.skip("there are no namespaces on this machine")
+    before = time.monotonic()
+    assert came(tmp_path, errno.ENOSYS)[0] == "mine\n"
+    assert time.monotonic() - before > 2
+
+
+def test_f18_without_flock_an_owner_that_was_taken_for_dead_ends_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
+    with owner(tmp_path, errno.ENOSYS) as first:
+        assert begun(first)
+        (tmp_path / ".lease").unlink()
+        assert first.stderr is not None
+        assert "was taken by another process" in first.stderr.readline()
+        assert first.wait(timeout=30) == 5
 
 
 def test_a_directory_that_holds_anything_is_refused(tmp_path: Path) -> None:

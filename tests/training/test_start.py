@@ -434,3 +434,18 @@ def test_a_decay_longer_than_a_budget_in_epochs_is_refused_in_a_line(
     with pytest.raises(SettingError, match=decay):
         train(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_waits_for_no_import_that_it_does_not_use(
+    configured: Configure, tmp_path: Path
+) -> None:
+    """torch's compiler and sharding double the time to the first step."""
+    (tmp_path / "run.toml").write_text(configured().to_toml())
+    unused = "torch._dynamo", "torch.distributed.fsdp", "sympy", "scipy", "matplotlib", "plotly"
+    code = (
+        "import sys, lengthen; lengthen.train(sys.argv[1], sys.argv[2], quiet=True);"
+        f"print([name for name in {unused} if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "run.toml"), str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from lengthen.config.schema import Config
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
+from lengthen.util import signals
+from lengthen.util.signals import StopSignal
 from tests.checkpoint.test_kills import resumes_to_the_same_end
 from tests.conftest import AskFor, Configure, in_a_child
 from tests.distributed.test_peers import training
@@ -54,9 +57,44 @@ def test_f17_a_signal_at_any_operation_of_a_save_lets_it_finish(
 
 
 @pytest.mark.parametrize("at", [2, 9])
-def test_f17_a_second_signal_ends_the_process_at_once_and_costs_only_that_save(
+def test_f17_a_signal_that_comes_by_several_ways_is_one_and_the_save_is_finished(
     configured: Configure, tmp_path: Path, ask_for: AskFor, at: int
 ) -> None:
+    # As SLURM tells a launcher and its child, and the launcher tells the child again.
+    config = configured(budget={"tokens": 1_500}, saving=SAVES)
+    ask_for(f"save:{20 + at}-{22 + at}:term")
+    code = in_a_child(lambda: train(config, tmp_path / "run", quiet=True))
+    ask_for("")
+    assert code == TERMINATED
+    assert saved_to_the_last_line(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ended"), [([0, 0], False), ([0, 4.9], False), ([0, 1, 5.1], True), ([0, 60], True)]
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_within_five_seconds_of_the_first_are_one_request(
+    seconds: list[float], ended: bool, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> None:
+        with StopSignal().listening() as stop:
+            for each, now in zip([signal.SIGTERM, number, number], seconds, strict=False):
+                monkeypatch.setattr(time, "monotonic", lambda now=now: 100.0 + now)
+                os.kill(os.getpid(), each)
+            assert stop.number == signal.SIGTERM
+
+    assert in_a_child(work) == (-number if ended else 0)
+
+
+@pytest.mark.parametrize("at", [2, 9])
+def test_f17_a_later_signal_ends_the_process_at_once_and_costs_only_that_save(
+    configured: Configure,
+    tmp_path: Path,
+    ask_for: AskFor,
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signals, "ONE_REQUEST_SECONDS", 0.0)
     config = configured(budget={"tokens": 1_500}, saving=SAVES)
     train(config, tmp_path / "unbroken", quiet=True)
     ask_for(f"save:{20 + at}-{21 + at}:term")
