@@ -149,7 +149,8 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
 
 def layer_keeps(shape: Model) -> float:
     """Return the widths per token that a layer without dropout keeps for its backward pass."""
-    rotates, share, of_heads = shape.positions == "rope", shape.key_heads / shape.heads, HEAD_KEEPS
+    of_heads: float = HEAD_KEEPS
+    rotates, share = shape.positions == "rope", shape.key_heads / shape.heads
     if share == 1:
         of_heads += QK_NORM_KEEPS if shape.qk_norm else ROTATION_KEEPS * rotates
     else:  # shared keys and values, and what they were written out from
