@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.config.load import load_run
-from lengthen.data import store
+from lengthen.data import store, store_manifest
 from lengthen.run.directory import RunPaths
 from lengthen.util import manifest
 from lengthen.util.disk import reason_of, with_retries
@@ -47,7 +47,7 @@ def verify(path: Path) -> list[str]:
         return _verify_checkpoints(checkpoints)
     if NAME.fullmatch(path.name):
         return _verify_checkpoints([path])
-    if (path / store.MANIFEST).exists():
+    if (path / store_manifest.MANIFEST).exists():
         if problems := store.verify(path):
             raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
         extra = [f"warning: {path} also has {name}" for name in store.extra_files(path)]

@@ -1,4 +1,4 @@
-"""`lengthen prepare`: turn text into a token store."""
+"""`lengthen prepare`: turn text, or token ids of other tools, into a token store."""
 
 import argparse
 from pathlib import Path
@@ -20,7 +20,12 @@ def _arguments(parser: Parser) -> None:
     )
     parser.add_argument("--valid", type=float, default=0.01, help="validation share (0.01)")
     parser.add_argument(
-        "--valid-files", nargs="+", default=[], metavar="FILE", help="validation text instead"
+        "--valid-files",
+        "--valid-from",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="validation files instead",
     )
     parser.add_argument("--field", default="text", help="the text's name in JSON, tables (text)")
     parser.add_argument(
@@ -31,6 +36,9 @@ def _arguments(parser: Parser) -> None:
         "--on-bad", choices=("stop", "skip"), default="stop", help="unreadable documents (stop)"
     )
     parser.add_argument("--workers", type=int, help="cores (all)")
+    parser.add_argument(
+        "--in-place", action="store_true", help="use files of token ids where they lie"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier store")
 
 
@@ -48,11 +56,14 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
 
 
 COMMAND = Command(
-    "Turn text into a token store.",
+    "Turn text, or token ids of other tools, into a token store.",
     """
   lengthen prepare books/ --out store
   lengthen prepare 'data/*.jsonl.zst' --field content --tokenizer train:32768 --out store
   lengthen prepare train.txt --valid-files valid.txt --tokenizer gpt2 --out store
+  lengthen prepare data/openwebtext --tokenizer gpt2 --in-place --out store
+  lengthen prepare corpus.bin --valid-from held_out.bin --tokenizer folder --out store
+  lengthen prepare saved --field input_ids --tokenizer gpt2 --out store
   zcat dump.gz | lengthen prepare - --stdin-format jsonl --out store
 """,
     _arguments,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from lengthen.data.checks import check_sources_differ
 from lengthen.data.encode import cut_documents
-from lengthen.data.readers import LISTED, LeftOut, Parts, read_documents
+from lengthen.data.readers import LISTED, LeftOut, Parts, holds_ids, read_documents
 from lengthen.data.sources import Source, find_sources, group_by_split
 from lengthen.data.train_valid_split import choose_split_rule, sample_texts, split_documents
 from lengthen.util.errors import SettingError, nearest
@@ -25,6 +25,7 @@ class PrepareOptions:
     seed: int
     on_bad: str
     workers: int
+    in_place: bool
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -50,6 +51,7 @@ class Corpus:
     unused: list[Source]  # of splits that neither train nor validate
     ignored: int  # files in folders that are no text
     valid_share: float
+    of_ids: bool  # of the tokenizer, and of no text
     options: PrepareOptions
 
     @property
@@ -105,4 +107,20 @@ def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:
     elif groups["validation"]:
         valid, share = groups["validation"], 0.0
     check_sources_differ([*train, *valid])
-    return Corpus(train, valid, unused, len(ignored) + len(ignored_too), share, options)
+    of_ids = _are_of_ids([*train, *valid], options)
+    return Corpus(train, valid, unused, len(ignored) + len(ignored_too), share, of_ids, options)
+
+
+def _are_of_ids(sources: list[Source], options: PrepareOptions) -> bool:
+    """Say whether sources are of token ids; raises SettingError where some are and some are not."""
+    # Tables of one corpus are alike: to open each of a thousand twice would take long.
+    first = {source.kind: source for source in reversed(sources)}
+    kinds = {kind: holds_ids(source, options.field) for kind, source in first.items()}
+    if len(set(kinds.values())) > 1:
+        text = next(source.name for source in sources if not kinds[source.kind])
+        ids = next(source.name for source in sources if kinds[source.kind])
+        raise SettingError("source", f"is of token ids, and {text!r} is of text", ids)
+    if options.in_place and not all(kinds.values()):
+        hint = "leave out --in-place"
+        raise SettingError("in_place", "needs files of token ids; text is encoded", None, hint)
+    return all(kinds.values())

@@ -6,11 +6,10 @@ pieces has no false one where they meet.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,9 +17,8 @@ from lengthen.core.ledger import Block, Piece
 from lengthen.core.schedule import StepPlan
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
 from lengthen.data.stream import Step, row_range
+from lengthen.data.token_row import TokenRow, Tokens, windows
 from lengthen.util.errors import DataError, SettingError
-
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 
 class Batch(NamedTuple):
@@ -37,9 +35,9 @@ class Loader:
         """Read from `tokens` (1-D); raises DataError where not one sequence fits, SettingError."""
         if full_length < 1:
             raise SettingError("full_length", "must be at least 1", full_length)
-        array = isinstance(tokens, np.ndarray)
+        array = isinstance(tokens, np.ndarray | TokenRow)
         if not array or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-            got = f"{tokens.dtype} {tokens.shape}" if array else type(tokens).__name__
+            got = f"{tokens.dtype} {np.shape(tokens)}" if array else type(tokens).__name__
             rule, hint = "must be a 1-D array of whole numbers", 'such as Store.open("store").train'
             raise SettingError("tokens", rule, got, hint)
         if len(tokens) <= full_length:
@@ -49,7 +47,8 @@ class Loader:
             )
         self.full_length, self.seed = full_length, seed
         self.sequences = (len(tokens) - 1) // full_length  # N; the last one has its last target
-        self._tokens = np.asarray(tokens)  # of a memory map, the same memory without its overhead
+        # Of a memory map, the same memory without its overhead.
+        self._tokens = tokens if isinstance(tokens, TokenRow) else np.asarray(tokens)
 
     def load(self, blocks: tuple[Block, ...], length: int, rows: range) -> Batch:
         """Return some of the rows of a step, laid end to end from its blocks; there may be none."""
@@ -59,29 +58,28 @@ class Loader:
 
     def _parts(
         self, blocks: tuple[Block, ...], begin: int, end: int
-    ) -> Iterator[tuple[Tokens, Tokens]]:
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield inputs and targets, flat, of the tokens [begin, end) of a step."""
         for block in blocks:
             size = block.tokens // block.count
             low, high = max(begin, 0), min(end, block.tokens)
             if low < high:
                 numbers = np.arange(low // size, -(-high // size))
-                windows = [self._windows(piece, numbers) for piece in block.pieces]
+                pieces = [self._windows(piece, numbers) for piece in block.pieces]
                 cut = slice(low - numbers[0] * size, high - numbers[0] * size)
-                inputs = np.concatenate([window[:, :-1] for window in windows], axis=1)
-                targets = np.concatenate([window[:, 1:] for window in windows], axis=1)
+                inputs = np.concatenate([piece[:, :-1] for piece in pieces], axis=1)
+                targets = np.concatenate([piece[:, 1:] for piece in pieces], axis=1)
                 yield inputs.ravel()[cut], targets.ravel()[cut]
             begin, end = begin - block.tokens, end - block.tokens
 
-    def _windows(self, piece: Piece, numbers: NDArray[np.int64]) -> Tokens:
+    def _windows(self, piece: Piece, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Return a piece and the token after it: (numbers, piece.tokens + 1)."""
         order = KeyedPermutation(self.sequences, sub_seed(self.seed, "order", piece.epoch))
         starts = order(piece.first + numbers) * self.full_length + piece.offset
-        windows: Tokens = sliding_window_view(self._tokens, piece.tokens + 1)[starts]
-        return windows
+        return windows(self._tokens, starts, piece.tokens + 1)
 
 
-def _rows(parts: list[Tokens], length: int) -> Tensor:
+def _rows(parts: list[NDArray[Any]], length: int) -> Tensor:
     flat = np.concatenate([np.empty(0, np.int64), *parts], dtype=np.int64)
     return torch.from_numpy(flat.reshape(-1, length))
 

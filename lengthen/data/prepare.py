@@ -1,4 +1,4 @@
-"""`prepare`: text in, a token store out, whole or not at all."""
+"""`prepare`: text or token ids in, a token store out, whole or not at all."""
 
 import contextlib
 import os
@@ -12,14 +12,15 @@ from lengthen.data.checks import DuplicateCounter, RoundTripCounts, list_most_co
 from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.readers import BLOCK, LeftOut, Parts
+from lengthen.data.shards_of_ids import IdReader
 from lengthen.data.sources import Kind, Source
-from lengthen.data.store import Manifest, Provenance
-from lengthen.data.store_writer import SPLITS, SplitWriter, check_output_folder, write_manifest
+from lengthen.data.store_manifest import PARTS, Manifest, Provenance, Shard
+from lengthen.data.store_writer import SplitWriter, check_output_folder, write_manifest
 from lengthen.data.tokenizer import needs_sample, resolve, vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
 from lengthen.util.disk import Disk, PathOrPaths, as_path, temporary_beside
-from lengthen.util.errors import StorageError
+from lengthen.util.errors import SettingError, StorageError
 from lengthen.util.tables import Printable, counted
 
 NAMED = 100  # sources that the manifest names
@@ -44,25 +45,35 @@ class Summary(Printable):
         return self.manifest.train.tokens + self.manifest.valid.tokens
 
     @property
-    def text_bytes(self) -> int:
-        """Bytes of UTF-8 of both parts."""
-        return self.manifest.train.text_bytes + self.manifest.valid.text_bytes
+    def text_bytes(self) -> int | None:
+        """Bytes of UTF-8 of both parts; None where they are not known."""
+        train, valid = self.manifest.train.text_bytes, self.manifest.valid.text_bytes
+        return None if train is None or valid is None else train + valid
 
     @property
     def parts(self) -> list[str]:
         """What is printed."""
         manifest, made = self.manifest, self.manifest.made
-        rate = self.text_bytes / 1e6 / max(self.encode_seconds, 1e-9)
         lines = [
             f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}",
             *(
-                f"{name}: {split.tokens} tokens of {counted(split.documents, 'document')}, "
-                f"{split.text_bytes} bytes of text"
+                f"{name}: {split.tokens} tokens of {counted(split.documents, 'document')}"
+                + ("" if split.text_bytes is None else f", {split.text_bytes} bytes of text")
                 for name, split in (("train", manifest.train), ("valid", manifest.valid))
             ),
             *self.splits,
             f"left out: {made.left_out()}",
             *(f"  {problem}" for problem in self.problems),
+            *(self._of_text() if self.text_bytes is not None else ()),
+        ]
+        if not manifest.valid.tokens:
+            lines.append("no validation part: give --valid-files, or a larger --valid such as 0.5")
+        return [lines[0], *(f"  {line}" for line in lines[1:])]
+
+    def _of_text(self) -> list[str]:
+        made = self.manifest.made
+        rate = (self.text_bytes or 0) / 1e6 / max(self.encode_seconds, 1e-9)
+        return [
             f"repeated: {counted(made.repeated, 'document')}; of the validation part "
             f"{counted(made.leaked, 'document')} also in the training part",
             f"lost by the tokenizer: {made.lost} of {made.compared} characters compared"
@@ -72,9 +83,6 @@ class Summary(Printable):
             f"tokenizer ready in {self.tokenizer_seconds:.1f} s, "
             f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)",
         ]
-        if not manifest.valid.tokens:
-            lines.append("no validation part: give --valid-files, or a larger --valid such as 0.5")
-        return [lines[0], *(f"  {line}" for line in lines[1:])]
 
 
 def prepare(
@@ -91,6 +99,7 @@ def prepare(
     on_bad: str = "stop",
     overwrite: bool = False,
     workers: int | None = None,
+    in_place: bool = False,
     quiet: bool = False,
     disk: Disk | None = None,
 ) -> Summary:
@@ -100,6 +109,7 @@ def prepare(
     `valid_files`, `valid` is not used. `tokenizer` is "train:N", a tokenizer.json, a folder,
     "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between documents; None takes the
     tokenizer's own. `field` is the text's name in JSON and tables; `on_bad` is "stop" or "skip".
+    Sources may be files of token ids, which `tokenizer` made; `in_place` does not copy them.
     The store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It
     appears under its name when it is complete; whatever happens before leaves nothing there. Raises
     SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot be used,
@@ -120,6 +130,7 @@ def prepare(
         seed=seed,
         on_bad=on_bad,
         workers=cores() if workers is None else workers,
+        in_place=in_place,
     )
     return _write(as_path("out", out).absolute(), options, overwrite, not quiet, disk or Disk())
 
@@ -165,20 +176,18 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
     began = time.monotonic()
     tokenizer = _tokenizer(corpus, progress)
     learned = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        vocabulary = vocabulary_size(tokenizer.tokenizer)
-        writers: dict[str, SplitWriter] = {}
-        for split in SPLITS:
-            writer = SplitWriter(disk, folder / f"{split}.bin", vocabulary)
-            writers[split] = stack.enter_context(contextlib.closing(writer))
-        documents = duplicates.watch(corpus.documents(left_out))
-        with bar.line(corpus.size, "prepare", shown=progress) as line:
-            _encode(documents, tokenizer, options.workers, writers, round_trip, line)
-        encoded = time.monotonic()
-        if stdin:  # the folder is about to become the store
-            disk.remove(stdin.path)
-        made = _provenance(corpus, left_out, round_trip.counts() | duplicates.counts())
-        manifest = write_manifest(disk, folder, tokenizer, writers, made)
+    with bar.line(corpus.size, "prepare", shown=progress) as line:
+        if corpus.of_ids:
+            shards, dtype = _shards_of_ids(corpus, tokenizer, folder, disk, line)
+        else:
+            documents = duplicates.watch(corpus.documents(left_out))
+            work = (documents, tokenizer, options.workers, round_trip, line)
+            shards, dtype = _shards_of_text(folder, disk, *work), None
+    encoded = time.monotonic()
+    if stdin:  # the folder is about to become the store
+        disk.remove(stdin.path)
+    made = _provenance(corpus, left_out, round_trip.counts() | duplicates.counts())
+    manifest = write_manifest(disk, folder, tokenizer, shards, made, dtype)
     return Summary(
         path=out,
         manifest=manifest,
@@ -189,6 +198,37 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
         tokenizer_seconds=learned - began,
         encode_seconds=encoded - learned,
     )
+
+
+def _shards_of_ids(
+    corpus: Corpus, tokenizer: TextTokenizer, folder: Path, disk: Disk, line: bar.Line
+) -> tuple[dict[str, list[Shard]], str | None]:
+    """Return the shards of token files, and the type of their ids where it is theirs."""
+    reader = IdReader.of(corpus, vocabulary_size(tokenizer.tokenizer), tokenizer.separator, line)
+    parts = zip(PARTS, (corpus.train, corpus.valid), strict=True)
+    if corpus.options.in_place:
+        dtype = reader.dtype_in_place()
+        return {part: reader.use_in_place(sources) for part, sources in parts}, dtype
+    return {part: reader.copy(of, disk, folder / f"{part}.bin") for part, of in parts}, None
+
+
+def _shards_of_text(
+    folder: Path,
+    disk: Disk,
+    documents: Parts,
+    tokenizer: TextTokenizer,
+    workers: int,
+    round_trip: RoundTripCounts,
+    line: bar.Line,
+) -> dict[str, list[Shard]]:
+    vocabulary = vocabulary_size(tokenizer.tokenizer)
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, SplitWriter] = {}
+        for part in PARTS:
+            writer = SplitWriter(disk, folder / f"{part}.bin", vocabulary)
+            writers[part] = stack.enter_context(contextlib.closing(writer))
+        _encode(documents, tokenizer, workers, writers, round_trip, line)
+        return {part: [writer.finish()] for part, writer in writers.items()}
 
 
 def _encode(
@@ -206,7 +246,7 @@ def _encode(
     # Closed, not left to the collector: threads that still encode must end before the files do.
     with contextlib.closing(batches):
         for batch in batches:
-            writers[batch.split].add(batch)
+            writers[batch.split].add(batch.ids, batch.documents, batch.text_bytes)
             round_trip.add(batch.round_trip)
             tokens += len(batch.ids)
             text_bytes += batch.text_bytes
@@ -240,6 +280,12 @@ def _base_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def _tokenizer(corpus: Corpus, progress: bool) -> TextTokenizer:
     spec, separator = corpus.options.tokenizer, corpus.options.separator
+    if corpus.of_ids and spec.startswith("train:"):
+        rule, hint = (
+            "must be the one that made the ids",
+            "give its tokenizer.json, its folder or gpt2",
+        )
+        raise SettingError("tokenizer", rule, spec, hint)
     if not needs_sample(spec, separator):
         return resolve(spec, separator=separator)
     say = bar.note if progress else lambda _: None

@@ -9,10 +9,14 @@ import importlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lengthen.data.decompress import (
     DamagedFileError,
@@ -199,6 +203,32 @@ def _read_table(source: Source, before: int, field: str, left_out: LeftOut) -> P
         raise _explain(source, error) from None
 
 
+def holds_ids(source: Source, field: str) -> bool:
+    """Say whether a source is one of token ids, by its suffix or by the type of its column."""
+    if source.kind in OPEN_TABLE:
+        with suppress(Exception):  # whatever is wrong: who reads it as text will say so
+            _, columns = OPEN_TABLE[source.kind](source.path, field)
+            return any(_is_ids(column.type) for column in islice(columns, 1))
+    return source.kind in ("bin", "ds")
+
+
+def read_columns(source: Source, field: str) -> Iterator[NDArray[Any]]:
+    """Yield the ids of the column `field` of a table, some rows at a time; raises DataError."""
+    flatten = _import_library("pyarrow.compute").list_flatten
+    try:
+        for column in OPEN_TABLE[source.kind](source.path, field)[1]:
+            if not _is_ids(column.type):
+                raise UnsupportedFileError(f": field {field!r} is not token ids, as others are")
+            yield np.asarray(flatten(column))
+    except LengthenError:
+        raise
+    except Exception as error:  # both libraries raise all kinds
+        known = isinstance(error, DamagedFileError | UnsupportedFileError)
+        raise DataError(
+            f"source {source.name}{error if known else _explain(source, error)}"
+        ) from None
+
+
 def _explain(source: Source, error: Exception) -> Exception:
     """Return the error that says whether a table is damaged, by what a library raised."""
     arrow = _import_library("pyarrow").ArrowInvalid
@@ -251,10 +281,11 @@ OPEN_TABLE = {"parquet": _open_parquet, "arrow": _open_arrow, "dataset": _open_d
 
 def _check_column(field: str, schema: Any) -> None:
     types = [column.type for column in schema if column.name == field]
-    if len(types) != 1 or not _is_text(types[0]):
-        names = ", ".join(repr(column.name) for column in schema if _is_text(column.type)) or "none"
+    known = {column.name: _is_text(column.type) or _is_ids(column.type) for column in schema}
+    if len(types) != 1 or not known[field]:
+        names = ", ".join(repr(name) for name, fits in known.items() if fits) or "none"
         reason = f"needs one column {field!r} of text, has {', '.join(map(str, types)) or 'none'}"
-        reason = f"{one_line(reason)}; columns of text: {one_line(names)} (--field)"
+        reason = f"{one_line(reason)}; columns of text or of ids: {one_line(names)} (--field)"
         raise UnsupportedFileError(f": {reason}")
 
 
@@ -263,6 +294,12 @@ def _is_text(kind: Any) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_ids(kind: Any) -> bool:
+    types = _import_library("pyarrow").types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(is_list and types.is_integer(kind.value_type))
 
 
 def _batch_rows(size: int, rows: int) -> int:

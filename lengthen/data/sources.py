@@ -16,10 +16,10 @@ from typing import Literal, cast
 from lengthen.util.disk import storage_errors
 from lengthen.util.errors import SettingError
 
-Kind = Literal["txt", "jsonl", "parquet", "arrow", "dataset"]
+Kind = Literal["txt", "jsonl", "parquet", "arrow", "dataset", "bin", "ds"]
 KNOWN = (
     "name it by what it holds: .txt (plain text), .jsonl (a JSON object a line), these also .gz or "
-    ".zst, .parquet or .arrow"
+    ".zst, .parquet or .arrow; of token ids .bin or .ds"
 )
 
 SPLIT_WORDS = {
@@ -128,7 +128,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _kind(path: Path) -> Kind | None:
     # One suffix of compression at most: what is packed twice would come out as bytes.
-    match = re.search(r"\.(?:(txt|jsonl)(?:\.gz|\.zst)?|(parquet|arrow))$", path.name.lower())
+    match = re.search(
+        r"\.(?:(txt|jsonl)(?:\.gz|\.zst)?|(parquet|arrow|bin|ds))$", path.name.lower()
+    )
     return cast(Kind, match[1] or match[2]) if match else None
 
 

@@ -1,25 +1,23 @@
 """Writing a store: its place, its token files, its manifest."""
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lengthen.data.encode import EncodedBatch
-from lengthen.data.store import (
+from lengthen.data.store_manifest import (
     CHUNK,
-    FORMAT,
     MANIFEST,
-    NAMES,
+    PARTS,
     FileEntry,
     Manifest,
     Provenance,
-    SplitEntry,
-    content_id,
+    Shard,
+    manifest_bytes,
 )
 from lengthen.data.tokenizer import vocabulary_size
 from lengthen.data.tokenizer_files import FILE_LIMIT, TOKENIZER, TextTokenizer
@@ -28,7 +26,7 @@ from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_directory
 
 NAME_LIMIT = 200  # bytes; the temporary folder's name is longer, and 255 is the most there is
-SPLITS = ("train", "valid")
+NAMES = {MANIFEST, TOKENIZER, *(f"{part}.bin" for part in PARTS)}
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:
@@ -40,52 +38,74 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
     check_directory(
         out,
         "token store",
-        lambda names: {MANIFEST} <= names <= set(NAMES),
+        lambda names: {MANIFEST} <= names <= NAMES,
         overwrite=overwrite,
         setting="out",
     )
 
 
+class ChunkHashes:
+    """SHA-256 of all bytes that go through it, and of every CHUNK of them."""
+
+    def __init__(self) -> None:
+        self.size, self.whole = 0, hashlib.sha256()
+        self._chunks: list[Any] = []
+
+    def update(self, data: bytes) -> None:
+        """Add some bytes."""
+        rest = memoryview(data)
+        self.whole.update(rest)
+        while rest:
+            filled = self.size % CHUNK
+            if not filled:
+                self._chunks.append(hashlib.sha256())
+            part, rest = rest[: CHUNK - filled], rest[CHUNK - filled :]
+            self._chunks[-1].update(part)
+            self.size += len(part)
+
+    def hexdigests(self) -> tuple[str, ...]:
+        """Return the hash of each chunk."""
+        return tuple(one.hexdigest() for one in self._chunks)
+
+
 class SplitWriter:
     """Writes the tokens of one split and hashes them chunk by chunk on their way."""
 
-    def __init__(self, disk: Disk, path: Path, vocabulary: int) -> None:
+    def __init__(
+        self, disk: Disk, path: Path, vocabulary: int, *, counts_text: bool = True
+    ) -> None:
         self._dtype = np.dtype(dtype_for(vocabulary)).newbyteorder("<")
         self._vocabulary = vocabulary
         self._file = disk.create(path)
-        self._hashes: list[Any] = []  # SHA-256 of every CHUNK bytes
-        self._size = self._documents = self._text_bytes = 0
+        self._chunks = ChunkHashes()
+        self._counts_text = counts_text
+        self._documents = self._text_bytes = 0
 
-    def add(self, batch: EncodedBatch) -> None:
+    def add(self, ids: NDArray[np.uint32], documents: int, text_bytes: int = 0) -> None:
         """Append tokens; raises DataError for an id outside of the vocabulary."""
         # Checked here, once and cheaply: in training it would be a crash far from its cause.
-        largest = int(batch.ids.max(initial=0))
+        largest = int(ids.max(initial=0))
         if largest >= self._vocabulary:
             raise DataError(f"tokenizer: gave id {largest}, its vocabulary is {self._vocabulary}")
-        data = memoryview(batch.ids.astype(self._dtype).tobytes())
+        data = ids.astype(self._dtype).tobytes()
         self._file.write(data)
-        self._documents += batch.documents
-        self._text_bytes += batch.text_bytes
-        while data:
-            filled = self._size % CHUNK
-            if not filled:
-                self._hashes.append(hashlib.sha256())
-            part, data = data[: CHUNK - filled], data[CHUNK - filled :]
-            self._hashes[-1].update(part)
-            self._size += len(part)
+        self._chunks.update(data)
+        self._documents += documents
+        self._text_bytes += text_bytes
 
-    def finish(self) -> SplitEntry:
+    def finish(self) -> Shard:
         """Force everything onto the disk and return what was written."""
         self._file.sync()
         self._file.close()
         written = self._file.written
-        return SplitEntry(
+        return Shard(
+            file=self._file.path.name,
             size=written.size,
             sha256=written.sha256,
-            chunks=tuple(one.hexdigest() for one in self._hashes),
+            chunks=self._chunks.hexdigests(),
             tokens=written.size // self._dtype.itemsize,
             documents=self._documents,
-            text_bytes=self._text_bytes,
+            text_bytes=self._text_bytes if self._counts_text else None,
         )
 
     def close(self) -> None:
@@ -97,18 +117,19 @@ def write_manifest(
     disk: Disk,
     folder: Path,
     tokenizer: TextTokenizer,
-    splits: Mapping[str, SplitWriter],
+    shards: Mapping[str, Sequence[Shard]],
     made: Provenance,
+    dtype: str | None = None,
 ) -> Manifest:
-    """Finish both splits, write tokenizer.json and, last of all, the manifest.
+    """Write tokenizer.json and, last of all, the manifest; raises DataError without tokens.
 
-    Raises DataError where there is nothing to train on.
+    `dtype` is that of the shards, where it is not the smaller one that holds every id.
     """
-    train, valid = (splits[name].finish() for name in SPLITS)
-    if train.documents + valid.documents == 0:
+    tokens = sum(shard.tokens for shard in shards["train"])
+    if tokens + sum(shard.tokens for shard in shards["valid"]) == 0:
         raise DataError(f"corpus: has no text; left out: {made.left_out()}")
-    if train.tokens < 2:
-        raise DataError(f"corpus: has {train.tokens} tokens to train on, needs at least 2")
+    if tokens < 2:
+        raise DataError(f"corpus: has {tokens} tokens to train on, needs at least 2")
     # Written by us, not copied: two files of one tokenizer may differ in spaces and order.
     text = tokenizer.tokenizer.to_str().encode()
     if len(text) > FILE_LIMIT:
@@ -116,17 +137,15 @@ def write_manifest(
     written = disk.write_file(folder / TOKENIZER, text)
     file = FileEntry(size=written.size, sha256=written.sha256, chunks=(written.sha256,))
     vocabulary = vocabulary_size(tokenizer.tokenizer)
-    content: dict[str, object] = {
-        "format": FORMAT,
-        "dtype": dtype_for(vocabulary),
+    content = {
+        "dtype": dtype or dtype_for(vocabulary),
         "vocabulary": vocabulary,
         "separator": tokenizer.separator,
-        "train": train.model_dump(),
-        "valid": valid.model_dump(),
+        **{part: [shard.model_dump() for shard in shards[part]] for part in PARTS},
         "tokenizer": file.model_dump(),
         "made": made.model_dump(),
     }
-    data = json.dumps({"id": content_id(content), **content}, indent=1).encode() + b"\n"
+    data = manifest_bytes(content)
     disk.write_file(folder / MANIFEST, data)
     return Manifest.model_validate_json(data)
 

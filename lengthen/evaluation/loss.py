@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lengthen.data.documents import documents_in
+from lengthen.data.token_row import Tokens
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.wrap import reshard
-
-Tokens = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
 
 
 def sequences_in(tokens: Tokens, full_length: int, count: int) -> int:

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from lengthen.data.documents import documents_in
 from lengthen.data.store import Store
-from lengthen.evaluation.loss import Tokens, fronts
+from lengthen.data.token_row import Tokens
+from lengthen.evaluation.loss import fronts
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.results import (
     Curve,

@@ -20,8 +20,9 @@ from lengthen.core.custom_pacing import ByStep, Custom, settings_of
 from lengthen.core.ledger import Leftovers, State
 from lengthen.core.pacing import Adaptive, check_whole
 from lengthen.core.schedule import Hold, RateSchedule, Schedule, spans
-from lengthen.data.loader import Loader, Tokens
+from lengthen.data.loader import Loader
 from lengthen.data.stream import StepStream, StreamState
+from lengthen.data.token_row import Tokens
 from lengthen.util.errors import SettingError, nearest
 
 COUNTS = (

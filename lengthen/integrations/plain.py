@@ -21,8 +21,9 @@ from typing import Any
 
 from lengthen.core.ledger import State
 from lengthen.core.pacing import check_whole
-from lengthen.data.loader import MicroBatch, Tokens, micro_batches
+from lengthen.data.loader import MicroBatch, micro_batches
 from lengthen.data.stream import Step, row_range
+from lengthen.data.token_row import Tokens
 from lengthen.integrations.data_plan import DataPlan, PlannedSteps
 from lengthen.integrations.run_log import RunLog
 from lengthen.util.errors import SettingError

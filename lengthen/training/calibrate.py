@@ -24,7 +24,8 @@ from lengthen.config.model import Model
 from lengthen.config.schema import Config
 from lengthen.config.values import MOST, parse_count
 from lengthen.core.schedule import StepPlan
-from lengthen.data.store import Manifest, Store
+from lengthen.data.store import Store
+from lengthen.data.store_manifest import Manifest
 from lengthen.data.stream import StreamState, accumulation_steps
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import device_here

@@ -1,15 +1,20 @@
 """Makes the files that tests of `data` read, and reads them."""
 
 import gzip
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from lengthen.data.prepare import prepare
 from lengthen.data.readers import LeftOut, read_documents
 from lengthen.data.sources import find_sources
+from lengthen.data.store_manifest import manifest_bytes
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -61,3 +66,20 @@ def read_whole(path: Path, field: str = "text") -> list[str]:
     texts, left_out = read(path, field)
     assert left_out.problems == []
     return texts
+
+
+def sharded(folder: Path, tokens: NDArray[np.int64], shards: int) -> None:
+    """Write a store of byte tokens whose training part is that many files, named by number."""
+    text = write(folder.parent / "one.txt", "a line\n" * 9)
+    prepare([text], folder, tokenizer="bytes", valid=0, quiet=True)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entries = []
+    for number, part in enumerate(np.array_split(tokens.astype("<u2"), shards)):
+        data = part.tobytes()
+        (folder / f"{number}.bin").write_bytes(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        sizes = {"size": len(data), "tokens": len(part), "documents": 0, "text_bytes": None}
+        entries.append({"file": f"{number}.bin", "sha256": sha256, "chunks": [sha256], **sizes})
+    content = {name: manifest[name] for name in manifest if name not in ("id", "format")}
+    (folder / "manifest.json").write_bytes(manifest_bytes(content | {"train": entries}))
+    (folder / "train.bin").unlink()

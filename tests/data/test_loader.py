@@ -18,7 +18,8 @@ from lengthen.core.ledger import Block, Ledger, reuse_spacing
 from lengthen.core.pacing import Linear
 from lengthen.core.schedule import StepPlan
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
-from lengthen.data.loader import Loader, Tokens, row_starts
+from lengthen.data.loader import Loader, row_starts
+from lengthen.data.token_row import Tokens
 from lengthen.util.errors import DataError, SettingError
 from tests.naive_ledger import tokens_of
 

@@ -196,7 +196,7 @@ class TestTables:
         self, tmp_path: Path, kind: str, value: object, name: str
     ) -> None:
         path = table(tmp_path / name, [value], kind)
-        with pytest.raises(DataError, match=r"one column 'text' of text, has \w+.*of text: none"):
+        with pytest.raises(DataError, match=r"one column 'text' of text, has \w+.*of ids: none"):
             read(path)
 
     def test_a_missing_and_a_repeated_column_are_refused_with_those_of_text(

@@ -1,5 +1,6 @@
 """A store is whole or it is not opened, and `verify` finds the place of every damage."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from lengthen.data import store as store_module
+from lengthen.data import store_manifest
 from lengthen.data import store_writer as write_module
 from lengthen.data.prepare import prepare
-from lengthen.data.store import Store, content_id, extra_files, verify
+from lengthen.data.store import Store, extra_files, verify
+from lengthen.data.store_manifest import CONTENT, PARTS, content_id
 from lengthen.data.tokenizer_files import parse_tokenizer
 from lengthen.util import manifest
 from lengthen.util.errors import DataError
@@ -63,8 +66,10 @@ def test_each_part_is_one_row_of_tokens_that_divides_into_sequences(store: Path)
 
 
 def test_tokens_cannot_be_written_to(store: Path) -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        Store.open(store).train[0] = 1
+    train = Store.open(store).train
+    for tokens in (np.asarray(train), train[1:9]):
+        with pytest.raises(ValueError, match="read-only"):
+            tokens[0] = 1
 
 
 def test_a_store_may_have_no_validation_part(tmp_path: Path) -> None:
@@ -72,14 +77,14 @@ def test_a_store_may_have_no_validation_part(tmp_path: Path) -> None:
     prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, quiet=True)
     opened = Store.open(tmp_path / "out")
     assert len(opened.valid) == 0
-    assert not opened.valid.flags.writeable
+    assert opened.valid.tolist() == []
     assert verify(tmp_path / "out") == []
 
 
 def test_files_hold_nothing_but_little_endian_tokens(store: Path) -> None:
     data = (store / "train.bin").read_bytes()
     assert data[:6] == b"o\0n\0e\0"
-    assert len(data) == 2 * manifest_of(store)["train"]["tokens"]
+    assert len(data) == 2 * manifest_of(store)["train"][0]["tokens"]
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(2**16, "uint16"), (2**16 + 1, "uint32")])
@@ -109,7 +114,8 @@ def test_a_changed_bit_is_found_and_the_file_is_named(store: Path, name: str, pl
 
 def test_f39_damage_is_located_to_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = 2**16  # larger than the tokenizer's file, which has one hash
-    monkeypatch.setattr(store_module, "CHUNK", chunk)
+    for module in (store_module, store_manifest):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     monkeypatch.setattr(manifest, "BLOCK", chunk // 4)
     monkeypatch.setattr(write_module, "CHUNK", chunk)
     source = write(tmp_path / "a.txt", "0123456789" * 7000)
@@ -208,7 +214,7 @@ BAD_MANIFESTS = {
     "nested": b"[" * 10**6,
     "NUL bytes": b"\0" * 1000,
     "no UTF-8": b'{"id": "\xff"}',
-    "over 16 MiB": b" " * (16 * 2**20 + 1),
+    "over 32 MiB": b" " * (32 * 2**20 + 1),
 }
 
 
@@ -249,9 +255,31 @@ def test_a_manifest_from_before_the_counts_of_losses_is_read(store: Path) -> Non
     assert verify(store) == []
 
 
+def test_a_store_of_format_1_is_read_and_its_runs_still_know_it(store: Path) -> None:
+    new = manifest_of(store)
+    parts = {part: {k: v for k, v in new[part][0].items() if k in CONTENT} for part in PARTS}
+    old = {**new, **parts, "format": 1}
+    hashed = {name: old[name] for name in old if name not in ("id", "made")}
+    text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest()[:32] == new["id"]
+    tokens = Store.open(store).train.tolist()
+    (store / "manifest.json").write_text(json.dumps(old, indent=1))
+    assert (Store.open(store).id, Store.open(store).train.tolist()) == (new["id"], tokens)
+    assert verify(store) == []
+
+
+@pytest.mark.parametrize("file", ["../a", "a/../../b", "a/b/c", ".hidden", "", "a\n", "/a\0"])
+def test_a_shard_lies_in_its_folder_or_at_an_absolute_path(store: Path, file: str) -> None:
+    manifest = manifest_of(store)
+    manifest["train"][0]["file"] = file
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"train\.0\.file"):
+        Store.open(store)
+
+
 def test_f12_a_newer_format_is_named_with_ours(store: Path) -> None:
-    (store / "manifest.json").write_text(json.dumps({**manifest_of(store), "format": 2}))
-    with pytest.raises(DataError, match="format: .* 1, the one format that this version reads"):
+    (store / "manifest.json").write_text(json.dumps({**manifest_of(store), "format": 3}))
+    with pytest.raises(DataError, match="format: .* 2, the newest format that this version reads"):
         Store.open(store)
 
 

@@ -189,7 +189,7 @@ def test_any_special_token_can_be_named(tmp_path: Path) -> None:
     prepare([tmp_path / "a.jsonl"], out, tokenizer=spec, separator="<sep>", valid=0)
     store = Store.open(out)
     assert store.text_tokenizer().separator_text == "<sep>"
-    assert [int(number) for number in store.train].count(270) == 2
+    assert store.train.tolist().count(270) == 2
     # A store is a tokenizer, too, with the separator that it was made with.
     again = resolve(str(out))
     assert again.separator_text == "<sep>"

@@ -17,6 +17,7 @@ from lengthen.config.schema import Config
 from lengthen.core.shuffle import KeyedPermutation, sub_seed
 from lengthen.data.prepare import prepare
 from lengthen.data.stream import StreamState
+from lengthen.data.token_row import Tokens
 from lengthen.evaluation.loss import fronts, sequences_in
 from lengthen.evaluation.results import read
 from lengthen.run.directory import RunPaths
@@ -62,7 +63,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {key.removesuffix(".exp_avg"): t for key, t in moments.items() if key.endswith("_avg")}
 
 
-def cuts(trainer: Trainer, tokens: np.ndarray[Any, Any]) -> list[tuple[int, list[int]]]:
+def cuts(trainer: Trainer, tokens: Tokens) -> list[tuple[int, list[int]]]:
     """Where in its row each document of the next step begins, and its tokens and one more."""
     now = trainer.train_state
     step = trainer.inputs.stream.after(StreamState(now.counters, now.ledger))

@@ -126,14 +126,37 @@ def test_a_text_of_one_document_gives_no_validation_part(cli: Cli) -> None:
     assert "no validation part" not in shown
 
 
-@takes(": has no field {}; {} (--field)", "{}; columns of text: {} (--field)")
+@takes(": has no field {}; {} (--field)", "{}; columns of text or of ids: {} (--field)")
 def test_a_field_of_another_name(cli: Cli) -> None:
     write(Path("a.jsonl"), as_lines(["a text"] * 9, "body"))
     parquet.write_table(pa.table({"body": ["a text"] * 9}), "a.parquet")
     cli.refuses("one of body (--field)", PREPARE.format("a.jsonl"))
-    cli.refuses("columns of text: 'body' (--field)", PREPARE.format("a.parquet"))
+    cli.refuses("columns of text or of ids: 'body' (--field)", PREPARE.format("a.parquet"))
     cli.works(PREPARE.format("a.jsonl --field body"))
     cli.works(PREPARE.format("a.parquet --field body"))
+
+
+@takes(
+    "leave out --in-place",
+    "leave out --in-place, and it is copied",
+    "give its tokenizer.json, its folder or gpt2",
+    "give --tokenizer the one that made them",
+)
+def test_token_ids(cli: Cli) -> None:
+    ids = "prepare {} --out store --overwrite --tokenizer bytes"
+    np.arange(90, dtype=np.uint16).tofile("a.bin")
+    table = pa.table({"ids": [[1, 2, 3]] * 9})
+    parquet.write_table(table, "ids.parquet")
+    cli.refuses("leave out --in-place", ids.format("text.txt --in-place"))
+    cli.works(ids.format("text.txt"))
+    cli.refuses("and it is copied", ids.format("ids.parquet --field ids --in-place"))
+    cli.works(ids.format("ids.parquet --field ids"))
+    cli.refuses("give its tokenizer.json", "prepare a.bin --out store --overwrite")
+    cli.works("prepare a.bin --out store --overwrite --tokenizer store --in-place")
+    np.arange(250, 260, dtype=np.uint16).tofile("b.bin")
+    cli.refuses("the one that made them", ids.format("b.bin"))
+    cli.works("prepare text.txt --tokenizer train:300 --out other")
+    cli.works("prepare b.bin --out store --overwrite --tokenizer other")
 
 
 @takes(": {}; write it again with it, or as .jsonl")
@@ -157,7 +180,7 @@ def test_a_line_that_cannot_be_read(cli: Cli) -> None:
 
 @takes(
     "name it by what it holds: .txt (plain text), .jsonl (a JSON object a line), these also .gz or "
-    ".zst, .parquet or .arrow"
+    ".zst, .parquet or .arrow; of token ids .bin or .ds"
 )
 def test_a_file_of_no_known_name(cli: Cli) -> None:
     Path("text.md").write_bytes(Path("text.txt").read_bytes())

@@ -9,7 +9,7 @@ from typing import Any
 
 from lengthen.config.load import nested, with_data
 from lengthen.data.open_store import open_store, with_store
-from lengthen.data.store import MANIFEST
+from lengthen.data.store_manifest import MANIFEST
 from lengthen.experiments.compare.declared import amendments
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes

@@ -1,0 +1,98 @@
+"""From sources of token ids to shards: copied into the store, or used where they lie."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lengthen.data.corpus import Corpus
+from lengthen.data.sources import Source
+from lengthen.data.store import head_of
+from lengthen.data.store_manifest import Shard
+from lengthen.data.store_writer import ChunkHashes, SplitWriter
+from lengthen.data.token_files import Block, IdFile, locate, read_file, read_table
+from lengthen.util.console import Line
+from lengthen.util.disk import Disk
+from lengthen.util.errors import DataError
+
+COPY = "leave out --in-place, and it is copied"
+
+
+@dataclass(frozen=True)
+class IdReader:
+    """The sources of ids of one `prepare`, each looked at before any is read whole."""
+
+    files: dict[Source, IdFile | None]  # None: a column of a table
+    vocabulary: int
+    separator: int
+    field: str
+    line: Line
+
+    @classmethod
+    def of(cls, corpus: Corpus, vocabulary: int, separator: int, line: Line) -> "IdReader":
+        """Look at every header and index; raises DataError for one that is wrong."""
+        sources = (*corpus.train, *corpus.valid)
+        files = {
+            one: locate(one, vocabulary) if one.kind in ("bin", "ds") else None for one in sources
+        }
+        return cls(files, vocabulary, separator, corpus.options.field, line)
+
+    def copy(self, sources: Sequence[Source], disk: Disk, path: Path) -> list[Shard]:
+        """Write the ids of some sources to one file; a document without a separator gets one."""
+        writer = SplitWriter(disk, path, self.vocabulary, counts_text=False)
+        with contextlib.closing(writer):
+            for source in sources:
+                for block in self._blocks(source):
+                    ids = np.insert(block.ids, block.unmarked, np.uint32(self.separator))
+                    writer.add(ids, block.documents)
+            return [writer.finish()]
+
+    def dtype_in_place(self) -> str:
+        """Return the type of id of all files; raises DataError where a store cannot have it."""
+        for source, file in self.files.items():
+            kind = np.dtype(file.dtype) if file else None
+            if kind is None or kind.kind == "f" or kind.itemsize not in (2, 4):
+                has = f"has ids of type {kind}" if kind else "is a table"
+                raise DataError(f"source {source.name}: {has}, which no store maps; {COPY}")
+        widths = {np.dtype(file.dtype).itemsize: one for one, file in self.files.items() if file}
+        if len(widths) > 1:
+            names = " and ".join(f"{one.name} {width}" for width, one in widths.items())
+            raise DataError(f"corpus: ids are of two widths in bytes, {names}; {COPY}")
+        return f"uint{8 * next(iter(widths))}"
+
+    def use_in_place(self, sources: Sequence[Source]) -> list[Shard]:
+        """Hash and check files; raises DataError where a document lacks its separator."""
+        return [self._shard(source, file) for source in sources if (file := self.files[source])]
+
+    def _shard(self, source: Source, file: IdFile) -> Shard:
+        hashes, tokens, documents = ChunkHashes(), 0, 0
+        for block in self._blocks(source):
+            if len(block.unmarked):
+                at = tokens + int(block.unmarked[0])
+                file.refuse(f"the document that ends at token {at} lacks the separator; {COPY}")
+            hashes.update(block.data)
+            tokens, documents = tokens + len(block.ids), documents + block.documents
+        return Shard(
+            file=str(source.path.resolve()),
+            size=hashes.size,
+            sha256=hashes.whole.hexdigest(),
+            chunks=hashes.hexdigests(),
+            tokens=tokens,
+            documents=documents,
+            text_bytes=None,
+            offset=file.offset,
+            head=head_of(source.path),
+        )
+
+    def _blocks(self, source: Source) -> Iterator[Block]:
+        order = list(self.files)
+        read = sum(one.size for one in order[: order.index(source)])
+        known = (self.vocabulary, self.separator)
+        file = self.files[source]
+        blocks = read_file(file, *known) if file else read_table(source, self.field, *known)
+        for block in blocks:
+            yield block
+            read += len(block.data)
+            self.line.update(read, source.name)

@@ -1,0 +1,195 @@
+"""Files of token ids that other tools wrote: where the ids lie in one, and the ids, block by block.
+
+FILE.bin                      ids alone (nanoGPT)
+FILE.bin                      256 int32, then the ids (llm.c, modded-nanogpt)
+FILE.bin, FILE.idx            ids, and where sequences and documents begin (Megatron)
+FILE.ds, FILE.ds.index        ids, and where documents end (datatrove)
+a column of lists             in a table or a saved dataset
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthen.data.readers import read_columns
+from lengthen.data.sources import Source
+from lengthen.data.store_writer import dtype_for
+from lengthen.util.disk import lfs_pointer, reason_of
+from lengthen.util.errors import DataError
+from lengthen.util.manifest import open_regular
+
+BLOCK = 4 * 2**20  # bytes that are read at once
+HEADER = 1024  # bytes
+HEADERS = {20240520: (1, "<u2"), 20240801: (7, "<u4")}  # magic: version, type of an id
+MEGATRON = struct.Struct("<9sQBQQ")  # magic, version, code of the type, sequences, documents + 1
+CODES = dict(enumerate(("<u1", "<i1", "<i2", "<i4", "<i8", "<f8", "<f4", "<u2"), start=1))
+
+Ends = Callable[[int, int], NDArray[np.int64]]
+
+
+class Block(NamedTuple):
+    """Some of a source."""
+
+    data: bytes  # as they lie in the file
+    ids: NDArray[np.uint32]  # in the tokenizer's vocabulary
+    documents: int  # that end here
+    unmarked: NDArray[np.int64]  # where one ends in `ids` without a separator
+
+
+@dataclass(frozen=True)
+class IdFile:
+    """Where the ids of a file are; `ends` gives the places in (begin, end] where documents end."""
+
+    source: Source
+    dtype: str
+    offset: int = 0  # bytes before the first id
+    ends: Ends | None = None  # None: where the separators are
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise DataError that names the file."""
+        refuse(self.source, reason)
+
+
+def refuse(source: Source, reason: str) -> NoReturn:
+    """Raise DataError that names a source."""
+    raise DataError(f"source {source.name}: {reason}")
+
+
+def locate(source: Source, vocabulary: int) -> IdFile:
+    """Return where the ids of a file are; raises DataError for a header or index that is wrong."""
+    index = source.path.with_suffix(".idx")
+    with source.path.open("rb") as file:
+        head = file.read(HEADER)
+    if why := lfs_pointer(head):
+        refuse(source, why)
+    if source.kind == "bin" and index.is_file():
+        return _megatron(source, index)
+    if source.kind == "ds" and (ends := Path(f"{source.path}.index")).is_file():
+        return _datatrove(source, ends)
+    magic, version, count = struct.unpack("<3i", head[:12].ljust(12, b"\0"))
+    dtype, offset = np.dtype(dtype_for(vocabulary)).newbyteorder("<").str, 0
+    if source.kind == "bin" and magic in HEADERS:
+        (known, dtype), offset = HEADERS[magic], HEADER
+        if version != known:
+            refuse(source, f"has a header of version {version}, only {known} is known")
+        size = offset + count * np.dtype(dtype).itemsize
+        if source.size != size:
+            refuse(source, f"has {source.size} bytes, its header says {size}")
+    if source.size % np.dtype(dtype).itemsize:
+        refuse(source, f"has {source.size} bytes, which are no whole ids of type {dtype}")
+    return IdFile(source, dtype, offset)
+
+
+def _megatron(source: Source, index: Path) -> IdFile:
+    with index.open("rb") as file:
+        head = file.read(MEGATRON.size).ljust(MEGATRON.size, b"\0")
+    magic, version, code, count, documents = MEGATRON.unpack(head)
+    if magic != b"MMIDIDX\0\0" or version != 1 or code not in CODES:
+        refuse(source, f"{index.name} is no index of Megatron's, version 1")
+    places = MEGATRON.size + np.cumsum([0, 4 * count, 8 * count, 8 * documents])
+    if index.stat().st_size not in (places[3], places[3] + count):  # with modes, a byte each
+        refuse(source, f"{index.name} has {index.stat().st_size} bytes, should have {places[3]}")
+    lengths, starts, firsts = (
+        np.memmap(index, dtype, "r", int(place), size) if size else np.empty(0, dtype)
+        for dtype, place, size in zip(
+            ("<i4", "<i8", "<i8"), places, (count, count, documents), strict=False
+        )
+    )
+    width, end = np.dtype(CODES[code]).itemsize, 0
+    for at in range(0, count, BLOCK):
+        sizes = lengths[at : at + BLOCK].astype(np.int64) * width
+        edges = end + np.append(0, np.cumsum(sizes))
+        if (sizes < 0).any() or (edges[:-1] != starts[at : at + BLOCK]).any():
+            refuse(source, f"{index.name} does not lay its sequences end to end")
+        end = int(edges[-1])
+    if not _rises(firsts, count):
+        refuse(source, f"{index.name} has documents that do not follow each other")
+    if end != source.size:
+        refuse(source, f"has {source.size} bytes, {index.name} points to {end}")
+
+    def ends(begin: int, stop: int) -> NDArray[np.int64]:
+        among = np.searchsorted(starts, [begin * width, stop * width], side="right")
+        low, high = np.searchsorted(firsts, among)
+        found = starts[firsts[low:high]] // width
+        return np.unique(np.append(found, stop) if stop * width == end else found)
+
+    return IdFile(source, CODES[code], ends=ends)
+
+
+def _datatrove(source: Source, path: Path) -> IdFile:
+    index = np.memmap(path, "<u8", "r") if path.stat().st_size else np.zeros(1, "<u8")
+    count = int(index[-1])
+    width = source.size // max(1, count)
+    if source.size != count * width or width not in (0, 2, 4) or not _rises(index, count):
+        refuse(source, f"has {source.size} bytes, {path.name} points to token {count}")
+
+    def ends(begin: int, stop: int) -> NDArray[np.int64]:
+        low, high = np.searchsorted(index, np.array([begin, stop], np.uint64), side="right")
+        return np.unique(index[low:high]).astype(np.int64)
+
+    return IdFile(source, f"<u{width or 2}", ends=ends)
+
+
+def _rises(values: NDArray[Any], most: int) -> bool:
+    blocks = (values[at : at + BLOCK + 1].astype(np.int64) for at in range(0, len(values), BLOCK))
+    return all((np.diff(one, prepend=0, append=most) >= 0).all() for one in blocks)
+
+
+def read_file(file: IdFile, vocabulary: int, separator: int) -> Iterator[Block]:
+    """Yield the blocks of a file; raises DataError for an id outside of the vocabulary."""
+    begin, last = 0, separator
+    try:
+        with open_regular(file.source.path.resolve()) as handle:
+            data = handle.read(file.offset)
+            yield Block(data, np.empty(0, np.uint32), 0, np.empty(0, np.int64))
+            while data := handle.read(BLOCK):
+                ids = _checked(np.frombuffer(data, file.dtype), vocabulary, file.source, begin)
+                ends = file.ends(begin, begin + len(ids)) - begin if file.ends else None
+                yield _block(data, ids, separator, ends)
+                begin, last = begin + len(ids), int(ids[-1])
+            if handle.tell() != file.source.size:
+                raise ValueError
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else "it was cut meanwhile"
+        file.refuse(f"cannot be read ({reason})")
+    if file.ends is None and last != separator:
+        yield Block(b"", np.empty(0, np.uint32), 1, np.empty(0, np.int64))
+
+
+def read_table(source: Source, field: str, vocabulary: int, separator: int) -> Iterator[Block]:
+    """Yield the blocks of a column of ids, row after row; raises DataError as `read_file` does."""
+    begin, last = 0, separator
+    for column in read_columns(source, field):
+        ids = _checked(column, vocabulary, source, begin)
+        yield _block(b"", ids, separator, None)
+        begin, last = begin + len(ids), int(ids[-1]) if len(ids) else last
+    if last != separator:
+        yield Block(b"", np.empty(0, np.uint32), 1, np.empty(0, np.int64))
+
+
+def _block(
+    data: bytes, ids: NDArray[np.uint32], separator: int, ends: NDArray[np.int64] | None
+) -> Block:
+    if ends is None:
+        return Block(data, ids, int((ids == separator).sum()), np.empty(0, np.int64))
+    return Block(data, ids, len(ends), ends[ids[ends - 1] != separator])
+
+
+def _checked(
+    values: NDArray[Any], vocabulary: int, source: Source, begin: int
+) -> NDArray[np.uint32]:
+    with np.errstate(invalid="ignore"):  # of what is no number
+        ids = values.astype(np.uint32)
+    wrong = (ids != values) | (ids >= vocabulary)
+    if wrong.any():
+        at = int(wrong.argmax())
+        hint = "give --tokenizer the one that made them"
+        refuse(
+            source, f"token {begin + at} is {values[at]}, the vocabulary has {vocabulary}; {hint}"
+        )
+    return ids
