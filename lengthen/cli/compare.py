@@ -31,6 +31,7 @@ COMMAND = Command(
   lengthen compare examples/controls.toml --data store --out runs/controls    continues
   lengthen compare my.toml --data store --out runs/timed --jobs 1             seconds count, too
   lengthen compare my.toml --out runs/timed --look                            tables so far
+  lengthen compare examples/commands/nanogpt.toml --out runs/rates            any command
 """,
     _arguments,
     _run,

@@ -348,6 +348,12 @@ def test_a_mistake_is_one_line_that_names_the_setting(
     assert str(error.value).startswith(message)
 
 
+def test_a_plan_cannot_ask_for_document_masks() -> None:
+    masked: dict[str, Any] = {"documents": "mask"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'documents'"):
+        replace(PLAN, **masked)
+
+
 @pytest.mark.parametrize(
     "where",
     [{"rank": 2, "world_size": 2}, {"rank": -1}, {"gradient_accumulation_steps": 0}],
