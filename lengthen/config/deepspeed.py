@@ -103,12 +103,12 @@ def _translated(place: str, block: Table) -> tuple[Fixed, Callable[[int], int]]:
     place += ".schedule_config"
     duration = _number(place, schedule, "total_curriculum_step")
     multiple = _number(place, schedule, "difficulty_step")
-    sizes = {"start": start, "end": end, "duration": duration, "multiple": multiple}
+    sizes: Any = {"start": start, "end": end, "duration": duration, "multiple": multiple}
     degree = _number(place, schedule, "root_degree") if kind == "fixed_root" else 1
 
     def theirs(k: int) -> int:
-        length = floor((k / duration) ** (1.0 / degree) * (end - start) + start)
-        return min(end, max(length - length % multiple, -(-start // multiple) * multiple))
+        length: int = floor((k / duration) ** (1.0 / degree) * (end - start) + start)
+        return min(end, max(length // multiple * multiple, -(-start // multiple) * multiple))
 
     return Root(**sizes, degree=degree) if degree > 1 else Linear(**sizes), theirs
 

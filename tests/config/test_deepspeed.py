@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lengthen.cli.main import main
 from lengthen.config.deepspeed import imported
 from lengthen.config.load import build, merge, with_recipe
+from lengthen.core.pacing import Linear
 from lengthen.util.errors import DataError, SettingError
 
 Block = dict[str, Any]
@@ -116,7 +117,7 @@ def test_what_is_printed_is_a_configuration_and_says_what_differs(
     printed = capsys.readouterr().out
     tables = tomllib.loads(printed)
     built = build(merge(with_recipe({"recipe": "laptop-2min"}), tables)[0])
-    assert (built.pacing.start, built.pacing.end, built.pacing.duration) == (9, 1000, 15_000)
+    assert built.pacing == Linear(start=9, end=1000, duration=15_000, multiple=16)
     assert tables["batch"] == {"rows": 512, "leftovers": "drop"}
     notes = [line for line in printed.splitlines() if line.startswith("# - ")]
     assert "# - first step: 16 tokens there, 9 here" in notes
