@@ -205,14 +205,10 @@ def start(job: Job, machine: Machine, slot: int) -> Process:
 
     Its configuration and what it prints lie beside that.
     """
-    job.directory.parent.mkdir(parents=True, exist_ok=True)
-    file = config_beside(job.directory)
-    Disk().replace_file(file, job.config.to_toml().encode())
-    # -P: a module of the user's in the working directory must not stand in for a package.
-    train = [sys.executable, "-P", "-m", "lengthen", "train", str(file)]
+    command = laid_out(job)
     with _beside(job.directory, "log").open("wb") as output:
         popen = subprocess.Popen(
-            [*train, "--out", str(job.directory), "--resume", "auto", "--quiet"],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -222,6 +218,19 @@ def start(job: Job, machine: Machine, slot: int) -> Process:
             preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
         )
     return Process(job, slot, popen)
+
+
+def laid_out(job: Job) -> list[str]:
+    """Write a job's configuration beside its directory; return the command that trains it there.
+
+    Given again, the command goes on with the run.
+    """
+    job.directory.parent.mkdir(parents=True, exist_ok=True)
+    file = config_beside(job.directory)
+    Disk().replace_file(file, job.config.to_toml().encode())
+    # -P: a module of the user's in the working directory must not stand in for a package.
+    train = [sys.executable, "-P", "-m", "lengthen", "train", str(file)]
+    return [*train, "--out", str(job.directory), "--resume", "auto", "--quiet"]
 
 
 def config_beside(directory: Path) -> Path:

@@ -13,7 +13,7 @@ from lengthen.data.store_manifest import MANIFEST
 from lengthen.experiments.compare.declared import amendments
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
-from lengthen.experiments.compare.run import carry_out
+from lengthen.experiments.compare.run import carry_out, write_commands
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
     correlations,
@@ -122,6 +122,19 @@ def compare(
     ends = tuple(_end(outcome) for outcome in outcomes if outcome.state != "finished")
     said = tuple(lines), tuple(remarks), tuple(tables)
     return ComparisonResult(comparison.name, *said, ends, missing, page)
+
+
+def lay_out(
+    file: str | os.PathLike[str],
+    out: Path,
+    *,
+    data: str | None,
+    settings: Mapping[str, Any],
+    amend: bool = False,
+) -> Path:
+    """Write what others need to train a comparison in `out`; return the file of commands."""
+    asked = _asked_for(file, with_data(nested(settings), data))
+    return write_commands(asked, out, amend=amend)
 
 
 def _asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
