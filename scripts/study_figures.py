@@ -155,7 +155,7 @@ def read_studies(files: Sequence[Path]) -> Study:
 
 
 def _is_on_curve(config: Config, base: Config) -> bool:
-    return all(name.startswith(SAME_CURVE) for name in differences(config, base))
+    return all(name.startswith(SAME_CURVE) for name in differences(config.tables(), base.tables()))
 
 
 def _run(outcome: Outcome, results: Sequence[Result], table: SecondsTable) -> Run:

@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,30 @@ def test_a_function_paces_the_length(
     assert printed.endswith("lengths 8 16 32\n")
     steps = lengthen.read_metrics(tmp_path / "run").steps
     assert [step.length for step in steps[18:22]] == [8, 8, 16, 16]
+
+
+@pytest.mark.parametrize(("name", "fewer"), [("nanogpt", "--max_iters=20"), ("trainer", "20")])
+def test_a_comparison_is_over_the_script_of_somebody_else(
+    name: str, fewer: str, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "trainer":
+        pytest.importorskip("transformers", reason="transformers is a dev dependency")
+    assert "import lengthen" not in (EXAMPLES / f"commands/{name}.py").read_text(encoding="utf-8")
+    tables = tomllib.loads((EXAMPLES / f"commands/{name}.toml").read_text(encoding="utf-8"))
+    tables["command"][0] = sys.executable
+    tables["command"].append(fewer)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)  # where a text.txt is
+    result = lengthen.compare({**tables, "seeds": [0]}, "out", jobs=2, quiet=True)
+    assert (result.missing, result.unfinished) == (0, ())
+    runs = [path.parent for path in Path("out").rglob("metrics.jsonl")]
+    assert len(runs) == 2
+    for metrics in map(lengthen.read_metrics, runs):
+        first, last = metrics.steps[0].loss, metrics.evaluations[-1]
+        assert first
+        assert last.loss
+        assert last.loss < first
+        assert last.tokens == 20480
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from lengthen.analysis.tensorboard_log import rows_below
 from lengthen.core.loss_ratio import LowestLoss, finite_or_none, perplexity
 from lengthen.run.metrics import LINE_LIMIT, Metrics
 from lengthen.run.records import EvalRecord, ProbeRecord, StepRecord
@@ -66,6 +67,8 @@ NAMES = tuple(_Cells.model_fields)
 
 def read_external_log(path: Path, columns: Mapping[str, str]) -> Metrics:
     """Read another trainer's log; `columns` maps our names (`NAMES`) to its columns.
+
+    A folder is one of TensorBoard, whose tags are the columns, beside `step`.
 
     A value under `loss`, `eval_loss` or `probe_loss` makes a record of a step, an evaluation or a
     probe; rows without any say nothing that we know. Loss ratios are worked out here, and what the
@@ -162,6 +165,9 @@ def _completed(records: Iterable[External]) -> Iterator[External]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Row | None]]:
     """Yield (line number, row); None for what is no row. A cut last line is left out."""
+    if path.is_dir():
+        yield from rows_below(path)
+        return
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         first = file.readline(LINE_LIMIT)
         lines = chain([first], iter(lambda: file.readline(LINE_LIMIT), ""))

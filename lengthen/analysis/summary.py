@@ -46,7 +46,7 @@ class Summary:
     ratios: Ratios
     probe: Ratios | None  # None: no probe was taken
     stable: bool  # the judge's ratio never exceeded 1.2, and no step was not finite
-    judged_by: str  # "probe", or "steps" where no probe has a ratio
+    judged_by: str  # "probe", "steps" where no probe has a ratio, "nothing" where there are neither
     why_diverged: str  # empty where the weights at the end give a finite loss
     correlations: tuple[Correlated, ...]
     peaks: tuple[float | None, ...]  # the largest value of each of QUANTITIES
@@ -87,10 +87,11 @@ def _correlation(steps: Sequence[StepRecord], quantity: str, lag: int) -> Correl
 
 
 def summarise(metrics: Metrics) -> Summary:
-    """Return what a log says; raises DataError where it has no step."""
+    """Return what a log says; raises DataError where it has neither a step nor an evaluation."""
     steps, probes, evaluations = metrics.steps, metrics.probes, metrics.evaluations
-    if not steps:
+    if not (steps or evaluations):
         raise DataError("a run without steps")
+    last = (steps or evaluations)[-1]
     ratios = ratios_of(steps)
     probe = ratios_of(probes) if probes else None
     # A single finite probe has no earlier one to be compared with: it judges nothing.
@@ -99,16 +100,16 @@ def summarise(metrics: Metrics) -> Summary:
     best = best_loss(evaluations)
     reached = None if best is None else first_at_or_below(evaluations, best)
     return Summary(
-        steps=steps[-1].step,
-        tokens=steps[-1].tokens,
-        seconds=steps[-1].seconds,
+        steps=last.step,
+        tokens=last.tokens,
+        seconds=last.seconds,
         last_loss=evaluations[-1].loss if evaluations else None,
         best_loss=best,
         best_step=None if reached is None else reached.step,
         ratios=ratios,
         probe=probe,
         stable=judge.above_papers == 0 and ratios.not_finite == 0,
-        judged_by="probe" if judges else "steps",
+        judged_by="probe" if judges else "steps" if steps else "nothing",
         why_diverged=why_diverged(metrics),
         correlations=correlations(steps),
         peaks=tuple(max(_known(steps, quantity), default=None) for quantity in QUANTITIES),
@@ -149,6 +150,8 @@ def _known(records: Sequence[Measurement], name: str) -> list[float]:
 
 def verdict_line(summary: Summary) -> str:
     """Say in one sentence whether a run was stable, and what that rests on."""
+    if summary.judged_by == "nothing":
+        return summary.why_diverged or "no training loss is logged, which could tell its stability"
     word = "stable" if summary.stable else "unstable"
     steps = _steps_text(summary.ratios)
     if summary.judged_by == "steps" or summary.probe is None:

@@ -41,6 +41,7 @@ COMMAND = Command(
   lengthen compare my.toml --data store --out runs/timed --jobs 1             seconds count, too
   lengthen compare my.toml --out runs/timed --look                            tables so far
   lengthen compare my.toml --data store --lay-out runs/timed                  for a cluster
+  lengthen compare examples/commands/nanogpt.toml --out runs/rates            any command
 """,
     _arguments,
     _run,

@@ -93,14 +93,17 @@ def _of_array(options: argparse.Namespace) -> Lines:
     if not file.is_file():
         hint = "`lengthen compare --lay-out` writes it"
         raise SettingError("DIR", f"has no {COMMANDS}", options.what, hint)
-    runs = len(file.read_text(encoding="utf-8").splitlines())
-    if not runs:
+    commands = file.read_text(encoding="utf-8").splitlines()
+    if not commands:
         raise SettingError("DIR", "has no run that is left to train", options.what)
+    if shlex.split(commands[0])[3:5] != ["lengthen", "train"]:
+        rule = f"has commands of another trainer in {COMMANDS}"
+        raise SettingError("DIR", rule, options.what, "write an array of your own for them")
     line = f'sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(file))}'
     return {
         "#SBATCH --job-name=": file.parent.name,
         "#SBATCH --nodes=": 1,
-        "#SBATCH --exclusive": f"\n#SBATCH --array=0-{runs - 1}",
+        "#SBATCH --exclusive": f"\n#SBATCH --array=0-{len(commands) - 1}",
         # What follows `python -P -m lengthen train` in the run's command.
         "words=": f'; eval "words=($({line}))"; words=("${{words[@]:5}}")',
         "python=": shlex.quote(sys.executable),

@@ -205,12 +205,12 @@ def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
     return [f"optimizer.min_learning_rate follows the new peak: {follows:g}"]
 
 
-def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two configurations differ, by dotted name, with both values.
+def differences(tables: Tables, other: Tables) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ in two tables, by dotted name, with both values.
 
     A setting that one of them lacks is None there.
     """
-    one, two = flat(config.tables()), flat(other.tables())
+    one, two = flat(tables), flat(other)
     names = [*one, *(name for name in two if name not in one)]
     return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
 

@@ -32,6 +32,9 @@ class Model(Table):
         Count | None,
         Doc("of keys and values (arXiv:2305.13245); must divide it", "", "`model.heads`"),
     ] = None
+    head_width: Annotated[
+        Count | None, Field(le=2**17), Doc("of a query, a key or a value", "", "width / heads")
+    ] = None
     length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
     vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
     dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
@@ -65,15 +68,16 @@ class Model(Table):
         if self.heads % self.key_heads:
             rule = f"must divide model.heads ({self.heads})"
             raise SettingError("kv_heads", rule, self.kv_heads)
-        if self.positions == "rope" and self.head_width % 2:
-            rule = f"must cut model.width ({self.width}) into even widths for rotary positions"
-            raise SettingError("heads", rule, self.heads)
+        if self.positions == "rope" and self.head_size % 2:
+            name = "heads" if self.head_width is None else "head_width"
+            rule = f"must make heads of an even width for rotary positions, not {self.head_size}"
+            raise SettingError(name, rule, getattr(self, name))
         return self
 
     @property
-    def head_width(self) -> int:
+    def head_size(self) -> int:
         """Elements of a query, a key or a value."""
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
 
     @property
     def key_heads(self) -> int:

@@ -7,6 +7,7 @@ SETTINGS = {
     "model.layers": "nlayer nlayers numlayers numhiddenlayers",
     "model.heads": "nhead nheads numheads numattentionheads",
     "model.kv_heads": "numkeyvalueheads nkvheads numquerygroups",
+    "model.head_width": "headdim headsize kvchannels",
     "model.mlp_width": "intermediatesize ninner ffnhiddensize dff",
     "model.tied": "tiewordembeddings",
     "model.norm_eps": "rmsnormeps layernormepsilon layernormeps",

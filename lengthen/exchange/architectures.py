@@ -9,7 +9,8 @@ from lengthen.config.model import Model
 from lengthen.util.errors import SettingError
 
 Table = dict[str, tuple[Any, ...]]
-EFFECTIVE = {"kv_heads": "key_heads", "mlp_width": "inner_width"}  # what None means, of a Model
+# What None means, of a Model.
+EFFECTIVE = {"kv_heads": "key_heads", "mlp_width": "inner_width", "head_width": "head_size"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,9 @@ GPT2 = Architecture(
     others=_table("""
         num_hidden_layers=n_layer hidden_size=n_embd num_attention_heads=n_head
         max_position_embeddings=n_positions"""),
-    fixed=_table("positions=learned norm=layer mlp=gelu bias=true qk_norm=false kv_heads=null"),
+    fixed=_table("""
+        positions=learned norm=layer mlp=gelu bias=true qk_norm=false kv_heads=null
+        head_width=null"""),
     # Four names for the tanh form of GELU; the exact one differs in the fourth digit.
     plain=_table("""
         activation_function=gelu_new,gelu_pytorch_tanh,gelu_fast,gelu_accurate

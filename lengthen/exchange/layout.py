@@ -121,8 +121,8 @@ def to_theirs(architecture: Architecture, shape: Model, ours: str, tensor: Tenso
     """Return a parameter of a model as it is in a folder: each part under its name."""
     names = their_names(architecture, ours)
     tensor = tensor.T if is_transposed(architecture, ours) else tensor
-    keys = shape.key_heads * shape.head_width
-    rows = [shape.width, keys, keys] if len(names) > 1 else [len(tensor)]
+    queries, keys = (heads * shape.head_size for heads in (shape.heads, shape.key_heads))
+    rows = [queries, keys, keys] if len(names) > 1 else [len(tensor)]
     parts = torch.split(tensor, rows)
     return {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
 

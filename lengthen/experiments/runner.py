@@ -1,15 +1,13 @@
-"""Ordinary `lengthen train` runs, each in a process of its own, several side by side.
+"""Ordinary `lengthen train` runs, or commands, each in a process of its own, several side by side.
 
 Whoever starts them may die at any moment: they save and end, and the same call resumes them.
 """
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +16,16 @@ from typing import Literal, Protocol
 from lengthen.config.schema import Config
 from lengthen.distributed.device import SHARED_OUT, cards, usable_cores
 from lengthen.distributed.memory import cpu_memory_limit, memory_of, micro_tokens_within
+from lengthen.experiments.command import Command
 from lengthen.run.attempts import ATTEMPTS
 from lengthen.run.directory import owned
 from lengthen.run.metrics import JsonLines
 from lengthen.util.disk import Disk
 from lengthen.util.errors import BusyError, SettingError, StoppedError, UnstableError, printable
-from lengthen.util.signals import StopSignal
+from lengthen.util.signals import StopSignal, end_with_parent
 
 LOOK_SECONDS = 0.5  # between two looks at the processes
 BUSY_SECONDS = 5.0  # until a run that somebody else has is tried again
-PARENT_DIED = 1  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,24 @@ class Machine:
 
 
 def machine_for(
-    configs: Sequence[Config], most: int, jobs: int | None, threads: int | None
+    configs: Sequence[Config | Command], most: int, jobs: int | None, threads: int | None
 ) -> Machine:
     """Return how many runs go side by side: one a GPU, else one a core, as many as memory holds.
 
-    There are never more than `most`. The configurations have the vocabulary of their store. Raises
+    Of a command, whose memory nobody knows, one a GPU, else one; a single one has every GPU. There
+    are never more than `most`. The configurations have the vocabulary of their store. Raises
     SettingError where `jobs` or `threads` is below 1.
     """
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
             raise SettingError(name, "must be at least 1", value)
-    device = configs[0].run.device
+    ours = [config for config in configs if isinstance(config, Config)]
+    device = ours[0].run.device if ours else "auto"
     devices = cards(device)
     cores = usable_cores()
-    count = min(jobs or devices or min(cores, _fit_into_memory(configs)), most)
-    shared = devices if device in SHARED_OUT else 0
+    fitting = min(cores, _fit_into_memory(ours)) if ours else 1
+    count = min(jobs or devices or fitting, most)
+    shared = devices if device in SHARED_OUT and (ours or count > 1) else 0
     return Machine(count, threads or max(1, cores // count), shared)
 
 
@@ -66,12 +67,12 @@ def _fit_into_memory(configs: Sequence[Config]) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is wanted: `lengthen train` with `config` into `directory`."""
+    """A run that is wanted: `lengthen train` with `config`, or a command, into `directory`."""
 
     name: str  # in attempts.jsonl
     label: str  # for people
     directory: Path
-    config: Config
+    config: Config | Command
 
 
 # By itself; as it is not wanted any more; as the experiment stops; as another process has the run.
@@ -215,7 +216,7 @@ def start(job: Job, machine: Machine, slot: int) -> Process:
             env=_environment(machine, slot),
             # A signal to us is passed on by us: each run then saves, and once.
             start_new_session=True,
-            preexec_fn=_end_with_parent() if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent(),  # each run then saves and ends, too
         )
     return Process(job, slot, popen)
 
@@ -228,9 +229,12 @@ def laid_out(job: Job) -> list[str]:
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     file = config_beside(job.directory)
     Disk().replace_file(file, job.config.to_toml().encode())
+    words = ["lengthen", "train", str(file), "--out", str(job.directory)]
+    words += ["--resume", "auto", "--quiet"]
+    if isinstance(job.config, Command):
+        words = ["lengthen.experiments.run_command", str(file), str(job.directory)]
     # -P: a module of the user's in the working directory must not stand in for a package.
-    train = [sys.executable, "-P", "-m", "lengthen", "train", str(file)]
-    return [*train, "--out", str(job.directory), "--resume", "auto", "--quiet"]
+    return [sys.executable, "-P", "-m", *words]
 
 
 def config_beside(directory: Path) -> Path:
@@ -266,13 +270,6 @@ def visible_gpus(count: int) -> list[str]:
     """Return the names of the GPUs that this process may use, those that a user hid left out."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return given.split(",") if given else [str(number) for number in range(count)]
-
-
-def _end_with_parent() -> Callable[[], None]:
-    # The kernel signals the run when we die, even by SIGKILL; it saves and ends. The library is
-    # loaded before the fork, after which little is safe.
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(PARENT_DIED, signal.SIGTERM)
 
 
 def _why(code: int, log: Path) -> str:

@@ -9,6 +9,7 @@ from lengthen.analysis.summary import why_diverged
 from lengthen.config import load as settings
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
+from lengthen.experiments.command import Command, read_command
 from lengthen.experiments.runner import config_beside
 from lengthen.run.attempts import read_attempts
 from lengthen.run.directory import RunPaths
@@ -27,10 +28,10 @@ class RunStatus:
 
     state: State
     metrics: Metrics
-    config: Config | None = None  # that it is trained with, once it has begun
+    config: Config | None = None  # that it is trained with, once it has begun; none of a command
 
 
-def run_status(directory: Path, config: Config) -> RunStatus:
+def run_status(directory: Path, config: Config | Command) -> RunStatus:
     """Read how far the run of `config` in `directory` is.
 
     Raises SettingError where its configuration is another one than `config` comes to now, and
@@ -40,8 +41,7 @@ def run_status(directory: Path, config: Config) -> RunStatus:
     begun = paths.metrics.is_file()
     if not begun and not paths.config.is_file():
         return RunStatus("missing", Metrics((), 0))
-    used = settings.load(str(paths.config))[0]
-    _must_be_the_run(config, used, directory)
+    used = _must_be_the_run(config, paths.config, directory)
     if not begun:
         return RunStatus("missing", Metrics((), 0), used)
     metrics = read_metrics(paths.metrics)
@@ -49,12 +49,12 @@ def run_status(directory: Path, config: Config) -> RunStatus:
     return RunStatus(_state(metrics), metrics, used)
 
 
-def was_started_so(directory: Path, config: Config) -> bool:
+def was_started_so(directory: Path, config: Config | Command) -> bool:
     """Return whether the last process of a run was started with `config`, as far as is known."""
     file = config_beside(directory)
     try:
-        started = settings.load(str(file))[0] if file.is_file() else config
-        _must_be_the_run(config, started, directory)
+        if file.is_file():
+            _must_be_the_run(config, file, directory)
     except SettingError:
         return False
     return True
@@ -70,21 +70,28 @@ def _state(metrics: Metrics) -> State:
     return "diverged" if lost else "begun"
 
 
-def _must_be_the_run(config: Config, used: Config, directory: Path) -> None:
-    differences = settings.differences(_decided(config, used), _decided(used, used))
+def _must_be_the_run(config: Config | Command, file: Path, directory: Path) -> Config | None:
+    """Return what `file` says, unless of a command; raises SettingError if it is another run's."""
+    if isinstance(config, Command):
+        used, asked, there = None, config.tables(), read_command(file).tables()
+    else:
+        used = settings.load(str(file))[0]
+        asked, there = (_decided(one, used).tables() for one in (config, used))
+    differences = settings.differences(asked, there)
     # A decay that the file leaves open follows from what differs besides.
     for name in sorted(differences, key=lambda name: name == "optimizer.decay_tokens"):
-        asked, there = differences[name]
-        if name in NO_RESULT or (name, asked) == ("run.device", "auto"):
+        now, then = differences[name]
+        if name in NO_RESULT or (name, now) == ("run.device", "auto"):
             continue
         if name == "data.store_id":
-            rule = f"run {directory} was trained on store {there}, this one is {asked}"
+            rule = f"run {directory} was trained on store {then}, this one is {now}"
             raise SettingError("data.path", rule, None, "choose another --out")
         holds = f"{directory} has none"
-        if there is not None:
-            holds = f"{directory} holds a run with {there!r}"
-        rule = holds if asked is not None else f"{holds}, the file sets none"
-        raise SettingError(name, rule, asked, "choose another --out, or remove that run")
+        if then is not None:
+            holds = f"{directory} holds a run with {then!r}"
+        rule = holds if now is not None else f"{holds}, the file sets none"
+        raise SettingError(name, rule, now, "choose another --out, or remove that run")
+    return used
 
 
 def _decided(config: Config, used: Config) -> Config:

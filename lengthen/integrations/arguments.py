@@ -3,12 +3,12 @@
 Each is refused in one line that names it and the value to give, before the first step.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
+from lengthen.integrations.host import check_processes
 from lengthen.util.errors import SettingError
 
 # Argument, the value that it must have, and why.
@@ -38,6 +38,7 @@ def check_arguments(arguments: Any, number_of_steps: int) -> None:
     """
     for name, rule, value, hint in _mistakes(arguments, number_of_steps):
         raise SettingError(name, rule, getattr(value, "value", value), hint)  # of an enumeration
+    check_processes(arguments.world_size, f"on a processor, {_give('use_cpu', True)}")
 
 
 def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, str]]:
@@ -55,11 +56,6 @@ def _mistakes(arguments: Any, steps: int) -> Iterator[tuple[str, str, object, st
             rule = "must be False, as batches have different shapes"
             hint = f"give accelerator_config={{{name!r}: False}}"
             yield f"accelerator_config.{name}", rule, True, hint
-    started = os.environ.get("WORLD_SIZE", "1")
-    if started != "1" and arguments.world_size == 1:
-        # They do not know of each other: each would write the run.
-        rule = f"must be the {started} processes that were started (WORLD_SIZE)"
-        yield "world_size", rule, 1, f"on a processor, {_give('use_cpu', True)}"
     # The dataset holds the whole budget: beyond it the Trainer would begin it anew.
     if arguments.max_steps > steps:
         rule = f"must be at most the {steps} steps of the plan's budget"

@@ -26,6 +26,7 @@ from lengthen.integrations.validate import (
     random_row,
     required_logits,
     summed_loss,
+    wide,
     wrong_loss,
 )
 from lengthen.util.errors import SettingError
@@ -126,7 +127,7 @@ class MicroBatchWatch:
     def _share(self, batch: ExpectedBatch, forward: Forward) -> Tensor:
         """Return what a micro-batch adds to the mean loss of the step, 0-d."""
         if self._own_loss and forward.loss is not None:
-            return forward.loss.detach().float().reshape(())
+            return wide(forward.loss.detach()).reshape(())
         logits = required_logits(forward.logits, self._model)
         return summed_loss(logits, batch.targets) / batch.number
 

@@ -11,14 +11,12 @@ that were trained, and what workers prefetch changes nothing.
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
 
 from lengthen.core.loss_ratio import PROBE_SEQUENCES
 from lengthen.core.schedule import crossed
@@ -26,6 +24,7 @@ from lengthen.data.stream import StepCursor, StreamState
 from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.arguments import check_arguments, check_model
 from lengthen.integrations.dataset import LengthenDataset, Row
+from lengthen.integrations.host import TRANSFORMERS
 from lengthen.integrations.micro_batches import MicroBatchWatch
 from lengthen.integrations.run_log import RunLog
 from lengthen.integrations.validate import (
@@ -36,6 +35,13 @@ from lengthen.integrations.validate import (
     summed_loss,
 )
 from lengthen.util.errors import CheckpointError, SettingError
+
+if TYPE_CHECKING or not TRANSFORMERS.mistake():
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import ExportableState
+else:
+    TrainerCallback, ExportableState = TRANSFORMERS.stand_in(), object
+    TrainerControl = TrainerState = TrainingArguments = object
 
 __all__ = ["LengthenCallback", "LengthenDataset"]
 

@@ -122,15 +122,20 @@ def required_logits(logits: Tensor | None, model: nn.Module) -> Tensor:
 
 
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum of cross entropies, in nats, 0-d, in float32; row by row, to hold little."""
+    """Return the sum of cross entropies, in nats, 0-d, as `wide`; row by row, to hold little."""
     return torch.stack(
         [
             functional.cross_entropy(
-                row.float(), target.to(row.device), reduction="sum", ignore_index=IGNORED
+                wide(row), target.to(row.device), reduction="sum", ignore_index=IGNORED
             )
             for row, target in zip(by_row(logits, targets), targets, strict=True)
         ]
     ).sum()
+
+
+def wide(values: Tensor) -> Tensor:
+    """Return values in float32, or in float64 where they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def by_row(logits: Tensor, targets: Tensor) -> Tensor:
@@ -141,7 +146,7 @@ def by_row(logits: Tensor, targets: Tensor) -> Tensor:
 def is_close(loss: Tensor, ours: Tensor) -> bool:
     """Return whether a loss is ours but for the rounding of its own precision; both are 0-d."""
     tolerance = ROUNDING.get(loss.dtype, LOW_PRECISION_ROUNDING)
-    return bool(torch.isclose(loss.float(), ours, rtol=tolerance, atol=1e-12))
+    return bool(torch.isclose(loss.to(ours.dtype), ours, rtol=tolerance, atol=1e-12))
 
 
 def wrong_loss(factor: float = 1.0) -> SettingError:

@@ -14,16 +14,17 @@ Shape = tuple[int, ...]
 FLOAT = 4  # bytes of a float32
 COPIES = 4  # numbers held for each parameter: weight, gradient, two moments
 CHUNK = 512  # tokens whose logits exist at a time: with more they fall out of a CPU's cache
-STREAM_KEEPS = 8  # widths per token that a layer keeps for its backward pass, beside the perceptron
+STREAM_KEEPS = 4  # widths per token that a layer keeps for its backward pass, beside the following
+HEAD_KEEPS = 4  # widths per token of all heads: queries, keys, values, what they mix
 INNER_KEEPS = {"gelu": 2, "swiglu": 4}  # inner widths per token that the perceptron keeps
-ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # widths per token more; with both no more than with the norm
+ROTATION_KEEPS, QK_NORM_KEEPS = 3, 5  # the same, more; with both no more than with the norm
 RMS_KEEPS = 2  # widths per token more with RMSNorm: what its two gains multiply
 DROPOUT_KEEPS = 2  # widths per token more with dropout: the masks of the two branches
 # Matrices of length * length per head, which only dropout on a CPU brings back: the weights, the
 # mask and their product; and in the backward pass the gradient of one of them.
 ATTENTION_KEEPS, ATTENTION_NEEDS = 3, 1
 BACKWARD_NEEDS = 12  # widths per token at once, in one layer's backward pass and around the layers
-CHUNKS = 3  # chunks of logits in memory at once: logits, their logarithms, the previous chunk's
+CHUNKS = 2  # chunks of logits in memory at once: logits and their logarithms
 # Bytes that glibc's heap holds for each byte in use, after several micro-batches fragmented it.
 # Larger blocks are mapped each by itself, and where layers are recomputed all of them are
 # (`memory.free_large_blocks_at_once`): those are given back whole.
@@ -48,7 +49,7 @@ def layer_shapes(shape: Model) -> Iterator[Shape]:
             yield (rows,)
     yield from 2 * _norm_shapes(shape)
     if shape.qk_norm:
-        yield from [(shape.head_width,)] * 2
+        yield from [(shape.head_size,)] * 2
 
 
 def root_shapes(shape: Model) -> Iterator[Shape]:
@@ -61,8 +62,8 @@ def root_shapes(shape: Model) -> Iterator[Shape]:
 
 def _matrices(shape: Model) -> list[tuple[int, int]]:
     """Return the shapes of a layer's matrices, that of `down` last."""
-    width, inner = shape.width, shape.inner_width
-    attention = [(width + 2 * shape.key_heads * shape.head_width, width), (width, width)]
+    width, inner, heads = shape.width, shape.inner_width, shape.heads * shape.head_size
+    attention = [(heads + 2 * shape.key_heads * shape.head_size, width), (width, heads)]
     return [*attention, *[(inner, width)] * (2 if shape.mlp == "swiglu" else 1), (width, inner)]
 
 
@@ -94,7 +95,7 @@ def flops(
     *matrices, last = map(prod, _matrices(shape))
     products = 6 * tokens * (shape.layers * (sum(matrices) + last) + _vocabulary(shape) * width)
     attended_twice = length + 1 if causal else 2 * length
-    attention = 6 * tokens * attended_twice * shape.layers * width
+    attention = 6 * tokens * attended_twice * shape.layers * shape.heads * shape.head_size
     if not recompute:
         return products + attention
     again = sum(matrices) + (last if shape.dropout > 0 else 0)
@@ -140,8 +141,7 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
     layer = (layer_keeps(shape) + DROPOUT_KEEPS * drops) * stream + ATTENTION_KEEPS * matrices
     kept = shape.layers * (stream if recompute else layer)
     backward = recompute * layer + BACKWARD_NEEDS * stream + ATTENTION_NEEDS * matrices
-    chunk = min(CHUNK, micro_tokens) * vocabulary
-    logits = wasted(chunk) * (CHUNKS * chunk + 2 * width * micro_tokens)
+    logits = CHUNKS * min(CHUNK, micro_tokens) * vocabulary + 2 * stream
     # The head's gradient is there twice; a tied one waits for that of the embedding.
     head = 2 * vocabulary * width
     return kept + max(backward + (head if shape.tied else 0), logits + head)
@@ -149,13 +149,15 @@ def _peak(shape: Model, micro_tokens: int, recompute: bool, *, on_cpu: bool, was
 
 def layer_keeps(shape: Model) -> float:
     """Return the widths per token that a layer without dropout keeps for its backward pass."""
-    keeps = STREAM_KEEPS + INNER_KEEPS[shape.mlp] * shape.inner_width / shape.width
+    of_heads: float = HEAD_KEEPS
     rotates, share = shape.positions == "rope", shape.key_heads / shape.heads
     if share == 1:
-        keeps += QK_NORM_KEEPS if shape.qk_norm else ROTATION_KEEPS * rotates
+        of_heads += QK_NORM_KEEPS if shape.qk_norm else ROTATION_KEEPS * rotates
     else:  # shared keys and values, and what they were written out from
-        keeps += 3 + 3 * share if shape.qk_norm else 1 if rotates else 2 * share
-    return keeps + RMS_KEEPS * (shape.norm == "rms")
+        of_heads += 3 + 3 * share if shape.qk_norm else 1 if rotates else 2 * share
+    widths = of_heads * shape.heads * shape.head_size
+    widths += INNER_KEEPS[shape.mlp] * shape.inner_width
+    return STREAM_KEEPS + widths / shape.width + RMS_KEEPS * (shape.norm == "rms")
 
 
 def _vocabulary(shape: Model) -> int:

@@ -102,7 +102,7 @@ class GPT(nn.Module):
             positions = starts[:, None] + torch.arange(inputs.shape[1], device=inputs.device)
         x, rotation = self._embedded(inputs, positions)
         if documents is not None:  # once for all layers
-            dtype, size = product_dtype(x), self.shape.width // self.shape.heads
+            dtype, size = product_dtype(x), self.shape.head_size
             dropout = self.shape.dropout * self.training
             reading = Reading(document_mask(documents, dtype, size, dropout))
         x = functional.dropout(x, self.shape.dropout, self.training)
@@ -155,7 +155,7 @@ class GPT(nn.Module):
                 positions = torch.arange(length, device=inputs.device)[None]
             dtype = self.tokens.weight.dtype
             shape = self.shape
-            return x, rotation_at(positions, shape.head_width, shape.rope_theta, dtype)
+            return x, rotation_at(positions, shape.head_size, shape.rope_theta, dtype)
         # A slice where it can be: the gradients of looked-up rows are added up in another order.
         own = self.positions.weight[:length] if positions is None else self.positions(positions)
         return x + own, None

@@ -52,28 +52,31 @@ class _SummedLoss(torch.autograd.Function):
         inputs, table = hidden.to(dtype), weight.to(dtype)
         loss = weight.new_zeros(())
         to_hidden, to_weight = torch.empty_like(inputs), torch.zeros_like(weight)
+        # Made once: the hole of a freed chunk is too small for the next, which must be aligned.
+        size = min(CHUNK, len(inputs)), len(table)
+        all_logits, all_log_p = inputs.new_empty(size), weight.new_empty(size)
         for first in range(0, len(inputs), CHUNK):
             rows = slice(first, first + CHUNK)
-            target, logits = targets[rows, None], inputs[rows] @ table.T
-            log_p, chosen = torch.log_softmax(logits, dim=1, dtype=weight.dtype), None
-            if z_loss:
-                chosen = logits.gather(1, target)
-            del logits  # as large as its logarithms
+            target, count = targets[rows, None], len(inputs[rows])
+            logits, log_p = all_logits[:count], all_log_p[:count]
+            torch.mm(inputs[rows], table.T, out=logits)
+            torch.log_softmax(logits, dim=1, dtype=weight.dtype, out=log_p)
+            chosen = logits.gather(1, target) if z_loss else None
             log_p_target = log_p.gather(1, target)
             loss -= log_p_target.sum()
             if not train:
                 continue
-            # d loss / d logits = p - 1[target], written over log p: the largest tensor here.
+            # d loss / d logits = p - 1[target], written over log p and, in low precision, logits.
             slope = log_p.exp_()
             if chosen is not None:  # d log(Z)^2 / d logits = 2 log(Z) p
                 slope *= 1 + 2 * z_loss * (chosen - log_p_target)
             slope.scatter_add_(1, target, log_p.new_full(target.shape, -1.0))
-            slope = slope.to(dtype)
-            torch.mm(slope, table, out=to_hidden[rows])
             if dtype == weight.dtype:
                 to_weight.addmm_(slope.T, inputs[rows])
             else:
+                slope = logits.copy_(slope)
                 to_weight += slope.T @ inputs[rows]
+            torch.mm(slope, table, out=to_hidden[rows])
         ctx.save_for_backward(to_hidden, to_weight)
         return loss
 

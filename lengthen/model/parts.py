@@ -115,15 +115,15 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Model) -> None:
         super().__init__()
-        width = shape.width
+        width, queries = shape.width, shape.heads * shape.head_size
         self.heads, self.key_heads = shape.heads, shape.key_heads
         self.dropout = shape.dropout
         self.query_norm, self.key_norm = (
-            nn.RMSNorm(shape.head_width, eps=1e-6) if shape.qk_norm else None for _ in range(2)
+            nn.RMSNorm(shape.head_size, eps=1e-6) if shape.qk_norm else None for _ in range(2)
         )
-        self.widths = width, *2 * [shape.key_heads * shape.head_width]  # of all heads together
+        self.widths = queries, *2 * [shape.key_heads * shape.head_size]  # of all heads together
         self.qkv = nn.Linear(width, sum(self.widths), bias=shape.bias)
-        self.out = nn.Linear(width, width, bias=shape.bias)
+        self.out = nn.Linear(queries, width, bias=shape.bias)
 
     def forward(
         self, x: Tensor, rotation: Rotation | None = None, reading: Reading | None = None

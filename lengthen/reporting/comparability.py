@@ -195,7 +195,8 @@ def _below_full_length(runs: Sequence[NamedRun]) -> list[str]:
     """Return a note where the last step of runs, ended or not, is below full length."""
     below = {}
     for run in runs:
-        length, full = run.metrics.steps[-1].length, as_text(run.config).get(LENGTH, "")
+        steps = run.metrics.steps
+        length, full = steps[-1].length if steps else None, as_text(run.config).get(LENGTH, "")
         if length is not None and full.isdigit() and length < int(full):
             below[run.name] = f"{length:,.0f} of {full}"
     if not below:

@@ -26,7 +26,7 @@ Note = Callable[[str], None]  # called with a line for the user
 
 @dataclass(frozen=True)
 class NamedRun:
-    """A run as reports see it; it has at least one step."""
+    """A run as reports see it; it has at least one step, or a foreign log an evaluation."""
 
     name: str  # unique among the runs gathered with it; printable
     metrics: Metrics
@@ -100,7 +100,7 @@ def _gathered(
                 raise
             reasons.append(str(error))  # the others are as good as before
             continue
-        if run.metrics.steps:
+        if run.metrics.steps or run.metrics.evaluations:
             runs.append(run)
             continue
         unreadable = run.metrics.unreadable

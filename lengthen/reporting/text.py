@@ -102,7 +102,7 @@ def _instability(name: str, summary: Summary) -> tuple[str, ...]:
     steps, probe = _figures(summary.ratios), _figures(summary.probe)
     count, *above, largest = (f"{a} | {b}" for a, b in zip(steps, probe, strict=True))
     ratios = summary.ratios
-    share = f"{100 * (ratios.above_papers / ratios.count):.1f} %"
+    share = f"{100 * (ratios.above_papers / ratios.count):.1f} %" if ratios.count else "-"
     return (name, count, *above, share, largest, f"{ratios.marked:,}", _stable(summary))
 
 
@@ -115,7 +115,7 @@ def _figures(ratios: Ratios | None) -> tuple[str, ...]:
 
 def _stable(summary: Summary) -> str:
     word = "diverged" if summary.why_diverged else "yes" if summary.stable else "no"
-    return word if summary.judged_by == "probe" else f"{word} *"
+    return {"probe": word, "steps": f"{word} *"}.get(summary.judged_by, "-")
 
 
 def worst_spikes(summaries: Mapping[str, Summary]) -> Table | None:

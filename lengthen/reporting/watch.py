@@ -55,7 +55,7 @@ class LogSummary:
         """Take in one line; one that is none of ours is counted."""
         self.lines += 1
         match from_json(line):
-            case StepRecord(tokens=int(), length=int(), rows=int()) as step:
+            case StepRecord() as step:
                 self.step, self.finished = step, False
                 self.recent.append(step)
                 self.unstable += height(step) > UNSTABLE
@@ -72,7 +72,7 @@ class LogSummary:
                 self.finished = event.name == "finished"  # a resume takes the end back
                 facts = "".join(f"  {name} {value}" for name, value in event.facts.items() if value)
                 self.events.append(printable(f"step {event.step}  {event.name}{facts}")[:500])
-            case StepRecord() | None:
+            case None:
                 self.unreadable += 1
 
     @property
@@ -215,9 +215,12 @@ def _views(paths: RunPaths, name: str = "") -> Iterator[View]:
 
 
 def _budget(paths: RunPaths) -> int | None:
-    tokens = settings.read_toml(paths.config).get("budget", {}).get("tokens")
+    tables = settings.read_toml(paths.config)
+    tokens = tables.get("budget", {}).get("tokens")
     if isinstance(tokens, int):  # another training loop's run has this much of a configuration
         return tokens
+    if "command" in tables:
+        return None
     config = settings.load_run(paths.config)
     try:
         store = open_store(config)
@@ -273,19 +276,22 @@ def _state(view: View) -> str:
 def _facts(view: View) -> Iterator[tuple[str, str]]:
     """Yield what there is to say, as a name and its text."""
     summary, step = view.summary, view.summary.step
-    if step is None:
+    if (last := step or summary.evaluation) is None:
         yield "step", "0"
         return
-    yield "step", f"{step.step:,}"
-    yield "tokens", _tokens(view, step.tokens or 0)
-    yield "length", f"{step.length:,}"
-    yield "rows", f"{step.rows:,}"
-    yield "loss", _loss(step)
+    yield "step", f"{last.step:,}"
+    yield "tokens", _tokens(view, last.tokens or 0)
+    for name in ("length", "rows"):  # another training loop may not log them
+        if (count := getattr(step, name, None)) is not None:
+            yield name, f"{count:,}"
+    if step is not None:
+        yield "loss", _loss(step)
     if summary.probe is not None:
         yield "probe", _loss(summary.probe)
     if (valid := summary.evaluation) is not None:
         yield "valid", f"{_loss(valid)} (best {number(summary.best)}) at step {valid.step:,}"
-    yield "rate", f"{step.lr or 0.0:.2e}"
+    if step is not None and step.lr is not None:
+        yield "rate", f"{step.lr:.2e}"
     yield "tokens/s", number(summary.speed, 0)
     yield "unstable", f"{summary.unstable:,}"
     if summary.saved is not None:

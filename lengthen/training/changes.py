@@ -70,7 +70,7 @@ def check_same_settings(config: Config, there: Config) -> None:
         "run": {"timeout_seconds": config.run.timeout_seconds},
     }
     there = with_overrides(there, own)
-    for name, (asked, before) in sorted(differences(config, there).items()):
+    for name, (asked, before) in sorted(differences(config.tables(), there.tables()).items()):
         rule = f"--resume auto found a run with {before!r}"
         raise SettingError(name, rule, asked, "choose another --out")
 
@@ -85,7 +85,7 @@ def refuse_fixed(overrides: Tables) -> None:
 
 def check_branch(config: Config, old: Config) -> None:
     """Raise SettingError for a change from `old` that weights or moments do not allow."""
-    for name, (asked, before) in sorted(differences(config, old).items()):
+    for name, (asked, before) in sorted(differences(config.tables(), old.tables()).items()):
         if FIXED.fullmatch(name) and name not in OPEN | {"data.store_id"}:
             rule = f"cannot change in a branch; the run has {before!r}"
             raise SettingError(name, rule, asked, "start a new run")

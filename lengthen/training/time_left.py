@@ -100,7 +100,7 @@ class TimeLeft:
 
     def end(self, run: str) -> None:
         """Leave out a run that has ended, at the end of its budget or before."""
-        del self._runs[run]
+        self._runs.pop(run, None)
 
     def work(self) -> tuple[float, float]:
         """Return the steps to come of all runs, and their FLOP."""

@@ -1,14 +1,26 @@
 """SIGINT, SIGTERM and SIGHUP as a request to stop, which a loop checks between two steps."""
 
+import ctypes
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+PARENT_DIED = 1  # PR_SET_PDEATHSIG
 # SLURM may signal every process of a step, and a launcher among them passes the signal on.
 ONE_REQUEST_SECONDS = 5.0
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:
+    """Return a `preexec_fn`: the kernel signals the process when its parent dies, even by SIGKILL.
+
+    The library is loaded before the fork, after which little is safe. Linux alone has that.
+    """
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    return prctl and (lambda: prctl(PARENT_DIED, number))
 
 
 class StopSignal:

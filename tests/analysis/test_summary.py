@@ -122,7 +122,13 @@ def test_f54_a_growing_log_says_more_each_time(tmp_path: Path) -> None:
 
 def test_f54_a_run_without_steps_is_refused() -> None:
     with pytest.raises(DataError, match="^a run without steps$"):
-        summarise(metrics(evaluation(1, 5.0)))
+        summarise(metrics(probe(1)))
+
+
+def test_a_log_of_evaluations_alone_says_nothing_of_stability() -> None:
+    summary = summarise(metrics(evaluation(1, 5.0), evaluation(2, 4.0)))
+    assert (summary.steps, summary.last_loss, summary.judged_by) == (2, 4.0, "nothing")
+    assert verdict_line(summary) == "no training loss is logged, which could tell its stability"
 
 
 def test_a_summary_has_the_clock_the_losses_and_what_was_spent_apart() -> None:

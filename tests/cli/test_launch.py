@@ -101,7 +101,11 @@ def test_what_cannot_work_is_one_line(
     assert said.startswith(f"lengthen: {line}")
 
 
-@takes("`lengthen compare --lay-out` writes it", "give a directory for the run")
+@takes(
+    "`lengthen compare --lay-out` writes it",
+    "give a directory for the run",
+    "write an array of your own for them",
+)
 def test_the_runs_of_a_comparison_are_an_array(
     words: list[str], store: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -115,6 +119,13 @@ def test_the_runs_of_a_comparison_are_an_array(
     assert "#SBATCH --array=0-5" in said
     assert "#SBATCH --nodes=1" in said
     assert "#SBATCH --exclusive" not in said
+    commands = tmp_path / "compared/commands.txt"
+    commands.write_text("python -P -m lengthen.experiments.run_command a.toml a\n")
+    assert main(array) == 2
+    assert "write an array of your own for them" in capsys.readouterr().err
+    commands.write_text("")
+    assert main(array) == 2
+    assert "has no run that is left to train" in capsys.readouterr().err
     assert main([*words[:3], "--time", "60"]) == 2
     assert "give a directory for the run" in capsys.readouterr().err
 

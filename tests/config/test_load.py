@@ -46,6 +46,7 @@ MISTAKES = [
     ("model", "kv_heads", -1, "model.kv_heads: must be at least 1, got -1"),
     ("model", "kv_heads", 3, "model.kv_heads: must divide model.heads (2), got 3"),
     ("model", "kv_heads", 4, "model.kv_heads: must divide model.heads (2), got 4"),
+    ("model", "head_width", 0, "model.head_width: must be at least 1, got 0"),
     ("model", "kv_heads", "all", "model.kv_heads: must be a whole number"),
     ("model", "mlp", "swish", "model.mlp: must be 'gelu' or 'swiglu', got 'swish'"),
     ("model", "mlp_width", 0, "model.mlp_width: must be at least 1, got 0"),
@@ -543,7 +544,7 @@ def test_a_perceptron_is_as_wide_as_those_of_gpt2_and_llama(width: int, inner: i
 
 
 def test_rotary_positions_need_heads_of_an_even_width() -> None:
-    rule = r"model.heads: must cut model.width \(16\) into even widths for rotary .*, got 16"
+    rule = r"model.heads: must make heads of an even width for rotary .*, not 1, got 16"
     with pytest.raises(SettingError, match=rule):
         build(small(model={"heads": 16, "positions": "rope"}))
     build(small(model={"heads": 8, "positions": "rope"}))

@@ -59,6 +59,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama of its own perceptron": ("llama", {**LLAMA, "mlp_width": None}),
     "qwen3": ("qwen3", {**QWEN3, "rope_theta": 1e6}),
     "tied qwen3": ("qwen3", {**QWEN3, "tied": True}),
+    "qwen3 of wide heads": ("qwen3", {**QWEN3, "head_width": 8}),
+    "llama of narrow heads": ("llama", {**LLAMA, "head_width": 2, "bias": True}),
 }
 each = pytest.mark.parametrize("name", MODELS)
 
@@ -166,6 +168,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama of another epsilon": ("llama", {**GATED, "rms_norm_eps": 1e-4}),
     "qwen3": ("qwen3", GATED),
     "tied qwen3": ("qwen3", {**GATED, "tie_word_embeddings": True}),
+    "qwen3 of wide heads": ("qwen3", {**GATED, "head_dim": 8}),
 }
 
 
@@ -367,7 +370,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "a window": config("sliding_window: must be null, got 8", sliding_window=8),
     "biases in a half": config("mlp_bias: must be true, got False", mlp_bias=False),
-    "another width of heads": config("head_dim: must be 4, got 8", head_dim=8),
+    "another width of heads": (
+        r"layers.0.self_attn.k_proj.bias of shape \(8,\), must be \(16,\)",
+        lambda folder: configured_as(folder, head_dim=8),
+    ),
+    "odd heads": config("head_dim: must make heads of an even width .*, not 3", head_dim=3),
     "keys that do not divide": config(
         "num_key_value_heads: must divide model.heads", num_key_value_heads=3
     ),

@@ -40,7 +40,7 @@ Written = Callable[..., Path]
 
 def status_of(root: Path, run: Planned) -> RunStatus:
     """Read how far a run of the comparison in `root` is."""
-    return run_status(run.directory(root), run.config)
+    return run_status(run.directory(root), run.asked)
 
 
 @pytest.fixture
@@ -92,6 +92,7 @@ def train_here(monkeypatch: pytest.MonkeyPatch, folder: Path, known: dict[str, P
         job.directory.parent.mkdir(parents=True, exist_ok=True)
         runner.config_beside(job.directory).write_text(job.config.to_toml(), encoding="utf-8")
         error = ""
+        assert isinstance(job.config, Config)
         try:
             code = 0
             _train_or_copy(job.directory, job.config, folder, known)

@@ -38,6 +38,7 @@ from lengthen.run.records import to_json
 from lengthen.training.start import resume
 from lengthen.util.errors import BusyError, DataError, SettingError
 from tests.conftest import Configure, trainer_of
+from tests.integrations import reference
 
 TOKENS = np.arange(3001, dtype=np.uint16)
 PLAN = DataPlan(pacing=Linear(start=8, end=32, duration=6), rows=6, budget=1_800, reuse_after=2)
@@ -123,6 +124,33 @@ def test_the_sum_of_shares_times_mean_losses_has_the_gradient_of_the_step() -> N
     torch.testing.assert_close(
         gradient(BatchStream(TOKENS, PLAN, gradient_accumulation_steps=4)), whole
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_in_float64_every_loss_gradient_and_weight_is_that_of_our_own_trainer(
+    store: Path, tmp_path: Path, count: int
+) -> None:
+    config = reference.config_of(store)
+    model = reference.model_of(config)
+    optimizer = reference.optimizer_of(model, config)
+    plan, log = reference.PLAN, RunLog(tmp_path / "run", reference.PLAN)
+    tokens = Store.open(store).train
+    rates = plan.lr_scheduler(optimizer)
+    for step, parts in BatchStream(tokens, plan, gradient_accumulation_steps=count):
+        total = torch.zeros((), dtype=torch.float64)
+        for inputs, targets, _, share in parts:
+            loss = share * reference.mean_loss(model(inputs), targets)
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        log.step(step, loss=total, grad_norm=norm, optimizer=optimizer)
+        rates.step()
+        optimizer.zero_grad()
+    log.close()
+    ours = reference.trained(config)
+    reference.check(tmp_path / "run", ours)
+    reference.close([one.detach() for one in model.parameters()], ours)
 
 
 # A pacing of the user's own
@@ -318,6 +346,12 @@ def test_a_mistake_is_one_line_that_names_the_setting(
     with pytest.raises(SettingError) as error:
         replace(PLAN, **changes)
     assert str(error.value).startswith(message)
+
+
+def test_a_plan_cannot_ask_for_document_masks() -> None:
+    masked: dict[str, Any] = {"documents": "mask"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'documents'"):
+        replace(PLAN, **masked)
 
 
 @pytest.mark.parametrize(

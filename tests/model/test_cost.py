@@ -40,6 +40,16 @@ SHAPES: list[dict[str, Any]] = [
     {"layers": 2, "width": 64, "heads": 4, "length": 64, "vocabulary": 100, "mlp": "swiglu"},
     {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "length": 64, "vocabulary": 99, **LLAMA},
     {"layers": 2, "width": 64, "heads": 4, "kv_heads": 1, "length": 64, "vocabulary": 99, **QWEN},
+    {"layers": 2, "width": 48, "heads": 3, "head_width": 24, "length": 64, "vocabulary": 99},
+    {
+        "layers": 2,
+        "width": 64,
+        "heads": 4,
+        "head_width": 32,
+        "length": 64,
+        "vocabulary": 99,
+        **QWEN,
+    },
 ]
 
 
@@ -135,6 +145,8 @@ def test_logits_and_the_backward_of_layers_do_not_lie_in_memory_together() -> No
         ({"kv_heads": 1, "qk_norm": True}, 19.75),
         ({"kv_heads": 2, **LLAMA}, 23),
         ({"kv_heads": 2, **QWEN}, 26.5),
+        ({"head_width": 64}, 20),
+        ({"head_width": 16, "kv_heads": 2, **QWEN}, 22.25),
     ],
 )
 def test_a_layer_keeps_so_many_widths_of_each_token(switches: dict[str, Any], keeps: float) -> None:

@@ -27,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "one head of keys": {"kv_heads": 1},
     "another base and epsilon": {"rope_theta": 500_000.0, "norm_eps": 1e-3},
     "qwen3": {"qk_norm": True, "norm_eps": 1e-6, "kv_heads": 2, "rope_theta": 1e6},
+    "heads of another width": {"head_width": 6, "kv_heads": 2},
+    "qwen3 of wide heads": {"qk_norm": True, "norm_eps": 1e-6, "kv_heads": 2, "head_width": 16},
     "tied qwen3": {"qk_norm": True, "norm_eps": 1e-6, "kv_heads": 2, "tied": True},
 }
 PARTS = {
@@ -60,7 +62,7 @@ def theirs_of(shape: Model) -> Any:
         "num_hidden_layers": shape.layers,
         "num_attention_heads": HEADS,
         "num_key_value_heads": shape.key_heads,
-        "head_dim": WIDTH // HEADS,
+        "head_dim": shape.head_size,
         "max_position_embeddings": LENGTH,
         "rms_norm_eps": shape.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
@@ -75,7 +77,7 @@ def theirs_of(shape: Model) -> Any:
 def renamed(tensors: dict[str, Tensor], shape: Model) -> dict[str, Tensor]:
     """Return tensors by their names in Transformers, queries, keys and values apart."""
     top = {"tokens": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-    keys = shape.key_heads * shape.head_width
+    keys = shape.key_heads * shape.head_size
     theirs = {}
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
@@ -85,7 +87,9 @@ def renamed(tensors: dict[str, Tensor], shape: Model) -> dict[str, Tensor]:
         _, number, part = module.split(".", 2)
         layer = f"model.layers.{number}"
         if part == "attention.qkv":
-            for one, rows in zip("qkv", torch.split(tensor, [WIDTH, keys, keys]), strict=True):
+            for one, rows in zip(
+                "qkv", torch.split(tensor, [len(tensor) - 2 * keys, keys, keys]), strict=True
+            ):
                 theirs[f"{layer}.self_attn.{one}_proj.{kind}"] = rows
         else:
             theirs[f"{layer}.{PARTS[part]}.{kind}"] = tensor

@@ -174,8 +174,10 @@ def test_another_trainers_log_needs_to_know_its_columns(tmp_path: Path) -> None:
     error = refused([path])
     rule = "must say which columns another trainer's log has, as step=..., loss=..."
     assert str(error) == f"columns: {rule}; {path} is no metrics.jsonl"
+    probes = {"step": "s", "probe_loss": "l"}
+    assert str(refused([path], probes)) == "theirs.csv: a run without steps"
     evaluations = {"step": "s", "eval_loss": "l"}
-    assert str(refused([path], evaluations)) == "theirs.csv: a run without steps"
+    assert gather([path], evaluations)[0].metrics.evaluations
 
 
 def test_our_own_log_without_a_step_yet_needs_no_columns(tmp_path: Path) -> None:

@@ -174,7 +174,6 @@ GARBAGE = [
     b'{"kind":"eval","step":-1}',
     b'{"kind":"event"}',
     b'{"kind":"step","step":2,"tokens":1,"length":8,"rows":8,"loss":"3"}',
-    b'{"kind":"step","step":2,"loss":3.0}',
 ]
 
 

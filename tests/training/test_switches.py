@@ -42,7 +42,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
     "untied": {"model": {"tied": False}},
     "kv_heads": {"model": {"kv_heads": 1}},
     "swiglu": {"model": {"mlp": "swiglu", "mlp_width": 43}},
-    "qwen": {"model": {**LLAMA, "qk_norm": True}},
+    "qwen": {"model": {**LLAMA, "qk_norm": True, "head_width": 12}},
     "muon": {"optimizer": {"kind": "muon"}},
 }
 # With beta1 = 0 Adam's first moment is the last gradient itself. Lengths 16, 32, 64; rows 7 are

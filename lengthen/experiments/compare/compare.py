@@ -10,6 +10,7 @@ from typing import Any
 from lengthen.config.load import nested, with_data
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store_manifest import MANIFEST
+from lengthen.experiments.command import Command
 from lengthen.experiments.compare.declared import amendments
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
@@ -173,10 +174,12 @@ def on_its_store(run: Planned) -> Planned:
 
     Raises DataError and SettingError where it does not fit.
     """
+    if isinstance(run.asked, Command):
+        return run
     path = run.config.data.path
     if path is None or not (Path(path) / MANIFEST).is_file():
         return run
-    return replace(run, config=with_store(run.config, open_store(run.config)))
+    return replace(run, asked=with_store(run.config, open_store(run.config)))
 
 
 def _are_our_tables(path: Path) -> bool:

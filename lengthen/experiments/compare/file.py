@@ -17,6 +17,8 @@
     optimizer.learning_rate = [3e-3, 1e-2]
     optimizer.min_learning_rate = [3e-4, 1e-3]
 
+With a `command` in place of a recipe and its settings every run is that command.
+
 A cell is one point of the grid. The budget is equal within a cell: in tokens by the base's
 `budget`, or in arithmetic with `flops`, which becomes tokens for each variant.
 """
@@ -44,16 +46,20 @@ from lengthen.config.load import (
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
 from lengthen.core.pacing import Doubling, Linear
+from lengthen.experiments import command as commands
+from lengthen.experiments.command import Command, commands_of
 from lengthen.experiments.compare.fairness import (
     must_be_fair,
     must_have_the_same_tokens,
     with_flops,
     with_seconds,
 )
+from lengthen.experiments.compare.grid import Axis, axes_of, cells_of
 from lengthen.experiments.compare.seconds import read_seconds
 from lengthen.util.errors import SettingError, nearest
 
-OWN = ("baseline", "seeds", "variants", "grid", "flops", "primary", "margin", "seconds")
+EVERY = ("baseline", "seeds", "variants", "grid", "primary", "margin")  # of a command's, too
+OWN = (*EVERY, "flops", "seconds", *commands.OWN)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,39}")  # it becomes a directory
 MOST_RUNS = 10_000
 RUNS = "runs"  # in a comparison's directory
@@ -69,7 +75,13 @@ class Planned:
     variant: str
     cell: str  # what its axes are set to, "" without a grid
     seed: int
-    config: Config
+    asked: Config | Command
+
+    @property
+    def config(self) -> Config:
+        """What is trained; only of a run that is ours."""
+        assert isinstance(self.asked, Config)
+        return self.asked
 
     @property
     def name(self) -> str:
@@ -120,6 +132,8 @@ def variants_in(source: Source, overrides: Tables) -> dict[str, Config]:
     tables = read_toml(path) if path.suffix == ".toml" and path.is_file() else {}
     if "variants" not in tables:
         return {}
+    if "command" in tables:
+        raise SettingError(str(path), "compares a command, whose cost nobody knows beforehand")
     return {run.group: run.config for run in read_comparison(path, overrides).runs}
 
 
@@ -128,8 +142,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     tables = nested(tables)
     table = read_seconds(tables["seconds"]) if "seconds" in tables else None
     said = flat(tables | {"seconds": table.model_dump() if table else {}}) | flat(overrides)
+    _must_be_known(tables, overrides)
     own = {key: tables.pop(key) for key in OWN if key in tables}
-    _must_be_known(tables)
     base = merge(with_recipe(tables), overrides)[0]
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
@@ -138,36 +152,43 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     margin = _margin(own["margin"], primary) if "margin" in own else None
     timed = {one: of["same_seconds_as"] for one, of in variants.items() if "same_seconds_as" in of}
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
-    axes = _axes(own.get("grid", []))
+    axes = axes_of(own.get("grid", []), within="placeholders" if "command" in own else "")
     _must_not_hide(overrides, variants, axes)
     if "flops" in own and "budget" in overrides:
         raise SettingError("budget", "stands in the file as flops; change it there")
-    points = list(itertools.product(*map(_points, axes)))
-    cells = {_label(axes, point): point for point in points}
-    if len(cells) < len(points):
-        raise SettingError("grid", "has two values that look alike as a directory's name")
+    cells = cells_of(axes)
     if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
         raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
-    configs: dict[str, dict[str, Config]] = {}
-    for label, point in cells.items():
-        cell = merge(base, _laid_over(axes, point))[0]
-        configs[label] = {
+    configs: dict[str, Mapping[str, Config | Command]] = {}
+    for label, (_, point) in cells.items():
+        if "command" in own:
+            configs[label] = commands_of(own, variants, point.get("placeholders", {}))
+            continue
+        cell = merge(base, point)[0]
+        of_cell = {
             one: _config(one, variants, cell, overrides, own.get("flops")) for one in variants
         }
         for one, other in timed.items():
-            configs[label][one] = with_seconds(configs[label], one, other, table)
-        must_be_fair(configs[label], baseline, variants if "flops" in own else timed)
-        must_have_the_same_tokens(configs[label], variants)
+            of_cell[one] = with_seconds(of_cell, one, other, table)
+        must_be_fair(of_cell, baseline, variants if "flops" in own else timed)
+        must_have_the_same_tokens(of_cell, variants)
+        configs[label] = of_cell
     runs = [
-        Planned(variant, label, seed, with_overrides(config, {"run": {"seed": seed}}))
+        Planned(variant, label, seed, _with_seed(asked, seed))
         for seed, label in itertools.product(seeds, cells)
-        for variant, config in configs[label].items()
+        for variant, asked in configs[label].items()
     ]
-    values = {label: tuple(axis[0] for axis in point) for label, point in cells.items()}
+    values = {label: cell[0] for label, cell in cells.items()}
     names = tuple(next(iter(axis)) for axis in axes)
     said |= {"variants": list(variants), "grid": axes}  # a variant may have no setting
     asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, said
     return Comparison(name, baseline, *asked)
+
+
+def _with_seed(asked: Config | Command, seed: int) -> Config | Command:
+    if isinstance(asked, Command):
+        return asked.with_seed(seed)
+    return with_overrides(asked, {"run": {"seed": seed}})
 
 
 def _variants(given: object) -> dict[str, Tables]:
@@ -227,8 +248,14 @@ def _tables_in(changes: Tables) -> Tables:
     return {name: value for name, value in changes.items() if isinstance(value, dict)}
 
 
-def _must_be_known(tables: Tables) -> None:
-    known = [*OWN, "recipe", *Config.model_fields]
+def _must_be_known(tables: Tables, overrides: Tables) -> None:
+    if "command" in tables:
+        for name, value in {**tables, **overrides}.items():
+            if name not in (*EVERY, *commands.OWN):
+                rule = "a comparison over a command has no such key"
+                raise SettingError(name, rule, value, nearest(name, (*EVERY, *commands.OWN)))
+        return
+    known = [*EVERY, "flops", "seconds", "command", "recipe", *Config.model_fields]
     for name in tables:
         if name not in known:
             raise no_such_setting(name, tables[name], known)
@@ -236,9 +263,7 @@ def _must_be_known(tables: Tables) -> None:
         raise SettingError("run.seed", "is what `seeds` sets")
 
 
-def _must_not_hide(
-    overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Mapping[str, object]]
-) -> None:
+def _must_not_hide(overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Axis]) -> None:
     """Refuse an override of what the file varies: it would make all of it equal."""
     varied = [(name, f"grid.{name}") for axis in axes for name in axis]
     for variant, changes in variants.items():
@@ -266,63 +291,6 @@ def _seeds(given: object) -> tuple[int, ...]:
         if given.count(seed) > 1:
             raise SettingError("seeds", "has a seed twice", seed)
     return tuple(given)
-
-
-Axis = Mapping[str, Sequence[Any]]  # dotted setting -> its values, one for each point
-
-
-def _axes(given: object) -> list[Axis]:
-    if not isinstance(given, list) or not all(isinstance(axis, dict) for axis in given):
-        raise SettingError("grid", "must be [[grid]] tables, each one axis")
-    axes: list[Axis] = []
-    for tables in map(nested, given):
-        for table, settings in tables.items():
-            if not isinstance(settings, dict):
-                raise SettingError(f"grid.{table}", "must be a setting such as model.length")
-        axis = flat(tables)
-        for name, values in axis.items():
-            if not isinstance(values, list) or not values:
-                raise SettingError(f"grid.{name}", "must be a list of values", values)
-            if len(values) != len(next(iter(axis.values()))):
-                rule = "settings of one [[grid]] move together, so their lists are equally long"
-                raise SettingError(f"grid.{name}", rule, values)
-        if not axis:
-            raise SettingError("grid", "has an axis without a setting")
-        axes.append(axis)
-    settings = [name for axis in axes for name in axis]
-    for name in settings:
-        if settings.count(name) > 1 or name == "run.seed":
-            rule = "stands on two axes" if name != "run.seed" else "is what `seeds` sets"
-            raise SettingError(f"grid.{name}", rule)
-    return axes
-
-
-def _points(axis: Axis) -> list[tuple[Any, ...]]:
-    points = list(zip(*axis.values(), strict=True))
-    for point in points:
-        if points.count(point) > 1:
-            raise SettingError(f"grid.{next(iter(axis))}", "has a value twice", point[0])
-    return points
-
-
-def _label(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> str:
-    """Name a cell by the first setting of each axis, such as `learning_rate=0.01,length=256`."""
-    firsts = [next(iter(axis)) for axis in axes]
-    shorts = [name.split(".")[1] for name in firsts]
-    parts = []
-    for name, short, values in zip(firsts, shorts, point, strict=True):
-        word = name if shorts.count(short) > 1 else short
-        parts.append(f"{word}={re.sub(r'[^A-Za-z0-9_.+-]+', '-', str(values[0]))}")
-    return ",".join(parts)
-
-
-def _laid_over(axes: Sequence[Axis], point: Sequence[tuple[Any, ...]]) -> Tables:
-    changes: Tables = {}
-    for axis, values in zip(axes, point, strict=True):
-        for name, value in zip(axis, values, strict=True):
-            table, _, setting = name.partition(".")
-            changes.setdefault(table, {})[setting] = value
-    return changes
 
 
 def _config(

@@ -1,24 +1,27 @@
 """Each run of a comparison as its tables see it."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from lengthen.analysis.summary import Summary, first_at_or_below, must_be_comparable, summarise
 from lengthen.config.schema import Config
+from lengthen.experiments.command import Command
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.status import Attempts, attempts_of_runs, run_status, was_started_so
 from lengthen.reporting.gather import NamedRun
 from lengthen.run.directory import RunPaths
 from lengthen.run.environment import read_environment
-from lengthen.run.records import EvalRecord
+from lengthen.run.records import EvalRecord, StepRecord
 from lengthen.util.errors import DataError
 
 VERSIONS = ("lengthen", "torch")  # another one may compute other digits
 ALONE = Attempts(alone=True, threads=frozenset({"all"}))  # of a run that no comparison started
-EndState = Literal["finished", "diverged", "crashed"]
+EndState = Literal["finished", "diverged", "crashed", "at another budget"]
+UNCOUNTED: tuple[EndState, ...] = ("crashed", "at another budget")  # a full disk shows nothing
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Outcome:
 
     run: Planned
     state: EndState
-    summary: Summary | None  # None: it crashed before its first step
+    summary: Summary | None  # None: it crashed before anything was measured
     shown: NamedRun
     config: Config | None  # that it was trained with
     attempts: Attempts
@@ -63,12 +66,12 @@ class Group:
 
     @property
     def summaries(self) -> list[Summary]:
-        """Of the runs that have any step."""
+        """Of the runs that have measured anything."""
         return [o.summary for o in self.outcomes if o.summary is not None]
 
     def by_seed(self) -> dict[int, Outcome]:
-        """Return the outcomes by seed, without those that crashed: a full disk shows nothing."""
-        return {o.run.seed: o for o in self.outcomes if o.state != "crashed"}
+        """Return the outcomes by seed, without those that show nothing of their variant."""
+        return {o.run.seed: o for o in self.outcomes if o.state not in UNCOUNTED}
 
     def losses(self) -> dict[int, float | None]:
         """Return the final validation loss of each seed that did not crash, None: it diverged."""
@@ -98,23 +101,53 @@ def read_outcomes(comparison: Comparison, root: Path) -> tuple[list[Outcome], in
     outcomes = [outcome for outcome in ends if outcome is not None]
     must_be_comparable({o.run.name: o.shown.environment for o in outcomes if o.shown.environment})
     _must_share_a_store(outcomes)
+    outcomes = [_of_budget(one, outcomes, comparison.baseline) for one in outcomes]
     return outcomes, len(comparison.runs) - len(outcomes)
 
 
 def read_outcome(run: Planned, directory: Path, attempts: Attempts = ALONE) -> Outcome | None:
     """Return what became of the run in `directory`; None where it has not come to an end."""
-    status = run_status(directory, run.config)
+    status = run_status(directory, run.asked)
     state: EndState = "crashed"
     if status.state == "finished" or status.state == "diverged":
         state = status.state
-    elif not attempts.message or not was_started_so(directory, run.config):
+    elif not attempts.message or not was_started_so(directory, run.asked):
         return None
     metrics = status.metrics
-    summary = summarise(metrics) if metrics.steps else None
+    summary = summarise(metrics) if metrics.steps or metrics.evaluations else None
     environment = read_environment(RunPaths(directory).environment)
-    tables = run.config.tables()
+    tables = run.asked.tables()
     shown = NamedRun(run.name, metrics, environment, tables, alone=attempts.alone)
     return Outcome(run, state, summary, shown, status.config, attempts)
+
+
+def _of_budget(outcome: Outcome, outcomes: Sequence[Outcome], baseline: str) -> Outcome:
+    """Return an outcome, a command at other tokens than most seeds of the baseline marked so.
+
+    Less than a step makes no difference, since a command need not cut its last one.
+    """
+    place = baseline, outcome.run.cell
+    ends = [_end(one) for one in outcomes if (one.run.variant, one.run.cell) == place]
+    own, known = _end(outcome), [end for end in ends if end is not None]
+    if own is None or not known:
+        return outcome
+    (expected, step) = Counter(known).most_common(1)[0][0]
+    if own[0] == expected or abs(own[0] - expected) < max(step, own[1]):
+        return outcome
+    message = f"it ended at {own[0]:,} tokens and not at {expected:,}"
+    attempts = replace(outcome.attempts, message=message)
+    return replace(outcome, state="at another budget", attempts=attempts)
+
+
+def _end(outcome: Outcome) -> tuple[int, float] | None:
+    """Return the tokens of a command's last validation loss, and of a step at its end."""
+    if outcome.state != "finished" or not isinstance(outcome.run.asked, Command):
+        return None
+    metrics = outcome.shown.metrics
+    records: list[StepRecord | EvalRecord] = [*metrics.steps, *metrics.evaluations]
+    logged = [(0, 0), *sorted({(one.step, one.tokens or 0) for one in records})]
+    (before, least), (step, tokens) = logged[-2:]
+    return metrics.evaluations[-1].tokens or 0, (tokens - least) / max(1, step - before)
 
 
 def _must_share_a_store(outcomes: Sequence[Outcome]) -> None:
@@ -165,7 +198,8 @@ def _unlike(outcome: Outcome, now: Mapping[str, str]) -> Iterator[str]:
     if other:
         versions = ", ".join(f"{name} {known[name]} (now {now[name]})" for name in other)
         yield f"taken over as trained, with {versions}"
-    asked = outcome.run.config.batch.micro_tokens
-    used = asked if outcome.config is None else outcome.config.batch.micro_tokens
+    if outcome.config is None:
+        return
+    asked, used = (one.batch.micro_tokens for one in (outcome.run.config, outcome.config))
     if asked not in ("auto", used):
         yield f"batch.micro_tokens is {used}, the file asks for {asked}; equal to rounding"

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lengthen.analysis.tensorboard_log import reader
+from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
+from lengthen.experiments.command import Command
 from lengthen.experiments.compare.declared import declare
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
@@ -57,7 +60,7 @@ def carry_out(
     """
     unfinished = _unfinished(comparison.runs, root)
     rests = _rests(unfinished)
-    configs = [run.config for run in unfinished]
+    configs = [run.asked for run in unfinished]
     machine = machine_for(configs, len(configs), jobs, threads) if configs else None
     declare(comparison, root, amend=amend)
     if machine is None:
@@ -65,18 +68,20 @@ def carry_out(
     with owned_attempts(root) as attempts:
         # Whoever had the directory until now may have finished some of them.
         left = {
-            run.name: Job(run.name, run.name, run.directory(root), run.config)
+            run.name: Job(run.name, run.name, run.directory(root), run.asked)
             for run in _unfinished(unfinished, root)
         }
-        time_left = TimeLeft({name: rests[name] for name in left}, machine.jobs)
+        rests = {name: rest for name, rest in rests.items() if name in left}
+        time_left = TimeLeft(rests, machine.jobs)
         steps, flops = time_left.work()
-        with line(int(flops), comparison.name, shown=shown, own_thread=False) as progress:
+        whole = int(flops) or len(left)  # of commands nothing is known but their number
+        with line(whole, comparison.name, shown=shown, own_thread=False) as progress:
             side = f", {machine.jobs} side by side" * (machine.jobs > 1)
-            work = f"{steps:,.0f} steps, {flops:.3g} FLOP of training"
+            work = f", {steps:,.0f} steps, {flops:.3g} FLOP of training" * (flops > 0)
             few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
             few *= len(comparison.seeds) < FEWEST_SEEDS
-            progress.say(f"cost: {counted(len(left), 'run')}{side}, {work}{few}")
-            of, whole = len(comparison.runs), int(flops)
+            progress.say(f"cost: {counted(len(left), 'run')}{side}{work}{few}")
+            of = len(comparison.runs)
             training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)
 
@@ -100,7 +105,7 @@ def _unfinished(runs: Sequence[Planned], root: Path) -> list[Planned]:
     return [
         run
         for run in runs
-        if run_status(run.directory(root), run.config).state in ("missing", "begun")
+        if run_status(run.directory(root), run.asked).state in ("missing", "begun")
     ]
 
 
@@ -108,6 +113,10 @@ def _rests(runs: Sequence[Planned]) -> dict[str, Rest]:
     """Return the steps of each run by its name; refuse those that no verdict could be on."""
     groups: dict[str, Rest] = {}
     for run in runs:
+        if isinstance(run.asked, Command):
+            if run.asked.log["kind"] == "TensorBoard":
+                reader()  # rather than after the first training
+            continue
         if run.group in groups:  # seeds have the same steps
             continue
         store, length = open_store(run.config), run.config.model.length
@@ -115,7 +124,7 @@ def _rests(runs: Sequence[Planned]) -> dict[str, Rest]:
             has = f"the validation part has {len(store.valid)} tokens, needs at least {length + 1}"
             raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
         groups[run.group] = Rest(run.config, run.config.schedule(store.sequences(length)))
-    return {run.name: groups[run.group] for run in runs}
+    return {run.name: groups[run.group] for run in runs if run.group in groups}
 
 
 @dataclass(frozen=True)
@@ -128,16 +137,16 @@ class _Training:
     left: dict[str, Job]
     time_left: TimeLeft
     runs: int  # of the comparison
-    flops: int  # of all that was left when it began
+    whole: int  # FLOP, or commands, that were left when it began
     on_end: Callable[[Path], None]
     began: float = field(default_factory=time.monotonic)
 
     def jobs_to_run(self, running: Sequence[Job]) -> Sequence[Job]:
         for job in running:
             last = last_record(RunPaths(job.directory).metrics)
-            if isinstance(last, StepRecord):
+            if isinstance(last, StepRecord) and isinstance(job.config, Config):
                 self.time_left.learn(job.name, last)
-        done = self.flops - int(self.time_left.work()[1])
+        done = self.whole - (int(self.time_left.work()[1]) or len(self.left))
         self.progress.update(done, f"{self._count()} ended", self.time_left.seconds)
         return list(self.left.values())
 

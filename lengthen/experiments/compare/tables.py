@@ -7,7 +7,7 @@ from statistics import fmean
 from lengthen.analysis.instability import THRESHOLDS
 from lengthen.analysis.summary import QUANTITIES, Side, Summary
 from lengthen.experiments.compare.file import Comparison
-from lengthen.experiments.compare.outcomes import EndState, Group, Outcome
+from lengthen.experiments.compare.outcomes import UNCOUNTED, Group, Outcome
 from lengthen.experiments.compare.verdicts import PairVerdict, Speedup, speedups, verdicts
 from lengthen.run.records import EvalRecord
 from lengthen.util.stats import interval
@@ -67,7 +67,7 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
     mean = interval(losses) if losses else None
     summaries = group.summaries
     stable = sum(o.summary.stable for o in group.outcomes if o.loss is not None and o.summary)
-    judged = len(group.by_seed())
+    judged = sum(o.summary.judged_by != "nothing" for o in group.by_seed().values() if o.summary)
     return (
         group.name,
         _end_states(group),
@@ -83,8 +83,7 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
 
 
 def _end_states(group: Group) -> str:
-    lost: tuple[EndState, ...] = ("diverged", "crashed")
-    parts = [f"{n} {state}" for state in lost if (n := group.count(state))]
+    parts = [f"{n} {state}" for state in ("diverged", *UNCOUNTED) if (n := group.count(state))]
     return ", ".join([f"{group.count('finished')} of {len(group.outcomes)}", *parts])
 
 
