@@ -22,14 +22,16 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from lengthen.experiments.compare.compare import compare, lay_out
+    from lengthen.config.load import nested, with_data
+    from lengthen.experiments.compare.compare import asked_for, compare
+    from lengthen.experiments.compare.run import write_commands
 
     own = named(options) | {"settings": settings}
-    root = own.pop("lay_out")
-    if root is None:
+    if (root := own.pop("lay_out")) is None:
         compare(**own).print()
         return 0
-    print(lay_out(options.file, root, data=options.data, settings=settings, amend=options.amend))
+    asked = asked_for(options.file, with_data(nested(settings), options.data))
+    print(write_commands(asked, root, amend=options.amend))
     return 0
 
 

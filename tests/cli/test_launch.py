@@ -104,7 +104,6 @@ def test_what_cannot_work_is_one_line(
 @takes(
     "`lengthen compare --lay-out` writes it",
     "give a directory for the run",
-    "write an array of your own for them",
 )
 def test_the_runs_of_a_comparison_are_an_array(
     words: list[str], store: Path, tmp_path: Path, capsys: Captured

@@ -14,7 +14,7 @@ from lengthen.experiments.command import Command
 from lengthen.experiments.compare.declared import amendments
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
-from lengthen.experiments.compare.run import carry_out, write_commands
+from lengthen.experiments.compare.run import carry_out
 from lengthen.experiments.compare.sweep import sweep_panels, sweep_tables
 from lengthen.experiments.compare.tables import (
     correlations,
@@ -87,7 +87,7 @@ def compare(
     (0, 'comparison.html')
     """
     overrides, root = with_data(nested(settings), data), as_path("out", out)
-    comparison = _asked_for(file, overrides)
+    comparison = asked_for(file, overrides)
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -125,20 +125,8 @@ def compare(
     return ComparisonResult(comparison.name, *said, ends, missing, page)
 
 
-def lay_out(
-    file: str | os.PathLike[str],
-    out: Path,
-    *,
-    data: str | None,
-    settings: Mapping[str, Any],
-    amend: bool = False,
-) -> Path:
-    """Write what others need to train a comparison in `out`; return the file of commands."""
-    asked = _asked_for(file, with_data(nested(settings), data))
-    return write_commands(asked, out, amend=amend)
-
-
-def _asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
+def asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
+    """Return the comparison of a file or of tables, its runs on their stores."""
     if isinstance(file, Mapping):
         asked = comparison_of(dict(file), "comparison", dict(overrides))
     else:
