@@ -99,6 +99,13 @@ def is_rank(pid: int) -> bool:
         return False
 
 
+def has_sigterm(pid: int) -> bool:
+    """Return whether SIGTERM waits for a process that is stopped."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [line.split()[1] for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
+
+
 @pytest.fixture
 def pair(tmp_path: Path, config: Config) -> Iterator[Pair]:
     with two_machines(tmp_path) as machines:
@@ -180,7 +187,14 @@ def test_fewer_machines_go_on_alone_and_take_one_back(
         machines.kill("node2")
         begun = len(steps(pair.run))
         pair.until_after(begun + 30)  # alone
+        (worker,) = pair.workers("node1")
+        os.kill(worker, signal.SIGSTOP)  # or it might be at its end before the other is there
         pair.on["node2"] = pair.start("node2")
+        late = time.monotonic() + PATIENCE
+        while not has_sigterm(worker):
+            assert time.monotonic() < late, "it does not join"
+            time.sleep(0.1)
+        os.kill(worker, signal.SIGCONT)
         pair.finished_as(unbroken)
         _, *rest = pair.trained_again()
         assert rest == [0]  # nothing is lost when it comes back
