@@ -55,7 +55,7 @@ def step_at(trainer: Trainer, length: int) -> Step:
 
     def step() -> None:
         now = trainer.train_state
-        trainer.train_on(trainer.stream.planned(plan, StreamState(now.counters, now.ledger)))
+        trainer.train_on(trainer.inputs.stream.planned(plan, StreamState(now.counters, now.ledger)))
 
     return step
 

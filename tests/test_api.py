@@ -1,6 +1,7 @@
 """The public API: each name has an example that runs and is on its page; a misuse is one line."""
 
 import doctest
+import html
 import importlib
 import inspect
 import pkgutil
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,7 +189,16 @@ def test_a_call_prints_nothing_on_the_standard_output(
     assert capsys.readouterr().out == ""
     assert "laptop-2min-baseline" in str(plans)
     assert "again: " in str(report)
-    assert "<pre>" in report._repr_html_()
+
+
+def test_a_notebook_shows_a_report_with_its_figures(here: Path) -> None:
+    report = lengthen.report("runs/first", figures="figures")
+    shown = report._repr_html_()
+    assert shown.startswith(f"<pre>{html.escape(str(report))}</pre>")
+    inline = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)">', shown)
+    files = sorted(Path("figures").glob("*.svg"))
+    assert [b64decode(one) for one in inline] == [file.read_bytes() for file in files]
+    assert len(files) > 3
 
 
 def test_what_a_prompt_shows_of_a_result_is_its_text_and_of_a_store_or_a_model_no_wall(

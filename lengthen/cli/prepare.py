@@ -8,8 +8,8 @@ from lengthen.util.errors import SettingError
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder, glob or -")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the store")
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="file, folder, glob or -")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the store")
     parser.add_argument(
         "--tokenizer",
         default="train:8192",
@@ -39,14 +39,23 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--in-place", action="store_true", help="use files of token ids where they lie"
     )
+    parser.add_argument("--part", metavar="I/N", help="write one of N parts of the store alone")
+    parser.add_argument("--join", type=Path, metavar="DIR", help="make a store of all its parts")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier store")
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:
+    from lengthen.data.join import join
     from lengthen.data.prepare import prepare
 
+    asked = named(options)
     try:
-        prepare(**named(options)).print()
+        if folder := asked.pop("join"):
+            join(folder, overwrite=options.overwrite).print()
+            return 0
+        if options.out is None:
+            raise SettingError("out", "is missing; it names the store")
+        prepare(**asked).print()
     except SettingError as error:
         if error.setting not in vars(options):
             raise
@@ -61,6 +70,8 @@ COMMAND = Command(
   lengthen prepare books/ --out store
   lengthen prepare 'data/*.jsonl.zst' --field content --tokenizer train:32768 --out store
   lengthen prepare train.txt --valid-files valid.txt --tokenizer gpt2 --out store
+  lengthen prepare corpus/ --tokenizer tokenizer.json --part $SLURM_ARRAY_TASK_ID/8 --out store
+  lengthen prepare --join store
   lengthen prepare data/openwebtext --tokenizer gpt2 --in-place --out store
   lengthen prepare corpus.bin --valid-from held_out.bin --tokenizer folder --out store
   lengthen prepare saved --field input_ids --tokenizer gpt2 --out store

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from lengthen.data.decompress import DamagedFileError, DecompressedFile, UnsupportedFileError
 from lengthen.data.readers import Parts
 from lengthen.data.sources import Source
+from lengthen.util.disk import Disk, reason_of
 from lengthen.util.errors import DataError, SettingError
 
 HEAD_BYTES = 2**16  # of a source that are compared before all of it is
@@ -93,16 +95,42 @@ class DuplicateCounter:
         if split == "valid":
             self._valid_sizes.append(size)
         if len(self._hashes[split]) > MOST_DOCUMENTS:
-            self._thin()
+            self._thin(2 * self._every)
 
-    def _thin(self) -> None:
+    def _thin(self, every: int) -> None:
         # Chosen by the hash, so that equal documents stay or go together.
-        self._every *= 2
+        self._every = every
         sizes = _as_numpy(self._valid_sizes)[_as_numpy(self._hashes["valid"]) % self._every == 0]
         self._valid_sizes = array("Q", sizes.tobytes())
         for split, hashes in self._hashes.items():
             values = _as_numpy(hashes)
             self._hashes[split] = array("Q", values[values % self._every == 0].tobytes())
+
+    def save(self, disk: Disk, path: Path) -> None:
+        """Write what is remembered, so that it can be added to that of other parts of a corpus."""
+        train, valid = self._hashes.values()
+        head = array("Q", [self._every, len(train), len(valid)])
+        data = (head + train + valid + self._valid_sizes).tobytes()
+        disk.write_file(path, hashlib.sha256(data).digest() + data)
+
+    def add_saved(self, path: Path) -> None:
+        """Remember what another counter has saved; raises DataError where that is damaged."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"file {path}: cannot be read ({reason_of(error)})") from None
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            raise DataError(f"file {path}: sha256 differs; prepare its part again")
+        values = np.frombuffer(data, np.uint64, offset=32)
+        every, trains, valids = map(int, values[:3])
+        train, valid, sizes = np.split(values[3:], [trains, trains + valids])
+        self._every = max(every, self._every)
+        self._hashes["train"].frombytes(train.tobytes())
+        self._hashes["valid"].frombytes(valid.tobytes())
+        self._valid_sizes.frombytes(sizes.tobytes())
+        self._thin(self._every)
+        while max(map(len, self._hashes.values())) > MOST_DOCUMENTS:
+            self._thin(2 * self._every)
 
     def counts(self) -> dict[str, int]:
         """Return how many documents are `repeated`, and how many that validate are `leaked`.

@@ -1,6 +1,7 @@
 """The text of one `prepare`: which sources train, which validate, and the documents in them."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 from lengthen.data.checks import check_sources_differ
@@ -26,12 +27,15 @@ class PrepareOptions:
     on_bad: str
     workers: int
     in_place: bool
+    part: tuple[int, int] | None  # its number, from 1, and how many there are
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise SettingError("source", "must be at least one file, folder, glob or -")
         if (*self.sources, *self.valid_files).count("-") > 1:
             raise SettingError("source", "standard input can be read once")
+        if self.part and "-" in (*self.sources, *self.valid_files):
+            raise SettingError("part", "needs sources that every part can read, not standard input")
         if not (math.isfinite(self.valid) and 0 <= self.valid < 1):
             raise SettingError("valid", "must be from 0 to below 1", self.valid)
         if self.workers < 1:
@@ -75,7 +79,31 @@ class Corpus:
         return sample_texts(cut_documents(parts, cuts=True), self.options.seed)
 
     def documents(self, left_out: LeftOut) -> Parts:
-        """Yield every document in parts, each part with its split."""
+        """Yield every document of our part in parts, each with its split."""
+        return self._of_part(self._all_documents(left_out), left_out)
+
+    def _of_part(self, parts: Parts, left_out: LeftOut) -> Parts:
+        """Yield the documents that begin in our share of the bytes; count what is left out there.
+
+        All before them are read as well, since the validation part is chosen by number.
+        """
+        number, count = self.options.part or (1, 1)
+        reached, begins, own = number == 1, True, 0
+        for part in parts:
+            if begins:
+                own = 1 + part.bytes_read * count // (self.size + 1)
+            if own >= number and not reached:
+                left_out.clear()
+                reached = True
+            if own > number:
+                return
+            begins = part.is_last
+            if own == number:
+                yield part
+        if not reached:
+            left_out.clear()
+
+    def _all_documents(self, left_out: LeftOut) -> Parts:
         # Counted by itself, or what is left out would be counted twice.
         first_reading = self._read(self.train, LeftOut(self.options.on_bad))
         rule = choose_split_rule(first_reading, self.valid_share, self.options.seed)
@@ -90,6 +118,16 @@ class Corpus:
                 yield part
             else:
                 left_out.add_empty()
+
+
+def parse_part(text: str | None) -> tuple[int, int] | None:
+    """Return "i/n" as two numbers; raises SettingError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise SettingError("part", "must be i/n with i from 1 to n", text)
+    return int(found[1]), int(found[2])
 
 
 def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:
@@ -120,6 +158,9 @@ def _are_of_ids(sources: list[Source], options: PrepareOptions) -> bool:
         text = next(source.name for source in sources if not kinds[source.kind])
         ids = next(source.name for source in sources if kinds[source.kind])
         raise SettingError("source", f"is of token ids, and {text!r} is of text", ids)
+    if options.part and any(kinds.values()):
+        hint = "name them all, with --in-place"
+        raise SettingError("part", "is for text; files of token ids are parts already", None, hint)
     if options.in_place and not all(kinds.values()):
         hint = "leave out --in-place"
         raise SettingError("in_place", "needs files of token ids; text is encoded", None, hint)

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthen.data.checks import DuplicateCounter, RoundTripCounts, list_most_common
-from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus
+from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus, parse_part
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.readers import BLOCK, LeftOut, Parts
 from lengthen.data.shards_of_ids import IdReader
 from lengthen.data.sources import Kind, Source
-from lengthen.data.store_manifest import PARTS, Manifest, Provenance, Shard
-from lengthen.data.store_writer import SplitWriter, check_output_folder, write_manifest
+from lengthen.data.store_manifest import DOCUMENTS, PARTS, Manifest, Provenance, Shard
+from lengthen.data.store_writer import (
+    SplitWriter,
+    check_amount,
+    check_output_folder,
+    part_name,
+    write_manifest,
+)
 from lengthen.data.tokenizer import needs_sample, resolve, vocabulary_size
 from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.util import console as bar
@@ -32,12 +38,12 @@ class Summary(Printable):
 
     path: Path
     manifest: Manifest
-    problems: tuple[str, ...]  # the first few of the things that were skipped, one line each
-    splits: tuple[str, ...]  # what names of splits were taken for, one line each
-    lost: str  # the commonest characters that the tokenizer loses
-    spelled: str  # the commonest spellings of special tokens
-    tokenizer_seconds: float
-    encode_seconds: float
+    problems: tuple[str, ...] = ()  # the first few of the things that were skipped, one line each
+    splits: tuple[str, ...] = ()  # what names of splits were taken for, one line each
+    lost: str = ""  # the commonest characters that the tokenizer loses
+    spelled: str = ""  # the commonest spellings of special tokens
+    tokenizer_seconds: float = 0.0
+    encode_seconds: float = 0.0  # 0: nothing was encoded, as by `join`
 
     @property
     def tokens(self) -> int:
@@ -66,13 +72,18 @@ class Summary(Printable):
             *(f"  {problem}" for problem in self.problems),
             *(self._of_text() if self.text_bytes is not None else ()),
         ]
+        if self.encode_seconds and self.text_bytes is not None:
+            rate = self.text_bytes / 1e6 / self.encode_seconds
+            lines.append(
+                f"tokenizer ready in {self.tokenizer_seconds:.1f} s, "
+                f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)"
+            )
         if not manifest.valid.tokens:
             lines.append("no validation part: give --valid-files, or a larger --valid such as 0.5")
         return [lines[0], *(f"  {line}" for line in lines[1:])]
 
     def _of_text(self) -> list[str]:
         made = self.manifest.made
-        rate = (self.text_bytes or 0) / 1e6 / max(self.encode_seconds, 1e-9)
         return [
             f"repeated: {counted(made.repeated, 'document')}; of the validation part "
             f"{counted(made.leaked, 'document')} also in the training part",
@@ -80,8 +91,6 @@ class Summary(Printable):
             f"{self.lost}, {made.unknown} unknown tokens",
             f"special tokens spelled in the text: {made.spelled}, kept as ordinary text"
             f"{self.spelled}",
-            f"tokenizer ready in {self.tokenizer_seconds:.1f} s, "
-            f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)",
         ]
 
 
@@ -100,6 +109,7 @@ def prepare(
     overwrite: bool = False,
     workers: int | None = None,
     in_place: bool = False,
+    part: str | None = None,
     quiet: bool = False,
     disk: Disk | None = None,
 ) -> Summary:
@@ -109,7 +119,8 @@ def prepare(
     `valid_files`, `valid` is not used. `tokenizer` is "train:N", a tokenizer.json, a folder,
     "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between documents; None takes the
     tokenizer's own. `field` is the text's name in JSON and tables; `on_bad` is "stop" or "skip".
-    Sources may be files of token ids, which `tokenizer` made; `in_place` does not copy them.
+    Sources may be files of token ids, which `tokenizer` made; `in_place` does not copy them. With
+    `part` "i/n" only that share of the text is written, in a folder in `out`, for `join`.
     The store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It
     appears under its name when it is complete; whatever happens before leaves nothing there. Raises
     SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot be used,
@@ -131,7 +142,10 @@ def prepare(
         on_bad=on_bad,
         workers=cores() if workers is None else workers,
         in_place=in_place,
+        part=parse_part(part),
     )
+    if options.part:
+        out = as_path("out", out) / part_name(*options.part)
     return _write(as_path("out", out).absolute(), options, overwrite, not quiet, disk or Disk())
 
 
@@ -186,7 +200,13 @@ def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress
     encoded = time.monotonic()
     if stdin:  # the folder is about to become the store
         disk.remove(stdin.path)
-    made = _provenance(corpus, left_out, round_trip.counts() | duplicates.counts())
+    counts = round_trip.counts()
+    if options.part:  # what is repeated, and whether there is enough, shows when all are joined
+        duplicates.save(disk, folder / DOCUMENTS)
+        made = _provenance(corpus, left_out, counts)
+    else:
+        made = _provenance(corpus, left_out, counts | duplicates.counts())
+        check_amount(shards, made)
     manifest = write_manifest(disk, folder, tokenizer, shards, made, dtype)
     return Summary(
         path=out,
@@ -280,11 +300,9 @@ def _base_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def _tokenizer(corpus: Corpus, progress: bool) -> TextTokenizer:
     spec, separator = corpus.options.tokenizer, corpus.options.separator
-    if corpus.of_ids and spec.startswith("train:"):
-        rule, hint = (
-            "must be the one that made the ids",
-            "give its tokenizer.json, its folder or gpt2",
-        )
+    if (corpus.of_ids or corpus.options.part) and spec.startswith("train:"):
+        rule = "must be the one that made the ids" if corpus.of_ids else "must be that of all parts"
+        hint = "give a tokenizer.json, a folder, gpt2 or bytes"
         raise SettingError("tokenizer", rule, spec, hint)
     if not needs_sample(spec, separator):
         return resolve(spec, separator=separator)

@@ -61,6 +61,11 @@ class LeftOut:
         """Count a document without a character."""
         self.empty += 1
 
+    def clear(self) -> None:
+        """Forget what was left out so far: it stands before the part that is read."""
+        self.empty = self.skipped = 0
+        self.problems.clear()
+
     def add_problem(self, message: str) -> None:
         """Count what cannot be read; `message` is one line: the file, the place, the cause."""
         if self.on_bad == "stop":

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from lengthen.data.store_manifest import CHUNK, MANIFEST, FileEntry, Manifest, Shard, read_manifest
+from lengthen.data.store_manifest import (
+    CHUNK,
+    DOCUMENTS,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Shard,
+    read_manifest,
+)
 from lengthen.data.token_row import REPAIR, TokenFile, TokenRow, Tokens
 from lengthen.data.tokenizer_files import FILE_LIMIT, TOKENIZER, TextTokenizer, parse_tokenizer
 from lengthen.util.disk import as_path, read_limited
@@ -122,8 +130,9 @@ def verify(path: str | Path) -> list[str]:
 
 def extra_files(path: str | Path) -> list[str]:
     """Return the names in a store's directory that do not belong there; they do no harm."""
-    known = {Path(name).parts[0] for name in (MANIFEST, *_files(read_manifest(Path(path))))}
-    return sorted(set(os.listdir(path)) - known)
+    files = _files(read_manifest(Path(path)))
+    known = {Path(name).parts[0] for name in (MANIFEST, DOCUMENTS, *files)}
+    return sorted(name for name in set(os.listdir(path)) - known if not name.startswith("part-"))
 
 
 def _files(manifest: Manifest) -> dict[str, FileEntry]:

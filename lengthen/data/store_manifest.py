@@ -27,6 +27,7 @@ FORMAT = 2
 CHUNK = 64 * 2**20  # bytes; damage is located to one of these
 MANIFEST_LIMIT = 32 * 2**20  # bytes; 70 for every CHUNK of tokens
 MANIFEST = "manifest.json"
+DOCUMENTS = "documents.bin"  # of a part of a corpus: the hashes of its documents
 PARTS = ("train", "valid")
 CONTENT = ("size", "sha256", "chunks", "tokens", "documents", "text_bytes")  # of a shard
 

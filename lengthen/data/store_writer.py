@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lengthen.data.store_manifest import (
     CHUNK,
+    DOCUMENTS,
     MANIFEST,
     PARTS,
     FileEntry,
@@ -26,7 +27,7 @@ from lengthen.util.errors import DataError, SettingError
 from lengthen.util.overwrite import check_directory
 
 NAME_LIMIT = 200  # bytes; the temporary folder's name is longer, and 255 is the most there is
-NAMES = {MANIFEST, TOKENIZER, *(f"{part}.bin" for part in PARTS)}
+NAMES = {MANIFEST, TOKENIZER, DOCUMENTS, *(f"{part}.bin" for part in PARTS)}
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:
@@ -121,15 +122,10 @@ def write_manifest(
     made: Provenance,
     dtype: str | None = None,
 ) -> Manifest:
-    """Write tokenizer.json and, last of all, the manifest; raises DataError without tokens.
+    """Write tokenizer.json and, last of all, the manifest.
 
     `dtype` is that of the shards, where it is not the smaller one that holds every id.
     """
-    tokens = sum(shard.tokens for shard in shards["train"])
-    if tokens + sum(shard.tokens for shard in shards["valid"]) == 0:
-        raise DataError(f"corpus: has no text; left out: {made.left_out()}")
-    if tokens < 2:
-        raise DataError(f"corpus: has {tokens} tokens to train on, needs at least 2")
     # Written by us, not copied: two files of one tokenizer may differ in spaces and order.
     text = tokenizer.tokenizer.to_str().encode()
     if len(text) > FILE_LIMIT:
@@ -148,6 +144,20 @@ def write_manifest(
     data = manifest_bytes(content)
     disk.write_file(folder / MANIFEST, data)
     return Manifest.model_validate_json(data)
+
+
+def check_amount(shards: Mapping[str, Sequence[Shard]], made: Provenance) -> None:
+    """Raise DataError where there is nothing to train on."""
+    train, valid = (sum(shard.tokens for shard in shards[part]) for part in PARTS)
+    if train + valid == 0:
+        raise DataError(f"corpus: has no text; left out: {made.left_out()}")
+    if train < 2:
+        raise DataError(f"corpus: has {train} tokens to train on, needs at least 2")
+
+
+def part_name(number: int, count: int) -> str:
+    """Return the name of the folder of a part, numbered from 1."""
+    return f"part-{number:05d}-of-{count:05d}"
 
 
 def dtype_for(vocabulary_size: int) -> str:

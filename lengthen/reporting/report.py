@@ -1,9 +1,10 @@
-"""Report on runs: as text, as one page, as figures."""
+"""Report on runs: as text, as one page, as figures, in a notebook."""
 
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ LETTERS = 80  # of a figure's title, in a file's name
 
 @dataclass(frozen=True, repr=False)
 class Report(Printable):
-    """What runs have shown; its text is what `lengthen report` prints."""
+    """What runs have shown; its text is what `lengthen report` prints, a notebook shows figures."""
 
     runs: tuple[NamedRun, ...]  # the first is the baseline
     lines: tuple[Table | str, ...]  # lines and tables, in the order that they are printed
@@ -34,6 +35,11 @@ class Report(Printable):
     def parts(self) -> tuple[Table | str, ...]:
         """What is printed, in order."""
         return self.lines
+
+    def _repr_html_(self) -> str:
+        figures = (b64encode(svg).decode() for _, svg in _figures(_panels(self.runs), (".svg",)))
+        images = (f'<img src="data:image/svg+xml;base64,{figure}">' for figure in figures)
+        return "\n".join([super()._repr_html_(), *images])
 
 
 def report(
@@ -71,15 +77,13 @@ def report(
     if to is not None:
         check_trackers("--to", [to])
     gathered = gather(paths, columns)
-    groups = alike(gathered).items()
-    families = {run.name: name for name, members in groups for run in members if run.config}
+    families = _families(gathered)
     brief = page is None and len(gathered) == 1
     content = tuple(lines(gathered, losses, families, brief=brief))
-    measured = evaluation_panels({run.name: run.results for run in gathered})
-    for run in [run for path in paths if to for run in runs_below(path)]:
-        write_to(run, to or "")
+    if to is not None:
+        write_to(to, [run for path in paths for run in runs_below(path)])
     if folder is not None:
-        _draw(folder, [*measured, *panels_of(gathered, families)])
+        _draw(folder, _panels(gathered))
     if page is not None:
         several = f"{gathered[0].name} and {len(gathered) - 1} more"
         if len(paths) == 1:
@@ -90,22 +94,43 @@ def report(
             title=title or (several if len(gathered) > 1 else gathered[0].name),
             verdicts=[part for part in content if isinstance(part, str) and part[:1] != " "],
             tables=[part for part in content if isinstance(part, Table)],
-            panels=measured,
+            panels=_measured(gathered),
             families=families,
         )
     return Report(tuple(gathered), content, page)
 
 
-def _draw(folder: Path, panels: Sequence[Panel]) -> None:
-    """Write each panel with a curve as an SVG and a PNG into `folder`; raises SettingError."""
-    from lengthen.reporting.figures import UNDATED, draw  # matplotlib, which nothing else waits for
+def _families(runs: Sequence[NamedRun]) -> dict[str, str]:
+    """Return the family of each run by its name: those differ by their seeds alone."""
+    groups = alike(runs).items()
+    return {run.name: name for name, members in groups for run in members if run.config}
 
+
+def _measured(runs: Sequence[NamedRun]) -> list[Panel]:
+    return evaluation_panels({run.name: run.results for run in runs})
+
+
+def _panels(runs: Sequence[NamedRun]) -> list[Panel]:
+    """Return every panel with a curve."""
+    panels = [*_measured(runs), *panels_of(runs, _families(runs))]
+    return [panel for panel in panels if any(curve.points for curve in panel.curves)]
+
+
+def _figures(panels: Sequence[Panel], kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield each panel as a file of each kind: its name and its content."""
+    from lengthen.reporting.figures import draw  # matplotlib, which nothing else waits for
+
+    for number, panel in enumerate(panels, 1):
+        name = f"{number:02}-{re.sub('[^a-z0-9]+', '-', panel.title.lower())[:LETTERS].strip('-')}"
+        for kind in kinds:
+            yield f"{name}{kind}", draw([panel], kind, panels)
+
+
+def _draw(folder: Path, panels: Sequence[Panel]) -> None:
+    """Write each panel as an SVG and a PNG into `folder`; raises SettingError."""
     if folder.exists() and not folder.is_dir():
         raise SettingError("--figures", "must be a directory", str(folder))
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    shown = [panel for panel in panels if any(curve.points for curve in panel.curves)]
-    for number, panel in enumerate(shown, 1):
-        name = f"{number:02}-{re.sub('[^a-z0-9]+', '-', panel.title.lower())[:LETTERS].strip('-')}"
-        for kind in UNDATED:
-            Disk().replace_file(folder / f"{name}{kind}", draw([panel], kind, shown))
+    for name, content in _figures(panels, (".svg", ".png")):
+        Disk().replace_file(folder / name, content)

@@ -19,12 +19,14 @@ from typing import BinaryIO, TypeAlias
 from lengthen.config.load import read_toml
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
-from lengthen.run.records import Event, Measurement, from_json, to_json
-from lengthen.util.errors import SettingError, nearest
+from lengthen.run.records import Event, Measurement, Record, from_json, to_json
+from lengthen.util.console import note
+from lengthen.util.errors import SettingError, nearest, one_line
 
 LOOK_SECONDS = 1.0  # between two looks at the log
 AXES = ("step", "tokens")
 Write: TypeAlias = Callable[[Measurement], object]
+OnRecord: TypeAlias = Callable[[Record], object]
 
 
 def check_trackers(setting: str, names: Sequence[str]) -> None:
@@ -53,12 +55,30 @@ def start_trackers(run: Path, names: Sequence[str]) -> None:
             os.posix_spawn(words[0], words, os.environ, file_actions=actions, setpgroup=0)
 
 
-def write_to(run: Path, name: str) -> None:
-    """Write the records of a run, ended or not, to a tracker."""
-    with TRACKERS[name](run) as write:
-        for record in read_metrics(run).records:
-            if not isinstance(record, Event):
-                write(record)
+def write_to(name: str, runs: Sequence[Path]) -> None:
+    """Write the records of runs, ended or not, to a tracker; raises SettingError without any."""
+    if not runs:
+        raise SettingError("--to", "is for directories of runs, not for a log or a packed study")
+    for run in runs:
+        with TRACKERS[name](run) as write:
+            for record in read_metrics(run).records:
+                if not isinstance(record, Event):
+                    write(record)
+
+
+def guarded(on_record: OnRecord | None) -> OnRecord:
+    """Return a call of `on_record` that raises nothing: what it raises ends the calls."""
+    calls = [on_record] if on_record else []
+
+    def call(record: Record) -> None:
+        try:
+            for one in calls:
+                one(record)
+        except Exception as error:
+            calls.clear()
+            note(f"on_record failed, and is not called again: {one_line(error)}")
+
+    return call
 
 
 def _follow(run: Path, name: str, parent: int) -> None:
@@ -66,16 +86,16 @@ def _follow(run: Path, name: str, parent: int) -> None:
         running = True
         while running:
             running = os.getppid() == parent  # before the look: then every line is there
-            for line in _new_lines(log):
-                record = from_json(line)
-                if record is not None and not isinstance(record, Event):
-                    write(record)
+            for record in _new_records(log):
+                write(record)
             time.sleep(LOOK_SECONDS * running)
 
 
-def _new_lines(log: BinaryIO) -> Iterator[bytes]:
+def _new_records(log: BinaryIO) -> Iterator[Measurement]:
     while (line := log.readline()).endswith(b"\n"):
-        yield line
+        record = from_json(line)
+        if record is not None and not isinstance(record, Event):
+            yield record
     log.seek(-len(line), os.SEEK_CUR)
 
 

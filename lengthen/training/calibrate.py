@@ -243,7 +243,7 @@ def real_steps(
         began, now = time.perf_counter(), trainer.train_state
         # Without a rate the weights stay as they are drawn, and no number runs away.
         plan = StepPlan(rows, length, learning_rate=0.0)
-        step = trainer.stream.planned(plan, StreamState(now.counters, now.ledger))
+        step = trainer.inputs.stream.planned(plan, StreamState(now.counters, now.ledger))
         trainer.train_on(step, micro_tokens)
         return time.perf_counter() - began
 

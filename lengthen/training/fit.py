@@ -62,7 +62,7 @@ def try_micro_batch(trainer: Trainer) -> None:
     length, size = trainer.config.model.length, trainer.micro_tokens
     tokens = torch.zeros((size // length, length), dtype=torch.int64, device=trainer.context.device)
     part = MicroBatch(tokens, tokens, length, 1.0)
-    sides = None, None if trainer.separator is None else tokens
+    sides = None, None if trainer.inputs.separator is None else tokens
     loss = trainer.backward(part, 1 / size, *sides)
     update(trainer.optimizer, torch.isfinite(loss))
     # Once more over the gradients that are there, as in a step of several micro-batches.

@@ -29,12 +29,9 @@ from lengthen.util.errors import (
     StoppedError,
     StorageError,
     UnstableError,
-    one_line,
 )
 from lengthen.util.signals import StopSignal
 from lengthen.util.tables import Printable, Table, facts
-
-OnRecord = Callable[[Record], object]
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +86,7 @@ class TrainingLoop:
         self._failed_saves = 0  # in a row
         self._evaluation: EvalRecord | None = None  # the last one of this process
         self._step: StepRecord | None = None  # likewise
-        self.on_record: OnRecord | None = None  # gets each record once it is in the log
+        self.on_record: Callable[[Record], object] = lambda _: None  # once it is in the log
         if faults.asked():
             trainer.module.register_forward_hook(_Faults(trainer))
 
@@ -165,12 +162,7 @@ class TrainingLoop:
                 with suppress(StorageError):
                     self._checkpoints.write(*self._whole_state())
             raise
-        try:
-            if self.on_record is not None:
-                self.on_record(record)
-        except Exception as error:
-            self.on_record = None  # whoever looks on never stops the training
-            self._line.say(f"on_record failed, and is not called again: {one_line(error)}")
+        self.on_record(record)
 
     def _observe_when_due(self) -> None:
         """Let an adaptive pacing observe the loss; log its growth."""

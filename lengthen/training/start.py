@@ -31,7 +31,7 @@ from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.evaluation.results import set_aside
 from lengthen.model.cost import parameters
-from lengthen.reporting.trackers import check_trackers, start_trackers
+from lengthen.reporting.trackers import OnRecord, check_trackers, guarded, start_trackers
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, cut_metrics
@@ -43,7 +43,7 @@ from lengthen.training.changes import (
     refuse_fixed,
 )
 from lengthen.training.fit import with_micro_tokens
-from lengthen.training.loop import OnRecord, RunSummary, TrainingLoop
+from lengthen.training.loop import RunSummary, TrainingLoop
 from lengthen.training.minutes import in_tokens
 from lengthen.training.ownership import own_directory
 from lengthen.training.run_files import write_run
@@ -153,7 +153,7 @@ def _train(
         stop = stack.enter_context(StopSignal().listening())
         trainer = Trainer(config, store, context, micro_tokens, stop)
         loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown)
-        loop.on_record = on_record
+        loop.on_record = guarded(on_record)
         return loop.run()
 
 
@@ -188,7 +188,7 @@ def resume(
         own_directory(stack, paths.root, context, what, config)
         go_on = stack, context, paths, config, store, disk or Disk()
         loop = resumed(*go_on, checkpoint, overrides, notes, not quiet)
-        loop.on_record = on_record
+        loop.on_record = guarded(on_record)
         return loop.run()
 
 

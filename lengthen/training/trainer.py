@@ -21,10 +21,9 @@ from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import Counters, StepPlan
 from lengthen.core.shuffle import sub_seed
-from lengthen.data.documents import documents_in
-from lengthen.data.loader import Batch, Loader, MicroBatch, micro_batches, row_starts
+from lengthen.data.loader import MicroBatch, micro_batches
 from lengthen.data.store import Store
-from lengthen.data.stream import Step, StepStream, StreamState, accumulation_steps, row_range
+from lengthen.data.stream import Step, StreamState, accumulation_steps
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
@@ -32,10 +31,10 @@ from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, set_step, update
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
+from lengthen.training.inputs import StepInput, StepInputs
 from lengthen.training.monitor import StabilityMonitor
 
 T = TypeVar("T")
-Sides = tuple[Tensor | None, Tensor | None]  # starts and documents of rows: see GPT.forward
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.monitor = StabilityMonitor(config.monitor, self.model, self.optimizer, context)
         self._updates = 0  # Adam's own count, so that no step must wait for it
-        self.separator = store.separator if config.data.documents == "mask" else None
-        self.loader = Loader(store.train, config.model.length, config.run.seed)
-        self.stream = StepStream(
-            config.schedule(self.loader.sequences),
-            self.loader.sequences,
-            reuse_after=config.batch.reuse_after,
-        )
-        self.schedule = self.stream.schedule
-        self.train_state = TrainState(Counters(), self.stream.start.ledger)
+        self.inputs = StepInputs(config, store, context)
+        self.schedule = self.inputs.stream.schedule
+        self.train_state = TrainState(Counters(), self.inputs.stream.start.ledger)
 
     def step(self) -> StepRecord | None:
         """Train on the next rows * length tokens, once; None where the budget is spent.
@@ -89,7 +82,7 @@ class Trainer:
         again in micro-batches of half the `micro_tokens`, which stay so.
         """
         now = self.train_state
-        step = self.stream.after(StreamState(now.counters, now.ledger))
+        step = self.inputs.step_after(StreamState(now.counters, now.ledger))
         return None if step is None else self.train_on(step)
 
     def train_on(self, step: Step, micro_tokens: int | None = None) -> StepRecord:
@@ -100,12 +93,10 @@ class Trainer:
         self.micro_tokens = micro_tokens or self.micro_tokens
         began = time.monotonic()
         now, plan = self.train_state, step.plan
-        rows = row_range(plan, self.context.rank, self.context.world_size)
-        batch = self.loader.load(step.blocks, plan.length, rows)
-        sides = self._sides(step, batch.inputs, rows)
+        inputs = self.inputs.of(step)
         loss, grad_norm = self._halve_until_fits(
             lambda: (
-                self._accumulate(batch, sides, plan),
+                self._accumulate(inputs, plan),
                 clip(self.model.parameters(), self.config.optimizer.clip),
             )
         )
@@ -143,7 +134,7 @@ class Trainer:
             self.model.zero_grad(set_to_none=True)
             free_memory(self.context.device)
 
-    def _accumulate(self, batch: Batch, sides: Sides, plan: StepPlan) -> Tensor:
+    def _accumulate(self, inputs: StepInput, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.
 
         Data parallel averages gradients over ranks: times the world's size that is a sum, and over
@@ -151,10 +142,8 @@ class Trainer:
         """
         scale, step = self.context.world_size / plan.tokens, self.train_state.counters.step
         rank, world_size, device = self.context.rank, self.context.world_size, self.context.device
-        # All at once: each copy to a GPU waits until what it computes is done.
-        batch = Batch(*(tensor.to(device) for tensor in batch))
         count = accumulation_steps(plan.rows, world_size, plan.length, self.micro_tokens)
-        parts = micro_batches(batch, plan, rank, world_size, count)
+        parts = micro_batches(inputs.batch, plan, rank, world_size, count)
         self.monitor.begin(step)
         # The loss, and whether a rank was asked to stop.
         total, done = torch.zeros(2, dtype=self.context.sum_dtype, device=device), 0
@@ -163,7 +152,10 @@ class Trainer:
                 torch.manual_seed(sub_seed(self.config.run.seed, "dropout", step, rank, number))
             with no_sync_before(self.module, last=number == len(parts) - 1):
                 rows = len(part.inputs) * (part.share > 0)
-                own = (side[done:][:rows] if side is not None and rows else None for side in sides)
+                own = (
+                    side[done:][:rows] if side is not None and rows else None
+                    for side in inputs.sides
+                )
                 total[0] += self.backward(part, scale, *own)
                 done += rows
         if self.context.world_size > 1:
@@ -171,14 +163,6 @@ class Trainer:
             self.context.all_reduce_sum(total)
         total[0] /= plan.tokens
         return total
-
-    def _sides(self, step: Step, inputs: Tensor, rows: range) -> Sides:
-        """Return where this rank's rows start and their documents; None where all are as usual."""
-        model, device, starts = self.config.model, self.context.device, None
-        if model.positions_start == "spread" and step.plan.length < model.length:
-            every = row_starts(step.plan, step.number - 1, model.length)
-            starts = every[rows.start : rows.stop].to(device)
-        return starts, documents_in(inputs, self.separator, device, step.blocks, rows.start)
 
     def backward(self, part: MicroBatch, scale: float, *sides: Tensor | None) -> Tensor:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
@@ -283,7 +267,7 @@ class Trainer:
                 sequences=sequences,
                 full_length=full_length,
                 length=length,
-                separator=self.separator,
+                separator=self.inputs.separator,
                 rows=max(1, self.micro_tokens // full_length),
                 context=self.context,
                 stop=self._stop,
@@ -343,7 +327,7 @@ class Trainer:
         load_weights(self.model, checkpoint)
         self._updates = load_moments(self.optimizer, self.model, checkpoint)
         train_state = TrainState.from_state(checkpoint.state)
-        check_same_run(train_state, self.stream.start.ledger)
+        check_same_run(train_state, self.inputs.stream.start.ledger)
         if isinstance(self.schedule.pacing, Custom):
             recorded = checkpoint.state.get("pacing_values")
             self.schedule.pacing.check_record(recorded, train_state.counters.step)

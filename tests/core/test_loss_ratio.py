@@ -97,9 +97,9 @@ def oracle_of(trainer: Trainer) -> Oracle:
 def next_batch(trainer: Trainer) -> Batch:
     """The tokens of the step that comes next, on one process."""
     now = trainer.train_state
-    step = trainer.stream.after(StreamState(now.counters, now.ledger))
+    step = trainer.inputs.stream.after(StreamState(now.counters, now.ledger))
     assert step is not None
-    return trainer.loader.load(step.blocks, step.plan.length, range(step.plan.rows))
+    return trainer.inputs.loader.load(step.blocks, step.plan.length, range(step.plan.rows))
 
 
 def same(record: StepRecord | ProbeRecord, expected: dict[str, Any], rel: float) -> None:

@@ -66,14 +66,16 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
 def cuts(trainer: Trainer, tokens: Tokens) -> list[tuple[int, list[int]]]:
     """Where in its row each document of the next step begins, and its tokens and one more."""
     now = trainer.train_state
-    step = trainer.stream.after(StreamState(now.counters, now.ledger))
+    step = trainer.inputs.stream.after(StreamState(now.counters, now.ledger))
     assert step is not None
     length, found, before = step.plan.length, [], (-1, -1, -1)
     for number, token in enumerate(tokens_of(step.blocks)):
         epoch, position, offset = token
-        order = KeyedPermutation(trainer.loader.sequences, sub_seed(0, "order", epoch))
+        order = KeyedPermutation(trainer.inputs.loader.sequences, sub_seed(0, "order", epoch))
         place = int(order(np.array([position]))[0]) * 64 + offset
-        new = before != (epoch, position, offset - 1) or tokens[place - 1] == trainer.separator
+        new = (
+            before != (epoch, position, offset - 1) or tokens[place - 1] == trainer.inputs.separator
+        )
         if new or number % length == 0:
             found.append((number % length, [int(tokens[place])]))
         found[-1][1].append(int(tokens[place + 1]))

@@ -38,9 +38,11 @@ def watched(configured: Configure, **tables: dict[str, Any]) -> Config:
 def plain_largest(trainer: Trainer) -> float:
     """The largest logit of the step that follows, in float64, from whole matrices."""
     now = trainer.train_state
-    step = trainer.stream.after(trainer.stream.start.__class__(now.counters, now.ledger))
+    step = trainer.inputs.stream.after(
+        trainer.inputs.stream.start.__class__(now.counters, now.ledger)
+    )
     assert step is not None
-    rows = trainer.loader.load(step.blocks, step.plan.length, range(step.plan.rows))
+    rows = trainer.inputs.loader.load(step.blocks, step.plan.length, range(step.plan.rows))
     model, read = deepcopy(trainer.model).double(), []
     block = model.blocks[1]
     assert isinstance(block, Block)

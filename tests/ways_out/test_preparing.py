@@ -139,7 +139,7 @@ def test_a_field_of_another_name(cli: Cli) -> None:
 @takes(
     "leave out --in-place",
     "leave out --in-place, and it is copied",
-    "give its tokenizer.json, its folder or gpt2",
+    "give a tokenizer.json, a folder, gpt2 or bytes",
     "give --tokenizer the one that made them",
 )
 def test_token_ids(cli: Cli) -> None:
@@ -151,12 +151,42 @@ def test_token_ids(cli: Cli) -> None:
     cli.works(ids.format("text.txt"))
     cli.refuses("and it is copied", ids.format("ids.parquet --field ids --in-place"))
     cli.works(ids.format("ids.parquet --field ids"))
-    cli.refuses("give its tokenizer.json", "prepare a.bin --out store --overwrite")
+    cli.refuses("give a tokenizer.json", "prepare a.bin --out store --overwrite")
     cli.works("prepare a.bin --out store --overwrite --tokenizer store --in-place")
     np.arange(250, 260, dtype=np.uint16).tofile("b.bin")
     cli.refuses("the one that made them", ids.format("b.bin"))
     cli.works("prepare text.txt --tokenizer train:300 --out other")
     cli.works("prepare b.bin --out store --overwrite --tokenizer other")
+
+
+@takes(
+    "file {}: sha256 differs; prepare its part again",
+    "name them all, with --in-place",
+    "--overwrite joins it again",
+    "must hold the parts of one division, as `lengthen prepare --part i/n` writes them",
+    "prepare it with --part {}/{}",
+    "prepare it again with --part {}/{} --overwrite",
+    "store {}: {}; prepare all parts with the same options",
+)
+def test_parts_of_a_store(cli: Cli) -> None:
+    part, join = "prepare text.txt --tokenizer bytes --out parts --part ", "prepare --join parts"
+    cli.refuses("as `lengthen prepare --part i/n` writes them", join)
+    cli.works(part + "1/2")
+    cli.refuses("prepare it with --part 2/2", join)
+    cli.works(part + "2/2 --seed 5")
+    cli.refuses("prepare all parts with the same options", join)
+    cli.works(part + "2/2 --overwrite")
+    cli.works(join)
+    cli.refuses("--overwrite joins it again", join)
+    for name, said in (("train.bin", "with --part 1/2 --overwrite"), ("documents.bin", "its part")):
+        Path("parts/part-00001-of-00002", name).write_bytes(b"x" * 99)
+        cli.refuses(said, f"{join} --overwrite")
+        cli.works(part + "1/2 --overwrite")
+    cli.works(f"{join} --overwrite")
+    np.arange(90, dtype=np.uint16).tofile("a.bin")
+    ids = "prepare a.bin --tokenizer bytes --out store --overwrite"
+    cli.refuses("name them all, with --in-place", f"{ids} --part 1/2")
+    cli.works(f"{ids} --in-place")
 
 
 @takes(": {}; write it again with it, or as .jsonl")
