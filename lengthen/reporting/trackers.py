@@ -60,10 +60,10 @@ def write_to(name: str, runs: Sequence[Path]) -> None:
     if not runs:
         raise SettingError("--to", "is for directories of runs, not for a log or a packed study")
     for run in runs:
+        records = read_metrics(run).records
         with TRACKERS[name](run) as write:
-            for record in read_metrics(run).records:
-                if not isinstance(record, Event):
-                    write(record)
+            for record in (one for one in records if not isinstance(one, Event)):
+                write(record)
 
 
 def guarded(on_record: OnRecord | None) -> OnRecord:

@@ -215,3 +215,11 @@ def test_a_tracker_that_is_not_there_is_refused_before_training(
         SettingError, match="--to: no such tracker, got 'board'; did you mean 'tens"
     ):
         lengthen.report(tmp_path, to="board")
+
+
+def test_a_tracker_gets_runs_and_no_other_log(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
+    log = tmp_path / "log.csv"
+    log.write_text("s,l\n1,2\n")
+    with pytest.raises(SettingError, match="--to: is for directories of runs, not for a log"):
+        lengthen.report(log, columns={"step": "s", "loss": "l"}, to="tensorboard")
