@@ -136,7 +136,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
         match = COMMAND.match(line.strip())
         words = shlex.split(match[1], comments=True) if match else []
         # A placeholder, or a sentence that begins with our name, is no command line.
-        if words and re.fullmatch(r"[a-z]+|--\S+", words[0]):
+        if words and re.fullmatch(r"[a-z]+(-[a-z]+)?|--\S+", words[0]):
             yield [word.strip("[]") for word in words]
 
 

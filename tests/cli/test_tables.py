@@ -88,7 +88,7 @@ def demonstrate(world: World) -> Words:
     return ["demo", "--text", str(world.text), "--out", str(world.folder / "demo")]
 
 
-# What each command is asked for; None where it prints no table: the model's own text.
+# What each command is asked for; None where it prints no table: a model's own text, TOML.
 COMMANDS: dict[str, Callable[[World], Words] | None] = {
     "demo": demonstrate,
     "prepare": prepare,
@@ -105,6 +105,7 @@ COMMANDS: dict[str, Callable[[World], Words] | None] = {
     "eval": lambda w: ["eval", str(w.run), "--tasks", "valid", "--limit", "4"],
     "export": lambda w: ["export", str(w.run), "--out", str(w.folder / "hf")],
     "import": lambda w: ["import", str(w.folder / "hf"), "--out", str(w.folder / "imported")],
+    "import-config": None,
     "plan": plan,
     "report": lambda w: ["report", str(w.run), str(w.folder / "compared/runs")],
     "watch": None,
