@@ -116,7 +116,7 @@ def _tensorboard(run: Path) -> Iterator[Write]:
 
     def write(record: Measurement) -> None:
         value = [summary.Summary.Value(tag=n, simple_value=v) for n, v in _values(record).items()]
-        now, numbers = time.time(), summary.Summary(value=value)
+        numbers, now = summary.Summary(value=value), RunPaths(run).metrics.stat().st_mtime
         for axis, writer in writers.items():
             at = getattr(record, axis)
             writer.add_event(event.Event(wall_time=now, step=at, summary=numbers))

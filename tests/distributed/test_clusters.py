@@ -21,10 +21,6 @@ def test_a_launch_file_is_shell(file: Path) -> None:
     subprocess.run(["bash", "-n", file], check=True)
 
 
-def test_what_could_not_be_tried_says_so() -> None:
-    assert (CLUSTER / "slurm.sbatch").read_text().splitlines()[1] == "# untested: no SLURM here"
-
-
 def started(file: str, config: str, store: Path, run: Path, **variables: str) -> "Job":
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where torchrun is
     env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables}
