@@ -18,7 +18,7 @@ from lengthen.run.records import Event
 from lengthen.util.errors import SettingError, printable
 
 State = Literal["missing", "begun", "finished", "diverged"]
-# Settings that change no result beyond rounding: the store's place, what a machine allows, trackers.
+# Settings that change no result beyond rounding: a store's place, what a machine allows, trackers.
 NO_RESULT = ("data.path", "batch.micro_tokens", "run.timeout_seconds", "run.trackers")
 
 
