@@ -52,7 +52,9 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     try:
         if folder := asked.pop("join"):
             if options.sources:
-                raise SettingError("SOURCE", "must be absent with --join", options.sources[0])
+                raise SettingError(
+                    "SOURCE", "must be left out where parts are joined", options.sources[0]
+                )
             join(folder, overwrite=options.overwrite).print()
             return 0
         if options.out is None:
