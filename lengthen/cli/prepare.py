@@ -51,6 +51,8 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     asked = named(options)
     try:
         if folder := asked.pop("join"):
+            if options.sources:
+                raise SettingError("SOURCE", "must be absent with --join", options.sources[0])
             join(folder, overwrite=options.overwrite).print()
             return 0
         if options.out is None:
