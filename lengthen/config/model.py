@@ -70,7 +70,7 @@ class Model(Table):
             raise SettingError("kv_heads", rule, self.kv_heads)
         if self.positions == "rope" and self.head_size % 2:
             name = "heads" if self.head_width is None else "head_width"
-            rule = f"must make heads of an even width for rotary positions, not {self.head_size}"
+            rule = "must give heads an even width for rotary positions"
             raise SettingError(name, rule, getattr(self, name))
         return self
 

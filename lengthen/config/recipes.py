@@ -143,14 +143,6 @@ def _baseline_of(recipe: Recipe) -> Recipe:
     return lambda: {**recipe(), "pacing": {"kind": "constant"}}
 
 
-_laptop_2min = partial(_laptop, layers=4, width=64, heads=4, rows=32, tokens=1_500_000, duration=60)
-_laptop_10min = partial(
-    _laptop, layers=4, width=128, heads=4, rows=64, tokens=5_000_000, duration=100
-)
-_laptop_60min = partial(
-    _laptop, layers=6, width=256, heads=8, rows=128, tokens=16_000_000, duration=150
-)
-
 MODERN: Tables = {"positions": "rope", "norm": "rms", "mlp": "swiglu", "bias": False}
 LLAMA: Tables = {**MODERN, "tied": False}
 QWEN: Tables = {**MODERN, "norm_eps": 1e-6, "rope_theta": 1e6, "qk_norm": True}  # Qwen3's
@@ -176,15 +168,19 @@ def _modern(model: Tables) -> Tables:
     }
 
 
+_laptop_10min = partial(
+    _laptop, layers=4, width=128, heads=4, rows=64, tokens=5_000_000, duration=100
+)
+
+
 def _laptop_modern(model: Tables) -> Tables:
     tables = _laptop_10min()
     return {**tables, "model": {**tables["model"], "kv_heads": 2, "mlp_width": 344, **model}}
 
 
-# Widths and heads: 125M parameters with 32,000 tokens (Llama 2's), and with 50,257 and a tied head.
-_llama_125m = partial(_modern, {**LLAMA, "kv_heads": 4, "mlp_width": 2048})
-_qwen_125m = partial(_modern, {**QWEN, "kv_heads": 6, "mlp_width": 2304})
-_laptop_llama, _laptop_qwen = partial(_laptop_modern, LLAMA), partial(_laptop_modern, QWEN)
+# Of GPT-3's two smallest: paper, but for what a recipe below says.
+_gpt3_125m = partial(_gpt3, layers=12, width=768, heads=12, init_std=0.02, min_learning_rate=6e-5)
+_gpt3_1_3b = partial(_gpt3, layers=24, width=2048, heads=16, init_std=0.013, min_learning_rate=2e-5)
 
 RECIPES: dict[str, Recipe] = {
     # 8x batch and 4x learning rate, made safe by the warmup; start: the paper's tutorial;
@@ -195,64 +191,33 @@ RECIPES: dict[str, Recipe] = {
     "gpt2-1.5b": partial(_gpt2_aggressive, 48, 1600, 25, start=64, duration=45_000),
     "gpt2-1.5b-baseline": partial(_gpt2, 48, 1600, 25),
     # A tenth of the data, at 8x batch and 40x learning rate.
-    "gpt3-125m": partial(
-        _gpt3,
-        layers=12,
-        width=768,
-        heads=12,
-        init_std=0.02,
+    "gpt3-125m": partial(  # minimum of the rate: ours, not found; the original recipe's
+        _gpt3_125m,
         rows=2048,  # paper
         learning_rate=2.4e-2,  # derived from 40x
-        min_learning_rate=6e-5,  # ours: not found; the original recipe's, as is the warmup
         tokens=30_000_000_000,  # derived from 10x less data
         decay_tokens=30_000_000_000,  # ours: not found
         start=72,  # paper: the sister script
         duration=11_500,  # ours: 11.5K is only remembered
     ),
-    "gpt3-125m-baseline": partial(  # the original recipe; all of it: paper
-        _gpt3,
-        layers=12,
-        width=768,
-        heads=12,
-        init_std=0.02,
-        rows=256,
-        learning_rate=6e-4,
-        min_learning_rate=6e-5,
-    ),
-    "gpt3-1.3b": partial(  # all of it: paper
-        _gpt3,
-        layers=24,
-        width=2048,
-        heads=16,
-        init_std=0.013,
-        rows=4096,
-        learning_rate=8e-4,
-        min_learning_rate=2e-5,
-        start=80,
-        duration=13_767,
-    ),
-    "gpt3-1.3b-baseline": partial(  # all of it: paper
-        _gpt3,
-        layers=24,
-        width=2048,
-        heads=16,
-        init_std=0.013,
-        rows=512,
-        learning_rate=2e-4,
-        min_learning_rate=2e-5,
-    ),
-    "llama-125m": _llama_125m,
-    "llama-125m-baseline": _baseline_of(_llama_125m),
-    "qwen-125m": _qwen_125m,
-    "qwen-125m-baseline": _baseline_of(_qwen_125m),
-    "laptop-2min": _laptop_2min,
-    "laptop-2min-baseline": _baseline_of(_laptop_2min),
-    "laptop-10min": _laptop_10min,
-    "laptop-10min-baseline": _baseline_of(_laptop_10min),
-    "laptop-60min": _laptop_60min,
-    "laptop-60min-baseline": _baseline_of(_laptop_60min),
-    "laptop-llama": _laptop_llama,
-    "laptop-llama-baseline": _baseline_of(_laptop_llama),
-    "laptop-qwen": _laptop_qwen,
-    "laptop-qwen-baseline": _baseline_of(_laptop_qwen),
+    "gpt3-125m-baseline": partial(_gpt3_125m, rows=256, learning_rate=6e-4),
+    "gpt3-1.3b": partial(_gpt3_1_3b, rows=4096, learning_rate=8e-4, start=80, duration=13_767),
+    "gpt3-1.3b-baseline": partial(_gpt3_1_3b, rows=512, learning_rate=2e-4),
 }
+# Those whose baseline differs in the pacing alone.
+PACED: dict[str, Recipe] = {
+    # Widths and heads: 125M parameters with 32,000 tokens (Llama 2's), or 50,257 and a tied head.
+    "llama-125m": partial(_modern, {**LLAMA, "kv_heads": 4, "mlp_width": 2048}),
+    "qwen-125m": partial(_modern, {**QWEN, "kv_heads": 6, "mlp_width": 2304}),
+    "laptop-2min": partial(
+        _laptop, layers=4, width=64, heads=4, rows=32, tokens=1_500_000, duration=60
+    ),
+    "laptop-10min": _laptop_10min,
+    "laptop-60min": partial(
+        _laptop, layers=6, width=256, heads=8, rows=128, tokens=16_000_000, duration=150
+    ),
+    "laptop-llama": partial(_laptop_modern, LLAMA),
+    "laptop-qwen": partial(_laptop_modern, QWEN),
+}
+for _name, _recipe in PACED.items():
+    RECIPES |= {_name: _recipe, f"{_name}-baseline": _baseline_of(_recipe)}

@@ -544,7 +544,7 @@ def test_a_perceptron_is_as_wide_as_those_of_gpt2_and_llama(width: int, inner: i
 
 
 def test_rotary_positions_need_heads_of_an_even_width() -> None:
-    rule = r"model.heads: must make heads of an even width for rotary .*, not 1, got 16"
+    rule = r"model.heads: must give heads an even width for rotary positions, got 16"
     with pytest.raises(SettingError, match=rule):
         build(small(model={"heads": 16, "positions": "rope"}))
     build(small(model={"heads": 8, "positions": "rope"}))

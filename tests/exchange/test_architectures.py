@@ -374,7 +374,9 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object]]] = {
         r"layers.0.self_attn.k_proj.bias of shape \(8,\), must be \(16,\)",
         lambda folder: configured_as(folder, head_dim=8),
     ),
-    "odd heads": config("head_dim: must make heads of an even width .*, not 3", head_dim=3),
+    "odd heads": config(
+        "head_dim: must give heads an even width for rotary positions, got 3", head_dim=3
+    ),
     "keys that do not divide": config(
         "num_key_value_heads: must divide model.heads", num_key_value_heads=3
     ),

@@ -47,6 +47,13 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
         "optimizer": {"beta2_half_life": 3000, "rate_by_tokens": "sqrt"},
     },
     "muon": {"optimizer": {"kind": "muon", "beta2_half_life": 3000}},
+    "muon of masked pieces and shared heads": {
+        "optimizer": {"kind": "muon"},
+        "data": {"documents": "mask"},
+        "model": {"kv_heads": 1, "qk_norm": True, "head_width": 24, "positions": "rope"},
+    },
+    "linear rate": {"optimizer": {"schedule": "linear"}},
+    "constant rate": {"optimizer": {"schedule": "constant", "min_learning_rate": 1e-2}},
     "wsd": {"optimizer": {"schedule": "wsd", "wsd_decay_tokens": 4000}},
     "dropout": {"model": {"dropout": 0.2}},
     "bf16": {"run": {"precision": "bf16"}},
