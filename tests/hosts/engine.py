@@ -2,14 +2,28 @@
 
 import json
 import os
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from examples import deepspeed_loop
 from lengthen.data.store import Store
 from tests.integrations.reference import PLAN, Rows, config_of, model_of, optimizer_of
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "deepspeed_loop.py"
+
+
+def example() -> Any:
+    spec = spec_from_file_location("deepspeed_loop", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := module_from_spec(spec))
+    return module
+
+
+deepspeed_loop = example()  # here, before ranks are forked
 
 
 def rank(store: Path, out: Path, last: int | None) -> int:
