@@ -34,11 +34,13 @@ test-torch:  ## the quick tests with another PyTorch: make test-torch TORCH=2.11
 # The frameworks that the integrations live in, pinned, in an environment of their own.
 HOSTS_PIP = .venv-hosts/bin/python -m pip install --quiet --disable-pip-version-check
 
-test-hosts:  ## the integrations in pinned Lightning, Accelerate, Transformers and DeepSpeed
+test-hosts:  ## integrations in pinned hosts, and files of the writers of Megatron and datatrove
 	$(PYTHON) -m venv .venv-hosts
 	$(HOSTS_PIP) -c constraints.txt torch setuptools wheel
 	$(HOSTS_PIP) -e ".[dev]" lightning==2.6.6 accelerate==1.15.0 transformers==5.24.0
 	DS_BUILD_OPS=0 $(HOSTS_PIP) --no-build-isolation deepspeed==0.19.8
+	$(HOSTS_PIP) datatrove==0.10.1 orjson
+	$(HOSTS_PIP) --no-deps megatron-core==0.16.1
 	.venv-hosts/bin/python -m pytest -m hosts tests/hosts
 	.venv-hosts/bin/python -m pytest -m "not slow" tests/integrations
 	.venv-hosts/bin/mypy

@@ -25,6 +25,12 @@ NONE = {
     "start {}, T {}",
     " --aggressive: {} x the rate, {} x the rows.",
     "train anew",
+    "a recipe or file, or what --lay-out of compare wrote",
+    *(f"#SBATCH --{name}" for name in ("job-name=", "nodes=", "gpus-per-node=", "time=")),
+    *(f"#SBATCH --{name}" for name in ("cpus-per-task=", "exclusive", "gpus-per-node=0\n")),
+    "#SBATCH --exclusive\n#SBATCH --array",
+    "#SBATCH --array",
+    "\n#SBATCH --array=0-{}",
 }
 
 

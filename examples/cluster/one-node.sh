@@ -7,6 +7,9 @@
 set -euo pipefail
 recipe=$1 store=$2 run=$3
 shift 3
+train=(-m lengthen train "$recipe" --data "$store" --out "$run" --resume auto --quiet "$@")
 processes=${PROCESSES:-$(nvidia-smi --list-gpus | wc -l)}
-exec torchrun --standalone --nproc-per-node "$processes" --max-restarts 3 \
-    -m lengthen train "$recipe" --data "$store" --out "$run" --resume auto --quiet "$@"
+# What is wrong with the words is said here, once, and not by every process.
+python "${train[@]}" --dry-run > /dev/null
+export PET_SHUTDOWN_TIMEOUT=300 # seconds that torchrun waits for a save
+exec torchrun --standalone --nproc-per-node "$processes" --max-restarts 3 "${train[@]}"

@@ -9,7 +9,11 @@ from lengthen.cli.command import Command, Parser, Settings, named
 def _arguments(parser: Parser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.toml", help="variants, grid and seeds")
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, metavar="DIR", help="where it goes")
+    where.add_argument(
+        "--lay-out", type=Path, metavar="DIR", help="train nothing: a command for each run"
+    )
     parser.add_argument("--jobs", type=int, help="runs side by side (one a GPU, else one a core)")
     parser.add_argument("--threads", type=int, help="of each run (the cores, shared out)")
     parser.add_argument("--amend", action="store_true", help="go on with a changed file")
@@ -18,9 +22,16 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from lengthen.experiments.compare.compare import compare
+    from lengthen.config.load import nested, with_data
+    from lengthen.experiments.compare.compare import asked_for, compare
+    from lengthen.experiments.compare.run import write_commands
 
-    compare(**named(options), settings=settings).print()
+    own = named(options) | {"settings": settings}
+    if (root := own.pop("lay_out")) is None:
+        compare(**own).print()
+        return 0
+    asked = asked_for(options.file, with_data(nested(settings), options.data))
+    print(write_commands(asked, root, amend=options.amend))
     return 0
 
 
@@ -31,6 +42,7 @@ COMMAND = Command(
   lengthen compare examples/controls.toml --data store --out runs/controls    continues
   lengthen compare my.toml --data store --out runs/timed --jobs 1             seconds count, too
   lengthen compare my.toml --out runs/timed --look                            tables so far
+  lengthen compare my.toml --data store --lay-out runs/timed                  for a cluster
   lengthen compare examples/commands/nanogpt.toml --out runs/rates            any command
 """,
     _arguments,

@@ -13,6 +13,7 @@ def _arguments(parser: Parser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="one page instead of text")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="each figure as SVG and PNG")
+    parser.add_argument("--to", metavar="TRACKER", help="tensorboard or wandb gets the records")
     parser.add_argument("--title", help="of the page (the runs' names)")
     parser.add_argument(
         "--losses",

@@ -25,6 +25,7 @@ from lengthen.config.values import (
     Count,
     CountOrOff,
     Number,
+    Trackers,
     known_device,
     parse_count,
     parse_list,
@@ -220,6 +221,9 @@ class Run(Table):
     recompute: Annotated[bool, Doc("layers, for the backward pass: less memory, more time")] = False
     sharded: Annotated[bool, Doc("each process keeps a part of weights and moments")] = False
     on_nonfinite: Annotated[Literal["stop", "skip"], Doc("at a loss that is not finite")] = "stop"
+    trackers: Annotated[
+        Trackers, Doc('dashboards written beside training: "tensorboard", "wandb"')
+    ] = ()
     timeout_seconds: Annotated[
         Count, Field(le=10**6), Doc("that a process waits for another", "seconds")
     ] = 600

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from decimal import Decimal, DecimalException
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -66,3 +66,6 @@ CountOrOff = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST), 
 Number = Annotated[float, BeforeValidator(no_bool), Field(ge=0), "number"]
 Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1), "share"]
 Betas = Annotated[tuple[Share, Share], BeforeValidator(parse_list)]
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(parse_list), "list"
+]

@@ -12,7 +12,7 @@ from lengthen.data.sources import Source
 from lengthen.data.store import head_of
 from lengthen.data.store_manifest import Shard
 from lengthen.data.store_writer import ChunkHashes, SplitWriter
-from lengthen.data.token_files import Block, IdFile, locate, read_file, read_table
+from lengthen.data.token_files import Block, IdFile, locate, read_file, read_table, refuse
 from lengthen.util.console import Line
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError
@@ -55,7 +55,7 @@ class IdReader:
             kind = np.dtype(file.dtype) if file else None
             if kind is None or kind.kind == "f" or kind.itemsize not in (2, 4):
                 has = f"has ids of type {kind}" if kind else "is a table"
-                raise DataError(f"source {source.name}: {has}, which no store maps; {COPY}")
+                refuse(source, f"{has}, which no store maps; {COPY}")
         widths = {np.dtype(file.dtype).itemsize: one for one, file in self.files.items() if file}
         if len(widths) > 1:
             names = " and ".join(f"{one.name} {width}" for width, one in widths.items())
@@ -71,7 +71,7 @@ class IdReader:
         for block in self._blocks(source):
             if len(block.unmarked):
                 at = tokens + int(block.unmarked[0])
-                file.refuse(f"the document that ends at token {at} lacks the separator; {COPY}")
+                refuse(source, f"the document that ends at token {at} lacks the separator; {COPY}")
             hashes.update(block.data)
             tokens, documents = tokens + len(block.ids), documents + block.documents
         return Shard(

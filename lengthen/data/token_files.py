@@ -50,10 +50,6 @@ class IdFile:
     offset: int = 0  # bytes before the first id
     ends: Ends | None = None  # None: where the separators are
 
-    def refuse(self, reason: str) -> NoReturn:
-        """Raise DataError that names the file."""
-        refuse(self.source, reason)
-
 
 def refuse(source: Source, reason: str) -> NoReturn:
     """Raise DataError that names a source."""
@@ -156,7 +152,7 @@ def read_file(file: IdFile, vocabulary: int, separator: int) -> Iterator[Block]:
                 raise ValueError
     except (OSError, ValueError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it was cut meanwhile"
-        file.refuse(f"cannot be read ({reason})")
+        refuse(file.source, f"cannot be read ({reason})")
     if file.ends is None and last != separator:
         yield Block(b"", np.empty(0, np.uint32), 1, np.empty(0, np.int64))
 

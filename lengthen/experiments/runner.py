@@ -206,17 +206,10 @@ def start(job: Job, machine: Machine, slot: int) -> Process:
 
     Its configuration and what it prints lie beside that.
     """
-    job.directory.parent.mkdir(parents=True, exist_ok=True)
-    file = config_beside(job.directory)
-    Disk().replace_file(file, job.config.to_toml().encode())
-    words = ["lengthen", "train", str(file), "--out", str(job.directory)]
-    words += ["--resume", "auto", "--quiet"]
-    if isinstance(job.config, Command):
-        words = ["lengthen.experiments.run_command", str(file), str(job.directory)]
+    command = laid_out(job)
     with _beside(job.directory, "log").open("wb") as output:
         popen = subprocess.Popen(
-            # -P: a module of the user's in the working directory must not stand in for a package.
-            [sys.executable, "-P", "-m", *words],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -226,6 +219,22 @@ def start(job: Job, machine: Machine, slot: int) -> Process:
             preexec_fn=end_with_parent(),  # each run then saves and ends, too
         )
     return Process(job, slot, popen)
+
+
+def laid_out(job: Job) -> list[str]:
+    """Write a job's configuration beside its directory; return the command that trains it there.
+
+    Given again, the command goes on with the run.
+    """
+    job.directory.parent.mkdir(parents=True, exist_ok=True)
+    file = config_beside(job.directory)
+    Disk().replace_file(file, job.config.to_toml().encode())
+    words = ["lengthen", "train", str(file), "--out", str(job.directory)]
+    words += ["--resume", "auto", "--quiet"]
+    if isinstance(job.config, Command):
+        words = ["lengthen.experiments.run_command", str(file), str(job.directory)]
+    # -P: a module of the user's in the working directory must not stand in for a package.
+    return [sys.executable, "-P", "-m", *words]
 
 
 def config_beside(directory: Path) -> Path:

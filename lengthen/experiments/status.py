@@ -18,8 +18,8 @@ from lengthen.run.records import Event
 from lengthen.util.errors import SettingError, printable
 
 State = Literal["missing", "begun", "finished", "diverged"]
-# Settings that change no result beyond rounding: where a store lies, and what memory allows.
-NO_RESULT = ("data.path", "batch.micro_tokens")
+# Settings that change no result beyond rounding: a store's place, what a machine allows, trackers.
+NO_RESULT = ("data.path", "batch.micro_tokens", "run.timeout_seconds", "run.trackers")
 
 
 @dataclass(frozen=True)

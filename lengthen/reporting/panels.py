@@ -17,7 +17,7 @@ from lengthen.util.errors import printable
 AXES = {"step": "step", "tokens": "trained tokens", "seconds": "seconds of training"}
 STEP_TOKENS = "rows x length"  # no field of a record: worked out
 Drawn: TypeAlias = StepRecord | EvalRecord | ProbeRecord
-MACHINE = ("device", "threads", "cores")  # of an environment: what seconds depend on
+MACHINE = ("device", "threads", "cores", "processor")  # of an environment: what seconds depend on
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 from lengthen.reporting import html
 from lengthen.reporting.comparability import alike
 from lengthen.reporting.curves import Panel
-from lengthen.reporting.gather import NamedRun, gather
+from lengthen.reporting.gather import NamedRun, gather, runs_below
 from lengthen.reporting.panels import evaluation_panels, panels_of
 from lengthen.reporting.text import lines
+from lengthen.reporting.trackers import check_trackers, write_to
 from lengthen.run.packed import SUFFIX
 from lengthen.util.disk import Disk, PathOrPaths, as_paths, optional_path, storage_errors
 from lengthen.util.errors import SettingError, printable
@@ -49,14 +50,15 @@ def report(
     title: str | None = None,
     losses: Sequence[float] = (),
     columns: Mapping[str, str] | None = None,
+    to: str | None = None,
 ) -> Report:
     """Return what runs have shown: verdicts, final losses, instability, times, evaluations.
 
     `runs` are directories of runs, directories that hold some, packed studies, or other trainers'
     logs, whose CSV or JSONL `columns` translate, as {"step": "iteration", "loss": "train/loss"}.
     `losses` are validation losses, in nats, that runs are timed to. `out` is a page to write, with
-    `title`; `figures` is a directory that gets every figure as SVG and PNG. Raises SettingError
-    and DataError.
+    `title`; `figures` is a directory that gets every figure as SVG and PNG; `to` a tracker,
+    "tensorboard" or "wandb", that gets the records. Raises SettingError and DataError.
 
     >>> report = lengthen.report("runs/first", out="first.html")
     >>> print(report.lines[0])
@@ -72,10 +74,14 @@ def report(
         hint = "--figures DIR writes each figure as SVG and PNG"
         raise SettingError("--out", "must end in .html", str(page), hint)
     paths = as_paths("runs", runs)
+    if to is not None:
+        check_trackers("--to", [to])
     gathered = gather(paths, columns)
     families = _families(gathered)
     brief = page is None and len(gathered) == 1
     content = tuple(lines(gathered, losses, families, brief=brief))
+    if to is not None:
+        write_to(to, [run for path in paths for run in runs_below(path)])
     if folder is not None:
         _draw(folder, _panels(gathered))
     if page is not None:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,9 +41,18 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
+
+
+def _processor() -> str:
+    with suppress(OSError):  # Linux has its model there
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        return found.group(1) if found else platform.processor()
+    return platform.processor()
 
 
 def _masked(word: str) -> str:

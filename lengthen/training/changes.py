@@ -29,13 +29,15 @@ OPEN = ORDER | {f"model.{name}" for name in ("dropout", "positions_start", "rope
 
 
 def local_overrides(config: Config, there: Config) -> Tables:
-    """Return what this process may set anew in a run: the store's path, smaller micro-batches."""
+    """Return what this process may set anew in a run: what belongs to its machine."""
     asked, used = config.batch.micro_tokens, there.batch.micro_tokens
     overrides: Tables = {}
     if isinstance(config.pacing, Custom):
         overrides["pacing"] = config.pacing  # config.toml has the function's name alone
     if there.data.path != config.data.path:
         overrides["data"] = {"path": config.data.path}
+    if (seconds := config.run.timeout_seconds) != there.run.timeout_seconds:
+        overrides["run"] = {"timeout_seconds": seconds}
     # A run that ran out of memory continues in smaller micro-batches than were asked for.
     if asked != "auto" and used != "auto" and asked < used:
         overrides["batch"] = {"micro_tokens": asked}
@@ -62,7 +64,11 @@ def changed_settings(asked: Tables, config: Config, start: Checkpoint) -> Tables
 def check_same_settings(config: Config, there: Config) -> None:
     """Raise SettingError where `--resume auto` found a run of other settings."""
     # How a step is cut changes no result beyond rounding.
-    own = {"batch": {"micro_tokens": config.batch.micro_tokens}, "data": {"path": config.data.path}}
+    own = {
+        "batch": {"micro_tokens": config.batch.micro_tokens},
+        "data": {"path": config.data.path},
+        "run": {"timeout_seconds": config.run.timeout_seconds},
+    }
     there = with_overrides(there, own)
     for name, (asked, before) in sorted(differences(config.tables(), there.tables()).items()):
         rule = f"--resume auto found a run with {before!r}"

@@ -3,6 +3,7 @@
 import math
 import shlex
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +86,7 @@ class TrainingLoop:
         self._failed_saves = 0  # in a row
         self._evaluation: EvalRecord | None = None  # the last one of this process
         self._step: StepRecord | None = None  # likewise
+        self.on_record: Callable[[Record], object] = lambda _: None  # once it is in the log
         if faults.asked():
             trainer.module.register_forward_hook(_Faults(trainer))
 
@@ -160,6 +162,7 @@ class TrainingLoop:
                 with suppress(StorageError):
                     self._checkpoints.write(*self._whole_state())
             raise
+        self.on_record(record)
 
     def _observe_when_due(self) -> None:
         """Let an adaptive pacing observe the loss; log its growth."""

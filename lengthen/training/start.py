@@ -31,6 +31,7 @@ from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.evaluation.results import set_aside
 from lengthen.model.cost import parameters
+from lengthen.reporting.trackers import OnRecord, check_trackers, guarded, start_trackers
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, cut_metrics
@@ -62,6 +63,7 @@ def train(
     overwrite: bool = False,
     resume: Literal["auto"] | None = None,
     quiet: bool = False,
+    on_record: OnRecord | None = None,
     disk: Disk | None = None,
 ) -> RunSummary:
     """Train a new run in `out` to the end of its budget.
@@ -69,8 +71,10 @@ def train(
     `recipe` is a recipe's name, a TOML file or a configuration; `data` a token store; `settings`
     lie over the recipe, as {"pacing": {"start": 8}} or {"pacing.start": 8}. `overwrite` replaces an
     earlier run. With `resume="auto"` a run of the same configuration that is there already is
-    resumed instead. Notes and progress go to the error stream, unless `quiet`. `disk` carries out
-    what is written; tests give one that fails.
+    resumed instead. Notes and progress go to the error stream, unless `quiet`. `on_record` is
+    called with each record once it is in metrics.jsonl, on rank 0 and in training's own time; an
+    exception in it is printed, and it is called no more. `disk` carries out what is written; tests
+    give one that fails.
 
     Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError,
     PeerError and, after saving, StoppedError.
@@ -88,7 +92,8 @@ def train(
     config, notes = load(recipe, settings, data=data)
     if not quiet:
         say(notes)
-    return _train(config, out, overwrite, resume == "auto", disk or Disk(), shown=not quiet)
+    shown = not quiet, on_record
+    return _train(config, out, overwrite, resume == "auto", disk or Disk(), *shown)
 
 
 def check_start(
@@ -98,6 +103,7 @@ def check_start(
 
     Raises SettingError and DataError: all that can be refused without the other ranks.
     """
+    check_trackers("run.trackers", config.run.trackers)
     store = open_store(config)
     config = with_store(config, store)
     paths = RunPaths(out)
@@ -118,12 +124,18 @@ def check_start(
 
 
 def _train(
-    config: Config, out: Path, overwrite: bool, resume_auto: bool, disk: Disk, *, shown: bool
+    config: Config,
+    out: Path,
+    overwrite: bool,
+    resume_auto: bool,
+    disk: Disk,
+    shown: bool,
+    on_record: OnRecord | None,
 ) -> RunSummary:
     config, store, there = check_start(config, out, overwrite=overwrite, resume_auto=resume_auto)
     if there is not None:
         overrides = local_overrides(config, there)
-        return resume(out, settings=overrides, quiet=not shown, disk=disk)
+        return resume(out, settings=overrides, quiet=not shown, on_record=on_record, disk=disk)
     paths = RunPaths(out)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
@@ -140,7 +152,9 @@ def _train(
             write_run(disk, paths, config, store.text_tokenizer(), facts)
         stop = stack.enter_context(StopSignal().listening())
         trainer = Trainer(config, store, context, micro_tokens, stop)
-        return _build_loop(stack, trainer, paths, disk, stop, shown=shown).run()
+        loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown)
+        loop.on_record = guarded(on_record)
+        return loop.run()
 
 
 def resume(
@@ -149,12 +163,13 @@ def resume(
     settings: Mapping[str, Any] | None = None,
     checkpoint: str | None = None,
     quiet: bool = False,
+    on_record: OnRecord | None = None,
     disk: Disk | None = None,
 ) -> RunSummary:
     """Resume a run from its newest good checkpoint, or from the one called `checkpoint`.
 
     `settings` change some of the run's own, such as its budget; they are recorded as an event and
-    in config.toml. Raises what `train` raises, and CheckpointError.
+    in config.toml. `on_record` as in `train`. Raises what that raises, and CheckpointError.
 
     >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
     >>> summary.tokens
@@ -164,6 +179,7 @@ def resume(
     overrides = nested(settings)
     refuse_fixed(overrides)
     config, notes = load(paths.config, overrides)
+    check_trackers("run.trackers", config.run.trackers)
     store, config = open_store(config), with_auto_decided(config)
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     with ExitStack() as stack:
@@ -171,7 +187,9 @@ def resume(
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
         own_directory(stack, paths.root, context, what, config)
         go_on = stack, context, paths, config, store, disk or Disk()
-        return resumed(*go_on, checkpoint, overrides, notes, not quiet).run()
+        loop = resumed(*go_on, checkpoint, overrides, notes, not quiet)
+        loop.on_record = guarded(on_record)
+        return loop.run()
 
 
 def resumed(
@@ -234,6 +252,7 @@ def _build_loop(
     log = None
     if context.is_rank_zero:
         log = stack.enter_context(closing(JsonLines(disk.at("log"), paths.metrics)))
+        start_trackers(paths.root, run.trackers)
     checkpoints = CheckpointManager(
         disk.at("save"),
         paths.checkpoints,

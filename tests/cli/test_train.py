@@ -47,6 +47,16 @@ def test_a_dry_run_refuses_what_the_ranks_of_a_launcher_would_refuse_one_by_one(
     assert "optimizer.clip: --resume auto found a run with 1.0" in capsys.readouterr().err
 
 
+def test_a_launch_file_may_say_how_long_ranks_wait_for_each_other_in_any_run(
+    store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", "laptop-2min", "--data", str(store), *TINY, "--out", str(run), "--quiet"]
+    assert main(words) == 0
+    assert main([*words, "--resume", "auto", "--run.timeout_seconds", "120"]) == 0
+    assert load_run(run / "config.toml").run.timeout_seconds == 120
+
+
 def test_a_dry_run_needs_neither_a_store_nor_a_place(capsys: Captured) -> None:
     assert main(["train", "laptop-2min", "--dry-run", "--optimizer.learning_rate", "1e-3"]) == 0
     rates = tomllib.loads(capsys.readouterr().out)["optimizer"]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,22 @@ def test_a_thousand_files_are_read_where_256_may_be_open(tmp_path: Path) -> None
         assert verify(sys.argv[1]) == []
     """
     subprocess.run([sys.executable, "-c", code, tmp_path / "store"], check=True)
+
+
+def test_a_window_in_a_thousand_files_costs_at_most_twice_one_in_one_file(tmp_path: Path) -> None:
+    seconds = []
+    for shards in (1, 1000):
+        sharded(tmp_path / str(shards), np.arange(1000 * 70) % 250, shards)
+        row = Store.open(tmp_path / str(shards)).train
+        assert isinstance(row, TokenRow)
+        row.tolist()  # so that all is mapped
+        rounds = []
+        for start in range(0, 60_000, 70):
+            began = time.perf_counter()
+            row.windows(np.array([start]), 64)
+            rounds.append(time.perf_counter() - began)
+        seconds.append(min(rounds))  # what the machine cannot make shorter
+    assert seconds[1] < 2 * seconds[0]
 
 
 def test_a_file_that_changed_since_the_store_was_opened_is_named_when_it_is_read(

@@ -343,8 +343,8 @@ def test_f29_a_run_has_no_worker_processes_and_forks_none(
 
     assert in_a_child(work) == 0
     assert files_with(r"os\.fork|multiprocessing|ProcessPool") == set()
-    # The plug for another's trainer, who has the say about workers.
-    assert files_with("DataLoader") <= {"transformers.py"}
+    # The plugs for other trainers, who have the say about workers.
+    assert files_with("DataLoader") <= {"transformers.py", "lightning.py"}
 
 
 def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_save(

@@ -87,7 +87,7 @@ def compare(
     (0, 'comparison.html')
     """
     overrides, root = with_data(nested(settings), data), as_path("out", out)
-    comparison = _asked_for(file, overrides)
+    comparison = asked_for(file, overrides)
     if is_packed(root) and not look:
         rule = "is a packed study, which is read and never trained"
         raise SettingError("--out", rule, str(root), "add --look, or give a directory")
@@ -125,7 +125,8 @@ def compare(
     return ComparisonResult(comparison.name, *said, ends, missing, page)
 
 
-def _asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
+def asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
+    """Return the comparison of a file or of tables, its runs on their stores."""
     if isinstance(file, Mapping):
         asked = comparison_of(dict(file), "comparison", dict(overrides))
     else:

@@ -42,8 +42,9 @@ class Outcome:
 
     @property
     def device(self) -> str:
-        """The kind of device, without the number of a card; empty where it is not recorded."""
-        return str(self.shown.environment.get("device", "")).rpartition(", ")[-1]
+        """The kind of device, without the number of a card, and the processor, where recorded."""
+        device = str(self.shown.environment.get("device", "")).rpartition(", ")[-1]
+        return ", ".join(filter(None, (device, self.shown.environment.get("processor"))))
 
     def time_to(self, loss: float) -> EvalRecord | None:
         """Return the evaluation whose loss was first at or below `loss`."""

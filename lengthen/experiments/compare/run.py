@@ -5,6 +5,7 @@ diverged or crashed is a result of the comparison. The state of a run is read fr
 this process may be killed at any moment.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from lengthen.experiments.runner import (
     Job,
     Machine,
     Process,
+    laid_out,
     machine_for,
     owned_attempts,
     run_jobs,
@@ -32,8 +34,11 @@ from lengthen.run.metrics import JsonLines, last_record, read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
 from lengthen.util.console import Line, clock_time, line
+from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError
 from lengthen.util.tables import counted, number
+
+COMMANDS = "commands.txt"  # beside the runs: one a line
 
 
 def carry_out(
@@ -79,6 +84,21 @@ def carry_out(
             of = len(comparison.runs)
             training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)
+
+
+def write_commands(comparison: Comparison, root: Path, *, amend: bool) -> Path:
+    """Write the configuration of every unfinished run, and a file with a command for each.
+
+    Whoever can carry out commands trains them, in any order and on any machine that sees `root`;
+    one given again goes on. Raises what carry_out raises before it trains.
+    """
+    root, unfinished = root.resolve(), _unfinished(comparison.runs, root)
+    _rests(unfinished)  # refuses what no verdict could be on
+    declare(comparison, root, amend=amend)
+    jobs = [Job(one.name, one.name, one.directory(root), one.config) for one in unfinished]
+    lines = [f"{shlex.join(laid_out(job))}\n" for job in jobs]
+    Disk().replace_file(root / COMMANDS, "".join(lines).encode())
+    return root / COMMANDS
 
 
 def _unfinished(runs: Sequence[Planned], root: Path) -> list[Planned]:

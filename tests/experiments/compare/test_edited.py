@@ -333,10 +333,13 @@ def test_devices_are_said_where_runs_have_several(
     for run in comparison.runs:
         card = "cpu" if run.seed == 1 else f"cuda:{run.seed}, NVIDIA H100 80GB HBM3"
         place = run.directory(tmp_path) / "environment.json"
-        place.write_text(json.dumps({**json.loads(place.read_text()), "device": card}))
+        machine = {"device": card, "processor": "Xeon" if run.variant == "slw" else "EPYC"}
+        place.write_text(json.dumps({**json.loads(place.read_text()), **machine}))
     assert notes(read_outcomes(comparison, tmp_path)[0]) == [
-        "baseline/seed-0 and 3 more: computed on NVIDIA H100 80GB HBM3",
-        "baseline/seed-1 and 1 more: computed on cpu",
+        "baseline/seed-0 and 1 more: computed on NVIDIA H100 80GB HBM3, EPYC",
+        "slw/seed-0 and 1 more: computed on NVIDIA H100 80GB HBM3, Xeon",
+        "baseline/seed-1: computed on cpu, EPYC",
+        "slw/seed-1: computed on cpu, Xeon",
     ]
 
 
