@@ -243,7 +243,7 @@ def test_the_plain_loop_of_the_page_resumes_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the steps, saved; then the other half in what stands for a new process."""
-    page = read(DOCS / "plugging.md")
+    page = read(DOCS / "integrations.md")
     loop, save, resume = (
         next(body for language, body in FENCE.findall(page) if mark in body)
         for mark in ("from torch import nn", "states =", "torch.load(")

@@ -1,4 +1,4 @@
-"""The page on plugging, held to the code: arguments, settings, names, lines of the examples."""
+"""The page on integrations, held to the code: arguments, settings, names, lines of the examples."""
 
 import ast
 import importlib
@@ -14,7 +14,7 @@ from lengthen.integrations.plain import DataPlan
 from tests.test_docs import FENCE, names_in, rows_of, section
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "plugging.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 PYTHON = [body for language, body in FENCE.findall(PAGE) if language == "python"]
 
 
