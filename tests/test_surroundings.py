@@ -40,7 +40,7 @@ OLD_TORCH = """
 import torch.distributed.fsdp
 torch.__version__ = "2.5.1+cpu"
 """
-LACKING_TORCH = "import torch.distributed.fsdp; del torch.distributed.fsdp.FSDPModule\n"
+LACKING_TORCH = "import torch.nn.utils; del torch.nn.utils.get_total_norm\n"
 MAIN = "from lengthen.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
@@ -114,8 +114,8 @@ def test_f53_what_a_pytorch_lacks_is_named_with_the_way_out(
     done = lengthen(LACKING_TORCH, *train_words(configured, tmp_path))
     assert done.returncode == 2, done.stderr
     assert done.stderr == (
-        f"lengthen: torch {version('torch')} does not fit: cannot import name 'FSDPModule' from "
-        "'torch.distributed.fsdp'; pip install --upgrade torch\n"
+        f"lengthen: torch {version('torch')} does not fit: cannot import name 'get_total_norm' from "
+        "'torch.nn.utils'; pip install --upgrade torch\n"
     )
 
 
