@@ -114,8 +114,8 @@ def test_f53_what_a_pytorch_lacks_is_named_with_the_way_out(
     done = lengthen(LACKING_TORCH, *train_words(configured, tmp_path))
     assert done.returncode == 2, done.stderr
     assert done.stderr == (
-        f"lengthen: torch {version('torch')} does not fit: cannot import name 'get_total_norm' from "
-        "'torch.nn.utils'; pip install --upgrade torch\n"
+        f"lengthen: torch {version('torch')} does not fit: cannot import name "
+        "'get_total_norm' from 'torch.nn.utils'; pip install --upgrade torch\n"
     )
 
 
