@@ -51,10 +51,10 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     asked = named(options)
     try:
         if folder := asked.pop("join"):
-            if options.sources:
-                raise SettingError(
-                    "SOURCE", "must be left out where parts are joined", options.sources[0]
-                )
+            for name, value in (("SOURCE", options.sources), ("out", options.out)):
+                if value:
+                    rule = "must be left out: the store is made in the folder of the parts"
+                    raise SettingError(name, rule, value)
             join(folder, overwrite=options.overwrite).print()
             return 0
         if options.out is None:

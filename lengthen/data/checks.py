@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from lengthen.data.decompress import DamagedFileError, DecompressedFile, UnsupportedFileError
 from lengthen.data.readers import Parts
 from lengthen.data.sources import Source
-from lengthen.util.disk import Disk, reason_of
+from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 
 HEAD_BYTES = 2**16  # of a source that are compared before all of it is
@@ -115,12 +115,9 @@ class DuplicateCounter:
 
     def add_saved(self, path: Path) -> None:
         """Remember what another counter has saved; raises DataError where that is damaged."""
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"file {path}: cannot be read ({reason_of(error)})") from None
+        data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data[32:]).digest() != data[:32]:
-            raise DataError(f"file {path}: sha256 differs; prepare its part again")
+            raise DataError(f"file {path}: damaged or missing; prepare its part again")
         values = np.frombuffer(data, np.uint64, offset=32)
         every, trains, valids = map(int, values[:3])
         train, valid, sizes = np.split(values[3:], [trains, trains + valids])

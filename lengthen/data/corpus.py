@@ -157,7 +157,8 @@ def _are_of_ids(sources: list[Source], options: PrepareOptions) -> bool:
     if len(set(kinds.values())) > 1:
         text = next(source.name for source in sources if not kinds[source.kind])
         ids = next(source.name for source in sources if kinds[source.kind])
-        raise SettingError("source", f"is of token ids, and {text!r} is of text", ids)
+        rule, hint = f"is of token ids, and {text!r} is of text", "name the files of one kind alone"
+        raise SettingError("source", rule, ids, hint)
     if options.part and any(kinds.values()):
         hint = "name them all, with --in-place"
         raise SettingError("part", "is for text; files of token ids are parts already", None, hint)

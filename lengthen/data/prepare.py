@@ -64,7 +64,7 @@ class Summary(Printable):
             f"store {self.path}: id {manifest.id}, vocabulary {manifest.vocabulary}",
             *(
                 f"{name}: {split.tokens} tokens of {counted(split.documents, 'document')}"
-                + ("" if split.text_bytes is None else f", {split.text_bytes} bytes of text")
+                + ("" if self.text_bytes is None else f", {split.text_bytes} bytes of text")
                 for name, split in (("train", manifest.train), ("valid", manifest.valid))
             ),
             *self.splits,
@@ -79,7 +79,9 @@ class Summary(Printable):
                 f"encoded in {self.encode_seconds:.1f} s ({rate:.1f} MB/s)"
             )
         if not manifest.valid.tokens:
-            lines.append("no validation part: give --valid-files, or a larger --valid such as 0.5")
+            of_ids = "no validation part: token ids have one by --valid-files alone"
+            of_text = "no validation part: give --valid-files, or a larger --valid such as 0.5"
+            lines.append(of_ids if self.text_bytes is None else of_text)
         return [lines[0], *(f"  {line}" for line in lines[1:])]
 
     def _of_text(self) -> list[str]:

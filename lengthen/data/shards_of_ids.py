@@ -1,6 +1,7 @@
 """From sources of token ids to shards: copied into the store, or used where they lie."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from lengthen.data.sources import Source
 from lengthen.data.store import head_of
 from lengthen.data.store_manifest import Shard
 from lengthen.data.store_writer import ChunkHashes, SplitWriter
-from lengthen.data.token_files import Block, IdFile, locate, read_file, read_table, refuse
+from lengthen.data.token_files import Block, IdFile, locate, read_blocks, refuse
 from lengthen.util.console import Line
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError
@@ -67,17 +68,18 @@ class IdReader:
         return [self._shard(source, file) for source in sources if (file := self.files[source])]
 
     def _shard(self, source: Source, file: IdFile) -> Shard:
-        hashes, tokens, documents = ChunkHashes(), 0, 0
+        whole, hashes, tokens, documents = hashlib.sha256(), ChunkHashes(), 0, 0
         for block in self._blocks(source):
             if len(block.unmarked):
                 at = tokens + int(block.unmarked[0])
                 refuse(source, f"the document that ends at token {at} lacks the separator; {COPY}")
+            whole.update(block.data)
             hashes.update(block.data)
             tokens, documents = tokens + len(block.ids), documents + block.documents
         return Shard(
             file=str(source.path.resolve()),
             size=hashes.size,
-            sha256=hashes.whole.hexdigest(),
+            sha256=whole.hexdigest(),
             chunks=hashes.hexdigests(),
             tokens=tokens,
             documents=documents,
@@ -89,10 +91,8 @@ class IdReader:
     def _blocks(self, source: Source) -> Iterator[Block]:
         order = list(self.files)
         read = sum(one.size for one in order[: order.index(source)])
-        known = (self.vocabulary, self.separator)
-        file = self.files[source]
-        blocks = read_file(file, *known) if file else read_table(source, self.field, *known)
-        for block in blocks:
+        known = self.field, self.vocabulary, self.separator
+        for block in read_blocks(source, self.files[source], *known):
             yield block
             read += len(block.data)
             self.line.update(read, source.name)

@@ -77,7 +77,7 @@ def locate(source: Source, vocabulary: int) -> IdFile:
         if source.size != size:
             refuse(source, f"has {source.size} bytes, its header says {size}")
     if source.size % np.dtype(dtype).itemsize:
-        refuse(source, f"has {source.size} bytes, which are no whole ids of type {dtype}")
+        refuse(source, f"has {source.size} bytes, which are no whole ids of type {np.dtype(dtype)}")
     return IdFile(source, dtype, offset)
 
 
@@ -118,17 +118,20 @@ def _megatron(source: Source, index: Path) -> IdFile:
 
 
 def _datatrove(source: Source, path: Path) -> IdFile:
-    index = np.memmap(path, "<u8", "r") if path.stat().st_size else np.zeros(1, "<u8")
+    size = path.stat().st_size
+    if size % 8:
+        refuse(source, f"{path.name} has {size} bytes, which are no whole ends of documents")
+    index = np.memmap(path, "<u8", "r") if size else np.zeros(1, "<u8")
     count = int(index[-1])
-    width = source.size // max(1, count)
-    if source.size != count * width or width not in (0, 2, 4) or not _rises(index, count):
+    width = source.size // count if count else 2
+    if source.size != count * width or width not in (2, 4) or not _rises(index, count):
         refuse(source, f"has {source.size} bytes, {path.name} points to token {count}")
 
     def ends(begin: int, stop: int) -> NDArray[np.int64]:
         low, high = np.searchsorted(index, np.array([begin, stop], np.uint64), side="right")
         return np.unique(index[low:high]).astype(np.int64)
 
-    return IdFile(source, f"<u{width or 2}", ends=ends)
+    return IdFile(source, f"<u{width}", ends=ends)
 
 
 def _rises(values: NDArray[Any], most: int) -> bool:
@@ -136,44 +139,41 @@ def _rises(values: NDArray[Any], most: int) -> bool:
     return all((np.diff(one, prepend=0, append=most) >= 0).all() for one in blocks)
 
 
-def read_file(file: IdFile, vocabulary: int, separator: int) -> Iterator[Block]:
-    """Yield the blocks of a file; raises DataError for an id outside of the vocabulary."""
-    begin, last = 0, separator
+def read_blocks(
+    source: Source, file: IdFile | None, field: str, vocabulary: int, separator: int
+) -> Iterator[Block]:
+    """Yield the blocks of a file, or of a column of a table, row after row.
+
+    Raises DataError for an id outside of the vocabulary.
+    """
+    begin, last, nowhere = 0, separator, np.empty(0, np.int64)
+    ends_in = file.ends if file else None
+    column = ((b"", ids) for ids in read_columns(source, field))
+    for data, values in _read_file(file) if file else column:
+        ids = _checked(values, vocabulary, source, begin)
+        if ends_in is None:
+            yield Block(data, ids, int((ids == separator).sum()), nowhere)
+        else:
+            ends = ends_in(begin, begin + len(ids)) - begin
+            yield Block(data, ids, len(ends), ends[ids[ends - 1] != separator])
+        begin, last = begin + len(ids), int(ids[-1]) if len(ids) else last
+    if ends_in is None and last != separator:
+        yield Block(b"", np.empty(0, np.uint32), 1, nowhere)
+
+
+def _read_file(file: IdFile) -> Iterator[tuple[bytes, NDArray[Any]]]:
+    """Yield the bytes of a file, the ids in them beside them."""
     try:
         with open_regular(file.source.path.resolve()) as handle:
-            data = handle.read(file.offset)
-            yield Block(data, np.empty(0, np.uint32), 0, np.empty(0, np.int64))
+            if file.offset:
+                yield handle.read(file.offset), np.empty(0, file.dtype)
             while data := handle.read(BLOCK):
-                ids = _checked(np.frombuffer(data, file.dtype), vocabulary, file.source, begin)
-                ends = file.ends(begin, begin + len(ids)) - begin if file.ends else None
-                yield _block(data, ids, separator, ends)
-                begin, last = begin + len(ids), int(ids[-1])
+                yield data, np.frombuffer(data, file.dtype)
             if handle.tell() != file.source.size:
                 raise ValueError
     except (OSError, ValueError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it was cut meanwhile"
         refuse(file.source, f"cannot be read ({reason})")
-    if file.ends is None and last != separator:
-        yield Block(b"", np.empty(0, np.uint32), 1, np.empty(0, np.int64))
-
-
-def read_table(source: Source, field: str, vocabulary: int, separator: int) -> Iterator[Block]:
-    """Yield the blocks of a column of ids, row after row; raises DataError as `read_file` does."""
-    begin, last = 0, separator
-    for column in read_columns(source, field):
-        ids = _checked(column, vocabulary, source, begin)
-        yield _block(b"", ids, separator, None)
-        begin, last = begin + len(ids), int(ids[-1]) if len(ids) else last
-    if last != separator:
-        yield Block(b"", np.empty(0, np.uint32), 1, np.empty(0, np.int64))
-
-
-def _block(
-    data: bytes, ids: NDArray[np.uint32], separator: int, ends: NDArray[np.int64] | None
-) -> Block:
-    if ends is None:
-        return Block(data, ids, int((ids == separator).sum()), np.empty(0, np.int64))
-    return Block(data, ids, len(ends), ends[ids[ends - 1] != separator])
 
 
 def _checked(

@@ -62,7 +62,7 @@ def run_command(command: Command, directory: Path, printed: Path) -> None:
             metrics = Metrics((), 0)
         diverged = why_diverged(metrics)
         if code and not diverged:
-            raise DataError(f"the command ended with exit code {code}: {_last_line(printed)}")
+            raise DataError(f"the command ended with exit code {code}{_last_line(printed)}")
         tokens = metrics.evaluations[-1].tokens if metrics.evaluations else None
         if tokens is None and not diverged:
             raise DataError(f"{out / command.log['file']}: has no validation loss with its tokens")
@@ -137,8 +137,10 @@ def _lines(records: Sequence[Record]) -> bytes:
 
 
 def _last_line(printed: Path) -> str:
+    if not printed.is_file():  # whoever carries out a comparison's commands has it
+        return ""
     text = printed.read_bytes()[-TAIL:].decode(errors="replace").strip()
-    return f"{one_line(text.rpartition(chr(10))[2])}; all that it printed is in {printed}"
+    return f": {one_line(text.rpartition(chr(10))[2])}; all that it printed is in {printed}"
 
 
 if __name__ == "__main__":

@@ -61,9 +61,13 @@ def write_to(name: str, runs: Sequence[Path]) -> None:
         raise SettingError("--to", "is for directories of runs, not for a log or a packed study")
     for run in runs:
         records = read_metrics(run).records
-        with TRACKERS[name](run) as write:
-            for record in (one for one in records if not isinstance(one, Event)):
-                write(record)
+        try:
+            with TRACKERS[name](run) as write:
+                for record in (one for one in records if not isinstance(one, Event)):
+                    write(record)
+        except Exception as error:  # the libraries raise all kinds
+            rule = f"{name} failed ({one_line(error)})"
+            raise SettingError("--to", rule, str(run)) from None
 
 
 def guarded(on_record: OnRecord | None) -> OnRecord:

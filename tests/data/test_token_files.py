@@ -223,6 +223,14 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: cut(datatrove(f / "a.ds", [[1, END]])),
         r"a\.ds: has 2 bytes, a\.ds\.index points to token 2",
     ),
+    "an emptied file of datatrove's": (
+        lambda f: cut(datatrove(f / "a.ds", [[1, END]]), 4),
+        r"a\.ds: has 0 bytes, a\.ds\.index points to token 2",
+    ),
+    "a cut index of datatrove's": (
+        lambda f: cut(datatrove(f / "a.ds", [[1, END]]).with_suffix(".ds.index")).with_suffix(""),
+        r"a\.ds\.index has 6 bytes, which are no whole ends",
+    ),
     "negative ids": (
         lambda f: megatron(f / "a.bin", [[[1, -1]]], "<i4"),
         "token 1 is -1, the vocabulary has 257",

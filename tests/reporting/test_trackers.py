@@ -17,6 +17,7 @@ import pytest
 
 import lengthen
 from lengthen.cli.main import main
+from lengthen.reporting.trackers import TRACKERS
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.records import Event, Record, StepRecord, to_json
 from lengthen.util.errors import SettingError
@@ -215,6 +216,21 @@ def test_a_tracker_that_is_not_there_is_refused_before_training(
         SettingError, match="--to: no such tracker, got 'board'; did you mean 'tens"
     ):
         lengthen.report(tmp_path, to="board")
+
+
+def test_what_a_tracker_raises_is_one_line(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
+
+    def fails(run: Path) -> Any:
+        raise ValueError("No API key configured.")
+
+    monkeypatch.setitem(TRACKERS, "tensorboard", fails)
+    lengthen.train("laptop-2min", tmp_path / "run", data=store, settings=SMALL)
+    message = r"--to: tensorboard failed \(No API key configured\.\), got '.*run'$"
+    with pytest.raises(SettingError, match=message):
+        lengthen.report(tmp_path / "run", to="tensorboard")
 
 
 def test_a_tracker_gets_runs_and_no_other_log(tmp_path: Path) -> None:

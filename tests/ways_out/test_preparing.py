@@ -138,6 +138,7 @@ def test_a_field_of_another_name(cli: Cli) -> None:
 
 @takes(
     "leave out --in-place",
+    "name the files of one kind alone",
     "leave out --in-place, and it is copied",
     "give a tokenizer.json, a folder, gpt2 or bytes",
     "give --tokenizer the one that made them",
@@ -149,6 +150,10 @@ def test_token_ids(cli: Cli) -> None:
     parquet.write_table(table, "ids.parquet")
     cli.refuses("leave out --in-place", ids.format("text.txt --in-place"))
     cli.works(ids.format("text.txt"))
+    cli.refuses("name the files of one kind alone", ids.format("text.txt a.bin"))
+    shown = cli.works(ids.format("a.bin"))
+    assert "no validation part: token ids have one by --valid-files alone" in shown
+    assert "bytes of text" not in shown
     cli.refuses("and it is copied", ids.format("ids.parquet --field ids --in-place"))
     cli.works(ids.format("ids.parquet --field ids"))
     cli.refuses("give a tokenizer.json", "prepare a.bin --out store --overwrite")
@@ -160,7 +165,7 @@ def test_token_ids(cli: Cli) -> None:
 
 
 @takes(
-    "file {}: sha256 differs; prepare its part again",
+    "file {}: damaged or missing; prepare its part again",
     "name them all, with --in-place",
     "--overwrite joins it again",
     "must hold the parts of one division, as `lengthen prepare --part i/n` writes them",
@@ -176,6 +181,7 @@ def test_parts_of_a_store(cli: Cli) -> None:
     cli.works(part + "2/2 --seed 5")
     cli.refuses("prepare all parts with the same options", join)
     cli.works(part + "2/2 --overwrite")
+    cli.refuses("--out: must be left out", f"{join} --out store")
     cli.works(join)
     cli.refuses("--overwrite joins it again", join)
     for name, said in (("train.bin", "with --part 1/2 --overwrite"), ("documents.bin", "its part")):

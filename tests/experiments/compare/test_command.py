@@ -1,5 +1,6 @@
 """A comparison over somebody else's command, which knows nothing of us."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -377,13 +378,31 @@ sys.exit(int(asked["gain"]))
             "log.kind: no such kind, got 'csv'; one of table, Tensor",
         ),
         ({"log": {**LOG, "kind": "RunLog"}}, "log.step: a log of kind 'RunLog' has no such key"),
-        ({"grid": [{"rate": [1, 2]}]}, "variants.a.rate: the command has no such placeholder"),
+        (
+            {"grid": [{"rate": [1, 2]}]},
+            "variants.a.rate: the command has no such placeholder, got 1$",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_named(change: Tables, message: str) -> None:
     tables = {"command": ["t", "{seed}", "{out}"], "log": LOG, "variants": {"a": {}}, **change}
     with pytest.raises(SettingError, match=message.replace("{", r"\{")):
         comparison_of({n: one for n, one in tables.items() if one is not None}, "question", {})
+
+
+def test_laid_out_commands_train_what_the_comparison_judges(folder: Path) -> None:
+    variants = {"a": {"gain": 0, "name": "a"}, "b": {"gain": 0, "name": "b", "fate": "dies"}}
+    variants["a"]["fate"] = ""
+    tables = asking(variants, "--fate={fate}")
+    (folder / "question.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
+    assert main(["compare", "question.toml", "--lay-out", "out"]) == 0
+    lines = Path("out/commands.txt").read_text().splitlines()
+    ended = [subprocess.run(shlex.split(line), capture_output=True, text=True) for line in lines]
+    assert [one.returncode for one in ended] == [0, 3]
+    assert ended[1].stderr.splitlines()[-1] == "lengthen: the command ended with exit code 1"
+    result = lengthen.compare("question.toml", "out", look=True)
+    assert result.missing == 1
+    assert "1 of 1" in str(result)
 
 
 def test_settings_of_ours_are_none_of_a_command(folder: Path) -> None:
