@@ -51,10 +51,7 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
     asked = named(options)
     try:
         if folder := asked.pop("join"):
-            for name, value in (("SOURCE", options.sources), ("out", options.out)):
-                if value:
-                    rule = "must be left out: the store is made in the folder of the parts"
-                    raise SettingError(name, rule, value)
+            _must_be_left_out(options)
             join(folder, overwrite=options.overwrite).print()
             return 0
         if options.out is None:
@@ -66,6 +63,13 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
         option = f"--{error.setting.replace('_', '-')}"
         raise SettingError(option, error.rule, error.value, error.hint) from None
     return 0
+
+
+def _must_be_left_out(options: argparse.Namespace) -> None:
+    for name, value in (("SOURCE", options.sources), ("out", options.out)):
+        if value:
+            rule = "must be left out: the store is made in the folder of the parts"
+            raise SettingError(name, rule, value)
 
 
 COMMAND = Command(

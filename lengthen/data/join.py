@@ -49,11 +49,8 @@ def join(
     made = manifests[0].made.model_copy(update=sums | duplicates.counts())
     shards = {name: _shards(parts, [getattr(one, name) for one in manifests]) for name in PARTS}
     check_amount(shards, made)
-    content = {
-        **manifests[0].model_dump(include={"dtype", "vocabulary", "separator", "tokenizer"}),
-        **{name: [shard.model_dump() for shard in shards[name]] for name in PARTS},
-        "made": made.model_dump(),
-    }
+    content = manifests[0].model_dump(exclude={"id"}) | {"made": made.model_dump()}
+    content |= {name: [shard.model_dump() for shard in shards[name]] for name in PARTS}
     disk.replace_file(folder / TOKENIZER, read_limited(parts[0] / TOKENIZER, FILE_LIMIT))
     disk.replace_file(folder / MANIFEST, manifest_bytes(content))
     return Summary(path=folder, manifest=read_manifest(folder))

@@ -42,13 +42,13 @@ class IdReader:
 
     def copy(self, sources: Sequence[Source], disk: Disk, path: Path) -> list[Shard]:
         """Write the ids of some sources to one file; a document without a separator gets one."""
-        writer = SplitWriter(disk, path, self.vocabulary, counts_text=False)
+        writer = SplitWriter(disk, path, self.vocabulary)
         with contextlib.closing(writer):
             for source in sources:
                 for block in self._blocks(source):
                     ids = np.insert(block.ids, block.unmarked, np.uint32(self.separator))
                     writer.add(ids, block.documents)
-            return [writer.finish()]
+            return [writer.finish().model_copy(update={"text_bytes": None})]
 
     def dtype_in_place(self) -> str:
         """Return the type of id of all files; raises DataError where a store cannot have it."""

@@ -71,14 +71,11 @@ class ChunkHashes:
 class SplitWriter:
     """Writes the tokens of one split and hashes them chunk by chunk on their way."""
 
-    def __init__(
-        self, disk: Disk, path: Path, vocabulary: int, *, counts_text: bool = True
-    ) -> None:
+    def __init__(self, disk: Disk, path: Path, vocabulary: int) -> None:
         self._dtype = np.dtype(dtype_for(vocabulary)).newbyteorder("<")
         self._vocabulary = vocabulary
         self._file = disk.create(path)
         self._chunks = ChunkHashes()
-        self._counts_text = counts_text
         self._documents = self._text_bytes = 0
 
     def add(self, ids: NDArray[np.uint32], documents: int, text_bytes: int = 0) -> None:
@@ -105,7 +102,7 @@ class SplitWriter:
             chunks=self._chunks.hexdigests(),
             tokens=written.size // self._dtype.itemsize,
             documents=self._documents,
-            text_bytes=self._text_bytes if self._counts_text else None,
+            text_bytes=self._text_bytes,
         )
 
     def close(self) -> None:

@@ -41,9 +41,8 @@ class TokenRow:
     def __init__(self, files: Sequence[TokenFile], dtype: str) -> None:
         """Map none of them yet; `dtype` is "uint16" or "uint32"."""
         self.dtype = np.dtype(dtype).newbyteorder("<")
-        self._files = files = [
-            file for file in files if file.tokens
-        ]  # what is empty cannot be mapped
+        # What is empty cannot be mapped.
+        self._files = files = [file for file in files if file.tokens]
         pages = [-(-file.size // mmap.PAGESIZE) * mmap.PAGESIZE for file in files]
         self._places = np.array([0, *accumulate(pages)])  # of each file in the range, bytes
         self._starts = np.array([0, *accumulate(file.tokens for file in files)])  # in the row
@@ -51,10 +50,9 @@ class TokenRow:
         self._shifts = (self._places[:-1] + offsets) // self.dtype.itemsize - self._starts[:-1]
         self._is_mapped = np.zeros(len(files), bool)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        space = mmap.mmap(-1, max(1, int(self._places[-1])), flags, mmap.PROT_READ)
-        self._memory = np.frombuffer(
-            space, self.dtype, int(self._places[-1]) // self.dtype.itemsize
-        )
+        size = int(self._places[-1])
+        space = mmap.mmap(-1, max(1, size), flags, mmap.PROT_READ)
+        self._memory = np.frombuffer(space, self.dtype, size // self.dtype.itemsize)
 
     def __len__(self) -> int:
         """Return the number of tokens."""

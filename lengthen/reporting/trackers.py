@@ -60,14 +60,18 @@ def write_to(name: str, runs: Sequence[Path]) -> None:
     if not runs:
         raise SettingError("--to", "is for directories of runs, not for a log or a packed study")
     for run in runs:
-        records = read_metrics(run).records
+        records = [one for one in read_metrics(run).records if not isinstance(one, Event)]
         try:
-            with TRACKERS[name](run) as write:
-                for record in (one for one in records if not isinstance(one, Event)):
-                    write(record)
+            _write_all(records, TRACKERS[name](run))
         except Exception as error:  # the libraries raise all kinds
             rule = f"{name} failed ({one_line(error)})"
             raise SettingError("--to", rule, str(run)) from None
+
+
+def _write_all(records: Sequence[Measurement], tracker: AbstractContextManager[Write]) -> None:
+    with tracker as write:
+        for record in records:
+            write(record)
 
 
 def guarded(on_record: OnRecord | None) -> OnRecord:

@@ -131,11 +131,11 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "without its hashes of documents": (
         lambda parts: (parts / THIRD / "documents.bin").unlink(),
-        r"documents.bin: cannot be read \(no such file",
+        r"documents.bin: damaged or missing",
     ),
     "with altered hashes of documents": (
         lambda parts: flip(parts / THIRD / "documents.bin"),
-        "documents.bin: sha256 differs; prepare its part again",
+        "documents.bin: damaged or missing; prepare its part again",
     ),
     "of another seed": (
         lambda parts: again(3, parts, seed=5),
