@@ -95,7 +95,7 @@ def write_commands(comparison: Comparison, root: Path, *, amend: bool) -> Path:
     root, unfinished = root.resolve(), _unfinished(comparison.runs, root)
     _rests(unfinished)  # refuses what no verdict could be on
     declare(comparison, root, amend=amend)
-    jobs = [Job(one.name, one.name, one.directory(root), one.config) for one in unfinished]
+    jobs = [Job(one.name, one.name, one.directory(root), one.asked) for one in unfinished]
     lines = [f"{shlex.join(laid_out(job))}\n" for job in jobs]
     Disk().replace_file(root / COMMANDS, "".join(lines).encode())
     return root / COMMANDS

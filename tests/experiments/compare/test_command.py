@@ -164,6 +164,21 @@ def test_what_dies_is_silent_logs_nan_or_ends_early_is_said_and_never_counted(
     assert starts(folder) == {"all 0": 7}  # the dead and the silent one are tried again
 
 
+def test_laid_out_it_is_carried_out_by_anybody_and_given_again_it_trains_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    variants = {**PLANTED, "theirs": {"gain": 0.0, "name": "dies"}}
+    (folder / "ask.toml").write_text(tomli_w.dumps(asking(variants, "--fate={name}")))
+    assert main(["compare", "ask.toml", "--lay-out", "laid"]) == 0
+    lines = (folder / "laid/commands.txt").read_text().splitlines()
+    capfd.readouterr()
+    codes = [subprocess.run(line, shell=True, check=False).returncode for line in lines + lines[1:]]
+    assert codes == [3, 0, 0, 0, 0]
+    (line,) = [one for one in capfd.readouterr().err.splitlines() if one.startswith("lengthen: ")]
+    assert line.endswith("the command ended with exit code 1: what it printed says why")
+    assert starts(folder) == {"dies 0": 1, "better 0": 1, "equal 0": 1}
+
+
 def test_a_command_or_placeholder_that_was_changed_since_is_refused(folder: Path) -> None:
     def of(gain: float = 0.0, word: str = "--x=1", **more: Any) -> Tables:
         return asking({"a": {"gain": gain, "name": "a"}}, word, **more)
