@@ -347,7 +347,7 @@ log.finish()
 sys.exit(int(asked["gain"]))
 """
     (folder / "training.py").write_text(ours, encoding="utf-8")
-    for code in (0, 3):
+    for code in (3, 0):  # what has finished is not begun again
         directory, process = run_one(folder, log={"kind": "RunLog"}, of={"gain": code})
         process.wait()
         ended = [event.name for event in records(directory).events]
