@@ -40,7 +40,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if _seconds(options.time) <= SAVE_SECONDS:
         rule = f"must be more than the {SAVE_SECONDS // 60} minutes that a save may take at its end"
         raise SettingError("--time", rule, options.time)
-    lines = _of_array(options) if options.system == "slurm-array" else _of_run(options, settings)
+    array = options.system == "slurm-array"
+    lines = _of_array(options, settings) if array else _of_run(options, settings)
     text = _sbatch(options, lines)
     if options.to is not None:
         _write(options.to, text)
@@ -78,17 +79,24 @@ def _of_run(options: argparse.Namespace, settings: Settings) -> Lines:
     given = [word for name, value in settings.items() for word in (f"--{name}", _word(value))]
     words = shlex.join([options.what, *data, "--out", str(options.out), *given])
     return {
-        "#SBATCH --job-name=": options.out.resolve().name,
+        "#SBATCH --job-name=": _job_name(options.out),
         "#SBATCH --nodes=": options.nodes,
         "words=": f"({words})",
         "python=": shlex.quote(sys.executable),
     }
 
 
-def _of_array(options: argparse.Namespace) -> Lines:
+def _of_array(options: argparse.Namespace, settings: Settings) -> Lines:
     """Return them for the runs of a comparison, a task each: any of them on part of a machine."""
     from lengthen.experiments.compare.run import COMMANDS
 
+    decided = {"data": options.data, "out": options.out, **settings}
+    for name, value in decided.items():
+        if value is not None:
+            hint = "give it to `lengthen compare --lay-out`"
+            raise SettingError(f"--{name}", "is decided where the runs are laid out", value, hint)
+    if options.nodes != 1:
+        raise SettingError("--nodes", "must be 1 for a run of an array", options.nodes)
     file = Path(options.what).resolve() / COMMANDS
     if not file.is_file():
         hint = "`lengthen compare --lay-out` writes it"
@@ -101,13 +109,18 @@ def _of_array(options: argparse.Namespace) -> Lines:
         raise SettingError("DIR", rule, options.what, "write an array of your own for them")
     line = f'sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(file))}'
     return {
-        "#SBATCH --job-name=": file.parent.name,
+        "#SBATCH --job-name=": _job_name(file.parent),
         "#SBATCH --nodes=": 1,
         "#SBATCH --exclusive": f"\n#SBATCH --array=0-{len(commands) - 1}",
         # What follows `python -P -m lengthen train` in the run's command.
         "words=": f'; eval "words=($({line}))"; words=("${{words[@]:5}}")',
         "python=": shlex.quote(sys.executable),
     }
+
+
+def _job_name(path: Path) -> str:
+    """Return a directory's name without what sbatch would take for more than one word."""
+    return re.sub(r"[^\w.+-]", "_", path.resolve().name)
 
 
 def _sbatch(options: argparse.Namespace, lines: Lines) -> str:

@@ -62,13 +62,16 @@ def imported(path: Path) -> Imported:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON ({one_line(error)})") from None
     place, block, batch = _block(_table("the file", read))
-    if isinstance(rows := read.get("train_batch_size"), int):  # or "auto"
+    if (rows := read.get("train_batch_size", "auto")) != "auto":
+        check_whole("train_batch_size", rows)
         batch = {"rows": rows, **batch}
     return Imported(*_translated(place, block), batch)
 
 
 def _block(read: Table) -> tuple[str, Table, Table]:
     """Return the warmup of the length in a file: its place, itself, how a step is made."""
+    if read.keys().isdisjoint({LEGACY, EFFICIENCY[0]}):
+        raise SettingError("the file", f"has neither {LEGACY} nor {EFFICIENCY[0]}")
     places, place = ((LEGACY,) if LEGACY in read else EFFICIENCY), ""
     for name in places:
         place = f"{place}.{name}".lstrip(".")
@@ -95,11 +98,11 @@ def _translated(place: str, block: Table) -> tuple[Fixed, Callable[[int], int]]:
         raise SettingError(f"{place}.schedule_type", "no such way", kind, nearest(str(kind), KINDS))
     schedule = _table(f"{place}.schedule_config", block.get("schedule_config"))
     if kind == "fixed_discrete":
-        lists: Any = [schedule.get(name) for name in ("difficulty", "max_step")]
-        values, boundaries = (tuple(one) if isinstance(one, list) else one for one in lists)
-        staged = Staged(values=values, boundaries=boundaries)
+        staged = _staged(f"{place}.schedule_config", schedule)
         return staged, lambda k: staged(k - 1)
     start, end = (_number(place, block, f"{name}_difficulty") for name in ("min", "max"))
+    if start > end:
+        raise SettingError(f"{place}.min_difficulty", f"must be at most the max ({end})", start)
     place += ".schedule_config"
     duration = _number(place, schedule, "total_curriculum_step")
     multiple = _number(place, schedule, "difficulty_step")
@@ -111,6 +114,16 @@ def _translated(place: str, block: Table) -> tuple[Fixed, Callable[[int], int]]:
         return min(end, max(length // multiple * multiple, -(-start // multiple) * multiple))
 
     return Root(**sizes, degree=degree) if degree > 1 else Linear(**sizes), theirs
+
+
+def _staged(place: str, schedule: Table) -> Staged:
+    lists: Any = [schedule.get(name) for name in ("difficulty", "max_step")]
+    values, boundaries = (tuple(one) if isinstance(one, list) else one for one in lists)
+    try:
+        return Staged(values=values, boundaries=boundaries)
+    except SettingError as error:
+        name = {"values": "difficulty"}.get(error.setting, "max_step")
+        raise SettingError(f"{place}.{name}", error.rule, error.value, error.hint) from None
 
 
 def _number(place: str, table: Table, name: str) -> int:

@@ -19,7 +19,7 @@ from lengthen.analysis.external_logs import read_external_log
 from lengthen.analysis.summary import why_diverged
 from lengthen.experiments.command import Command, read_command
 from lengthen.run.directory import RunPaths, owned
-from lengthen.run.metrics import Metrics, read_metrics
+from lengthen.run.metrics import Metrics, last_record, read_metrics
 from lengthen.run.records import Event, Record, to_json
 from lengthen.util.disk import Disk
 from lengthen.util.errors import (
@@ -48,6 +48,9 @@ def run_command(command: Command, directory: Path, printed: Path) -> None:
     """
     disk, paths, out = Disk(), RunPaths(directory), directory.resolve() / "out"
     with owned(directory), StopSignal().listening() as stop:
+        last = last_record(paths.metrics)
+        if isinstance(last, Event) and last.name == "finished":
+            return  # a job of an array may be given again
         if not command.resumes:
             disk.remove(out)
         out.mkdir(exist_ok=True)
@@ -62,7 +65,7 @@ def run_command(command: Command, directory: Path, printed: Path) -> None:
             metrics = Metrics((), 0)
         diverged = why_diverged(metrics)
         if code and not diverged:
-            raise DataError(f"the command ended with exit code {code}{_last_line(printed)}")
+            raise DataError(f"the command ended with exit code {code}: {_last_line(printed)}")
         tokens = metrics.evaluations[-1].tokens if metrics.evaluations else None
         if tokens is None and not diverged:
             raise DataError(f"{out / command.log['file']}: has no validation loss with its tokens")
@@ -137,10 +140,10 @@ def _lines(records: Sequence[Record]) -> bytes:
 
 
 def _last_line(printed: Path) -> str:
-    if not printed.is_file():  # whoever carries out a comparison's commands has it
-        return ""
+    if not printed.is_file():  # of a command that was laid out
+        return "what it printed says why"
     text = printed.read_bytes()[-TAIL:].decode(errors="replace").strip()
-    return f": {one_line(text.rpartition(chr(10))[2])}; all that it printed is in {printed}"
+    return f"{one_line(text.rpartition(chr(10))[2])}; all that it printed is in {printed}"
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def branch(
     config, anew, notes = plan_branch(parent, settings, data)
     store, disk = open_store(config), disk or Disk()
     runlog.check_new(paths.root, overwrite=overwrite)
-    if paths.root.exists() and paths.root.samefile(parent.root):
-        raise SettingError("--out", "must be another directory than RUN", str(paths.root))
+    if paths.root.resolve().is_relative_to(parent.root.resolve()):
+        raise SettingError("--out", "must be a directory outside RUN", str(paths.root))
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         start, damaged = load_checkpoint(parent.checkpoints, at, context)

@@ -103,6 +103,7 @@ def test_what_cannot_work_is_one_line(
 
 @takes(
     "`lengthen compare --lay-out` writes it",
+    "give it to `lengthen compare --lay-out`",
     "give a directory for the run",
 )
 def test_the_runs_of_a_comparison_are_an_array(
@@ -118,6 +119,10 @@ def test_the_runs_of_a_comparison_are_an_array(
     assert "#SBATCH --array=0-5" in said
     assert "#SBATCH --nodes=1" in said
     assert "#SBATCH --exclusive" not in said
+    for more in ("--batch.rows 3", "--out other", "--data other", "--nodes 2"):
+        assert main([*array, *more.split()]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"lengthen: {more.split()[0]}: ")
     commands = tmp_path / "compared/commands.txt"
     commands.write_text("python -P -m lengthen.experiments.run_command a.toml a\n")
     assert main(array) == 2
@@ -127,6 +132,15 @@ def test_the_runs_of_a_comparison_are_an_array(
     assert "has no run that is left to train" in capsys.readouterr().err
     assert main([*words[:3], "--time", "60"]) == 2
     assert "give a directory for the run" in capsys.readouterr().err
+
+
+def test_a_name_of_several_words_is_one_word_for_sbatch(
+    words: list[str], tmp_path: Path, capsys: Captured
+) -> None:
+    at = words.index("--out") + 1
+    words[at] = str(tmp_path / "a b'c")
+    assert main([*words, "--time", "60"]) == 0
+    assert "#SBATCH --job-name=a_b_c" in capsys.readouterr().out.splitlines()
 
 
 def lay_out(store: Path, folder: Path) -> Path:

@@ -166,7 +166,10 @@ def test_any_schedule_is_within_a_multiple_and_the_floor_of_theirs(
 
 
 WRONG = [
-    ({}, "^data_efficiency: must be a table"),
+    ({}, "^the file: has neither curriculum_learning nor data_efficiency"),
+    ({"data_efficiency": []}, r"^data_efficiency: must be a table, got \[\]"),
+    ({**legacy(block(8, 64, 8)), "train_batch_size": 0}, "^train_batch_size: must be from 1 to"),
+    ({**legacy(block(8, 64, 8)), "train_batch_size": True}, "^train_batch_size: must be a whole"),
     ([], r"^the file: must be a table, got \[\]"),
     ({"curriculum_learning": {"enabled": False}}, r"^curriculum_learning\.enabled: must be true"),
     (legacy({"curriculum_type": "voc"}), "^curriculum_learning: paces no length .*, got 'voc'"),
@@ -177,9 +180,9 @@ WRONG = [
     (legacy({"schedule_type": "fixed_lin"}), "did you mean 'fixed_linear'"),
     (legacy({"schedule_type": "fixed_root"}), r"schedule_config: must be a table"),
     (legacy(block(8, 64, 0)), r"total_curriculum_step: must be from 1 to .* got 0"),
-    (legacy(block(8, 4, 8)), r"^start: must be at most end"),
+    (legacy(block(8, 4, 8)), r"learning\.min_difficulty: must be at most the max \(4\), got 8"),
     (legacy({**block(8, 64, 8), "min_difficulty": "8"}), "min_difficulty: must be a whole number"),
-    (legacy({**DISCRETE, "schedule_config": {}}), "values: must be a tuple of whole numbers"),
+    (legacy({**DISCRETE, "schedule_config": {}}), r"_config\.difficulty: must be a tuple"),
     (
         efficiency("rarity", {}),
         r"metrics: paces no length \(seqlen, seqlen_truncate, .* got 'voc, rarity'",

@@ -350,8 +350,19 @@ def test_no_run_a_damaged_checkpoint_and_a_directory_that_is_taken_are_refused(
     assert not new.exists()
     with pytest.raises(SettingError, match="--out: must be a new or empty directory"):
         branch(parent, run)
-    with pytest.raises(SettingError, match="--out: must be another directory than RUN"):
+    with pytest.raises(SettingError, match="--out: must be a directory outside RUN"):
         branch(run, run, overwrite=True)
+
+
+@pytest.mark.parametrize("inside", ["new", "checkpoints/new", "../run/new"])
+def test_a_directory_inside_the_run_is_refused_and_the_run_stays_as_it_is(
+    parent: Path, tmp_path: Path, inside: str
+) -> None:
+    run = shutil.copytree(parent, tmp_path / "run")
+    before = seal(run)
+    with pytest.raises(SettingError, match="--out: must be a directory outside RUN, got '.*new'$"):
+        branch(run, run / inside)
+    assert seal(run) == before
 
 
 def test_learned_positions_have_no_other_length(configured: Configure, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A comparison over somebody else's command, which knows nothing of us."""
 
-import shlex
 import signal
 import subprocess
 import sys
@@ -163,6 +162,21 @@ def test_what_dies_is_silent_logs_nan_or_ends_early_is_said_and_never_counted(
     ]
     lengthen.compare(tables, "out", jobs=5, quiet=True)
     assert starts(folder) == {"all 0": 7}  # the dead and the silent one are tried again
+
+
+def test_laid_out_it_is_carried_out_by_anybody_and_given_again_it_trains_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    variants = {**PLANTED, "theirs": {"gain": 0.0, "name": "dies"}}
+    (folder / "ask.toml").write_text(tomli_w.dumps(asking(variants, "--fate={name}")))
+    assert main(["compare", "ask.toml", "--lay-out", "laid"]) == 0
+    lines = (folder / "laid/commands.txt").read_text().splitlines()
+    capfd.readouterr()
+    codes = [subprocess.run(line, shell=True, check=False).returncode for line in lines + lines[1:]]
+    assert codes == [3, 0, 0, 0, 0]
+    (line,) = [one for one in capfd.readouterr().err.splitlines() if one.startswith("lengthen: ")]
+    assert line.endswith("the command ended with exit code 1: what it printed says why")
+    assert starts(folder) == {"dies 0": 1, "better 0": 1, "equal 0": 1}
 
 
 def test_a_command_or_placeholder_that_was_changed_since_is_refused(folder: Path) -> None:
@@ -333,7 +347,7 @@ log.finish()
 sys.exit(int(asked["gain"]))
 """
     (folder / "training.py").write_text(ours, encoding="utf-8")
-    for code in (0, 3):
+    for code in (3, 0):  # what has finished is not begun again
         directory, process = run_one(folder, log={"kind": "RunLog"}, of={"gain": code})
         process.wait()
         ended = [event.name for event in records(directory).events]
@@ -388,21 +402,6 @@ def test_a_mistake_in_the_file_is_named(change: Tables, message: str) -> None:
     tables = {"command": ["t", "{seed}", "{out}"], "log": LOG, "variants": {"a": {}}, **change}
     with pytest.raises(SettingError, match=message.replace("{", r"\{")):
         comparison_of({n: one for n, one in tables.items() if one is not None}, "question", {})
-
-
-def test_laid_out_commands_train_what_the_comparison_judges(folder: Path) -> None:
-    variants = {"a": {"gain": 0, "name": "a"}, "b": {"gain": 0, "name": "b", "fate": "dies"}}
-    variants["a"]["fate"] = ""
-    tables = asking(variants, "--fate={fate}")
-    (folder / "question.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    assert main(["compare", "question.toml", "--lay-out", "out"]) == 0
-    lines = Path("out/commands.txt").read_text().splitlines()
-    ended = [subprocess.run(shlex.split(line), capture_output=True, text=True) for line in lines]
-    assert [one.returncode for one in ended] == [0, 3]
-    assert ended[1].stderr.splitlines()[-1] == "lengthen: the command ended with exit code 1"
-    result = lengthen.compare("question.toml", "out", look=True)
-    assert result.missing == 1
-    assert "1 of 1" in str(result)
 
 
 def test_settings_of_ours_are_none_of_a_command(folder: Path) -> None:
