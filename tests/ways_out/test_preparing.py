@@ -139,6 +139,7 @@ def test_a_field_of_another_name(cli: Cli) -> None:
 @takes(
     "leave out --in-place",
     "name the files of one kind alone",
+    "no validation part: token ids have one by --valid-files alone",
     "leave out --in-place, and it is copied",
     "give a tokenizer.json, a folder, gpt2 or bytes",
     "give --tokenizer the one that made them",
