@@ -66,7 +66,8 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
 
 
 def _must_be_left_out(options: argparse.Namespace) -> None:
-    for name, value in (("SOURCE", options.sources), ("out", options.out)):
+    given = {"SOURCE": " ".join(options.sources), "out": str(options.out or "")}
+    for name, value in given.items():
         if value:
             rule = "must be left out: the store is made in the folder of the parts"
             raise SettingError(name, rule, value)
