@@ -67,7 +67,7 @@ def locate(source: Source, vocabulary: int) -> IdFile:
         return _megatron(source, index)
     if source.kind == "ds" and (ends := Path(f"{source.path}.index")).is_file():
         return _datatrove(source, ends)
-    magic, version, count = struct.unpack("<3i", head[:12].ljust(12, b"\0"))
+    magic, version, count = struct.unpack("<3i", (head + bytes(12))[:12])
     dtype, offset = np.dtype(dtype_for(vocabulary)).newbyteorder("<").str, 0
     if source.kind == "bin" and magic in HEADERS:
         (known, dtype), offset = HEADERS[magic], HEADER
@@ -83,7 +83,7 @@ def locate(source: Source, vocabulary: int) -> IdFile:
 
 def _megatron(source: Source, index: Path) -> IdFile:
     with index.open("rb") as file:
-        head = file.read(MEGATRON.size).ljust(MEGATRON.size, b"\0")
+        head = (file.read(MEGATRON.size) + bytes(MEGATRON.size))[: MEGATRON.size]
     magic, version, code, count, documents = MEGATRON.unpack(head)
     if magic != b"MMIDIDX\0\0" or version != 1 or code not in CODES:
         refuse(source, f"{index.name} is no index of Megatron's, version 1")

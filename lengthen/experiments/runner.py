@@ -42,8 +42,8 @@ def machine_for(
 ) -> Machine:
     """Return how many runs go side by side: one a GPU, else one a core, as many as memory holds.
 
-    Of a command, whose memory nobody knows, one a GPU, else one; a single one has every GPU. There
-    are never more than `most`. The configurations have the vocabulary of their store. Raises
+    Of commands one a GPU, else one; a single one has every GPU. There are never more than `most`.
+    The configurations have the vocabulary of their store. Raises
     SettingError where `jobs` or `threads` is below 1.
     """
     for name, value in (("--jobs", jobs), ("--threads", threads)):
@@ -53,13 +53,14 @@ def machine_for(
     device = ours[0].run.device if ours else "auto"
     devices = cards(device)
     cores = usable_cores()
-    fitting = min(cores, _fit_into_memory(ours)) if ours else 1
-    count = min(jobs or devices or fitting, most)
+    count = min(jobs or devices or min(cores, _fit_into_memory(ours)), most)
     shared = devices if device in SHARED_OUT and (ours or count > 1) else 0
     return Machine(count, threads or max(1, cores // count), shared)
 
 
 def _fit_into_memory(configs: Sequence[Config]) -> int:
+    if not configs:  # commands, whose memory nobody knows
+        return 1
     shapes = {(config.model, config.run.precision): config for config in configs}.values()
     need = max(memory_of(config, micro_tokens_within(config, None)) for config in shapes)
     return max(1, cpu_memory_limit() // need)

@@ -106,6 +106,7 @@ COMMANDS: dict[str, Callable[[World], Words] | None] = {
     "export": lambda w: ["export", str(w.run), "--out", str(w.folder / "hf")],
     "import": lambda w: ["import", str(w.folder / "hf"), "--out", str(w.folder / "imported")],
     "import-config": None,
+    "launch": None,
     "plan": plan,
     "report": lambda w: ["report", str(w.run), str(w.folder / "compared/runs")],
     "watch": None,

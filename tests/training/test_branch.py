@@ -284,7 +284,7 @@ def test_a_length_that_does_not_fit_into_memory_begins_no_run(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = tmp_path / "new"
-    monkeypatch.setattr(fit, "cpu_memory_limit", lambda: 2**20)
+    monkeypatch.setattr(fit, "cpu_memory_limit", lambda: 2**18)
     with pytest.raises(MemoryLimitError):
         branch(parent, new, settings=LONGER, quiet=True)
     assert not [path for path in new.rglob("*") if path.name != ".lock"]

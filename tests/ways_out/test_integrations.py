@@ -63,7 +63,7 @@ def test_an_argument_that_will_not_do(tmp_path: Path) -> None:
 def test_a_machine_or_a_budget_that_will_not_do(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = {**vars(arguments(tmp_path)), "n_gpu": 1}
+    plain = {**vars(arguments(tmp_path)), "n_gpu": 1, "world_size": 1}
     for name in ABSENT:
         with pytest.raises(SettingError, match="start it with torchrun alone"):
             check_arguments(SimpleNamespace(**{**plain, name: "some"}), 10)

@@ -46,6 +46,7 @@ VALUES = {
     "model.heads": "1",
     "model.norm_eps": "1e-6",
     "model.kv_heads": "1",
+    "model.head_width": "8",
     "model.mlp_width": "64",
     "model.tied": "false",
     "model.width": "32",
