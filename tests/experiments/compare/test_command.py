@@ -269,7 +269,10 @@ def alive(folder: Path) -> bool:
         ({"validation_loss": "empty"}, "log.validation_loss: {log} has no such column"),
         ({"file": "elsewhere.csv"}, "the command's log cannot be read (No such file"),
         ({"file": "."}, "{out}: has no rows"),
-        ({"kind": "RunLog"}, "RUN: has no metrics.jsonl, got '{out}'"),
+        (
+            {"kind": "RunLog"},
+            "RUN: has no metrics.jsonl, got '",
+        ),  # a long path is cut in its middle
     ],
 )
 def test_a_log_without_what_is_named_is_refused_in_one_line(
