@@ -69,6 +69,10 @@ class StepInputs:
         self._read_after(step.after)
         return found.on_each(partial(Tensor.to, device=self._context.device, non_blocking=True))
 
+    def close(self) -> None:
+        """End the thread; nothing is read after it."""
+        self._thread.shutdown()
+
     def _read_after(self, state: StreamState) -> None:
         """Have the step after `state` read, unless an observation may change its length."""
         if self.stream.schedule.observes(state.counters):

@@ -267,6 +267,7 @@ def _build_loop(
     device = f'{described(context.device)} (run.device = "{run.device}")'
     how = f"device {device}, precision {run.precision}, compile {run.compile}"
     progress.say(f"{how}, {_size(trainer)}")
+    stack.enter_context(closing(trainer.inputs))
     return TrainingLoop(trainer, paths, log, stop, progress, checkpoints)
 
 

@@ -68,6 +68,16 @@ def test_a_thread_reads_the_next_step_while_this_one_computes(configured: Config
     assert all(name.startswith("read-ahead") for name in readers[1:])
 
 
+def test_a_closed_reader_leaves_no_thread(configured: Configure) -> None:
+    config = configured()
+    before = {*threading.enumerate()}
+    inputs = StepInputs(config, open_store(config), DistributedContext(CPU))
+    taken(inputs)
+    (reader,) = {*threading.enumerate()} - before
+    inputs.close()
+    assert not reader.is_alive()
+
+
 def test_a_run_that_stands_elsewhere_takes_its_own_next_step(configured: Configure) -> None:
     config = configured()
     inputs = StepInputs(config, open_store(config), DistributedContext(CPU))
