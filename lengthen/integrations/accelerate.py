@@ -29,7 +29,7 @@ from lengthen.core.ledger import State
 from lengthen.data.loader import MicroBatch
 from lengthen.data.store import Store
 from lengthen.data.stream import Step
-from lengthen.integrations.data_plan import DataPlan, learning_rates
+from lengthen.integrations.data_plan import DataPlan, check_store, learning_rates
 from lengthen.integrations.host import ACCELERATE, check_processes
 from lengthen.integrations.plain import BatchStream
 from lengthen.integrations.run_log import Number, RunLog
@@ -167,9 +167,7 @@ class LengthenLoader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state; raises SettingError for another plan or store."""
-        if state["store_id"] != self._store.id:
-            rule = f"the checkpoint was trained on {state['store_id']}"
-            raise SettingError("store", rule, self._store.id, "give the run its own back")
+        check_store(state["store_id"], self._store.id)
         self.close()  # of what was trained since
         self._stream.load_state_dict(state["stream"])
         self._saved, self._updates = state["log"], state["stream"]["counters"]["step"]

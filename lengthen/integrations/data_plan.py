@@ -29,6 +29,7 @@ COUNTS = (
     *("rows", "budget", "full_length", "reuse_after", "seed", "warmup_steps"),
     *("decay_tokens", "wsd_decay_tokens"),
 )
+OWN_STORE = "give the run its own back"
 CHANGEABLE = ("budget",)  # on a resume: it cuts the last steps and moves none
 
 
@@ -202,7 +203,13 @@ class PlannedSteps:
         state = StreamState.from_state(saved)
         if state.ledger.sequences != self.loader.sequences:
             rule = f"the checkpoint was trained on one of {state.ledger.sequences} sequences"
-            raise SettingError("store", rule, self.loader.sequences, "give the run its own back")
+            raise SettingError("store", rule, self.loader.sequences, OWN_STORE)
         if isinstance(self.plan.pacing, Custom):
             self.plan.pacing.check_record(saved.get("pacing_values"), state.counters.step)
         return state
+
+
+def check_store(saved: str, here: str) -> None:
+    """Raise SettingError where a checkpoint's store is not the one that is given, both by id."""
+    if saved != here:
+        raise SettingError("store", f"the checkpoint was trained on {saved}", here, OWN_STORE)

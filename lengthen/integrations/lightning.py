@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from lengthen.data.store import Store
 from lengthen.data.stream import StepCursor, StreamState, row_range
 from lengthen.evaluation.loss import sequences_in
-from lengthen.integrations.data_plan import DataPlan, PlannedSteps
+from lengthen.integrations.data_plan import DataPlan, PlannedSteps, check_store
 from lengthen.integrations.host import LIGHTNING, check_processes
 from lengthen.integrations.plain import BatchStream
 from lengthen.integrations.run_log import RunLog
@@ -132,9 +132,7 @@ class LengthenCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint; raises SettingError for another plan or store."""
-        if state_dict["store_id"] != self._data.store.id:
-            rule = f"the checkpoint was trained on {state_dict['store_id']}"
-            raise SettingError("store", rule, self._data.store.id, "give the run its own back")
+        check_store(state_dict["store_id"], self._data.store.id)
         self._saved = state_dict
         self._data.start = self._trained = self._data.steps.restored(state_dict)
 

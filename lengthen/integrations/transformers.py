@@ -23,6 +23,7 @@ from lengthen.core.schedule import crossed
 from lengthen.data.stream import StepCursor, StreamState
 from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.arguments import check_arguments, check_model
+from lengthen.integrations.data_plan import check_store
 from lengthen.integrations.dataset import LengthenDataset, Row
 from lengthen.integrations.host import TRANSFORMERS
 from lengthen.integrations.micro_batches import MicroBatchWatch
@@ -166,9 +167,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
         if step != state.global_step:
             rule = f"was saved at step {state.global_step}, with a ledger of step {step}"
             raise CheckpointError(f"checkpoint: {rule}; take one that this callback was in")
-        if saved["store_id"] != self._dataset.store.id:
-            rule = f"the checkpoint was trained on {saved['store_id']}"
-            raise SettingError("store", rule, self._dataset.store.id, "give the run its own back")
+        check_store(saved["store_id"], self._dataset.store.id)
         return saved
 
     def state(self) -> dict[str, Any]:

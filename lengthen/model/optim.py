@@ -28,7 +28,7 @@ class AdamW(torch.optim.AdamW):
     """AdamW, with Muons beside it; its fused update changes nothing where `found_inf` holds 1.
 
     Its methods are torch's without the wrappers that hide them from torch's compiler: these import
-    the compiler, which doubles the time to the first step, and nothing here compiles the update.
+    the compiler, which takes more than a second, and nothing here compiles the update.
     """
 
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lengthen.integrations.data_plan import DataPlan
 from lengthen.integrations.lightning import LengthenCallback, LengthenDataModule
 from tests.integrations.reference import (
+    COUNT,
     PLAN,
     Rows,
     config_of,
@@ -20,8 +21,6 @@ from tests.integrations.reference import (
     model_of,
     optimizer_of,
 )
-
-COUNT = 2  # micro-batches of a step in each process
 
 
 class Module(LightningModule):

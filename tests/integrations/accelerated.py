@@ -13,6 +13,7 @@ from torch import Tensor
 from lengthen.integrations.accelerate import LengthenLoader
 from lengthen.integrations.data_plan import DataPlan
 from tests.integrations.reference import (
+    COUNT,
     PLAN,
     Loss,
     Rows,
@@ -21,8 +22,6 @@ from tests.integrations.reference import (
     model_of,
     optimizer_of,
 )
-
-COUNT = 2  # micro-batches of a step in each process
 
 
 class Accelerated:

@@ -1,5 +1,8 @@
 """A run of our own trainer in float64, which runs in other trainers' loops are held against."""
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ from lengthen.model.gpt import GPT
 from lengthen.model.optim import parameter_groups
 from lengthen.run.metrics import read_metrics
 from lengthen.run.records import StepRecord
+from tests import ranks
 from tests.conftest import trainer_of
 
 Rows = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
@@ -23,6 +27,7 @@ Rows = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
 SAME = ("step", "tokens", "length", "rows", "joined")
 MEASURED = ("loss", "grad_norm", "lr", "variance_norm", "variance_max")
 RATE, SEED = 1e-2, 0
+COUNT = 2  # micro-batches of a step in each process
 # Seven rows: neither two micro-batches nor four get equal shares, and one of eight gets none.
 PLAN = DataPlan(
     pacing=Linear(start=8, end=64, duration=9),
@@ -98,11 +103,11 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def joined(ranks: list[list[Rows]], count: int) -> list[Rows]:
+def joined(seen: list[list[Rows]], count: int) -> list[Rows]:
     """Lay the micro-batches of all ranks end to end, step by step, without blank rows."""
     steps: list[Rows] = []
-    for at in range(0, len(ranks[0]), count):
-        parts = [part for rank in ranks for part in rank[at : at + count]]
+    for at in range(0, len(seen[0]), count):
+        parts = [part for rank in seen for part in rank[at : at + count]]
         inputs, targets = ([row for part in parts for row in part[side]] for side in (0, 1))
         steps.append((inputs, targets))
     return steps
@@ -121,3 +126,27 @@ def check(out: Path, ours: Ours) -> None:
 def close(weights: list[Tensor], ours: Ours) -> None:
     for one, own in zip(weights, ours.weights, strict=True):
         torch.testing.assert_close(one, own, rtol=0, atol=1e-10)
+
+
+def check_two_processes(
+    rank: Callable[[Path, Path, str], int], store: Path, out: Path, ours: Ours
+) -> None:
+    """Hold two processes to our trainer, and those killed and resumed to those that were not.
+
+    `rank` leaves NAME-RANK.json with its rows and NAME-RANK.pt with its weights in a folder.
+    """
+    one, two = out / "one", out / "two"
+    one.mkdir()
+    ranks.finish(ranks.start(*[partial(rank, store, one, "whole")] * 2))
+    seen = [json.loads((one / f"whole-{number}.json").read_text()) for number in (0, 1)]
+    assert joined(seen, COUNT) == [tuple(map(list, step)) for step in ours.rows]
+    check(one / "run", ours)
+    weights = torch.load(one / "whole-0.pt")
+    close(list(weights.values()), ours)
+
+    two.mkdir()
+    ranks.finish(ranks.start(*[partial(rank, store, two, "killed")] * 2))
+    ranks.finish(ranks.start(*[partial(rank, store, two, "resumed")] * 2))
+    again = torch.load(two / "resumed-1.pt")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    check(two / "run", ours)

@@ -1,8 +1,6 @@
 """In a loop of Accelerate: our own trainer's rows, losses and weights."""
 
-import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,18 @@ from lengthen.cli.main import main
 from lengthen.integrations.accelerate import LengthenLoader
 from lengthen.reporting.gather import gather
 from lengthen.util.errors import SettingError
-from tests import ranks
-from tests.integrations.accelerated import COUNT, Accelerated, rank
-from tests.integrations.reference import PLAN, Ours, check, close, config_of, joined, trained
+from tests.integrations.accelerated import Accelerated, rank
+from tests.integrations.reference import (
+    COUNT,
+    PLAN,
+    Ours,
+    check,
+    check_two_processes,
+    close,
+    config_of,
+    joined,
+    trained,
+)
 from tests.ways_out import takes
 
 
@@ -44,21 +51,7 @@ def test_every_step_is_that_of_our_own_trainer(
 def test_two_processes_train_the_tokens_of_one_and_resume_to_the_bit(
     store: Path, tmp_path: Path, ours: Ours
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    ranks.finish(ranks.start(*[partial(rank, store, one, "whole")] * 2))
-    seen = [json.loads((one / f"whole-{number}.json").read_text()) for number in (0, 1)]
-    assert joined(seen, COUNT) == [tuple(map(list, step)) for step in ours.rows]
-    check(one / "run", ours)
-    weights = torch.load(one / "whole-0.pt")
-    close(list(weights.values()), ours)
-
-    two.mkdir()
-    ranks.finish(ranks.start(*[partial(rank, store, two, "killed")] * 2))
-    ranks.finish(ranks.start(*[partial(rank, store, two, "resumed")] * 2))
-    again = torch.load(two / "resumed-1.pt")
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    check(two / "run", ours)
+    check_two_processes(rank, store, tmp_path, ours)
 
 
 def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(

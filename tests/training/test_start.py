@@ -439,7 +439,7 @@ def test_a_decay_longer_than_a_budget_in_epochs_is_refused_in_a_line(
 def test_a_run_waits_for_no_import_that_it_does_not_use(
     configured: Configure, tmp_path: Path
 ) -> None:
-    """torch's compiler and sharding double the time to the first step."""
+    """Of torch the compiler and sharding are a second each."""
     (tmp_path / "run.toml").write_text(configured().to_toml())
     unused = "torch._dynamo", "torch.distributed.fsdp", "sympy", "scipy", "matplotlib", "plotly"
     code = (
