@@ -26,9 +26,10 @@ from typing import Any
 import torch
 
 from benchmarks.measure import report
-from lengthen.config.load import build, with_auto_decided, with_overrides
+from lengthen.config.load import build, with_overrides
 from lengthen.config.load import load as load_settings
 from lengthen.config.schema import Config
+from lengthen.distributed.auto import decided
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.distributed.per_rank import load
@@ -82,7 +83,7 @@ def resident(name: str) -> int:
 
 def worker(config: Config, out: Path) -> None:
     """Train two steps as one rank, and write down what the second one came to."""
-    config = with_auto_decided(config)
+    config, _ = decided(config)
     size = config.batch.micro_tokens
     assert size != "auto"
     assert config.model.vocabulary is not None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store import Store
+from lengthen.distributed.auto import decided_alike
 from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
 from lengthen.model import cost
@@ -53,6 +55,7 @@ class Forecast:
     config: Config
     plan: Plan
     speed: Speed | None = None  # None until it is measured
+    decided: tuple[str, ...] = ()  # what "auto" means here, a line each
 
     @property
     def machine(self) -> tuple[object, ...]:
@@ -110,24 +113,37 @@ def forecasts(
     configurations whose steps take equally long, and `note` gets a line before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
-    planned = [one for name, config in named.items() for one in _planned(name, config, flops, note)]
+    on_stores = [_on_its_store(config) for config in named.values()]
+    # What belongs together, as variants of a comparison do, is decided once.
+    configs, reasons = decided_alike(on_stores)
+    given = zip(named, configs, (store for _, store in on_stores), strict=True)
+    planned = [one for each in given for one in _planned(*each, flops, note)]
+    planned = [replace(one, decided=tuple(reasons)) for one in planned]
     if flops is not None:
         return planned
     measured = _measured(planned, note)
     return [replace(one, speed=measured[one.machine]) for one in planned]
 
 
-def _planned(
-    name: str, config: Config, flops: str | None, note: Callable[[str], None]
-) -> Iterator[Forecast]:
-    sequences = None
+def _on_its_store(config: Config) -> tuple[Config, Store | None]:
+    store = None
     if config.data.path is not None:
         store = open_store(config)
         config = with_store(config, store)
-        sequences = store.sequences(config.model.length)
     if config.model.vocabulary is None:
         hint = "give a token store with --data, or --model.vocabulary N"
         raise SettingError("model.vocabulary", "is missing", None, hint)
+    return config, store
+
+
+def _planned(
+    name: str,
+    config: Config,
+    store: Store | None,
+    flops: str | None,
+    note: Callable[[str], None],
+) -> Iterator[Forecast]:
+    sequences = None if store is None else store.sequences(config.model.length)
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
         micro_tokens = auto_micro_tokens(config)
@@ -210,6 +226,8 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ),
         ("lowest learning rate", _lowest(plan) + falls + factor),
         ("parameters", f"{plan.parameters:,}"),
+        ("precision", forecast.config.run.precision + _why(forecast, "precision")),
+        ("compile", forecast.config.run.compile + _why(forecast, "compile")),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         ("memory", f"{memory} in a micro-batch" + mask * (plan.mask > 0) + tried),
         ("time", f"{in_units(forecast.duration)}{seconds}"),
@@ -218,6 +236,12 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("corpus", epochs or "give --data to know"),
         ("leftovers", leftovers or "give --data to know"),
     ]
+
+
+def _why(forecast: Forecast, setting: str) -> str:
+    """Return why a setting that was "auto" is what it is."""
+    (why, *_) = [one for one in forecast.decided if one.startswith(f"run.{setting} ")] or [""]
+    return why and f", since {why.partition(': ')[2]}"
 
 
 def _cut(plan: Plan) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from lengthen.config.schema import Run
 from lengthen.data.tokenizer_files import first_problem
 from lengthen.experiments.compare.file import RUNS, Comparison
 from lengthen.experiments.status import NO_RESULT
@@ -27,6 +28,8 @@ class _Declaration(BaseModel):
     time: str
     changes: list[str]  # since the one before it
     file: dict[str, Any]
+    # What "auto" is for every run; before it was written down, it was this on every device.
+    became: dict[str, str] = {"precision": "fp32", "compile": "off"}
 
 
 def declare(comparison: Comparison, root: Path, *, amend: bool) -> None:
@@ -45,10 +48,22 @@ def declare(comparison: Comparison, root: Path, *, amend: bool) -> None:
             time=time.strftime("%Y-%m-%d %H:%M:%S"),
             changes=[str(change).partition(";")[0] for change in changes],
             file=_said(comparison),
+            became={**(before[-1].became if before else {}), **comparison.became},
         )
         lines = "".join(f"{one.model_dump_json()}\n" for one in [*before, now])
         with owned(root):
             Disk().replace_file(path, lines.encode())
+
+
+def is_declared(comparison: Comparison, root: Path) -> bool:
+    """Return whether runs of a comparison were started in `root`, and not by hand."""
+    return (root / f"{comparison.name}{DECLARED}").is_file()
+
+
+def decided_before(comparison: Comparison, root: Path) -> Run:
+    """Return what "auto" is for every run in `root`; "auto" where that was not declared yet."""
+    before = _declarations(root / f"{comparison.name}{DECLARED}")
+    return Run.model_validate(before[-1].became if before and (root / RUNS).is_dir() else {})
 
 
 def amendments(comparison: Comparison, root: Path) -> list[str]:

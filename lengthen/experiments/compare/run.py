@@ -80,7 +80,9 @@ def carry_out(
             work = f", {steps:,.0f} steps, {flops:.3g} FLOP of training" * (flops > 0)
             few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
             few *= len(comparison.seeds) < FEWEST_SEEDS
-            progress.say(f"cost: {counted(len(left), 'run')}{side}{work}{few}")
+            cost = f"cost: {counted(len(left), 'run')}{side}{work}{few}"
+            for text in (*comparison.reasons, cost):
+                progress.say(text)
             of = len(comparison.runs)
             training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)

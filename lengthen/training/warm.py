@@ -1,0 +1,117 @@
+"""Compile what a run needs before its first step, so that no step of it waits for a compiler."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from lengthen.core.custom_pacing import Custom
+from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES
+from lengthen.core.pacing import Adaptive
+from lengthen.core.schedule import spans
+from lengthen.data.loader import MicroBatch
+from lengthen.data.stream import accumulation_steps
+from lengthen.distributed.wrap import no_sync_before
+from lengthen.evaluation.loss import sequences_in
+from lengthen.training.trainer import Trainer
+
+Shape = tuple[int, int]  # rows, length
+FEW = 3  # rows of a micro-batch that stand for any number above one
+
+
+def warm(trainer: Trainer) -> float:
+    """Compile every graph of a run, on blank rows, and return the seconds; 0.0 where it has none.
+
+    All state of the run stays as it is. The graphs are the same wherever the run goes on from, so
+    that it repeats its bits.
+    """
+    if trainer.config.run.compile == "off":
+        return 0.0
+    began = time.monotonic()
+    torch.compiler.reset()  # what was compiled before would serve some shapes by other code
+    devices = [trainer.context.device] if trainer.context.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        for rows, length in representatives(trainer, trained_shapes(trainer)):
+            _train_on_blanks(trainer, rows, length)
+        for rows, length in representatives(trainer, evaluated_shapes(trainer)):
+            _evaluate_blanks(trainer, rows, length)
+    trainer.model.zero_grad(set_to_none=True)
+    return time.monotonic() - began
+
+
+def no_more_graphs(trainer: Trainer) -> AbstractContextManager[object]:
+    """Return the context of steps in which nothing is compiled any more.
+
+    A shape without a graph, as after memory ran out, is computed without one.
+    """
+    if trainer.config.run.compile == "off":
+        return nullcontext()
+    # torch passes the class off as a function.
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("eager_on_recompile")
+    return stance
+
+
+def trained_shapes(trainer: Trainer) -> set[Shape]:
+    """Return the smallest and the largest micro-batch of each kind of step."""
+    schedule, world_size, shapes = trainer.schedule, trainer.context.world_size, set[Shape]()
+    full_length = schedule.full_length
+    if isinstance(schedule.pacing, Custom):  # whose function is asked step by step
+        return {(1, full_length), (FEW, full_length)}
+    calms = (True, False) if isinstance(schedule.pacing, Adaptive) else (True,)
+    for span in (span for calm in calms for span in spans(schedule, calm=calm)):
+        count = accumulation_steps(span.rows, world_size, span.length, trainer.micro_tokens)
+        parts = world_size * count
+        shapes |= {(max(1, span.rows // parts), span.length), (-(-span.rows // parts), span.length)}
+    return shapes
+
+
+def evaluated_shapes(trainer: Trainer) -> set[Shape]:
+    """Return the micro-batches of evaluations, probes and observations."""
+    length, tokens = trainer.schedule.full_length, [trainer.config.evaluation.tokens]
+    if trainer.config.evaluation.probe_every_steps:
+        tokens.append(PROBE_SEQUENCES * length)
+    if isinstance(trainer.schedule.pacing, Adaptive):
+        tokens.append(OBSERVED_SEQUENCES * length)
+    rows, shapes = max(1, trainer.micro_tokens // length), set[Shape]()
+    for wanted in tokens:
+        ours = -(-sequences_in(trainer.store.valid, length, wanted) // trainer.context.world_size)
+        shapes |= {(part, length) for part in (min(rows, ours), ours % rows) if part}
+    return shapes
+
+
+def representatives(trainer: Trainer, shapes: set[Shape]) -> list[Shape]:
+    """Return some shapes for all that one graph serves: of one row or more, of one token or more.
+
+    The shortest and the longest of each, since a model may attend to short rows in another way. No
+    two of the sizes that vary are equal, nor equal to one that does not: a graph would take them
+    for one.
+    """
+    model, ends = trainer.config.model, dict[tuple[bool, bool], list[Shape]]()
+    for rows, length in sorted(shapes, key=lambda shape: shape[1]):
+        few = min(rows, FEW)
+        taken = {few, model.width, model.head_size // 2, model.heads, model.key_heads}
+        while length > 1 and length in taken:
+            length -= 1
+        first, *_ = (*ends.get((rows > 1, length > 1), []), (few, length))
+        ends[rows > 1, length > 1] = [first, (few, length)]
+    return list(dict.fromkeys(shape for pair in ends.values() for shape in pair))
+
+
+def _train_on_blanks(trainer: Trainer, rows: int, length: int) -> None:
+    blanks = torch.zeros((rows, length), dtype=torch.int64, device=trainer.context.device)
+    documents = None if trainer.inputs.separator is None else blanks
+    spread = trainer.config.model.positions_start == "spread"
+    for starts in (None, blanks[:, 0]) if spread else (None,):
+        part = MicroBatch(blanks, blanks, length, 1.0)
+        with no_sync_before(trainer.module, last=False):
+            trainer.backward(part, 0.0, starts, documents)
+
+
+@torch.no_grad()
+def _evaluate_blanks(trainer: Trainer, rows: int, length: int) -> None:
+    blanks = torch.zeros((rows, length), dtype=torch.int64, device=trainer.context.device)
+    documents = None if trainer.inputs.separator is None else blanks
+    trainer.module.eval()
+    with trainer.context.autocast():
+        trainer.module(blanks, blanks, None, documents)
+    trainer.module.train()
