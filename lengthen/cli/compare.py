@@ -23,19 +23,15 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import nested, with_data
-    from lengthen.experiments.compare.compare import asked_for, compare, decided_in
+    from lengthen.experiments.compare.compare import asked_for, compare
     from lengthen.experiments.compare.run import write_commands
-    from lengthen.util.console import say
 
     own = named(options) | {"settings": settings}
     if (root := own.pop("lay_out")) is None:
         compare(**own).print()
         return 0
     asked = asked_for(options.file, with_data(nested(settings), options.data))
-    asked = decided_in(asked, root)
-    laid_out = write_commands(asked, root, amend=options.amend)
-    say([] if options.quiet else asked.reasons)
-    print(laid_out)
+    print(write_commands(asked, root, amend=options.amend, shown=not options.quiet))
     return 0
 
 

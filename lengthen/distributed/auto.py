@@ -108,8 +108,8 @@ def _compile(config: Config, store: Store | None) -> tuple[str, str]:
     seconds = _seconds(config, store, gain.speed, device)
     saved = f"about {gain.share * seconds:,.0f} s of {seconds:,.0f}"
     if gain.share * seconds < gain.seconds:
-        return "off", f"it would save {saved} and take about {gain.seconds:.0f}"
-    return "on", f"it saves {saved} and takes about {gain.seconds:.0f}"
+        return "off", f"it saves {saved}, which is less than the {gain.seconds:.0f} that it costs"
+    return "on", f"it saves {saved}, and costs about {gain.seconds:.0f}"
 
 
 def _cannot(config: Config) -> str:

@@ -12,13 +12,12 @@ from lengthen.experiments.compare.file import variants_in
 from lengthen.planning.forecast import (
     NOTE,
     Forecast,
-    check_out,
     forecasts,
     in_units,
     lines,
     table,
-    write,
 )
+from lengthen.planning.pictures import check_out, write
 from lengthen.util import console
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError

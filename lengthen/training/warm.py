@@ -4,6 +4,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES
@@ -90,28 +91,32 @@ def representatives(trainer: Trainer, shapes: set[Shape]) -> list[Shape]:
     for rows, length in sorted(shapes, key=lambda shape: shape[1]):
         few = min(rows, FEW)
         taken = {few, model.width, model.head_size // 2, model.heads, model.key_heads}
-        while length > 1 and length in taken:
-            length -= 1
-        first, *_ = (*ends.get((rows > 1, length > 1), []), (few, length))
-        ends[rows > 1, length > 1] = [first, (few, length)]
+        near = (*range(length, 1, -1), *range(length, model.length + 1))
+        other = next((one for one in near if one not in taken), length) if length > 1 else 1
+        first, *_ = (*ends.get((rows > 1, length > 1), []), (few, other))
+        ends[rows > 1, length > 1] = [first, (few, other)]
     return list(dict.fromkeys(shape for pair in ends.values() for shape in pair))
 
 
 def _train_on_blanks(trainer: Trainer, rows: int, length: int) -> None:
     blanks = torch.zeros((rows, length), dtype=torch.int64, device=trainer.context.device)
-    documents = None if trainer.inputs.separator is None else blanks
     spread = trainer.config.model.positions_start == "spread"
     for starts in (None, blanks[:, 0]) if spread else (None,):
-        part = MicroBatch(blanks, blanks, length, 1.0)
-        with no_sync_before(trainer.module, last=False):
-            trainer.backward(part, 0.0, starts, documents)
+        for documents in _documents(trainer, blanks):
+            with no_sync_before(trainer.module, last=False):
+                trainer.backward(MicroBatch(blanks, blanks, length, 1.0), 0.0, starts, documents)
 
 
 @torch.no_grad()
 def _evaluate_blanks(trainer: Trainer, rows: int, length: int) -> None:
     blanks = torch.zeros((rows, length), dtype=torch.int64, device=trainer.context.device)
-    documents = None if trainer.inputs.separator is None else blanks
     trainer.module.eval()
     with trainer.context.autocast():
-        trainer.module(blanks, blanks, None, documents)
+        for documents in _documents(trainer, blanks):
+            trainer.module(blanks, blanks, None, documents)
     trainer.module.train()
+
+
+def _documents(trainer: Trainer, blanks: Tensor) -> tuple[Tensor | None, ...]:
+    """Return what the documents of rows may be: rows of one piece have none."""
+    return (None,) if trainer.inputs.separator is None else (None, blanks)

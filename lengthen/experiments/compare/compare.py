@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lengthen.config.load import AUTO, nested, with_auto_as, with_data
-from lengthen.config.schema import Config
-from lengthen.data.open_store import open_store, with_store
+from lengthen.config.load import nested, with_data
+from lengthen.data.open_store import with_store
 from lengthen.data.store import Store
-from lengthen.data.store_manifest import MANIFEST
-from lengthen.distributed.auto import decided_alike
-from lengthen.experiments.command import Command
-from lengthen.experiments.compare.declared import amendments, decided_before, is_declared
+from lengthen.experiments.compare.decided import decided_in, store_of
+from lengthen.experiments.compare.declared import amendments
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
@@ -101,15 +98,12 @@ def compare(
     must_be_ours(page)
     check_file(facts, "table of a comparison", _are_our_tables)
     if not look:
-        comparison = decided_in(comparison, root)
         carry_out(comparison, root, jobs=jobs, threads=threads, amend=amend, shown=not quiet)
     with opened(root) as folder:
-        if is_declared(comparison, folder):
-            comparison = decided_in(comparison, folder)
+        comparison = decided_in(comparison, folder, only_declared=True)
         outcomes, missing = read_outcomes(comparison, folder)
         amended = amendments(comparison, folder)
-    if not any(outcome.summary for outcome in outcomes):
-        raise DataError(_nothing(root, outcomes))
+    _must_show_something(root, outcomes)
     members = groups(comparison, outcomes)
     pairs = pair_verdicts(members, comparison)
     lines, remarks = [*amended, *verdict_lines(pairs)], notes(outcomes)
@@ -137,34 +131,12 @@ def asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
         asked = comparison_of(dict(file), "comparison", dict(overrides))
     else:
         asked = read_comparison(as_path("file", file), dict(overrides))
-    runs = ((run, _store_of(run)) for run in asked.runs)
+    runs = ((run, store_of(run)) for run in asked.runs)
     return replace(asked, runs=tuple(run if s is None else _on(run, s) for run, s in runs))
 
 
 def _on(run: Planned, store: Store) -> Planned:
     return replace(run, asked=with_store(run.config, store))
-
-
-def decided_in(comparison: Comparison, root: Path) -> Comparison:
-    """Return a comparison with one decision for every "auto" of its runs, and why.
-
-    It is the decision that was declared in `root`, if one was. A run whose store is not there is
-    finished, or will be refused: it has no say.
-    """
-    before = decided_before(comparison, root)
-    ours = [run for run in comparison.runs if isinstance(run.asked, Config)]
-    known = {run.name: with_auto_as(run.config, before) for run in ours}
-    stores = {run.name: store for run in ours if (store := _store_of(run)) is not None}
-    configs, reasons = decided_alike([(known[name], store) for name, store in stores.items()])
-    known |= dict(zip(stores, configs, strict=True))
-    became = {
-        name: getattr(known[run.name].run, name)
-        for run in ours
-        for name in AUTO
-        if getattr(run.config.run, name) == "auto"
-    }
-    runs = tuple(replace(run, asked=known.get(run.name, run.asked)) for run in comparison.runs)
-    return replace(comparison, runs=runs, became=became, reasons=tuple(reasons))
 
 
 def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:
@@ -190,23 +162,17 @@ def tables_of(
     ]
 
 
-def _store_of(run: Planned) -> Store | None:
-    """Return the store of a run, if it is there: what is finished needs none."""
-    path = None if isinstance(run.asked, Command) else run.config.data.path
-    if path is None or not (Path(path) / MANIFEST).is_file():
-        return None
-    return open_store(run.config)
-
-
 def _are_our_tables(path: Path) -> bool:
     return json_keys(path) == {"name", "verdicts", "tables"}
 
 
-def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:
+def _must_show_something(root: Path, outcomes: Sequence[Outcome]) -> None:
+    if any(outcome.summary for outcome in outcomes):
+        return
     messages = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
     if messages:
-        return f"{root}: every run crashed, the first one with: {messages[0]}"
-    return f"{root}: no run has come to its end yet"
+        raise DataError(f"{root}: every run crashed, the first one with: {messages[0]}")
+    raise DataError(f"{root}: no run has come to its end yet")
 
 
 def _end(outcome: Outcome) -> str:

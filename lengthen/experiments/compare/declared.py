@@ -55,15 +55,11 @@ def declare(comparison: Comparison, root: Path, *, amend: bool) -> None:
             Disk().replace_file(path, lines.encode())
 
 
-def is_declared(comparison: Comparison, root: Path) -> bool:
-    """Return whether runs of a comparison were started in `root`, and not by hand."""
-    return (root / f"{comparison.name}{DECLARED}").is_file()
-
-
-def decided_before(comparison: Comparison, root: Path) -> Run:
-    """Return what "auto" is for every run in `root`; "auto" where that was not declared yet."""
+def decided_before(comparison: Comparison, root: Path) -> Run | None:
+    """Return what "auto" is for every run that was started in `root`; None where none was."""
     before = _declarations(root / f"{comparison.name}{DECLARED}")
-    return Run.model_validate(before[-1].became if before and (root / RUNS).is_dir() else {})
+    started = before and (root / RUNS).is_dir()
+    return Run.model_validate(before[-1].became) if started else None
 
 
 def amendments(comparison: Comparison, root: Path) -> list[str]:

@@ -15,6 +15,7 @@ from lengthen.analysis.tensorboard_log import reader
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
 from lengthen.experiments.command import Command
+from lengthen.experiments.compare.decided import decided_in
 from lengthen.experiments.compare.declared import declare
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
@@ -33,7 +34,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, last_record, read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
-from lengthen.util.console import Line, clock_time, line
+from lengthen.util.console import Line, clock_time, line, say
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError
 from lengthen.util.tables import counted, number
@@ -58,6 +59,7 @@ def carry_out(
     could start with or for a changed file (declare), and StoppedError after a signal, when the runs
     have saved.
     """
+    comparison = decided_in(comparison, root)
     unfinished = _unfinished(comparison.runs, root)
     rests = _rests(unfinished)
     configs = [run.asked for run in unfinished]
@@ -88,18 +90,20 @@ def carry_out(
             run_jobs(training, machine, root)
 
 
-def write_commands(comparison: Comparison, root: Path, *, amend: bool) -> Path:
+def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bool = True) -> Path:
     """Write the configuration of every unfinished run, and a file with a command for each.
 
     Whoever can carry out commands trains them, in any order and on any machine that sees `root`;
     one given again goes on. Raises what carry_out raises before it trains.
     """
-    root, unfinished = root.resolve(), _unfinished(comparison.runs, root)
+    comparison, root = decided_in(comparison, root), root.resolve()
+    unfinished = _unfinished(comparison.runs, root)
     _rests(unfinished)  # refuses what no verdict could be on
     declare(comparison, root, amend=amend)
     jobs = [Job(one.name, one.name, one.directory(root), one.asked) for one in unfinished]
     lines = [f"{shlex.join(laid_out(job))}\n" for job in jobs]
     Disk().replace_file(root / COMMANDS, "".join(lines).encode())
+    say(comparison.reasons if shown else ())
     return root / COMMANDS
 
 
