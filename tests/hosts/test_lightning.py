@@ -15,7 +15,7 @@ from tests.integrations.reference import (
     PLAN,
     Ours,
     check,
-    check_two_processes,
+    check_processes,
     close,
     config_of,
     joined,
@@ -59,7 +59,7 @@ def test_two_processes_train_the_tokens_of_one_and_resume_to_the_bit(
 ) -> None:
     from tests.hosts.lit import rank
 
-    check_two_processes(rank, store, tmp_path, ours)
+    check_processes(rank, store, tmp_path, ours)
 
 
 def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(
