@@ -45,7 +45,7 @@ test-hosts:  ## integrations in pinned hosts, and files of the writers of Megatr
 	$(HOSTS_PIP) datatrove==0.10.1 orjson
 	$(HOSTS_PIP) --no-deps megatron-core==0.16.1
 	rm -f .venv-hosts/extensions/*/lock
-	PATH=$(CURDIR)/.venv-hosts/bin:$$PATH .venv-hosts/bin/python -c "from deepspeed.comm import torch; torch.build_shm_op()"
+	PATH=$(CURDIR)/.venv-hosts/bin:$$PATH .venv-hosts/bin/python -c "from deepspeed.comm.torch import build_shm_op as build; build()"
 	.venv-hosts/bin/python -m pytest -m hosts tests/hosts
 	.venv-hosts/bin/python -m pytest -m "not slow" tests/integrations
 	.venv-hosts/bin/mypy
