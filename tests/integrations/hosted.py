@@ -138,9 +138,9 @@ class Stranger(nn.Module):
     ) -> dict[str, Tensor]:
         logits = self.model(input_ids)
         assert shift_labels is not None
-        assert num_items_in_batch is not None
         flat = logits.flatten(0, 1), shift_labels.flatten()
-        loss = nn.functional.cross_entropy(*flat, reduction="sum") / num_items_in_batch
+        number = shift_labels.numel() if num_items_in_batch is None else num_items_in_batch
+        loss = nn.functional.cross_entropy(*flat, reduction="sum") / number
         return {"loss": loss, "logits": logits}
 
 
@@ -166,7 +166,7 @@ def rank(store: Path, out: Path, work: str) -> int:
     """Train on this rank: the whole budget, or to two steps after a save, or from there."""
     torch.set_num_threads(1)
     changes: dict[str, Any] = {"save_strategy": "steps", "save_steps": 6, "ddp_backend": "gloo"}
-    changes |= {"max_steps": 8} if work == "killed" else {}
+    changes |= {"max_steps": 8} if work == "killed" else {"eval_strategy": "epoch"}
     count = reference.COUNT
     model, trainer = in_float64(store, out, gradient_accumulation_steps=count, **changes)
     assert trainer.model is not None
