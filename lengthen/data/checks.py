@@ -121,11 +121,12 @@ class DuplicateCounter:
         values = np.frombuffer(data, np.uint64, offset=32)
         every, trains, valids = map(int, values[:3])
         train, valid, sizes = np.split(values[3:], [trains, trains + valids])
-        self._every = max(every, self._every)
+        if every > self._every:
+            self._thin(every)
+        train, kept = train[train % self._every == 0], valid % self._every == 0
         self._hashes["train"].frombytes(train.tobytes())
-        self._hashes["valid"].frombytes(valid.tobytes())
-        self._valid_sizes.frombytes(sizes.tobytes())
-        self._thin(self._every)
+        self._hashes["valid"].frombytes(valid[kept].tobytes())
+        self._valid_sizes.frombytes(sizes[kept].tobytes())
         while max(map(len, self._hashes.values())) > MOST_DOCUMENTS:
             self._thin(2 * self._every)
 

@@ -54,7 +54,7 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     A directory that holds anything is refused; with `overwrite` only what a run of ours wrote goes.
     """
     paths = RunPaths(root)
-    own = {paths.lock.name, paths.lease.name, *(path.name for path in _files_of(paths))}
+    own = {paths.lock.name, paths.lease.name, *(path.name for path in files_of(paths))}
     begun = paths.config.is_file()
     hint = "--overwrite starts it anew"
     if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
@@ -66,11 +66,12 @@ def check_new(root: Path, *, overwrite: bool) -> None:
 
 def clear(disk: Disk, paths: RunPaths) -> None:
     """Delete what an earlier run wrote here; call it only as the directory's owner."""
-    for path in _files_of(paths):
+    for path in files_of(paths):
         disk.remove(path)
 
 
-def _files_of(paths: RunPaths) -> list[Path]:
+def files_of(paths: RunPaths) -> list[Path]:
+    """Return what there is of a run, its checkpoints and torn files too."""
     logs = [paths.environment, paths.metrics, paths.discarded]
     results = [paths.evaluations, paths.discarded_evaluations]
     files = [*logs, *results, paths.tokenizer, paths.tokenizer_config, paths.checkpoints]

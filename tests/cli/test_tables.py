@@ -112,6 +112,8 @@ COMMANDS: dict[str, Callable[[World], Words] | None] = {
     "watch": None,
     "sample": None,
     "verify": lambda w: ["verify", str(w.run)],
+    "push": None,
+    "pull": None,
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lengthen.data.readers import DocumentPart
 from lengthen.data.sources import Source, find_sources
 from lengthen.data.tokenizer import resolve
 from lengthen.data.tokenizer_files import SEPARATOR
+from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from tests.data.files import as_lines, write
 
@@ -109,6 +111,34 @@ def test_of_very_many_documents_a_share_is_counted(monkeypatch: pytest.MonkeyPat
     counts = duplicates(train, [*unique[:10], *(f"{text}, validating" for text in unique[:990])])
     # A quarter of the documents twice; a share of 1 in 32 or 64 is counted.
     assert counts["repeated"] == pytest.approx(5010, rel=0.25)
+
+
+def counter_of(documents: list[str]) -> DuplicateCounter:
+    counter = DuplicateCounter()
+    list(counter.watch(DocumentPart(text, True, 0) for text in documents))
+    return counter
+
+
+def test_documents_of_many_parts_are_counted_as_those_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "MOST_DOCUMENTS", 1000)
+    joined, unique = DuplicateCounter(), [f"document {number}" for number in range(4000)]
+    for number, size in enumerate((3000, 10, 500, 2000)):  # the first keeps one in four
+        counter_of(unique[:size]).save(Disk(), tmp_path / str(number))
+        joined.add_saved(tmp_path / str(number))
+    together = counter_of(unique[:3000] + unique[:10] + unique[:500] + unique[:2000])
+    assert joined.counts() == together.counts()
+
+
+def test_a_part_is_added_at_the_same_cost_whatever_was_added_before(tmp_path: Path) -> None:
+    counter_of([f"document {number}" for number in range(2000)]).save(Disk(), tmp_path / "saved")
+    joined, seconds = DuplicateCounter(), []
+    for _ in range(400):
+        began = time.process_time()
+        joined.add_saved(tmp_path / "saved")
+        seconds.append(time.process_time() - began)
+    assert min(seconds[-50:]) < 10 * min(seconds[:50])
 
 
 SAMPLE = ["The cat sat on the mat. It is here, with a < b / c > d.\n"] * 9
