@@ -155,7 +155,9 @@ def step_of(
     def step(inputs: Tensor, targets: Tensor) -> None:
         rows = max(1, pass_tokens // inputs.shape[1])
         with context.keeps_casts() if keeps_casts else nullcontext():
-            for part, goal in zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True):
+            for part, goal in zip(
+                torch.split(inputs, rows), torch.split(targets, rows), strict=True
+            ):
                 with context.autocast():
                     total = loss(part, goal)
                 torch.autograd.backward(total / inputs.numel())
@@ -174,9 +176,7 @@ def ready(
     """Return one step of `tokens` tokens over a batch that lies ready."""
     model, loss = made(case)
     device = case.context.device
-    step = step_of(
-        model.to(device), loss, pass_tokens, case.context, keeps_casts=made is bare
-    )
+    step = step_of(model.to(device), loss, pass_tokens, case.context, keeps_casts=made is bare)
     inputs, targets = (part.to(device) for part in _batch(case, tokens, length))
     return partial(step, inputs, targets)
 

@@ -44,6 +44,16 @@ class DistributedContext:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def keeps_casts(self) -> AbstractContextManager[object]:
+        """Return the context of a step, whose forward passes share one cast of each weight.
+
+        The casts go with the outermost context of autocast, though it is off. Shards are cast in
+        every pass: what is kept would be the whole model.
+        """
+        if self.precision != "bf16" or self.sharded:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=False)
+
     def for_background(self) -> "DistributedContext":
         """Return the context of a thread that works beside training, with a group of its own."""
         return replace(self, device=torch.device("cpu"), group=self.background_group)

@@ -18,7 +18,9 @@ from lengthen.util.errors import MemoryLimitError
 if TYPE_CHECKING:
     import torch
 
-CPU_MICRO_TOKENS = 4096  # of a micro-batch on a processor: larger ones fall out of its caches
+# Of a micro-batch on a processor: for each width and length the fastest within one per cent
+# (`benchmarks.shapes`), and more take more memory.
+CPU_MICRO_TOKENS = 2048
 USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 MEMINFO = Path("/proc/meminfo")

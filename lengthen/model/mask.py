@@ -11,6 +11,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 Mask = Tensor | BlockMask
 NARROWEST = 16  # heads that FlexAttention has a kernel for
+# Tokens of a row up to which a processor attends faster in float32 than in bfloat16, by
+# `benchmarks.shapes`; with matrix units it has not been measured.
+SHORT = 128
 
 
 def reads_within(documents: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -52,6 +55,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout
         if not torch.compiler.is_compiling():
             flex = _compiled(flex_attention)
         return flex(query, key, value, block_mask=mask)
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[2] <= SHORT:
+        wide = mask if mask is None or mask.dtype == torch.bool else mask.float()
+        with torch.autocast("cpu", enabled=False):
+            mixed = attend(query.float(), key.float(), value.float(), wide, dropout)
+        return mixed.to(query.dtype)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
     )

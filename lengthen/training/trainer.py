@@ -94,12 +94,7 @@ class Trainer:
         began = time.monotonic()
         now, plan = self.train_state, step.plan
         inputs = self.inputs.of(step)
-        loss, grad_norm = self._halve_until_fits(
-            lambda: (
-                self._accumulate(inputs, plan),
-                clip(self.model.parameters(), self.config.optimizer.clip),
-            )
-        )
+        loss, grad_norm = self._halve_until_fits(lambda: self._gradients(inputs, plan))
         result = self._update(loss, grad_norm, step)
         self._updates += result.finite
         ratio = now.lowest.ratio(result.loss)
@@ -133,6 +128,12 @@ class Trainer:
             self.config = with_overrides(self.config, {"batch": {"micro_tokens": half}})
             self.model.zero_grad(set_to_none=True)
             free_memory(self.context.device)
+
+    def _gradients(self, inputs: StepInput, plan: StepPlan) -> tuple[Tensor, Tensor]:
+        """Return the step's loss and the norm of its gradients before they were clipped."""
+        with self.context.keeps_casts():
+            loss = self._accumulate(inputs, plan)
+        return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 
     def _accumulate(self, inputs: StepInput, plan: StepPlan) -> Tensor:
         """Return the step's mean loss over all ranks; its gradient is left on the model.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lengthen.data.open_store import open_store, with_store
-from lengthen.distributed.memory import auto_micro_tokens
+from lengthen.distributed.memory import CPU_MICRO_TOKENS, auto_micro_tokens
 from lengthen.training.calibrate import MeasuredSpeed, measure_speed
 from tests.conftest import Configure
 
@@ -25,4 +25,4 @@ def test_a_plan_of_a_tiny_model_takes_the_whole_step_as_one_pass(
 ) -> None:
     config = on_device(batch={"micro_tokens": "auto", "rows": 128})
     config = with_store(config, open_store(config))
-    assert auto_micro_tokens(config) == (128 * 64 if device.type == "cuda" else 4096)
+    assert auto_micro_tokens(config) == (128 * 64 if device.type == "cuda" else CPU_MICRO_TOKENS)

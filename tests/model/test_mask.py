@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from lengthen.config.model import Model
 from lengthen.model import parts
 from lengthen.model.gpt import GPT
-from lengthen.model.mask import attend, document_mask, reads_within
+from lengthen.model.loss import summed_loss
+from lengthen.model.mask import SHORT, attend, document_mask, reads_within
 
 LENGTH, VOCABULARY = 40, 30
 # Where the documents of each row begin, and the row ends.
@@ -127,3 +128,70 @@ def test_with_dropout_too_no_document_reads_another() -> None:
         read.append(model.hidden(rows, None, documents_of(BORDERS))[0])
     assert torch.equal(read[0][7:], read[1][7:])
     assert not torch.equal(read[0][:7], read[1][:7])
+
+
+@settings(max_examples=25)
+@given(
+    length=st.sampled_from([1, 8, 100, SHORT, SHORT + 1]),
+    rows=st.integers(1, 3),
+    masked=st.sampled_from(["", "added", "bool"]),
+    seed=st.integers(0, 99),
+)
+def test_short_rows_in_bfloat16_attend_with_the_digits_of_float32(
+    length: int, rows: int, masked: str, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    low = torch.randn(3, rows, 2, length, 16, generator=random).bfloat16()
+    documents = torch.randint(3, (rows, length), generator=random).sort().values
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        leaf = low.to(dtype, copy=True).requires_grad_()
+        mask = document_mask(documents, dtype, 16, 0.0) if masked else None
+        assert not isinstance(mask, BlockMask)
+        if masked == "bool" and mask is not None:
+            mask = mask == 0
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            mixed = attend(leaf[0], leaf[1], leaf[2], mask, 0.0)
+        assert mixed.dtype == dtype
+        torch.autograd.backward(mixed, torch.ones_like(mixed))
+        assert leaf.grad is not None
+        found.append((mixed.detach().bfloat16(), leaf.grad.bfloat16()))
+    ours, exact = found
+    equal = all(torch.equal(one, other) for one, other in zip(ours, exact, strict=True))
+    assert equal or length > SHORT
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=4e-2)
+
+
+@settings(max_examples=20)
+@given(
+    rows=st.integers(1, 6),
+    length=st.integers(1, 9),
+    spread=st.booleans(),
+    documents=st.booleans(),
+    switches=st.sampled_from(sorted(SWITCHES)),
+    seed=st.integers(0, 99),
+)
+def test_short_rows_train_as_one_long_row_that_has_them_packed_side_by_side(
+    rows: int, length: int, spread: bool, documents: bool, switches: str, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    inputs, targets = torch.randint(VOCABULARY, (2, rows, length), generator=random)
+    starts = torch.randint(2 * LENGTH - length + 1, (rows,), generator=random) if spread else None
+    numbers = torch.randint(2, (rows, length), generator=random).sort().values
+    model = model_of(SWITCHES[switches])
+    loss = model(inputs, targets, starts, numbers if documents else None)
+    ours = gradients(model, loss)
+
+    firsts = torch.zeros(rows, dtype=torch.int64) if starts is None else starts
+    positions = (firsts[:, None] + torch.arange(length)).reshape(1, -1)
+    own = torch.arange(rows)[:, None] * 2 + numbers * documents
+    mask = document_mask(own.reshape(1, -1), torch.float64, 8, 0.0)
+    assert isinstance(mask, Tensor)
+    hidden, _ = model.eval().read(inputs.reshape(1, -1), positions, mask)
+    z_loss = model.shape.z_loss
+    packed = summed_loss(hidden.flatten(0, 1), model.output, targets.flatten(), z_loss)
+    theirs = gradients(model, packed)
+    assert loss.item() == pytest.approx(packed.item(), rel=1e-10, abs=0)
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-10, atol=1e-10, msg=name)

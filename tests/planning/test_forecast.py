@@ -258,7 +258,7 @@ def test_auto_is_estimated_for_a_processor_by_its_caches(configured: Configure) 
     found = auto(configured)
     assert found.plan.micro_tokens == CPU_MICRO_TOKENS
     assert dict(lines(found))["memory"].endswith(
-        " GB on a processor with 4,096 tokens in a micro-batch"
+        f" GB on a processor with {CPU_MICRO_TOKENS:,} tokens in a micro-batch"
     )
 
 

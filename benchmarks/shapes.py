@@ -1,0 +1,109 @@
+"""What the rules of shape on a processor rest on: short rows, and the size of a micro-batch.
+
+    python -m benchmarks.shapes                  about ten minutes on one core
+    python -m benchmarks.shapes --rounds 3       a quick look
+
+Attention, forward and backward, over 1024 tokens with 6 heads of 64: the kernel for causal rows in
+bfloat16 and in float32 (`lengthen.model.mask.SHORT`), and the same rows packed as one long row with
+a block-diagonal mask. Then tokens per second of layers and loss, gradients added up, by the tokens
+of a micro-batch (`lengthen.distributed.memory.CPU_MICRO_TOKENS`). Processor time of one thread.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks import rivals
+from benchmarks.measure import ROUNDS, figure, seconds_in_rounds
+from lengthen.distributed.context import DistributedContext
+from lengthen.model.mask import document_mask
+
+TOKENS, HEADS, SIZE = 1024, 6, 64
+LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
+PASSES = (512, 1024, 2048, 4096)
+# Layers, width, heads: few layers, as each costs the same.
+SHAPES = ((2, 128, 2), (2, 384, 6), (1, 768, 12))
+LOW, WIDE = torch.bfloat16, torch.float32
+Work = Callable[[], None]
+
+
+def attention(
+    length: int, dtype: torch.dtype, kernel: torch.dtype, *, packed: bool = False
+) -> Work:
+    """Return one pass over rows of `dtype`, by the kernel for another."""
+    generator = torch.Generator().manual_seed(0)
+    rows, long = (1, TOKENS) if packed else (TOKENS // length, length)
+    each = torch.randn(rows, long, 3, HEADS, SIZE, generator=generator).to(dtype)
+    slope = torch.randn(rows, HEADS, long, SIZE, generator=generator).to(dtype)
+    documents = torch.arange(TOKENS)[None] // length
+    mask = document_mask(documents, kernel, SIZE, 0.0) if packed else None
+    assert mask is None or isinstance(mask, Tensor)
+
+    def run() -> None:
+        leaf = each.clone().requires_grad_()
+        # As views of one product, which the layers have.
+        query, key, value = (part.transpose(1, 2).to(kernel) for part in leaf.unbind(2))
+        mixed = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+        torch.autograd.backward(mixed.to(dtype), slope)
+
+    return run
+
+
+def by_length(rounds: int) -> None:
+    """Print the milliseconds of attention at each length."""
+    for length in LENGTHS:
+        works = {
+            "float32": attention(length, WIDE, WIDE),
+            "float32, packed": attention(length, WIDE, WIDE, packed=True),
+            "bfloat16": attention(length, LOW, LOW),
+            "bfloat16, packed": attention(length, LOW, LOW, packed=True),
+            "bfloat16 by float32's kernel": attention(length, LOW, WIDE),
+        }
+        seconds = seconds_in_rounds(works, rounds, processor=True)
+        shown = ", ".join(f"{n} {1000 * figure(t).median:.1f}" for n, t in seconds.items())
+        print(f"  length {length}: ms of {shown}", flush=True)
+
+
+def micro_batches(case: rivals.Case, length: int, rounds: int) -> None:
+    """Print the tokens per second by the tokens of a micro-batch, and those over the best."""
+    _, loss = rivals.bare(case)
+    tokens = torch.zeros(PASSES[-1] // length, length, dtype=torch.int64)
+
+    def passes(size: int) -> None:
+        for part in torch.split(tokens, size // length):
+            with case.context.autocast():
+                total = loss(part, part)
+            torch.autograd.backward(total / PASSES[-1])
+
+    works = {str(size): partial(passes, size) for size in PASSES if size >= length}
+    with case.context.keeps_casts():
+        seconds = seconds_in_rounds(works, rounds, processor=True)
+    speed = {size: PASSES[-1] / figure(taken).median for size, taken in seconds.items()}
+    best = max(speed.values())
+    shown = ", ".join(f"{size}: {one:,.0f} ({one / best:.2f})" for size, one in speed.items())
+    print(f"  width {case.width}, {case.context.precision}, length {length}: {shown}", flush=True)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description="What the rules of shape rest on.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    print(f"attention, {TOKENS} tokens, {HEADS} heads of {SIZE}")
+    by_length(rounds)
+    print("tokens/s by the tokens of a micro-batch")
+    for precision in ("fp32", "bf16"):
+        context = DistributedContext(torch.device("cpu"), precision)
+        for layers, width, heads in SHAPES:
+            case = rivals.Case(layers, width, heads, vocabulary=2048, context=context)
+            for length in (64, 1024):
+                micro_batches(case, length, rounds)
+
+
+if __name__ == "__main__":
+    main()
