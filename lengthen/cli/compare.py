@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         compare(**own).print()
         return 0
     asked = asked_for(options.file, with_data(nested(settings), options.data))
-    print(write_commands(asked, root, amend=options.amend, shown=not options.quiet))
+    print(write_commands(asked, root, amend=options.amend))
     return 0
 
 

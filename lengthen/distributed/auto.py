@@ -1,22 +1,16 @@
 """What "auto" of `run.precision` and `run.compile` means: decided once, when a run first starts.
 
-By the device, the settings and the size of the run, never by a clock: last digits depend on both,
-and two runs of one configuration may not differ by how busy their machine was.
+By device, settings and size of the run, never by a clock: the last digits depend on both, and may
+not depend on how busy a machine was.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lengthen.config.load import with_overrides
-from lengthen.config.schema import Config
+from lengthen.config.load import with_auto_as
+from lengthen.config.schema import Config, Run
 from lengthen.data.store import Store
-from lengthen.distributed.device import (
-    device_here,
-    lacks_compiler,
-    launcher_variable,
-    usable_cores,
-)
+from lengthen.distributed.device import device_here, lacks_compiler, usable_cores
 from lengthen.model import cost
 
 if TYPE_CHECKING:
@@ -25,19 +19,12 @@ if TYPE_CHECKING:
 LEAST_CAPABILITY = 8, 0  # of a GPU of CUDA with matrix units for bfloat16 (Ampere)
 
 
-@dataclass(frozen=True)
-class Gain:
-    """What compiled code is reckoned to bring on one kind of device and precision."""
-
-    speed: float  # FLOP/s of a training that is not compiled, of a core or a GPU
-    share: float  # of its seconds that compiled code saves
-    seconds: float  # to compile the graphs of a run
-
-
-# Where there is none, compiled code is not faster (benchmarks.compiled).
+# Where compiled code is faster, by kind of device, precision, and whether there are matrix units:
+# FLOP/s of a core or a GPU without it, the share of the seconds that it saves, the seconds that it
+# costs. Elsewhere it saves 1 % at most in bfloat16 and nothing in float32 (benchmarks.compiled).
 GAINS = {
-    ("cpu", "bf16 in matrix units"): Gain(1e11, 0.05, 60.0),
-    ("cuda", "bf16"): Gain(1e14, 0.15, 60.0),
+    ("cpu", "bf16", True): (1e11, 0.05, 60.0),
+    ("cuda", "bf16", True): (1e14, 0.15, 60.0),
 }
 
 
@@ -57,32 +44,23 @@ def decided_alike(
 
     They are compiled where that earns its time back for each of them.
     """
-    configs, reasons = [config for config, _ in asked], dict[str, None]()
-    for number, config in enumerate(configs):
+    configs, reasons = list[Config](), dict[str, None]()
+    for config, _ in asked:
+        device = device_here(config.run.device)
+        value, has = ("bf16", "has") if has_matrix_units(device) else ("fp32", "has no")
         if config.run.precision == "auto":
-            value, why = _precision(device_here(config.run.device))
-            configs[number] = with_overrides(config, {"run": {"precision": value}})
+            why = f"this device {has} matrix units for bfloat16"
             reasons[f'run.precision = "auto" takes {value}: {why}'] = None
-    open_ones = [n for n, config in enumerate(configs) if config.run.compile == "auto"]
-    answers = [_compile(configs[n], asked[n][1]) for n in open_ones]
-    for value, why in sorted(answers)[:1]:  # "off" before "on"
+        configs.append(with_auto_as(config, Run.model_validate({"precision": value})))
+    stores = (store for _, store in asked)
+    both = [pair for pair in zip(configs, stores, strict=True) if pair[0].run.compile == "auto"]
+    for value, why in sorted(_compile(*pair) for pair in both)[:1]:  # "off" before "on"
         reasons[f'run.compile = "auto" {"compiles" if value == "on" else "stays off"}: {why}'] = (
             None
         )
-        for n in open_ones:
-            configs[n] = with_overrides(configs[n], {"run": {"compile": value}})
+        as_decided = Run.model_validate({"compile": value})
+        configs = [with_auto_as(config, as_decided) for config in configs]
     return configs, list(reasons)
-
-
-def _precision(device: "torch.device") -> tuple[str, str]:
-    """Return the fastest precision whose results are as good, and why."""
-    if has_matrix_units(device):
-        return "bf16", f"this {_kind(device)} has matrix units for bfloat16"
-    return "fp32", f"this {_kind(device)} has no matrix units for bfloat16"
-
-
-def _kind(device: "torch.device") -> str:
-    return "processor" if device.type == "cpu" else "GPU"
 
 
 def has_matrix_units(device: "torch.device") -> bool:
@@ -98,33 +76,33 @@ def has_matrix_units(device: "torch.device") -> bool:
 
 def _compile(config: Config, store: Store | None) -> tuple[str, str]:
     """Return whether to compile, and why."""
-    device = device_here(config.run.device)
-    if cannot := _cannot(config) or lacks_compiler(device):
+    device, run = device_here(config.run.device), config.run
+    untried = "run.sharded is on" * run.sharded
+    if config.data.documents == "mask":
+        untried = 'data.documents is "mask"'
+    if cannot := untried or lacks_compiler(device):
         return "off", cannot
-    units = " in matrix units" * (device.type == "cpu" and has_matrix_units(device))
-    gain = GAINS.get((device.type, f"{config.run.precision}{units}"))
+    gain = GAINS.get((device.type, run.precision, has_matrix_units(device)))
     if gain is None:
-        return "off", f"compiled {config.run.precision} is not faster on this {_kind(device)}"
-    seconds = _seconds(config, store, gain.speed, device)
-    saved = f"about {gain.share * seconds:,.0f} s of {seconds:,.0f}"
-    if gain.share * seconds < gain.seconds:
-        return "off", f"it saves {saved}, which is less than the {gain.seconds:.0f} that it costs"
-    return "on", f"it saves {saved}, and costs about {gain.seconds:.0f}"
-
-
-def _cannot(config: Config) -> str:
-    """Return what of the settings has not been tried compiled; empty where nothing."""
-    if config.run.sharded:
-        return "run.sharded is on"
-    return 'data.documents is "mask"' * (config.data.documents == "mask")
+        return (
+            "off",
+            f"compiled {run.precision} is not faster on this {NAMES.get(device.type, 'GPU')}",
+        )
+    speed, share, costs = gain
+    seconds = _seconds(config, store, speed, device)
+    saves = f"it saves about {share * seconds:,.0f} s of {seconds:,.0f}"
+    if share * seconds < costs:
+        return "off", f"{saves}, which is less than the {costs:.0f} that it costs"
+    return "on", f"{saves}, and costs about {costs:.0f}"
 
 
 def _seconds(config: Config, store: Store | None, speed: float, device: "torch.device") -> float:
     """Return about how long a run takes at `speed`, as if all of it were at full length."""
     if config.budget.minutes is not None:
         return 60 * config.budget.minutes
+    if config.model.vocabulary is None:  # which whoever plans it will ask for
+        return 0.0
     length = config.model.length
     budget = config.schedule(None if store is None else store.sequences(length)).budget
     each = cost.flops(config.model, 1, length, recompute=config.run.recompute) / length
-    units = usable_cores() if device.type == "cpu" else launcher_variable("WORLD_SIZE", 1)
-    return budget * each / (speed * units)
+    return budget * each / (speed * (usable_cores() if device.type == "cpu" else 1))

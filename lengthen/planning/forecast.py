@@ -1,27 +1,34 @@
-"""Plans with their seconds, side by side: as lines or as a table."""
+"""Plans with their seconds, side by side: as lines, as a table, as a picture or a page."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
-from lengthen.data.store import Store
-from lengthen.distributed.auto import decided_alike
 from lengthen.distributed.device import gpus
 from lengthen.distributed.memory import auto_micro_tokens
 from lengthen.model import cost
 from lengthen.planning.plan import Plan, PlanPoint, plan, seconds_along
+from lengthen.reporting import html as page
+from lengthen.reporting.curves import Curve, Panel
 from lengthen.training import calibrate
 from lengthen.training.calibrate import LIMIT, Speed
 from lengthen.training.minutes import in_tokens
 from lengthen.util.console import PLAIN_SECONDS
+from lengthen.util.disk import Disk
 from lengthen.util.errors import SettingError
 from lengthen.util.tables import Table, counted
 
 NOTE = "FLOP and seconds are of training alone: evaluation, probes and saves come on top."
 SOON = 1.0  # seconds of planning before the first note
+PAGE = ".html"
+KINDS = (".svg", ".png", PAGE)  # of a picture
+TOKENS = "trained tokens"
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")  # of powers of 1000
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,6 @@ class Forecast:
     config: Config
     plan: Plan
     speed: Speed | None = None  # None until it is measured
-    decided: tuple[str, ...] = ()  # what "auto" means here, a line each
 
     @property
     def machine(self) -> tuple[object, ...]:
@@ -104,37 +110,24 @@ def forecasts(
     configurations whose steps take equally long, and `note` gets a line before. Raises SettingError
     where a setting is missing, and DataError for a store that cannot be used.
     """
-    on_stores = [_on_its_store(config) for config in named.values()]
-    # What belongs together, as variants of a comparison do, is decided once.
-    configs, reasons = decided_alike(on_stores)
-    given = zip(named, configs, (store for _, store in on_stores), strict=True)
-    planned = [one for each in given for one in _planned(*each, flops, note)]
-    planned = [replace(one, decided=tuple(reasons)) for one in planned]
+    planned = [one for name, config in named.items() for one in _planned(name, config, flops, note)]
     if flops is not None:
         return planned
     measured = _measured(planned, note)
     return [replace(one, speed=measured[one.machine]) for one in planned]
 
 
-def _on_its_store(config: Config) -> tuple[Config, Store | None]:
-    store = None
+def _planned(
+    name: str, config: Config, flops: str | None, note: Callable[[str], None]
+) -> Iterator[Forecast]:
+    sequences = None
     if config.data.path is not None:
         store = open_store(config)
         config = with_store(config, store)
+        sequences = store.sequences(config.model.length)
     if config.model.vocabulary is None:
         hint = "give a token store with --data, or --model.vocabulary N"
         raise SettingError("model.vocabulary", "is missing", None, hint)
-    return config, store
-
-
-def _planned(
-    name: str,
-    config: Config,
-    store: Store | None,
-    flops: str | None,
-    note: Callable[[str], None],
-) -> Iterator[Forecast]:
-    sequences = None if store is None else store.sequences(config.model.length)
     micro_tokens = config.batch.micro_tokens
     if micro_tokens == "auto":
         micro_tokens = auto_micro_tokens(config)
@@ -217,8 +210,6 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ),
         ("lowest learning rate", _lowest(plan) + falls + factor),
         ("parameters", f"{plan.parameters:,}"),
-        ("precision", forecast.config.run.precision + _why(forecast, "precision")),
-        ("compile", forecast.config.run.compile + _why(forecast, "compile")),
         ("arithmetic", f"{plan.flops:.3g} FLOP, attention at its real length{flops}"),
         ("memory", f"{memory} in a micro-batch" + mask * (plan.mask > 0) + tried),
         ("time", f"{in_units(forecast.duration)}{seconds}"),
@@ -227,12 +218,6 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
         ("corpus", epochs or "give --data to know"),
         ("leftovers", leftovers or "give --data to know"),
     ]
-
-
-def _why(forecast: Forecast, setting: str) -> str:
-    """Return why a setting that was "auto" is what it is."""
-    (why, *_) = [one for one in forecast.decided if one.startswith(f"run.{setting} ")] or [""]
-    return why and f", since {why.partition(': ')[2]}"
 
 
 def _cut(plan: Plan) -> str:
@@ -304,3 +289,60 @@ def table(forecasts: Sequence[Forecast]) -> Table:
         rows=tuple((row[0][0], *(text for _, text in row)) for row in zip(*columns, strict=True)),
         note=f"{NOTE} A factor is that of the first column.",
     )
+
+
+def panels(forecasts: Sequence[Forecast]) -> list[Panel]:
+    """Return what a run looks like against trained tokens, a curve for each forecast."""
+    scale, prefix = _scale(max(one.plan.flops for one in forecasts))
+    by_token: list[tuple[str, str, Callable[[PlanPoint], float | None]]] = [
+        ("Length", "tokens in a row", lambda p: p.length),
+        ("Tokens per step", "tokens in a step", lambda p: p.step_tokens),
+        ("Learning rate by token", "learning rate", lambda p: p.learning_rate),
+        ("FLOP so far", f"{prefix}FLOP", lambda p: p.flops / scale),
+    ]
+    if any(one.plan.corpus is not None for one in forecasts):
+        by_token.append(("Leftovers", "tokens", lambda p: p.leftover))
+    panels = []
+    for title, unit, value in by_token:
+        curves = []
+        for one in forecasts:
+            pairs = ((point.tokens, value(point)) for point in one.plan.curve)
+            curves.append(Curve(one.name, [(x, y) for x, y in pairs if y is not None]))
+        panels.append(Panel(title, TOKENS, unit, curves))
+    by_step, seconds = [], []
+    for one in forecasts:
+        by_step.append(Curve(one.name, [(p.step, p.learning_rate) for p in one.plan.curve]))
+        tokens = (point.tokens for point in one.plan.curve)
+        seconds.append(Curve(one.name, list(zip(tokens, one.seconds, strict=True))))
+    panels.insert(3, Panel("Learning rate by step", "step", "learning rate", by_step))
+    panels.insert(5, Panel("Seconds so far", TOKENS, "seconds", seconds))
+    return panels
+
+
+def _scale(most: float) -> tuple[float, str]:
+    """Return the power of 1000 that leaves `most` a short number, and its prefix."""
+    power = min(int(math.log10(max(1.0, most))) // 3, len(PREFIXES) - 1)
+    return 1000.0**power, PREFIXES[power]
+
+
+def check_out(out: Path) -> None:
+    """Raise SettingError where a picture cannot become the file `out`."""
+    if out.suffix not in KINDS:
+        raise SettingError("--out", f"must end in {', '.join(KINDS[:-1])} or {PAGE}", str(out))
+    if out.is_dir() or not out.parent.is_dir():
+        raise SettingError("--out", "must be a file in a directory that exists", str(out))
+
+
+def write(out: Path, forecasts: Sequence[Forecast]) -> None:
+    """Write the panels as one SVG or PNG, or with the table as one page where `out` ends in .html.
+
+    Raises SettingError as `check_out` does, StorageError where the disk refuses it.
+    """
+    check_out(out)
+    if out.suffix != PAGE:
+        from lengthen.reporting.figures import draw  # matplotlib, which no other command waits for
+
+        Disk().replace_file(out, draw(panels(forecasts), out.suffix))
+        return
+    title = f"Plan: {', '.join(one.name for one in forecasts)}"
+    page.write(out, [], title=title, tables=[table(forecasts)], panels=panels(forecasts))

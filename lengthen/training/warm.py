@@ -2,9 +2,9 @@
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from itertools import product
 
 import torch
-from torch import Tensor
 
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES
@@ -23,8 +23,7 @@ FEW = 3  # rows of a micro-batch that stand for any number above one
 def warm(trainer: Trainer) -> float:
     """Compile every graph of a run, on blank rows, and return the seconds; 0.0 where it has none.
 
-    All state of the run stays as it is. The graphs are the same wherever the run goes on from, so
-    that it repeats its bits.
+    No state changes, and a run has the same graphs wherever it goes on from: it repeats its bits.
     """
     if trainer.config.run.compile == "off":
         return 0.0
@@ -32,19 +31,16 @@ def warm(trainer: Trainer) -> float:
     torch.compiler.reset()  # what was compiled before would serve some shapes by other code
     devices = [trainer.context.device] if trainer.context.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        for rows, length in representatives(trainer, trained_shapes(trainer)):
-            _train_on_blanks(trainer, rows, length)
-        for rows, length in representatives(trainer, evaluated_shapes(trainer)):
-            _evaluate_blanks(trainer, rows, length)
+        for shape in representatives(trainer, trained_shapes(trainer)):
+            _compile_for(trainer, shape, train=True)
+        for shape in representatives(trainer, evaluated_shapes(trainer)):
+            _compile_for(trainer, shape, train=False)
     trainer.model.zero_grad(set_to_none=True)
     return time.monotonic() - began
 
 
 def no_more_graphs(trainer: Trainer) -> AbstractContextManager[object]:
-    """Return the context of steps in which nothing is compiled any more.
-
-    A shape without a graph, as after memory ran out, is computed without one.
-    """
+    """Return the context of steps in which a shape without a graph is computed without one."""
     if trainer.config.run.compile == "off":
         return nullcontext()
     # torch passes the class off as a function.
@@ -68,24 +64,19 @@ def trained_shapes(trainer: Trainer) -> set[Shape]:
 
 def evaluated_shapes(trainer: Trainer) -> set[Shape]:
     """Return the micro-batches of evaluations, probes and observations."""
-    length, tokens = trainer.schedule.full_length, [trainer.config.evaluation.tokens]
-    if trainer.config.evaluation.probe_every_steps:
-        tokens.append(PROBE_SEQUENCES * length)
-    if isinstance(trainer.schedule.pacing, Adaptive):
-        tokens.append(OBSERVED_SEQUENCES * length)
+    length, world_size = trainer.schedule.full_length, trainer.context.world_size
+    sequences = trainer.config.evaluation.tokens // length, PROBE_SEQUENCES, OBSERVED_SEQUENCES
     rows, shapes = max(1, trainer.micro_tokens // length), set[Shape]()
-    for wanted in tokens:
-        ours = -(-sequences_in(trainer.store.valid, length, wanted) // trainer.context.world_size)
+    for count in sequences:
+        ours = -(-sequences_in(trainer.store.valid, length, count * length) // world_size)
         shapes |= {(part, length) for part in (min(rows, ours), ours % rows) if part}
     return shapes
 
 
 def representatives(trainer: Trainer, shapes: set[Shape]) -> list[Shape]:
-    """Return some shapes for all that one graph serves: of one row or more, of one token or more.
+    """Return the shortest and the longest shape for each graph: of one row or more, or one token.
 
-    The shortest and the longest of each, since a model may attend to short rows in another way. No
-    two of the sizes that vary are equal, nor equal to one that does not: a graph would take them
-    for one.
+    No two sizes are equal, nor equal to one of the model's: a graph would take them for one.
     """
     model, ends = trainer.config.model, dict[tuple[bool, bool], list[Shape]]()
     for rows, length in sorted(shapes, key=lambda shape: shape[1]):
@@ -98,25 +89,17 @@ def representatives(trainer: Trainer, shapes: set[Shape]) -> list[Shape]:
     return list(dict.fromkeys(shape for pair in ends.values() for shape in pair))
 
 
-def _train_on_blanks(trainer: Trainer, rows: int, length: int) -> None:
-    blanks = torch.zeros((rows, length), dtype=torch.int64, device=trainer.context.device)
-    spread = trainer.config.model.positions_start == "spread"
-    for starts in (None, blanks[:, 0]) if spread else (None,):
-        for documents in _documents(trainer, blanks):
+def _compile_for(trainer: Trainer, shape: Shape, *, train: bool) -> None:
+    """Take blank rows through the model, with all that may belong to rows of the run."""
+    blanks = torch.zeros(shape, dtype=torch.int64, device=trainer.context.device)
+    spread = train and trainer.config.model.positions_start == "spread"
+    masks = trainer.inputs.separator is not None
+    trainer.module.train(train)
+    for sides in product((None, blanks[:, 0])[: 1 + spread], (None, blanks)[: 1 + masks]):
+        if train:
             with no_sync_before(trainer.module, last=False):
-                trainer.backward(MicroBatch(blanks, blanks, length, 1.0), 0.0, starts, documents)
-
-
-@torch.no_grad()
-def _evaluate_blanks(trainer: Trainer, rows: int, length: int) -> None:
-    blanks = torch.zeros((rows, length), dtype=torch.int64, device=trainer.context.device)
-    trainer.module.eval()
-    with trainer.context.autocast():
-        for documents in _documents(trainer, blanks):
-            trainer.module(blanks, blanks, None, documents)
+                trainer.backward(MicroBatch(blanks, blanks, shape[1], 1.0), 0.0, *sides)
+        else:
+            with torch.no_grad(), trainer.context.autocast():
+                trainer.module(blanks, blanks, *sides)
     trainer.module.train()
-
-
-def _documents(trainer: Trainer, blanks: Tensor) -> tuple[Tensor | None, ...]:
-    """Return what the documents of rows may be: rows of one piece have none."""
-    return (None,) if trainer.inputs.separator is None else (None, blanks)

@@ -14,8 +14,7 @@ from lengthen.distributed import memory as memory_module
 from lengthen.distributed.memory import CPU_MICRO_TOKENS, memory_of
 from lengthen.model import cost
 from lengthen.planning import forecast as forecast_module
-from lengthen.planning.forecast import Forecast, forecasts, lines, table
-from lengthen.planning.pictures import panels, write
+from lengthen.planning.forecast import Forecast, forecasts, lines, panels, table, write
 from lengthen.training import calibrate
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lengthen.config.load import nested, with_data
-from lengthen.data.open_store import with_store
-from lengthen.data.store import Store
-from lengthen.experiments.compare.decided import decided_in, store_of
-from lengthen.experiments.compare.declared import amendments
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.store_manifest import MANIFEST
+from lengthen.experiments.command import Command
+from lengthen.experiments.compare.declared import amendments, decided_in
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
@@ -131,12 +131,7 @@ def asked_for(file: object, overrides: Mapping[str, Any]) -> Comparison:
         asked = comparison_of(dict(file), "comparison", dict(overrides))
     else:
         asked = read_comparison(as_path("file", file), dict(overrides))
-    runs = ((run, store_of(run)) for run in asked.runs)
-    return replace(asked, runs=tuple(run if s is None else _on(run, s) for run, s in runs))
-
-
-def _on(run: Planned, store: Store) -> Planned:
-    return replace(run, asked=with_store(run.config, store))
+    return replace(asked, runs=tuple(map(on_its_store, asked.runs)))
 
 
 def _write_facts(path: Path, name: str, verdicts: list[str], tables: list[Table]) -> None:
@@ -160,6 +155,19 @@ def tables_of(
         correlations(members),
         measuring(members),
     ]
+
+
+def on_its_store(run: Planned) -> Planned:
+    """Return a run with what its store decides, if that is there: what is finished needs none.
+
+    Raises DataError and SettingError where it does not fit.
+    """
+    if isinstance(run.asked, Command):
+        return run
+    path = run.config.data.path
+    if path is None or not (Path(path) / MANIFEST).is_file():
+        return run
+    return replace(run, asked=with_store(run.config, open_store(run.config)))
 
 
 def _are_our_tables(path: Path) -> bool:

@@ -16,8 +16,7 @@ from lengthen.analysis.tensorboard_log import reader
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
 from lengthen.experiments.command import Command
-from lengthen.experiments.compare.decided import decided_in
-from lengthen.experiments.compare.declared import declare
+from lengthen.experiments.compare.declared import decided_in, declare
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
 from lengthen.experiments.runner import (
@@ -35,7 +34,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, last_record, read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
-from lengthen.util.console import Line, clock_time, line, say
+from lengthen.util.console import Line, clock_time, line
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import counted, number
@@ -105,7 +104,6 @@ def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bo
     jobs = [Job(one.name, one.name, one.directory(root), one.asked) for one in unfinished]
     lines = [f"{shlex.join(laid_out(job))}\n" for job in jobs]
     Disk().replace_file(root / COMMANDS, "".join(lines).encode())
-    say(comparison.reasons if shown else ())
     return root / COMMANDS
 
 
