@@ -171,7 +171,7 @@ def _write(
     """Write the store beside its place, and give it its name at the end."""
     check_output_folder(out, overwrite)
     disk = disk.at("prepare")
-    temporary = temporary_beside(out)
+    temporary, is_first = temporary_beside(out), not out.parent.exists()
     try:
         disk.make_directory(temporary)
         summary = _fill(temporary, out, options, disk, progress)
@@ -179,8 +179,10 @@ def _write(
         disk.replace_directory(temporary, out)
     except BaseException:
         # A disk that fails may fail here too, and the first error is the one to report.
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, OSError):
             disk.remove(temporary)
+            if is_first:
+                out.parent.rmdir()  # unless there is another part by now
         raise
     return summary
 

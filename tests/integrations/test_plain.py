@@ -486,6 +486,14 @@ def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_token_store_is_no_place_for_a_log(store: Path) -> None:
+    before = sorted(store.iterdir())
+    for overwrite in (False, True):
+        with pytest.raises(SettingError, match="out: must be another directory than a token store"):
+            RunLog(store, PLAN, overwrite=overwrite)
+    assert sorted(store.iterdir()) == before
+
+
 def test_an_earlier_run_is_overwritten_where_that_is_asked_and_nothing_else(tmp_path: Path) -> None:
     train(tmp_path, 3)
     (tmp_path / "model.pt").write_text("mine")
