@@ -17,6 +17,7 @@ import lengthen
 
 COUNT = 2  # micro-batches of a step in each process
 SAVE_EVERY = 50  # steps
+VALID_ROWS = 8
 CONFIG = {
     "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it: rows are cut by us
     "gradient_accumulation_steps": COUNT,
@@ -62,6 +63,11 @@ def train(
             state = {"stream": stream.state_dict(), "log": log.state_dict() if log else None}
             engine.save_checkpoint(str(place), client_state=state)
     if log:
+        rows = torch.from_numpy(store.valid[: VALID_ROWS * plan.length + 1].astype("int64"))
+        inputs, targets = (part.view(-1, plan.length) for part in (rows[:-1], rows[1:]))
+        with torch.no_grad():
+            logits = engine.module(inputs.to(engine.device)).flatten(0, 1)
+        log.evaluation(nn.functional.cross_entropy(logits, targets.to(logits.device).flatten()))
         log.finish()
 
 

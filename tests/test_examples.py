@@ -6,12 +6,18 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import lengthen
 from lengthen.data.prepare import prepare
+from lengthen.run.records import to_json
+from tests import ranks
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -105,6 +111,39 @@ def test_a_comparison_is_over_the_script_of_somebody_else(
         assert last.loss
         assert last.loss < first
         assert last.tokens == 20480
+
+
+def test_a_loop_of_nanogpts_shape_takes_22_new_lines_and_resumes_exactly(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, lengthened = (
+        (EXAMPLES / f"commands/nanogpt{name}.py").read_text(encoding="utf-8").split('"""', 2)[2]
+        for name in ("", "_lengthened")
+    )
+    new = Counter(lengthened.splitlines()) - Counter(plain.splitlines())
+    assert new.total() == 22, "\n".join(new)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    words = f"--text={text_file}", "--max_iters=20", "--eval_interval=8"
+
+    def train(out: Path, *more: str) -> list[dict[str, Any]]:
+        run(monkeypatch, "commands/nanogpt_lengthened.py", *words, f"--out_dir={out}", *more)
+        return [to_json(one) | {"seconds": None} for one in lengthen.read_metrics(out).records]
+
+    def cut_short() -> int:
+        saves = iter([torch.save])
+        dies = partial(os._exit, 0)  # as the second one begins
+        monkeypatch.setattr(torch, "save", lambda *given: next(saves, lambda *_: dies())(*given))
+        train(broken)
+        return 1
+
+    records = train(whole)
+    lengths = [one["length"] for one in records if "length" in one]
+    assert lengths[:4] == [8, 16, 24, 32]
+    assert lengths == sorted(lengths)
+    assert sum(one["kind"] == "eval" for one in records) > 2
+    ranks.finish(ranks.start(cut_short))
+    assert 8 < len(lengthen.read_metrics(broken).steps) < len(lengths)
+    assert train(broken, "--init_from=resume") == records
 
 
 @pytest.mark.slow

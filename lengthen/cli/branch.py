@@ -27,12 +27,14 @@ def _arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     start_computing(options)
-    from lengthen.run.directory import open_run
-    from lengthen.training.branch import branch, plan_branch
+    from lengthen.run.directory import RunPaths, open_run
+    from lengthen.training.branch import branch, check_new_branch, plan_branch
 
     asked = {**named(options), "settings": settings}
     if asked.pop("dry_run"):
-        config, _, _ = plan_branch(open_run(options.run), settings, options.data)
+        parent = open_run(options.run)
+        config, _, _ = plan_branch(parent, settings, options.data)
+        check_new_branch(parent, RunPaths(options.out), overwrite=options.overwrite)
         print(config.to_toml(), end="")
         return 0
     return print_on_rank_zero(branch(**asked))

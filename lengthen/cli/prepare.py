@@ -18,7 +18,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--separator", metavar="TOKEN", help="between documents (the tokenizer's end of text)"
     )
-    parser.add_argument("--valid", type=float, default=0.01, help="validation share (0.01)")
+    parser.add_argument("--valid", type=float, help="a text's validation share (0.01)")
     parser.add_argument(
         "--valid-files",
         "--valid-from",

@@ -343,7 +343,8 @@ def first_mistake(mistakes: ValidationError) -> SettingError:
     ]
     rule = ", or ".join(dict.fromkeys(words))
     if error["type"] == "missing":
-        return SettingError(name, rule)
+        hint = "" if place[1:] else 'name a recipe that has it: recipe = "laptop-2min"'
+        return SettingError(name, rule, None, hint)
     word = SWITCHES.get(str(error["input"]).lower(), str(error["input"]).lower())
     hint = closest(word, re.findall("'(.+?)'", rule)) if error["type"] == "literal_error" else ""
     return SettingError(name, rule, error["input"], hint)

@@ -1,6 +1,5 @@
 """The text of one `prepare`: which sources train, which validate, and the documents in them."""
 
-import math
 import re
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,8 @@ from lengthen.data.sources import Source, find_sources, group_by_split
 from lengthen.data.train_valid_split import choose_split_rule, sample_texts, split_documents
 from lengthen.util.errors import SettingError, nearest
 
+VALID = 0.01  # of the text validates
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
@@ -20,7 +21,7 @@ class PrepareOptions:
     valid_files: tuple[str, ...]
     tokenizer: str
     separator: str | None
-    valid: float
+    valid: float | None  # None: VALID of a text
     field: str
     stdin_format: str
     seed: int
@@ -36,7 +37,7 @@ class PrepareOptions:
             raise SettingError("source", "standard input can be read once")
         if self.part and "-" in (*self.sources, *self.valid_files):
             raise SettingError("part", "needs sources that every part can read, not standard input")
-        if not (math.isfinite(self.valid) and 0 <= self.valid < 1):
+        if self.valid is not None and not 0 <= self.valid < 1:
             raise SettingError("valid", "must be from 0 to below 1", self.valid)
         if self.workers < 1:
             raise SettingError("workers", "must be at least 1", self.workers)
@@ -139,7 +140,8 @@ def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:
     sources, ignored = find_sources(options.sources, stdin)
     valid, ignored_too = find_sources(options.valid_files, stdin)
     groups = group_by_split(sources)
-    train, unused, share = groups["train"], groups["test"], options.valid
+    train, unused = groups["train"], groups["test"]
+    share = VALID if options.valid is None else options.valid
     if share == 0:  # that of `valid_files` too
         unused = groups["validation"] + unused
     elif groups["validation"]:
@@ -165,4 +167,7 @@ def _are_of_ids(sources: list[Source], options: PrepareOptions) -> bool:
     if options.in_place and not all(kinds.values()):
         hint = "leave out --in-place"
         raise SettingError("in_place", "needs files of token ids; text is encoded", None, hint)
+    if options.valid and all(kinds.values()):
+        rule = "must be left out, as no share of token ids validates"
+        raise SettingError("valid", rule, options.valid, "give --valid-files")
     return all(kinds.values())

@@ -102,7 +102,7 @@ def prepare(
     *,
     tokenizer: str | os.PathLike[str] = "train:8192",
     separator: str | None = None,
-    valid: float = 0.01,
+    valid: float | None = None,
     valid_files: PathOrPaths = (),
     field: str = "text",
     stdin_format: str = "txt",
@@ -117,10 +117,11 @@ def prepare(
 ) -> Summary:
     """Turn text into a token store at `out`, with bounded memory, on `workers` threads (all cores).
 
-    `sources` and `valid_files` are files, folders, globs or "-", one or several; with
-    `valid_files`, `valid` is not used. `tokenizer` is "train:N", a tokenizer.json, a folder,
-    "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between documents; None takes the
-    tokenizer's own. `field` is the text's name in JSON and tables; `on_bad` is "stop" or "skip".
+    `sources` and `valid_files` are files, folders, globs or "-", one or several; without
+    `valid_files` the share `valid` of a text validates (0.01). `tokenizer` is "train:N", a
+    tokenizer.json, a folder, "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between
+    documents; None takes the tokenizer's own. `field` is the text's name in JSON and tables;
+    `on_bad` is "stop" or "skip".
     Sources may be files of token ids, which `tokenizer` made; `in_place` does not copy them. With
     `part` "i/n" only that share of the text is written, in a folder in `out`, for `join`.
     The store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It
@@ -170,7 +171,7 @@ def _write(
     """Write the store beside its place, and give it its name at the end."""
     check_output_folder(out, overwrite)
     disk = disk.at("prepare")
-    temporary = temporary_beside(out)
+    temporary, is_first = temporary_beside(out), not out.parent.exists()
     try:
         disk.make_directory(temporary)
         summary = _fill(temporary, out, options, disk, progress)
@@ -178,8 +179,10 @@ def _write(
         disk.replace_directory(temporary, out)
     except BaseException:
         # A disk that fails may fail here too, and the first error is the one to report.
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, OSError):
             disk.remove(temporary)
+            if is_first:
+                out.parent.rmdir()  # unless there is another part by now
         raise
     return summary
 

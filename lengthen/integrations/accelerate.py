@@ -190,6 +190,8 @@ class LengthenLoader:
 
 def _check(host: "Accelerator") -> None:
     """Raise SettingError for an accelerator that would train on other tokens than the plan's."""
+    if not hasattr(host, "distributed_type"):
+        raise SettingError("accelerator", "must be an Accelerator", host)
     if (kind := host.distributed_type.value) not in PLAIN:
         rule = "must be data parallel alone: sharded and parallel models are not supported yet"
         raise SettingError("distributed_type", rule, kind, f"one of {', '.join(PLAIN)}")

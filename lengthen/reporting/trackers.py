@@ -90,6 +90,10 @@ def guarded(on_record: OnRecord | None) -> OnRecord:
 
 
 def _follow(run: Path, name: str, parent: int) -> None:
+    import fcntl  # of POSIX, as whoever starts this is
+
+    with suppress(OSError):  # one that was started before a resume may write still
+        fcntl.flock(sys.stdout, fcntl.LOCK_EX)
     with TRACKERS[name](run) as write, RunPaths(run).metrics.open("rb") as log:
         running = True
         while running:

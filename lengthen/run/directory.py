@@ -18,6 +18,7 @@ from lengthen.util.errors import BusyError, SettingError
 from lengthen.util.overwrite import check_directory
 
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a disk without locks says
+STORE = ("manifest.json", "tokenizer.json")  # by which a token store is known
 LEASE_SECONDS = 60.0  # without a sign of its holder until a lease is free
 
 
@@ -84,11 +85,14 @@ def files_of(paths: RunPaths) -> list[Path]:
 def owned(root: Path) -> Iterator[int]:
     """Own a run's directory until the block ends or the process dies; raises BusyError.
 
+    Raises SettingError for a token store, which would have files of another kind in it.
     The lock is the kernel's: it is free the moment its holder is gone, and the text in the file is
     there for the message alone, and for other ranks: they find the number there that this gives.
     A disk without locks has a lease in its place, free once its holder gave no sign for 60 s.
     """
     path = RunPaths(root).lock
+    if all((root / name).is_file() for name in STORE):
+        raise SettingError("out", "must be another directory than a token store", str(root))
     with ExitStack() as stack:
         try:
             with storage_errors(path):

@@ -65,9 +65,7 @@ def branch(
     parent, paths = runlog.open_run(as_path("run", run)), RunPaths(as_path("out", out))
     config, anew, notes = plan_branch(parent, settings, data)
     store, disk = open_store(config), disk or Disk()
-    runlog.check_new(paths.root, overwrite=overwrite)
-    if paths.root.resolve().is_relative_to(parent.root.resolve()):
-        raise SettingError("--out", "must be a directory outside RUN", str(paths.root))
+    check_new_branch(parent, paths, overwrite=overwrite)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         start, damaged = load_checkpoint(parent.checkpoints, at, context)
@@ -81,6 +79,13 @@ def branch(
         go_on = stack, context, paths, config, store, disk
         notes = [*damaged, *notes, _origin(config, anew=anew)]
         return resumed(*go_on, None, nested(settings), notes, not quiet).run()
+
+
+def check_new_branch(parent: RunPaths, paths: RunPaths, *, overwrite: bool) -> None:
+    """Raise SettingError where no branch of `parent` may be made."""
+    runlog.check_new(paths.root, overwrite=overwrite)
+    if paths.root.resolve().is_relative_to(parent.root.resolve()):
+        raise SettingError("--out", "must be a directory outside RUN", str(paths.root))
 
 
 def plan_branch(

@@ -72,7 +72,10 @@ def check_same_settings(config: Config, there: Config) -> None:
     there = with_overrides(there, own)
     for name, (asked, before) in sorted(differences(config.tables(), there.tables()).items()):
         rule = f"--resume auto found a run with {before!r}"
-        raise SettingError(name, rule, asked, "choose another --out")
+        hint = "choose another --out"
+        if not FIXED.fullmatch(name):
+            hint += ", or give it to `lengthen resume` once"
+        raise SettingError(name, rule, asked, hint)
 
 
 def refuse_fixed(overrides: Tables) -> None:

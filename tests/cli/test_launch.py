@@ -1,5 +1,6 @@
 """`lengthen launch slurm`: a file to keep and edit, and one line for what cannot work."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -151,8 +152,20 @@ def lay_out(store: Path, folder: Path) -> Path:
     return file
 
 
+def test_a_token_store_is_no_place_for_a_comparison(
+    store: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    before = sorted(store.iterdir())
+    file = tmp_path / "question.toml"
+    file.write_text(COMPARISON.format(store=store))
+    for option in ("--lay-out", "--out"):
+        assert main(["compare", str(file), option, str(store)]) == 2
+        assert "must be another directory than a token store" in capsys.readouterr().err
+    assert sorted(store.iterdir()) == before
+
+
 @pytest.mark.slow
-def test_an_installed_package_has_the_file(tmp_path: Path) -> None:
+def test_an_installed_package_has_every_file_of_ours(tmp_path: Path) -> None:
     root = SHIPPED.parents[2]
     names = ["pyproject.toml", "README.md", "LICENSE"]
     for name in names:
@@ -161,7 +174,15 @@ def test_an_installed_package_has_the_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "."]
     subprocess.run(command, cwd=tmp_path, check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    listed = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
-    )
-    assert "lengthen/cli/slurm.sbatch" in listed.stdout
+    fresh = tmp_path / "fresh"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(fresh / "bin/python")]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "-q", str(wheel)], check=True)
+    (installed,) = fresh.glob("lib/*/site-packages/lengthen")
+    ours = {path.relative_to(root / "lengthen") for path in (root / "lengthen").rglob("*.*")}
+    missing = {path for path in ours if not (installed / path).exists()}
+    assert {path for path in missing if "__pycache__" not in path.parts} == set()
+    words = [str(fresh / "bin/lengthen"), "--version"]
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("lengthen ")

@@ -16,6 +16,7 @@ from lengthen.config.schema import Config
 from lengthen.core.pacing import Doubling, Linear, Root
 from lengthen.experiments.compare.file import read_comparison
 from lengthen.util.errors import SettingError
+from tests.ways_out import takes
 
 
 def small(**tables: dict[str, Any]) -> dict[str, Any]:
@@ -162,11 +163,15 @@ def test_an_unknown_table_names_the_nearest() -> None:
         build(small(optimiser={}))
 
 
-def test_a_missing_table_is_named() -> None:
+@takes('name a recipe that has it: recipe = "laptop-2min"')
+def test_a_missing_table_is_named_and_a_recipe_has_it(tmp_path: Path) -> None:
     tables = small()
     del tables["batch"]
-    with pytest.raises(SettingError, match="batch: is missing"):
+    with pytest.raises(SettingError, match='batch: is missing; name .* it: recipe = "laptop-2min"'):
         build(tables)
+    file = tmp_path / "my.toml"
+    file.write_text('recipe = "laptop-2min"\n[batch]\nrows = 8\n')
+    assert load(file)[0].batch.rows == 8
 
 
 def test_a_length_that_ends_below_full_length_is_noted() -> None:

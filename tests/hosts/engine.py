@@ -35,6 +35,8 @@ def rank(store: Path, out: Path, last: int | None) -> int:
     seen: list[Rows] = []
 
     def look(_: nn.Module, given: tuple[torch.Tensor]) -> None:
+        if not torch.is_grad_enabled():
+            return  # an evaluation
         seen.append((given[0].tolist() if bool(given[0].any()) else [], []))
         if last is not None and len(seen) > last * deepspeed_loop.COUNT:
             raise KeyboardInterrupt

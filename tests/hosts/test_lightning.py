@@ -1,6 +1,7 @@
 """In a Trainer of Lightning 2.6.6: our own trainer's rows, losses and weights."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.integrations.reference import (
     PLAN,
     Ours,
     check,
-    check_two_processes,
+    check_processes,
     close,
     config_of,
     joined,
@@ -59,7 +60,7 @@ def test_two_processes_train_the_tokens_of_one_and_resume_to_the_bit(
 ) -> None:
     from tests.hosts.lit import rank
 
-    check_two_processes(rank, store, tmp_path, ours)
+    check_processes(rank, store, tmp_path, ours)
 
 
 def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(
@@ -88,6 +89,18 @@ def test_reports_and_comparisons_read_the_log(
     assert last == pytest.approx(run.trainer.callback_metrics["val_loss"].item(), rel=1e-12)
     assert main(["report", str(tmp_path / "run")]) == 0
     assert f"{last:.3f}" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_to_a_larger_budget(store: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, decay_tokens=3_500)
+    lit(store, tmp_path / "one", plan, max_steps=7).fit()
+    longer = replace(plan, budget=3_500)
+    again = lit(store, tmp_path / "one", longer)
+    again.fit(ckpt_path=str(tmp_path / "one/states/step=6.ckpt"))
+    ours = trained(config_of(store, longer))
+    assert joined([again.seen.rows], COUNT) == ours.rows[6:]
+    check(tmp_path / "one/run", ours)
+    close(again.weights(), ours)
 
 
 # What is refused
@@ -154,9 +167,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_exactly_is_refused(
 ) -> None:
     lit(store, tmp_path, max_steps=6).fit()
     path = tmp_path / "states/step=6.ckpt"
-    other = PLAN.__class__(
-        **{**{n: getattr(PLAN, n) for n in PLAN.__dataclass_fields__}, "seed": 1}
-    )
+    other = replace(PLAN, seed=1)
     with pytest.raises(SettingError, match="^seed: the checkpoint has 0, got 1"):
         lit(store, tmp_path, other).fit(ckpt_path=str(path))
     options = {"accumulate_grad_batches": 3}

@@ -21,6 +21,7 @@ from tests.integrations.reference import (
     mean_loss,
     model_of,
     optimizer_of,
+    validation_loss,
 )
 
 
@@ -71,6 +72,8 @@ def rank(store: Path, out: Path, work: str) -> int:
     loop.train(6 * COUNT if work == "killed" else None)
     if work == "killed":
         loop.host.save_state(str(out / "state"))
+    else:
+        loop.loader.log_evaluation(validation_loss(loop.own, store))
     loop.loader.close()
     number = loop.host.process_index
     (out / f"{work}-{number}.json").write_text(json.dumps(loop.seen))

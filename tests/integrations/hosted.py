@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from lengthen.core.pacing import Linear
 from lengthen.integrations.plain import DataPlan
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
-
-Rows = tuple[list[list[int]], list[list[int]]]  # rows of inputs and of targets
+from tests.integrations import reference
+from tests.integrations.reference import Rows
 
 RATE = 1e-2
 RIGHT: dict[str, Any] = {
@@ -118,6 +119,64 @@ def micro_batches_of(model: nn.Module) -> list[Rows]:
 
     model.register_forward_pre_hook(look, with_kwargs=True)
     return seen
+
+
+class Stranger(nn.Module):
+    """Our own model as the Trainer calls those of Transformers."""
+
+    def __init__(self, model: reference.Loss) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
+        logits = self.model(input_ids)
+        assert shift_labels is not None
+        flat = logits.flatten(0, 1), shift_labels.flatten()
+        number = shift_labels.numel() if num_items_in_batch is None else num_items_in_batch
+        loss = nn.functional.cross_entropy(*flat, reduction="sum") / number
+        return {"loss": loss, "logits": logits}
+
+
+def in_float64(store: Path, out: Path, **changes: Any) -> tuple[reference.Loss, Trainer]:
+    """Our own model, and a Trainer that has it as a stranger's."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of an earlier Trainer
+    config, dataset = reference.config_of(store), LengthenDataset(store, reference.PLAN)
+    model = reference.model_of(config)
+    optimizer = reference.optimizer_of(model, config)
+    trainer = Trainer(
+        Stranger(model),
+        arguments(out, **changes),
+        train_dataset=dataset,
+        eval_dataset=dataset.validation(512),
+        callbacks=[LengthenCallback(dataset, out / "run")],
+        optimizers=(optimizer, dataset.lr_scheduler(optimizer)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return model, trainer
+
+
+def rank(store: Path, out: Path, work: str) -> int:
+    """Train on this rank: the whole budget, or to two steps after a save, or from there."""
+    torch.set_num_threads(1)
+    changes: dict[str, Any] = {"save_strategy": "steps", "save_steps": 6, "ddp_backend": "gloo"}
+    changes |= {"max_steps": 8} if work == "killed" else {"eval_strategy": "epoch"}
+    count = reference.COUNT
+    model, trainer = in_float64(store, out, gradient_accumulation_steps=count, **changes)
+    assert trainer.model is not None
+    seen = micro_batches_of(trainer.model)
+    resumed = str(out / "checkpoint-6") if work == "resumed" else None
+    trainer.train(resume_from_checkpoint=resumed)
+    number = os.environ["RANK"]
+    (out / f"{work}-{number}.json").write_text(json.dumps(seen))
+    torch.save(model.state_dict(), out / f"{work}-{number}.pt")
+    return 0
 
 
 def exact(model: nn.Module, rows: list[dict[str, torch.Tensor]]) -> float:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Linear
+from lengthen.data.store import Store
 from lengthen.integrations.data_plan import DataPlan
 from lengthen.model.gpt import GPT
 from lengthen.model.optim import parameter_groups
@@ -103,6 +104,13 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+def validation_loss(model: Loss, store: Path) -> float:
+    """The mean loss of the first eight full-length rows of the validation part."""
+    rows = torch.from_numpy(Store.open(store).valid[: 8 * 64 + 1].astype("int64"))
+    with torch.no_grad():
+        return float(mean_loss(model(rows[:-1].view(8, 64)), rows[1:].view(8, 64)))
+
+
 def joined(seen: list[list[Rows]], count: int) -> list[Rows]:
     """Lay the micro-batches of all ranks end to end, step by step, without blank rows."""
     steps: list[Rows] = []
@@ -128,25 +136,25 @@ def close(weights: list[Tensor], ours: Ours) -> None:
         torch.testing.assert_close(one, own, rtol=0, atol=1e-10)
 
 
-def check_two_processes(
-    rank: Callable[[Path, Path, str], int], store: Path, out: Path, ours: Ours
+def check_processes(
+    rank: Callable[[Path, Path, str], int], store: Path, out: Path, ours: Ours, count: int = 2
 ) -> None:
-    """Hold two processes to our trainer, and those killed and resumed to those that were not.
+    """Hold some processes to our trainer, and those killed and resumed to those that were not.
 
     `rank` leaves NAME-RANK.json with its rows and NAME-RANK.pt with its weights in a folder.
     """
     one, two = out / "one", out / "two"
     one.mkdir()
-    ranks.finish(ranks.start(*[partial(rank, store, one, "whole")] * 2))
-    seen = [json.loads((one / f"whole-{number}.json").read_text()) for number in (0, 1)]
+    ranks.finish(ranks.start(*[partial(rank, store, one, "whole")] * count))
+    seen = [json.loads((one / f"whole-{number}.json").read_text()) for number in range(count)]
     assert joined(seen, COUNT) == [tuple(map(list, step)) for step in ours.rows]
     check(one / "run", ours)
     weights = torch.load(one / "whole-0.pt")
     close(list(weights.values()), ours)
 
     two.mkdir()
-    ranks.finish(ranks.start(*[partial(rank, store, two, "killed")] * 2))
-    ranks.finish(ranks.start(*[partial(rank, store, two, "resumed")] * 2))
-    again = torch.load(two / "resumed-1.pt")
+    ranks.finish(ranks.start(*[partial(rank, store, two, "killed")] * count))
+    ranks.finish(ranks.start(*[partial(rank, store, two, "resumed")] * count))
+    again = torch.load(two / f"resumed-{count - 1}.pt")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     check(two / "run", ours)

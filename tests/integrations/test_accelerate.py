@@ -20,7 +20,7 @@ from tests.integrations.reference import (
     PLAN,
     Ours,
     check,
-    check_two_processes,
+    check_processes,
     close,
     config_of,
     joined,
@@ -51,7 +51,7 @@ def test_every_step_is_that_of_our_own_trainer(
 def test_two_processes_train_the_tokens_of_one_and_resume_to_the_bit(
     store: Path, tmp_path: Path, ours: Ours
 ) -> None:
-    check_two_processes(rank, store, tmp_path, ours)
+    check_processes(rank, store, tmp_path, ours)
 
 
 def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(

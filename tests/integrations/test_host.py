@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lengthen.integrations import host
+from lengthen.integrations.accelerate import LengthenLoader
 from lengthen.integrations.host import Host
 from lengthen.util.errors import SettingError
 from tests.ways_out import takes
@@ -56,6 +57,12 @@ except SettingError as error:
     ]
     assert f"{name}>={least}" in extras[extra]
     assert run.stdout == f"{name}: {rule}; pip install 'lengthen[{extra}]'\n"
+
+
+def test_what_is_no_accelerator_is_refused() -> None:
+    given: Any = None
+    with pytest.raises(SettingError, match="^accelerator: must be an Accelerator"):
+        LengthenLoader(given, "store", given, "run")
 
 
 @pytest.mark.parametrize(

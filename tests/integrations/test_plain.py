@@ -39,6 +39,7 @@ from lengthen.training.start import resume
 from lengthen.util.errors import BusyError, DataError, SettingError
 from tests.conftest import Configure, trainer_of
 from tests.integrations import reference
+from tests.integrations.looped import rank
 
 TOKENS = np.arange(3001, dtype=np.uint16)
 PLAN = DataPlan(pacing=Linear(start=8, end=32, duration=6), rows=6, budget=1_800, reuse_after=2)
@@ -151,6 +152,15 @@ def test_in_float64_every_loss_gradient_and_weight_is_that_of_our_own_trainer(
     ours = reference.trained(config)
     reference.check(tmp_path / "run", ours)
     reference.close([one.detach() for one in model.parameters()], ours)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("count", [1, 2])
+def test_in_any_number_of_processes_so_it_is_and_resumes_to_the_bit(
+    store: Path, tmp_path: Path, count: int
+) -> None:
+    ours = reference.trained(reference.config_of(store))
+    reference.check_processes(rank, store, tmp_path, ours, count)
 
 
 # A pacing of the user's own
@@ -474,6 +484,14 @@ def test_a_new_log_touches_no_other_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingError, match=f"out: must be a new directory, this one has {name}"):
         RunLog(tmp_path, PLAN)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_token_store_is_no_place_for_a_log(store: Path) -> None:
+    before = sorted(store.iterdir())
+    for overwrite in (False, True):
+        with pytest.raises(SettingError, match="out: must be another directory than a token store"):
+            RunLog(store, PLAN, overwrite=overwrite)
+    assert sorted(store.iterdir()) == before
 
 
 def test_an_earlier_run_is_overwritten_where_that_is_asked_and_nothing_else(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from lengthen.analysis.summary import first_at_or_below, summarise
 from lengthen.cli.main import main
@@ -32,7 +31,7 @@ from lengthen.core.pacing import Constant, Doubling, Fixed, Linear
 from lengthen.experiments.compare.verdicts import verdicts
 from lengthen.integrations.arguments import REQUIRED, check_arguments
 from lengthen.integrations.plain import BatchStream
-from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
+from lengthen.integrations.transformers import LengthenDataset
 from lengthen.reporting.gather import gather
 from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
@@ -47,14 +46,15 @@ from tests.integrations.hosted import (
     RATE,
     RIGHT,
     Hosted,
-    Rows,
     arguments,
     hosted,
+    in_float64,
     llama,
     micro_batches_of,
+    rank,
 )
 from tests.integrations.hosted import main as one_rank
-from tests.integrations.reference import Loss, config_of, model_of
+from tests.integrations.reference import Rows
 
 SAME = ("step", "tokens", "length", "rows", "joined", "lr")
 MEASURED = ("loss", "loss_ratio", "grad_norm", "variance_norm", "variance_max")
@@ -528,46 +528,24 @@ def test_processes_that_do_not_know_of_each_other_are_refused(
         check_arguments(given, 10)
 
 
-class Stranger(nn.Module):
-    """Our own model as the Trainer calls those of Transformers."""
-
-    def __init__(self, model: Loss) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        labels: Tensor | None = None,
-        shift_labels: Tensor | None = None,
-        num_items_in_batch: Tensor | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        logits = self.model(input_ids)
-        assert shift_labels is not None
-        assert num_items_in_batch is not None
-        flat = logits.flatten(0, 1), shift_labels.flatten()
-        loss = nn.functional.cross_entropy(*flat, reduction="sum") / num_items_in_batch
-        return {"loss": loss, "logits": logits}
+@pytest.fixture(scope="module")
+def ours(store: Path) -> reference.Ours:
+    return reference.trained(reference.config_of(store))
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_in_float64_every_loss_gradient_and_weight_is_that_of_our_own_trainer(
-    store: Path, tmp_path: Path, count: int
+    store: Path, tmp_path: Path, ours: reference.Ours, count: int
 ) -> None:
-    config = config_of(store, reference.PLAN)
-    model = model_of(config)
-    dataset = LengthenDataset(store, reference.PLAN)
-    optimizer = reference.optimizer_of(model, config)
-    trainer = Trainer(
-        Stranger(model),
-        arguments(tmp_path, gradient_accumulation_steps=count),
-        train_dataset=dataset,
-        callbacks=[LengthenCallback(dataset, tmp_path / "run")],
-        optimizers=(optimizer, dataset.lr_scheduler(optimizer)),
-    )
-    trainer.remove_callback(PrinterCallback)
+    model, trainer = in_float64(store, tmp_path, gradient_accumulation_steps=count)
     trainer.train()
-    ours = reference.trained(config)
     reference.check(tmp_path / "run", ours)
     reference.close([one.detach() for one in model.parameters()], ours)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("count", [1, 2])
+def test_in_any_number_of_processes_so_it_is_and_resumes_to_the_bit(
+    store: Path, tmp_path: Path, ours: reference.Ours, count: int
+) -> None:
+    reference.check_processes(rank, store, tmp_path, ours, count)

@@ -21,6 +21,7 @@ from lengthen.reporting.trackers import TRACKERS
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.run.records import Event, Record, StepRecord, to_json
 from lengthen.util.errors import SettingError
+from tests import ranks
 from tests.ways_out import takes
 
 SMALL: dict[str, Any] = {
@@ -152,10 +153,14 @@ def test_on_record_gets_each_line_and_cannot_stop_the_training(
     assert lines(read_metrics(tmp_path / "run")) == lines(read_metrics(run))
 
 
+def command(store: Path, out: Path) -> list[str]:
+    words = ["train", "laptop-2min", "--data", str(store), "--out", str(out), *WORDS]
+    return [*words, "--quiet", "--run.trackers", "tensorboard"]
+
+
 def train(store: Path, out: Path, *path: Path) -> float:
     """Train with a tracker in a process of its own, whose packages come from `path` first."""
-    words = [sys.executable, "-m", "lengthen", "train", "laptop-2min", "--data", str(store)]
-    words += ["--out", str(out), *WORDS, "--quiet", "--run.trackers", "tensorboard"]
+    words = [sys.executable, "-m", "lengthen", *command(store, out)]
     found = os.pathsep.join([*map(str, path), os.environ.get("PYTHONPATH", "")])
     began = time.monotonic()
     subprocess.run(words, env={**os.environ, "PYTHONPATH": found}, check=True, capture_output=True)
@@ -176,6 +181,77 @@ def test_a_live_tracker_has_every_line_soon_after_the_end(
     train(store, tmp_path / "run")
     assert lines(read_metrics(tmp_path / "run")) == lines(read_metrics(trained[0]))
     wait_until(lambda: read_back(tmp_path / "run", "step") == expected(tmp_path / "run", "step"))
+
+
+@pytest.mark.ranks
+def test_of_two_ranks_one_reports(store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
+    run = tmp_path / "run"
+    ranks.finish(ranks.commands(*[command(store, run)] * 2))
+    wait_until(lambda: read_back(run, "step") == expected(run, "step"))
+    assert len(list((run / "tensorboard/step").iterdir())) == 1
+
+
+def test_a_resumed_run_has_every_step_once(store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
+    run = tmp_path / "run"
+    # Saved at step 6, begun anew at once, while the first tracker still imports its package.
+    again = ["resume", str(run), "--quiet", "--budget.tokens", "9000"]
+    saving = ["--saving.every_steps", "6", "--evaluation.every_tokens", "1000"]
+    ranks.finish(ranks.commands([*command(store, run), *saving]))
+    (run / "checkpoints").joinpath(max(os.listdir(run / "checkpoints"))).rename(tmp_path / "lost")
+    ranks.finish(ranks.commands(again))
+    (resumed,) = (one for one in read_metrics(run).events if one.name == "resumed")
+    assert resumed.facts["discarded_lines"] > 0
+    assert (read_metrics(run).steps[-1].tokens or 0) > 8000
+    wait_until(lambda: read_back(run, "step") == expected(run, "step"))
+
+
+def test_a_tracker_waits_for_the_one_of_the_run_before(
+    trained: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
+    run = shutil.copytree(trained[0], tmp_path / "run")
+
+    def follow() -> "subprocess.Popen[bytes]":
+        words = [sys.executable, "-m", "lengthen.reporting.trackers", str(run), "tensorboard"]
+        with (run / "tracker-tensorboard.log").open("wb") as printed:
+            return subprocess.Popen([*words, str(os.getpid())], stdout=printed, stderr=printed)
+
+    def waits(process: "subprocess.Popen[bytes]") -> bool:
+        locks = Path("/proc/locks").read_text().splitlines()
+        return any("->" in line and f" {process.pid} " in line for line in locks)
+
+    old = follow()
+    wait_until(lambda: any(run.glob("tensorboard/step/*")))
+    new = follow()
+    try:
+        wait_until(lambda: waits(new), 20)
+        old.terminate()
+        wait_until(lambda: read_back(run, "step") == expected(run, "step"))
+    finally:
+        for process in (old, new):
+            process.kill()
+            process.wait()
+
+
+def test_f52_a_tracker_whose_disk_is_full_changes_no_line(
+    trained: tuple[Path, list[Record]], store: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
+    run, other = (shutil.copytree(trained[0], tmp_path / name) for name in ("run", "other"))
+    (run / "tensorboard").mkdir()
+    # A disk of four pages, in a namespace of its own, which is there as long as the tracker is.
+    small = f'mount -t tmpfs -o size=16k none {run}/tensorboard && exec "$@"'
+    unshared = ["unshare", "-rm", "sh", "-c", small, "sh"]
+    if subprocess.run([*unshared, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system mounts nothing for an ordinary user")
+    lengthen.resume(other, settings={"budget.tokens": 20_000}, quiet=True)
+    words = [sys.executable, "-m", "lengthen", "resume", str(run), "--budget.tokens", "20000"]
+    subprocess.run([*unshared, *words, "--run.trackers", "tensorboard"], check=True)
+    assert lines(read_metrics(run)) == lines(read_metrics(other))
+    printed = run / "tracker-tensorboard.log"
+    wait_until(lambda: "No space left on device" in printed.read_text())
 
 
 @pytest.mark.parametrize("fate", list(BROKEN))

@@ -386,3 +386,9 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(
     assert main([*words, "--dry-run"]) == 0
     assert "length = 128" in capsys.readouterr().out
     assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/mine").touch()
+    assert main([*words, "--dry-run"]) == 2
+    assert "--out: must be a new or empty directory" in capsys.readouterr().err
+    assert main(["branch", str(parent), "--out", str(parent / "in"), "--dry-run"]) == 2
+    assert "--out: must be a directory outside RUN" in capsys.readouterr().err

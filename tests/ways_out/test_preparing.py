@@ -143,6 +143,7 @@ def test_a_field_of_another_name(cli: Cli) -> None:
     "leave out --in-place, and it is copied",
     "give a tokenizer.json, a folder, gpt2 or bytes",
     "give --tokenizer the one that made them",
+    "give --valid-files",
 )
 def test_token_ids(cli: Cli) -> None:
     ids = "prepare {} --out store --overwrite --tokenizer bytes"
@@ -155,6 +156,9 @@ def test_token_ids(cli: Cli) -> None:
     shown = cli.works(ids.format("a.bin"))
     assert "no validation part: token ids have one by --valid-files alone" in shown
     assert "bytes of text" not in shown
+    cli.refuses("--valid: must be left out, as no", ids.format("a.bin --valid 0.1"))
+    np.arange(9, dtype=np.uint16).tofile("held_out.bin")
+    cli.works(ids.format("a.bin --valid-files held_out.bin"))
     cli.refuses("and it is copied", ids.format("ids.parquet --field ids --in-place"))
     cli.works(ids.format("ids.parquet --field ids"))
     cli.refuses("give a tokenizer.json", "prepare a.bin --out store --overwrite")

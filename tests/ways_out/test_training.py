@@ -461,6 +461,7 @@ def test_a_rank_that_is_lost_before_the_first_save(
     "`lengthen resume {}` continues this run, {}",
     "--overwrite replaces the earlier {}",
     "choose another --out",
+    ", or give it to `lengthen resume` once",
     "--resume auto found a run with {}",
     "start a new run",
 )
@@ -469,8 +470,13 @@ def test_a_directory_that_holds_a_run(cli: Cli, run: Path) -> None:
     hint = "`lengthen resume run` continues this run, --overwrite starts it anew"
     cli.refuses(hint, train_there)
     cli.works("resume run --quiet")
-    cli.refuses("choose another --out", f"{train_there} --resume auto --batch.rows 4")
+    cli.refuses("choose another --out", f"{train_there} --resume auto --model.layers 2")
+    hint = "choose another --out, or give it to `lengthen resume` once"
+    cli.refuses(hint, f"{train_there} --resume auto --batch.rows 4")
     cli.works("train tiny.toml --data store --out other --quiet --resume auto --batch.rows 4")
+    cli.refuses(hint, f"{train_there} --resume auto --run.sharded true")
+    cli.works("resume run --quiet --run.sharded true")
+    cli.works(f"{train_there} --resume auto --run.sharded true")
     cli.refuses("start a new run", "resume run --quiet --model.layers 2")
     cli.works("train run/config.toml --out deeper --quiet --model.layers 2")
     shutil.rmtree(run / "checkpoints")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import which
 
 from lengthen.analysis.tensorboard_log import reader
 from lengthen.config.schema import Config
@@ -35,7 +36,7 @@ from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
 from lengthen.util.console import Line, clock_time, line
 from lengthen.util.disk import Disk
-from lengthen.util.errors import DataError
+from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import counted, number
 
 COMMANDS = "commands.txt"  # beside the runs: one a line
@@ -62,6 +63,7 @@ def carry_out(
     rests = _rests(unfinished)
     configs = [run.asked for run in unfinished]
     machine = machine_for(configs, len(configs), jobs, threads) if configs else None
+    _check_programs(unfinished)
     declare(comparison, root, amend=amend)
     if machine is None:
         return
@@ -125,6 +127,13 @@ def _rests(runs: Sequence[Planned]) -> dict[str, Rest]:
             raise DataError(f"store {store.path}: {has}; prepare with a larger --valid")
         groups[run.group] = Rest(run.config, run.config.schedule(store.sequences(length)))
     return {run.name: groups[run.group] for run in runs if run.group in groups}
+
+
+def _check_programs(runs: Sequence[Planned]) -> None:
+    """Raise SettingError for a command whose program is not here, once and not for each run."""
+    for run in runs:
+        if isinstance(run.asked, Command) and not which(word := run.asked.words(Path())[0]):
+            raise SettingError("command", "must begin with a program that is there", word)
 
 
 @dataclass(frozen=True)

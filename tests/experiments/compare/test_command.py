@@ -287,8 +287,12 @@ def test_a_log_without_what_is_named_is_refused_in_one_line(
     assert not records(directory).events
 
 
-def test_a_program_that_is_not_there_is_refused_in_one_line(folder: Path) -> None:
-    _, process = run_one(folder, command=["no-such-program", *WORDS])
+def test_a_program_that_is_not_there_is_refused_once_before_any_run(folder: Path) -> None:
+    command = ["no-such-program", *WORDS]
+    with pytest.raises(SettingError, match="^command: must begin with a program that is there, go"):
+        lengthen.compare(asking(command=command), "out", quiet=True)
+    assert not Path("out").exists()
+    _, process = run_one(folder, command=command)  # as somebody else's job of a layout has it
     assert process.wait() == 2
     gone = "lengthen: command: cannot start (No such file or directory), got 'no-such-program'"
     assert said(folder) == gone
