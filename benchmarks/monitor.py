@@ -6,18 +6,12 @@
 One model of about 10 million parameters (10 layers, width 256, vocabulary 8192), 16 rows of 256 in
 float32, at the trainer's own passes. Without means the very same trainer, of which this file takes
 away the reduction of the second moment, the loss ratio, the step's record and its line in the log.
-<<<<<<< HEAD
-What is taken away is also timed by itself, as two steps may differ by more than that. The probe
-is apart, at its default: every 10 steps, 8 sequences. So are the largest logit and the update RMS,
-at theirs: their own work over a whole step, also with one row of 4096 tokens. A tracker works in a
-process of its own: what it does with the record of a step, in all its threads, and what starting it
-takes of the training's.
-=======
 What a step does beside computing (ledger, input, monitor, log) is also timed by itself, as two
 steps may differ by more than that. The probe is apart, at its default: every 10 steps, 8 sequences.
 So are the largest logit and the update RMS, at theirs: their own work over a whole step, also with
 one row of 4096 tokens.
->>>>>>> main
+A tracker works in a process of its own: what it does with the record of a step, in all its threads,
+and what starting it takes of the training's.
 """
 
 import argparse
@@ -240,14 +234,10 @@ def measure(folder: Path, rounds: int) -> None:
     print(f"  with / without: {found}, bar {1 + BAR / 100:.3f}")
     report("MONITOR_RATIO", found)
     report("MONITOR_PERCENT", 100 * (found.median - 1))
-<<<<<<< HEAD
-    report("MONITOR_ALONE_PERCENT", 100 * alone(watched, folder / "alone.jsonl") / step)
+    measure_alone(watched, folder / "alone.jsonl", step)
     each, start = tracked(watched, folder)
     report("TRACKER_PERCENT", 100 * each / step)
     report("TRACKER_START_SECONDS", start)
-=======
-    measure_alone(watched, folder / "alone.jsonl", step)
->>>>>>> main
     every = config.evaluation.probe_every_steps
     probed = ratio(seconds["probe"], seconds["without"])
     print(f"  a probe of {PROBE_SEQUENCES} x {LENGTH} tokens: {probed} steps, every {every} steps")
