@@ -66,7 +66,7 @@ check: setup-dev  ## format, lint, types
 
 bench: setup-dev  ## the measured numbers of docs/benchmarks.md
 	$(PIP) --no-deps litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
-	for name in ledger loss warmup step prepare monitor verdicts report harness plan minutes warmup_saving time_left saving scale subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in ledger loss warmup step prepare monitor verdicts report harness plan minutes warmup_saving time_left saving scale shapes subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # For `make gpu`: its time box, the parts to carry out (all), and where its archive goes.
 MINUTES ?= 15

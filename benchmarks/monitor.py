@@ -6,17 +6,19 @@
 One model of about 10 million parameters (10 layers, width 256, vocabulary 8192), 16 rows of 256 in
 float32, at the trainer's own passes. Without means the very same trainer, of which this file takes
 away the reduction of the second moment, the loss ratio, the step's record and its line in the log.
-What is taken away is also timed by itself, as two steps may differ by more than that. The probe
-is apart, at its default: every 10 steps, 8 sequences. So are the largest logit and the update RMS,
-at theirs: their own work over a whole step, also with one row of 4096 tokens.
+What a step does beside computing (ledger, input, monitor, log) is also timed by itself, as two
+steps may differ by more than that. The probe is apart, at its default: every 10 steps, 8 sequences.
+So are the largest logit and the update RMS, at theirs: their own work over a whole step, also with
+one row of 4096 tokens.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,9 +28,11 @@ from benchmarks.step import real_store
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.core.loss_ratio import PROBE_SEQUENCES, LowestLoss
+from lengthen.core.schedule import StepPlan
+from lengthen.data.loader import micro_batches
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
-from lengthen.data.stream import Step
+from lengthen.data.stream import Step, StreamState
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
@@ -42,8 +46,10 @@ from lengthen.util.disk import Disk
 
 TOKENS, LENGTH = 4096, 256  # of a step, of a row
 LAYERS, WIDTH, HEADS = 10, 256, 4
+SHORT = 8
 BAR = 2.0  # percent of a step
-BAR_OF_LOOKS = 1.0
+BAR_OF_LOOKS = BAR_OF_ALL = 1.0
+T = TypeVar("T")
 
 
 class NoRatio(LowestLoss):
@@ -117,20 +123,46 @@ def logged(trainer: Trainer, path: Path) -> Callable[[], object]:
     return step
 
 
-def alone(trainer: Trainer, path: Path) -> float:
-    """Return the seconds of the monitor's work by itself, the median of many times."""
+def alone(trainer: Trainer, path: Path, length: int = LENGTH) -> dict[str, float]:
+    """Return the seconds of what a step of `length` does beside computing, medians of many times.
+
+    Each by itself on the thread that trains, as if nothing were read ahead.
+    """
     record = trainer.step()
     assert record is not None
-    log, lowest = JsonLines(Disk(), path), LowestLoss()
-    taken = []
+    log, lowest, inputs = JsonLines(Disk(), path), LowestLoss(), trainer.inputs
+    state = StreamState(trainer.train_state.counters, trainer.train_state.ledger)
+    plan = StepPlan(TOKENS // length, length, learning_rate=1e-4)
+    taken: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], T]) -> T:
+        began = time.process_time()
+        found = work()
+        taken.setdefault(name, []).append(time.process_time() - began)
+        return found
+
+    def read(step: Step) -> None:
+        batch = inputs.loader.load(step.blocks, length, range(plan.rows))
+        micro_batches(batch, plan, 0, 1, TOKENS // trainer.micro_tokens)
+
     for _ in range(30):
-        began = time.perf_counter()
-        second_moment_scale(trainer.optimizer)
-        lowest.ratio(record.loss or 0.0)
-        lowest = lowest.after(record.loss or 0.0)
-        log.write(to_json(record))
-        taken.append(time.perf_counter() - began)
-    return figure(taken).median
+        step = timed("ledger", partial(inputs.stream.planned, plan, state))
+        timed("input", partial(read, step))
+        timed("monitor", partial(second_moment_scale, trainer.optimizer))
+        timed("ratio", partial(lowest.ratio, record.loss or 0.0))
+        timed("log", lambda: log.write(to_json(record)))
+        state, lowest = step.after, lowest.after(record.loss or 0.0)
+    return {name: figure(each).median for name, each in taken.items()}
+
+
+def measure_alone(trainer: Trainer, path: Path, step: float) -> None:
+    """Print what a step does beside computing, in percent of its seconds."""
+    for length in (LENGTH, SHORT):
+        seconds = alone(trainer, path, length)
+        shown = ", ".join(f"{name} {100 * each / step:.3f}" for name, each in seconds.items())
+        print(f"  alone, % of a step, rows of {length}: {shown}; bar {BAR_OF_ALL}")
+        report(f"ALONE_PERCENT_{length}", 100 * sum(seconds.values()) / step)
+        report(f"MONITOR_ALONE_PERCENT_{length}", 100 * seconds["monitor"] / step)
 
 
 def looks(trainer: Trainer) -> Callable[[], object]:
@@ -183,7 +215,7 @@ def measure(folder: Path, rounds: int) -> None:
     print(f"  with / without: {found}, bar {1 + BAR / 100:.3f}")
     report("MONITOR_RATIO", found)
     report("MONITOR_PERCENT", 100 * (found.median - 1))
-    report("MONITOR_ALONE_PERCENT", 100 * alone(watched, folder / "alone.jsonl") / step)
+    measure_alone(watched, folder / "alone.jsonl", step)
     every = config.evaluation.probe_every_steps
     probed = ratio(seconds["probe"], seconds["without"])
     print(f"  a probe of {PROBE_SEQUENCES} x {LENGTH} tokens: {probed} steps, every {every} steps")

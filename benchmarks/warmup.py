@@ -1,13 +1,17 @@
 """Tokens per second at every length of a warmup: short steps must not cost more per token.
 
-    python -m benchmarks.warmup                  about ten minutes on two cores
+    python -m benchmarks.warmup                       about ten minutes on two cores
+    python -m benchmarks.warmup --precision bf16      the same in bfloat16
+    python -m benchmarks.warmup --lengths 8 64        two lengths
 
 One model (6 layers, width 384, vocabulary 8192, full length 1024) and 4096 tokens a step at every
-length, so that a step differs in its shape alone. Beside it a bare pass of all 4096 tokens at that
-length, and the same step in micro-batches of 8 rows, which is what a fixed number of rows gives.
+length, so that a step differs in its shape alone. Beside it the barest loop in the same passes, and
+in micro-batches of 8 rows, which is what a loop gives that truncates its rows. In seconds of the
+processor, as ratios of them hold on a busy machine too.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +27,11 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.training.trainer import Trainer
 
-TOKENS = 4096  # a step: one micro-batch
+TOKENS = 4096  # a step
 LENGTHS = (8, 16, 32, 64, 256, 1024)
 
 
-def trainer_of(folder: Path) -> Trainer:
+def trainer_of(folder: Path, context: DistributedContext) -> Trainer:
     """Return a trainer of the model."""
     config = build(
         {
@@ -42,11 +46,12 @@ def trainer_of(folder: Path) -> Trainer:
             "batch": {"rows": TOKENS // LENGTHS[-1]},
             "optimizer": {"learning_rate": 1e-4},
             "budget": {"tokens": 10**12},
+            "run": {"precision": context.precision},
         }
     )
     store = open_store(config)
     size = micro_tokens_within(with_store(config, store), limit=None)
-    return Trainer(with_store(config, store), store, DistributedContext(torch.device("cpu")), size)
+    return Trainer(with_store(config, store), store, context, size)
 
 
 def step_at(trainer: Trainer, length: int) -> Step:
@@ -64,29 +69,50 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description="Every length of a warmup.")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    options = parser.parse_args()
+    lengths, rounds = options.lengths, options.rounds
+    case = rivals.Case(context=DistributedContext(torch.device("cpu"), options.precision))
     with real_store() as folder:
-        trainer = trainer_of(folder)
-        print(f"{trainer.micro_tokens} tokens a micro-batch, {torch.get_num_threads()} threads")
-        steps = {f"ours {length}": step_at(trainer, length) for length in LENGTHS}
-        for length in LENGTHS:
-            steps[f"bare {length}"] = rivals.ready(rivals.bare, TOKENS, length, TOKENS)
-        seconds = seconds_in_rounds(steps, rounds)
-        fixed = [length for length in LENGTHS if 8 * length < TOKENS]
-        slow = {
-            f"8 rows {length}": rivals.ready(rivals.bare, TOKENS, length, 8 * length)
-            for length in fixed
-        }
-        # Beside, for scale: no bar hangs on these, so few rounds do.
-        seconds |= seconds_in_rounds(slow, min(3, rounds))
+        trainer = trainer_of(folder, case.context)
+        size = trainer.micro_tokens
+        print(f"{size} tokens a micro-batch, {torch.get_num_threads()} threads")
+        steps = {f"ours {length}": step_at(trainer, length) for length in lengths}
+        steps |= bare_loops("bare", lengths, [size] * len(lengths), case)
+        seconds = seconds_in_rounds(steps, rounds, processor=True)
+        # For scale: no bar near 1 hangs on these, so few rounds do.
+        slow = bare_loops("8 rows", lengths, [8 * length for length in lengths], case)
+        seconds |= seconds_in_rounds(slow, min(3, rounds), processor=True)
     for name, taken in seconds.items():
         print(f"  {name:11} {TOKENS / sorted(taken)[len(taken) // 2]:8,.0f} tokens/s")
-    for length in LENGTHS:
-        to_256 = ratio(seconds["ours 256"], seconds[f"ours {length}"])
-        to_bare = ratio(seconds[f"bare {length}"], seconds[f"ours {length}"])
-        print(f"  length {length}: {to_256} of length 256, {to_bare} of a bare full-size pass")
-        report(f"WARMUP_{length}_VS_256", to_256)
-        report(f"WARMUP_{length}_VS_BARE", to_bare)
+    for length in lengths:
+        compare(length, seconds)
+
+
+def bare_loops(
+    name: str, lengths: Sequence[int], sizes: Sequence[int], case: rivals.Case
+) -> dict[str, Step]:
+    """Return the barest loop at each length, in passes of so many tokens."""
+    return {
+        f"{name} {length}": rivals.ready(rivals.bare, TOKENS, length, size, case)
+        for length, size in zip(lengths, sizes, strict=True)
+        if size <= TOKENS
+    }
+
+
+def compare(length: int, seconds: Mapping[str, Sequence[float]]) -> None:
+    """Print the ratios of the trainer's speed at one length."""
+    ours = seconds[f"ours {length}"]
+    for name, other in (
+        ("64", "ours 64"),
+        ("BARE", f"bare {length}"),
+        ("8_ROWS", f"8 rows {length}"),
+    ):
+        if theirs := seconds.get(other):
+            found = ratio(theirs[: len(ours)], ours[: len(theirs)])
+            print(f"  length {length}: {found} times as fast as {other}")
+            report(f"WARMUP_{length}_VS_{name}", found)
 
 
 if __name__ == "__main__":
