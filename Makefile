@@ -35,8 +35,10 @@ test-torch:  ## the quick tests with another PyTorch: make test-torch TORCH=2.11
 HOSTS_PIP = .venv-hosts/bin/python -m pip install --quiet --disable-pip-version-check
 
 # DeepSpeed compiles an extension when it is first used. A build that is cut short leaves a lock that
-# every later one waits for, so it has a place of its own, and is done before a test's clock runs.
+# every later one waits for, and another ninja builds it anew: it has a place and a ninja of its own,
+# and is done before a test's clock runs.
 test-hosts: export TORCH_EXTENSIONS_DIR = $(CURDIR)/.venv-hosts/extensions
+test-hosts: export PATH := $(CURDIR)/.venv-hosts/bin:$(PATH)
 test-hosts:  ## integrations in pinned hosts, and files of the writers of Megatron and datatrove
 	$(PYTHON) -m venv .venv-hosts
 	$(HOSTS_PIP) -c constraints.txt torch setuptools wheel
@@ -45,7 +47,7 @@ test-hosts:  ## integrations in pinned hosts, and files of the writers of Megatr
 	$(HOSTS_PIP) datatrove==0.10.1 orjson
 	$(HOSTS_PIP) --no-deps megatron-core==0.16.1
 	rm -f .venv-hosts/extensions/*/lock
-	PATH=$(CURDIR)/.venv-hosts/bin:$$PATH .venv-hosts/bin/python -c "from deepspeed.comm.torch import build_shm_op as build; build()"
+	.venv-hosts/bin/python -c "from deepspeed.comm.torch import build_shm_op as build; build()"
 	.venv-hosts/bin/python -m pytest -m hosts tests/hosts
 	.venv-hosts/bin/python -m pytest -m "not slow" tests/integrations
 	.venv-hosts/bin/mypy

@@ -10,6 +10,8 @@ What a step does beside computing (ledger, input, monitor, log) is also timed by
 steps may differ by more than that. The probe is apart, at its default: every 10 steps, 8 sequences.
 So are the largest logit and the update RMS, at theirs: their own work over a whole step, also with
 one row of 4096 tokens.
+A tracker works in a process of its own: what it does with the record of a step, in all its threads,
+and what starting it takes of the training's.
 """
 
 import argparse
@@ -38,6 +40,8 @@ from lengthen.distributed.memory import micro_tokens_within
 from lengthen.model.cost import parameters
 from lengthen.model.optim import second_moment_scale, update_rms
 from lengthen.model.parts import Block
+from lengthen.reporting.trackers import TRACKERS, start_trackers
+from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines
 from lengthen.run.records import StepRecord, to_json
 from lengthen.training.monitor import StabilityMonitor
@@ -165,6 +169,21 @@ def measure_alone(trainer: Trainer, path: Path, step: float) -> None:
         report(f"MONITOR_ALONE_PERCENT_{length}", 100 * seconds["monitor"] / step)
 
 
+def tracked(trainer: Trainer, run: Path) -> tuple[float, float]:
+    """Return the processor seconds that a tracker takes for a record, and training to start it."""
+    record = trainer.step()
+    assert record is not None
+    RunPaths(run).metrics.write_text("")
+    began = time.process_time()
+    with TRACKERS["tensorboard"](run) as write:
+        for _ in range(1000):
+            write(record)
+    each = (time.process_time() - began) / 1000  # with what it imports
+    began = time.process_time()
+    start_trackers(run, ["tensorboard"])
+    return each, time.process_time() - began
+
+
 def looks(trainer: Trainer) -> Callable[[], object]:
     """Return the work that a step with the largest logit and the update RMS has more."""
     shape, block = trainer.config.model, trainer.model.blocks[0]
@@ -216,6 +235,9 @@ def measure(folder: Path, rounds: int) -> None:
     report("MONITOR_RATIO", found)
     report("MONITOR_PERCENT", 100 * (found.median - 1))
     measure_alone(watched, folder / "alone.jsonl", step)
+    each, start = tracked(watched, folder)
+    report("TRACKER_PERCENT", 100 * each / step)
+    report("TRACKER_START_SECONDS", start)
     every = config.evaluation.probe_every_steps
     probed = ratio(seconds["probe"], seconds["without"])
     print(f"  a probe of {PROBE_SEQUENCES} x {LENGTH} tokens: {probed} steps, every {every} steps")

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 
+from lengthen.integrations.dataset import LengthenDataset
 from lengthen.integrations.host import check_processes
 from lengthen.util.errors import SettingError
 
@@ -81,3 +83,17 @@ def check_model(model: nn.Module, full_length: int, vocabulary: int) -> None:
             raise SettingError(
                 f"model.config.{name}", f"must be at least {needed}, the {what}", limit
             )
+
+
+def check_dataset(dataset: LengthenDataset, loader: DataLoader[Any]) -> None:
+    """Raise SettingError unless a Trainer reads the callback's dataset, and stacks its rows."""
+    if loader.dataset is not dataset:
+        raise SettingError("train_dataset", "must be the dataset that the callback was given")
+    row = dataset.first_row()
+    batch = loader.collate_fn([row, row]) if loader.collate_fn else {}
+    if {name: tuple(value.shape) for name, value in batch.items()} != {
+        name: (2, *value.shape) for name, value in row.items()
+    }:
+        rule = "must stack the rows as they are"
+        hint = "give Trainer(data_collator=transformers.default_data_collator)"
+        raise SettingError("data_collator", rule, type(loader.collate_fn).__name__, hint)

@@ -83,13 +83,7 @@ class LengthenDataset(Dataset[Row]):
 
     def validation(self, tokens: int = 100_000) -> list[Row]:
         """Return about `tokens` of the validation part as full-length rows, for `eval_dataset`."""
-        part, length = self.store.valid, self.plan.length
-        count = sequences_in(part, length, tokens)
-        if not count:
-            rule = f"must have a validation part of at least {length + 1} tokens"
-            raise SettingError("store", rule, len(part), "prepare it with a larger --valid")
-        stream = torch.from_numpy(part[: count * length + 1].astype("int64"))
-        return rows_of(stream[:-1].view(count, length), stream[1:].view(count, length))
+        return rows_of(*full_length_rows(self.store, self.plan.length, tokens))
 
     def lr_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         """Return the plan's scheduler, for the Trainer's `optimizers=(optimizer, scheduler)`."""
@@ -107,6 +101,31 @@ def _opened(
     dataset.divide(count, world_size)
     dataset.start_at(start)
     return dataset
+
+
+def rows_of_rank(rows: Any, args: Any) -> list[Row]:
+    """Return this rank's share of rows as `validation` has them; SettingError for any others.
+
+    `args` are the arguments of a Trainer.
+    """
+    mine = [rows[number] for number in range(args.process_index, len(rows), args.world_size)]
+    if not all({"input_ids", "shift_labels"} <= row.keys() for row in mine):
+        each = args.world_size * args.eval_batch_size
+        rule = f"must have a number of rows that {each} divides (processes times their batch)"
+        hint = "leave some out, or give eval_dataset=dataset.validation()"
+        raise SettingError("eval_dataset", rule, len(rows), hint)
+    return mine
+
+
+def full_length_rows(store: Store, length: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Return about `tokens` of the validation part: inputs and targets, (rows, length) int64."""
+    part = store.valid
+    count = sequences_in(part, length, tokens)
+    if not count:
+        rule = f"must have a validation part of at least {length + 1} tokens"
+        raise SettingError("store", rule, len(part), "prepare it with a larger --valid")
+    stream = torch.from_numpy(part[: count * length + 1].astype("int64"))
+    return stream[:-1].view(count, length), stream[1:].view(count, length)
 
 
 def rows_of(inputs: Tensor, targets: Tensor) -> list[Row]:

@@ -18,8 +18,8 @@ from torch.nn.utils import get_total_norm
 
 from lengthen.data.store import Store
 from lengthen.data.stream import StepCursor, StreamState, row_range
-from lengthen.evaluation.loss import sequences_in
 from lengthen.integrations.data_plan import DataPlan, PlannedSteps, check_store
+from lengthen.integrations.dataset import full_length_rows
 from lengthen.integrations.host import LIGHTNING, check_processes
 from lengthen.integrations.plain import BatchStream
 from lengthen.integrations.run_log import RunLog
@@ -83,10 +83,8 @@ class LengthenDataModule(LightningDataModule):
 
     def val_dataloader(self) -> "Batches":
         """Return the first rows of the validation part, at full length; every process has all."""
-        part, length = self.store.valid, self.plan.length
-        end = sequences_in(part, length, self._validation_tokens) * length
-        stream = torch.from_numpy(part[: end + 1].astype("int64"))
-        inputs, targets = stream[:end].view(-1, length), stream[1 : end + 1].view(-1, length)
+        tokens = self._validation_tokens
+        inputs, targets = full_length_rows(self.store, self.plan.length, tokens)
         processes = self.trainer.accumulate_grad_batches * self.trainer.world_size
         each = max(1, self.plan.rows // processes)
         parts = [slice(first, first + each) for first in range(0, len(inputs), each)]

@@ -4,7 +4,7 @@ The gradient that a loop sends into the outputs of its model is what it trains o
 step, before its update, it has to be that of the cross entropy, as we compute it from the logits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -139,6 +139,21 @@ class MicroBatchWatch:
         if self._equal not in self._checked and total.isfinite():
             self._checked.add(self._equal)
         return total
+
+    @torch.no_grad()
+    def losses(self, rows: Sequence[Mapping[str, Tensor]]) -> list[float]:
+        """Return the mean loss of each row, in nats per token, dropout off; one row at a time."""
+        model, found = self._model, []
+        device, was_training = next(model.parameters()).device, model.training
+        model.eval()
+        for row in rows:
+            batch = {name: value[None].to(device) for name, value in row.items()}
+            targets = batch["shift_labels"]
+            _, logits = outputs_of(self.call.repeat(model, batch, targets.numel()), targets)
+            loss = summed_loss(required_logits(logits, model), targets)
+            found.append(float(loss) / targets.numel())
+        model.train(was_training)
+        return found
 
     @torch.no_grad()
     def _check(self, batch: ExpectedBatch, forward: Forward, scale: float) -> None:

@@ -9,40 +9,32 @@ that were trained, and what workers prefetch changes nothing.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.utils.data import DataLoader
 
 from lengthen.core.loss_ratio import PROBE_SEQUENCES
 from lengthen.core.schedule import crossed
 from lengthen.data.stream import StepCursor, StreamState
 from lengthen.evaluation.loss import sequences_in
-from lengthen.integrations.arguments import check_arguments, check_model
+from lengthen.integrations.arguments import check_arguments, check_dataset, check_model
 from lengthen.integrations.data_plan import check_store
-from lengthen.integrations.dataset import LengthenDataset, Row
+from lengthen.integrations.dataset import LengthenDataset, rows_of_rank
 from lengthen.integrations.host import TRANSFORMERS
 from lengthen.integrations.micro_batches import MicroBatchWatch
 from lengthen.integrations.run_log import RunLog
 from lengthen.integrations.validate import (
-    Call,
     check_logged_loss,
-    outputs_of,
-    required_logits,
-    summed_loss,
 )
 from lengthen.util.errors import CheckpointError, SettingError
 
 if TYPE_CHECKING or not TRANSFORMERS.mistake():
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-    from transformers.trainer_callback import ExportableState
+    from transformers.trainer_callback import ExportableState, TrainerCallback
 else:
     TrainerCallback, ExportableState = TRANSFORMERS.stand_in(), object
-    TrainerControl = TrainerState = TrainingArguments = object
 
 __all__ = ["LengthenCallback", "LengthenDataset"]
 
@@ -83,52 +75,40 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self._cursor = StepCursor(self._dataset.steps.stream, start)
         self._trained = start
 
-    def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Refuse arguments that will not do; divide the steps."""
         check_arguments(args, self._dataset.number_of_steps)
         self._dataset.divide(args.gradient_accumulation_steps, args.world_size)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Refuse a model or collator that will not do; begin a run, or continue one."""
         check_arguments(args, self._dataset.number_of_steps)
-        _check_dataset(self._dataset, given["train_dataloader"])
+        check_dataset(self._dataset, given["train_dataloader"])
         plan, store = self._dataset.plan, self._dataset.store
         check_model(given["model"], plan.length, store.vocabulary)
         saved = self._saved(state) if state.global_step else None
         steps = self._dataset.steps
         self._begin(steps.restored(saved) if saved else steps.stream.start)
-        if self._log is not None:  # a training that failed has left it open
-            self._log.close()
+        self._close()  # what a training that failed has left open
         if state.is_world_process_zero:
             log = saved["log"] if saved else None
             self._log = RunLog(self._out, plan, store=store, saved=log, overwrite=self._overwrite)
         count = args.gradient_accumulation_steps * args.world_size
         self._watching = MicroBatchWatch(given["model"], store.vocabulary, plan.length, count)
-        self._unlogged = None
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Wait for the first micro-batch of the step."""
         self._check_logged()
         self._number = 0
         self._expect(args, state)
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_substep_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Count the micro-batch as trained, and wait for the next one of the step."""
         self._finish(args, given["optimizer"])
         self._number += 1
         self._expect(args, state)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Count the last micro-batch, and take the loss of the step over all ranks."""
         self._finish(args, given["optimizer"])
         total = self._watch.step_loss()
@@ -141,11 +121,11 @@ class LengthenCallback(TrainerCallback, ExportableState):
         assert self._watching is not None  # between the begin and the end of a training
         return self._watching
 
-    def _expect(self, args: TrainingArguments, state: TrainerState) -> None:
+    def _expect(self, args: Any, state: Any) -> None:
         step = self._cursor.at(state.global_step + 1)
         self._watch.expect(self._dataset.batch(step, self._number, args.process_index))
 
-    def _finish(self, args: TrainingArguments, optimizer: Any) -> None:
+    def _finish(self, args: Any, optimizer: Any) -> None:
         scaler = getattr(optimizer, "scaler", None)  # of float16, by Accelerate
         try:
             self._watch.finish(args.world_size * (scaler.get_scale() if scaler else 1.0))
@@ -160,7 +140,7 @@ class LengthenCallback(TrainerCallback, ExportableState):
             rule = "must call Trainer.log after every step, with its loss and grad_norm"
             raise SettingError("log", rule, None, "leave control.should_log and logs as they are")
 
-    def _saved(self, state: TrainerState) -> dict[str, Any]:
+    def _saved(self, state: Any) -> dict[str, Any]:
         kept: Any = state.stateful_callbacks  # by name, once it is read from a checkpoint
         saved: dict[str, Any] = kept.get(type(self).__name__, {}).get("attributes", {})
         step = saved.get("counters", {}).get("step")
@@ -179,16 +159,9 @@ class LengthenCallback(TrainerCallback, ExportableState):
         }
         return {"args": {}, "attributes": attributes}
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **given: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Record the step that was just trained."""
-        loss, logs = self._unlogged, logs or {}
+        loss, logs = self._unlogged, given["logs"] or {}
         if loss is None or not {"loss", "grad_norm", "learning_rate"} <= logs.keys():
             # An evaluation's, the summary at the end, or a line of somebody else's: the Trainer
             # takes any for the line of the step, which is still to come.
@@ -212,27 +185,20 @@ class LengthenCallback(TrainerCallback, ExportableState):
             )
             self._record_evaluations()
             if crossed(self._probe_every, state.global_step - 1, state.global_step):
-                self._probe(given["model"], self._log)
+                self._probe(self._log)
 
-    def _probe(self, model: nn.Module, log: RunLog) -> None:
+    def _probe(self, log: RunLog) -> None:
         length, part = self._dataset.plan.length, self._dataset.store.valid
         if sequences_in(part, length, length):
             began = time.monotonic()
             rows = self._dataset.validation(PROBE_SEQUENCES * length)
-            loss = sum(losses(model, self._watch.call, rows)) / len(rows)
+            loss = sum(self._watch.losses(rows)) / len(rows)
             seconds = time.monotonic() - began
             log.probe(loss, side_tokens=len(rows) * length, side_seconds=seconds)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **given: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Record a validation loss."""
-        metrics = metrics or {}
+        metrics = given["metrics"] or {}
         if self._watching is None or "eval_loss" not in metrics:
             return
         loss, seconds = metrics["eval_loss"], metrics.get("eval_runtime")
@@ -240,9 +206,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         # The Trainer fills the last round of its processes with rows that it has had.
         if args.world_size > 1 and len(rows) % (args.world_size * args.eval_batch_size):
             began = time.monotonic()
-            mine = _rows_of_this_rank(rows, args)
-            each = losses(given["model"], self._watch.call, mine)
-            loss = _mean_over_ranks(each, len(rows), args.device)
+            mine = self._watch.losses(rows_of_rank(rows, args))
+            loss = _mean_over_ranks(mine, len(rows), args.device)
             seconds = (seconds or 0.0) + time.monotonic() - began
         # A dataset of the user's own may be long to go through once more.
         tokens = sum(len(row["input_ids"]) for row in rows) if isinstance(rows, list) else None
@@ -257,21 +222,16 @@ class LengthenCallback(TrainerCallback, ExportableState):
                 self._log.evaluation(loss, side_tokens=tokens, side_seconds=seconds)
         self._evaluations.clear()
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Leave the save out of the training time."""
         if self._log is not None:
             self._log.mark()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the record; a run that was stopped early may resume another time."""
         end = state.global_step >= state.max_steps
         if self._log is not None and end and self._unlogged is None:
             self._log.finish()
-            self._log = None
         self._close()
 
     def _close(self) -> None:
@@ -282,45 +242,8 @@ class LengthenCallback(TrainerCallback, ExportableState):
         self._watching = self._log = self._unlogged = None
 
 
-def losses(model: nn.Module, call: Call, rows: Sequence[Row]) -> Iterator[float]:
-    """Yield the mean loss of each row, in nats per token, dropout off; one row at a time."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    with torch.no_grad():
-        for row in rows:
-            batch = {name: value[None].to(device) for name, value in row.items()}
-            targets = batch["shift_labels"]
-            _, logits = outputs_of(call.repeat(model, batch, targets.numel()), targets)
-            yield float(summed_loss(required_logits(logits, model), targets)) / targets.numel()
-    model.train(was_training)
-
-
-def _rows_of_this_rank(rows: Any, args: TrainingArguments) -> list[Row]:
-    """Return this rank's share of the rows of `validation`; SettingError for those of others."""
-    mine = [rows[number] for number in range(args.process_index, len(rows), args.world_size)]
-    if not all({"input_ids", "shift_labels"} <= row.keys() for row in mine):
-        each = args.world_size * args.eval_batch_size
-        rule = f"must have a number of rows that {each} divides (processes times their batch)"
-        hint = "leave some out, or give eval_dataset=dataset.validation()"
-        raise SettingError("eval_dataset", rule, len(rows), hint)
-    return mine
-
-
 def _mean_over_ranks(mine: Iterable[float], count: int, device: torch.device) -> float:
     # On the device: a backend for GPUs takes no other tensors.
     total = torch.tensor(sum(mine), dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return float(total) / count
-
-
-def _check_dataset(dataset: LengthenDataset, loader: DataLoader[Any]) -> None:
-    if loader.dataset is not dataset:
-        raise SettingError("train_dataset", "must be the dataset that the callback was given")
-    row = dataset.first_row()
-    batch = loader.collate_fn([row, row]) if loader.collate_fn else {}
-    if {name: tuple(value.shape) for name, value in batch.items()} != {
-        name: (2, *value.shape) for name, value in row.items()
-    }:
-        rule = "must stack the rows as they are"
-        hint = "give Trainer(data_collator=transformers.default_data_collator)"
-        raise SettingError("data_collator", rule, type(loader.collate_fn).__name__, hint)

@@ -2,7 +2,10 @@
 
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -303,6 +306,94 @@ def test_a_file_in_place_that_changed_since_is_named(tmp_path: Path) -> None:
     path.rename(tmp_path / "b.bin")
     with pytest.raises(DataError, match="a.bin no such file"):
         Store.open(tmp_path / "out")
+
+
+ONE_OF_EACH: dict[str, Callable[[Path], Path]] = {
+    "nanoGPT": lambda f: nanogpt(f / "a.bin"),
+    "llm.c": lambda f: llm_c(f / "a.bin"),
+    "modded-nanogpt, 32 bits": lambda f: llm_c(f / "a.bin", IDS, 20240801, 7),
+    "Megatron": lambda f: megatron(f / "a.bin", [[IDS.tolist()]]),
+    "datatrove": lambda f: datatrove(f / "a.ds", [IDS.tolist()]),
+}
+
+
+@pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
+def test_in_every_format_a_file_in_place_that_was_cut_or_altered_since_is_refused(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    path, out = make(tmp_path), tmp_path / "out"
+    assert ready([path], out, in_place=True).train.tolist() == IDS.tolist()
+    good = path.read_bytes()
+
+    def altered(place: int) -> bytes:
+        return good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+
+    path.write_bytes(altered(2))
+    with pytest.raises(DataError, match=f"{path} begins otherwise"):
+        Store.open(out)
+    path.write_bytes(altered(len(good) - 2))
+    assert verify(out) == [f"{path} sha256 differs in bytes 0 to {len(good) - 1}"]
+    path.write_bytes(good[:-2])
+    with pytest.raises(DataError, match=f"has {len(good) - 2} bytes, should have {len(good)}"):
+        Store.open(out)
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+@pytest.mark.parametrize("change", ["cut", "altered"])
+def test_a_table_that_was_cut_or_altered_is_one_line(
+    tmp_path: Path, form: str, change: str
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"input_ids": [IDS.tolist()]})
+    source = file = tmp_path / "data.parquet"
+    if form == "saved":
+        source = tmp_path / "saved"
+        data.save_to_disk(source)
+        (file,) = source.glob("*.arrow")
+    else:
+        data.to_parquet(source)
+    good = file.read_bytes()
+    file.write_bytes(good[:-999] if change == "cut" else bytes(99) + good[99:])
+    with pytest.raises(DataError) as error:
+        ready([source], tmp_path / "out", field="input_ids")
+    assert str(source) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+COST = r"""
+import os, re, sys, time
+from pathlib import Path
+import lengthen
+source, out, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def peak():
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+if sys.argv[4] == "prepare":
+    source.write_bytes(b"")
+    os.truncate(source, 2 * count)  # with holes: it takes no disk
+    lengthen.prepare(source, out, tokenizer="bytes", in_place=True, quiet=True)
+    print(peak(), 0)
+else:
+    import lengthen.data.store
+    began = time.process_time()
+    store = lengthen.Store.open(out)
+    assert len(store.train) == count and not any(store.train[i] for i in (0, count // 2, -1))
+    print(peak(), time.process_time() - began)
+"""
+
+
+@pytest.mark.slow
+def test_a_billion_tokens_are_read_in_bounded_memory_and_opened_at_once(tmp_path: Path) -> None:
+    def cost(count: int, work: str) -> list[float]:
+        places = [tmp_path / f"{count}.bin", tmp_path / f"{count}"]
+        words = [sys.executable, "-c", COST, *map(str, places), str(count), work]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return [float(word) for word in done.stdout.split()]
+
+    costs = {of: cost(*of) for of in product((10**6, 10**9), ("prepare", "open"))}
+    assert costs[10**9, "open"][1] < 1  # seconds of processor time
+    for work, more in (("prepare", 64), ("open", 8)):  # megabytes
+        assert costs[10**9, work][0] - costs[10**6, work][0] < more, costs
 
 
 def test_a_link_is_followed_once_so_that_the_store_names_the_file(tmp_path: Path) -> None:

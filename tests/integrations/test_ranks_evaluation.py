@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lengthen.integrations import transformers
+from lengthen.integrations.dataset import rows_of_rank
 from lengthen.util.errors import SettingError
 from tests.integrations.hosted import arguments
 
@@ -29,4 +30,4 @@ def test_rows_of_somebody_else_are_refused_where_they_would_be_filled_up(tmp_pat
     rows = [{"input_ids": torch.zeros(4), "labels": torch.zeros(4)}] * 3
     args = arguments(tmp_path, per_device_eval_batch_size=2)
     with pytest.raises(SettingError, match="eval_dataset: must have a number of rows that 2 div"):
-        transformers._rows_of_this_rank(rows, args)
+        rows_of_rank(rows, args)

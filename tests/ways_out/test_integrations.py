@@ -11,8 +11,8 @@ import torch
 from transformers import Trainer, default_data_collator
 
 from lengthen.data.prepare import prepare
-from lengthen.integrations import transformers as integration
 from lengthen.integrations.arguments import ABSENT, REQUIRED, check_arguments
+from lengthen.integrations.dataset import rows_of_rank
 from lengthen.integrations.transformers import LengthenCallback, LengthenDataset
 from lengthen.util.errors import CheckpointError, SettingError
 from tests.integrations.hosted import arguments, hosted, llama
@@ -110,8 +110,8 @@ def test_what_a_trainer_is_given_with_the_dataset(store: Path, tmp_path: Path, t
     rows = [{"input_ids": torch.zeros(4), "labels": torch.zeros(4)}] * 3
     args = arguments(tmp_path, per_device_eval_batch_size=2)
     with pytest.raises(SettingError, match="leave some out, or give eval_dataset=dataset.valid"):
-        integration._rows_of_this_rank(rows, args)
-    assert integration._rows_of_this_rank(dataset.validation(), args)
+        rows_of_rank(rows, args)
+    assert rows_of_rank(dataset.validation(), args)
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     source, bare = tmp_path / "text.txt", tmp_path / "bare"
     prepare(source, bare, tokenizer="bytes", valid=0.0001, quiet=True)
