@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from lengthen.checkpoint.verify import MANIFEST, damage, list_checkpoints, read_manifest, step_of
 from lengthen.data.store_manifest import CHUNK, FileEntry, ManifestModel
 from lengthen.data.tokenizer_files import first_problem
-from lengthen.run.directory import files_of, open_run
+from lengthen.run.directory import RunPaths, files_of, open_run
 from lengthen.util import manifest as bytewise
 from lengthen.util.disk import Disk, temporary_beside
 from lengthen.util.errors import CheckpointError, SettingError, StorageError, one_line
@@ -119,14 +119,14 @@ def push(run: Path, url: str, *, overwrite: bool = False, timeout: float = 60.0)
     paths, remote = open_run(run), Remote(url, timeout)
     committed = remote.get(MANIFEST)
     old = _parse(committed, url)
-    listed = list_checkpoints(paths.checkpoints)
     if not overwrite:
-        _check_same_run(paths.environment, listed, old, url)
+        _check_same_run(paths, old, url)
     there = set() if overwrite else remote.hashes()
     files: dict[str, FileEntry] = {}
-    for path in listed:
-        with suppress(FileNotFoundError):  # training deletes old ones meanwhile
-            files |= _send_checkpoint(remote, path, there)
+    while not files and (listed := list_checkpoints(paths.checkpoints)):
+        for path in listed:
+            with suppress(FileNotFoundError):  # training deletes old ones meanwhile
+                files |= _send_checkpoint(remote, path, there)
     for path in files_of(paths):  # last, for the log has all that a checkpoint counts on
         if path.is_file() and not path.name.startswith("."):
             files[path.name] = _send(remote, path, there)
@@ -147,14 +147,15 @@ def _parse(manifest: bytes, url: str) -> RemoteManifest:
         raise CheckpointError(f"{url}: {reason}") from None
 
 
-def _check_same_run(file: Path, listed: list[Path], old: RemoteManifest, url: str) -> None:
+def _check_same_run(paths: RunPaths, old: RemoteManifest, url: str) -> None:
     """Raise SettingError where the copy is that of another run, or of a later step."""
+    file = paths.environment  # written once in a run's life
     theirs = max((step_of(Path(name).parent) for name in old.files if "/" in name), default=-1)
-    mine = max(map(step_of, listed), default=-1)
-    identity = old.files.get(file.name)  # written once in a run's life
-    rule = f"has step {theirs} and {file.parent} step {mine}" if mine < theirs else ""
+    mine = max(map(step_of, list_checkpoints(paths.checkpoints)), default=-1)
+    identity = old.files.get(file.name)
+    rule = f"has step {theirs} and {paths.root} step {mine}" if mine < theirs else ""
     if identity and bytewise.damage(file, identity.size, [identity.sha256]):
-        rule = f"holds another run than {file.parent}"
+        rule = f"holds another run than {paths.root}"
     if rule:
         raise SettingError("URL", rule, url, "give another URL, or --overwrite to replace it")
 

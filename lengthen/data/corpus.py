@@ -86,13 +86,13 @@ class Corpus:
     def _of_part(self, parts: Parts, left_out: LeftOut) -> Parts:
         """Yield the documents that begin in our share of the bytes; count what is left out there.
 
-        All before them are read as well, since the validation part is chosen by number.
+        All before them are read as well where a share validates, since that is chosen by number.
         """
-        number, count = self.options.part or (1, 1)
+        number, _ = self.options.part or (1, 1)
         reached, begins, own = number == 1, True, 0
         for part in parts:
             if begins:
-                own = 1 + part.bytes_read * count // (self.size + 1)
+                own = self._part_at(part.bytes_read)
             if own >= number and not reached:
                 left_out.clear()
                 reached = True
@@ -108,10 +108,22 @@ class Corpus:
         # Counted by itself, or what is left out would be counted twice.
         first_reading = self._read(self.train, LeftOut(self.options.on_bad))
         rule = choose_split_rule(first_reading, self.valid_share, self.options.seed)
-        yield from split_documents(self._read(self.train, left_out), rule)
+        read = self._read if self.valid_share else self._read_ours
+        yield from split_documents(read(self.train, left_out), rule)
         before = sum(source.size for source in self.train)
-        for part in self._read(self.valid, left_out, before):
+        for part in self._read_ours(self.valid, left_out, before):
             yield replace(part, split="valid")
+
+    def _part_at(self, place: int) -> int:
+        """Return the number of the part that a document belongs to, by the bytes up to it."""
+        return 1 + place * (self.options.part or (1, 1))[1] // (self.size + 1)
+
+    def _read_ours(self, sources: list[Source], left_out: LeftOut, before: int = 0) -> Parts:
+        """Read sources but the first ones, as far as they lie in earlier parts as a whole."""
+        number, _ = self.options.part or (1, 1)
+        while sources and self._part_at(before + sources[0].size) < number:
+            before, sources = before + sources[0].size, sources[1:]
+        return self._read(sources, left_out, before)
 
     def _read(self, sources: list[Source], left_out: LeftOut, before: int = 0) -> Parts:
         for part in read_documents(sources, self.options.field, left_out, bytes_before=before):

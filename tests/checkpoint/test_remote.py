@@ -26,7 +26,7 @@ import torch
 
 from lengthen.checkpoint import remote
 from lengthen.checkpoint.remote import Remote, pull, push
-from lengthen.checkpoint.verify import list_checkpoints, verify
+from lengthen.checkpoint.verify import list_checkpoints, name_of, verify
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.cli.main import main
 from lengthen.run.directory import RunPaths
@@ -234,19 +234,23 @@ def test_training_goes_on_from_a_run_that_was_pulled(configured: Configure, tmp_
     assert [step.loss for step in runs[0]] == [step.loss for step in runs[1]]
 
 
+@pytest.mark.parametrize("deleted", [[1], [1, 2]])
 def test_a_checkpoint_that_training_deletes_meanwhile_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: list[int]
 ) -> None:
     run, url, put = make_run(tmp_path / "run", 1, 2), f"file://{tmp_path}/remote", Remote.put
 
     def deleting(self: Remote, name: str, data: bytes) -> None:
-        shutil.rmtree(run / "checkpoints" / "step-00000001", ignore_errors=True)
+        monkeypatch.setattr(Remote, "put", put)
+        make_run(run, 3)
+        for number in deleted:
+            shutil.rmtree(run / "checkpoints" / name_of(number))
         put(self, name, data)
 
     monkeypatch.setattr(Remote, "put", deleting)
     push(run, url)
-    assert pulled(url, tmp_path) == files_in(run)
-    assert len(list_checkpoints(run / "checkpoints")) == 1
+    kept = {name.split("/")[1] for name in pulled(url, tmp_path) if "/" in name}
+    assert kept == ({name_of(2)} if deleted == [1] else {name_of(3)})
 
 
 @takes("give another URL, or --overwrite to replace it")

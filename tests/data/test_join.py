@@ -187,6 +187,20 @@ def test_documents_that_stand_in_two_parts_are_found(tmp_path: Path) -> None:
         in_parts(sources, tmp_path / "more", 3, valid_files=leaked)
 
 
+def test_a_part_reads_its_own_files_alone_where_no_share_of_the_text_validates(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "a.jsonl", b"no JSON")
+    for name in ("b.jsonl", "c.jsonl"):
+        write(tmp_path / name, as_lines([f"{name} {number}" for number in range(40)]))
+    sources, valid = [tmp_path / "?.jsonl"], write(tmp_path / "valid.txt", "validating")
+    known = {"out": tmp_path / "out", "tokenizer": "bytes", "quiet": True, "part": "3/3"}
+    prepare(sources, valid=0, **known)  # type: ignore[arg-type]
+    prepare(sources, valid_files=valid, overwrite=True, **known)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"a\.jsonl"):  # it numbers the documents before its own
+        prepare(sources, valid=0.1, overwrite=True, **known)  # type: ignore[arg-type]
+
+
 MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "none": ({"part": "0/4"}, "part: must be i/n with i from 1 to n, got '0/4'"),
     "beyond": ({"part": "5/4"}, "part: must be i/n"),

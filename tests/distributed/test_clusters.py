@@ -21,11 +21,30 @@ def test_a_launch_file_is_shell(file: Path) -> None:
     subprocess.run(["bash", "-n", file], check=True)
 
 
+UNKNOWN = "nosuch.invalid"
+WITHOUT_A_HEAD = {
+    "each-node.sh": ({"NODES": "2", "HEAD": f"{UNKNOWN}:29500"}, "HEAD: "),
+    "slurm.sbatch": ({"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": f"{UNKNOWN},b"}, ""),
+}
+
+
+@pytest.mark.parametrize("file", WITHOUT_A_HEAD)
+def test_a_host_whose_name_does_not_resolve_is_one_line(file: str, tmp_path: Path) -> None:
+    scontrol = tmp_path / "scontrol"  # stands in for SLURM's, which needs its daemon
+    scontrol.write_text(f"#!/bin/sh\nprintf '{UNKNOWN}\\nb\\n'\n")
+    scontrol.chmod(0o755)
+    variables, prefix = WITHOUT_A_HEAD[file]
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job = started(file, "recipe", tmp_path / "store", tmp_path / "run", **variables, **path)
+    said = f"lengthen: {prefix}{UNKNOWN} does not resolve\n"
+    assert (*job.communicate(), job.returncode) == ("", said, 2)
+
+
 def started(file: str, config: str, store: Path, run: Path, **variables: str) -> "Job":
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where torchrun is
-    env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables}
+    env = {**os.environ, "PATH": path, "PROCESSES": "1", "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
-        [CLUSTER / file, config, store, run, "--run.sharded", "true"],
+        ["bash", CLUSTER / file, config, store, run, "--run.sharded", "true"],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -50,7 +69,7 @@ def test_one_node_and_two_train_the_run_of_one_process(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         head = f"127.0.0.1:{free.getsockname()[1]}"
-    several = {"PROCESSES": "1", "NODES": "2", "HEAD": head}
+    several = {"NODES": "2", "HEAD": head}
     nodes = [started("each-node.sh", file, store, tmp_path / "two", **several) for _ in range(2)]
     for node in nodes:
         finished(node)
