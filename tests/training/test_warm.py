@@ -188,7 +188,7 @@ def test_a_compiled_run_that_is_killed_comes_to_the_same_bits(
     file.write_text(config.to_toml(), encoding="utf-8")
     command = ["train", str(file), "--quiet", "--out"]
     finish(commands([*command, str(unbroken)]))
-    (killed,) = commands([*command, str(run)], first="step:7:kill")
+    (killed,) = commands([*command, str(run)], last="step:7:kill")
     killed.communicate()
     assert killed.returncode < 0
     finish(commands(["resume", str(run), "--quiet"]))
