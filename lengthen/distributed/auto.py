@@ -5,6 +5,7 @@ not depend on how busy a machine was.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lengthen.config.load import with_auto_as
@@ -16,6 +17,7 @@ from lengthen.model import cost
 if TYPE_CHECKING:
     import torch
 
+CPUINFO = Path("/proc/cpuinfo")
 LEAST_CAPABILITY = 8, 0  # of a GPU of CUDA with matrix units for bfloat16 (Ampere)
 
 
@@ -68,7 +70,7 @@ def has_matrix_units(device: "torch.device") -> bool:
     import torch
 
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        return CPUINFO.exists() and "amx_bf16" in CPUINFO.read_text(errors="replace").split()
     if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return False
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY

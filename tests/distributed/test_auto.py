@@ -51,14 +51,18 @@ def test_what_is_set_stays_and_needs_no_reason(configured: Configure, units: Uni
     assert decided(config) == (config, [])
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_processor_says_itself_whether_it_has_them(
-    monkeypatch: pytest.MonkeyPatch, there: bool
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [("avx512_bf16 amx_bf16 avx512_fp16", True), ("avx512_bf16 amx_int8", False), ("", False)],
+)
+def test_a_processor_has_them_by_its_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, found: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": there})
-    assert has_matrix_units(torch.device("cpu")) is there
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # of another architecture
-    assert not has_matrix_units(torch.device("cpu"))
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(auto, "CPUINFO", file)
+    assert not has_matrix_units(torch.device("cpu"))  # of a system without it
+    file.write_text(f"model name\t: One\nflags\t\t: fpu {flags}\n\n")
+    assert has_matrix_units(torch.device("cpu")) is found
 
 
 @pytest.mark.parametrize(
