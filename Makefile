@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo study-small test test-slow test-torch test-hosts faults fuzz soak check bench gpu gpu-wheels setup setup-dev wheel clean
+.PHONY: demo study-small test test-slow test-torch test-hosts faults fuzz soak check bench bench-table gpu gpu-wheels setup setup-dev wheel clean
 
 demo: setup  ## train three small models and compare them
 	$(BIN)/lengthen demo --out demo --overwrite
@@ -66,9 +66,15 @@ check: setup-dev  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+RIVALS := litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
+
 bench: setup-dev  ## the measured numbers of docs/benchmarks.md
-	$(PIP) --no-deps litgpt==0.5.13 lightning==2.6.6 lightning-utilities torchmetrics jsonargparse psutil
-	for name in ledger loss warmup step prepare monitor verdicts report harness plan minutes warmup_saving time_left saving scale shapes subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(PIP) --no-deps $(RIVALS)
+	for name in ledger loss warmup step compiled prepare monitor verdicts report harness plan minutes warmup_saving time_left saving scale shapes subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+bench-table: setup-dev  ## every trainer's step at its fastest, in both precisions: 40 minutes
+	$(PIP) --no-deps $(RIVALS)
+	$(BIN)/python -m benchmarks.step
 
 # For `make gpu`: its time box, the parts to carry out (all), and where its archive goes.
 MINUTES ?= 15

@@ -1,21 +1,28 @@
 """What the trainer is measured against: one model shape, loops that do as little as they can.
 
-6 layers, width 384, 6 heads, vocabulary 8192, float32, no dropout, on a processor, unless another
-`Case` is given. Each loop is forward, backward,
+6 layers, width 384, 6 heads, vocabulary 8192, float32 or under autocast bfloat16, no dropout, on a
+processor, unless another `Case` is given. Each loop is forward, backward,
 clipping at 1.0 and torch's fused AdamW over passes of a given size; gradients are freed after the
 update, which is faster than zeroing them. `litgpt` is its GPT-NeoX layout of the same size (it has
 no learned positions, and an output head of its own), with its chunked or the plain loss, whichever
-is faster; `transformers` is its GPT-2 with SDPA attention.
+is faster; `transformers` is its GPT-2 with SDPA attention. `lightning` is Lightning's Trainer
+around litgpt's model. The bare loop has the trainer's own tricks: its layers are compiled as ours
+are, and its passes and casts are ours.
 
     pip install --no-deps litgpt lightning lightning-utilities torchmetrics jsonargparse psutil
 
 installs litgpt beside a newer transformers, which its own requirements do not allow.
 """
 
-from collections.abc import Callable
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +30,7 @@ from torch.nn import functional
 
 from lengthen.config.model import Model
 from lengthen.distributed.context import SINGLE_PROCESS, DistributedContext
+from lengthen.distributed.wrap import compile_blocks
 from lengthen.model.gpt import GPT
 
 LAYERS, WIDTH, HEADS, VOCABULARY, POSITIONS = 6, 384, 6, 8192, 1024
@@ -40,6 +48,7 @@ class Case:
     vocabulary: int = VOCABULARY
     positions: int = POSITIONS
     context: DistributedContext = SINGLE_PROCESS
+    compiled: bool = False
 
 
 SMALL = Case()
@@ -58,6 +67,8 @@ def bare(case: Case) -> tuple[nn.Module, Loss]:
         )
     )
     model.initialise(torch.Generator().manual_seed(0))
+    if case.compiled:
+        compile_blocks(model)
     return model, model
 
 
@@ -79,6 +90,8 @@ def litgpt(case: Case, *, chunked: bool) -> tuple[nn.Module, Loss]:
             rotary_percentage=0.25,
         )
     )
+    if case.compiled:
+        model.compile()
 
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
         if not chunked:
@@ -108,7 +121,16 @@ def transformers(case: Case) -> tuple[nn.Module, Loss]:
         eos_token_id=0,
     )
     model: nn.Module = library.GPT2LMHeadModel(config)
+    if case.compiled:
+        model.compile()
     return model, lambda inputs, targets: plain_loss(model(input_ids=inputs).logits, targets)
+
+
+MADE: dict[str, list[Made]] = {
+    "bare": [bare],
+    "litgpt": [partial(litgpt, chunked=False), partial(litgpt, chunked=True)],
+    "transformers": [transformers],
+}
 
 
 def plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -117,17 +139,28 @@ def plain_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def step_of(
-    model: nn.Module, loss: Loss, pass_tokens: int, context: DistributedContext = SMALL.context
+    model: nn.Module,
+    loss: Loss,
+    pass_tokens: int,
+    context: DistributedContext = SMALL.context,
+    *,
+    keeps_casts: bool = False,
 ) -> Step:
-    """Return one training step over (rows, length), in passes of at most `pass_tokens`."""
+    """Return one training step over (rows, length), in passes of at most `pass_tokens`.
+
+    With `keeps_casts` they share one cast of each weight, as the trainer's do.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def step(inputs: Tensor, targets: Tensor) -> None:
         rows = max(1, pass_tokens // inputs.shape[1])
-        for part, goal in zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True):
-            with context.autocast():
-                total = loss(part, goal)
-            torch.autograd.backward(total / inputs.numel())
+        with context.keeps_casts() if keeps_casts else nullcontext():
+            for part, goal in zip(
+                torch.split(inputs, rows), torch.split(targets, rows), strict=True
+            ):
+                with context.autocast():
+                    total = loss(part, goal)
+                torch.autograd.backward(total / inputs.numel())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -143,8 +176,71 @@ def ready(
     """Return one step of `tokens` tokens over a batch that lies ready."""
     model, loss = made(case)
     device = case.context.device
-    step = step_of(model.to(device), loss, pass_tokens, case.context)
+    step = step_of(model.to(device), loss, pass_tokens, case.context, keeps_casts=made is bare)
+    inputs, targets = (part.to(device) for part in _batch(case, tokens, length))
+    return partial(step, inputs, targets)
+
+
+def _batch(case: Case, tokens: int, length: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     batch = torch.randint(case.vocabulary, (tokens // length, length + 1), generator=generator)
-    inputs, targets = (part.contiguous().to(device) for part in (batch[:, :-1], batch[:, 1:]))
-    return partial(step, inputs, targets)
+    return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+
+
+@dataclass(frozen=True)
+class _Endless:
+    parts: list[tuple[Tensor, Tensor]]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return itertools.cycle(self.parts)
+
+
+def lightning(
+    made: Made, tokens: int, length: int, pass_tokens: int, case: Case = SMALL
+) -> Callable[[], None]:
+    """Return one step of Lightning's Trainer, from the beginning of one to that of the next.
+
+    It has no logger, no bar and no checkpoints, and fits in a thread that waits before each step.
+    """
+    library: Any = import_module("lightning.pytorch")
+    model, loss = made(case)
+    count, rows = max(1, tokens // max(pass_tokens, length)), max(1, pass_tokens // length)
+    inputs, targets = _batch(case, tokens, length)
+    parts = list(zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True))
+    asked, done = queue.SimpleQueue[bool](), queue.SimpleQueue[bool]()
+
+    class Module(library.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, part: tuple[Tensor, Tensor], _: int) -> Tensor:
+            return loss(*part) / part[0].numel()
+
+        def on_train_batch_start(self, _: object, number: int) -> None:
+            if number % count == 0:
+                if number:
+                    done.put(True)
+                asked.get()
+
+        def configure_gradient_clipping(self, *_: object, **__: object) -> None:
+            # Its own refuses a fused optimizer.
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+
+    trainer = library.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed" if case.context.precision == "bf16" else "32-true",
+        accumulate_grad_batches=count,
+        max_steps=-1,
+        barebones=True,
+    )
+    threading.Thread(target=trainer.fit, args=(Module(), _Endless(parts)), daemon=True).start()
+
+    def step() -> None:
+        asked.put(True)
+        done.get()
+
+    return step

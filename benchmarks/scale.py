@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import report
-from lengthen.config.load import build, with_auto_decided, with_overrides
+from lengthen.config.load import build, with_overrides
 from lengthen.config.load import load as load_settings
 from lengthen.config.schema import Config
 from lengthen.data.loader import Loader
@@ -47,6 +47,7 @@ from lengthen.data.store import Store
 from lengthen.data.store_manifest import CHUNK, MANIFEST, manifest_bytes
 from lengthen.data.stream import StepStream, row_range
 from lengthen.data.token_row import TokenRow
+from lengthen.distributed.auto import decided
 from lengthen.distributed.launch import join_process_group
 from lengthen.distributed.memory import free_large_blocks_at_once
 from lengthen.distributed.per_rank import load
@@ -191,7 +192,7 @@ def resident(name: str) -> int:
 
 def worker(config: Config, out: Path) -> None:
     """Train two steps as one rank, and write down what the second one came to."""
-    config = with_auto_decided(config)
+    config, _ = decided(config)
     size = config.batch.micro_tokens
     assert size != "auto"
     assert config.model.vocabulary is not None

@@ -1,48 +1,50 @@
 """Tokens per second of the trainer's whole step, against loops that do less and trainers in use.
 
-    python -m benchmarks.step                    all lengths; about half an hour on two cores
-    python -m benchmarks.step --lengths 256      one length
-    python -m benchmarks.step --rounds 3         a quick look
+    python -m benchmarks.step                            all of it; some 40 minutes on two cores
+    python -m benchmarks.step --precision bf16 --lengths 256 --rounds 3          a quick look
+    python -m benchmarks.step --against ../before        that tree's trainer takes turns as well
 
-The trainer runs with monitor, log and loader on, evaluation and saving off, at its own default
-passes. The bare loop has the same model, fused AdamW, clipping and passes, on a batch that lies
-ready. The others, see `rivals`, run at the fastest passes and loss that one trial of each finds.
-All in float32 on the same threads. Peak memory is that of a process of its own, each at its
-fastest setting, at the last length.
+The trainer runs with monitor, log and loader on, evaluation and saving off, at its own passes; one
+trial says whether compiled. The bare loop has the same model, passes, casts and, compiled or not,
+code, fused AdamW and clipping, on a batch that lies ready. The others, see `rivals`, run at the
+passes and the loss that are the fastest in one trial of each, compiled where a trial of that is
+faster; Lightning's Trainer has litgpt's model at litgpt's setting. Each is a process of its own,
+all on the same threads, and they take turns, a step each. Peak memory is that of these processes.
 """
 
 import argparse
-import multiprocessing
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import rivals
-from benchmarks.measure import ROUNDS, ratio, report, seconds_in_rounds
+from benchmarks.contender import VOCABULARY, Setting, Step, logged
+from benchmarks.measure import ROUNDS, Figure, ratio, report, seconds_in_rounds
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.data.prepare import prepare
-from lengthen.data.store import Store
-from lengthen.distributed.memory import micro_tokens_within
-from lengthen.run.metrics import JsonLines
-from lengthen.run.records import to_json
-from lengthen.training.trainer import Trainer
-from lengthen.util.disk import Disk
+from lengthen.run.environment import environment
 
-TOKENS = 8192  # a step
-LENGTHS = (64, 256, 1024)
-PASSES = (8192, 4096, 2048)
-Step = Callable[[], object]
+__all__ = ["Step", "configuration", "logged", "real_store"]
 
-CONTENDERS: dict[str, list[rivals.Made]] = {
-    "litgpt": [partial(rivals.litgpt, chunked=False), partial(rivals.litgpt, chunked=True)],
-    "transformers": [rivals.transformers],
-}
+REPOSITORY = Path(__file__).parents[1]
+TOKENS = 4096  # a step
+LENGTHS = {"fp32": (64, 256, 1024), "bf16": (64, 256, 1024, 4096)}
+PASSES = (4096, 2048)
+OTHERS = ("litgpt", "transformers", "lightning")
+MEMORY_LENGTH = 1024
 
 
 def configuration(case: rivals.Case, length: int, tokens: int) -> Config:
@@ -60,130 +62,198 @@ def configuration(case: rivals.Case, length: int, tokens: int) -> Config:
     )
 
 
-def logged(trainer: Trainer, folder: Path) -> Step:
-    """Return one step of a trainer, its record written to a log on disk."""
-    log = JsonLines(Disk(), folder / f"metrics-{trainer.config.model.length}.jsonl")
+class Contender:
+    """A process that takes a step when it is asked."""
 
-    def step() -> None:
-        record = trainer.step()
-        assert record is not None
-        log.write(to_json(record))
+    def __init__(self, tree: Path) -> None:
+        program = REPOSITORY / "benchmarks" / "contender.py"
+        self._folder = tempfile.TemporaryDirectory()
+        self._errors = Path(self._folder.name) / "errors"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(program)],
+                env={**os.environ, "PYTHONPATH": str(tree.resolve())},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
-    return step
+    def ask(self, **request: Any) -> float:
+        """Return the one number of the answer; raises ChildProcessError where there is none."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"{request}: {self._errors.read_text()[-2000:]}")
+        (value,) = json.loads(line).values()
+        return float(value)
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
 
 
-def ours(folder: Path, length: int) -> tuple[Step, int]:
-    """Return one step of the trainer on the store in a folder, and the tokens of its passes."""
-    store = Store.open(folder / "store")
-    config = configuration(rivals.SMALL, length, TOKENS)
-    size = micro_tokens_within(config, limit=None)
-    return logged(Trainer(config, store, rivals.SMALL.context, size), folder), size
+@contextmanager
+def contender(tree: Path) -> Iterator[Contender]:
+    """Give a contender until the block ends."""
+    one = Contender(tree)
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+def fastest(settings: Sequence[Setting], tree: Path) -> Setting:
+    """Return the setting at which one step, after one to warm up, is the quickest."""
+    seconds: dict[Setting, float] = {}
+    with contender(tree) as process:
+        for setting in settings:
+            process.ask(make=asdict(setting))
+            seconds[setting] = process.ask(step=True)
+    return min(seconds, key=lambda setting: seconds[setting])
+
+
+def compiled_if_faster(setting: Setting, tree: Path) -> Setting:
+    """Return the setting, compiled where that is faster in one trial of both."""
+    return fastest([setting, replace(setting, compiled=True)], tree)
+
+
+def chosen(first: Setting, before: Path | None) -> dict[str, tuple[Setting, Path]]:
+    """Return everybody's setting and the tree that it runs in."""
+    found = compiled_if_faster(replace(first, name="ours"), REPOSITORY)
+    everybody = {"ours": (found, REPOSITORY), "bare": (replace(found, name="bare"), REPOSITORY)}
+    if before:
+        store = str(Path(first.store).with_name("before"))
+        old = replace(first, name="before", store=store)
+        everybody["before"] = compiled_if_faster(old, before), before
+    passes = [size for size in PASSES if size >= first.length] or [first.length]
+    for name in (name for name in OTHERS if find_spec(name)):
+        if name == "lightning":
+            if "litgpt" in everybody:
+                everybody[name] = replace(everybody["litgpt"][0], name=name), REPOSITORY
+            continue
+        losses = (1, 2) if name == "litgpt" else (0,)
+        tried = [replace(first, name=name, loss=n, pass_tokens=p) for n in losses for p in passes]
+        setting = compiled_if_faster(fastest(tried, REPOSITORY), REPOSITORY)
+        everybody[name] = setting, REPOSITORY
+    return everybody
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How a rival runs: which of its losses, and how many tokens a pass."""
+class Row:
+    """What the table has of one contender at one length."""
 
-    loss: int
-    pass_tokens: int
-
-    def step(self, name: str, length: int) -> Step:
-        """Return the rival's step at this setting."""
-        made = CONTENDERS[name][self.loss]
-        return rivals.ready(made, TOKENS, length, self.pass_tokens)
+    setting: Setting
+    speed: float  # tokens/s
+    ratio: Figure | None  # ours over it; None of ours
+    gigabytes: float
+    start: float  # seconds from the process's start to the end of its first step
 
 
-def fastest(name: str, length: int) -> Setting:
-    """Return the setting at which one step of the rival, after one to warm up, is the quickest."""
-    seconds: dict[Setting, float] = {}
-    for loss in range(len(CONTENDERS[name])):
-        for size in (size for size in PASSES if size >= length):
-            setting = Setting(loss, size)
-            step = setting.step(name, length)
-            taken = seconds_in_rounds({"trial": step}, rounds=1)["trial"]
-            seconds[setting] = min(taken)
-    setting = min(seconds, key=lambda key: seconds[key])
-    print(f"  {name} at its fastest: loss {setting.loss + 1}, {setting.pass_tokens} tokens a pass")
-    return setting
+def measured(everybody: dict[str, tuple[Setting, Path]], rounds: int) -> list[Row]:
+    """Return a row for each, all of them having taken turns."""
+    processes = {}
+    try:
+        starts = {}
+        for name, (setting, tree) in everybody.items():
+            began = time.perf_counter()
+            processes[name] = Contender(tree)
+            processes[name].ask(make=asdict(setting))
+            starts[name] = time.perf_counter() - began
+        turns = {name: one.step for name, one in ((n, _Turn(p)) for n, p in processes.items())}
+        seconds = seconds_in_rounds(turns, rounds)
+        peaks = {name: one.ask(peak=True) / 1e9 for name, one in processes.items()}
+    finally:
+        for one in processes.values():
+            one.end()
+    return [
+        Row(
+            setting,
+            setting.tokens / statistics.median(seconds[name]),
+            None if name == "ours" else ratio(seconds[name], seconds["ours"]),
+            peaks[name],
+            starts[name],
+        )
+        for name, (setting, _) in everybody.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    process: Contender
+
+    def step(self) -> float:
+        return self.process.ask(step=True)
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print a length's rows of the table, and its figures."""
+    ours = rows[0]
+    for row in rows:
+        one, name = row.setting, row.setting.name
+        against = f"{row.ratio}" if row.ratio else "1"
+        print(
+            f"| {one.precision} | {one.length} | {name} | {row.speed:,.0f} | {against} "
+            f"| {row.gigabytes:.2f} | {row.start:.1f} | {one.how} |",
+            flush=True,
+        )
+    for row in rows[1:]:
+        place = (
+            f"{row.setting.precision.upper()}_{row.setting.length}_VS_{row.setting.name.upper()}"
+        )
+        assert row.ratio
+        report(f"STEP_{place}", row.ratio)
+        if row.setting.length == MEMORY_LENGTH:
+            report(f"MEMORY_{place}", ours.gigabytes / row.gigabytes)
 
 
 @contextmanager
 def real_store() -> Iterator[Path]:
     """Yield a folder with a store of real text under a vocabulary of 8192."""
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(__file__).parents[1] / "../shared/data/demo/austen-train.txt.zst"
-        source = text if text.exists() else Path(__file__).parents[1] / "lengthen"
-        sources = [str(source)] if text.exists() else [str(p) for p in source.glob("*.py")]
-        out = Path(folder) / "store"
-        prepare(sources, out, tokenizer=f"train:{rivals.VOCABULARY}", quiet=True)
+        prepare(texts(), Path(folder) / "store", tokenizer=f"train:{VOCABULARY}", quiet=True)
         yield Path(folder)
 
 
-def speed(folder: Path, length: int, rounds: int) -> dict[str, Setting]:
-    """Print the ratios at one length; return each rival's fastest setting."""
-    print(f"length {length}, {TOKENS} tokens a step, {torch.get_num_threads()} threads")
-    trainer, size = ours(folder, length)
-    print(f"  ours and the bare loop: {size} tokens a pass")
-    settings = {name: fastest(name, length) for name in CONTENDERS}
-    steps = {"ours": trainer, "bare": rivals.ready(rivals.bare, TOKENS, length, size)}
-    steps |= {name: setting.step(name, length) for name, setting in settings.items()}
-    seconds = seconds_in_rounds(steps, rounds)
-    for name, taken in seconds.items():
-        print(f"  {name:13} {TOKENS / sorted(taken)[len(taken) // 2]:8,.0f} tokens/s")
-    for name in list(seconds)[1:]:
-        found = ratio(seconds[name], seconds["ours"])
-        print(f"  ours / {name}: {found}")
-        report(f"STEP_{length}_VS_{name.upper()}", found)
-    return settings
+def texts() -> list[str]:
+    """Return the files of a real text."""
+    text = REPOSITORY / "../shared/data/demo/austen-train.txt.zst"
+    return [str(text)] if text.exists() else [str(p) for p in REPOSITORY.glob("lengthen/*.py")]
 
 
-def peak(
-    name: str,
-    setting: Setting | None,
-    folder: Path,
-    length: int,
-    answer: "multiprocessing.SimpleQueue[int]",
-) -> None:
-    """Put the peak memory of a process that does nothing else, in bytes."""
-    step = ours(folder, length)[0] if setting is None else setting.step(name, length)
-    for _ in range(3):
-        step()
-    answer.put(peak_bytes())
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has held; getrusage would count its parent's too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in lines if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) * 1024
-
-
-def memory(folder: Path, length: int, settings: dict[str, Setting]) -> None:
-    """Print peak memories, each of a fresh process, each at its own fastest setting."""
-    context = multiprocessing.get_context("spawn")
-    peaks = {}
-    everybody: dict[str, Setting | None] = {"ours": None, **settings}
-    for name, setting in everybody.items():
-        answer: multiprocessing.SimpleQueue[int] = context.SimpleQueue()
-        process = context.Process(target=peak, args=(name, setting, folder, length, answer))
-        process.start()
-        peaks[name] = answer.get()
-        process.join()
-        print(f"  {name:13} {peaks[name] / 1e9:6.2f} GB at length {length}")
-    for name in settings:
-        report(f"MEMORY_{length}_VS_{name.upper()}", peaks["ours"] / peaks[name])
+def prepare_by(tree: Path, out: Path) -> None:
+    """Prepare the same store by another build, which may read another format."""
+    words = ["prepare", *texts(), "--out", str(out), "--tokenizer", f"train:{VOCABULARY}"]
+    environ = {**os.environ, "PYTHONPATH": str(tree.resolve())}
+    command = [sys.executable, "-P", "-m", "lengthen", *words]
+    subprocess.run(command, env=environ, check=True, capture_output=True)
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description="The trainer's step against other loops.")
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--precision", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+    parser.add_argument("--lengths", type=int, nargs="+", help="(64 256 1024, and 4096 in bf16)")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of a step ({TOKENS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--against", type=Path, metavar="TREE", help="another build of lengthen")
     options = parser.parse_args()
+    processor = environment([]).get("processor")
+    print(f"{processor}, {torch.get_num_threads()} threads, {options.tokens} tokens a step")
+    print("| precision | length | | tokens/s | ours over it | peak GB | start s | setting |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with real_store() as folder:
-        for length in options.lengths:
-            settings = speed(folder, length, options.rounds)
-        memory(folder, length, settings)
+        if options.against:
+            prepare_by(options.against, folder / "before")
+        for precision in options.precision:
+            for length in options.lengths or LENGTHS[precision]:
+                first = Setting("", precision, length, options.tokens, str(folder / "store"))
+                print_rows(measured(chosen(first, options.against), options.rounds))
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def configured(store: Path) -> Configure:
             "budget": {"tokens": 10_000},
             "evaluation": {"every_steps": 5, "tokens": 512, "probe_every_steps": 7},
             "saving": {"every_steps": 1, "keep": 1000},
+            "run": {"precision": "fp32", "compile": "off"},  # whatever machine the tests run on
         }
         return build(merge(base, tables)[0])
 

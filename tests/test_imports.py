@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lengthen
+from tests.conftest import Configure
 
 # From the bottom up: a folder imports from itself and from those above it in this list.
 ORDER = """
@@ -73,3 +74,20 @@ def test_what_computes_nothing_loads_no_torch(name: str) -> None:
     code = f"import sys, lengthen.{name}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_process_that_trains_loads_nothing_that_only_reports_need(
+    configured: Configure, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.toml"
+    file.write_text(configured(budget={"tokens": 600}).to_toml(), encoding="utf-8")
+    words = ["train", str(file), "--out", str(tmp_path / "run"), "--quiet"]
+    program = f"""
+import sys
+from lengthen.cli.main import main
+assert main({words}) == 0
+found = sys.modules.keys() & {{*sys.argv[1:]}}
+assert not found, found
+"""
+    reports = ["plotly", "matplotlib", "pandas", "scipy", "sympy", "torch._dynamo"]
+    subprocess.run([sys.executable, "-c", program, *reports], check=True)

@@ -31,6 +31,7 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     from lengthen.config.load import load
     from lengthen.data.open_store import open_store, with_store
+    from lengthen.distributed.auto import decided
     from lengthen.util.console import say
 
     if options.out is None and not options.dry_run:
@@ -44,8 +45,11 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
             auto = options.resume == "auto"
             check_start(config, options.out, overwrite=options.overwrite, resume_auto=auto)
-        known = config if config.data.path is None else with_store(config, open_store(config))
-        print(known.to_toml(), end="")
+        if config.data.path is not None:
+            store = open_store(config)
+            config, reasons = decided(with_store(config, store), store)
+            say(reasons)
+        print(config.to_toml(), end="")
         return 0
     start_computing(options)
     from lengthen.training.start import train

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from lengthen.config.names import other_name
 from lengthen.config.recipes import RECIPES
-from lengthen.config.schema import KINDS, Config, Tables
+from lengthen.config.schema import KINDS, Config, Run, Tables
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
 from lengthen.core.pacing import Adaptive
 from lengthen.util.disk import as_path
@@ -31,6 +31,8 @@ EXCLUSIVE = {
     "budget": ("tokens", "epochs", "minutes"),
     "evaluation": ("every_steps", "every_tokens"),
 }
+
+AUTO = ("precision", "compile")  # of run: what the device decides when a run first starts
 
 # The settings of each table; of pacing, those of all kinds.
 NAMES = {n: set(getattr(f.annotation, "model_fields", ())) for n, f in Config.model_fields.items()}
@@ -155,14 +157,11 @@ def with_overrides(config: Config, overrides: Tables) -> Config:
     return build(merge(_tables_of(config), overrides)[0])
 
 
-def with_auto_decided(config: Config) -> Config:
-    """Return `config` with its precision and compile setting decided, as config.toml records them.
-
-    "auto" is float32, not compiled, on every device.
-    """
-    precision = "fp32" if config.run.precision == "auto" else config.run.precision
-    compiled = "off" if config.run.compile == "auto" else config.run.compile
-    return with_overrides(config, {"run": {"precision": precision, "compile": compiled}})
+def with_auto_as(config: Config, run: Run) -> Config:
+    """Return `config` with the precision and compile setting of `run` where its own are "auto"."""
+    names = [name for name in AUTO if getattr(config.run, name) == "auto"]
+    changes = {name: getattr(run, name) for name in names}
+    return with_overrides(config, {"run": changes}) if changes else config
 
 
 def merge(base: Tables, changes: Tables) -> tuple[Tables, list[str]]:

@@ -215,9 +215,12 @@ class Run(Table):
         Doc('"auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps"'),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp64"], Doc("of the forward and backward pass; auto: fp32")
+        Literal["auto", "fp32", "bf16", "fp64"],
+        Doc("of each pass; auto: bf16 in matrix units, else fp32"),
     ] = "auto"
-    compile: Annotated[Literal["auto", "off", "on"], Doc("`torch.compile`; auto: off")] = "auto"
+    compile: Annotated[
+        Literal["auto", "off", "on"], Doc("`torch.compile`; auto: where it earns its time back")
+    ] = "auto"
     recompute: Annotated[bool, Doc("layers, for the backward pass: less memory, more time")] = False
     sharded: Annotated[bool, Doc("each process keeps a part of weights and moments")] = False
     on_nonfinite: Annotated[Literal["stop", "skip"], Doc("at a loss that is not finite")] = "stop"

@@ -40,7 +40,7 @@ def open_store(config: Config, option: str = "--data.path") -> Store:
 
 
 def with_store(config: Config, store: Store) -> Config:
-    """Return the configuration with what the store decides, and no "auto" but that of micro_tokens.
+    """Return the configuration with what the store decides.
 
     Raises DataError where the two do not fit together.
     """
@@ -62,4 +62,4 @@ def with_store(config: Config, store: Store) -> Config:
         schedule = config.schedule(store.sequences(length))
         changes["pacing"] = schedule.pacing
         changes["optimizer"] = {"decay_tokens": schedule.decay_tokens}
-    return settings.with_auto_decided(settings.with_overrides(config, changes))
+    return settings.with_overrides(config, changes)

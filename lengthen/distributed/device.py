@@ -6,6 +6,7 @@ PyTorch is imported where it is asked: `run.device = "cpu"` needs no answer of i
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lengthen.config.schema import Run
@@ -109,18 +110,22 @@ def check_supports(device: "torch.device", run: Run) -> None:
         raise SettingError("run.precision", "this GPU has no bfloat16", "bf16", 'set "fp32"')
     if run.precision == "fp64" and device.type == "mps":
         raise SettingError("run.precision", "this GPU has no float64", "fp64", 'set "fp32"')
-    if run.compile == "on":
-        _check_compiler(device)
+    if run.compile == "on" and (lacks := lacks_compiler(device)):
+        way_out = 'install one, or set "off"' if device.type in COMPILERS else 'set "off"'
+        raise SettingError("run.compile", lacks, "on", way_out)
 
 
-def _check_compiler(device: "torch.device") -> None:
+def lacks_compiler(device: "torch.device") -> str:
+    """Return what a device lacks to have code compiled for it; empty where nothing."""
     if device.type not in COMPILERS:
-        raise SettingError("run.compile", f"is not there for {device.type}", "on", 'set "off"')
+        return f"is not there for {device.type}"
     wanted = os.environ.get("CXX" if device.type == "cpu" else "CC")
     names = [wanted] if wanted else COMPILERS[device.type]
     if not any(map(shutil.which, names)):
-        rule = f"needs a compiler, {' or '.join(names)}, and there is none on PATH"
-        raise SettingError("run.compile", rule, "on", 'install one, or set "off"')
+        return f"needs a compiler, {' or '.join(names)}, and there is none on PATH"
+    if device.type == "cuda" and not find_spec("triton"):
+        return "needs the package triton, and there is none"
+    return ""
 
 
 def usable_cores() -> int:

@@ -7,7 +7,9 @@ from typing import Any
 
 from lengthen.config.load import Source, load, nested, with_data
 from lengthen.config.schema import Config
+from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed import per_rank
+from lengthen.distributed.auto import decided_alike
 from lengthen.experiments.compare.file import variants_in
 from lengthen.planning.forecast import (
     NOTE,
@@ -111,6 +113,12 @@ def plan(
         configs[name], notes = load(recipe, settings, data=data)
         for text in notes:
             say(text)
+    stores = [None if one.data.path is None else open_store(one) for one in configs.values()]
+    ours = zip(configs.values(), stores, strict=True)
+    alike, reasons = decided_alike([(with_store(one, s) if s else one, s) for one, s in ours])
+    configs = dict(zip(configs, alike, strict=True))
+    for text in reasons:
+        say(text)
     plans = Plans(
         tuple(forecasts(configs, None if flops is None else str(flops), say)),
         tuple(ranks),

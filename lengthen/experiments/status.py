@@ -95,8 +95,8 @@ def _must_be_the_run(config: Config | Command, file: Path, directory: Path) -> C
 
 
 def _decided(config: Config, used: Config) -> Config:
-    """Return a configuration with what it leaves to its store, or the run's, and to us."""
-    config = settings.with_auto_decided(config)
+    """Return a configuration with what it leaves to its store, and to the run's device."""
+    config = settings.with_auto_as(config, used.run)
     decay = config.optimizer.decay_tokens or config.budget.tokens
     if decay is None:
         data = {"data": used.data.model_dump()}

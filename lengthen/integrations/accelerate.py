@@ -1,20 +1,7 @@
 """Length warmup in a loop of Accelerate: ready micro-batches that `prepare` leaves alone.
 
-loader = LengthenLoader(accelerator, "store", plan, "runs/mine")
-scheduler = loader.lr_scheduler(optimizer)
-model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-for inputs, targets, length, share in loader:
-    norm = None
-    with accelerator.accumulate(model):
-        loss = share * mean_loss(model(inputs), targets)
-        accelerator.backward(loss)
-        if accelerator.sync_gradients:
-            norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-    loader.log_step(loss, norm, optimizer)
-loader.close()
+The loop stands in docs/integrations.md: `share` times a micro-batch's mean loss goes backward, and
+`log_step` comes after every micro-batch.
 """
 
 from collections.abc import Iterator, Mapping

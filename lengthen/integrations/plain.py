@@ -1,19 +1,6 @@
 """Length warmup in a plain PyTorch loop: ready batches, learning rates by tokens, and a log.
 
-plan = DataPlan(pacing=Linear(start=8, end=256, duration=1000), rows=64, budget=100_000_000)
-stream, log = BatchStream(store.train, plan), RunLog("runs/mine", plan)
-scheduler = plan.lr_scheduler(optimizer)
-for step, micro_batches in stream:
-    losses = []
-    for inputs, targets, length, share in micro_batches:
-        loss = share * mean_loss(inputs, targets)
-        loss.backward()
-        losses.append(loss.detach())
-    grad_norm = clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    log.step(step, loss=sum(losses), grad_norm=grad_norm, optimizer=optimizer)
-    scheduler.step()
-    optimizer.zero_grad()
+The loop stands in docs/integrations.md and in examples/plain_loop.py.
 """
 
 from collections.abc import Iterator, Mapping

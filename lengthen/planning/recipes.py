@@ -1,7 +1,8 @@
 """The recipes side by side: what each trains, and how long that would take on this machine."""
 
-from lengthen.config.load import load, with_auto_decided
+from lengthen.config.load import load
 from lengthen.config.recipes import RECIPES
+from lengthen.distributed.auto import decided
 from lengthen.planning.forecast import in_units
 from lengthen.planning.plan import plan
 from lengthen.training.calibrate import UTILISATION, product_speed
@@ -23,7 +24,7 @@ def recipes() -> Table:
     for name in (one for one in RECIPES if not one.endswith("-baseline")):
         vocabulary = RECIPES[name]()["model"].get("vocabulary", VOCABULARY)
         configs[name] = load(name, {"model.vocabulary": vocabulary})[0]
-    speed = product_speed(with_auto_decided(configs["laptop-2min"]))
+    speed = product_speed(decided(configs["laptop-2min"])[0])
     rows = []
     for name, config in configs.items():
         model, planned = config.model, plan(config, config.model.length)

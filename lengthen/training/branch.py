@@ -25,6 +25,7 @@ from lengthen.data.store import Store
 from lengthen.data.stream import StepStream
 from lengthen.data.tokenizer import tokenizer_difference
 from lengthen.data.tokenizer_files import read_tokenizer
+from lengthen.distributed.auto import decided
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.run import directory as runlog
@@ -35,6 +36,7 @@ from lengthen.training.loop import RunSummary
 from lengthen.training.ownership import own_directory
 from lengthen.training.run_files import Begun, write_run
 from lengthen.training.start import resumed
+from lengthen.util.console import say
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import DataError, SettingError
 
@@ -65,12 +67,15 @@ def branch(
     parent, paths = runlog.open_run(as_path("run", run)), RunPaths(as_path("out", out))
     config, anew, notes = plan_branch(parent, settings, data)
     store, disk = open_store(config), disk or Disk()
+    config, reasons = decided(config, store)
     check_new_branch(parent, paths, overwrite=overwrite)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         start, damaged = load_checkpoint(parent.checkpoints, at, context)
         config, begun = _begun(config, store, parent, start, anew=anew)
         own_directory(stack, paths.root, context, f"branch from {start.path.name}", config)
+        if not quiet and context.is_rank_zero:
+            say(reasons)
         config, _ = with_micro_tokens(config, store, context)
         if context.is_rank_zero:
             facts = {"device": described(context.device), **store.manifest.validation()}

@@ -27,11 +27,13 @@ from lengthen.core.schedule import StepPlan
 from lengthen.data.store import Store
 from lengthen.data.store_manifest import Manifest
 from lengthen.data.stream import StreamState, accumulation_steps
+from lengthen.distributed.auto import decided
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import device_here
 from lengthen.distributed.memory import memory_limit, memory_of
 from lengthen.model import cost
 from lengthen.training.trainer import Trainer
+from lengthen.training.warm import no_more_graphs, warm
 from lengthen.util.errors import SettingError
 from lengthen.util.tables import counted
 
@@ -132,7 +134,7 @@ def measure_speed(
     is too large even for that is not built: its speed is a share of this machine's matrix products.
     Raises SettingError for a missing vocabulary.
     """
-    config = settings.with_auto_decided(config)
+    config, _ = decided(config)
     context = DistributedContext(device_here(config.run.device), config.run.precision)
     untried = product_speed(config)
     if memory_of(config, micro_tokens) > memory_limit(context.device):
@@ -238,13 +240,15 @@ def real_steps(
     changes = {"budget": {"tokens": MOST}, "batch": {"leftovers": "requeue"}}
     endless = settings.with_overrides(config, changes)
     trainer = Trainer(endless, store, context, micro_tokens)
+    warm(trainer)
 
     def step_seconds(rows: int, length: int, micro_tokens: int) -> float:
         began, now = time.perf_counter(), trainer.train_state
         # Without a rate the weights stay as they are drawn, and no number runs away.
         plan = StepPlan(rows, length, learning_rate=0.0)
         step = trainer.inputs.stream.planned(plan, StreamState(now.counters, now.ledger))
-        trainer.train_on(step, micro_tokens)
+        with no_more_graphs(trainer):
+            trainer.train_on(step, micro_tokens)
         return time.perf_counter() - began
 
     return step_seconds

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from lengthen.checkpoint.read import State, Tensors
-from lengthen.config.load import Source, load, nested, with_auto_decided, with_data, with_overrides
+from lengthen.config.load import Source, load, nested, with_data, with_overrides
 from lengthen.config.schema import Config, Tables
 from lengthen.core.schedule import Counters
 from lengthen.data.open_store import NO_STORE, open_store, with_store
 from lengthen.data.store import Store
 from lengthen.data.tokenizer import tokenizer_difference
+from lengthen.distributed.auto import decided
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.launch import join_process_group
 from lengthen.exchange.pretrained import Pretrained, read_folder
@@ -62,7 +63,8 @@ def import_pretrained(
             rule = f"is one for all, and the folder has {_dropouts(model)}"
             raise SettingError("model.dropout", rule, None, "say which: --model.dropout SHARE")
         _check_same_tokenizer(store, model, folder)
-        config = with_store(config, store)
+        config, reasons = decided(with_store(config, store), store)
+        notes = [*notes, *reasons]
     elif model.dropouts:
         note = f"model.dropout is {config.model.dropout}; the folder has {_dropouts(model)}"
         notes = [*notes, note]
@@ -128,7 +130,7 @@ def _first_state(
     if store is None:
         config = with_overrides(config, {"data": {"store_id": NO_STORE}})
         tensors: dict[str, Tensors] = {"model": model.weights, "optimizer": {}}
-        return with_auto_decided(config), tensors, {"counters": asdict(Counters())}
+        return config, tensors, {"counters": asdict(Counters())}
     config, micro_tokens = with_micro_tokens(config, store, context)
     trainer = Trainer(config, store, context, micro_tokens)
     trainer.model.load_state_dict(model.weights)

@@ -17,7 +17,7 @@ from lengthen.config.load import (
     load,
     load_run,
     nested,
-    with_auto_decided,
+    with_auto_as,
     with_overrides,
 )
 from lengthen.config.schema import Config, Tables
@@ -26,6 +26,7 @@ from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store import Store
+from lengthen.distributed.auto import decided
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
@@ -48,6 +49,7 @@ from lengthen.training.minutes import in_tokens
 from lengthen.training.ownership import own_directory
 from lengthen.training.run_files import write_run
 from lengthen.training.trainer import Trainer
+from lengthen.training.warm import no_more_graphs, warm
 from lengthen.util.console import line, say
 from lengthen.util.disk import Disk, as_path
 from lengthen.util.errors import BusyError, DataError, SettingError
@@ -113,6 +115,7 @@ def check_start(
             config = with_store(
                 with_overrides(config, {"budget": there.budget.model_dump()}), store
             )
+        config = with_auto_as(config, there.run)
         check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
             return config, store, there
@@ -136,10 +139,12 @@ def _train(
     if there is not None:
         overrides = local_overrides(config, there)
         return resume(out, settings=overrides, quiet=not shown, on_record=on_record, disk=disk)
-    paths = RunPaths(out)
+    paths, (config, reasons) = RunPaths(out), decided(config, store)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         own_directory(stack, out, context, "train anew", config)
+        if shown and context.is_rank_zero:
+            say(reasons)
         if resume_auto and context.is_rank_zero and list_checkpoints(paths.checkpoints):
             # It was looked at before this process owned it: the last owner has saved since.
             rule = f"{out} has just been saved by another process"
@@ -180,7 +185,7 @@ def resume(
     refuse_fixed(overrides)
     config, notes = load(paths.config, overrides)
     check_trackers("run.trackers", config.run.trackers)
-    store, config = open_store(config), with_auto_decided(config)
+    store, config = open_store(config), with_auto_as(config, load_run(paths.config).run)
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
@@ -268,6 +273,9 @@ def _build_loop(
     how = f"device {device}, precision {run.precision}, compile {run.compile}"
     progress.say(f"{how}, {_size(trainer)}")
     stack.enter_context(closing(trainer.inputs))
+    if seconds := warm(trainer):
+        progress.say(f"compiled in {seconds:.1f} s, which are none of the run's")
+    stack.enter_context(no_more_graphs(trainer))
     return TrainingLoop(trainer, paths, log, stop, progress, checkpoints)
 
 

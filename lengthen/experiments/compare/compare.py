@@ -11,7 +11,7 @@ from lengthen.config.load import nested, with_data
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.store_manifest import MANIFEST
 from lengthen.experiments.command import Command
-from lengthen.experiments.compare.declared import amendments
+from lengthen.experiments.compare.declared import amendments, decided_in
 from lengthen.experiments.compare.file import Comparison, Planned, comparison_of, read_comparison
 from lengthen.experiments.compare.outcomes import Group, Outcome, groups, notes, read_outcomes
 from lengthen.experiments.compare.run import carry_out
@@ -100,10 +100,10 @@ def compare(
     if not look:
         carry_out(comparison, root, jobs=jobs, threads=threads, amend=amend, shown=not quiet)
     with opened(root) as folder:
+        comparison = decided_in(comparison, folder, only_declared=True)
         outcomes, missing = read_outcomes(comparison, folder)
         amended = amendments(comparison, folder)
-    if not any(outcome.summary for outcome in outcomes):
-        raise DataError(_nothing(root, outcomes))
+    _must_show_something(root, outcomes)
     members = groups(comparison, outcomes)
     pairs = pair_verdicts(members, comparison)
     lines, remarks = [*amended, *verdict_lines(pairs)], notes(outcomes)
@@ -174,11 +174,13 @@ def _are_our_tables(path: Path) -> bool:
     return json_keys(path) == {"name", "verdicts", "tables"}
 
 
-def _nothing(root: Path, outcomes: Sequence[Outcome]) -> str:
+def _must_show_something(root: Path, outcomes: Sequence[Outcome]) -> None:
+    if any(outcome.summary for outcome in outcomes):
+        return
     messages = [outcome.attempts.message for outcome in outcomes if outcome.attempts.message]
     if messages:
-        return f"{root}: every run crashed, the first one with: {messages[0]}"
-    return f"{root}: no run has come to its end yet"
+        raise DataError(f"{root}: every run crashed, the first one with: {messages[0]}")
+    raise DataError(f"{root}: no run has come to its end yet")
 
 
 def _end(outcome: Outcome) -> str:

@@ -7,12 +7,17 @@ and page show. What a run was trained with never changes (status.run_status).
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from lengthen.config.load import AUTO, with_auto_as
+from lengthen.config.schema import Config, Run
+from lengthen.data.open_store import open_store
 from lengthen.data.tokenizer_files import first_problem
+from lengthen.distributed.auto import decided_alike
 from lengthen.experiments.compare.file import RUNS, Comparison
 from lengthen.experiments.status import NO_RESULT
 from lengthen.run.directory import owned
@@ -27,6 +32,8 @@ class _Declaration(BaseModel):
     time: str
     changes: list[str]  # since the one before it
     file: dict[str, Any]
+    # What "auto" is for every run; before it was written down, it was this on every device.
+    became: dict[str, str] = {"precision": "fp32", "compile": "off"}
 
 
 def declare(comparison: Comparison, root: Path, *, amend: bool) -> None:
@@ -45,10 +52,36 @@ def declare(comparison: Comparison, root: Path, *, amend: bool) -> None:
             time=time.strftime("%Y-%m-%d %H:%M:%S"),
             changes=[str(change).partition(";")[0] for change in changes],
             file=_said(comparison),
+            became={**(before[-1].became if before else {}), **comparison.became},
         )
         lines = "".join(f"{one.model_dump_json()}\n" for one in [*before, now])
         with owned(root):
             Disk().replace_file(path, lines.encode())
+
+
+def decided_in(comparison: Comparison, root: Path, *, only_declared: bool = False) -> Comparison:
+    """Return a comparison with one decision for every "auto" of its runs, and why.
+
+    It is the one that was declared in `root`, if one was; `only_declared` leaves runs that somebody
+    trained by hand. A run whose store is not there is finished or will be refused: it has no say.
+    """
+    before = _declarations(root / f"{comparison.name}{DECLARED}") if (root / RUNS).is_dir() else []
+    if only_declared and not before:
+        return comparison
+    then = Run.model_validate(before[-1].became if before else {})
+    ours = [run for run in comparison.runs if isinstance(run.asked, Config)]
+    known = {run.name: with_auto_as(run.config, then) for run in ours}
+    stores = {run.name: open_store(run.config) for run in ours if run.config.data.store_id}
+    configs, reasons = decided_alike([(known[name], store) for name, store in stores.items()])
+    known |= dict(zip(stores, configs, strict=True))
+    became = {
+        name: getattr(known[run.name].run, name)
+        for run in ours
+        for name in AUTO
+        if getattr(run.config.run, name) == "auto"
+    }
+    runs = tuple(replace(run, asked=known.get(run.name, run.asked)) for run in comparison.runs)
+    return replace(comparison, runs=runs, became=became, reasons=tuple(reasons))
 
 
 def amendments(comparison: Comparison, root: Path) -> list[str]:

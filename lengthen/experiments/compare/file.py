@@ -28,7 +28,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,8 @@ class Comparison:
     primary: tuple[tuple[str, str], ...]  # pairs that alone are judged; none: all are
     margin: float | None  # nats by which the first of a primary pair may be worse
     said: Tables  # all that the file and what lies over it say, by dotted name
+    became: Mapping[str, str] = field(default_factory=dict)  # what every "auto" of the runs is
+    reasons: tuple[str, ...] = ()  # for that, a line each
 
 
 def read_comparison(path: Path, overrides: Tables | None = None) -> Comparison:

@@ -16,7 +16,7 @@ from lengthen.analysis.tensorboard_log import reader
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store
 from lengthen.experiments.command import Command
-from lengthen.experiments.compare.declared import declare
+from lengthen.experiments.compare.declared import decided_in, declare
 from lengthen.experiments.compare.file import Comparison, Planned
 from lengthen.experiments.compare.verdicts import FEWEST_SEEDS
 from lengthen.experiments.runner import (
@@ -59,6 +59,7 @@ def carry_out(
     could start with or for a changed file (declare), and StoppedError after a signal, when the runs
     have saved.
     """
+    comparison = decided_in(comparison, root)
     unfinished = _unfinished(comparison.runs, root)
     rests = _rests(unfinished)
     configs = [run.asked for run in unfinished]
@@ -82,19 +83,22 @@ def carry_out(
             work = f", {steps:,.0f} steps, {flops:.3g} FLOP of training" * (flops > 0)
             few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
             few *= len(comparison.seeds) < FEWEST_SEEDS
-            progress.say(f"cost: {counted(len(left), 'run')}{side}{work}{few}")
+            cost = f"cost: {counted(len(left), 'run')}{side}{work}{few}"
+            for text in (*comparison.reasons, cost):
+                progress.say(text)
             of = len(comparison.runs)
             training = _Training(machine, attempts, progress, left, time_left, of, whole, on_end)
             run_jobs(training, machine, root)
 
 
-def write_commands(comparison: Comparison, root: Path, *, amend: bool) -> Path:
+def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bool = True) -> Path:
     """Write the configuration of every unfinished run, and a file with a command for each.
 
     Whoever can carry out commands trains them, in any order and on any machine that sees `root`;
     one given again goes on. Raises what carry_out raises before it trains.
     """
-    root, unfinished = root.resolve(), _unfinished(comparison.runs, root)
+    comparison, root = decided_in(comparison, root), root.resolve()
+    unfinished = _unfinished(comparison.runs, root)
     _rests(unfinished)  # refuses what no verdict could be on
     declare(comparison, root, amend=amend)
     jobs = [Job(one.name, one.name, one.directory(root), one.asked) for one in unfinished]

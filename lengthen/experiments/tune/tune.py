@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthen.config.load import Source, load
-from lengthen.data.open_store import open_store
+from lengthen.config.load import Source, load, load_run, with_auto_as
+from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.auto import decided
 from lengthen.distributed.device import cards, usable_cores
 from lengthen.experiments.runner import Machine, machine_for
 from lengthen.experiments.tune.cost import chosen_or_likely, estimate, search_cost
@@ -96,16 +97,22 @@ def tune(
     say = (lambda _: None) if quiet else note
     for text in notes:
         say(text)
+    store = open_store(config)
+    config = with_store(config, store)
+    for trial in sorted((root / TRIALS).glob("*.toml"))[:1]:  # of an earlier call
+        config = with_auto_as(config, load_run(trial).run)
+    config, reasons = decided(config, store)
     problem = define_problem(
         config,
-        open_store(config),
+        store,
         starts=starts,
         judge_tokens=judge_tokens,
         aggressive=aggressive,
     )
     must_be_a_tuners(root)
     machine = _machine(problem, jobs, threads)
-    say(_estimate_text(problem, machine))
+    for text in (*reasons, _estimate_text(problem, machine)):
+        say(text)
     result = _result(problem, root, carry_out(problem, root, machine, shown=not quiet))
     if moved := _write(root, result):
         say(moved)

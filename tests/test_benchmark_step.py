@@ -1,0 +1,38 @@
+"""The processes that `benchmarks.step` has take turns."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.contender import Setting
+from benchmarks.step import REPOSITORY, contender, measured, real_store
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ours", "bare", "transformers"])
+def test_a_contender_takes_a_step_when_it_is_asked(name: str) -> None:
+    with real_store() as folder, contender(REPOSITORY) as process:
+        setting = Setting(name, "bf16", 64, 256, str(folder / "store"), pass_tokens=128)
+        assert process.ask(make=asdict(setting)) > 0
+        assert process.ask(step=True) > 0
+        assert process.ask(peak=True) > 1e8
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_each_and_a_ratio_for_all_but_ours() -> None:
+    with real_store() as folder:
+        settings = {
+            name: Setting(name, "fp32", 64, 256, str(folder / "store")) for name in ("ours", "bare")
+        }
+        ours, bare = measured({n: (s, REPOSITORY) for n, s in settings.items()}, rounds=1)
+    assert ours.ratio is None
+    assert bare.ratio is not None
+    assert min(ours.speed, bare.speed, ours.gigabytes, bare.start) > 0
+
+
+@pytest.mark.slow
+def test_a_contender_that_fails_says_why(tmp_path: Path) -> None:
+    setting = Setting("ours", "fp32", 64, 256, str(tmp_path / "none"))
+    with contender(REPOSITORY) as process, pytest.raises(ChildProcessError, match="no token store"):
+        process.ask(make=asdict(setting))
