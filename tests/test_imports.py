@@ -67,7 +67,8 @@ def test_the_core_needs_numpy_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cli.main", "data.prepare", "planning.plan", "experiments.compare.run"]
+    "name",
+    ["cli.main", "checkpoint.remote", "data.prepare", "planning.plan", "experiments.compare.run"],
 )
 def test_what_computes_nothing_loads_no_torch(name: str) -> None:
     code = f"import sys, lengthen.{name}; print('torch' in sys.modules)"

@@ -77,12 +77,12 @@ class Remote:
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
-        path = Path(f"{self._root}/{name}")
-        if not self._is_disk:
-            self._call(lambda: self._fs.pipe_file(str(path), data))
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Disk().replace_file(path, data)
+        write = self._write_file if self._is_disk else self._fs.pipe_file
+        self._call(lambda: write(f"{self._root}/{name}", data))
+
+    def _write_file(self, path: str, data: bytes) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Disk().replace_file(Path(path), data)
 
     def delete(self, hashes: set[str]) -> None:
         """Delete data."""
@@ -105,6 +105,8 @@ class Remote:
         except TimeoutError:
             rule = f"no answer within {self._timeout:g} s; try again, or give a longer --timeout"
             raise StorageError(f"storage {self.url}: {rule}") from None
+        except StorageError:
+            raise
         except Exception as error:  # every package has its own
             raise StorageError(f"storage {self.url}: {one_line(error)}") from None
 

@@ -413,6 +413,14 @@ def test_a_url_that_no_package_serves_is_one_line(
             assert said == f"lengthen: URL: {rule}, got '{url}'\n"
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", 1)
+    said = refused("push", run, "file:///proc/none", code=8, capsys=capsys)
+    assert "storage file:///proc/none: [Errno 2] No such file or directory" in said
+
+
 def test_what_is_no_run_is_not_pushed(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="RUN: must be a run's directory"):
         push(tmp_path, f"file://{tmp_path}/remote")

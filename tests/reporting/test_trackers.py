@@ -156,6 +156,11 @@ def test_on_record_gets_each_line_and_cannot_stop_the_training(
     assert lines(read_metrics(tmp_path / "run")) == lines(read_metrics(run))
 
 
+def copied(run: Path, place: Path) -> Path:
+    """Copy a run without what a report has written there."""
+    return Path(shutil.copytree(run, place, ignore=shutil.ignore_patterns("tensorboard")))
+
+
 def command(store: Path, out: Path, tracker: str = "tensorboard") -> list[str]:
     words = ["train", "laptop-2min", "--data", str(store), "--out", str(out), *WORDS]
     return [*words, "--quiet", "--run.trackers", tracker]
@@ -227,7 +232,7 @@ def test_a_tracker_waits_for_the_one_of_the_run_before(
     trained: tuple[Path, list[Record]], tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
-    run = shutil.copytree(trained[0], tmp_path / "run")
+    run = copied(trained[0], tmp_path / "run")
 
     def follow() -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "lengthen.reporting.trackers", str(run), "tensorboard"]
@@ -255,7 +260,7 @@ def test_f52_a_tracker_whose_disk_is_full_changes_no_line(
     trained: tuple[Path, list[Record]], store: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
-    run, other = (shutil.copytree(trained[0], tmp_path / name) for name in ("run", "other"))
+    run, other = (copied(trained[0], tmp_path / name) for name in ("run", "other"))
     (run / "tensorboard").mkdir()
     # A disk of four pages, in a namespace of its own, which is there as long as the tracker is.
     small = f'mount -t tmpfs -o size=16k none {run}/tensorboard && exec "$@"'
