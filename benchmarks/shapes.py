@@ -4,8 +4,9 @@
     python -m benchmarks.shapes --rounds 3       a quick look
 
 Attention, forward and backward, over 1024 tokens with 6 heads of 64: the kernel for causal rows in
-bfloat16 and in float32 (`lengthen.model.mask.SHORT`), and the same rows packed as one long row with
-a block-diagonal mask. Then tokens per second of layers and loss, gradients added up, by the tokens
+bfloat16 and in float32 (`lengthen.model.mask.SHORT`), plain products of blocks of queries
+(`lengthen.model.causal.LENGTHS`), and the same rows packed as one long row with a block-diagonal
+mask. Then tokens per second of layers and loss, gradients added up, by the tokens
 of a micro-batch (`lengthen.distributed.memory.CPU_MICRO_TOKENS`). Processor time of one thread.
 """
 
@@ -20,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks import rivals
 from benchmarks.measure import ROUNDS, figure, seconds_in_rounds
 from lengthen.distributed.context import DistributedContext
+from lengthen.model.causal import attend_causally
 from lengthen.model.mask import document_mask
 
 TOKENS, HEADS, SIZE = 1024, 6, 64
@@ -32,7 +34,12 @@ Work = Callable[[], None]
 
 
 def attention(
-    length: int, dtype: torch.dtype, kernel: torch.dtype, *, packed: bool = False
+    length: int,
+    dtype: torch.dtype,
+    kernel: torch.dtype,
+    *,
+    packed: bool = False,
+    in_blocks: bool = False,
 ) -> Work:
     """Return one pass over rows of `dtype`, by the kernel for another."""
     generator = torch.Generator().manual_seed(0)
@@ -47,10 +54,15 @@ def attention(
         leaf = each.clone().requires_grad_()
         # As views of one product, which the layers have.
         query, key, value = (part.transpose(1, 2).to(kernel) for part in leaf.unbind(2))
-        mixed = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+        mixed = attend_causally(query, key, value) if in_blocks else torchs(query, key, value, mask)
         torch.autograd.backward(mixed.to(dtype), slope)
 
     return run
+
+
+def torchs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what torch's kernel mixes, causally without a mask."""
+    return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
 
 
 def by_length(rounds: int) -> None:
@@ -62,6 +74,7 @@ def by_length(rounds: int) -> None:
             "bfloat16": attention(length, LOW, LOW),
             "bfloat16, packed": attention(length, LOW, LOW, packed=True),
             "bfloat16 by float32's kernel": attention(length, LOW, WIDE),
+            "bfloat16 in blocks": attention(length, LOW, LOW, in_blocks=True),
         }
         seconds = seconds_in_rounds(works, rounds, processor=True)
         shown = ", ".join(f"{n} {1000 * figure(t).median:.1f}" for n, t in seconds.items())

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from lengthen.model.causal import LENGTHS, attend_causally
+
 Mask = Tensor | BlockMask
 NARROWEST = 16  # heads that FlexAttention has a kernel for
 # Tokens of a row up to which a processor attends faster in float32 than in bfloat16, by
@@ -55,14 +57,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout
         if not torch.compiler.is_compiling():
             flex = _compiled(flex_attention)
         return flex(query, key, value, block_mask=mask)
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[2] <= SHORT:
-        wide = mask if mask is None or mask.dtype == torch.bool else mask.float()
-        with torch.autocast("cpu", enabled=False):
-            mixed = attend(query.float(), key.float(), value.float(), wide, dropout)
-        return mixed.to(query.dtype)
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        if key.shape[2] <= SHORT:
+            return _attend_widely(query, key, value, mask, dropout)
+        plain = mask is None and not dropout and not torch.compiler.is_compiling()
+        if plain and key.shape[2] in LENGTHS:
+            return attend_causally(query, key, value)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
     )
+
+
+def _attend_widely(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Attend in float32; a mask of booleans stays one."""
+    wide = mask if mask is None or mask.dtype == torch.bool else mask.float()
+    with torch.autocast("cpu", enabled=False):
+        mixed = attend(query.float(), key.float(), value.float(), wide, dropout)
+    return mixed.to(query.dtype)
 
 
 @functools.cache

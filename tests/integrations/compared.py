@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import lengthen
 from lengthen.cli.main import main
 from lengthen.reporting.gather import gather
@@ -39,9 +41,9 @@ def check_compared(hosts: list[str], store: Path, folder: Path) -> dict[str, flo
         "seeds": [0],
         "variants": {host: {"host": host} for host in hosts},
     }
-    with_tests = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    os.environ["PYTHONPATH"] = with_tests
-    result = lengthen.compare(tables, folder / "out", jobs=2, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+        result = lengthen.compare(tables, folder / "out", jobs=2, quiet=True)
     assert (result.missing, result.unfinished) == (0, ()), result.unfinished
     assert main(["report", str(folder / "out"), "--out", str(folder / "page.html")]) == 0
     runs = gather([folder / "out"])

@@ -63,6 +63,7 @@ def config_of(store: Path, plan: DataPlan = PLAN) -> Config:
     tables["model"] |= {"layers": 1, "width": 16, "heads": 2}
     tables["batch"] |= {"micro_tokens": 128}
     tables["data"] = {"path": str(store)}
+    tables["run"] |= {"precision": "fp32", "compile": "off"}  # "auto" is a training's to decide
     tables["optimizer"] = {
         "learning_rate": RATE,
         "min_learning_rate": 0.0,
