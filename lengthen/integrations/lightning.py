@@ -67,11 +67,13 @@ class LengthenDataModule(LightningDataModule):
             hint = "give Trainer(callbacks=[LengthenCallback(data, ...)])"
             raise SettingError("callbacks", "must have the data module's own", None, hint)
         # The length is of the whole budget: Lightning counts what was trained before a resume too.
-        count = self.plan.number_of_steps() * self.trainer.accumulate_grad_batches
+        trainer: Any = self.trainer  # there is one by now
+        count = self.plan.number_of_steps() * trainer.accumulate_grad_batches
         return Batches(count, self._micro_batches)
 
     def _micro_batches(self) -> Iterator[Batch]:
-        trainer, plan, start = self.trainer, self.plan, self.start
+        plan, start = self.plan, self.start
+        trainer: Any = self.trainer
         assert start is not None
         count, world_size = trainer.accumulate_grad_batches, trainer.world_size
         rank = trainer.global_rank
@@ -85,7 +87,8 @@ class LengthenDataModule(LightningDataModule):
         """Return the first rows of the validation part, at full length; every process has all."""
         tokens = self._validation_tokens
         inputs, targets = full_length_rows(self.store, self.plan.length, tokens)
-        processes = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        trainer: Any = self.trainer
+        processes = trainer.accumulate_grad_batches * trainer.world_size
         each = max(1, self.plan.rows // processes)
         parts = [slice(first, first + each) for first in range(0, len(inputs), each)]
         return Batches(len(parts), lambda: ((inputs[rows], targets[rows]) for rows in parts))

@@ -142,7 +142,9 @@ def test_a_run_that_was_pulled_has_every_file_of_the_one_that_was_pushed(
 def test_what_is_there_is_not_sent_again_and_what_the_run_deleted_goes(tmp_path: Path) -> None:
     run, url = make_run(tmp_path / "run", 1, 2), f"file://{tmp_path}/remote"
     push(run, url)
+    written = {path: path.stat().st_ino for path in (tmp_path / "remote" / "data").iterdir()}
     assert push(run, url).endswith(", 0 pieces sent")
+    assert all(path.stat().st_ino == number for path, number in written.items())
     shutil.rmtree(run / "checkpoints" / "step-00000001")
     make_run(run, 3)
     push(run, url)
