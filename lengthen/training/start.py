@@ -186,13 +186,14 @@ def resume(
     config, notes = load(paths.config, overrides)
     check_trackers("run.trackers", config.run.trackers)
     store, config = open_store(config), with_auto_as(config, load_run(paths.config).run)
+    config, reasons = decided(config, store)  # where config.toml was edited to say "auto"
     config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
         own_directory(stack, paths.root, context, what, config)
         go_on = stack, context, paths, config, store, disk or Disk()
-        loop = resumed(*go_on, checkpoint, overrides, notes, not quiet)
+        loop = resumed(*go_on, checkpoint, overrides, [*notes, *reasons], not quiet)
         loop.on_record = guarded(on_record)
         return loop.run()
 

@@ -12,6 +12,7 @@ from lengthen.cli.main import main
 from lengthen.config.load import load_run
 from lengthen.distributed import auto
 from lengthen.distributed.auto import decided, decided_alike, has_matrix_units
+from lengthen.run.metrics import read_metrics
 from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
 from lengthen.util.errors import SettingError
@@ -149,6 +150,23 @@ def test_a_run_says_what_was_decided_and_keeps_it_on_any_machine(
     assert run_of(tmp_path / "branch") == ("bf16", "off")
     branch(run, tmp_path / "anew", settings={"budget.tokens": 4000, "run": AUTO}, quiet=True)
     assert run_of(tmp_path / "anew") == ("fp32", "off")
+
+
+def test_a_run_whose_file_was_edited_to_auto_goes_on_with_what_this_device_decides(
+    configured: Configure, tmp_path: Path, units: Units, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 2000}), run, quiet=True)
+    text = (run / "config.toml").read_text().replace('"fp32"', '"auto"').replace('"off"', '"auto"')
+    (run / "config.toml").write_text(text)
+    assert run_of(run) == ("auto", "auto")
+    units(True)
+    resume(run, settings={"budget.tokens": 3000})
+    assert run_of(run) == ("bf16", "off")
+    assert 'run.precision = "auto" takes bf16' in capsys.readouterr().err
+    resumed = read_metrics(run / "metrics.jsonl").events
+    (facts,) = [event.facts for event in resumed if event.name == "resumed"]
+    assert facts["overrides"]["run"]["precision"] == "bf16"
 
 
 def test_a_launcher_that_finds_a_run_of_another_precision_is_refused(
