@@ -29,6 +29,7 @@ from lengthen.util.overwrite import check_directory
 from lengthen.util.tables import counted
 
 Name = Annotated[str, Field(pattern=r"^(checkpoints/step-\d{8,18}/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+DAY = 86400  # seconds
 T = TypeVar("T")
 
 
@@ -51,6 +52,8 @@ class Remote:
         """Connect to nothing yet; raises SettingError for a URL that no package serves."""
         import fsspec
 
+        if not 0 < timeout <= DAY:
+            raise SettingError("timeout", f"must be above 0 and at most {DAY} seconds", timeout)
         self.url, self._timeout = url, timeout
         try:
             self._fs, root = fsspec.url_to_fs(url, skip_instance_cache=True)
@@ -59,6 +62,18 @@ class Remote:
         self._root, self._is_disk = root.rstrip("/"), self._fs.protocol[0] == "file"
         if "://" not in url:
             raise SettingError("URL", "must begin with s3://, gs:// or file://", url)
+
+    def check_place(self) -> None:
+        """Raise SettingError for a folder that holds other things, as a run's own does."""
+        if self._is_disk:
+            ours = {MANIFEST, "data"}
+            check_directory(
+                Path(self._root or "/"),
+                "pushed run",
+                lambda names: {name for name in names if not name.startswith(".tmp-")} <= ours,
+                overwrite=True,
+                setting="URL",
+            )
 
     def get(self, name: str) -> bytes:
         """Return an object; empty where there is none."""
@@ -119,6 +134,7 @@ def push(run: Path, url: str, *, overwrite: bool = False, timeout: float = 60.0)
     CheckpointError for a damaged checkpoint, StorageError.
     """
     paths, remote = open_run(run), Remote(url, timeout)
+    remote.check_place()
     committed = remote.get(MANIFEST)
     old = _parse(committed, url)
     if not overwrite:
@@ -194,7 +210,7 @@ def pull(url: str, run: Path, *, timeout: float = 60.0) -> str:
     """
     hint = "give another directory"
     check_directory(run, "run", lambda _: True, overwrite=False, hint=hint, setting="RUN")
-    remote, disk, run = Remote(url, timeout), Disk(), run.absolute()
+    remote, disk, run = Remote(url, timeout), Disk(), run.resolve()
     files = _parse(remote.get(MANIFEST), url).files
     if not files:
         raise CheckpointError(f"{url}: no run is there; `lengthen push RUN {url}` puts it there")

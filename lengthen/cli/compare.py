@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lengthen.cli.command import Command, Parser, Settings, named
+from lengthen.util.errors import SettingError
 
 
 def _arguments(parser: Parser) -> None:
@@ -30,6 +31,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     if (root := own.pop("lay_out")) is None:
         compare(**own).print()
         return 0
+    for name in ("jobs", "threads", "look"):
+        if value := getattr(options, name):
+            rule = "must be left out: laying out trains and judges nothing"
+            raise SettingError(f"--{name}", rule, value)
     asked = asked_for(options.file, with_data(nested(settings), options.data))
     print(write_commands(asked, root, amend=options.amend))
     return 0

@@ -66,11 +66,14 @@ def _run(options: argparse.Namespace, _: Settings) -> int:
 
 
 def _must_be_left_out(options: argparse.Namespace) -> None:
-    given = {"SOURCE": " ".join(options.sources), "out": str(options.out or "")}
-    for name, value in given.items():
-        if value:
-            rule = "must be left out: the store is made in the folder of the parts"
-            raise SettingError(name, rule, value)
+    parser = Parser()
+    _arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        value = getattr(options, name)
+        if name not in ("join", "overwrite") and value != default:
+            rule = "must be left out: the store is made of the parts as they are, in their folder"
+            shown = " ".join(value) if isinstance(value, list) else str(value)
+            raise SettingError("SOURCE" if name == "sources" else name, rule, shown)
 
 
 COMMAND = Command(

@@ -1,6 +1,8 @@
 """`lengthen pull`: fetch a run from an object store."""
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from lengthen.cli.command import Command, Parser, Settings, named
@@ -15,6 +17,8 @@ def _arguments(parser: Parser) -> None:
 def _run(options: argparse.Namespace, _: Settings) -> int:
     from lengthen.checkpoint.remote import pull
 
+    if options.alone:  # SLURM's end, too, is one at which what was fetched by half goes
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     print(pull(**named(options)))
     return 0
 

@@ -37,10 +37,10 @@ def join(
     damaged or made otherwise than the first, SettingError where there is none, StorageError.
     """
     folder, disk = as_path("join", folder), disk or Disk()
+    parts = _parts(folder)
     if (folder / MANIFEST).exists() and not overwrite:
         hint = "--overwrite joins it again"
         raise SettingError("join", "must not be joined yet", str(folder), hint)
-    parts = _parts(folder)
     manifests = _checked(parts)
     duplicates = DuplicateCounter()
     for part in parts:
@@ -84,7 +84,7 @@ def _shards(parts: list[Path], of_parts: list[Part]) -> list[Shard]:
 
 def _parts(folder: Path) -> list[Path]:
     """Return the folders of all parts; raises DataError for one that is missing."""
-    names = os.listdir(folder) if folder.is_dir() else []
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
     counts = {
         int(found[1]) for name in names if (found := re.fullmatch(r"part-\d+-of-(\d+)", name))
     }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def read_environment(path: Path) -> dict[str, Any]:
 def environment(command: Sequence[str]) -> dict[str, Any]:
     """Return what a run depends on besides its configuration, for environment.json."""
     return {
+        "begun": datetime.now().astimezone().isoformat(),  # tells it from another of these words
         "command": [_masked(word) for word in command],
         "commit": _commit(),
         "packages": {name: _version(name) for name in PACKAGES},

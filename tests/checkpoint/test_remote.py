@@ -236,6 +236,19 @@ def test_training_goes_on_from_a_run_that_was_pulled(configured: Configure, tmp_
     assert [step.loss for step in runs[0]] == [step.loss for step in runs[1]]
 
 
+def test_a_run_begun_again_by_the_same_words_is_another_run(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run, url = tmp_path / "run", f"file://{tmp_path}/remote"
+    for tokens in (3000, 6000):
+        shutil.rmtree(run, ignore_errors=True)
+        train(configured(budget={"tokens": tokens}), run, quiet=True)
+        if tokens == 3000:
+            push(run, url)
+    with pytest.raises(SettingError, match="holds another run"):
+        push(run, url)
+
+
 @pytest.mark.parametrize("deleted", [[1], [1, 2]])
 def test_a_checkpoint_that_training_deletes_meanwhile_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: list[int]
@@ -421,6 +434,66 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     run = make_run(tmp_path / "run", 1)
     said = refused("push", run, "file:///proc/none", code=8, capsys=capsys)
     assert "storage file:///proc/none: [Errno 2] No such file or directory" in said
+
+
+@pytest.mark.parametrize("place", ["run", "other", "other/file"])
+def test_a_folder_that_holds_other_things_stays_as_it_is(place: str, tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "run", 1), tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("mine")
+    before = files_in(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(SettingError, match="URL: must be a"):
+            push(run, f"file://{tmp_path}/{place}", overwrite=overwrite)
+    assert files_in(tmp_path) == before
+
+
+def test_what_a_killed_push_left_is_in_no_push_s_way(tmp_path: Path) -> None:
+    run, folder = make_run(tmp_path / "run", 1), tmp_path / "remote"
+    folder.mkdir()
+    (folder / ".tmp-manifest.json-1-ab").write_text("{")
+    push(run, f"file://{folder}")
+    assert pulled(f"file://{folder}", tmp_path) == files_in(run)
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf"])
+def test_a_time_out_is_a_number_of_seconds(
+    timeout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in both(make_run(tmp_path / "run", 1), f"file://{tmp_path}/remote"):
+        said = refused(*words, "--timeout", timeout, code=2, capsys=capsys)
+        assert "timeout: must be above 0 and at most 86400 seconds, got" in said
+
+
+def test_a_pull_that_is_told_to_end_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, url, pieces = make_run(tmp_path / "run", 1), f"file://{tmp_path}/remote", remote._pieces
+    push(run, url)
+
+    def ended(*arguments: Any) -> Iterator[bytes]:
+        yield from pieces(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(remote, "_pieces", ended)
+    child = os.fork()
+    if not child:
+        try:
+            main(["pull", url, str(tmp_path / "new")], alone=True)
+        except SystemExit as end:
+            os._exit(int(str(end.code)))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["remote", "run"]
+
+
+def test_a_run_is_pulled_to_where_a_link_leads(tmp_path: Path) -> None:
+    run, url = make_run(tmp_path / "run", 1), f"file://{tmp_path}/remote"
+    push(run, url)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    pull(url, tmp_path / "link")
+    assert files_in(tmp_path / "disk") == files_in(run)
 
 
 def test_what_is_no_run_is_not_pushed(tmp_path: Path) -> None:

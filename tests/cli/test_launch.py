@@ -186,3 +186,14 @@ def test_an_installed_package_has_every_file_of_ours(tmp_path: Path) -> None:
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("lengthen ")
+
+
+@pytest.mark.parametrize("more", ["--look", "--jobs 2", "--threads 2"])
+def test_what_lays_out_refuses_what_is_for_training_or_judging(
+    more: str, store: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / "question.toml"
+    file.write_text(COMPARISON.format(store=store))
+    assert main(["compare", str(file), "--lay-out", str(tmp_path / "new"), *more.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"lengthen: {more.split()[0]}: must be left out")
+    assert not (tmp_path / "new").exists()

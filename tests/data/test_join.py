@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lengthen.cli.main import main
 from lengthen.data.join import join
 from lengthen.data.prepare import Summary, prepare
 from lengthen.data.store import Store, extra_files, verify
@@ -229,3 +230,28 @@ def test_what_holds_no_parts_cannot_be_joined(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(SettingError, match="join: must hold the parts of one division"):
             join(folder)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--tokenizer gpt2",
+        "--valid 0.5",
+        "--valid-files a b",
+        "--part 1/2",
+        "--in-place",
+        "--seed 1",
+    ],
+)
+def test_a_join_refuses_what_only_a_part_can_be_prepared_with(
+    more: str, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", "--join", str(parts), *more.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"lengthen: {more.split()[0]}: must be left out")
+    assert main(["prepare", "--join", str(parts)]) == 0
+
+
+def test_a_store_of_no_parts_is_not_said_to_be_joined(tmp_path: Path) -> None:
+    prepare(write(tmp_path / "a.txt", b"text"), tmp_path / "one", tokenizer="bytes", quiet=True)
+    with pytest.raises(SettingError, match="must hold the parts of one division"):
+        join(tmp_path / "one")
