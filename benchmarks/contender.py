@@ -103,7 +103,7 @@ def theirs(setting: Setting) -> Step:
     from benchmarks import rivals
 
     context = DistributedContext(torch.device("cpu"), setting.precision)
-    case = rivals.Case(context=context, compiled=setting.compiled)
+    case = rivals.Case(positions=setting.length, context=context, compiled=setting.compiled)
     made = rivals.MADE[setting.name if setting.name != "lightning" else "litgpt"]
     passes = setting.pass_tokens or setting.own_passes
     loop = rivals.lightning if setting.name == "lightning" else rivals.ready

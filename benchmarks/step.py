@@ -94,7 +94,7 @@ class Contender:
     def end(self) -> None:
         """End it."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()  # which closes the pipes too
         self._folder.cleanup()
 
 

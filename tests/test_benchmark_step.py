@@ -10,10 +10,13 @@ from benchmarks.step import REPOSITORY, contender, measured, real_store
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ours", "bare", "transformers"])
-def test_a_contender_takes_a_step_when_it_is_asked(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("ours", 64), ("bare", 64), ("transformers", 64), ("bare", 1088), ("transformers", 1088)],
+)
+def test_a_contender_takes_a_step_when_it_is_asked(name: str, length: int) -> None:
     with real_store() as folder, contender(REPOSITORY) as process:
-        setting = Setting(name, "bf16", 64, 256, str(folder / "store"), pass_tokens=128)
+        setting = Setting(name, "bf16", length, 2 * length, str(folder / "store"), pass_tokens=128)
         assert process.ask(make=asdict(setting)) > 0
         assert process.ask(step=True) > 0
         assert process.ask(peak=True) > 1e8
