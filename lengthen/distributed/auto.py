@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from lengthen.config.load import with_auto_as
 from lengthen.config.schema import Config, Run
 from lengthen.data.store import Store
-from lengthen.distributed.device import device_here, lacks_compiler, usable_cores
+from lengthen.distributed.device import (
+    device_here,
+    lacks_compiler,
+    launcher_variable,
+    usable_cores,
+)
 from lengthen.model import cost
 
 if TYPE_CHECKING:
@@ -104,4 +109,5 @@ def _seconds(config: Config, store: Store | None, speed: float, device: "torch.d
     length = config.model.length
     budget = config.schedule(None if store is None else store.sequences(length)).budget
     each = cost.flops(config.model, 1, length, recompute=config.run.recompute) / length
-    return budget * each / (speed * (usable_cores() if device.type == "cpu" else 1))
+    ranks = launcher_variable("WORLD_SIZE", 1)  # each with a GPU of its own; they share the cores
+    return budget * each / (speed * (usable_cores() if device.type == "cpu" else ranks))

@@ -108,17 +108,15 @@ def plan(
         if variants := variants_in(recipe, with_data(nested(settings), data)):
             # Of two files with a variant of one name both are shown.
             own = {f"{name}: {one}" if one in configs else one: of for one, of in variants.items()}
-            configs, compared = configs | own, True
-            continue
-        configs[name], notes = load(recipe, settings, data=data)
-        for text in notes:
+            compared, notes = True, list[str]()
+        else:
+            config, notes = load(recipe, settings, data=data)
+            own = {name: config}
+        alike, reasons = _decided(own)
+        configs |= alike
+        of = f"{name}: " if len(recipes) > 1 else ""
+        for text in (*notes, *(of + reason for reason in reasons)):
             say(text)
-    stores = [None if one.data.path is None else open_store(one) for one in configs.values()]
-    ours = zip(configs.values(), stores, strict=True)
-    alike, reasons = decided_alike([(with_store(one, s) if s else one, s) for one, s in ours])
-    configs = dict(zip(configs, alike, strict=True))
-    for text in reasons:
-        say(text)
     plans = Plans(
         tuple(forecasts(configs, None if flops is None else str(flops), say)),
         tuple(ranks),
@@ -127,6 +125,14 @@ def plan(
     if path is not None:
         write(path, plans.forecasts)
     return plans
+
+
+def _decided(configs: Mapping[str, Config]) -> tuple[dict[str, Config], list[str]]:
+    """Return a recipe, or the variants of a comparison, as `train` decides on them, and why."""
+    stores = [None if one.data.path is None else open_store(one) for one in configs.values()]
+    ours = zip(configs.values(), stores, strict=True)
+    alike, reasons = decided_alike([(with_store(one, s) if s else one, s) for one, s in ours])
+    return dict(zip(configs, alike, strict=True)), reasons
 
 
 def _names(recipes: Sequence[Source]) -> list[str]:

@@ -12,6 +12,7 @@ from lengthen.cli.main import main
 from lengthen.config.load import load_run
 from lengthen.distributed import auto
 from lengthen.distributed.auto import decided, decided_alike, has_matrix_units
+from lengthen.experiments.plans import plan
 from lengthen.run.metrics import read_metrics
 from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
@@ -119,6 +120,24 @@ def test_without_a_compiler_it_stays_off_and_says_so(
     assert "stays off: needs a compiler, no-such-compiler, and" in reasons[-1]
 
 
+def test_of_several_gpus_each_takes_its_part_of_the_time(
+    configured: Configure, units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units(True)
+    monkeypatch.setattr(auto, "device_here", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(auto, "lacks_compiler", lambda _: "")
+    config = configured(run=AUTO, model={"vocabulary": 257}, **LONG)
+    alone, said = decided(config)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    several, said_of_several = decided(config)
+    assert (alone.run.compile, several.run.compile) == ("on", "off")
+    of, of_several = (
+        float(one[-1].split(" s of ")[1].split(", ")[0].replace(",", ""))
+        for one in (said, said_of_several)
+    )
+    assert of == pytest.approx(8 * of_several, rel=0.01)
+
+
 def test_several_are_compiled_all_or_none(configured: Configure, units: Units) -> None:
     units(True)
     long, short = (
@@ -188,6 +207,19 @@ def test_a_plan_says_what_auto_means_here(
     said = capsys.readouterr().err
     assert 'run.precision = "auto" takes bf16: this device has matrix units' in said
     assert 'run.compile = "auto" stays off: it saves about' in said
+
+
+def test_recipes_side_by_side_are_decided_each_as_it_would_be_trained(
+    store: Path, units: Units, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units(True)
+    long = tmp_path / "long.toml"
+    long.write_text('recipe = "laptop-2min"\nbudget.tokens = "100B"\n')
+    plans = plan(long, "laptop-2min", data=store, flops="1T")
+    assert [one.config.run.compile for one in plans.forecasts] == ["on", "off"]
+    said = capsys.readouterr().err
+    assert 'long: run.compile = "auto" compiles: it saves' in said
+    assert 'laptop-2min: run.compile = "auto" stays off: it saves' in said
 
 
 def test_a_dry_run_says_it_too(

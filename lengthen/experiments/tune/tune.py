@@ -99,6 +99,7 @@ def tune(
         say(text)
     store = open_store(config)
     config = with_store(config, store)
+    must_be_a_tuners(root)
     for trial in sorted((root / TRIALS).glob("*.toml"))[:1]:  # of an earlier call
         config = with_auto_as(config, load_run(trial).run)
     config, reasons = decided(config, store)
@@ -109,7 +110,6 @@ def tune(
         judge_tokens=judge_tokens,
         aggressive=aggressive,
     )
-    must_be_a_tuners(root)
     machine = _machine(problem, jobs, threads)
     for text in (*reasons, _estimate_text(problem, machine)):
         say(text)

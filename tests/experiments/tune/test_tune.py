@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from lengthen.config.load import load
+from lengthen.distributed import auto
 from lengthen.experiments.tune.search import Setting
 from lengthen.run.attempts import ATTEMPTS
 from tests.experiments.tune.conftest import ROOM, Tuned, own
@@ -97,6 +98,27 @@ def test_a_directory_with_what_no_search_wrote_is_refused_and_stays(
     assert error.startswith(f"lengthen: --out: {message}")
     assert [path.name for path in tuned.root.iterdir()] == [name]
     assert (tuned.root / name).read_text() == "mine"
+
+
+def test_what_lies_where_a_search_has_its_trials_is_read_only_if_it_is_one(
+    tuned: Tuned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tuned.root / "trials/one.toml"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("no settings of ours = 1")
+    assert tuned.again() == 2
+    assert OTHERS in capsys.readouterr().err
+
+
+def test_a_search_goes_on_in_the_precision_that_it_began_with(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = tuned([Setting(8, 64)], tables={**ROOM, "run": {"precision": "bf16"}})
+    file = tuned.root / "trials" / f"{first.name}.toml"
+    file.write_text(first.config.to_toml())
+    monkeypatch.setattr(auto, "has_matrix_units", lambda _: False)
+    assert tuned.again(tables={**ROOM, "run": {"precision": "auto"}}) == 0
+    assert tuned.config.run.precision == "bf16"
 
 
 @pytest.mark.parametrize("log", [None, '{"run": "trial-1", "event": "started", "jobs": 1}\n'])
