@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, Literal, TypeVar
@@ -101,8 +102,8 @@ class Remote:
 
     def delete(self, hashes: set[str]) -> None:
         """Delete data."""
-        if hashes:
-            self._call(lambda: self._fs.rm([f"{self._root}/data/{name}" for name in hashes]))
+        for name in hashes:  # one by one: `rm` also deletes what [ ] and * in a URL match
+            self._call(partial(self._fs.rm_file, f"{self._root}/data/{name}"))
 
     def _call(self, work: Callable[[], T]) -> T:
         """Do what may hang in a thread that nobody waits for longer than the time-out."""

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,20 @@ def test_what_is_there_is_not_sent_again_and_what_the_run_deleted_goes(tmp_path:
     hashes = {hashlib.sha256(data).hexdigest() for data in files_in(run).values()}
     assert {path.name for path in (tmp_path / "remote" / "data").iterdir()} == hashes
     assert pulled(url, tmp_path) == files_in(run)
+
+
+@pytest.mark.parametrize("name", ["-lr[1]", "-lr*", "-lr?"])
+def test_a_push_deletes_nothing_of_a_run_whose_name_its_url_would_match(
+    url: str, name: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", 1, 2)
+    before = files_in(run)
+    for place in (f"{url}-lr1", f"{url}{name}"):
+        assert in_a_child(partial(push, run, place)) == 0
+    shutil.rmtree(run / "checkpoints" / "step-00000001")
+    assert in_a_child(lambda: push(run, f"{url}{name}")) == 0
+    assert pulled(f"{url}-lr1", tmp_path) == before
+    assert pulled(f"{url}{name}", tmp_path) == files_in(run)
 
 
 def test_a_push_that_fails_at_any_of_its_writes_leaves_the_old_state_or_the_new(
