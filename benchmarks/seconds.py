@@ -26,6 +26,7 @@ import torch
 from lengthen.config.load import build, load
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
+from lengthen.distributed.auto import decided
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.distributed.subnormals import flush_subnormals
@@ -125,7 +126,8 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         config = load(options.source, data=options.data)[0]
-        config = with_store(config, open_store(config))
+        store = open_store(config)
+        config = decided(with_store(config, store), store)[0]
         seconds = measured(config, options.lengths, options.rounds)
     except LengthenError as error:
         print(f"seconds: {error}", file=sys.stderr)

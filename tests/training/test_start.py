@@ -319,8 +319,9 @@ def files_with(pattern: str) -> set[str]:
     return {path.name for path in sources if re.search(pattern, path.read_text(encoding="utf-8"))}
 
 
-def test_f28_only_the_live_view_asks_what_time_it_is() -> None:
-    assert files_with(r"\btime\.time(_ns)?\b|\bdatetime\.now\b") == {"watch.py"}
+def test_f28_only_the_live_view_and_the_record_of_a_start_ask_what_time_it_is() -> None:
+    asking = files_with(r"\btime\.time(_ns)?\b|\bdatetime\.now\b")
+    assert asking == {"watch.py", "environment.py"}
 
 
 def test_f29_a_run_has_no_worker_processes_and_forks_none(
@@ -344,7 +345,7 @@ def test_f29_a_run_has_no_worker_processes_and_forks_none(
     assert in_a_child(work) == 0
     assert files_with(r"os\.fork|multiprocessing|ProcessPool") == set()
     # The plugs for other trainers, who have the say about workers.
-    assert files_with("DataLoader") <= {"transformers.py", "lightning.py"}
+    assert files_with("DataLoader") <= {"transformers.py", "lightning.py", "arguments.py"}
 
 
 def test_what_a_resume_was_asked_for_is_told_though_it_died_before_its_first_save(

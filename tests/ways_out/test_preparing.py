@@ -186,7 +186,10 @@ def test_parts_of_a_store(cli: Cli) -> None:
     cli.works(part + "2/2 --seed 5")
     cli.refuses("prepare all parts with the same options", join)
     cli.works(part + "2/2 --overwrite")
-    cli.refuses("the store is made in the folder of the parts, got 'store'", f"{join} --out store")
+    cli.refuses(
+        "the store is made of the parts as they are, in their folder, got 'store'",
+        f"{join} --out store",
+    )
     cli.works(join)
     cli.refuses("--overwrite joins it again", join)
     for name, said in (("train.bin", "with --part 1/2 --overwrite"), ("documents.bin", "its part")):

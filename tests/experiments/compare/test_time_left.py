@@ -56,7 +56,9 @@ def test_a_comparison_says_its_cost_and_too_few_seeds_before_it_trains(
 ) -> None:
     file = written(**{"seeds = [0, 1, 2]": f"seeds = {[*range(seeds)]}"})
     assert main(["compare", str(file), "--out", str(tmp_path / "out"), "--jobs", "2"]) == 0
-    first, *rest = capsys.readouterr().err.splitlines()
+    precision, compiled, first, *rest = capsys.readouterr().err.splitlines()
+    assert precision.startswith('run.precision = "auto" takes ')
+    assert compiled.startswith('run.compile = "auto" ')
     assert first.startswith(f"cost: {2 * seeds} runs, 2 side by side, ")
     assert first.endswith(f" FLOP of training{end}")
     assert any(line.startswith(f"1 of {2 * seeds}  ") for line in rest)
