@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,10 +18,10 @@ from lengthen.util.errors import DataError, SettingError
 from tests.data.files import as_lines, write
 
 
-def in_parts(sources: list[Path], out: Path, count: int, **options: object) -> Summary:
-    known = {"tokenizer": "bytes", "quiet": True, "workers": 1, **options}
+def in_parts(sources: list[Path], out: Path, count: int, **options: Any) -> Summary:
+    known: dict[str, Any] = {"tokenizer": "bytes", "quiet": True, "workers": 1, **options}
     for number in range(1, count + 1):
-        prepare(sources, out, part=f"{number}/{count}", **known)  # type: ignore[arg-type]
+        prepare(sources, out, part=f"{number}/{count}", **known)
     return join(out)
 
 
@@ -54,11 +55,11 @@ def test_parts_have_the_tokens_documents_and_split_of_one_store(
         lines = as_lines([*documents, f"{number} more", number])  # and what is no text
         data = f"{number}{text}".encode() if kind == "txt" else lines
         sources.append(write(folder / f"{number}.{kind}", data))
-    options: dict[str, object] = {"valid": valid, "on_bad": "skip"}
+    options: dict[str, Any] = {"valid": valid, "on_bad": "skip"}
     if own_valid:
         options["valid_files"] = write(folder / "own.jsonl", as_lines(["valid one", "", "two"]))
     try:
-        one = prepare(sources, folder / "one", tokenizer="bytes", quiet=True, **options)  # type: ignore[arg-type]
+        one = prepare(sources, folder / "one", tokenizer="bytes", quiet=True, **options)
     except DataError as error:  # too little, or too much of it twice: so for the parts
         with pytest.raises(DataError, match=str(error).split(":")[0]):
             in_parts(sources, folder / "parts", count, **options)
@@ -101,9 +102,14 @@ def parts(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "all")) / "parts"
 
 
-def again(number: int, parts: Path, **options: object) -> None:
-    known = {"tokenizer": "bytes", "quiet": True, "part": f"{number}/4", "overwrite": True}
-    prepare([parts.parent / "*.jsonl"], parts, **{**known, **options})  # type: ignore[arg-type]
+def again(number: int, parts: Path, **options: Any) -> None:
+    known: dict[str, Any] = {
+        "tokenizer": "bytes",
+        "quiet": True,
+        "part": f"{number}/4",
+        "overwrite": True,
+    }
+    prepare([parts.parent / "*.jsonl"], parts, **{**known, **options})
 
 
 def flip(path: Path) -> None:
@@ -195,11 +201,16 @@ def test_a_part_reads_its_own_files_alone_where_no_share_of_the_text_validates(
     for name in ("b.jsonl", "c.jsonl"):
         write(tmp_path / name, as_lines([f"{name} {number}" for number in range(40)]))
     sources, valid = [tmp_path / "?.jsonl"], write(tmp_path / "valid.txt", "validating")
-    known = {"out": tmp_path / "out", "tokenizer": "bytes", "quiet": True, "part": "3/3"}
-    prepare(sources, valid=0, **known)  # type: ignore[arg-type]
-    prepare(sources, valid_files=valid, overwrite=True, **known)  # type: ignore[arg-type]
+    known: dict[str, Any] = {
+        "out": tmp_path / "out",
+        "tokenizer": "bytes",
+        "quiet": True,
+        "part": "3/3",
+    }
+    prepare(sources, valid=0, **known)
+    prepare(sources, valid_files=valid, overwrite=True, **known)
     with pytest.raises(DataError, match=r"a\.jsonl"):  # it numbers the documents before its own
-        prepare(sources, valid=0.1, overwrite=True, **known)  # type: ignore[arg-type]
+        prepare(sources, valid=0.1, overwrite=True, **known)
 
 
 MISTAKES: dict[str, tuple[dict[str, object], str]] = {
@@ -214,15 +225,20 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize(("options", "said"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_in_dividing_is_one_line(
-    tmp_path: Path, options: dict[str, object], said: str
+    tmp_path: Path, options: dict[str, Any], said: str
 ) -> None:
     text = write(tmp_path / "a.txt", "a text\n" * 9)
     if options.get("sources") == "ids":
         (tmp_path / "a.bin").write_bytes(bytes(80))
         options = {**options, "sources": [tmp_path / "a.bin"]}
-    known = {"sources": [text], "out": tmp_path / "out", "tokenizer": "bytes", "quiet": True}
+    known: dict[str, Any] = {
+        "sources": [text],
+        "out": tmp_path / "out",
+        "tokenizer": "bytes",
+        "quiet": True,
+    }
     with pytest.raises(SettingError, match=said):
-        prepare(**{**known, **options})  # type: ignore[arg-type]
+        prepare(**{**known, **options})
     assert not (tmp_path / "out").exists()
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ IDS = np.random.default_rng(0).integers(250, size=3000)
 IDS[[7, 1200, -1]] = END
 
 
-def ready(sources: object, out: Path, **options: object) -> Store:
+def ready(sources: object, out: Path, **options: Any) -> Store:
     assert isinstance(sources, list)
-    prepare(sources, out, **{"tokenizer": "bytes", "quiet": True, **options})  # type: ignore[arg-type]
+    prepare(sources, out, **{"tokenizer": "bytes", "quiet": True, **options})
     assert verify(out) == []
     return Store.open(out)
 
