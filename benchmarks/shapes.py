@@ -1,13 +1,14 @@
 """What the rules of shape on a processor rest on: short rows, and the size of a micro-batch.
 
-    python -m benchmarks.shapes                  about ten minutes on one core
-    python -m benchmarks.shapes --rounds 3       a quick look
+    python -m benchmarks.shapes                            a quarter of an hour on one core
+    python -m benchmarks.shapes attention --threads 2      seconds on the wall, on a quiet machine
 
-Attention, forward and backward, over 1024 tokens with 6 heads of 64: the kernel for causal rows in
+Attention, forward and backward, over 2048 tokens with 6 heads of 64: the kernel for causal rows in
 bfloat16 and in float32 (`lengthen.model.mask.SHORT`), plain products of blocks of queries
 (`lengthen.model.causal.LENGTHS`), and the same rows packed as one long row with a block-diagonal
 mask. Then tokens per second of layers and loss, gradients added up, by the tokens
-of a micro-batch (`lengthen.distributed.memory.CPU_MICRO_TOKENS`). Processor time of one thread.
+of a micro-batch (`lengthen.distributed.memory.CPU_MICRO_TOKENS`). One thread is timed by the
+processor's clock, which a busy machine changes little, more of them by the wall's.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from lengthen.distributed.context import DistributedContext
 from lengthen.model.causal import attend_causally
 from lengthen.model.mask import document_mask
 
-TOKENS, HEADS, SIZE = 1024, 6, 64
+WHAT = ("attention", "passes")
+TOKENS, HEADS, SIZE = 2048, 6, 64
 LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 PASSES = (512, 1024, 2048, 4096)
 # Layers, width, heads: few layers, as each costs the same.
@@ -65,7 +67,7 @@ def torchs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     return scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
 
 
-def by_length(rounds: int) -> None:
+def by_length(rounds: int, *, processor: bool) -> None:
     """Print the milliseconds of attention at each length."""
     for length in LENGTHS:
         works = {
@@ -76,12 +78,12 @@ def by_length(rounds: int) -> None:
             "bfloat16 by float32's kernel": attention(length, LOW, WIDE),
             "bfloat16 in blocks": attention(length, LOW, LOW, in_blocks=True),
         }
-        seconds = seconds_in_rounds(works, rounds, processor=True)
+        seconds = seconds_in_rounds(works, rounds, processor=processor)
         shown = ", ".join(f"{n} {1000 * figure(t).median:.1f}" for n, t in seconds.items())
         print(f"  length {length}: ms of {shown}", flush=True)
 
 
-def micro_batches(case: rivals.Case, length: int, rounds: int) -> None:
+def micro_batches(case: rivals.Case, length: int, rounds: int, *, processor: bool) -> None:
     """Print the tokens per second by the tokens of a micro-batch, and those over the best."""
     _, loss = rivals.bare(case)
     tokens = torch.zeros(PASSES[-1] // length, length, dtype=torch.int64)
@@ -94,7 +96,7 @@ def micro_batches(case: rivals.Case, length: int, rounds: int) -> None:
 
     works = {str(size): partial(passes, size) for size in PASSES if size >= length}
     with case.context.keeps_casts():
-        seconds = seconds_in_rounds(works, rounds, processor=True)
+        seconds = seconds_in_rounds(works, rounds, processor=processor)
     speed = {size: PASSES[-1] / figure(taken).median for size, taken in seconds.items()}
     best = max(speed.values())
     shown = ", ".join(f"{size}: {one:,.0f} ({one / best:.2f})" for size, one in speed.items())
@@ -104,18 +106,30 @@ def micro_batches(case: rivals.Case, length: int, rounds: int) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description="What the rules of shape rest on.")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{' or '.join(WHAT)} (both)")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
-    print(f"attention, {TOKENS} tokens, {HEADS} heads of {SIZE}")
-    by_length(rounds)
-    print("tokens/s by the tokens of a micro-batch")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if unknown := set(options.what) - set(WHAT):
+        parser.error(f"no such measurement: {', '.join(unknown)}")
+    torch.set_num_threads(options.threads)
+    what, processor = options.what or WHAT, options.threads == 1
+    if "attention" in what:
+        print(f"attention, {TOKENS} tokens, {HEADS} heads of {SIZE}, threads: {options.threads}")
+        by_length(options.rounds, processor=processor)
+    if "passes" in what:
+        print("tokens/s by the tokens of a micro-batch")
+        by_pass(options.rounds, processor=processor)
+
+
+def by_pass(rounds: int, *, processor: bool) -> None:
+    """Print the speed of each size of a micro-batch, by shape and length."""
     for precision in ("fp32", "bf16"):
         context = DistributedContext(torch.device("cpu"), precision)
         for layers, width, heads in SHAPES:
             case = rivals.Case(layers, width, heads, vocabulary=2048, context=context)
             for length in (64, 1024):
-                micro_batches(case, length, rounds)
+                micro_batches(case, length, rounds, processor=processor)
 
 
 if __name__ == "__main__":

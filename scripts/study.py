@@ -3,8 +3,9 @@
     python -m scripts.study studies/long.toml --data STORE --out DIR
     python -m scripts.study studies/long.toml --data STORE --out DIR     goes on
 
-The runs go seed by seed, all variants of a seed before the next one, each alone on one thread. When
-one has finished, `valid` is measured over the whole validation part, its weights are deleted, and
+The runs go seed by seed, all variants of a seed before the next one, each on one thread, `--jobs`
+of them side by side: no figure that a study needs is a time, so they may share a machine. When one
+has finished, `valid` is measured over the whole validation part, its weights are deleted, and
 it is packed into the file beside the study (studies/long.tar.xz), which keeps what was measured.
 Another machine goes on from that file: runs that are in it are never trained again. Runs that are
 cut short stay in DIR, and resume there.
@@ -42,7 +43,13 @@ def packed_beside(file: Path) -> Path:
 
 
 def carry_out_study(
-    file: Path, out: Path, *, data: Path, windows: Sequence[int] = (), amend: bool = False
+    file: Path,
+    out: Path,
+    *,
+    data: Path,
+    windows: Sequence[int] = (),
+    jobs: int = 1,
+    amend: bool = False,
 ) -> list[str]:
     """Train, measure and pack every run that is not packed yet; return the names of the crashed.
 
@@ -60,7 +67,7 @@ def carry_out_study(
     for directory in directories.values():  # one may have ended just before a kill
         measure(directory, windows)
     keep = partial(measure_and_pack, out=out, packed=packed, windows=windows)
-    carry_out(comparison, out, jobs=1, threads=1, amend=amend, on_end=keep)
+    carry_out(comparison, out, jobs=jobs, threads=1, amend=amend, on_end=keep)
     publish(out, packed)
     return [name for name, directory in directories.items() if not has_ended(directory)]
 
@@ -113,6 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--windows", type=int, nargs="+", default=(), metavar="N", help="as in `lengthen eval`"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (1)")
     parser.add_argument("--amend", action="store_true", help="go on with a changed file")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
