@@ -17,46 +17,71 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 128  # queries
-LENGTHS = range(129, 1025)  # of rows that are faster so, by `benchmarks.shapes`
+LONGEST = 512  # tokens of a row that is faster so, by `benchmarks.shapes`
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return the mixed values of bfloat16 tensors, all (rows, heads, length, size)."""
+    if torch.compiler.is_compiling():
+        mixed: Tensor = _operator(query, key, value)[0]
+        return mixed
+    return _apply(query, key, value)
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mixed values, and the largest logit of each query, (rows * heads, length, 1)."""
+    shape = query.shape
+    query, key, value = (part.flatten(0, 1) for part in (query, key, value))
+    mixed, largest = query.new_empty(query.shape), query.new_empty(*query.shape[:2], 1)
     with torch.autocast("cpu", enabled=False):
-        mixed = _apply(*(part.flatten(0, 1) for part in (query, key, value)))
-    return mixed.view(query.shape)
-
-
-class _Blocks(torch.autograd.Function):
-    """Over tensors (rows * heads, length, size)."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        mixed, largest = torch.empty_like(query), query.new_empty(*query.shape[:2], 1)
         for own, seen in _blocks(query.shape[1]):
             logits = _causal(torch.bmm(query[:, own], key[:, seen].mT))
             largest[:, own] = logits.amax(dim=-1, keepdim=True) * _scale(query)
             weights = _weights(query[:, own], key[:, seen], largest[:, own])
             mixed[:, own] = torch.bmm(weights, value[:, seen])
+    return mixed.view(shape), largest
+
+
+def _slopes(
+    slope: Tensor, query: Tensor, key: Tensor, value: Tensor, largest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values from that of the mixed values."""
+    shape = query.shape
+    slope, query, key, value = (part.flatten(0, 1) for part in (slope, query, key, value))
+    to_query = query.new_empty(query.shape)
+    # In float32: the sums over all blocks.
+    to_key, to_value = (part.new_zeros(part.shape, dtype=torch.float32) for part in (key, value))
+    for own, seen in _blocks(query.shape[1]):
+        weights = _weights(query[:, own], key[:, seen], largest[:, own])
+        to_weights = torch.bmm(slope[:, own], value[:, seen].mT)
+        to_logits = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+        to_query[:, own] = torch.bmm(to_logits, key[:, seen])
+        to_key[:, seen] += torch.bmm(to_logits.mT, query[:, own])
+        to_value[:, seen] += torch.bmm(weights.mT, slope[:, own])
+    scale = _scale(query)
+    slopes = to_query * scale, (to_key * scale).to(key.dtype), to_value.to(value.dtype)
+    return slopes[0].view(shape), slopes[1].view(shape), slopes[2].view(shape)
+
+
+def _like(part: Tensor) -> Tensor:
+    return part.new_empty(part.shape)
+
+
+def _queries(query: Tensor) -> tuple[int, int, int]:
+    return query.shape[0] * query.shape[1], query.shape[2], 1
+
+
+class _Blocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        mixed, largest = _mix(query, key, value)
         ctx.save_for_backward(query, key, value, largest)
         return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, largest = ctx.saved_tensors
-        to_query = torch.empty_like(query)
-        # In float32: the sums over all blocks.
-        to_key, to_value = (torch.zeros_like(part, dtype=torch.float32) for part in (key, value))
-        for own, seen in _blocks(query.shape[1]):
-            weights = _weights(query[:, own], key[:, seen], largest[:, own])
-            to_weights = torch.bmm(slope[:, own], value[:, seen].mT)
-            to_logits = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-            to_query[:, own] = torch.bmm(to_logits, key[:, seen])
-            to_key[:, seen] += torch.bmm(to_logits.mT, query[:, own])
-            to_value[:, seen] += torch.bmm(weights.mT, slope[:, own])
-        scale = _scale(query)
-        return to_query * scale, (to_key * scale).to(key.dtype), to_value.to(value.dtype)
+        return _slopes(slope, *ctx.saved_tensors)
 
 
 def _blocks(length: int) -> Iterator[tuple[slice, slice]]:
@@ -85,3 +110,13 @@ def _causal(logits: Tensor) -> Tensor:
 
 
 _apply: Callable[..., Tensor] = _Blocks.apply
+
+# The same as one operator of a compiled graph. Called by itself it would import the compiler.
+_operator = torch.library.custom_op("lengthen::attend_causally", _mix, mutates_args=())
+_back = torch.library.custom_op("lengthen::attend_causally_back", _slopes, mutates_args=())
+_operator.register_fake(lambda query, *_: (_like(query), query.new_empty(_queries(query))))
+_back.register_fake(lambda _, *parts: tuple(map(_like, parts[:3])))
+_operator.register_autograd(
+    lambda ctx, slope, _: _back(slope, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1]),
+)

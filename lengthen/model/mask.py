@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from lengthen.model.causal import LENGTHS, attend_causally
+from lengthen.model.causal import LONGEST, attend_causally
 
 Mask = Tensor | BlockMask
 NARROWEST = 16  # heads that FlexAttention has a kernel for
@@ -58,11 +58,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, dropout
             flex = _compiled(flex_attention)
         return flex(query, key, value, block_mask=mask)
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        if mask is None and not dropout and key.shape[2] <= LONGEST:
+            return attend_causally(query, key, value)
         if key.shape[2] <= SHORT:
             return _attend_widely(query, key, value, mask, dropout)
-        plain = mask is None and not dropout and not torch.compiler.is_compiling()
-        if plain and key.shape[2] in LENGTHS:
-            return attend_causally(query, key, value)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
     )

@@ -1,5 +1,6 @@
 """Attention in blocks of queries: torch's own to bfloat16's digits, whatever the logits' size."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.library import opcheck
 from torch.nn.functional import scaled_dot_product_attention
 
 from lengthen.config.model import Model
 from lengthen.model import mask
-from lengthen.model.causal import BLOCK, LENGTHS, attend_causally
+from lengthen.model.causal import BLOCK, LONGEST, attend_causally
 from lengthen.model.gpt import GPT
-from lengthen.model.mask import SHORT, attend
+from lengthen.model.mask import attend
 
 EDGES = [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 300]
 
@@ -83,11 +85,10 @@ def test_nothing_of_all_pairs_is_kept_for_the_backward_pass() -> None:
     assert 0 < max(kept) <= parts[0].numel()
 
 
-@pytest.mark.parametrize(("length", "in_blocks"), [(SHORT, 0), (SHORT + 1, 2), (1025, 0)])
+@pytest.mark.parametrize(("length", "in_blocks"), [(8, 2), (LONGEST, 2), (LONGEST + 1, 0)])
 def test_rows_of_bfloat16_on_a_processor_take_it_by_their_length(
     length: int, in_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert LENGTHS.start == SHORT + 1
     taken: list[int] = []
 
     def counted(*parts: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def test_rows_of_bfloat16_on_a_processor_take_it_by_their_length(
         return attend_causally(*parts)
 
     monkeypatch.setattr(mask, "attend_causally", counted)
-    model = GPT(Model(layers=2, width=16, heads=2, length=1025, vocabulary=30))
+    model = GPT(Model(layers=2, width=16, heads=2, length=LONGEST + 1, vocabulary=30))
     model.initialise(torch.Generator().manual_seed(0))
     tokens = torch.randint(30, (1, length), generator=torch.Generator().manual_seed(0))
     exact = model(tokens, tokens).item()
@@ -115,3 +116,35 @@ def test_what_is_masked_or_dropped_is_left_to_torchs_kernel(
     parts, _ = drawn(1, 200, 16, 1.0, 0)
     attend(parts[0], parts[1], parts[2], torch.zeros(200, 200).bfloat16(), 0.0)
     attend(parts[0], parts[1], parts[2], None, 0.5)
+
+
+@pytest.mark.filterwarnings("default")  # the compiler warns of its own insides
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_graph_has_it_as_one_operator_with_the_same_bits(rows: int) -> None:
+    def causally(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, None, 0.0)
+
+    in_graph = torch.compile(causally, backend="aot_eager", fullgraph=True, dynamic=True)
+
+    def of_layers(work: Callable[..., Tensor], each: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = each.permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
+        # Views of one product, as the layers have them.
+        mixed = work(*(part.transpose(1, 2) for part in leaf.unbind(2)))
+        torch.autograd.backward(mixed.float().square().sum())
+        assert leaf.grad is not None
+        return mixed, leaf.grad
+
+    for length in (8, BLOCK + 1, 300):
+        each, _ = drawn(rows, length, 16, 1.0, 0)
+        with torch.autocast("cpu", torch.bfloat16):
+            alone, compiled = of_layers(causally, each), of_layers(in_graph, each)
+        assert compiled[0].is_contiguous()
+        assert all(map(torch.equal, alone, compiled))
+
+
+def test_its_operators_are_as_torch_wants_them() -> None:
+    parts, slope = drawn(2, 40, 16, 1.0, 0)
+    query, key, value = (part.clone().requires_grad_() for part in parts)
+    opcheck(torch.ops.lengthen.attend_causally, (query, key, value))
+    _, largest = torch.ops.lengthen.attend_causally(*parts)
+    opcheck(torch.ops.lengthen.attend_causally_back, (slope, *parts, largest))
