@@ -9,6 +9,7 @@ import pytest
 
 from lengthen.cli.main import main
 from lengthen.experiments.compare.compare import compare
+from lengthen.experiments.compare.file import read_comparison
 from lengthen.run.packed import opened
 from scripts.early_gaps import rows
 from scripts.publish_runs import publish
@@ -92,10 +93,20 @@ def test_published_runs_give_the_published_tables(path: Path, tmp_path: Path) ->
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def test_every_packed_study_is_small_and_has_its_tables_published() -> None:
+def is_under_way(packed: Path) -> bool:
+    """Whether runs of a packed study are still to come."""
+    with opened(packed) as folder:
+        ended = len(list(folder.rglob("metrics.jsonl")))
+    name = packed.name.removesuffix(".tar.xz")
+    return ended < len(read_comparison(STUDIES / f"{name}.toml").runs)
+
+
+def test_every_packed_study_is_small_and_has_its_tables_published_when_all_runs_have_ended() -> (
+    None
+):
     packed = sorted(STUDIES.glob("*.tar.xz"))
     assert {PACKED.get(path.stem, path.stem) for path in PUBLISHED} == {
-        path.name.removesuffix(".tar.xz") for path in packed
+        path.name.removesuffix(".tar.xz") for path in packed if not is_under_way(path)
     }
     assert sum(path.stat().st_size for path in packed) < 20e6
     assert not [path for path in STUDIES.iterdir() if path.is_dir()]
