@@ -72,7 +72,7 @@ bench: setup-dev  ## the measured numbers of docs/benchmarks.md
 	$(PIP) --no-deps $(RIVALS)
 	for name in ledger loss warmup step compiled prepare monitor verdicts report harness plan minutes warmup_saving time_left saving scale shapes subnormals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-bench-table: setup-dev  ## every trainer's step at its fastest, in both precisions: 40 minutes
+bench-table: setup-dev  ## every trainer's step at its fastest, in both precisions: 50 minutes
 	$(PIP) --no-deps $(RIVALS)
 	$(BIN)/python -m benchmarks.step
 

@@ -1,13 +1,13 @@
 """Seconds a token by length, of one model at equally many tokens a step: alone, on one thread.
 
-    python -m benchmarks.seconds long.toml --data STORE --out studies/seconds-4x128.json
+    python -m benchmarks.seconds studies/long.toml --data STORE --out studies/seconds-4x128.json
     python -m benchmarks.seconds laptop-2min --data STORE --lengths 64 128 256 --rounds 5
 
-The model, its micro-batches and all else are those of a settings file or a recipe; its rows and
-full length are the tokens of a step. A step is the trainer's own, on random tokens and without a
-rate. The lengths take turns, in a new random order each round, after one round that is not counted.
-A length beyond the tokens of a step is one row. Nothing else may run meanwhile: the file has the
-machine's load at the start.
+The model, its micro-batches and all else are those of a settings file, a recipe or the first
+variant of a comparison; its rows and full length are the tokens of a step. A step is the trainer's
+own, on random tokens and without a rate. The lengths take turns, in a new random order each round,
+after one round that is not counted. A length beyond the tokens of a step is one row. Nothing else
+may run meanwhile: the file has the machine's load at the start.
 """
 
 import argparse
@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
-from lengthen.config.load import build, load
+from lengthen.config.load import build, load, with_data
 from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.auto import decided
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.memory import micro_tokens_within
 from lengthen.distributed.subnormals import flush_subnormals
+from lengthen.experiments.compare.file import variants_in
 from lengthen.training.calibrate import real_steps
 from lengthen.util.disk import Disk
 from lengthen.util.errors import LengthenError
@@ -114,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=usage, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="FILE.toml|RECIPE", help="settings")
+    parser.add_argument("source", metavar="FILE.toml|RECIPE", help="settings, or a comparison")
     parser.add_argument("--data", metavar="STORE", help="whose vocabulary it is")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at least 5 ({ROUNDS})")
@@ -125,7 +126,8 @@ def main(words: Sequence[str] | None = None) -> int:
     load_at_start = os.getloadavg()[0]
     torch.set_num_threads(1)
     try:
-        config = load(options.source, data=options.data)[0]
+        variants = variants_in(options.source, with_data({}, options.data))
+        config = next(iter(variants.values()), None) or load(options.source, data=options.data)[0]
         store = open_store(config)
         config = decided(with_store(config, store), store)[0]
         seconds = measured(config, options.lengths, options.rounds)

@@ -1,11 +1,11 @@
 """What the rules of shape on a processor rest on: short rows, and the size of a micro-batch.
 
-    python -m benchmarks.shapes                            a quarter of an hour on one core
+    python -m benchmarks.shapes                            all of it, on one core
     python -m benchmarks.shapes attention --threads 2      seconds on the wall, on a quiet machine
 
 Attention, forward and backward, over 2048 tokens with 6 heads of 64: the kernel for causal rows in
 bfloat16 and in float32 (`lengthen.model.mask.SHORT`), plain products of blocks of queries
-(`lengthen.model.causal.LENGTHS`), and the same rows packed as one long row with a block-diagonal
+(`lengthen.model.causal.LONGEST`), and the same rows packed as one long row with a block-diagonal
 mask. Then tokens per second of layers and loss, gradients added up, by the tokens
 of a micro-batch (`lengthen.distributed.memory.CPU_MICRO_TOKENS`). One thread is timed by the
 processor's clock, which a busy machine changes little, more of them by the wall's.

@@ -1,6 +1,6 @@
 """Tokens per second of the trainer's whole step, against loops that do less and trainers in use.
 
-    python -m benchmarks.step                            all of it; some 40 minutes on two cores
+    python -m benchmarks.step                            all of it; some 50 minutes on two cores
     python -m benchmarks.step --precision bf16 --lengths 256 --rounds 3          a quick look
     python -m benchmarks.step --against ../before        that tree's trainer takes turns as well
 

@@ -2,10 +2,11 @@
 
     python -m scripts.study_map studies/map.toml studies/map-warmup.toml studies/map-depth.toml
 
-Every run has a line. A run breaks where the probe's loss ratio passes 1.2 after the rate's warm-up,
-or where it ends 0.3 nats above the best rate of its own line of rates; that counts against the
-method's claim at no more than 4 times that best rate. A line of rates shares all other settings.
-Its sensitivity is the mean over its rates of min(loss, loss at the start) less the best loss.
+Every run that took a step has a line. A run breaks where the probe's loss ratio passes 1.2 after
+the rate's warm-up, or where it ends 0.3 nats above the best rate of its own line of rates; that
+counts against the method's claim at no more than 4 times that best rate. A line of rates shares all
+other settings. Its sensitivity is the mean over its rates of min(loss, loss at the start) less the
+best loss.
 """
 
 import argparse
@@ -129,7 +130,7 @@ def map_table(found: Map) -> Table:
 
 
 def _rows(line: Line, points: Sequence[Point]) -> Iterator[tuple[str, ...]]:
-    best = min(points, key=lambda one: one.loss)
+    best = best_of(points)
     for point in points:
         times = point.rate / best.rate
         far = f", at more than {FARTHEST} times the best rate" * (times > FARTHEST)
@@ -150,10 +151,15 @@ def _finite(value: float) -> str:
     return number(value) if math.isfinite(value) else "not finite"
 
 
+def best_of(points: Sequence[Point]) -> Point:
+    """Return the point of the lowest final loss."""
+    return min(points, key=lambda one: one.loss)
+
+
 def sensitivity(points: Sequence[Point]) -> float:
     """Return the mean of min(loss, loss at the start) less the best loss, nats."""
-    best = min(point.loss for point in points)
-    return fmean(min(point.loss, point.start) - best for point in points)
+    best = best_of(points)
+    return fmean(min(point.loss, point.start) - best.loss for point in points)
 
 
 def sensitivity_table(found: Map) -> Table:
@@ -162,8 +168,8 @@ def sensitivity_table(found: Map) -> Table:
         (
             *line.cells,
             ", ".join(f"{point.rate:g}" for point in points),
-            f"{min(points, key=lambda one: one.loss).rate:g}",
-            number(min(point.loss for point in points)),
+            f"{best_of(points).rate:g}",
+            number(best_of(points).loss),
             number(sensitivity(points)),
         )
         for line, points in found.items()

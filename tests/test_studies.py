@@ -101,9 +101,7 @@ def is_under_way(packed: Path) -> bool:
     return ended < len(read_comparison(STUDIES / f"{name}.toml").runs)
 
 
-def test_every_packed_study_is_small_and_has_its_tables_published_when_all_runs_have_ended() -> (
-    None
-):
+def test_every_packed_study_is_small_and_when_it_has_ended_its_tables_are_published() -> None:
     packed = sorted(STUDIES.glob("*.tar.xz"))
     assert {PACKED.get(path.stem, path.stem) for path in PUBLISHED} == {
         path.name.removesuffix(".tar.xz") for path in packed if not is_under_way(path)

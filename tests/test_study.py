@@ -167,13 +167,24 @@ def test_a_run_that_diverges_is_packed_and_one_that_crashes_is_named(
     assert in_order == ["baseline/seed-0"]
 
 
+def test_as_many_runs_go_side_by_side_as_are_asked_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asked = declared(tmp_path / "study", store), list[dict[str, Any]]()
+    monkeypatch.setattr(study, "carry_out", lambda *_, **options: asked.append(options))
+    words = [str(file), "--data", str(store), "--out", str(tmp_path / "out")]
+    for more in ([], ["--jobs", "2"]):
+        main([*words, *more])
+    assert [(options["jobs"], options["threads"]) for options in asked] == [(1, 1), (2, 1)]
+
+
 @pytest.mark.slow
 def test_a_real_kill_in_a_run_changes_no_figure(store: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
-    def queue(file: Path) -> subprocess.Popen[bytes]:
+    def queue(file: Path, *more: str) -> subprocess.Popen[bytes]:
         words = [str(file), "--data", str(store), "--out", str(file.parent / "out")]
-        command = [sys.executable, "-m", "scripts.study", *words, "--windows", "16"]
+        command = [sys.executable, "-m", "scripts.study", *words, "--windows", "16", *more]
         return subprocess.Popen(command, env=environment)
 
     whole, killed, elsewhere = (
@@ -189,7 +200,7 @@ def test_a_real_kill_in_a_run_changes_no_figure(store: Path, tmp_path: Path) -> 
     with opened(packed_beside(killed)) as folder:
         ended = [path.parent for path in folder.rglob("metrics.jsonl")]
     assert len(ended) == 2
-    assert queue(elsewhere).wait() == 0
+    assert queue(elsewhere, "--jobs", "2").wait() == 0
     assert measured(elsewhere) == measured(whole)
     attempts = read_attempts(elsewhere.parent / "out")
     assert [run for run, record in attempts if record["event"] == "ended"] == RUNS[2:]

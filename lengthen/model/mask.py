@@ -13,8 +13,8 @@ from lengthen.model.causal import LONGEST, attend_causally
 
 Mask = Tensor | BlockMask
 NARROWEST = 16  # heads that FlexAttention has a kernel for
-# Tokens of a row up to which a processor attends faster in float32 than in bfloat16, by
-# `benchmarks.shapes`; with matrix units it has not been measured.
+# Tokens of a row up to which PyTorch's kernel is faster in float32 than in bfloat16 on a processor,
+# by `benchmarks.shapes`; with matrix units it has not been measured.
 SHORT = 128
 
 
