@@ -116,10 +116,22 @@ def commands(*words: Sequence[str], first: str = "", last: str = "") -> list[Ran
     return start(*(partial(main, list(line)) for line in words), first=first, last=last)
 
 
-def finish(ranks: Sequence[Rank]) -> None:
-    """Wait for the ranks, of which none may fail."""
-    errors = [rank.communicate()[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * len(ranks), errors
+def finish(ranks: Sequence[Rank]) -> list[str]:
+    """Wait for the ranks, of which none may fail; return what each wrote to its output.
+
+    The others of a rank that failed wait for it: their time-out is not the error to be shown.
+    """
+    late = time.monotonic() + 120
+    while any(rank.poll() is None for rank in ranks):
+        if any(rank.poll() for rank in ranks) or time.monotonic() > late:
+            time.sleep(5)  # for their own words
+            for rank in ranks:
+                rank.kill()
+            break
+        time.sleep(0.01)
+    written = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * len(ranks), written
+    return [output for output, _ in written]
 
 
 def results(*works: Callable[[], Any]) -> list[Any]:
@@ -129,10 +141,9 @@ def results(*works: Callable[[], Any]) -> list[Any]:
         print(json.dumps(work()))
         return 0
 
-    ranks = start(*(partial(printing, work) for work in works))
-    printed = [rank.communicate() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * len(ranks), printed
-    return [json.loads(output) for output, _ in printed]
+    return [
+        json.loads(output) for output in finish(start(*(partial(printing, work) for work in works)))
+    ]
 
 
 @contextmanager
