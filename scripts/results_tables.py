@@ -1,4 +1,4 @@
-"""Fill the tables of published comparisons into docs/results.md, between their marks.
+"""Fill the tables of published comparisons into the pages on results, between their marks.
 
     python -m scripts.results_tables
 
@@ -23,6 +23,7 @@ from lengthen.util.tables import Table
 from scripts.study_figures import TABLES, Study, read_studies
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("docs/results.md", "docs/results-appendix.md")
 KINDS = ("results", "verdicts", "causes", "repeated", "judged", *TABLES)
 BLOCK = re.compile(rf"<!-- ({'|'.join(KINDS)}): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
 NOT_SHOWN = ("stable seeds", "largest ratio, probe")
@@ -157,5 +158,5 @@ def _read(root: Path, name: str) -> Any:
 
 
 if __name__ == "__main__":
-    page = ROOT / "docs" / "results.md"
-    page.write_text(filled(page.read_text(encoding="utf-8"), ROOT), encoding="utf-8")
+    for page in (ROOT / name for name in PAGES):
+        page.write_text(filled(page.read_text(encoding="utf-8"), ROOT), encoding="utf-8")
