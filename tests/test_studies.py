@@ -1,4 +1,4 @@
-"""The published studies: their runs give their tables, and the page on results has those."""
+"""The published studies: their runs give their tables, and the pages on results have those."""
 
 import json
 import shutil
@@ -23,6 +23,7 @@ STUDIES = ROOT / "studies"
 # Beside these lie the tables of seconds that studies name.
 PUBLISHED = [path for path in sorted(STUDIES.glob("*.json")) if path.with_suffix(".toml").exists()]
 PAGE = "".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+NO_STUDY = {"pilot.tar.xz"}  # runs that were stopped early, of no one file
 PACKED = {"repeat": "large-batch", "eight-seeds": "large-batch"}  # files that share another's runs
 
 
@@ -100,7 +101,7 @@ def is_under_way(packed: Path) -> bool:
 
 
 def test_every_packed_study_is_small_and_when_it_has_ended_its_tables_are_published() -> None:
-    packed = sorted(STUDIES.glob("*.tar.xz"))
+    packed = sorted(path for path in STUDIES.glob("*.tar.xz") if path.name not in NO_STUDY)
     assert {PACKED.get(path.stem, path.stem) for path in PUBLISHED} == {
         path.name.removesuffix(".tar.xz") for path in packed if not is_under_way(path)
     }
