@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/results.md from the published runs.
+"""Draw the pictures of the pages on results from the published runs.
 
 python -m scripts.results_figures
 """

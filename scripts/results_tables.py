@@ -1,13 +1,13 @@
-"""Fill the tables of published comparisons into docs/results.md, between their marks.
+"""Fill the tables of published comparisons into the pages on results, between their marks.
 
     python -m scripts.results_tables
 
 A block begins with `<!-- results: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
 `results` it may ask for the `verdicts` or the `causes` of one file, or, `repeated`, for the
-estimates of the same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` takes a packed
-study, NAME.tar.xz; the tables of scripts.study_figures, such as `saving`, take what that takes. A
-column that says the same in every row is left out; the JSON files have everything. A word behind
-the file of `results` chooses the rows that have it.
+estimates of the same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` and `pilot` take a
+packed study, NAME.tar.xz; the tables of scripts.study_figures, such as `saving`, take what that
+takes. A column that says the same in every row is left out; the JSON files have everything. A word
+behind the file of `results` chooses the rows that have it.
 """
 
 import json
@@ -20,10 +20,12 @@ from typing import Any
 from lengthen.evaluation.tables import tables
 from lengthen.reporting.gather import gather
 from lengthen.util.tables import Table
+from scripts.pilot_table import pilot_table
 from scripts.study_figures import TABLES, Study, read_studies
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("results", "verdicts", "causes", "repeated", "judged", *TABLES)
+PAGES = ("docs/results.md", "docs/results-appendix.md")
+KINDS = ("results", "verdicts", "causes", "repeated", "judged", "pilot", *TABLES)
 BLOCK = re.compile(rf"<!-- ({'|'.join(KINDS)}): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
 NOT_SHOWN = ("stable seeds", "largest ratio, probe")
 OURS = ("lambada perplexity", "wikitext103", "valid (limit 1000) loss")
@@ -142,6 +144,8 @@ def filled(page: str, root: Path) -> str:
         kind, names = match[1], match[2].split()
         if kind == "judged":
             lines = judged(root / names[0])
+        elif kind == "pilot":
+            lines = _whole(pilot_table(root / names[0]))
         elif kind in TABLES:
             lines = _whole(TABLES[kind](study_of(*(root / name for name in names))))
         else:
@@ -157,5 +161,5 @@ def _read(root: Path, name: str) -> Any:
 
 
 if __name__ == "__main__":
-    page = ROOT / "docs" / "results.md"
-    page.write_text(filled(page.read_text(encoding="utf-8"), ROOT), encoding="utf-8")
+    for page in (ROOT / name for name in PAGES):
+        page.write_text(filled(page.read_text(encoding="utf-8"), ROOT), encoding="utf-8")

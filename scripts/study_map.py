@@ -65,7 +65,7 @@ class Point:
 
     def breaks(self, best: float) -> bool:
         """Whether it breaks, beside the best final loss of its line."""
-        return self.ratio > UNSTABLE or self.loss > best + ABOVE
+        return self.ratio > UNSTABLE or math.isinf(self.loss) or self.loss > best + ABOVE
 
 
 Map = dict[Line, list[Point]]
@@ -131,13 +131,14 @@ def map_table(found: Map) -> Table:
 
 def _rows(line: Line, points: Sequence[Point]) -> Iterator[tuple[str, ...]]:
     best = best_of(points)
+    some_ended = math.isfinite(best.loss)
     for point in points:
         times = point.rate / best.rate
-        far = f", at more than {FARTHEST} times the best rate" * (times > FARTHEST)
+        far = f", at more than {FARTHEST} times the best rate" * (some_ended and times > FARTHEST)
         yield (
             *line.cells,
             f"{point.rate:g}",
-            f"{times:.3g}",
+            f"{times:.3g}" if some_ended else "-",
             _finite(point.loss),
             _finite(point.loss - best.loss),
             _finite(point.ratio),
@@ -156,27 +157,28 @@ def best_of(points: Sequence[Point]) -> Point:
     return min(points, key=lambda one: one.loss)
 
 
-def sensitivity(points: Sequence[Point]) -> float:
-    """Return the mean of min(loss, loss at the start) less the best loss, nats."""
+def sensitivity(points: Sequence[Point]) -> float | None:
+    """Return the mean of min(loss, loss at the start) less the best loss, nats.
+
+    None where no run got to its end.
+    """
     best = best_of(points)
+    if not math.isfinite(best.loss):
+        return None
     return fmean(min(point.loss, point.start) - best.loss for point in points)
 
 
 def sensitivity_table(found: Map) -> Table:
     """Return the sensitivity of each line of rates."""
-    rows = tuple(
-        (
-            *line.cells,
-            ", ".join(f"{point.rate:g}" for point in points),
-            f"{best_of(points).rate:g}",
-            number(best_of(points).loss),
-            number(sensitivity(points)),
-        )
-        for line, points in found.items()
-    )
+    rows = []
+    for line, points in found.items():
+        best, over = best_of(points), sensitivity(points)
+        rates = ", ".join(f"{point.rate:g}" for point in points)
+        cells = ("-",) * 3 if over is None else (f"{best.rate:g}", number(best.loss), number(over))
+        rows.append((*line.cells, rates, *cells))
     columns = (*LINE, "rates", "best rate", "its loss", "sensitivity")
     note = "Sensitivity: the mean over the rates of min(loss, loss at the start) less the best."
-    return Table("Sensitivity to the learning rate", columns, rows, note)
+    return Table("Sensitivity to the learning rate", columns, tuple(rows), note)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -95,11 +95,20 @@ def test_it_breaks_above_either_bound_alone(loss: float, ratio: float, breaks: b
     assert point(loss, ratio=ratio).breaks(4.0) is breaks
 
 
+def test_a_line_on_which_no_run_ended_has_no_best_rate_and_all_of_it_breaks(found: Map) -> None:
+    line = next(iter(found))
+    nowhere = {line: [point(math.inf), point(math.inf)]}
+    assert sensitivity(nowhere[line]) is None
+    assert [row[-3:] for row in sensitivity_table(nowhere).rows] == [("-", "-", "-")]
+    assert [(row[8], row[-1]) for row in map_table(nowhere).rows] == [("-", "yes")] * 2
+
+
 @given(st.lists(st.floats(0.1, 20) | st.just(math.inf), min_size=1), st.floats(5, 10))
 def test_sensitivity_counts_no_loss_beyond_the_start(losses: list[float], start: float) -> None:
     losses = [3.0, *losses]
     best = min(losses)
     said = sensitivity([point(loss, start=start) for loss in losses])
+    assert said is not None
     assert said == pytest.approx(fmean(min(loss, start) for loss in losses) - best)
     assert said + 1e-12 >= 0
     assert said <= start - best + 1e-12 or best > start

@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             rule = "must be left out: laying out trains and judges nothing"
             raise SettingError(f"--{name}", rule, value)
     asked = asked_for(options.file, with_data(nested(settings), options.data))
-    print(write_commands(asked, root, amend=options.amend))
+    print(write_commands(asked, root, amend=options.amend, shown=not options.quiet))
     return 0
 
 

@@ -18,7 +18,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--separator", metavar="TOKEN", help="between documents (the tokenizer's end of text)"
     )
-    parser.add_argument("--valid", type=float, help="a text's validation share (0.01)")
+    parser.add_argument("--valid", type=share, help="a text's validation share (0.01, or 1%%)")
     parser.add_argument(
         "--valid-files",
         "--valid-from",
@@ -42,6 +42,11 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--part", metavar="I/N", help="write one of N parts of the store alone")
     parser.add_argument("--join", type=Path, metavar="DIR", help="make a store of all its parts")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier store")
+
+
+def share(text: str) -> float:
+    """Return a share that is written as a fraction or in per cent."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:

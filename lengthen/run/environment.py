@@ -44,13 +44,14 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the model of the processor, as the system has it."""
     with suppress(OSError):  # Linux has its model there
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
         return found.group(1) if found else platform.processor()

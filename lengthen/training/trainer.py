@@ -30,6 +30,7 @@ from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
 from lengthen.evaluation.loss import sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, set_step, update
+from lengthen.run.environment import processor
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
 from lengthen.training.inputs import StepInput, StepInputs
 from lengthen.training.monitor import StabilityMonitor
@@ -302,6 +303,8 @@ class Trainer:
         """Return what the last digits depend on; equal records promise equal bits on a CPU."""
         return {
             "torch": torch.__version__,
+            "processor": processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "flush_subnormals": flushes_subnormals(),
             "world_size": self.context.world_size,

@@ -237,3 +237,22 @@ def test_a_run_keeps_its_kind_of_optimizer(configured: Configure, tmp_path: Path
     rule = "optimizer.kind: cannot change in the middle of a run, got 'muon'; start a new run"
     with pytest.raises(SettingError, match=rule):
         resume(tmp_path / "run", settings={"optimizer.kind": "muon"}, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("seam", "name"),
+    [
+        ("lengthen.training.trainer.processor", "processor"),
+        ("torch.backends.cpu.get_cpu_capability", "instructions"),
+    ],
+)
+def test_a_run_that_continues_on_another_processor_says_so(
+    configured: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seam: str, name: str
+) -> None:
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 1_000}), run, quiet=True)
+    monkeypatch.setattr(seam, lambda: "another")
+    resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
+    events = read_metrics(RunPaths(run).metrics).events
+    (note,) = (text for one in events if name in (text := str(one.facts.get("text"))))
+    assert note.endswith("is another: equal to rounding, not to the last digit")

@@ -34,7 +34,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import JsonLines, last_record, read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
-from lengthen.util.console import Line, clock_time, line
+from lengthen.util.console import Line, clock_time, line, say
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import counted, number
@@ -91,7 +91,7 @@ def carry_out(
             run_jobs(training, machine, root)
 
 
-def write_commands(comparison: Comparison, root: Path, *, amend: bool) -> Path:
+def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bool = True) -> Path:
     """Write the configuration of every unfinished run, and a file with a command for each.
 
     Whoever can carry out commands trains them, in any order and on any machine that sees `root`;
@@ -101,6 +101,8 @@ def write_commands(comparison: Comparison, root: Path, *, amend: bool) -> Path:
     unfinished = _unfinished(comparison.runs, root)
     _rests(unfinished)  # refuses what no verdict could be on
     declare(comparison, root, amend=amend)
+    if shown:
+        say(comparison.reasons)
     jobs = [Job(one.name, one.name, one.directory(root), one.asked) for one in unfinished]
     lines = [f"{shlex.join(laid_out(job))}\n" for job in jobs]
     Disk().replace_file(root / COMMANDS, "".join(lines).encode())

@@ -56,9 +56,12 @@ def test_what_is_laid_out_for_a_cluster_is_decided_where_it_is_laid_out(
     units(monkeypatch, True)
     words = ["compare", str(written()), "--lay-out", str(tmp_path / "out")]
     assert main(words) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'commands.txt'}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'out' / 'commands.txt'}\n"
+    assert 'run.precision = "auto" takes bf16' in printed.err
     units(monkeypatch, False)
-    assert main(words) == 0
+    assert main([*words, "--quiet"]) == 0
+    assert not capsys.readouterr().err
     assert set(precisions(tmp_path / "out").values()) == {"bf16"}
 
 
