@@ -107,8 +107,11 @@ def _changes(comparison: Comparison, before: list[_Declaration]) -> Iterator[Set
         rule = f"must be at most {MOST_PRIMARY} pairs"
         yield SettingError("primary", rule, len(comparison.primary), hint)
     now, then = _said(comparison), before[-1].file if before else _said(comparison)
+    # The list of the variants says which came and went, their settings need not.
+    came_or_went = set(now.get("variants", ())) ^ set(then.get("variants", ()))
+    whole = tuple(f"variants.{name}." for name in came_or_went)
     for name in {**now, **then}:
-        if now.get(name) != then.get(name):
+        if now.get(name) != then.get(name) and not name.startswith(whole):
             was = shown(then[name]) if name in then else "not set"
             yield SettingError(name, f"was {was} when runs were started", now.get(name), hint)
 

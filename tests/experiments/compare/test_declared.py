@@ -56,6 +56,21 @@ def test_every_amendment_is_recorded_and_told(written: Written, tmp_path: Path) 
     assert "batch.rows" not in second
 
 
+def test_a_variant_that_came_or_went_is_one_change(written: Written, tmp_path: Path) -> None:
+    more = "[variants.calm]\noptimizer.clip = 0.5\npacing.kind = 'constant'\n"
+    for now, then in ((more, ""), ("", more)):
+        root = tmp_path / f"{len(now)}"
+        declare(read_comparison(written(more=then)), root, amend=False)
+        begin(root)
+        asked = read_comparison(written(more=now))
+        declare(asked, root, amend=True)
+        (told,) = amendments(asked, root)
+        (change,) = told.split(": ", 1)[1].split("; ")
+        assert change.startswith("variants: was ['")
+        record = json.loads((root / NAME).read_text().splitlines()[-1])
+        assert ("variants.calm.optimizer.clip" in record["file"]) == bool(now)
+
+
 def test_more_than_two_primary_pairs_need_an_amendment(written: Written, tmp_path: Path) -> None:
     more = "".join(f"[variants.v{n}]\noptimizer.clip = 0.{n}\n" for n in (1, 2))
     pairs = primary(0.02, ', ["slw", "v1"], ["slw", "v2"]')
