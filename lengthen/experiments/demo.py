@@ -3,7 +3,7 @@
 baseline       full length from the first step on
 SLW            short sequences first (the method)
 rows warmup    full length, few rows first: as many tokens as SLW at every step, so that what is
-               left between the two is the length itself
+               left between the two is the length, and the more texts that short rows read
 
 Whatever comes out is shown as it is.
 """
