@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
+@cache  # every checkpoint asks
 def processor() -> str:
     """Return the model of the processor, as the system has it."""
     with suppress(OSError):  # Linux has its model there

@@ -15,7 +15,7 @@ def test_a_share_is_a_fraction_or_in_per_cent() -> None:
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
-        ("5 %%", "argument --valid: invalid share value: '5 %%'"),
+        ("5%%", "argument --valid: invalid share value: '5%%'"),
         ("a lot", "argument --valid: invalid share value: 'a lot'"),
         ("100%", "--valid: must be from 0 to below 1, got 1.0"),
     ],

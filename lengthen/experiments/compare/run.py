@@ -91,7 +91,7 @@ def carry_out(
             run_jobs(training, machine, root)
 
 
-def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bool = True) -> Path:
+def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bool) -> Path:
     """Write the configuration of every unfinished run, and a file with a command for each.
 
     Whoever can carry out commands trains them, in any order and on any machine that sees `root`;
