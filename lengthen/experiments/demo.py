@@ -164,7 +164,7 @@ def _parts(outcomes: Sequence[Outcome]) -> list[str]:
         f"Fewer tokens per step alone (rows warmup) end {_apart(rows - baseline)} the baseline: "
         "the part of the token batch.",
         f"SLW ends {_apart(slw - rows)} the rows warmup, which has its tokens at every step: the "
-        "part of the length.",
+        "part of the length, and of the more texts that short rows read.",
         seed,
     ]
 

@@ -26,7 +26,12 @@ def test_it_ends_with_a_table_a_page_and_what_the_length_alone_has_changed(
     out = tmp_path / "out"
     demo(out, text=tmp_path / "text.txt")
     output = capsys.readouterr().out
-    for shown in ("One text, one budget", "rows warmup", "the part of the length.", "One seed:"):
+    for shown in (
+        "One text, one budget",
+        "rows warmup",
+        "part of the length, and of the more texts",
+        "One seed:",
+    ):
         assert shown in " ".join(output.split())
     # Of a short text, too, the warmup comes to its end, and the sample begins with no code.
     length = TINY["model"]["length"]
