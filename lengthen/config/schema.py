@@ -284,7 +284,7 @@ class Config(Table):
             rule = f"must be at least model.length ({length})"
             raise SettingError("batch.micro_tokens", rule, micro_tokens)
         if self.budget.epochs is not None and self.batch.leftovers == "drop":
-            rule = 'needs batch.leftovers = "requeue"'
+            rule = 'cannot go with batch.leftovers = "drop"'
             raise SettingError("budget.epochs", rule, self.budget.epochs)
         return self
 
