@@ -40,7 +40,7 @@ arguments = TrainingArguments(
     eval_steps=50,
     save_steps=50,
     report_to="none",
-    use_cpu=not torch.cuda.is_available(),  # torchrun on a processor needs it
+    use_cpu=not torch.cuda.is_available(),  # needed by torchrun on a CPU
 )
 trainer = Trainer(
     model,

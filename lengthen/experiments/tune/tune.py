@@ -58,7 +58,7 @@ class Tuning(Printable):
 
     @property
     def parts(self) -> list[Table | str]:
-        """The trials, the sentences, and where to go on."""
+        """The trials, the sentences, and what to run next."""
         lines = [*self.sentences, f"report  {self.page}"]
         if self.tuned is not None:
             lines.append(f"next    lengthen train {self.tuned} --out RUN")
