@@ -1,7 +1,7 @@
 """Does the warmup help here? python examples/comparison.py STORE OUT [TOKENS].
 
-STORE is what `lengthen prepare` wrote. Two variants are trained with three seeds each, an ordinary
-run in a process of its own; the same command continues where it was stopped.
+STORE is what `lengthen prepare` wrote. Two variants are trained with three seeds each, every
+run in a process of its own; after a stop the same command continues.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Any function as a pacing: python examples/custom_pacing.py STORE RUN [TOKENS].
+"""Use any function as a pacing: python examples/custom_pacing.py STORE RUN [TOKENS].
 
 STORE is what `lengthen prepare` wrote. The function is checked at every step, and the log has the
-values that it gave.
+values that it returned.
 """
 
 import sys

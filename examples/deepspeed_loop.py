@@ -1,4 +1,4 @@
-"""Length warmup around an engine of DeepSpeed with ZeRO, in place of the curriculum it removed.
+"""Length warmup around a DeepSpeed engine with ZeRO, in place of the curriculum that it removed.
 
 torchrun --nproc-per-node 2 examples/deepspeed_loop.py STORE RUN [TOKENS]
 
@@ -19,7 +19,7 @@ COUNT = 2  # micro-batches of a step in each process
 SAVE_EVERY = 50  # steps
 VALID_ROWS = 8
 CONFIG = {
-    "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it: rows are cut by us
+    "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it: our stream cuts the rows
     "gradient_accumulation_steps": COUNT,
     "gradient_clipping": 1.0,
     "zero_optimization": {"stage": 1},
@@ -56,7 +56,7 @@ def train(
             engine.step()
             total += share * loss.detach()
         torch.distributed.all_reduce(total)
-        if log:  # of the second moment it has this process's part
+        if log:  # whose second moment is this process's part alone
             norm = engine.get_global_grad_norm()
             log.step(step, loss=total, grad_norm=norm, optimizer=optimizer, rate=rate)
         if step.number % SAVE_EVERY == 0:

@@ -25,7 +25,7 @@ config = LlamaConfig(
     num_attention_heads=4,
     max_position_embeddings=128,
 )
-set_seed(0)  # of the weights
+set_seed(0)  # for the weights
 model = LlamaForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
 arguments = TrainingArguments(
@@ -40,7 +40,7 @@ arguments = TrainingArguments(
     eval_steps=50,
     save_steps=50,
     report_to="none",
-    use_cpu=not torch.cuda.is_available(),  # torchrun on a processor needs it
+    use_cpu=not torch.cuda.is_available(),  # needed by torchrun on a CPU
 )
 trainer = Trainer(
     model,

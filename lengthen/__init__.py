@@ -1,6 +1,6 @@
 """Sequence length warmup for GPT pre-training: start short, lengthen, count every token.
 
-All that the command line does is one call here, with the same words; docs/api.md has every name
+What the command line does is a call here, with the same names; docs/api.md has every name
 with an example. Nothing heavy is imported before a name that needs it is used.
 """
 

@@ -41,15 +41,16 @@ RESULTS = [
 HEAD = """\
 # Python API
 
-The commands that train, plan and compare are calls, with the same words: an option `--out` is the
+The commands that train, plan and compare are calls with the same names: an option `--out` is the
 argument `out=`, settings such as `--pacing.start 8` are `settings={"pacing.start": 8}` or
 `settings={"pacing": {"start": 8}}`. Paths are text or `pathlib.Path`. A call prints nothing but its
-progress, on the error stream, and returns a value. `import lengthen` takes next to nothing; PyTorch
-is imported by the first call that computes.
+progress, on the error stream, and returns a value. `import lengthen` is fast: the first call that
+computes imports PyTorch.
 
-What you can mend is an exception of `lengthen.util.errors`: `SettingError` (also a `ValueError`),
-`DataError`, `CheckpointError`, `BusyError`, `UnstableError`, `MemoryLimitError`, `StorageError`,
-`PeerError` and `StoppedError`, all of them `LengthenError`, each with a line that says what to do.
+Mistakes that you can correct raise exceptions of `lengthen.util.errors`: `SettingError` (also a
+`ValueError`), `DataError`, `CheckpointError`, `BusyError`, `UnstableError`, `MemoryLimitError`,
+`StorageError`, `PeerError` and `StoppedError`, all of them `LengthenError`, each with a line that
+says what to do.
 
 The examples run in a directory with a token store `store` and a small run `runs/first`, after
 `import lengthen, torch`. This page is made by `scripts/api_page.py` from the docstrings.

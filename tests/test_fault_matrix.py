@@ -69,6 +69,6 @@ def test_a_fault_is_survived_where_all_its_tests_pass_and_each_says_what_became_
 def test_the_page_on_reliability_has_every_site_and_action() -> None:
     text = PAGE.read_text(encoding="utf-8")
     words = {
-        name for row in rows_of(section(text, "## Break it yourself")) for name in names_in(row[0])
+        name for row in rows_of(section(text, "## Cause a fault")) for name in names_in(row[0])
     }
     assert words == {*get_args(Site), *get_args(Action)}

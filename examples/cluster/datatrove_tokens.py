@@ -1,9 +1,9 @@
-"""A corpus that datatrove tokenizes, as a token store, without a copy.
+"""Make a token store of a corpus that datatrove tokenizes, without a copy.
 
     python examples/cluster/datatrove_tokens.py FOLDER_OF_JSONL TOKENIZER.json OUT
 
-On SLURM: SlurmPipelineExecutor with its time and partition in place of LocalPipelineExecutor, and
-the last line once its jobs are done. The rest stays.
+On SLURM use SlurmPipelineExecutor, with its time and partition, in place of LocalPipelineExecutor,
+and run the last line once its jobs are done.
 """
 
 import sys

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Several machines: start it on each of them with the same words, in any order.
+# Several machines: start this on each of them with the same arguments, in any order.
 #
 #   NODES=2 HEAD=node0:29500 examples/cluster/each-node.sh gpt2-1.5b store runs/first
 #
 # HEAD is one of them and a free port there. Store and run lie on a disk that all of them share.
-# Where a process dies, all of them are started again, up to three times. NODES=1:4 goes on with
-# those that are left, down to one, and takes a machine back that is started again.
+# If a process dies, all are restarted, up to three times. NODES=1:4 continues with the machines
+# that are left, down to one, and lets a machine that is started again join.
 set -euo pipefail
 recipe=$1 store=$2 run=$3
 shift 3
@@ -14,7 +14,7 @@ train=(-m lengthen train "$recipe" --data "$store" --out "$run" --resume auto --
 processes=${PROCESSES:-$(nvidia-smi --list-gpus | wc -l)}
 getent hosts "${HEAD%:*}" > /dev/null ||
     { echo "lengthen: HEAD: ${HEAD%:*} does not resolve" >&2 && exit 2; }
-# What is wrong with the words is said here, once, and not by every process.
+# Mistakes in the arguments are reported here, once, and not by every process.
 python "${train[@]}" --dry-run > /dev/null
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # else a machine that comes back cannot join
 export PET_SHUTDOWN_TIMEOUT=300 # seconds that torchrun waits for a save

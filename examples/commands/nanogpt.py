@@ -1,7 +1,7 @@
-"""A training script of nanoGPT's shape, which knows nothing of lengthen.
+"""A training script like nanoGPT's, which knows nothing of lengthen.
 
-python nanogpt.py --text=FILE --out_dir=DIR [--init_from=resume]. nanogpt.toml beside it compares
-its learning rates; nanogpt_lengthened.py is this script with a length warmup, 22 lines changed.
+python nanogpt.py --text=FILE --out_dir=DIR [--init_from=resume]. nanogpt.toml compares its
+learning rates; nanogpt_lengthened.py is this script with a length warmup, 22 lines changed.
 """
 
 import math

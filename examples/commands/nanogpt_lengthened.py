@@ -1,4 +1,4 @@
-"""The script of nanoGPT's shape beside it with a length warmup, 22 lines changed.
+"""nanogpt.py with a length warmup, 22 lines changed.
 
 python nanogpt_lengthened.py --text=FILE --out_dir=DIR [--init_from=resume]
 """
@@ -68,7 +68,7 @@ given: dict[str, Any] = {"rows": rows, "seed": seed, "min_learning_rate": min_lr
 plan = lengthen.DataPlan(
     pacing=pacing, budget=max_iters * tokens_per_iter, warmup_steps=warmup_iters, **given
 )
-max_iters = plan.number_of_steps()  # as many tokens as there, in more steps
+max_iters = plan.number_of_steps()  # as many tokens as in nanogpt.py, in more steps
 cut = {"gradient_accumulation_steps": gradient_accumulation_steps}
 stream = lengthen.BatchStream(parts["train"].numpy(), plan, **cut)
 scheduler = plan.lr_scheduler(optimizer)

@@ -1,6 +1,6 @@
 """A script over the Trainer of Transformers, which knows nothing of lengthen.
 
-trainer.toml beside it compares its schedules: python trainer.py TEXT OUT SEED SCHEDULE [STEPS].
+python trainer.py TEXT OUT SEED SCHEDULE [STEPS]. trainer.toml compares its schedules.
 """
 
 import json
@@ -16,7 +16,7 @@ rows, length, steps = 16, 64, int(more[0]) if more else 300
 
 
 class JsonLines(TrainerCallback):
-    """Writes what the Trainer logs, a line each, with the tokens so far."""
+    """Writes each record that the Trainer logs as a line, with the tokens so far."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Add a line."""

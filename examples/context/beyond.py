@@ -2,8 +2,9 @@
 
     python examples/context/beyond.py 512 runs/long runs/old [STORE]
 
-Of every sequence of the first model's length in the validation part, the tokens beyond the position
-count; the second model reads the same tokens in windows. STORE may be another of their tokenizer.
+The tokens beyond the position count, in every sequence of the first model's length in the
+validation part; the second model reads the same tokens in windows. STORE may be another one with
+their tokenizer.
 """
 
 import sys

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Extends a context of 512 tokens to 4,096 by a warmup of the length, in minutes on a laptop:
+# Extends a context of 512 tokens to 4,096 by a length warmup, in minutes on a laptop:
 #   lengthen prepare my-texts/ --tokenizer train:1024 --out store
 #   examples/context/extend.sh store runs
-# STORE is what `lengthen prepare` wrote, of long texts. In OUT are then `short`, the trunk at 512;
-# `long`, branched from it with doubling lengths; and `old`, trained on for as many tokens at 512.
-# Both end with the same fall of the rate. The last lines are their losses on the tokens beyond
-# position 512 of the same validation text, which `old` reads in windows of 512.
+# The texts should be long. The second argument is the folder of the runs: `short`, the trunk at 512;
+# `long`, branched from it with doubling lengths; and `old`, continued at 512 for as many tokens.
+# Both branches end with the same decay of the rate. The last lines are their losses on the tokens
+# beyond position 512 of the same validation text, which `old` reads in windows of 512.
 set -euo pipefail
 store=$1 out=$2 here=$(dirname "$0")
 

@@ -14,11 +14,13 @@ from lengthen.cli.command import (
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run that it starts from")
-    parser.add_argument("--at", metavar="STEP", help="of the checkpoint, not the newest good one")
-    parser.add_argument("--out", type=Path, metavar="NEW", required=True, help="where it goes")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run to branch from")
+    parser.add_argument("--at", metavar="STEP", help="step of the checkpoint (the newest good one)")
+    parser.add_argument(
+        "--out", type=Path, metavar="NEW", required=True, help="directory of the new run"
+    )
     parser.add_argument("--data", metavar="DIR", help="another token store, of the same tokenizer")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run there")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
     parser.add_argument(
         "--dry-run", action="store_true", help="print all settings as TOML; train and write nothing"

@@ -11,14 +11,18 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.toml", help="variants, grid and seeds")
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, metavar="DIR", help="where it goes")
+    where.add_argument("--out", type=Path, metavar="DIR", help="directory of runs, tables and page")
     where.add_argument(
-        "--lay-out", type=Path, metavar="DIR", help="train nothing: a command for each run"
+        "--lay-out", type=Path, metavar="DIR", help="train nothing: write a command for each run"
     )
-    parser.add_argument("--jobs", type=int, help="runs side by side (one a GPU, else one a core)")
-    parser.add_argument("--threads", type=int, help="of each run (the cores, shared out)")
-    parser.add_argument("--amend", action="store_true", help="go on with a changed file")
-    parser.add_argument("--look", action="store_true", help="train nothing: tables so far")
+    parser.add_argument(
+        "--jobs", type=int, help="runs side by side (one for each GPU, else for each core)"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads of each run (the cores divided among the jobs)"
+    )
+    parser.add_argument("--amend", action="store_true", help="continue with a changed file")
+    parser.add_argument("--look", action="store_true", help="train nothing: show the tables so far")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -41,7 +45,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 COMMAND = Command(
-    "Train variants under equal budgets over several seeds, and say what can be told apart.",
+    "Train variants under equal budgets over several seeds, and say which are distinguishable.",
     """
   lengthen compare examples/controls.toml --data store --out runs/controls
   lengthen compare examples/controls.toml --data store --out runs/controls    continues

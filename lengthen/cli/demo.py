@@ -7,9 +7,11 @@ from lengthen.cli.command import Command, Parser, Settings, named, start_computi
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="where it goes (demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="directory of the demo (demo)"
+    )
     parser.add_argument("--text", type=Path, help="your own text instead of the Python library")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:

@@ -8,24 +8,39 @@ from lengthen.cli.command import Command, Parser, Settings, named, start_computi
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument(
-        "models", nargs="+", type=Path, metavar="RUN|CHECKPOINT|HF_FOLDER", help="any number"
+        "models",
+        nargs="+",
+        type=Path,
+        metavar="RUN|CHECKPOINT|HF_FOLDER",
+        help="models to evaluate",
     )
     parser.add_argument(
         "--tasks", required=True, metavar="NAME,...", help="valid,lambada,...; all; lm-eval:NAME"
     )
-    parser.add_argument("--sets", type=Path, metavar="DIR", help="where the published sets are")
-    parser.add_argument("--data", type=Path, metavar="STORE", help="for valid (the run's own)")
-    parser.add_argument("--shots", type=int, default=0, help="solved questions before each (0)")
-    parser.add_argument("--stride", type=int, help="tokens a window scores (the full length)")
+    parser.add_argument("--sets", type=Path, metavar="DIR", help="folder of the published sets")
     parser.add_argument(
-        "--windows", type=int, nargs="+", default=(), metavar="N", help="for valid (1/8, 1/4, 1/2)"
+        "--data", type=Path, metavar="STORE", help="token store for valid (the run's own)"
     )
-    parser.add_argument("--limit", type=int, help="only the first so many items")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of shots (0)")
+    parser.add_argument("--shots", type=int, default=0, help="solved questions before each one (0)")
+    parser.add_argument("--stride", type=int, help="tokens scored in a window (the full length)")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp64"), help="fp64 where weights are, else fp32"
+        "--windows",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="shorter lengths for valid (1/8, 1/4, 1/2)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="results (beside each model)")
+    parser.add_argument("--limit", type=int, help="number of items to use (all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of shots (0)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp64"),
+        help="precision (fp64 for fp64 weights, else fp32)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file for all results (one beside each model)"
+    )
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:

@@ -8,8 +8,10 @@ from lengthen.cli.command import Command, Parser, Settings, named
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
-    parser.add_argument("--checkpoint", metavar="step-N", help="this one, not the newest good one")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder")
+    parser.add_argument(
+        "--checkpoint", metavar="step-N", help="the checkpoint (the newest good one)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 

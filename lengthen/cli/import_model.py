@@ -7,13 +7,17 @@ from lengthen.cli.command import Command, Parser, Settings, named, start_computi
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("folder", type=Path, metavar="HF_FOLDER", help="as Transformers saves it")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="where it goes")
+    parser.add_argument(
+        "folder", type=Path, metavar="HF_FOLDER", help="a model as Transformers saves it"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="the run's directory"
+    )
     parser.add_argument("--data", metavar="STORE", help="a token store to train it on")
     parser.add_argument(
         "--recipe",
         metavar="RECIPE|FILE.toml",
-        help="how it will be trained, the model aside",
+        help="all settings but the model's",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
 

@@ -23,13 +23,17 @@ def _arguments(parser: Parser) -> None:
     what = "a recipe or file, or what --lay-out of compare wrote"
     parser.add_argument("what", metavar="RECIPE|FILE.toml|DIR", help=what)
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="where it goes")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run's directory")
     parser.add_argument("--nodes", type=int, default=1, help="machines (1)")
-    parser.add_argument("--gpus", type=int, default=0, help="of each machine (0: processors)")
-    parser.add_argument("--cpus", type=int, help="of each machine (4 a GPU)")
-    parser.add_argument("--time", required=True, help="of one job, as SLURM has it: 4:00:00")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="not to standard output")
-    parser.add_argument("--submit", action="store_true", help="hand it in by sbatch")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of each machine (0: CPUs alone)")
+    parser.add_argument("--cpus", type=int, help="cores of each machine (4 for each GPU)")
+    parser.add_argument(
+        "--time", required=True, help="time limit of a job in SLURM's format: 4:00:00"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="write to a file, not to standard output"
+    )
+    parser.add_argument("--submit", action="store_true", help="submit the file by sbatch")
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:

@@ -16,10 +16,10 @@ def _arguments(parser: Parser) -> None:
         "--flops", help="FLOP/s that a step reaches, such as 100T; without it steps are tried here"
     )
     parser.add_argument(
-        "--ranks", metavar="N,N,...", help="numbers of GPUs: what each holds and sends"
+        "--ranks", metavar="N,N,...", help="numbers of GPUs: what each stores and sends"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="a picture as well: .svg, .png or .html"
+        "--out", type=Path, metavar="FILE", help="also a picture or page: .svg, .png or .html"
     )
 
 
@@ -49,7 +49,7 @@ def _ranks(text: str | None) -> list[int]:
 
 
 COMMAND = Command(
-    "Say what configurations will cost, side by side; train nothing.",
+    "Show what configurations will cost, side by side; train nothing.",
     """
   lengthen plan laptop-10min --data store
   lengthen plan gpt2-1.5b --flops 100T --ranks 8,64,512

@@ -9,38 +9,49 @@ from lengthen.util.errors import SettingError
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="file, folder, glob or -")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the store")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the new store")
     parser.add_argument(
         "--tokenizer",
         default="train:8192",
         help="train:N, a tokenizer.json, a folder, gpt2, gpt2:FOLDER or bytes (train:8192)",
     )
     parser.add_argument(
-        "--separator", metavar="TOKEN", help="between documents (the tokenizer's end of text)"
+        "--separator", metavar="TOKEN", help="token between documents (the tokenizer's end of text)"
     )
-    parser.add_argument("--valid", type=share, help="a text's validation share (0.01, or 1%%)")
+    parser.add_argument(
+        "--valid", type=share, help="share of the text for validation (0.01, or 1%%)"
+    )
     parser.add_argument(
         "--valid-files",
         "--valid-from",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="validation files instead",
+        help="files for validation, instead of a share",
     )
-    parser.add_argument("--field", default="text", help="the text's name in JSON, tables (text)")
     parser.add_argument(
-        "--stdin-format", choices=("txt", "jsonl"), default="txt", help="what - carries (txt)"
+        "--field", default="text", help="name of the text in JSON and tables (text)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of sample and validation part (0)")
     parser.add_argument(
-        "--on-bad", choices=("stop", "skip"), default="stop", help="unreadable documents (stop)"
+        "--stdin-format",
+        choices=("txt", "jsonl"),
+        default="txt",
+        help="format of standard input (txt)",
     )
-    parser.add_argument("--workers", type=int, help="cores (all)")
     parser.add_argument(
-        "--in-place", action="store_true", help="use files of token ids where they lie"
+        "--seed", type=int, default=0, help="seed of tokenizer sample and validation part (0)"
     )
-    parser.add_argument("--part", metavar="I/N", help="write one of N parts of the store alone")
-    parser.add_argument("--join", type=Path, metavar="DIR", help="make a store of all its parts")
+    parser.add_argument(
+        "--on-bad", choices=("stop", "skip"), default="stop", help="at unreadable documents (stop)"
+    )
+    parser.add_argument("--workers", type=int, help="encoding threads (all cores)")
+    parser.add_argument(
+        "--in-place", action="store_true", help="use files of token ids without a copy"
+    )
+    parser.add_argument("--part", metavar="I/N", help="write only part I of N of the store")
+    parser.add_argument(
+        "--join", type=Path, metavar="DIR", help="join the parts in DIR to the store"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier store")
 
 

@@ -11,17 +11,21 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="runs, folders of runs, or other logs"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="one page instead of text")
-    parser.add_argument("--figures", type=Path, metavar="DIR", help="each figure as SVG and PNG")
-    parser.add_argument("--to", metavar="TRACKER", help="tensorboard or wandb gets the records")
-    parser.add_argument("--title", help="of the page (the runs' names)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="write one page instead of text"
+    )
+    parser.add_argument(
+        "--figures", type=Path, metavar="DIR", help="write each figure as SVG and PNG"
+    )
+    parser.add_argument("--to", metavar="TRACKER", help="send the records to tensorboard or wandb")
+    parser.add_argument("--title", help="title of the page (the runs' names)")
     parser.add_argument(
         "--losses",
         nargs="+",
         type=float,
         default=[],
         metavar="NATS",
-        help="validation losses to time",
+        help="show when runs reached these validation losses",
     )
     parser.add_argument(
         "--columns",
@@ -59,7 +63,7 @@ def _columns(words: list[str]) -> dict[str, str] | None:
 
 
 COMMAND = Command(
-    "Say what runs have shown: as text, or as one page that opens without a network.",
+    "Show the results of runs: as text, or as one page that opens without a network.",
     """
   lengthen report runs/first
   lengthen report runs/first runs/second --losses 5.5 5.2

@@ -15,7 +15,9 @@ from lengthen.cli.command import (
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's directory")
-    parser.add_argument("--checkpoint", metavar="step-N", help="this one, not the newest good one")
+    parser.add_argument(
+        "--checkpoint", metavar="step-N", help="the checkpoint (the newest good one)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 

@@ -8,12 +8,18 @@ from lengthen.cli.command import Command, Parser, Settings, named, start_computi
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN|HF_FOLDER", help="a run, or weights")
-    parser.add_argument("--prompt", default="", help="text to go on from")
-    parser.add_argument("--tokens", type=int, default=200, help="at most so many (200)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is the likeliest (0.8)")
-    parser.add_argument("--top-k", type=int, default=50, help="choose among so many; 0: all (50)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same text (0)")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN|HF_FOLDER", help="a run, or a model of Transformers"
+    )
+    parser.add_argument("--prompt", default="", help="text to continue")
+    parser.add_argument("--tokens", type=int, default=200, help="most tokens to write (200)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0: the likeliest token (0.8)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=50, help="number of tokens to choose among; 0: all (50)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (0)")
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:

@@ -17,8 +17,8 @@ def _arguments(parser: Parser) -> None:
     parser.has_common_settings = True
     parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help="one of `lengthen recipes`")
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="where it goes")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run's directory")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run there")
     parser.add_argument(
         "--resume", choices=("auto",), help="continue the same run if it is there, for launchers"
     )

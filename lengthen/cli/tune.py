@@ -10,7 +10,9 @@ from lengthen.util.errors import UnstableError
 def _arguments(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE|FILE.toml", help="one of `lengthen recipes`")
     parser.add_argument("--data", metavar="DIR", help="a token store; sets data.path")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of trials and result"
+    )
     parser.add_argument(
         "--starts",
         nargs="+",
@@ -23,13 +25,19 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--judge-tokens",
         type=int,
-        help="validation tokens of each evaluation in a race (6656); others read a quarter",
+        help="validation tokens of an evaluation in a race (6656); other trials read a quarter",
     )
     parser.add_argument(
-        "--aggressive", action="store_true", help="then the largest learning rate and rows, too"
+        "--aggressive",
+        action="store_true",
+        help="then also find the largest learning rate and rows",
     )
-    parser.add_argument("--jobs", type=int, help="trials side by side (a GPU or 4 cores each)")
-    parser.add_argument("--threads", type=int, help="of each trial (the cores, shared out)")
+    parser.add_argument(
+        "--jobs", type=int, help="trials side by side (one for each GPU or 4 cores)"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="threads of each trial (the cores divided among the jobs)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 

@@ -8,8 +8,8 @@ from lengthen.cli.command import Command, Parser, Settings, named
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run, or a folder of runs")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks (2)")
-    parser.add_argument("--once", action="store_true", help="one look")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two updates (2)")
+    parser.add_argument("--once", action="store_true", help="show the state once and end")
 
 
 def _run(options: argparse.Namespace, _: Settings) -> int:

@@ -30,20 +30,26 @@ class Model(Table):
     heads: Annotated[Count, Field(le=2**10), Doc("of attention; must divide `model.width`")]
     kv_heads: Annotated[
         Count | None,
-        Doc("of keys and values (arXiv:2305.13245); must divide it", "", "`model.heads`"),
+        Doc(
+            "of keys and values (arXiv:2305.13245); must divide `model.heads`", "", "`model.heads`"
+        ),
     ] = None
     head_width: Annotated[
         Count | None, Field(le=2**17), Doc("of a query, a key or a value", "", "width / heads")
     ] = None
     length: Annotated[Count, Field(le=2**20), Doc("full length L", "tokens")]
-    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("V", "tokens", "the store's")] = None
+    vocabulary: Annotated[Count | None, Field(le=2**22), Doc("size V", "tokens", "the store's")] = (
+        None
+    )
     dropout: Annotated[Share, Doc("on embeddings, attention and both branches")] = 0.0
     init_std: Annotated[Number, Doc("standard deviation of initial matrices")] = 0.02
     positions: Annotated[
         Positions, Doc("a table, or rotary ones (arXiv:2104.09864), which no GPT-2 export has")
     ] = "learned"
     rope_theta: Annotated[Number, Field(gt=0, le=1e12), Doc("base of the rotary angles")] = 10_000.0
-    positions_start: Annotated[Start, Doc("of rows: 0, or evenly at multiples of l")] = "zero"
+    positions_start: Annotated[Start, Doc("where rows start: 0, or evenly at multiples of l")] = (
+        "zero"
+    )
     norm: Annotated[Norm, Doc("LayerNorm, or RMSNorm (arXiv:1910.07467)")] = "layer"
     norm_eps: Annotated[Number, Field(gt=0, le=1), Doc("epsilon of `model.norm`")] = 1e-5
     mlp: Annotated[
@@ -52,9 +58,9 @@ class Model(Table):
     mlp_width: Annotated[
         Count | None,
         Field(le=2**20),
-        Doc("between its products", "", "4 d; of swiglu 8/3 d, up to a multiple of 256"),
+        Doc("inner width", "", "4 d; of swiglu 8/3 d, up to a multiple of 256"),
     ] = None
-    tied: Annotated[bool, Doc("logits by the embedding, not by a matrix of their own")] = True
+    tied: Annotated[bool, Doc("logits from the embedding, not from a separate matrix")] = True
     bias: Annotated[bool, Doc("biases of all products and of LayerNorm")] = True
     qk_norm: Annotated[bool, Doc("RMSNorm of each query and key (arXiv:2302.05442)")] = False
     z_loss: Annotated[

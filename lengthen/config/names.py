@@ -44,8 +44,10 @@ SETTINGS = {
     "data.path": "data store",
     "--out": "outputdir outdir save",
     "`lengthen resume RUN`": "resumefromcheckpoint initfrom",
-    "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "wandb wandblog "
-    "wandbproject wandbrunname reportto tensorboard loginterval loggingsteps",
+    "run.trackers, tensorboard or wandb": "wandb wandblog wandbproject wandbrunname reportto "
+    "tensorboard",
+    "`lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics.jsonl": "loginterval "
+    "loggingsteps",
     "`lengthen eval RUN`": "evalonly",
 }
 OPTIONS = {  # of commands that take no settings

@@ -94,7 +94,9 @@ class Data(Table):
 
     path: Annotated[str | None, Field(min_length=1), Doc("token store, as `--data` says")] = None
     store_id: Annotated[str | None, Doc("store that this run began with; `train` sets it")] = None
-    documents: Annotated[Documents, Doc("of a row: attend to each other, or be masked")] = "attend"
+    documents: Annotated[Documents, Doc("of one row: attend to each other, or are masked")] = (
+        "attend"
+    )
 
 
 class Batch(Table):
@@ -102,39 +104,44 @@ class Batch(Table):
 
     rows: Annotated[Count, Field(le=2**24), Doc("B of a step at full length, over all processes")]
     micro_tokens: Annotated[
-        Count | Literal["auto"], Doc("most in one forward pass; auto: what fits", "tokens")
+        Count | Literal["auto"],
+        Doc("most in one forward pass of a process; auto: what fits", "tokens"),
     ] = "auto"
     hold: Annotated[Hold, Doc("what stays constant while the length is paced")] = "rows"
     leftovers: Annotated[
         Leftovers, Doc("rests of sequences: read later, dropped, or read in the same step as rows")
     ] = "requeue"
-    reuse_after: Annotated[Count, Field(le=10**6), Doc("before a leftover is read", "steps")] = 64
+    reuse_after: Annotated[
+        Count, Field(le=10**6), Doc("least wait before a leftover is read", "steps")
+    ] = 64
 
 
 class Optimizer(Table):
     """The rate rises over `warmup_steps`, then follows `schedule` in tokens."""
 
     kind: Annotated[
-        Literal["adamw", "muon"], Doc("muon: of the layers' matrices; all else has AdamW")
+        Literal["adamw", "muon"], Doc("muon: for the layers' matrices, with AdamW for the rest")
     ] = "adamw"
     learning_rate: Annotated[Number, Field(gt=0, le=1e3), Doc("peak")]
     min_learning_rate: Annotated[
-        Number, Doc("where the fall ends, at most the peak", default="a tenth of the peak")
+        Number, Doc("where the decay ends, at most the peak", default="a tenth of the peak")
     ] = Field(default_factory=lambda given: float(f"{given.get('learning_rate', 0) / 10:.6g}"))
     warmup_steps: Annotated[CountOrOff, Doc("W; 0: the peak from the first step on", "steps")] = 0
-    schedule: Annotated[RateSchedule, Doc("of the rate's fall, by tokens trained")] = "cosine"
+    schedule: Annotated[RateSchedule, Doc("how the rate decays, by trained tokens")] = "cosine"
     decay_tokens: Annotated[
-        Count | None, Doc("at which the rate is at its minimum", "trained tokens", "the budget")
+        Count | None, Doc("at which the rate reaches its minimum", "trained tokens", "the budget")
     ] = None
     wsd_decay_tokens: Annotated[
-        Count | None, Doc("of wsd's fall, up to them", "tokens", "a tenth of `decay_tokens`")
+        Count | None,
+        Doc("of wsd's decay, which ends at those", "tokens", "a tenth of `decay_tokens`"),
     ] = None
     rate_by_tokens: Annotated[
-        RateByTokens, Doc("sqrt: times the root of a step's tokens over those of a full step")
+        RateByTokens, Doc("sqrt: rate times sqrt(tokens of the step / of a full step)")
     ] = "none"
     betas: Annotated[Betas, Doc("decay of the first and second moment")] = (0.9, 0.95)
     beta2_half_life: Annotated[
-        Count | None, Doc("of the second moment: 2^(-a step's tokens / it)", "tokens", "betas[1]")
+        Count | None,
+        Doc("of the second moment: beta2 = 2^(-step tokens / it)", "tokens", "betas[1]"),
     ] = None
     epsilon: Annotated[Number, Field(gt=0), Doc("of AdamW's denominator")] = 1e-8
     weight_decay: Annotated[Number, Doc("on matrices, not on biases, gains or positions")] = 0.1
@@ -153,11 +160,11 @@ class Budget(Table):
     """When training ends; one of the three."""
 
     tokens: Annotated[Count | None, Doc("at least one step", "trained tokens")] = None
-    epochs: Annotated[Number | None, Field(gt=0, le=1e6), Doc("times the whole store")] = None
+    epochs: Annotated[Number | None, Field(gt=0, le=1e6), Doc("over the whole store")] = None
     minutes: Annotated[
         Number | None,
         Field(gt=0, le=1e6),
-        Doc("of training; steps tried at its start say the tokens", "minutes"),
+        Doc("of training; steps timed at its start turn them into tokens", "minutes"),
     ] = None
 
     @model_validator(mode="after")
@@ -172,7 +179,9 @@ class Evaluation(Table):
     """Validation at full length, always at the end too, and the probe. 0 switches each off."""
 
     every_steps: Annotated[CountOrOff | None, Doc("between validations", "steps", "off")] = None
-    every_tokens: Annotated[CountOrOff | None, Doc("the same", "trained tokens", "off")] = None
+    every_tokens: Annotated[
+        CountOrOff | None, Doc("between validations", "trained tokens", "off")
+    ] = None
     tokens: Annotated[Count, Doc("of the validation part, if it has so many", "tokens")] = 100_000
     probe_every_steps: Annotated[CountOrOff, Doc("between probes", "steps")] = 10
 
@@ -185,29 +194,32 @@ class Evaluation(Table):
 
 
 class Monitor(Table):
-    """What is measured of stability beside each step's line; it changes no training."""
+    """What is measured of stability besides each step's record; the training stays the same."""
 
     every_steps: Annotated[
-        CountOrOff, Doc("between two looks at the largest logit and the updates; 0: none", "steps")
+        CountOrOff,
+        Doc("between measurements of the largest logit and the updates; 0: none", "steps"),
     ] = 10
-    layer: Annotated[CountOrOff, Doc("whose attention logits are looked at, from 0")] = 0
+    layer: Annotated[CountOrOff, Doc("whose attention logits are measured, from 0")] = 0
 
 
 class Saving(Table):
     """Checkpoints."""
 
-    every_steps: Annotated[CountOrOff, Doc("0: only at the end and when stopped", "steps")] = 1000
-    keep: Annotated[Count, Field(le=10**6), Doc("newest good ones", "checkpoints")] = 2
+    every_steps: Annotated[
+        CountOrOff, Doc("between saves; 0: only at the end and when stopped", "steps")
+    ] = 1000
+    keep: Annotated[Count, Field(le=10**6), Doc("newest good ones to keep", "checkpoints")] = 2
     asynchronous: Annotated[bool, Doc("write from a copy while training continues")] = False
 
 
 class Run(Table):
-    """How this run is carried out."""
+    """How a run is carried out."""
 
     seed: Annotated[CountOrOff, Field(lt=2**63), Doc("of weights, order of rows and dropout")] = 0
     branched_from: Annotated[str | None, Doc("run and checkpoint; `branch` sets it")] = None
     parent_tokens: Annotated[
-        CountOrOff | None, Doc("read by other ledgers; `branch` sets it", "trained tokens")
+        CountOrOff | None, Doc("trained before this ledger; `branch` sets it", "trained tokens")
     ] = None
     device: Annotated[
         str,
@@ -216,14 +228,16 @@ class Run(Table):
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp64"],
-        Doc("of each pass; auto: bf16 in matrix units, else fp32"),
+        Doc("of forward and backward pass; auto: bf16 with matrix units, else fp32"),
     ] = "auto"
     compile: Annotated[
-        Literal["auto", "off", "on"], Doc("`torch.compile`; auto: where it earns its time back")
+        Literal["auto", "off", "on"], Doc("`torch.compile`; auto: where it saves time in total")
     ] = "auto"
-    recompute: Annotated[bool, Doc("layers, for the backward pass: less memory, more time")] = False
+    recompute: Annotated[bool, Doc("layers in the backward pass: less memory, more time")] = False
     sharded: Annotated[bool, Doc("each process keeps a part of weights and moments")] = False
-    on_nonfinite: Annotated[Literal["stop", "skip"], Doc("at a loss that is not finite")] = "stop"
+    on_nonfinite: Annotated[
+        Literal["stop", "skip"], Doc("at a loss or gradient that is not finite")
+    ] = "stop"
     trackers: Annotated[
         Trackers, Doc('dashboards written beside training: "tensorboard", "wandb"')
     ] = ()
@@ -270,7 +284,7 @@ class Config(Table):
             rule = f"must be at least model.length ({length})"
             raise SettingError("batch.micro_tokens", rule, micro_tokens)
         if self.budget.epochs is not None and self.batch.leftovers == "drop":
-            rule = 'needs batch.leftovers = "requeue"'
+            rule = 'cannot go with batch.leftovers = "drop"'
             raise SettingError("budget.epochs", rule, self.budget.epochs)
         return self
 

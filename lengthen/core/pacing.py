@@ -225,9 +225,9 @@ class Adaptive:
 
     Every `every` steps the trainer measures the validation loss *at the current length*, on tokens
     that stay the same, since losses at different lengths are not comparable. After `patience`
-    losses in a row that are not above the lowest at this length it grows by `multiple`; else the
-    length stays, but never longer than `max_hold` steps, so that the end is always reached (paper,
-    section 2.2, names such a pacing; its exact rule is not published, this one is ours).
+    losses in a row that are not above the lowest at this length it grows to the next `multiple`;
+    otherwise the length stays, but for at most `max_hold` steps, so that the end is always reached
+    (paper, section 2.2, mentions such a pacing without its rule; this one is ours).
 
     >>> pacing = lengthen.Adaptive(start=8, end=64, max_hold=50)
     >>> pacing.latest
@@ -238,9 +238,9 @@ class Adaptive:
     of: Annotated[Literal["length"], Doc("what is paced")] = "length"
     start: Start
     end: End
-    multiple: Annotated[int, Doc("it grows to the next multiple of it", "tokens")] = 8
+    multiple: Annotated[int, Doc("the length grows to the next multiple of it", "tokens")] = 8
     every: Annotated[int, Doc("from one observation to the next", "steps")] = 5
-    patience: Annotated[int, Doc("calm ones in a row before it grows", "observations")] = 2
+    patience: Annotated[int, Doc("calm ones in a row before the length grows", "observations")] = 2
     max_hold: Annotated[int, Doc("longest stay at a length, at least `pacing.every`", "steps")] = 50
 
     def __post_init__(self) -> None:

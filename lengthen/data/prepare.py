@@ -118,15 +118,15 @@ def prepare(
     """Turn text into a token store at `out`, with bounded memory, on `workers` threads (all cores).
 
     `sources` and `valid_files` are files, folders, globs or "-", one or several; without
-    `valid_files` the share `valid` of a text validates (0.01). `tokenizer` is "train:N", a
+    `valid_files` a share `valid` of the text is for validation (0.01). `tokenizer` is "train:N", a
     tokenizer.json, a folder, "gpt2", "gpt2:FOLDER" or "bytes". `separator` names the token between
     documents; None takes the tokenizer's own. `field` is the text's name in JSON and tables;
     `on_bad` is "stop" or "skip".
     Sources may be files of token ids, which `tokenizer` made; `in_place` does not copy them. With
     `part` "i/n" only that share of the text is written, in a folder in `out`, for `join`.
     The store depends on the documents, `tokenizer`, `separator`, `valid` and `seed` alone. It
-    appears under its name when it is complete; whatever happens before leaves nothing there. Raises
-    SettingError for what was asked wrongly, DataError for text or a tokenizer that cannot be used,
+    appears under its name when it is complete; a failure before that leaves nothing there. Raises
+    SettingError for wrong arguments, DataError for text or a tokenizer that cannot be used,
     StorageError where the disk fails.
 
     >>> summary = lengthen.prepare("books", "tokens", tokenizer="bytes", valid=0.1, quiet=True)

@@ -26,9 +26,9 @@ STATE = 3  # tensors of each parameter between steps: weight and two moments
 GATHERED_LAYERS = 2  # whole at a time: the one that computes, and the next one on its way
 COLUMNS = ("ranks", "peak", "state", "accumulated", "gathered", "activations", "sent")
 NOTE = (
-    "Of the rank that has most, in GB, at full length. Peak is that of a step, beside PyTorch "
-    "itself and what its allocator wastes; sent is by rings, in a step. The plan's own memory is "
-    "that of one process on a processor, with what its heap wastes."
+    "Of the rank with the most data, in GB, at full length. Peak is that of a step, without "
+    "PyTorch itself and its allocator's overhead; sent is by rings, in a step. The plan's own "
+    "memory is that of one process on a CPU, with its heap's overhead."
 )
 
 

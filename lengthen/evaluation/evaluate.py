@@ -128,11 +128,11 @@ def evaluate(
 
     `tasks` are names, also as one text with commas: "valid", "wikitext103", "lambada", one of the
     published sets, "lm-eval:NAME", or "all"; `sets` is the folder with their files, `data` the
-    token store for "valid" (the run's own). `shots` solved questions, drawn by `seed`, stand before
-    each; `limit` takes the first items alone; `stride` is for "wikitext103", `windows` are the
-    shorter lengths of "valid". Weights are computed in `precision`, by default fp32. Every result
-    goes into the file `out`, or beside its model, and to `on_result`, before the next task. Raises
-    SettingError, DataError, CheckpointError and MemoryLimitError.
+    token store for "valid" (the run's own). `shots` solved questions, drawn by `seed`, precede each
+    question; `limit` takes only the first items; `stride` is for "wikitext103", `windows` are the
+    shorter lengths of "valid". `precision` is by default fp32, or fp64 for fp64 weights. Every
+    result goes into the file `out`, or beside its model, and to `on_result`, before the next task.
+    Raises SettingError, DataError, CheckpointError and MemoryLimitError.
 
     >>> evaluations = lengthen.evaluate("runs/first", "valid", limit=4)
     >>> (result,) = evaluations.results["first"]

@@ -84,10 +84,10 @@ def plan(
     """Return what training recipes will cost, side by side; train nothing.
 
     `recipes`, `data` and `settings` are as for `train`; without `data`, leftovers and epochs are
-    left out. A comparison file stands for its variants. `flops` is the speed to reckon with, such
-    as "100T" a second; without it steps are tried here, for some seconds. `ranks` are numbers of
-    GPUs for which loads are shown. `out` is a picture or a page to write. Raises SettingError, and
-    DataError for an unusable store.
+    left out. A comparison file stands for its variants. `flops` is the assumed speed, such as
+    "100T" a second; without it steps are timed here, for some seconds. `ranks` are numbers of GPUs
+    for which memory and traffic are shown. `out` is a picture or a page to write.
+    Raises SettingError, and DataError for an unusable store.
 
     >>> plans = lengthen.plan("laptop-2min", data="store", flops="0.1T", quiet=True)
     >>> plans.forecasts[0].plan.tokens

@@ -52,13 +52,13 @@ def report(
     columns: Mapping[str, str] | None = None,
     to: str | None = None,
 ) -> Report:
-    """Return what runs have shown: verdicts, final losses, instability, times, evaluations.
+    """Return the results of runs: stability, final losses, correlations, times, evaluations.
 
     `runs` are directories of runs, directories that hold some, packed studies, or other trainers'
     logs, whose CSV or JSONL `columns` translate, as {"step": "iteration", "loss": "train/loss"}.
-    `losses` are validation losses, in nats, that runs are timed to. `out` is a page to write, with
-    `title`; `figures` is a directory that gets every figure as SVG and PNG; `to` a tracker,
-    "tensorboard" or "wandb", that gets the records. Raises SettingError and DataError.
+    `losses` are validation losses, in nats: shown is when runs reached them. `out` is a page to
+    write, with `title`; `figures` is a directory for every figure as SVG and PNG; `to` is a tracker
+    for the records, "tensorboard" or "wandb". Raises SettingError and DataError.
 
     >>> report = lengthen.report("runs/first", out="first.html")
     >>> print(report.lines[0])

@@ -54,11 +54,11 @@ def branch(
 ) -> RunSummary:
     """Train a new run in `out` that begins with a checkpoint of `run`, weights and moments kept.
 
-    It is the newest good checkpoint, or the one called `at`; `settings` lie over those of the run.
-    The ledger goes on: steps, tokens and budget count the parent's too. A new one begins, and they
-    count from 0, where `data` (a store of the same tokenizer), a full length, a seed or what
-    becomes of leftovers is given; the parent's tokens, which `run.parent_tokens` has, may then be
-    read again. Raises what `train` and `resume` raise.
+    It is the newest good checkpoint, or the one called `at`; `settings` override those of the run.
+    The ledger continues: steps, tokens and budget include the parent's. If `data` (a store of the
+    same tokenizer), a full length, a seed or a setting of leftovers is given, a new ledger begins
+    and they count from 0; the parent's tokens, which `run.parent_tokens` has, may then be read
+    again. Raises what `train` and `resume` raise.
 
     >>> more = {"budget.tokens": 40_000}
     >>> lengthen.branch("runs/first", "runs/longer", settings=more, quiet=True).tokens > 39_000

@@ -71,12 +71,11 @@ def train(
     """Train a new run in `out` to the end of its budget.
 
     `recipe` is a recipe's name, a TOML file or a configuration; `data` a token store; `settings`
-    lie over the recipe, as {"pacing": {"start": 8}} or {"pacing.start": 8}. `overwrite` replaces an
-    earlier run. With `resume="auto"` a run of the same configuration that is there already is
-    resumed instead. Notes and progress go to the error stream, unless `quiet`. `on_record` is
-    called with each record once it is in metrics.jsonl, on rank 0 and in training's own time; an
-    exception in it is printed, and it is called no more. `disk` carries out what is written; tests
-    give one that fails.
+    override the recipe, as {"pacing": {"start": 8}} or {"pacing.start": 8}. `overwrite` replaces an
+    earlier run. With `resume="auto"` an existing run of the same configuration is resumed instead.
+    Notes and progress go to the error stream, unless `quiet`. `on_record` is called with each
+    record once it is in metrics.jsonl, on rank 0, while training waits; an exception in it is
+    printed, and it is not called again. `disk` does all writing; tests pass one that fails.
 
     Raises SettingError, DataError, BusyError, MemoryLimitError, StorageError, UnstableError,
     PeerError and, after saving, StoppedError.
@@ -174,7 +173,7 @@ def resume(
     """Resume a run from its newest good checkpoint, or from the one called `checkpoint`.
 
     `settings` change some of the run's own, such as its budget; they are recorded as an event and
-    in config.toml. `on_record` as in `train`. Raises what that raises, and CheckpointError.
+    in config.toml. `on_record` is as in `train`. Raises what `train` raises, and CheckpointError.
 
     >>> summary = lengthen.resume("runs/first", settings={"budget.tokens": 30_000}, quiet=True)
     >>> summary.tokens

@@ -194,7 +194,9 @@ def test_an_adaptive_pacing_that_is_over_before_the_rate_has_warmed_up_is_noted(
 
 def test_passes_cannot_be_asked_of_dropped_leftovers() -> None:
     tables = small(budget={"epochs": 1}, batch={"leftovers": "drop"})
-    with pytest.raises(SettingError, match='budget.epochs: needs batch.leftovers = "requeue"'):
+    with pytest.raises(
+        SettingError, match='budget.epochs: cannot go with batch.leftovers = "drop"'
+    ):
         build(tables)
 
 

@@ -37,7 +37,7 @@ OPTIONS = {
     "--dtype": "--run.precision, fp32, bf16 or fp64",
     "--fp16": "--run.precision",
     "--bf16": "--run.precision",
-    "--wandb": "`lengthen report RUN` or `lengthen watch RUN`",
+    "--wandb": "--run.trackers, tensorboard or wandb",
     "--output-dir": "--out",
     "--dataset": "--data, a token store that `lengthen prepare` makes",
     "--gradient-accumulation-steps": "--batch.micro_tokens, tokens of one forward pass",
@@ -70,7 +70,7 @@ SETTINGS = {
     "max_iters": "budget.tokens = steps x batch.rows x model.length",
     "learning_rate": "optimizer.learning_rate",
     "n_embd": "model.width",
-    "wandb_log": "`lengthen report RUN`",
+    "wandb_log": "run.trackers",
 }
 
 WORDS = {

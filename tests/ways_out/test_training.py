@@ -71,6 +71,7 @@ VALUES = {
     "saving.every_steps": "9",
     "saving.keep": "3",
     "run.precision": "bf16",
+    "run.trackers": "tensorboard",
     "run.recompute": "true",
     "run.sharded": "false",
     "run.device": "cpu",
@@ -103,7 +104,10 @@ def test_what_is_given_for_another_tools_name_can_be_said(cli: Cli, run: Path) -
     for theirs, ours in (
         ("dataset", "use --data, a token store that `lengthen prepare` makes"),
         ("resume-from-checkpoint", "use `lengthen resume RUN`"),
-        ("wandb", "use `lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics"),
+        (
+            "log_interval",
+            "use `lengthen report RUN` or `lengthen watch RUN`, which read RUN/metrics",
+        ),
         ("eval_only", "use `lengthen eval RUN`"),
     ):
         cli.refuses(ours, f"train tiny.toml --out new --quiet --{theirs}=store")

@@ -38,7 +38,7 @@ from lengthen.util.tables import Printable, Table, counted
 
 @dataclass(frozen=True, repr=False)
 class ComparisonResult(Printable):
-    """What a comparison has shown; its text is what `lengthen compare` prints."""
+    """The result of a comparison; its text is what `lengthen compare` prints."""
 
     name: str
     verdicts: tuple[str, ...]  # a sentence for each amendment, and each pair that was compared
@@ -68,12 +68,12 @@ def compare(
     look: bool = False,
     quiet: bool = False,
 ) -> ComparisonResult:
-    """Train variants under equal budgets over several seeds, and say what can be told apart.
+    """Train variants under equal budgets over several seeds, and say which are distinguishable.
 
-    `file` is a comparison file, or its tables. `data` and `settings` lie over every variant. `jobs`
+    `file` is a comparison file, or its tables. `data` and `settings` override every variant. `jobs`
     runs train side by side, with `threads` each. A file that was changed after a run was started is
-    refused, unless `amend`, which the verdicts show. With `look` nothing is trained: the tables are
-    of what is in `out`, which may be a packed study. Writes NAME.html and NAME.json beside the
+    refused, unless `amend`, which the verdicts show. With `look` nothing is trained: the tables
+    show the runs in `out`, which may be a packed study. Writes NAME.html and NAME.json beside the
     runs, or beside the packed study. Raises SettingError, DataError, BusyError, and StoppedError
     after a signal.
 

@@ -46,7 +46,7 @@ CORES = 4  # for each trial: speculation beside the needed one is only worth wha
 
 @dataclass(frozen=True, repr=False)
 class Tuning(Printable):
-    """What a search has found; its text is what `lengthen tune` prints."""
+    """The result of a search; its text is what `lengthen tune` prints."""
 
     trials: Table
     sentences: tuple[str, ...]  # what was chosen, why, and what it cost
@@ -58,7 +58,7 @@ class Tuning(Printable):
 
     @property
     def parts(self) -> list[Table | str]:
-        """The trials, the sentences, and where to go on."""
+        """The trials, the sentences, and what to run next."""
         lines = [*self.sentences, f"report  {self.page}"]
         if self.tuned is not None:
             lines.append(f"next    lengthen train {self.tuned} --out RUN")
@@ -80,12 +80,12 @@ def tune(
 ) -> Tuning:
     """Find start and duration of the length warmup by short trials in `out`, and write the choice.
 
-    `recipe`, `data` and `settings` are as for `train`. `starts` are tried in rising order;
-    `judge_tokens` of the validation part are read by each evaluation of a race, a quarter by
-    others; `aggressive` looks for the largest learning rate and rows, too. `jobs` trials run side
-    by side, with `threads` each. Writes tuned.toml, tune.html and tune.json; the same call
-    continues a search that was stopped. Raises SettingError and DataError for what cannot be
-    tuned, BusyError, StoppedError after a signal, and for a trial that crashed what it ended with.
+    `recipe`, `data` and `settings` are as for `train`. `starts` are tried in rising order.
+    Each evaluation of a race reads `judge_tokens` of the validation part, others a quarter of them.
+    `aggressive` also looks for the largest learning rate and rows. `jobs` trials run side by side,
+    with `threads` each. Writes tuned.toml, tune.html and tune.json; the same call continues a
+    search that was stopped. Raises SettingError and DataError for what cannot be tuned, BusyError,
+    StoppedError after a signal, and the error of a trial that crashed.
 
     >>> small = {"model": {"layers": 1, "width": 16, "heads": 2}, "budget.tokens": 50}
     >>> lengthen.tune("laptop-2min", "runs/tuned", data="store", settings=small, quiet=True)
