@@ -97,7 +97,8 @@ gpu-wheels: setup  ## what has to travel with the tree for that, beforehand
 setup: .venv/installed
 setup-dev: .venv/installed-dev
 
-# The pin keeps gigabytes of CUDA libraries away; where an index lacks it, the newest torch will do.
+# One torch for everybody, since last digits differ between versions; where an index lacks it, the
+# newest will do. On Linux the index of PyPI gives the build that brings gigabytes of CUDA libraries.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch || { echo "torch pin not found here: taking the newest"; $(PIP) torch; }
