@@ -314,6 +314,11 @@ def measuring(members: Sequence[Group]) -> Table:
 
 def _measuring(group: Group, kinds: Iterable[Callable[[Summary], Side]]) -> Iterator[str]:
     for kind in kinds:
-        sides = [kind(summary) for summary in group.summaries]
-        yield f"{sum(side.tokens or 0 for side in sides):,.0f}"
-        yield f"{sum(side.seconds or 0 for side in sides):,.1f}"
+        sides = [side for summary in group.summaries if (side := kind(summary)).count]
+        yield _total([side.tokens for side in sides], 0)
+        yield _total([side.seconds for side in sides], 1)
+
+
+def _total(amounts: Sequence[float | None], digits: int) -> str:
+    known = [amount for amount in amounts if amount is not None]
+    return number(sum(known) if len(known) == len(amounts) else None, digits)

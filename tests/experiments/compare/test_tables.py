@@ -113,6 +113,15 @@ def test_observations_of_an_adaptive_pacing_are_counted_apart_where_there_are_an
     assert [row[-2:] for row in table.rows] == [("256", "0.5"), ("0", "0.0")]
 
 
+def test_what_a_log_does_not_say_of_measuring_is_not_nothing(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0])
+    assert {row[1:] for row in measuring(members(comparison, tmp_path)).rows} == {("-",) * 4}
+
+
 def test_one_recipe_under_two_names_cannot_be_told_apart(
     trained: tuple[Comparison, Path], written: Written, tmp_path: Path
 ) -> None:
