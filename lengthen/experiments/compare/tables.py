@@ -285,8 +285,8 @@ def _correlations(group: Group) -> Iterator[tuple[str, ...]]:
             group.name,
             of_seeds[0].quantity,
             str(of_seeds[0].lag),
-            f"{sum(r) / len(r):.2f}",
-            f"{min(r):.2f} to {max(r):.2f}",
+            f"{sum(r) / len(r):z.2f}",
+            f"{min(r):z.2f} to {max(r):z.2f}",
             f"{max(correlation.p_effective for correlation in defined):.2g}",
         )
 
