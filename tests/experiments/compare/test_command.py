@@ -412,8 +412,9 @@ sys.exit(int(asked["gain"]))
         ({"log": {**LOG, "kind": "RunLog"}}, "log.step: a log of kind 'RunLog' has no such key"),
         (
             {"grid": [{"rate": [1, 2]}]},
-            "variants.a.rate: the command has no such placeholder, got 1$",
+            "^grid.rate: the command has no such placeholder, got 1$",
         ),
+        ({"grid": [{"rate": 1}]}, "^grid.rate: must be a list of values, got 1$"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(change: Tables, message: str) -> None:
