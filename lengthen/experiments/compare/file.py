@@ -266,9 +266,17 @@ def _must_be_known(tables: Tables, overrides: Tables) -> None:
 
 
 def _must_not_hide(overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Axis]) -> None:
-    """Refuse an override of what the file varies: it would make all of it equal."""
+    """Refuse an override of what the file varies, which would make all of it equal.
+
+    And a variant's own value of what an axis varies: its cells would have the names of others.
+    """
     varied = [(name, f"grid.{in_file(name)}") for axis in axes for name in axis]
+    on_axes = {in_file(name): place for name, place in varied}
     for variant, changes in variants.items():
+        for name, value in flat(changes).items():
+            if name in on_axes:
+                rule = f"is what the file varies in {on_axes[name]}"
+                raise SettingError(f"variants.{variant}.{name}", rule, value)
         own = [
             name.split(".")[0] if name.startswith("pacing.") else name
             for name in flat(_tables_in(changes))

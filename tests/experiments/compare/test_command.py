@@ -415,6 +415,10 @@ sys.exit(int(asked["gain"]))
             "^grid.rate: the command has no such placeholder, got 1$",
         ),
         ({"grid": [{"rate": 1}]}, "^grid.rate: must be a list of values, got 1$"),
+        (
+            {"grid": [{"lr": [1, 2]}], "variants": {"a": {"lr": 3}}},
+            "^variants.a.lr: is what the file varies in grid.lr, got 3$",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_named(change: Tables, message: str) -> None:

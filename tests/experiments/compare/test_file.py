@@ -256,6 +256,11 @@ WRONG = {
         "grid.batch.rows: stands on two axes",
     ),
     "seed axis": ({}, "[[grid]]\nrun.seed = [1]\n", "grid.run.seed: is what `seeds` sets"),
+    "an axis and a variant": (
+        {},
+        "[[grid]]\nbatch.rows = [8, 16]\n[variants.more]\nbatch.rows = 8\n",
+        "variants.more.batch.rows: is what the file varies in grid.batch.rows, got 8",
+    ),
     "one grid": ({}, "[grid]\nbatch.rows = [8]\n", "grid: must be [[grid]] tables"),
 }
 
