@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 import traceback
@@ -95,6 +96,9 @@ def _stop_output() -> None:
 
 def entry() -> NoReturn:
     """Carry out the command of this process, and end it with the code."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # What the terminal has no letter for, or is no text, is written out and hides no result.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main(alone=True)
     _leave(code)
     try:

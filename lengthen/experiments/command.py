@@ -78,18 +78,20 @@ def commands_of(own: Tables, variants: Mapping[str, Tables], cell: Tables) -> di
     if not isinstance(resumes := own.get("resumes", False), bool):
         raise SettingError("resumes", "must be true or false", resumes)
     names, log = [name for name in there if name not in GIVEN], _log(own.get("log"))
-    filled = {one: _filled(names, one, {**cell, **of}) for one, of in variants.items()}
+    filled = {one: _filled(names, one, cell, of) for one, of in variants.items()}
     shared: Tables = {"command": words, "run": {}, "log": log, "resumes": resumes}
     return {one: Command(placeholders=values, **shared) for one, values in filled.items()}
 
 
-def _filled(names: list[str], variant: str, values: Tables) -> Tables:
+def _filled(names: list[str], variant: str, cell: Tables, own: Tables) -> Tables:
+    values = {**cell, **own}
     for name, value in values.items():
+        place = f"variants.{variant}.{name}" if name in own else f"grid.{name}"
         if name not in names:
             rule = "the command has no such placeholder"
-            raise SettingError(f"variants.{variant}.{name}", rule, value, nearest(name, names))
+            raise SettingError(place, rule, value, nearest(name, names))
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise SettingError(f"variants.{variant}.{name}", "must be text or a number", value)
+            raise SettingError(place, "must be text or a number", value)
     for name in names:
         if name not in values:
             rule = f"is missing; the command has the placeholder {{{name}}}"

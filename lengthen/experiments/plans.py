@@ -106,12 +106,12 @@ def plan(
     configs, compared = dict[str, Config](), False
     for name, recipe in zip(_names(recipes), recipes, strict=True):
         if variants := variants_in(recipe, with_data(nested(settings), data)):
-            # Of two files with a variant of one name both are shown.
+            # Of two files with a variant of one name both are shown, and a recipe of that name.
             own = {f"{name}: {one}" if one in configs else one: of for one, of in variants.items()}
             compared, notes = True, list[str]()
         else:
             config, notes = load(recipe, settings, data=data)
-            own = {name: config}
+            own = {f"{name}: {name}" if compared and name in configs else name: config}
         alike, reasons = _decided(own)
         configs |= alike
         of = f"{name}: " if len(recipes) > 1 else ""

@@ -39,6 +39,14 @@ class Curve:
         """The name under which the legend shows the curve."""
         return self.family or self.name
 
+    def thinned(self, most: int) -> "Curve":
+        """Return the curve with at most `most` of its points, each with its place in the band."""
+        if len(self.points) <= most:
+            return self
+        kept = list(_kept(self.points, most))
+        points, band = ([part[at] for at in kept if part] for part in (self.points, self.band))
+        return replace(self, points=points, band=band)
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -57,8 +65,7 @@ class Panel:
 
     def thinned(self, most: int) -> "Panel":
         """Return the panel with the curves that have points, each with at most `most` of them."""
-        curves = [curve for curve in self.curves if curve.points]
-        return replace(self, curves=[replace(c, points=thin(c.points, most)) for c in curves])
+        return replace(self, curves=[c.thinned(most) for c in self.curves if c.points])
 
 
 def averaged(curves: Sequence[Curve], *, log: bool = False) -> list[Curve]:

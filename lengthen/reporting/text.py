@@ -165,7 +165,7 @@ def _correlation(one: Correlated) -> tuple[str, ...]:
     c = one.correlation
     if c is None:
         return (*what, *"---")
-    return (*what, f"{c.r:.3f}", f"{c.p_effective:.2g}", f"{c.n:,}")
+    return (*what, f"{c.r:z.3f}", f"{c.p_effective:.2g}", f"{c.n:,}")
 
 
 def times(runs: Sequence[NamedRun], losses: Sequence[float] = ()) -> Table | None:

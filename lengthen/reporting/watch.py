@@ -183,13 +183,13 @@ def _draw(console: Console, looks: Iterator[list[View]]) -> None:
 
 def _looks(root: Path, every: float) -> Iterator[list[View]]:
     """Yield the run in `root`, or all runs below it, every so many seconds, to their end."""
-    is_run = RunPaths(root).config.is_file() or not any(runs_below(root))
+    is_run = RunPaths(root).config.is_file() or not any(_known_below(root))
     following = {"": _views(open_run(root))} if is_run else {}
     while True:
         carried_out, _ = _owner(RunPaths(root))  # a run may begin as long as somebody does
-        for paths in map(RunPaths, () if is_run else runs_below(root)):
+        for paths in () if is_run else _known_below(root):
             name = printable(str(paths.root.relative_to(root)))
-            if name not in following and paths.config.is_file():
+            if name not in following:
                 following[name] = _views(paths, name)
         views = [next(one) for one in following.values()]
         yield views
@@ -197,6 +197,11 @@ def _looks(root: Path, every: float) -> Iterator[list[View]]:
         if (is_run or not carried_out) and all(view.state in ends for view in views):
             return
         time.sleep(every)
+
+
+def _known_below(root: Path) -> Iterator[RunPaths]:
+    """Yield the runs below `root` that have a configuration: without one there is no budget."""
+    return (paths for paths in map(RunPaths, runs_below(root)) if paths.config.is_file())
 
 
 def _views(paths: RunPaths, name: str = "") -> Iterator[View]:

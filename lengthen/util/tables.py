@@ -172,9 +172,9 @@ def counted(count: float, what: str) -> str:
 
 def between(low: float | None, high: float | None, least: float = -math.inf) -> str:
     """Return an interval; "-" where there is none, or it says nothing: it begins below `least`."""
-    return "-" if low is None or high is None or low < least else f"{low:.3f} to {high:.3f}"
+    return "-" if low is None or high is None or low < least else f"{low:z.3f} to {high:z.3f}"
 
 
 def number(value: float | None, digits: int = 3, missing: str = "-") -> str:
-    """Return a figure with `digits` after the point, or `missing` for None."""
-    return missing if value is None else f"{value:,.{digits}f}"
+    """Return a figure with `digits` after the point, never -0, or `missing` for None."""
+    return missing if value is None else f"{value:z,.{digits}f}"

@@ -422,6 +422,16 @@ def test_f21_output_that_is_closed_from_the_start_is_no_failure(world: World) ->
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_an_output_has_no_letter_for_is_written_out(tmp_path: Path) -> None:
+    log = tmp_path / "\xe9.csv"
+    log.write_text("s,l\n1,2\n")
+    words = ["report", str(log), "--columns", "step=s", "loss=l"]
+    command = [sys.executable, "-m", "lengthen", *words]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.partition(":")[0]) == (0, "\\xe9.csv"), done.stderr
+
+
 def test_f21_an_error_stream_that_is_closed_from_the_start_changes_no_exit_code() -> None:
     for words, code in ((["bogus"], 2), (["--version"], 0)):
         command = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-m", "lengthen", *words]

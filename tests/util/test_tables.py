@@ -6,7 +6,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthen.util.tables import Table, as_text, counted, facts, laid_out, text_lines
+from lengthen.util.tables import (
+    Table,
+    as_text,
+    between,
+    counted,
+    facts,
+    laid_out,
+    number,
+    text_lines,
+)
 
 WORD = st.text("abcxyz019.,-=±%/", min_size=1, max_size=30)
 CELLS = st.lists(WORD, min_size=1, max_size=5).map(" ".join)
@@ -95,6 +104,11 @@ def test_a_long_text_beside_a_name_continues_below_itself() -> None:
         "full length  from step 5 on, after 100",
         "             tokens (3 %)",
     ]
+
+
+def test_a_figure_that_rounds_to_nothing_has_no_sign() -> None:
+    assert (number(-0.0004), number(-0.0006)) == ("0.000", "-0.001")
+    assert between(-0.0004, 0.2) == "0.000 to 0.200"
 
 
 def test_sentences_break_between_words_and_commands_stay_whole() -> None:

@@ -142,4 +142,7 @@ def must_have_the_same_tokens(
 
 def _uncut(config: Config) -> Iterator[int]:
     """Yield the tokens of every step but the last, which the budget cuts."""
+    if config.budget.epochs is not None:  # tokens that a store says; a share is one of any budget
+        steps_of = WALKED // 10 * config.batch.rows * config.model.length
+        config = with_overrides(config, {"budget": {"tokens": min(MOST, steps_of)}})
     return (shape.tokens for (_, shape), _ in pairwise(steps(config.schedule())))

@@ -54,7 +54,7 @@ from lengthen.experiments.compare.fairness import (
     with_flops,
     with_seconds,
 )
-from lengthen.experiments.compare.grid import Axis, axes_of, cells_of
+from lengthen.experiments.compare.grid import PLACEHOLDERS, Axis, axes_of, cells_of, in_file
 from lengthen.experiments.compare.seconds import read_seconds
 from lengthen.util.errors import SettingError, nearest
 
@@ -154,7 +154,7 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     margin = _margin(own["margin"], primary) if "margin" in own else None
     timed = {one: of["same_seconds_as"] for one, of in variants.items() if "same_seconds_as" in of}
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
-    axes = axes_of(own.get("grid", []), within="placeholders" if "command" in own else "")
+    axes = axes_of(own.get("grid", []), within=PLACEHOLDERS if "command" in own else "")
     _must_not_hide(overrides, variants, axes)
     if "flops" in own and "budget" in overrides:
         raise SettingError("budget", "stands in the file as flops; change it there")
@@ -164,7 +164,7 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     configs: dict[str, Mapping[str, Config | Command]] = {}
     for label, (_, point) in cells.items():
         if "command" in own:
-            configs[label] = commands_of(own, variants, point.get("placeholders", {}))
+            configs[label] = commands_of(own, variants, point.get(PLACEHOLDERS, {}))
             continue
         cell = merge(base, point)[0]
         of_cell = {
@@ -181,7 +181,7 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
         for variant, asked in configs[label].items()
     ]
     values = {label: cell[0] for label, cell in cells.items()}
-    names = tuple(next(iter(axis)) for axis in axes)
+    names = tuple(in_file(next(iter(axis))) for axis in axes)
     said |= {"variants": list(variants), "grid": axes}  # a variant may have no setting
     asked = tuple(variants), seeds, names, values, tuple(runs), primary, margin, said
     return Comparison(name, baseline, *asked)
@@ -266,9 +266,17 @@ def _must_be_known(tables: Tables, overrides: Tables) -> None:
 
 
 def _must_not_hide(overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Axis]) -> None:
-    """Refuse an override of what the file varies: it would make all of it equal."""
-    varied = [(name, f"grid.{name}") for axis in axes for name in axis]
+    """Refuse an override of what the file varies, which would make all of it equal.
+
+    And a variant's own value of what an axis varies: its cells would have the names of others.
+    """
+    varied = [(name, f"grid.{in_file(name)}") for axis in axes for name in axis]
+    on_axes = {in_file(name): place for name, place in varied}
     for variant, changes in variants.items():
+        for name, value in flat(changes).items():
+            if name in on_axes:
+                rule = f"is what the file varies in {on_axes[name]}"
+                raise SettingError(f"variants.{variant}.{name}", rule, value)
         own = [
             name.split(".")[0] if name.startswith("pacing.") else name
             for name in flat(_tables_in(changes))

@@ -12,6 +12,14 @@ from lengthen.util.errors import SettingError
 Axis = Mapping[str, Sequence[Any]]  # dotted setting -> its values, one for each point
 
 
+PLACEHOLDERS = "placeholders"  # of a command: the table that all settings of its axes are of
+
+
+def in_file(name: str) -> str:
+    """Return what a comparison's file calls a setting of an axis."""
+    return name.removeprefix(f"{PLACEHOLDERS}.")
+
+
 def axes_of(given: object, *, within: str = "") -> list[Axis]:
     """Check the tables [[grid]] and return each as an axis; raises SettingError.
 
@@ -27,10 +35,10 @@ def axes_of(given: object, *, within: str = "") -> list[Axis]:
         axis = flat(tables)
         for name, values in axis.items():
             if not isinstance(values, list) or not values:
-                raise SettingError(f"grid.{name}", "must be a list of values", values)
+                raise SettingError(f"grid.{in_file(name)}", "must be a list of values", values)
             if len(values) != len(next(iter(axis.values()))):
                 rule = "settings of one [[grid]] move together, so their lists are equally long"
-                raise SettingError(f"grid.{name}", rule, values)
+                raise SettingError(f"grid.{in_file(name)}", rule, values)
         if not axis:
             raise SettingError("grid", "has an axis without a setting")
         axes.append(axis)
@@ -38,7 +46,7 @@ def axes_of(given: object, *, within: str = "") -> list[Axis]:
     for name in settings:
         if settings.count(name) > 1 or name == "run.seed":
             rule = "stands on two axes" if name != "run.seed" else "is what `seeds` sets"
-            raise SettingError(f"grid.{name}", rule)
+            raise SettingError(f"grid.{in_file(name)}", rule)
     return axes
 
 
@@ -58,7 +66,8 @@ def _points(axis: Axis) -> list[tuple[Any, ...]]:
     points = list(zip(*axis.values(), strict=True))
     for point in points:
         if points.count(point) > 1:
-            raise SettingError(f"grid.{next(iter(axis))}", "has a value twice", point[0])
+            name = in_file(next(iter(axis)))
+            raise SettingError(f"grid.{name}", "has a value twice", point[0])
     return points
 
 

@@ -145,7 +145,8 @@ def _end(outcome: Outcome) -> tuple[int, float] | None:
         return None
     metrics = outcome.shown.metrics
     records: list[StepRecord | EvalRecord] = [*metrics.steps, *metrics.evaluations]
-    logged = [(0, 0), *sorted({(one.step, one.tokens or 0) for one in records})]
+    known = {(one.step, one.tokens) for one in records if one.tokens is not None}
+    logged = [(0, 0), *sorted(known)]
     (before, least), (step, tokens) = logged[-2:]
     return metrics.evaluations[-1].tokens or 0, (tokens - least) / max(1, step - before)
 

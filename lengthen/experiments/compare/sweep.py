@@ -52,11 +52,11 @@ class Series:
         """Say at which value a seed first broke, and at which values how many seeds crashed."""
         breaks = [value for value, group in self.points if _breaks(group)]
         crashed = [
-            f"{crashed} of {len(group.outcomes)} crashed at {value:g}"
+            f"{crashed} of {len(group.outcomes)} crashed at {value:.12g}"
             for value, group in self.points
             if (crashed := group.count("crashed"))
         ]
-        return "; ".join([f"{breaks[0]:g}" if breaks else "not in this range", *crashed])
+        return "; ".join([f"{breaks[0]:.12g}" if breaks else "not in this range", *crashed])
 
 
 def _breaks(group: Group) -> bool:
@@ -108,7 +108,7 @@ def _sweep_table(setting: str, along: Sequence[Series], baseline: str) -> Table:
         rows.append(
             (
                 one.name,
-                "none" if best is None else f"{best[0]:g}",
+                "none" if best is None else f"{best[0]:.12g}",
                 number(None if best is None else best[1].mean_loss()),
                 one.breaking(),
                 times_fewer(fewer),

@@ -107,7 +107,7 @@ def speedup(
     """Return how many times fewer tokens (or seconds) a group took to the best losses of `base`.
 
     Each seed to that of the baseline's own run. None where there is no seed that both have, or
-    where one was not counted.
+    where one was not counted, or was there before its first step.
     """
     theirs, ours = base.by_seed(), group.by_seed()
     baseline, own = [], []
@@ -115,11 +115,11 @@ def speedup(
         best = None if theirs[seed].loss is None else theirs[seed].summary
         if best is None or best.best_loss is None:
             continue  # one that diverged sets no goal
-        took = _count(theirs[seed], best.best_loss, count)
-        if not took:
+        took, its = (_count(one[seed], best.best_loss, count) for one in (theirs, ours))
+        if not took or its == 0:
             return None
         baseline.append(took)
-        own.append(_count(ours[seed], best.best_loss, count))
+        own.append(its)
     return speedups(baseline, own) if baseline else None
 
 
@@ -128,7 +128,7 @@ def _count(
 ) -> float | None:
     # A run that was there and was then lost has not got there.
     reached = None if outcome.loss is None else outcome.time_to(goal)
-    return None if reached is None else count(reached)
+    return None if reached is None else count(reached) or 0.0
 
 
 def times_fewer(speedup: Speedup | None) -> str:
@@ -285,8 +285,8 @@ def _correlations(group: Group) -> Iterator[tuple[str, ...]]:
             group.name,
             of_seeds[0].quantity,
             str(of_seeds[0].lag),
-            f"{sum(r) / len(r):.2f}",
-            f"{min(r):.2f} to {max(r):.2f}",
+            f"{sum(r) / len(r):z.2f}",
+            f"{min(r):z.2f} to {max(r):z.2f}",
             f"{max(correlation.p_effective for correlation in defined):.2g}",
         )
 
@@ -314,6 +314,11 @@ def measuring(members: Sequence[Group]) -> Table:
 
 def _measuring(group: Group, kinds: Iterable[Callable[[Summary], Side]]) -> Iterator[str]:
     for kind in kinds:
-        sides = [kind(summary) for summary in group.summaries]
-        yield f"{sum(side.tokens or 0 for side in sides):,.0f}"
-        yield f"{sum(side.seconds or 0 for side in sides):,.1f}"
+        sides = [side for summary in group.summaries if (side := kind(summary)).count]
+        yield _total([side.tokens for side in sides], 0)
+        yield _total([side.seconds for side in sides], 1)
+
+
+def _total(amounts: Sequence[float | None], digits: int) -> str:
+    known = [amount for amount in amounts if amount is not None]
+    return number(sum(known) if len(known) == len(amounts) else None, digits)

@@ -164,6 +164,17 @@ def test_what_dies_is_silent_logs_nan_or_ends_early_is_said_and_never_counted(
     assert starts(folder) == {"all 0": 7}  # the dead and the silent one are tried again
 
 
+def test_a_budget_is_held_to_where_evaluations_alone_have_tokens(folder: Path) -> None:
+    tokens = "{step},{step * 512},,{val}"
+    text = TRAINING.replace("{step},{step * 512},{loss},{val}", "{step},,{loss},,0\\n" + tokens)
+    (folder / "training.py").write_text(text, encoding="utf-8")
+    variants = {fate: {"gain": 0.0, "name": "all", "fate": fate} for fate in ("fine", "short")}
+    tables = asking(variants, "--fate={fate}", log={**LOG, "loss": "train"})
+    result = lengthen.compare(tables, "out", jobs=2, quiet=True)
+    ended = "it ended at 4,096 tokens and not at 5,120"
+    assert result.unfinished == (f"short/seed-0 at another budget: {ended}",)
+
+
 def test_laid_out_it_is_carried_out_by_anybody_and_given_again_it_trains_nothing(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -401,7 +412,12 @@ sys.exit(int(asked["gain"]))
         ({"log": {**LOG, "kind": "RunLog"}}, "log.step: a log of kind 'RunLog' has no such key"),
         (
             {"grid": [{"rate": [1, 2]}]},
-            "variants.a.rate: the command has no such placeholder, got 1$",
+            "^grid.rate: the command has no such placeholder, got 1$",
+        ),
+        ({"grid": [{"rate": 1}]}, "^grid.rate: must be a list of values, got 1$"),
+        (
+            {"grid": [{"lr": [1, 2]}], "variants": {"a": {"lr": 3}}},
+            "^variants.a.lr: is what the file varies in grid.lr, got 3$",
         ),
     ],
 )

@@ -44,6 +44,20 @@ def test_settings_of_one_axis_move_together(written: Written) -> None:
         assert optimizer.min_learning_rate == pytest.approx(optimizer.learning_rate / 10)
 
 
+@pytest.mark.parametrize("duration", ["8", '"30%"'])
+def test_a_rows_warmup_is_held_to_the_tokens_of_another_in_a_budget_of_epochs(
+    written: Written, duration: str
+) -> None:
+    given = {"budget.tokens = 6000": "budget.epochs = 2", "duration = 8": f"duration = {duration}"}
+    runs = read_comparison(written(more=ROWS, **given)).runs
+    schedules = {run.variant: run.config.schedule(sequences=1000) for run in runs}
+    slw, rows = (list(steps(schedules[name])) for name in ("slw", "rows"))
+    assert [shape.tokens for _, shape in rows] == [shape.tokens for _, shape in slw]
+    more = ROWS + "pacing.multiple = 2\n"
+    with pytest.raises(SettingError, match="variants.rows.same_tokens_as: step .* where 'slw' has"):
+        read_comparison(written(more=more, **given))
+
+
 @pytest.mark.parametrize("kind", ["linear", "doubling"])
 def test_a_rows_warmup_trains_as_many_tokens_as_the_variant_it_names(
     written: Written, kind: str
@@ -256,6 +270,11 @@ WRONG = {
         "grid.batch.rows: stands on two axes",
     ),
     "seed axis": ({}, "[[grid]]\nrun.seed = [1]\n", "grid.run.seed: is what `seeds` sets"),
+    "an axis and a variant": (
+        {},
+        "[[grid]]\nbatch.rows = [8, 16]\n[variants.more]\nbatch.rows = 8\n",
+        "variants.more.batch.rows: is what the file varies in grid.batch.rows, got 8",
+    ),
     "one grid": ({}, "[grid]\nbatch.rows = [8]\n", "grid: must be [[grid]] tables"),
 }
 

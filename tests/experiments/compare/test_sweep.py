@@ -107,3 +107,14 @@ def test_the_page_and_the_output_have_the_table_of_a_sweep_that_crashed(
     result = compare(written(more=SWEEP), tmp_path, settings=gone, look=True, quiet=True)
     assert f"slw/learning_rate=0.03/seed-1 crashed: {FULL}" in str(result)
     assert "1 of 3 crashed at 0.03" in (tmp_path / "small.html").read_text(encoding="utf-8")
+
+
+def test_a_value_is_named_with_all_its_digits(written: Written, tmp_path: Path) -> None:
+    half_lives = [4_194_304, 8_388_608, 16_777_216]
+    grid = f"\n[[grid]]\noptimizer.beta2_half_life = {half_lives}\n"
+    comparison = read_comparison(written(more=grid))
+    for run in comparison.runs:
+        breaks = run.config.optimizer.beta2_half_life == half_lives[2]
+        _plant(tmp_path, run, 5.0, "unstable" if breaks else "finished")
+    (table,) = sweep_tables(comparison, groups(comparison, read_outcomes(comparison, tmp_path)[0]))
+    assert {row[1:4] for row in table.rows} == {("4194304", "5.000", "16777216")}

@@ -113,6 +113,15 @@ def test_observations_of_an_adaptive_pacing_are_counted_apart_where_there_are_an
     assert [row[-2:] for row in table.rows] == [("256", "0.5"), ("0", "0.0")]
 
 
+def test_what_a_log_does_not_say_of_measuring_is_not_nothing(
+    written: Written, tmp_path: Path
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0])
+    assert {row[1:] for row in measuring(members(comparison, tmp_path)).rows} == {("-",) * 4}
+
+
 def test_one_recipe_under_two_names_cannot_be_told_apart(
     trained: tuple[Comparison, Path], written: Written, tmp_path: Path
 ) -> None:
@@ -273,6 +282,21 @@ def test_a_crashed_baseline_sets_no_goal(written: Written, tmp_path: Path) -> No
     assert column(rows, 8) == ["1.00", "1.00"]
     # One that crashed is neither stable nor unstable.
     assert column(rows, 7) == ["2 of 2", "3 of 3"]
+
+
+@pytest.mark.parametrize("tokens", [0, None])
+def test_a_goal_that_was_reached_before_the_first_step_or_uncounted_is_no_number_of_times(
+    written: Written, tmp_path: Path, tokens: int | None
+) -> None:
+    comparison = read_comparison(written())
+    for run in comparison.runs:
+        plant(tmp_path, run, [6.0, 5.0])
+        if run.variant == "slw":  # such as one that begins with weights of before
+            log = RunPaths(run.directory(tmp_path)).metrics
+            before = {"kind": "eval", "step": 0, "tokens": tokens, "loss": 4.9, "perplexity": 134.3}
+            log.write_text(json.dumps(before) + "\n" + log.read_text())
+    table = results(members(comparison, tmp_path), "baseline")
+    assert column(table.rows, 8) == ["1.00", "-"]
 
 
 def test_a_goal_that_was_reached_and_then_lost_is_not_reached(
