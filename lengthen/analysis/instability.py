@@ -88,7 +88,7 @@ def ratios_of(records: Sequence[Judged]) -> Ratios:
 
 
 def _marks(records: Sequence[Judged]) -> list[bool]:
-    """Return for which records the loss cannot be compared with the one before (DESIGN, 2.6)."""
+    """Return for which records the loss cannot be compared with the one before."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     changed = [False, *(before.length != step.length for before, step in pairwise(steps))]
     marks = [bool(step.joined) or new for step, new in zip(steps, changed, strict=False)]

@@ -177,7 +177,7 @@ def _evaluate_each(
 
 def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
     parameters = sum(weights.numel() for weights in model.gpt.parameters())
-    items = f"the first {counted(options.limit, 'item')}" if options.limit else "all items"
+    items = f"at most {counted(options.limit, 'item')}" if options.limit else "all items"
     files = FILES[task].require(options.sets)[1] if task in FILES else ()
     size = f" of {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB" if files else ""
     return f"{model.name} ({parameters:,} parameters): {task}, {items}{size}"

@@ -89,7 +89,7 @@ def score(model: EvalModel, requests: Sequence[Request], label: str = "") -> lis
     """Return the score of each request; what several of them begin with is read once.
 
     A context that is too long loses its left end, so that it fills the full length together with
-    the continuation but for its last token, as in lm-eval; `Request.is_cut` says which. Every
+    the continuation but for its last token, as in lm-eval; `Request.is_truncated` says which. Every
     request must fit. Batching, order and sharing change results by rounding alone. With a `label`
     progress is shown under it. Raises CheckpointError where the logits are not finite.
     """

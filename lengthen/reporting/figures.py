@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
+from math import ceil
 from textwrap import fill
 
 from matplotlib import style
@@ -96,7 +97,7 @@ def _legend(figure: Figure, known: Sequence[tuple[str, Look]]) -> int:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return len(names) // columns + sum(name.count("\n") for name in names)
+    return ceil(len(names) / columns) + sum(name.count("\n") for name in names)
 
 
 def _line(points: Sequence[Point], look: Look, width: float) -> Line2D:

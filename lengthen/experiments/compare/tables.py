@@ -73,7 +73,7 @@ def _result(group: Group, base: Group | None) -> tuple[str, ...]:
         _end_states(group),
         number(mean.mean if mean else None),
         between(mean.low, mean.high, least=0) if mean else "-",
-        " or ".join(sorted({f"{summary.steps:,}" for summary in summaries})) or "-",
+        " or ".join(f"{steps:,}" for steps in sorted({s.steps for s in summaries})) or "-",
         number(largest_step_ratio(group), 2),
         number(largest_probe_ratio(group), 2),
         f"{stable} of {judged}" if judged else "-",
