@@ -247,9 +247,9 @@ def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> 
     pacing, counters = schedule.pacing, Counters()
     while counters.step != most and (plan := schedule.step_plan(counters)) is not None:
         count = (schedule.budget - counters.tokens) // plan.tokens
+        count = count if most is None else min(count, most - counters.step)
         change = _change(pacing, counters, count, calm=calm)
-        for end in (most, change):
-            count = count if end is None else min(count, end - counters.step)
+        count = count if change is None else min(count, change - counters.step)
         yield Span(counters, plan, count)
         counters = schedule.after(counters, plan, count)
         if isinstance(pacing, Adaptive) and counters.step == change:
