@@ -135,11 +135,14 @@ class Disk:
             os.fsync(handle.fileno())
 
     def sync_directory(self, path: Path) -> None:
-        """Force the names in a directory onto the disk."""
+        """Force the names in a directory onto the disk, where its file system can."""
         with self.operation("sync_directory", path):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(descriptor)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # of a file system that syncs no directories
+                    raise
             finally:
                 os.close(descriptor)
 
