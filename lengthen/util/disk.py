@@ -101,11 +101,11 @@ class Disk:
                 self._before(self.operations, name, path)
             yield
 
-    def make_directory(self, path: Path, *, private: bool = False) -> None:
+    def make_directory(self, path: Path) -> None:
         """Create `path`, which must not exist, with its missing parents."""
         with self.operation("make_directory", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700 if private else 0o777)
+            path.mkdir()
 
     def create(self, path: Path) -> DiskFile:
         """Open a new file, which must not exist, for writing."""
