@@ -239,12 +239,18 @@ class Span:
         return self.steps * self.plan.tokens
 
 
-def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> Iterator[Span]:
-    """Yield the steps of `steps`, at most the first `most`, those of one plan at once.
+def spans(
+    schedule: Schedule,
+    most: int | None = None,
+    *,
+    calm: bool = True,
+    counters: Counters | None = None,
+) -> Iterator[Span]:
+    """Yield the steps of `steps`, up to the step `most`, those of one plan at once.
 
     Costs some microseconds for each value of the pacing, not for each step.
     """
-    pacing, counters = schedule.pacing, Counters()
+    pacing, counters = schedule.pacing, counters or Counters()
     while counters.step != most and (plan := schedule.step_plan(counters)) is not None:
         count = (schedule.budget - counters.tokens) // plan.tokens
         count = count if most is None else min(count, most - counters.step)
@@ -266,7 +272,7 @@ def _change(pacing: Pacing | Custom, counters: Counters, steps: int, *, calm: bo
         state = counters.adaptive or pacing.begin()
         if state.value == pacing.end:
             return None
-        return state.since + pacing.steps_at_a_length(calm=calm)
+        return max(counters.step + 1, state.since + pacing.steps_at_a_length(calm=calm))
     value = pacing(counters.step)
     if value == pacing.end:
         return None
