@@ -32,8 +32,8 @@ class NotedDisk(Disk):
         super().__init__()
         self.effects: list[Effect] = []
 
-    def make_directory(self, path: Path, *, private: bool = False) -> None:
-        super().make_directory(path, private=private)
+    def make_directory(self, path: Path) -> None:
+        super().make_directory(path)
         self.effects.append(Effect("make", path))
 
     def create(self, path: Path) -> DiskFile:

@@ -45,8 +45,8 @@ def verify(path: Path) -> list[str]:
             load_run(RunPaths(path).config)  # refuses the run of another training loop
             raise CheckpointError(f"no checkpoint in {path}; none was saved yet")
         return _verify_checkpoints(checkpoints)
-    if NAME.fullmatch(path.name):
-        return _verify_checkpoints([path])
+    if NAME.fullmatch((whole := path.resolve()).name):  # "." too
+        return _verify_checkpoints([whole])
     if (path / store_manifest.MANIFEST).exists():
         if problems := store.verify(path):
             raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")

@@ -70,7 +70,7 @@ def _make_temporary(
         if context.is_rank_zero and damage(target):
             token = 1 + secrets.randbelow(2**62)
             _prepare_folder(disk, target.parent, size)
-            disk.make_directory(_temporary(target, token), private=True)
+            disk.make_directory(_temporary(target, token))
     token = context.broadcast(token)
     return _temporary(target, token) if token else None
 

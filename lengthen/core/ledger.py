@@ -145,7 +145,8 @@ class Ledger:
             return rows, length
         pieces, rest = divmod(self.full_length, length)
         if rest:
-            raise SettingError("length", f"must divide {self.full_length} in place", length)
+            rule = f"must have lengths that divide {self.full_length} in place"
+            raise SettingError("pacing", rule, length)
         if rows % pieces:
             raise SettingError("rows", f"must be a multiple of {pieces} in place", rows)
         return rows // pieces, self.full_length

@@ -263,6 +263,11 @@ class Adaptive:
         """Return the state before the first step."""
         return AdaptiveState(self.start)
 
+    def resumed(self, state: AdaptiveState, step: int) -> AdaptiveState:
+        """Return the state after `step` finished steps, which perhaps had another start or end."""
+        value = min(max(state.value, self.start), self.end)
+        return state if value == state.value else AdaptiveState(value, since=step, observed=step)
+
     def observes(self, state: AdaptiveState, step: int) -> bool:
         """Return whether an observation is due after `step` finished steps."""
         due = step - state.observed >= self.every or step - state.since >= self.max_hold

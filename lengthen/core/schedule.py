@@ -239,17 +239,23 @@ class Span:
         return self.steps * self.plan.tokens
 
 
-def spans(schedule: Schedule, most: int | None = None, *, calm: bool = True) -> Iterator[Span]:
-    """Yield the steps of `steps`, at most the first `most`, those of one plan at once.
+def spans(
+    schedule: Schedule,
+    most: int | None = None,
+    *,
+    calm: bool = True,
+    counters: Counters | None = None,
+) -> Iterator[Span]:
+    """Yield the steps of `steps`, up to the step `most`, those of one plan at once.
 
     Costs some microseconds for each value of the pacing, not for each step.
     """
-    pacing, counters = schedule.pacing, Counters()
+    pacing, counters = schedule.pacing, counters or Counters()
     while counters.step != most and (plan := schedule.step_plan(counters)) is not None:
         count = (schedule.budget - counters.tokens) // plan.tokens
+        count = count if most is None else min(count, most - counters.step)
         change = _change(pacing, counters, count, calm=calm)
-        for end in (most, change):
-            count = count if end is None else min(count, end - counters.step)
+        count = count if change is None else min(count, change - counters.step)
         yield Span(counters, plan, count)
         counters = schedule.after(counters, plan, count)
         if isinstance(pacing, Adaptive) and counters.step == change:
@@ -266,7 +272,7 @@ def _change(pacing: Pacing | Custom, counters: Counters, steps: int, *, calm: bo
         state = counters.adaptive or pacing.begin()
         if state.value == pacing.end:
             return None
-        return state.since + pacing.steps_at_a_length(calm=calm)
+        return max(counters.step + 1, state.since + pacing.steps_at_a_length(calm=calm))
     value = pacing(counters.step)
     if value == pacing.end:
         return None

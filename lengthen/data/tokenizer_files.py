@@ -22,6 +22,7 @@ from tokenizers import __version__ as tokenizers_version
 
 from lengthen.util.disk import lfs_pointer, read_limited
 from lengthen.util.errors import NAME, DataError, SettingError, cut, nearest, one_line, shown
+from lengthen.util.overwrite import json_keys
 
 FILE_LIMIT = 64 * 2**20  # bytes of a tokenizer's file
 MOST_IDS = 2**24  # tokens of a vocabulary
@@ -265,9 +266,10 @@ def _special_tokens(file: Path, config: Json) -> list[AddedToken]:
 
 def _store_separator(folder: Path | None, tokenizer: Tokenizer) -> str | None:
     """Return the separator of a token store, whose tokenizer can make another store."""
-    if folder is None or not (folder / "train.bin").is_file():
+    manifest = folder / "manifest.json" if folder else None
+    if manifest is None or not manifest.is_file() or "separator" not in json_keys(manifest):
         return None
-    number = _read_json(folder / "manifest.json").get("separator")
+    number = _read_json(manifest).get("separator")
     return next((name for name, id in tokenizer.get_vocab().items() if id == number), None)
 
 

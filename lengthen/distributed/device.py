@@ -136,4 +136,7 @@ def usable_cores() -> int:
 
 def launcher_variable(name: str, default: int = 0) -> int:
     """Return a whole number that the launcher has put into the environment."""
-    return int(os.environ.get(name, default))
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise SettingError(name, "must be a whole number, in the environment", text)
+    return int(text)

@@ -14,7 +14,7 @@ from lengthen.config.schema import Run
 from lengthen.distributed.context import DistributedContext
 from lengthen.distributed.device import check_supports, device_of, launcher_variable
 from lengthen.distributed.memory import free_large_blocks_at_once
-from lengthen.util.errors import PeerError
+from lengthen.util.errors import PeerError, SettingError, one_line
 
 TIMED_OUT = "Timed out waiting"
 PEER_LOST = ("Connection closed by peer", "Connection reset by peer", TIMED_OUT)
@@ -83,7 +83,11 @@ def _rendezvous_store(timeout: timedelta) -> Store:
     ever. A prefix keeps attempts apart there. A store that is not shared is new in each attempt,
     and a prefix would keep ranks apart: each launcher counts its own restarts.
     """
-    store: Store = next(rendezvous("env://", timeout=timeout))[0]
+    try:
+        store: Store = next(rendezvous("env://", timeout=timeout))[0]
+    except ValueError as error:  # of the environment
+        rule, hint = f"no launcher said all of it ({one_line(error)})", "start with torchrun"
+        raise SettingError("WORLD_SIZE", rule, os.environ["WORLD_SIZE"], hint) from None
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return store
     return PrefixStore(f"attempt-{launcher_variable('TORCHELASTIC_RESTART_COUNT')}", store)

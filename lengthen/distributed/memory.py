@@ -5,13 +5,12 @@ PyTorch is imported where a device is asked, so that planning for a CPU does wit
 
 import ctypes
 import gc
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lengthen.config.schema import Config
-from lengthen.distributed.device import device_here
+from lengthen.distributed.device import device_here, launcher_variable
 from lengthen.model import cost
 from lengthen.util.errors import MemoryLimitError
 
@@ -54,7 +53,7 @@ def cpu_memory_limit() -> int:
         limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
     if CGROUP.exists() and (text := CGROUP.read_text().strip()).isdigit():
         limits.append(int(text))
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # that share this memory
+    ranks = launcher_variable("LOCAL_WORLD_SIZE", 1)  # that share this memory
     return int(min(limits, default=2**33) * USABLE) // ranks
 
 

@@ -1,6 +1,7 @@
 """Validation loss at full length, and the perplexity that follows from it."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -42,9 +43,10 @@ def validation_loss(
     largest_share = -(-sequences // world_size)
     total = torch.zeros((), dtype=context.sum_dtype, device=context.device)
     stopped = False
-    was_training = module.training
-    module.eval()
-    with torch.no_grad(), context.autocast():
+    with torch.no_grad(), context.autocast(), ExitStack() as stack:
+        # Also where memory runs out: the trainer tries again, and trains on.
+        stack.callback(module.train, module.training)
+        module.eval()
         # As many micro-batches on every rank: with FSDP each forward pass is a collective.
         for number in range(-(-largest_share // rows)):
             share = mine[number * rows : (number + 1) * rows]
@@ -57,7 +59,6 @@ def validation_loss(
             if stopped:
                 break
     reshard(module)
-    module.train(was_training)
     return None if stopped else float(context.all_reduce_sum(total)) / (sequences * length)
 
 

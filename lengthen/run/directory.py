@@ -55,14 +55,22 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     A directory that holds anything is refused; with `overwrite` only what a run of ours wrote goes.
     """
     paths = RunPaths(root)
-    own = {paths.lock.name, paths.lease.name, *(path.name for path in files_of(paths))}
-    begun = paths.config.is_file()
+    locks, first = {paths.lock.name, paths.lease.name}, paths.environment.name
+    own = locks | {path.name for path in files_of(paths) if path != paths.config}
+    # Others have a config.toml, checkpoints or a tokenizer.json too.
+    begun = paths.config.is_file() and b"[pacing]" in paths.config.read_bytes()
     hint = "--overwrite starts it anew"
     if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
         hint = f"`lengthen resume {root}` continues this run, {hint}"
     # What a run left that ended before it had begun may go without being asked.
     replaced = overwrite or not begun
-    check_directory(root, "run", lambda names: begun or names <= own, overwrite=replaced, hint=hint)
+    check_directory(
+        root,
+        "run",
+        lambda names: begun or names <= (own if first in names else locks),
+        overwrite=replaced,
+        hint=hint,
+    )
 
 
 def clear(disk: Disk, paths: RunPaths) -> None:

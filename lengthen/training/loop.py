@@ -81,7 +81,7 @@ class TrainingLoop:
         self._trainer, self._paths, self._log = trainer, paths, log
         self._stop, self._line, self._checkpoints = stop, line, checkpoints
         self._began = trainer.train_state
-        self._left = TimeLeft({"run": Rest(trainer.config, trainer.schedule)})
+        self._left = TimeLeft({"run": Rest(trainer.config, trainer.schedule, self._began.counters)})
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
         self._failed_saves = 0  # in a row
         self._evaluation: EvalRecord | None = None  # the last one of this process

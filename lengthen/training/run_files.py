@@ -47,6 +47,7 @@ def write_run(
         **facts,
     }
     disk.write_file(paths.environment, json.dumps(recorded, indent=1).encode())
+    disk.sync_directory(paths.root)  # by its name a run that ends before it has begun is known
     for name, data in tokenizer.items():
         disk.write_file(paths.root / name, data)
     if begun:

@@ -286,10 +286,12 @@ def _size(trainer: Trainer) -> str:
     if isinstance(schedule.pacing, Custom):  # whose function is asked step by step
         return size
     calms = (True, False) if isinstance(schedule.pacing, Adaptive) else (True,)
-    ends = [list(spans(schedule, calm=calm))[-1] for calm in calms]
-    steps = {end.counters.step + end.steps for end in ends}
+    now = trainer.train_state.counters
+    ends = [end for calm in calms for end in [*spans(schedule, calm=calm, counters=now)][-1:]]
+    steps = {end.counters.step + end.steps for end in ends} or {now.step}
     size += f", {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
-    lengths, full = sorted({end.length for end in ends}), schedule.full_length
+    full = schedule.full_length
+    lengths = sorted({end.length for end in ends} or {full})
     last = f"; the last step has length {' to '.join(map(str, lengths))}, not {full}"
     return size + last * (lengths[0] < full)
 

@@ -52,23 +52,26 @@ class StepSeconds:
 
 
 class Rest:
-    """The steps of a run that are to come, and their FLOP."""
+    """The steps of a run that are to come after `counters`, and their FLOP."""
 
-    def __init__(self, config: Config, schedule: Schedule) -> None:
-        self._schedule = schedule
+    def __init__(
+        self, config: Config, schedule: Schedule, counters: Counters | None = None
+    ) -> None:
+        self._schedule, self._from = schedule, counters or Counters()
         self._first = schedule.rows_at(Counters()), schedule.length(Counters())
         self.flops = partial(cost.flops, config.model, recompute=config.run.recompute)
         # Shapes that only the run itself decides are taken to stay as they are.
         known = not isinstance(schedule.pacing, Adaptive | Custom)
-        parts = list(spans(schedule)) if known else []
+        parts = list(spans(schedule, counters=counters)) if known else []
         self._each = [self.flops(part.rows, part.length) for part in parts]
-        self._ends = list(accumulate(part.steps for part in parts))
+        self._ends = [part.counters.step + part.steps for part in parts]
         pairs = zip(parts, self._each, strict=True)
         self._work = list(accumulate(part.steps * each for part, each in pairs))
 
     def after(self, last: StepRecord | None) -> tuple[float, float]:
         """Return the steps after the `last` one, or all of them, and their FLOP in all."""
-        step, tokens = (last.step, last.tokens or 0) if last else (0, 0)
+        now = self._from
+        step, tokens = (last.step, last.tokens or 0) if last else (now.step, now.tokens)
         if not self._ends:
             rows, length = (last.rows or 1, last.length or 1) if last else self._first
             steps = (self._schedule.budget - tokens) / (rows * length)

@@ -335,4 +335,8 @@ class Trainer:
         if isinstance(self.schedule.pacing, Custom):
             recorded = checkpoint.state.get("pacing_values")
             self.schedule.pacing.check_record(recorded, train_state.counters.step)
-        self.train_state = train_state
+        counters = train_state.counters
+        if isinstance(self.schedule.pacing, Adaptive) and counters.adaptive:
+            adaptive = self.schedule.pacing.resumed(counters.adaptive, counters.step)
+            counters = replace(counters, adaptive=adaptive)
+        self.train_state = replace(train_state, counters=counters)

@@ -101,11 +101,11 @@ class Disk:
                 self._before(self.operations, name, path)
             yield
 
-    def make_directory(self, path: Path, *, private: bool = False) -> None:
+    def make_directory(self, path: Path) -> None:
         """Create `path`, which must not exist, with its missing parents."""
         with self.operation("make_directory", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o700 if private else 0o777)
+            path.mkdir()
 
     def create(self, path: Path) -> DiskFile:
         """Open a new file, which must not exist, for writing."""
@@ -135,11 +135,14 @@ class Disk:
             os.fsync(handle.fileno())
 
     def sync_directory(self, path: Path) -> None:
-        """Force the names in a directory onto the disk."""
+        """Force the names in a directory onto the disk, where its file system can."""
         with self.operation("sync_directory", path):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(descriptor)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # of a file system that syncs no directories
+                    raise
             finally:
                 os.close(descriptor)
 

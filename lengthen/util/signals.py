@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,9 +42,11 @@ class StopSignal:
     def listening(self) -> Iterator["StopSignal"]:
         """Catch SIGINT, SIGTERM and SIGHUP while the block runs.
 
-        A signal that this process ignores, as `nohup` makes it do, stays ignored.
+        A signal that this process ignores, as `nohup` makes it do, stays ignored. Python lets the
+        main thread alone catch any: in another one, a host program's, there is nothing to hear.
         """
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        is_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * is_main
         caught = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in caught}
         try:

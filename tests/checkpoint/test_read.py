@@ -94,6 +94,14 @@ def test_f08_a_file_too_many_does_no_harm_and_verify_names_it(tmp_path: Path) ->
     assert "warning: step-00000001 also has notes.md" in verify(path)
 
 
+def test_a_checkpoint_is_verified_from_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    monkeypatch.chdir(tmp_path / "step-00000001")
+    assert verify(Path()) == ["checkpoint step-00000001: every byte as its manifest says"]
+
+
 def test_f09_a_size_that_is_no_number_and_no_text_either_is_damage(tmp_path: Path) -> None:
     save(tmp_path, 1)
     path = save(tmp_path, 2)

@@ -71,6 +71,13 @@ def test_f03_a_fault_at_every_single_operation_of_a_save_loses_nothing(tmp_path:
     assert fault > 12  # a directory, four files of three operations, three to commit
 
 
+def test_whoever_may_read_a_run_may_read_its_checkpoints(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "plain").mkdir()
+    made, plain = ((tmp_path / name).stat().st_mode for name in ("step-00000001", "plain"))
+    assert oct(made) == oct(plain)
+
+
 def test_rotation_keeps_the_newest_good_ones_and_never_counts_a_damaged_one(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         save(tmp_path, step)

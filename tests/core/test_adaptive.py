@@ -16,7 +16,7 @@ from lengthen.evaluation.loss import validation_loss
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.training import trainer as training
-from lengthen.training.start import train
+from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import DataError
 from tests.conftest import Configure, trainer_of
@@ -156,3 +156,15 @@ def test_a_run_ends_well_where_growth_leaves_no_room_for_one_more_row(
     assert metrics.events[-1].name == "finished"
     assert metrics.evaluations[-1].step == last.step
     assert tokens - (last.tokens or 0) < 64
+
+
+@pytest.mark.parametrize(("change", "lengths"), [({"end": 32}, {32}), ({"start": 64}, {64})])
+def test_a_resume_with_another_start_or_end_keeps_to_them(
+    configured: Configure, tmp_path: Path, change: dict[str, int], lengths: set[int]
+) -> None:
+    pacing = {"kind": "adaptive", "every": 1, "patience": 1, "max_hold": 3, "multiple": 8}
+    first = trained(configured(pacing=pacing, budget={"tokens": 1_344}), tmp_path).steps
+    assert first[-1].length == 48
+    resume(tmp_path, settings={"pacing": change, "budget": {"tokens": 8_000}}, quiet=True)
+    steps = read_metrics(RunPaths(tmp_path).metrics).steps[len(first) :]
+    assert {step.length for step in steps} == lengths

@@ -95,3 +95,25 @@ def test_spans_of_a_schedule_are_its_steps(budget: int) -> None:
     one_by_one = [(plan.rows, plan.length) for _, plan in steps(schedule)]
     together = [(s.rows, s.length) for s in spans(schedule) for _ in range(s.steps)]
     assert together == one_by_one
+
+
+def test_spans_ask_the_function_for_no_more_steps_than_are_wanted() -> None:
+    calls = []
+
+    def never_at_its_end(step: int) -> int:
+        calls.append(step)
+        assert step < 100  # of a budget that has 10^6
+        return min(32, 8 + step)
+
+    schedule = Schedule(
+        pacing=Custom(never_at_its_end, end=64),
+        full_length=64,
+        rows=1,
+        budget=32 * 10**6,
+        learning_rate=1.0,
+        min_learning_rate=0.0,
+        warmup_steps=0,
+        decay_tokens=1,
+    )
+    assert sum(span.steps for span in spans(schedule, 50)) == 50
+    assert calls == [*range(50)]

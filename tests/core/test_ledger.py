@@ -352,7 +352,7 @@ def test_a_wrong_take_is_one_line(shape: Shape, message: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 4), "length: must divide 10 in place, got 4"),
+        ((2, 4), "pacing: must have lengths that divide 10 in place, got 4"),
         ((3, 5), "rows: must be a multiple of 2 in place, got 3"),
     ],
 )

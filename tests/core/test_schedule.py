@@ -120,6 +120,11 @@ def test_spans_are_the_steps_with_those_of_one_shape_at_once(
     assert [schedule.learning_rate_at(counters) for counters in clocks] == [
         plan.learning_rate for _, plan in walked
     ]
+    for middle in {len(walked) // 3, len(walked) * 2 // 3} if walked else ():
+        counters = walked[middle][0]
+        rest = spans(schedule, most, calm=calm, counters=counters)
+        assert sum(one.steps for one in rest) == len(walked) - middle
+        assert all(one.steps > 0 for one in spans(schedule, calm=True, counters=counters))
 
 
 def test_rows_are_cut_in_place_where_tokens_are_held_and_lengths_divide_the_full_one() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, models
 
+from lengthen.data.join import join
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
 from lengthen.data.tokenizer import resolve, tokenizer_difference, vocabulary_size
@@ -190,10 +191,18 @@ def test_any_special_token_can_be_named(tmp_path: Path) -> None:
     store = Store.open(out)
     assert store.text_tokenizer().separator_text == "<sep>"
     assert store.train.tolist().count(270) == 2
-    # A store is a tokenizer, too, with the separator that it was made with.
-    again = resolve(str(out))
-    assert again.separator_text == "<sep>"
-    assert tokenizer_difference(again.tokenizer, store.tokenizer()) is None
+    for part in ("1/2", "2/2"):
+        source, to = tmp_path / "a.jsonl", tmp_path / "parts"
+        prepare([source], to, tokenizer=spec, separator="<sep>", valid=0, part=part)
+    join(tmp_path / "parts")
+    prepare(
+        out / "train.bin", tmp_path / "placed", tokenizer=spec, separator="<sep>", in_place=True
+    )
+    # A store is a tokenizer, too, with the separator that it was made with, wherever its ids lie.
+    for other in ("store", "parts", "placed"):
+        again = resolve(str(tmp_path / other))
+        assert again.separator_text == "<sep>"
+        assert tokenizer_difference(again.tokenizer, store.tokenizer()) is None
 
 
 @pytest.mark.parametrize(

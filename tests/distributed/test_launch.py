@@ -7,7 +7,7 @@ import pytest
 
 from lengthen.config.schema import Run
 from lengthen.distributed.launch import join_process_group
-from lengthen.util.errors import PeerError
+from lengthen.util.errors import PeerError, SettingError
 from tests.ranks import results
 from tests.ways_out import takes
 
@@ -45,4 +45,22 @@ def test_ranks_that_gloo_cannot_connect_are_told_of_its_interface(
         assert "Unable to find address for: nosuch)" in line
         assert line.endswith("set GLOO_SOCKET_IFNAME to the interface between the machines")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    assert results(joined, joined) == ["2", "2"]
+
+
+@takes("start with torchrun")
+@pytest.mark.parametrize(
+    ("world_size", "message"),
+    [("2", "WORLD_SIZE: no launcher said all of it "), ("two", "WORLD_SIZE: must be a whole ")],
+)
+def test_an_environment_of_no_launcher_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, world_size: str, message: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    with pytest.raises(SettingError, match=message), join_process_group(RUN):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "")
+    with join_process_group(RUN) as context:
+        assert context.world_size == 1
+    monkeypatch.delenv("WORLD_SIZE")
     assert results(joined, joined) == ["2", "2"]

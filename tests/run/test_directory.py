@@ -119,10 +119,27 @@ def test_a_directory_that_holds_anything_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize(
+    "names", [["config.toml", "checkpoints"], ["checkpoints"], ["tokenizer.json"], ["config.toml"]]
+)
+def test_what_others_call_as_we_do_is_refused(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("[tool]\nname = 'mine'\n")
+    for overwrite in (False, True):
+        with pytest.raises(SettingError, match="this one holds other things and is no run"):
+            runlog.check_new(tmp_path, overwrite=overwrite)
+
+
+def test_what_a_run_left_that_had_not_begun_is_replaced_without_being_asked(tmp_path: Path) -> None:
+    for name in (".lock", "environment.json", "tokenizer.json", "checkpoints"):
+        (tmp_path / name).write_text("x")
+        runlog.check_new(tmp_path, overwrite=False)
+
+
 def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path)
     for path in (paths.config, paths.metrics, tmp_path / "notes.md"):
-        path.write_text("x")
+        path.write_text("[pacing]")
     paths.checkpoints.mkdir()
     runlog.check_new(tmp_path, overwrite=True)
     runlog.clear(Disk(), paths)

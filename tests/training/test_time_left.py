@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from lengthen.config.load import with_overrides
 from lengthen.config.schema import Config
-from lengthen.core.schedule import StepPlan, steps
+from lengthen.core.schedule import Counters, StepPlan, steps
 from lengthen.model import cost
+from lengthen.run.metrics import read_metrics
 from lengthen.run.records import StepRecord
+from lengthen.training.start import resume, train
 from lengthen.training.time_left import Rest, TimeLeft
 from tests.conftest import Configure
 
@@ -111,3 +114,26 @@ def test_nothing_is_said_before_a_step_that_counts(configured: Configure, clock:
     said = list(run(config, clock, 0.01))
     assert said[0][1] is None
     assert said[1][1] is not None
+
+
+def test_a_resume_with_another_pacing_counts_from_the_step_where_it_goes_on(
+    configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = configured(pacing={"kind": "linear", "start": 8, "duration": 200})
+    train(with_overrides(slow, {"budget": {"tokens": 3_000}}), tmp_path / "run", quiet=True)
+    changes = {"pacing.kind": "constant", "budget.tokens": 9_000}
+    summary = resume(tmp_path / "run", settings=changes)
+    assert f", 9,000 tokens, {summary.steps} steps\n" in capsys.readouterr().err
+    first = read_metrics(tmp_path / "run").steps[37]
+    vocabulary = {"vocabulary": 257}
+    whole = configured(pacing={"kind": "constant"}, budget={"tokens": 9_000}, model=vocabulary)
+    rest = Rest(whole, whole.schedule(), Counters(first.step, first.tokens or 0))
+    assert rest.after(None)[0] == rest.after(first)[0] == summary.steps - first.step
+
+
+def test_a_finished_run_has_no_steps_to_come(
+    configured: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = train(configured(budget={"tokens": 500}), tmp_path / "run", quiet=True).steps
+    resume(tmp_path / "run")
+    assert f", 500 tokens, {steps} steps\n" in capsys.readouterr().err

@@ -463,3 +463,17 @@ def test_compiled_training_makes_few_graphs_and_the_same_losses(
         lengths.add(record.length)
     assert len(lengths) == 8  # every multiple of 8 up to the full length
     assert counters["stats"]["unique_graphs"] <= 4
+
+
+def test_f35_dropout_is_on_after_an_evaluation_in_which_memory_ran_out(
+    configured: Configure,
+) -> None:
+    trainer = trainer_of(configured(model={"dropout": 0.5}))
+
+    def run_out(*_: object) -> None:
+        hook.remove()
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    hook = trainer.module.register_forward_hook(run_out)
+    assert trainer.evaluate() is not None
+    assert trainer.module.training

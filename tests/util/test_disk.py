@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import resource
 import subprocess
 import sys
@@ -78,3 +79,12 @@ def test_f03_a_real_limit_on_file_sizes_reads_like_a_full_disk(tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "free some space" in done.stdout, done.stderr
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_a_file_system_that_syncs_no_directories_is_written_to_all_the_same() -> None:
+    # As /proc is, whose answer is the kernel's own; so are some of shared folders and networks.
+    descriptor = os.open("/proc", os.O_RDONLY)
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.fsync(descriptor)
+    os.close(descriptor)
+    Disk().sync_directory(Path("/proc"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -192,3 +193,14 @@ def test_f21_a_reader_of_the_output_that_is_gone_stops_nothing(
         assert run.wait() == 0
     events = read_metrics(RunPaths(tmp_path / "run").metrics).events
     assert events[-1].name == "finished"
+
+
+def test_a_thread_of_a_host_program_trains_and_hears_no_signals(
+    configured: Configure, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        config = configured(budget={"tokens": 500})
+        summary = pool.submit(train, config, tmp_path / "run", quiet=True).result()
+        assert summary.steps > 1
+    assert signal.getsignal(signal.SIGTERM) == before
