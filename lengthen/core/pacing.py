@@ -263,10 +263,15 @@ class Adaptive:
         """Return the state before the first step."""
         return AdaptiveState(self.start)
 
-    def resumed(self, state: AdaptiveState, step: int) -> AdaptiveState:
-        """Return the state after `step` finished steps, which perhaps had another start or end."""
-        value = min(max(state.value, self.start), self.end)
-        return state if value == state.value else AdaptiveState(value, since=step, observed=step)
+    def resumed(self, state: AdaptiveState | None, step: int) -> AdaptiveState:
+        """Return the state after `step` finished steps, which perhaps had another start or end.
+
+        `state` is None where they had another pacing.
+        """
+        value = min(max(state.value, self.start), self.end) if state else self.start
+        if state and value == state.value:
+            return state
+        return AdaptiveState(value, since=step, observed=step)
 
     def observes(self, state: AdaptiveState, step: int) -> bool:
         """Return whether an observation is due after `step` finished steps."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lengthen.checkpoint.read import Checkpoint, State, Tensors
 from lengthen.checkpoint.restore import build_model, load_moments, load_weights, tensors_of
 from lengthen.checkpoint.train_state import TrainState, check_same_run
-from lengthen.config.load import as_trained, with_overrides
+from lengthen.config.load import as_trained, recorded, with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.loss_ratio import OBSERVED_SEQUENCES, PROBE_SEQUENCES, finite_or_none, perplexity
@@ -333,10 +333,13 @@ class Trainer:
         train_state = TrainState.from_state(checkpoint.state)
         check_same_run(train_state, self.inputs.stream.start.ledger)
         if isinstance(self.schedule.pacing, Custom):
-            recorded = checkpoint.state.get("pacing_values")
-            self.schedule.pacing.check_record(recorded, train_state.counters.step)
+            values = checkpoint.state.get("pacing_values")
+            self.schedule.pacing.check_record(values, train_state.counters.step)
         counters = train_state.counters
-        if isinstance(self.schedule.pacing, Adaptive) and counters.adaptive:
-            adaptive = self.schedule.pacing.resumed(counters.adaptive, counters.step)
-            counters = replace(counters, adaptive=adaptive)
+        if isinstance(self.schedule.pacing, Adaptive):
+            was_adaptive = recorded(checkpoint.state)["pacing"]["kind"] == "adaptive"
+            if counters.adaptive or not was_adaptive:
+                state = counters.adaptive if was_adaptive else None
+                adaptive = self.schedule.pacing.resumed(state, counters.step)
+                counters = replace(counters, adaptive=adaptive)
         self.train_state = replace(train_state, counters=counters)

@@ -168,3 +168,18 @@ def test_a_resume_with_another_start_or_end_keeps_to_them(
     resume(tmp_path, settings={"pacing": change, "budget": {"tokens": 8_000}}, quiet=True)
     steps = read_metrics(RunPaths(tmp_path).metrics).steps[len(first) :]
     assert {step.length for step in steps} == lengths
+
+
+@pytest.mark.parametrize("before", ["constant", "adaptive"])
+def test_a_resume_that_changes_to_an_adaptive_pacing_begins_at_its_start(
+    configured: Configure, tmp_path: Path, before: str
+) -> None:
+    adaptive = {**ADAPTIVE["pacing"], "start": 8, "every": 4, "max_hold": 8}
+    constant = {"kind": "constant"}
+    first = {"constant": constant, "adaptive": adaptive}[before]
+    train(configured(pacing=first, budget={"tokens": 16_000}), tmp_path, quiet=True)
+    for pacing, tokens in ((constant, 19_000), (adaptive, 35_000)):
+        begun = len(read_metrics(RunPaths(tmp_path).metrics).steps)
+        resume(tmp_path, settings={"pacing": pacing, "budget": {"tokens": tokens}}, quiet=True)
+    steps = read_metrics(RunPaths(tmp_path).metrics).steps[begun:]
+    assert [step.length for step in steps[:9]] == [8] * 8 + [16]
