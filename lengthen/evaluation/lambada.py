@@ -16,7 +16,7 @@ from lengthen.core.shuffle import sub_seed
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome, perplexity_measure, standard_error
-from lengthen.evaluation.scoring import Score, requests_of, score
+from lengthen.evaluation.scoring import JOINED, Score, requests_of, score
 from lengthen.evaluation.task_files import LAMBADA, read_texts
 from lengthen.util.errors import DataError, SettingError, one_line
 
@@ -98,6 +98,8 @@ def _notes(passages: Sequence[str], requests: Sequence[Request], length: int) ->
         yield f"items skipped, since an answer exceeds the full length ({length}): {skipped}"
     if cut := sum(request.is_truncated(length) for request in fit):
         yield f"{CUT}: {cut}"
+    if joined := sum(request.is_joined for request in fit):
+        yield f"{JOINED}: {joined}"
     if not any("\n" in passage for passage in passages):
         yield ONE_LINE
 

@@ -25,7 +25,7 @@ from lengthen.evaluation.generate import generate
 from lengthen.evaluation.models import EvalModel, EvalOptions
 from lengthen.evaluation.packing import Request
 from lengthen.evaluation.results import Measure, Outcome
-from lengthen.evaluation.scoring import requests_of, score, windows
+from lengthen.evaluation.scoring import JOINED, requests_of, score, windows
 from lengthen.evaluation.task_files import FORMATS, LM_EVAL_TASKS
 from lengthen.util.errors import DataError, LengthenError, SettingError, closest, one_line
 
@@ -46,6 +46,7 @@ class LMEvalAdapter:
         self.hash = hashlib.sha256()  # of all requests so far, with the items that they are of
         self.choices: Counter[tuple[str, int]] = Counter()  # of each item, by task and number
         self.cut = self.skipped = 0  # contexts without their left end, answers that do not fit
+        self.joined = 0  # answers that are not scored by their own tokens
 
     def loglikelihood(self, requests: Sequence[Any], **_: object) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each continuation, and whether it is the likeliest.
@@ -92,6 +93,8 @@ class LMEvalAdapter:
             yield f"{why}: {self.skipped}"
         if self.cut:
             yield f"contexts that lost their left end, since they exceed it ({length}): {self.cut}"
+        if self.joined:
+            yield f"{JOINED}: {self.joined}"
 
     def chance(self, task: str) -> float | None:
         """Return the accuracy of guessing; None for a task that offers no choices."""
@@ -112,6 +115,7 @@ class LMEvalAdapter:
         scores = score(self.model, fit, "lm-eval")
         self.tokens += sum(each.tokens for each in scores)
         self.cut += sum(request.is_truncated(length) for request in fit)
+        self.joined += sum(request.is_joined for request in fit)
         self.skipped += len(requests) - len(fit)
         left = iter(scores)
         pairs = (next(left) if request.fits(length) else None for request in requests)

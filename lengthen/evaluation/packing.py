@@ -27,6 +27,7 @@ class Request:
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+    is_joined: bool = False  # both in one text have other tokens in the context's place
 
     def __post_init__(self) -> None:
         assert self.context

@@ -21,6 +21,10 @@ GROUP = 8  # micro-batches of windows are laid out at a time: all at once would 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Bools = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 Pair = tuple[str, str]  # context, continuation
+JOINED = (
+    "answers that change the tokens of their context, so that other tokens than their own are "
+    "scored, as by lm-eval"
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ def requests_of(text: TextTokenizer, pairs: Sequence[Pair]) -> list[Request]:
 
     Spaces that end a context belong to the continuation, since a token begins with its space. The
     whole is encoded at once, and what exceeds the number of the context's own tokens is the
-    continuation. An empty context is the separator. Raises DataError where a continuation has no
-    token.
+    continuation. `Request.is_joined` where the whole does not begin with the context's tokens: then
+    these are not the continuation's own. An empty context is the separator. Raises DataError where
+    a continuation has no token.
     """
     moved = [(context.rstrip(), context + rest) for context, rest in pairs]
     # Each text once: the choices of an item share their context.
@@ -48,11 +53,11 @@ def requests_of(text: TextTokenizer, pairs: Sequence[Pair]) -> list[Request]:
     requests = []
     for context, whole in moved:
         before = tokens[context]
-        after = tokens[whole][len(before) :]
+        begin, after = tokens[whole][: len(before)], tokens[whole][len(before) :]
         if not after:
             rule = "has no token of its own after its context"
             raise DataError(f"tokenizer: the continuation {shown(whole[len(context) :])} {rule}")
-        requests.append(Request(before or (text.separator,), after))
+        requests.append(Request(before or (text.separator,), after, is_joined=begin != before))
     return requests
 
 

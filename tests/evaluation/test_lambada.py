@@ -4,15 +4,18 @@ import gzip
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.evaluation.lambada import ONE_LINE, lambada
 from lengthen.evaluation.models import EvalOptions
 from lengthen.evaluation.packing import Request
-from lengthen.evaluation.scoring import score
+from lengthen.evaluation.scoring import JOINED, score
 from lengthen.util.errors import DataError, SettingError
 from tests.evaluation.made import tiny_model
 
@@ -73,6 +76,13 @@ def test_shots_are_whole_passages(tmp_path: Path) -> None:
     (one,) = score(MODEL, [Request(tuple(b"a b\n\na"), tuple(b" b"))])
     assert outcome.items == 1
     assert outcome.measures[1].value == pytest.approx(math.exp(one.loss), rel=1e-12)
+
+
+def test_words_that_join_their_context_are_counted(tmp_path: Path) -> None:
+    spaces = Tokenizer(models.BPE({"a": 0, " ": 1, "b": 2, "a ": 3}, [("a", " ")]))
+    model = replace(MODEL, text=TextTokenizer(spaces, 2))
+    outcome = lambada(model, EvalOptions(sets=written(tmp_path, ["a b", "b b"])))
+    assert outcome.notes == (f"{JOINED}: 1", ONE_LINE)
 
 
 def test_f56_a_missing_set_says_where_to_get_it(tmp_path: Path) -> None:

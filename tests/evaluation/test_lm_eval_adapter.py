@@ -5,13 +5,16 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
+from lengthen.data.tokenizer_files import TextTokenizer
 from lengthen.evaluation.generate import generate
 from lengthen.evaluation.lambada import lambada
 from lengthen.evaluation.lm_eval_adapter import (
@@ -278,6 +281,14 @@ def test_what_does_not_fit_is_counted(tmp_path: Path) -> None:
     write_rows(tmp_path, "piqa.jsonl", [{**rows[0], "sol2": "z" * 200}])
     with pytest.raises(DataError, match=r"piqa: no answer fits .* \(128 tokens\)"):
         run_task("piqa", MODEL, EvalOptions(sets=sets))
+
+
+def test_answers_that_join_their_context_are_counted() -> None:
+    brackets = Tokenizer(models.BPE({"(": 0, ")": 1, "()": 2, ";": 3}, [("(", ")")]))
+    adapter = LMEvalAdapter(replace(MODEL, text=TextTokenizer(brackets, 3)))
+    adapter.loglikelihood([asked("(", ");"), asked("(", ";"), asked("", ");")])
+    (note,) = adapter.notes()
+    assert note.endswith("other tokens than their own are scored, as by lm-eval: 1")
 
 
 def test_random_numbers_are_the_callers(tmp_path: Path) -> None:

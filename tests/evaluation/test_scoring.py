@@ -155,6 +155,17 @@ def test_a_continuation_without_a_token_is_one_line() -> None:
         requests_of(TextTokenizer(plain, 0), [("a", "b")])
 
 
+def test_a_continuation_that_changes_the_tokens_of_its_context_is_marked() -> None:
+    # The bracket is in a token with the one before it: the mark after it is all that is scored.
+    plain = Tokenizer(models.BPE({"(": 0, ")": 1, "()": 2, "]": 3, ";": 4}, [("(", ")")]))
+    found = requests_of(TextTokenizer(plain, 4), [("(", ");"), ("(", "];"), ("", ");")])
+    assert found == [
+        Request((0,), (4,), is_joined=True),
+        Request((0,), (3, 4)),
+        Request((4,), (1, 4)),
+    ]
+
+
 def test_no_texts_are_no_requests() -> None:
     assert requests_of(BYTES, []) == []
 
