@@ -13,8 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, cast
 
+from lengthen.data.store_manifest import MANIFEST
 from lengthen.util.disk import storage_errors
 from lengthen.util.errors import SettingError
+from lengthen.util.overwrite import json_keys
 
 Kind = Literal["txt", "jsonl", "parquet", "arrow", "dataset", "bin", "ds"]
 KNOWN = (
@@ -81,7 +83,8 @@ def _matches(argument: str) -> list[Path]:
     path = Path(argument)
     if os.path.exists(argument):  # a name with brackets is a name first; never fails, as Path does
         return [path]
-    if matches := sorted(Path(name) for name in glob.glob(argument, recursive=True)):
+    matches = sorted(map(Path, glob.glob(argument, recursive=True)))
+    if matches := [path for path in matches if not _is_store(path)]:
         return matches
     if glob.has_magic(argument):
         raise SettingError("source", "no file matches", argument)
@@ -106,8 +109,14 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not saved
 
 
+def _is_store(path: Path) -> bool:
+    """Say whether a path is that of a token store: beside its own sources, it is none of them."""
+    manifest = path / MANIFEST
+    return manifest.is_file() and "separator" in json_keys(manifest)
+
+
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files and saved datasets below a folder, by name, without hidden ones."""
+    """Yield the files and saved datasets below a folder, by name, no hidden ones and no stores."""
     with storage_errors(folder):
         entries = sorted(folder.iterdir())
     if (folder / "dataset_dict.json").is_file():
@@ -118,7 +127,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             raise SettingError("source", "a dataset with splits of other names", str(folder), hint)
     for path in entries:
         # A link to a folder above would give its documents again and again.
-        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
+        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()) or _is_store(path):
             continue
         if _is_folder(path):
             yield from _walk(path)

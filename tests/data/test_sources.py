@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.data.prepare import prepare
 from lengthen.data.sources import Source, find_sources, group_by_split, split_of_name
 from lengthen.util.errors import SettingError
 from tests.data.files import write
@@ -53,6 +54,16 @@ def test_the_order_of_the_arguments_is_kept(folder: Path) -> None:
 def test_a_link_to_a_folder_gives_no_document_twice(folder: Path) -> None:
     (folder / "a/again").symlink_to(folder)
     assert len(find_sources([str(folder)])[0]) == 3
+
+
+@pytest.mark.parametrize("argument", [".", "*"])
+def test_a_store_beside_its_sources_is_none_of_them(tmp_path: Path, argument: str) -> None:
+    source = write(tmp_path / "a.txt", "text")
+    prepare([source], tmp_path / "store", tokenizer="bytes", quiet=True)
+    found, ignored = find_sources([str(tmp_path / argument)])
+    assert (names(found, tmp_path), ignored) == (["a.txt"], [])
+    named, _ = find_sources([str(tmp_path / "store")])
+    assert names(named, tmp_path / "store") == ["train.bin", "valid.bin"]
 
 
 @pytest.mark.parametrize("name", ["a.txt.zst.gz", "a.parquet.gz", "txt", "a.txt~"])
