@@ -289,6 +289,17 @@ def test_files_of_two_widths_are_copied_and_not_used_in_place(tmp_path: Path) ->
     assert ready(sources, tmp_path / "out").train.tolist() == [*IDS.tolist(), *IDS[:9].tolist()]
 
 
+def test_a_store_is_not_replaced_by_one_that_uses_its_files_in_place(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ready([nanogpt(tmp_path / "a.bin")], out)
+    (tmp_path / "link.bin").symlink_to(out / "train.bin")
+    for source in (out / "train.bin", tmp_path / "link.bin"):
+        with pytest.raises(SettingError, match="out: holds the source .*train.bin'.*leave out"):
+            ready([source], out, in_place=True, overwrite=True)
+    assert Store.open(out).train.tolist() == IDS.tolist()
+    assert len(ready([out / "train.bin"], out, overwrite=True).train) == len(IDS)
+
+
 def test_a_file_in_place_that_changed_since_is_named(tmp_path: Path) -> None:
     path = llm_c(tmp_path / "a.bin", np.resize(IDS, 9000))
     ready([path], tmp_path / "out", in_place=True)
