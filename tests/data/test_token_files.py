@@ -167,6 +167,20 @@ def test_a_column_of_ids_is_read_row_after_row(tmp_path: Path, form: str) -> Non
         ready([source], tmp_path / "in place", field="input_ids", in_place=True)
 
 
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_a_table_without_rows_before_those_with_ids_hides_nothing(
+    tmp_path: Path, form: str
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3, END]]})
+    for name, rows in {"a": [], "b": [0, 1]}.items():
+        part, path = data.select(rows), tmp_path / "in" / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        part.to_parquet(path) if form == "parquet" else part.save_to_disk(path.with_suffix(""))
+    store = ready([tmp_path / "in"], tmp_path / "out", field="input_ids")
+    assert store.train.tolist() == [1, 2, 3, END]
+
+
 def with_index(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         path = megatron(folder / "a.bin", [[[1, 2, END]], [[3, 4], [5, END]]])
