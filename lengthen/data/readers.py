@@ -265,7 +265,7 @@ def _open_parquet(path: Path, field: str) -> tuple[int, Columns]:
         return 0, ()  # whatever type the writer gave a column of nothing
     _check_column(field, file.schema_arrow)
     batches = file.iter_batches(_batch_rows(path.stat().st_size, total), columns=[field])
-    return total, (batch.column(0) for batch in batches)
+    return total, (batch.column(field) for batch in batches)
 
 
 def _open_arrow(path: Path, field: str) -> tuple[int, Columns]:

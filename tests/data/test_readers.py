@@ -205,6 +205,12 @@ class TestTables:
     ) -> None:
         assert read_whole(table(tmp_path / name, [], "number")) == []
 
+    def test_a_name_with_a_dot_is_no_field_of_another_column(self, tmp_path: Path) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        rows = arrow.table({"a": [{"b": "inner"}], "a.b": ["own"]})
+        pytest.importorskip("pyarrow.parquet").write_table(rows, tmp_path / "a.parquet")
+        assert read_whole(tmp_path / "a.parquet", "a.b") == ["own"]
+
     def test_a_missing_and_a_repeated_column_are_refused_with_those_of_text(
         self, tmp_path: Path
     ) -> None:
