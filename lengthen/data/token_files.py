@@ -78,6 +78,10 @@ def locate(source: Source, vocabulary: int) -> IdFile:
             refuse(source, f"has {source.size} bytes, its header says {size}")
     if source.size % np.dtype(dtype).itemsize:
         refuse(source, f"has {source.size} bytes, which are no whole ids of type {np.dtype(dtype)}")
+    start = np.frombuffer(head, dtype)
+    if not (offset or start[1::2].any()) and np.count_nonzero(start) >= max(8, len(start) // 8):
+        kind = np.dtype(dtype)
+        refuse(source, f"has 0 as every second {kind}, so its ids are wider; write it as {kind}")
     return IdFile(source, dtype, offset)
 
 

@@ -204,11 +204,21 @@ def cut(path: Path, by: int = 2) -> Path:
     return path
 
 
+def wide(path: Path, dtype: str) -> Path:
+    IDS.astype(dtype).tofile(path)
+    return path
+
+
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another vocabulary": (
         lambda f: nanogpt(f / "a.bin", np.array([1, 2, 257])),
         r"a\.bin: token 2 is 257, the vocabulary has 257; give --tokenizer the one that made them",
     ),
+    "32 bits for a small vocabulary": (
+        lambda f: wide(f / "a.bin", "<i4"),
+        "has 0 as every second uint16, so its ids are wider; write it as uint16",
+    ),
+    "64 bits": (lambda f: wide(f / "a.ds", "<i8"), "has 0 as every second uint16"),
     "half an id": (lambda f: cut(nanogpt(f / "a.bin"), 1), "5999 bytes, which are no whole ids"),
     "a header of another version": (
         lambda f: llm_c(f / "a.bin", version=2),
