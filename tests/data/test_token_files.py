@@ -306,6 +306,13 @@ def test_what_was_asked_wrongly_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_path_that_no_manifest_can_name_is_copied_and_not_used_in_place(tmp_path: Path) -> None:
+    source = nanogpt(tmp_path / os.fsdecode(b"\xff.bin"))
+    with pytest.raises(DataError, match="has a path that is no UTF-8, .*; leave out --in-place"):
+        ready([source], tmp_path / "out", in_place=True)
+    assert ready([source], tmp_path / "out").train.tolist() == IDS.tolist()
+
+
 def test_files_of_two_widths_are_copied_and_not_used_in_place(tmp_path: Path) -> None:
     sources = [llm_c(tmp_path / "a.bin"), llm_c(tmp_path / "b.bin", IDS[:9], 20240801, 7)]
     with pytest.raises(DataError, match="two widths in bytes, .*a.bin 2 and .*b.bin 4; leave out"):
