@@ -147,6 +147,8 @@ def _source(path: Path, parent: str) -> Source:
     if path.is_dir():
         size = sum(file.stat().st_size for file in path.iterdir())
         return Source(path, "dataset", size, str(path), parent)
+    if not path.exists():
+        raise SettingError("source", "is a link to what is not there", str(path))
     if not path.is_file():
         rule = "must be a regular file, for it is read twice"
         raise SettingError("source", rule, str(path), "pipe it to `-` instead")

@@ -82,11 +82,13 @@ def test_what_only_looks_like_a_format_is_none(folder: Path, name: str) -> None:
         ("c.md", r"is of no known format.*\.txt \(plain text\), \.jsonl"),
         ("d.json", r"is of no known format"),
         ("pipe.txt", "must be a regular file.*pipe it to `-`"),
+        ("gone.txt", r"is a link to what is not there, got '.*gone\.txt'$"),
     ],
 )
 def test_what_names_nothing_readable_is_refused(folder: Path, argument: str, message: str) -> None:
     write(folder / "d.json", "{}")
     os.mkfifo(folder / "pipe.txt")
+    (folder / "gone.txt").symlink_to(folder / "nothing")
     with pytest.raises(SettingError, match=message) as caught:
         find_sources([str(folder / argument)])
     assert "\n" not in str(caught.value)
