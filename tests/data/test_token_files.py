@@ -439,6 +439,17 @@ def test_a_billion_tokens_are_read_in_bounded_memory_and_opened_at_once(tmp_path
         assert costs[10**9, work][0] - costs[10**6, work][0] < more, costs
 
 
+@pytest.mark.parametrize("name", ["a.bin", "a.ds"])
+def test_an_index_is_found_where_a_link_to_its_ids_leads(tmp_path: Path, name: str) -> None:
+    if name == "a.bin":
+        path = megatron(tmp_path / name, [[[1, 2]], [[3]]])
+    else:
+        path = datatrove(tmp_path / name, [[1, 2], [3]])
+    link = tmp_path / f"link{path.suffix}"
+    link.symlink_to(path)
+    assert ready([link], tmp_path / "out").train.tolist() == [1, 2, END, 3, END]
+
+
 def test_a_link_is_followed_once_so_that_the_store_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "link.bin").symlink_to(nanogpt(tmp_path / "a.bin"))
     store = ready([tmp_path / "link.bin"], tmp_path / "out", in_place=True)
