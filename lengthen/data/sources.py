@@ -68,7 +68,7 @@ def find_sources(
             if not _is_folder(path):  # somebody named it, so it must be readable
                 sources.append(_source(path, parent))
                 continue
-            for file in _walk(path):
+            for file in _walk(path, {path.resolve()}):
                 # `datasets` caches rows of other files, or their numbers.
                 cached = file.name.startswith("cache-") and file.suffix == ".arrow"
                 readable = file.is_dir() or (_kind(file) and not cached)
@@ -115,8 +115,12 @@ def _is_store(path: Path) -> bool:
     return manifest.is_file() and "separator" in json_keys(manifest)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files and saved datasets below a folder, by name, no hidden ones and no stores."""
+def _walk(folder: Path, walked: set[Path]) -> Iterator[Path]:
+    """Yield the files and saved datasets below a folder, by name, no hidden ones and no stores.
+
+    A link to a folder is followed, unless that is in one of `walked` or above: its documents would
+    come again.
+    """
     with storage_errors(folder):
         entries = sorted(folder.iterdir())
     if (folder / "dataset_dict.json").is_file():
@@ -126,11 +130,15 @@ def _walk(folder: Path) -> Iterator[Path]:
             hint = f"name one of its splits: {', '.join(map(str, splits))}"
             raise SettingError("source", "a dataset with splits of other names", str(folder), hint)
     for path in entries:
-        # A link to a folder above would give its documents again and again.
-        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()) or _is_store(path):
+        if path.name.startswith(".") or _is_store(path):
             continue
+        if path.is_symlink() and path.is_dir():
+            real = path.resolve()
+            if real in folder.resolve().parents or not walked.isdisjoint([real, *real.parents]):
+                continue
+            walked.add(real)
         if _is_folder(path):
-            yield from _walk(path)
+            yield from _walk(path, walked)
         else:
             yield path
 

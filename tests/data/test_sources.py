@@ -56,6 +56,18 @@ def test_a_link_to_a_folder_gives_no_document_twice(folder: Path) -> None:
     assert len(find_sources([str(folder)])[0]) == 3
 
 
+def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "in/b.txt", "b")
+    write(tmp_path / "elsewhere/sub/a.txt", "a")
+    links = {"again": "..", "self": ".", "back": "../in", "up": "../.."}
+    for name, target in links.items():
+        (tmp_path / "elsewhere" / name).symlink_to(tmp_path / "elsewhere" / target)
+    for name in ("a", "c"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
+    found, _ = find_sources([str(tmp_path / "in")])
+    assert names(found, tmp_path / "in") == ["a/sub/a.txt", "b.txt"]
+
+
 @pytest.mark.parametrize("argument", [".", "*"])
 def test_a_store_beside_its_sources_is_none_of_them(tmp_path: Path, argument: str) -> None:
     source = write(tmp_path / "a.txt", "text")
