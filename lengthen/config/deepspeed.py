@@ -72,7 +72,10 @@ def _block(read: Table) -> tuple[str, Table, Table]:
     """Return the warmup of the length in a file: its place, itself, how a step is made."""
     if read.keys().isdisjoint({LEGACY, EFFICIENCY[0]}):
         raise SettingError("the file", f"has neither {LEGACY} nor {EFFICIENCY[0]}")
-    places, place = ((LEGACY,) if LEGACY in read else EFFICIENCY), ""
+    old, place = read.get(LEGACY), ""
+    # What is off leaves the other.
+    is_off = isinstance(old, dict) and old.get("enabled") is not True and EFFICIENCY[0] in read
+    places = EFFICIENCY if LEGACY not in read or is_off else (LEGACY,)
     for name in places:
         place = f"{place}.{name}".lstrip(".")
         read = _table(place, read.get(name))

@@ -282,7 +282,7 @@ def read_toml(path: Path) -> Tables:
     if len(data) > FILE_LIMIT:
         raise SettingError(str(path), f"must be at most {FILE_LIMIT} bytes")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise SettingError(str(path), f"is not TOML in UTF-8 ({error})") from None
 

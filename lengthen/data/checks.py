@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, pre_tokenizers
 
 from lengthen.data.decompress import DamagedFileError, DecompressedFile, UnsupportedFileError
-from lengthen.data.readers import Parts
+from lengthen.data.readers import Parts, has_rows
 from lengthen.data.sources import Source
 from lengthen.util.disk import Disk
 from lengthen.util.errors import DataError, SettingError
@@ -54,6 +54,8 @@ def _equal_groups(sources: Sequence[Source], key: Callable[[Source], object]) ->
 def _digest(source: Source, limit: int | None = None) -> object:
     """Return a hash of a source's first bytes, or of all; of a text's as they are decompressed."""
     is_text = source.kind in ("txt", "jsonl")
+    if limit is None and not has_rows(source):
+        return source.path.resolve()
     try:
         raw = DecompressedFile(source.path) if is_text else source.path.open("rb", buffering=0)
         with io.BufferedReader(raw, HEAD_BYTES) as file:

@@ -166,20 +166,24 @@ def find_corpus(options: PrepareOptions, stdin: Source | None) -> Corpus:
 def _are_of_ids(sources: list[Source], options: PrepareOptions) -> bool:
     """Say whether sources are of token ids; raises SettingError where some are and some are not."""
     # Tables of one corpus are alike: to open each of a thousand twice would take long.
-    first = {source.kind: source for source in reversed(sources)}
-    kinds = {kind: holds_ids(source, options.field) for kind, source in first.items()}
-    if len(set(kinds.values())) > 1:
-        text = next(source.name for source in sources if not kinds[source.kind])
-        ids = next(source.name for source in sources if kinds[source.kind])
+    kinds: dict[str, bool | None] = {}
+    for source in sources:
+        if kinds.get(source.kind) is None:
+            kinds[source.kind] = holds_ids(source, options.field)
+    ids, text = (
+        next((one.name for one in sources if kinds[one.kind] is wanted), None)
+        for wanted in (True, False)
+    )
+    if ids and text:
         rule, hint = f"is of token ids, and {text!r} is of text", "name the files of one kind alone"
         raise SettingError("source", rule, ids, hint)
-    if options.part and any(kinds.values()):
+    if options.part and ids:
         hint = "name them all, with --in-place"
         raise SettingError("part", "is for text; files of token ids are parts already", None, hint)
-    if options.in_place and not all(kinds.values()):
+    if options.in_place and not ids:
         hint = "leave out --in-place"
         raise SettingError("in_place", "needs files of token ids; text is encoded", None, hint)
-    if options.valid and all(kinds.values()):
+    if options.valid and ids:
         rule = "must be left out, as no share of token ids validates"
         raise SettingError("valid", rule, options.valid, "give --valid-files")
-    return all(kinds.values())
+    return bool(ids)

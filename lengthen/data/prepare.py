@@ -12,7 +12,7 @@ from lengthen.data.checks import DuplicateCounter, RoundTripCounts, list_most_co
 from lengthen.data.corpus import Corpus, PrepareOptions, find_corpus, parse_part
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.readers import BLOCK, LeftOut, Parts
-from lengthen.data.shards_of_ids import IdReader
+from lengthen.data.shards_of_ids import COPY, IdReader
 from lengthen.data.sources import Kind, Source
 from lengthen.data.store_manifest import DOCUMENTS, PARTS, Manifest, Provenance, Shard
 from lengthen.data.store_writer import (
@@ -190,6 +190,10 @@ def _write(
 def _fill(folder: Path, out: Path, options: PrepareOptions, disk: Disk, progress: bool) -> Summary:
     stdin = _spool_stdin(folder, options, disk)
     corpus = find_corpus(options, stdin)
+    places = [one.path.resolve() for one in (*corpus.train, *corpus.valid) if options.in_place]
+    if inside := [str(path) for path in places if out.resolve() in path.parents]:
+        rule = f"holds the source {inside[0]!r}, which would be deleted with the earlier store"
+        raise SettingError("out", rule, str(out), COPY)
     left_out, duplicates = LeftOut(options.on_bad), DuplicateCounter()
     round_trip = RoundTripCounts()
     began = time.monotonic()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +208,23 @@ def _read_table(source: Source, before: int, field: str, left_out: LeftOut) -> P
         raise _explain(source, error) from None
 
 
-def holds_ids(source: Source, field: str) -> bool:
-    """Say whether a source is one of token ids, by its suffix or by the type of its column."""
+def holds_ids(source: Source, field: str) -> bool | None:
+    """Say whether a source is one of token ids, by its suffix or by the type of its column.
+
+    None where that is not known, of a table without rows.
+    """
     if source.kind in OPEN_TABLE:
         with suppress(Exception):  # whatever is wrong: who reads it as text will say so
-            _, columns = OPEN_TABLE[source.kind](source.path, field)
-            return any(_is_ids(column.type) for column in islice(columns, 1))
+            rows, columns = OPEN_TABLE[source.kind](source.path, field)
+            return next(_is_ids(column.type) for column in columns) if rows else None
     return source.kind in ("bin", "ds")
+
+
+def has_rows(source: Source) -> bool:
+    """Say whether a source is anything but a table without rows."""
+    with suppress(Exception):  # a table with rows is refused for want of a column ""
+        return source.kind not in OPEN_TABLE or OPEN_TABLE[source.kind](source.path, "")[0] > 0
+    return True
 
 
 def read_columns(source: Source, field: str) -> Iterator[NDArray[Any]]:
@@ -251,10 +261,11 @@ Columns = Iterable[Any]  # Arrow arrays
 def _open_parquet(path: Path, field: str) -> tuple[int, Columns]:
     """Return how many rows a table has, and its column of text, batch by batch."""
     file = _import_library("pyarrow.parquet").ParquetFile(path)
+    if not (total := file.metadata.num_rows):
+        return 0, ()  # whatever type the writer gave a column of nothing
     _check_column(field, file.schema_arrow)
-    total = file.metadata.num_rows
     batches = file.iter_batches(_batch_rows(path.stat().st_size, total), columns=[field])
-    return total, (batch.column(0) for batch in batches)
+    return total, (batch.column(field) for batch in batches)
 
 
 def _open_arrow(path: Path, field: str) -> tuple[int, Columns]:
@@ -264,6 +275,8 @@ def _open_arrow(path: Path, field: str) -> tuple[int, Columns]:
     is_file = data.read(6) == b"ARROW1"
     data.seek(0)
     table = (arrow.ipc.open_file if is_file else arrow.ipc.open_stream)(data).read_all()
+    if not table.num_rows:
+        return 0, ()
     _check_column(field, table.schema)
     rows = _batch_rows(table.nbytes, table.num_rows)
     batches = table.select([field]).to_batches(max_chunksize=rows)

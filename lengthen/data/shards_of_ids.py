@@ -53,6 +53,9 @@ class IdReader:
     def dtype_in_place(self) -> str:
         """Return the type of id of all files; raises DataError where a store cannot have it."""
         for source, file in self.files.items():
+            path = str(source.path.resolve())
+            if path.encode(errors="ignore").decode() != path:
+                refuse(source, f"has a path that is no UTF-8, which no manifest names; {COPY}")
             kind = np.dtype(file.dtype) if file else None
             if kind is None or kind.kind == "f" or kind.itemsize not in (2, 4):
                 has = f"has ids of type {kind}" if kind else "is a table"

@@ -13,8 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, cast
 
+from lengthen.data.store_manifest import MANIFEST
 from lengthen.util.disk import storage_errors
 from lengthen.util.errors import SettingError
+from lengthen.util.overwrite import json_keys
 
 Kind = Literal["txt", "jsonl", "parquet", "arrow", "dataset", "bin", "ds"]
 KNOWN = (
@@ -66,7 +68,7 @@ def find_sources(
             if not _is_folder(path):  # somebody named it, so it must be readable
                 sources.append(_source(path, parent))
                 continue
-            for file in _walk(path):
+            for file in _walk(path, {path.resolve()}):
                 # `datasets` caches rows of other files, or their numbers.
                 cached = file.name.startswith("cache-") and file.suffix == ".arrow"
                 readable = file.is_dir() or (_kind(file) and not cached)
@@ -81,7 +83,8 @@ def _matches(argument: str) -> list[Path]:
     path = Path(argument)
     if os.path.exists(argument):  # a name with brackets is a name first; never fails, as Path does
         return [path]
-    if matches := sorted(Path(name) for name in glob.glob(argument, recursive=True)):
+    matches = sorted(map(Path, glob.glob(argument, recursive=True)))
+    if matches := [path for path in matches if not _is_store(path)]:
         return matches
     if glob.has_magic(argument):
         raise SettingError("source", "no file matches", argument)
@@ -106,8 +109,18 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not saved
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files and saved datasets below a folder, by name, without hidden ones."""
+def _is_store(path: Path) -> bool:
+    """Say whether a path is that of a token store: beside its own sources, it is none of them."""
+    manifest = path / MANIFEST
+    return manifest.is_file() and "separator" in json_keys(manifest)
+
+
+def _walk(folder: Path, walked: set[Path]) -> Iterator[Path]:
+    """Yield the files and saved datasets below a folder, by name, no hidden ones and no stores.
+
+    A link to a folder is followed, unless that is in one of `walked` or above: its documents would
+    come again.
+    """
     with storage_errors(folder):
         entries = sorted(folder.iterdir())
     if (folder / "dataset_dict.json").is_file():
@@ -117,11 +130,15 @@ def _walk(folder: Path) -> Iterator[Path]:
             hint = f"name one of its splits: {', '.join(map(str, splits))}"
             raise SettingError("source", "a dataset with splits of other names", str(folder), hint)
     for path in entries:
-        # A link to a folder above would give its documents again and again.
-        if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
+        if path.name.startswith(".") or _is_store(path):
             continue
+        if path.is_symlink() and path.is_dir():
+            real = path.resolve()
+            if real in folder.resolve().parents or not walked.isdisjoint([real, *real.parents]):
+                continue
+            walked.add(real)
         if _is_folder(path):
-            yield from _walk(path)
+            yield from _walk(path, walked)
         else:
             yield path
 
@@ -138,6 +155,8 @@ def _source(path: Path, parent: str) -> Source:
     if path.is_dir():
         size = sum(file.stat().st_size for file in path.iterdir())
         return Source(path, "dataset", size, str(path), parent)
+    if not path.exists():
+        raise SettingError("source", "is a link to what is not there", str(path))
     if not path.is_file():
         rule = "must be a regular file, for it is read twice"
         raise SettingError("source", rule, str(path), "pipe it to `-` instead")

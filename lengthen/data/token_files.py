@@ -58,15 +58,15 @@ def refuse(source: Source, reason: str) -> NoReturn:
 
 def locate(source: Source, vocabulary: int) -> IdFile:
     """Return where the ids of a file are; raises DataError for a header or index that is wrong."""
-    index = source.path.with_suffix(".idx")
     with source.path.open("rb") as file:
         head = file.read(HEADER)
     if why := lfs_pointer(head):
         refuse(source, why)
-    if source.kind == "bin" and index.is_file():
-        return _megatron(source, index)
-    if source.kind == "ds" and (ends := Path(f"{source.path}.index")).is_file():
-        return _datatrove(source, ends)
+    for path in (source.path, source.path.resolve()):  # a link may be one to the ids alone
+        if source.kind == "bin" and (index := path.with_suffix(".idx")).is_file():
+            return _megatron(source, index)
+        if source.kind == "ds" and (index := Path(f"{path}.index")).is_file():
+            return _datatrove(source, index)
     magic, version, count = struct.unpack("<3i", (head + bytes(12))[:12])
     dtype, offset = np.dtype(dtype_for(vocabulary)).newbyteorder("<").str, 0
     if source.kind == "bin" and magic in HEADERS:
@@ -78,6 +78,10 @@ def locate(source: Source, vocabulary: int) -> IdFile:
             refuse(source, f"has {source.size} bytes, its header says {size}")
     if source.size % np.dtype(dtype).itemsize:
         refuse(source, f"has {source.size} bytes, which are no whole ids of type {np.dtype(dtype)}")
+    start = np.frombuffer(head, dtype)
+    if not (offset or start[1::2].any()) and np.count_nonzero(start) >= max(8, len(start) // 8):
+        kind = np.dtype(dtype)
+        refuse(source, f"has 0 as every second {kind}, so its ids are wider; write it as {kind}")
     return IdFile(source, dtype, offset)
 
 

@@ -136,6 +136,15 @@ def test_tokens_and_steps_that_differ_are_counted(tmp_path: Path) -> None:
     assert notes["tokens"] == f"a row has {sum(theirs)} in these steps there, {sum(ours)} here"
 
 
+def test_a_warmup_that_is_off_leaves_the_other(tmp_path: Path) -> None:
+    new = efficiency("seqlen_truncate", block(80, 2048, 100, degree=1))
+    both = {"curriculum_learning": {"enabled": False}, **new}
+    assert imported(written(tmp_path, both))[0] == imported(written(tmp_path, new))[0]
+    old = legacy(block(8, 1024, 100))
+    both = {**old, "data_efficiency": {"enabled": False}}
+    assert imported(written(tmp_path, both))[0] == imported(written(tmp_path, old))[0]
+
+
 def test_reshaping_holds_the_tokens_of_a_step(tmp_path: Path) -> None:
     found = imported(written(tmp_path, efficiency("seqlen_reshape", block(8, 64, 8))))
     assert dict(found.batch) == {"hold": "tokens"}

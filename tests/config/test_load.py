@@ -158,6 +158,12 @@ def test_f46_a_mistake_is_one_line_with_setting_rule_value_and_nearest_name(
     assert "\n" not in message
 
 
+def test_a_settings_file_may_have_a_byte_order_mark_and_crlf(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_bytes(b'\xef\xbb\xbfrecipe = "laptop-2min"\r\n[model]\r\nlayers = 3\r\n')
+    assert load(file)[0].model.layers == 3
+
+
 def test_an_unknown_table_names_the_nearest() -> None:
     with pytest.raises(SettingError, match="did you mean 'optimizer'"):
         build(small(optimiser={}))

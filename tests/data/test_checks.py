@@ -68,6 +68,17 @@ def test_empty_and_damaged_files_and_other_formats_are_no_repetition(tmp_path: P
     check_sources_differ(sources_of(tmp_path))
 
 
+def test_tables_without_rows_are_no_repetition(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    for name, texts in {"a": [], "b": [], "c": ["text"], "d": ["text"]}.items():
+        rows = arrow.table({"text": arrow.array(texts, arrow.string())})
+        pytest.importorskip("pyarrow.parquet").write_table(rows, tmp_path / f"{name}.parquet")
+    with pytest.raises(SettingError, match=r"the same as '.*c\.parquet'.*d\.parquet'"):
+        check_sources_differ(sources_of(tmp_path))
+    (tmp_path / "d.parquet").unlink()
+    check_sources_differ(sources_of(tmp_path))
+
+
 @pytest.mark.parametrize("again", ["a.txt", ".", "*.txt", "../{0}/a.txt"])
 def test_one_file_by_two_arguments_is_refused(tmp_path: Path, again: str) -> None:
     path = write(tmp_path / "a.txt", "text")

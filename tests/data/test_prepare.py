@@ -311,6 +311,12 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
 }
 
 
+def test_a_folder_without_a_file_is_said_to_have_no_text(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match="corpus: has no text"):
+        stored([tmp_path / "in"], tmp_path / "out", tokenizer="train:300")
+
+
 @pytest.mark.parametrize(("sources", "options", "error", "message"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_line_and_leaves_nothing(
     tmp_path: Path,

@@ -199,6 +199,18 @@ class TestTables:
         with pytest.raises(DataError, match=r"one column 'text' of text, has \w+.*of ids: none"):
             read(path)
 
+    @pytest.mark.parametrize("name", TABLES)
+    def test_a_table_without_rows_has_no_text_whatever_its_column_s_type(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        assert read_whole(table(tmp_path / name, [], "number")) == []
+
+    def test_a_name_with_a_dot_is_no_field_of_another_column(self, tmp_path: Path) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        rows = arrow.table({"a": [{"b": "inner"}], "a.b": ["own"]})
+        pytest.importorskip("pyarrow.parquet").write_table(rows, tmp_path / "a.parquet")
+        assert read_whole(tmp_path / "a.parquet", "a.b") == ["own"]
+
     def test_a_missing_and_a_repeated_column_are_refused_with_those_of_text(
         self, tmp_path: Path
     ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.data.prepare import prepare
 from lengthen.data.sources import Source, find_sources, group_by_split, split_of_name
 from lengthen.util.errors import SettingError
 from tests.data.files import write
@@ -55,6 +56,28 @@ def test_a_link_to_a_folder_gives_no_document_twice(folder: Path) -> None:
     assert len(find_sources([str(folder)])[0]) == 3
 
 
+def test_a_link_to_a_folder_elsewhere_is_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "in/b.txt", "b")
+    write(tmp_path / "elsewhere/sub/a.txt", "a")
+    links = {"again": "..", "self": ".", "back": "../in", "up": "../.."}
+    for name, target in links.items():
+        (tmp_path / "elsewhere" / name).symlink_to(tmp_path / "elsewhere" / target)
+    for name in ("a", "c"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
+    found, _ = find_sources([str(tmp_path / "in")])
+    assert names(found, tmp_path / "in") == ["a/sub/a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("argument", [".", "*"])
+def test_a_store_beside_its_sources_is_none_of_them(tmp_path: Path, argument: str) -> None:
+    source = write(tmp_path / "a.txt", "text")
+    prepare([source], tmp_path / "store", tokenizer="bytes", quiet=True)
+    found, ignored = find_sources([str(tmp_path / argument)])
+    assert (names(found, tmp_path), ignored) == (["a.txt"], [])
+    named, _ = find_sources([str(tmp_path / "store")])
+    assert names(named, tmp_path / "store") == ["train.bin", "valid.bin"]
+
+
 @pytest.mark.parametrize("name", ["a.txt.zst.gz", "a.parquet.gz", "txt", "a.txt~"])
 def test_what_only_looks_like_a_format_is_none(folder: Path, name: str) -> None:
     write(folder / name, "x")
@@ -71,11 +94,13 @@ def test_what_only_looks_like_a_format_is_none(folder: Path, name: str) -> None:
         ("c.md", r"is of no known format.*\.txt \(plain text\), \.jsonl"),
         ("d.json", r"is of no known format"),
         ("pipe.txt", "must be a regular file.*pipe it to `-`"),
+        ("gone.txt", r"is a link to what is not there, got '.*gone\.txt'$"),
     ],
 )
 def test_what_names_nothing_readable_is_refused(folder: Path, argument: str, message: str) -> None:
     write(folder / "d.json", "{}")
     os.mkfifo(folder / "pipe.txt")
+    (folder / "gone.txt").symlink_to(folder / "nothing")
     with pytest.raises(SettingError, match=message) as caught:
         find_sources([str(folder / argument)])
     assert "\n" not in str(caught.value)

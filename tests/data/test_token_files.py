@@ -167,6 +167,20 @@ def test_a_column_of_ids_is_read_row_after_row(tmp_path: Path, form: str) -> Non
         ready([source], tmp_path / "in place", field="input_ids", in_place=True)
 
 
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_a_table_without_rows_before_those_with_ids_hides_nothing(
+    tmp_path: Path, form: str
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3, END]]})
+    for name, rows in {"a": [], "b": [0, 1]}.items():
+        part, path = data.select(rows), tmp_path / "in" / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        part.to_parquet(path) if form == "parquet" else part.save_to_disk(path.with_suffix(""))
+    store = ready([tmp_path / "in"], tmp_path / "out", field="input_ids")
+    assert store.train.tolist() == [1, 2, 3, END]
+
+
 def with_index(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         path = megatron(folder / "a.bin", [[[1, 2, END]], [[3, 4], [5, END]]])
@@ -190,11 +204,21 @@ def cut(path: Path, by: int = 2) -> Path:
     return path
 
 
+def wide(path: Path, dtype: str) -> Path:
+    IDS.astype(dtype).tofile(path)
+    return path
+
+
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another vocabulary": (
         lambda f: nanogpt(f / "a.bin", np.array([1, 2, 257])),
         r"a\.bin: token 2 is 257, the vocabulary has 257; give --tokenizer the one that made them",
     ),
+    "32 bits for a small vocabulary": (
+        lambda f: wide(f / "a.bin", "<i4"),
+        "has 0 as every second uint16, so its ids are wider; write it as uint16",
+    ),
+    "64 bits": (lambda f: wide(f / "a.ds", "<i8"), "has 0 as every second uint16"),
     "half an id": (lambda f: cut(nanogpt(f / "a.bin"), 1), "5999 bytes, which are no whole ids"),
     "a header of another version": (
         lambda f: llm_c(f / "a.bin", version=2),
@@ -282,11 +306,29 @@ def test_what_was_asked_wrongly_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_path_that_no_manifest_can_name_is_copied_and_not_used_in_place(tmp_path: Path) -> None:
+    source = nanogpt(tmp_path / os.fsdecode(b"\xff.bin"))
+    with pytest.raises(DataError, match="has a path that is no UTF-8, .*; leave out --in-place"):
+        ready([source], tmp_path / "out", in_place=True)
+    assert ready([source], tmp_path / "out").train.tolist() == IDS.tolist()
+
+
 def test_files_of_two_widths_are_copied_and_not_used_in_place(tmp_path: Path) -> None:
     sources = [llm_c(tmp_path / "a.bin"), llm_c(tmp_path / "b.bin", IDS[:9], 20240801, 7)]
     with pytest.raises(DataError, match="two widths in bytes, .*a.bin 2 and .*b.bin 4; leave out"):
         ready(sources, tmp_path / "out", in_place=True)
     assert ready(sources, tmp_path / "out").train.tolist() == [*IDS.tolist(), *IDS[:9].tolist()]
+
+
+def test_a_store_is_not_replaced_by_one_that_uses_its_files_in_place(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ready([nanogpt(tmp_path / "a.bin")], out)
+    (tmp_path / "link.bin").symlink_to(out / "train.bin")
+    for source in (out / "train.bin", tmp_path / "link.bin"):
+        with pytest.raises(SettingError, match="out: holds the source .*train.bin'.*leave out"):
+            ready([source], out, in_place=True, overwrite=True)
+    assert Store.open(out).train.tolist() == IDS.tolist()
+    assert len(ready([out / "train.bin"], out, overwrite=True).train) == len(IDS)
 
 
 def test_a_file_in_place_that_changed_since_is_named(tmp_path: Path) -> None:
@@ -395,6 +437,17 @@ def test_a_billion_tokens_are_read_in_bounded_memory_and_opened_at_once(tmp_path
     assert costs[10**9, "open"][1] < 1  # seconds of processor time
     for work, more in (("prepare", 64), ("open", 8)):  # megabytes
         assert costs[10**9, work][0] - costs[10**6, work][0] < more, costs
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.ds"])
+def test_an_index_is_found_where_a_link_to_its_ids_leads(tmp_path: Path, name: str) -> None:
+    if name == "a.bin":
+        path = megatron(tmp_path / name, [[[1, 2]], [[3]]])
+    else:
+        path = datatrove(tmp_path / name, [[1, 2], [3]])
+    link = tmp_path / f"link{path.suffix}"
+    link.symlink_to(path)
+    assert ready([link], tmp_path / "out").train.tolist() == [1, 2, END, 3, END]
 
 
 def test_a_link_is_followed_once_so_that_the_store_names_the_file(tmp_path: Path) -> None:

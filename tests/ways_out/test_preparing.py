@@ -33,6 +33,15 @@ def test_a_text_that_is_named_twice(cli: Cli) -> None:
     cli.works(PREPARE.format("text.txt --valid-files again.txt"))
 
 
+@takes("has 0 as every second {}, so its ids are wider; write it as {}")
+def test_ids_that_are_wider_than_their_vocabulary_needs(cli: Cli) -> None:
+    ids = np.arange(1, 200)
+    ids.astype("<i4").tofile("ids.bin")
+    cli.refuses("write it as uint16", PREPARE.format("ids.bin"))
+    ids.astype("uint16").tofile("ids.bin")
+    cli.works(PREPARE.format("ids.bin"))
+
+
 @takes(
     "corpus: {} of {} validation documents also stand in the training part, word for word; is a "
     "text there twice, packed and unpacked perhaps? Name each once, or take repeated documents "
