@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lengthen.cli.command import Command, Parser, Settings
 from lengthen.cli.overrides import parse_value
+from lengthen.util.disk import as_line
 from lengthen.util.errors import SettingError
 
 Lines = dict[str, object]  # by what they begin with
@@ -76,6 +77,8 @@ def _of_run(options: argparse.Namespace, settings: Settings) -> Lines:
 
     if options.out is None:
         raise SettingError("--out", "is missing", None, "give a directory for the run")
+    for name, path in (("RECIPE", options.what), ("--out", options.out)):
+        as_line(name, Path(path))
     config, notes = load(options.what, settings, data=options.data)
     say(notes)
     check_start(config, options.out, overwrite=False, resume_auto=True)

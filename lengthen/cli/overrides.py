@@ -27,7 +27,9 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
         text = value if equals else next(rest, None)
         if text is None:
             raise SettingError(f"{table}.{setting}", "needs a value after it")
-        settings[f"{table}.{setting.replace('-', '_')}"] = parse_value(text)
+        name, read = f"{table}.{setting.replace('-', '_')}", parse_value(text)
+        # A directory may be called by a number or a date.
+        settings[name] = text if name == "data.path" and not isinstance(read, str) else read
     return settings, others
 
 

@@ -5,7 +5,7 @@ PyTorch is imported where a device is asked, so that planning for a CPU does wit
 
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # (`benchmarks.shapes`), and more take more memory.
 CPU_MICRO_TOKENS = 2048
 USABLE = 0.8  # share of a CPU's free memory that a step may be planned to take
-CGROUP = Path("/sys/fs/cgroup/memory.max")
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # that limit processes
 MEMINFO = Path("/proc/meminfo")
 # What an error says that is no torch.OutOfMemoryError: a processor's allocator has no class for it,
 # nor have CUDA and its libraries for what they take beside PyTorch's allocator.
@@ -46,15 +46,25 @@ def memory_limit(device: "torch.device") -> int:
 
 
 def cpu_memory_limit() -> int:
-    """Return the bytes that this process may still take: what is free, or what its group has."""
-    limits = []
+    """Return the bytes that this process may still take: what is free, or what its groups have."""
+    limits = list(_group_limits())
     if MEMINFO.exists():
         lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
         limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    if CGROUP.exists() and (text := CGROUP.read_text().strip()).isdigit():
-        limits.append(int(text))
     ranks = launcher_variable("LOCAL_WORLD_SIZE", 1)  # that share this memory
     return int(min(limits, default=2**33) * USABLE) // ranks
+
+
+def _group_limits() -> Iterator[int]:
+    """Yield the bytes of each control group around this process that has a limit."""
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else ():
+        _, kind, group = line.split(":", 2)
+        # Version 1 has a tree for each kind.
+        root, name = (GROUPS / kind, "memory.limit_in_bytes") if kind else (GROUPS, "memory.max")
+        path = root / group.lstrip("/")
+        for file in (folder / name for folder in (path, *path.parents)):
+            if file.is_file() and (text := file.read_text().strip()).isdigit():
+                yield int(text)
 
 
 def memory_of(config: Config, micro_tokens: int) -> int:

@@ -96,8 +96,10 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
         try:
             train(run.config, directory, overwrite=overwrite, resume=None if overwrite else "auto")
         except StoppedError as error:
-            rule = f"stopped in {directory}, which is saved"
-            raise StoppedError(error.signal, f"{rule}; the same command continues") from None
+            rule = f"stopped in {directory}, which is saved; the same command continues"
+            if overwrite:
+                rule = f"stopped in {directory}; with --overwrite the same command begins anew"
+            raise StoppedError(error.signal, rule) from None
     ends = map(read_outcome, comparison.runs, directories)
     outcomes = [outcome for outcome in ends if outcome is not None]
     table, sentences = results(groups(comparison, outcomes), comparison.baseline), _parts(outcomes)

@@ -111,8 +111,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Let a command, and what it has started, save and end; kill what has not by then."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+        last = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < last:
+            process.poll()  # a shell ends at once, and what it has started may save still
+            os.killpg(process.pid, 0)
+            time.sleep(LOOK_SECONDS)
         os.killpg(process.pid, signal.SIGKILL)
 
 

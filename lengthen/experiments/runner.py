@@ -61,9 +61,14 @@ def machine_for(
 def _fit_into_memory(configs: Sequence[Config]) -> int:
     if not configs:  # commands, whose memory nobody knows
         return 1
-    shapes = {(config.model, config.run.precision): config for config in configs}.values()
-    need = max(memory_of(config, micro_tokens_within(config, None)) for config in shapes)
+    need = max(memory_of(config, _micro_tokens(config)) for config in configs)
     return max(1, cpu_memory_limit() // need)
+
+
+def _micro_tokens(config: Config) -> int:
+    if (given := config.batch.micro_tokens) == "auto":
+        return micro_tokens_within(config, None)
+    return min(given, config.batch.rows * config.model.length)  # of which a step has no more
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,14 @@ def as_path(name: str, value: object) -> Path:
     return Path(value)
 
 
+def as_line(name: str, path: Path) -> Path:
+    """Return a path that one line of a file can hold; raises SettingError for another."""
+    text = str(path)
+    if text.splitlines() != [text] or text.encode(errors="replace").decode() != text:
+        raise SettingError(name, "must be one line of text, in UTF-8", text)
+    return path
+
+
 def optional_path(name: str, value: object) -> Path | None:
     """Return what a user gave for `name`, or None, as a path; raises SettingError."""
     return None if value is None else as_path(name, value)

@@ -144,6 +144,22 @@ def test_a_name_of_several_words_is_one_word_for_sbatch(
     assert "#SBATCH --job-name=a_b_c" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "no text \udcff"])
+def test_a_directory_that_is_no_line_of_text_is_refused_where_a_command_names_it(
+    words: list[str], store: Path, tmp_path: Path, capsys: Captured, name: str
+) -> None:
+    (file := tmp_path / "ask.toml").write_text(COMPARISON.format(store=store))
+    out = str(tmp_path / name)
+    commands = [["compare", str(file), "--lay-out", out]]
+    to = str(tmp_path / "first.sbatch")
+    commands += [[*words[:4], out, "--time", "60", "--to", to]]
+    for command, option in zip(commands, ("--lay-out", "--out"), strict=True):
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"lengthen: {option}: must be one line of text, in UTF-8, got '")
+    assert {path.name for path in tmp_path.iterdir()} == {"ask.toml", "my config.toml"}
+
+
 def lay_out(store: Path, folder: Path) -> Path:
     """Lay a comparison of two variants and three seeds out in `compared`; return its file."""
     file = folder / "ask.toml"

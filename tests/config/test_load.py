@@ -314,6 +314,12 @@ def test_an_override_without_a_value_is_refused() -> None:
         parse_overrides(["recipe", "--pacing.start"])
 
 
+@pytest.mark.parametrize("name", ["20261129", "2026-11-29", "1e5", "true", "[a]", "store"])
+def test_a_directory_may_have_any_name_on_the_command_line(name: str) -> None:
+    assert parse_overrides(["--data.path", name]) == ({"data.path": name}, [])
+    assert parse_overrides(["--data.path", f'"{name}"']) == ({"data.path": name}, [])
+
+
 def test_settings_of_a_call_are_nested_or_dotted_and_lie_over_every_kind_of_source(
     tmp_path: Path, store: Path
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.distributed import memory
 from tests.conftest import Configure
 from tests.ranks import commands
 
@@ -65,3 +66,26 @@ def test_f35_of_several_ranks_none_tries_again_and_all_end(
     assert [len(errors) for errors in lines] == [1, 1]
     assert "--batch.micro_tokens 128` continues from it" in lines[1][0]
     assert "rank 0 lost another rank after step 4" in lines[0][0]
+
+
+@pytest.mark.parametrize(
+    ("own", "limit"),
+    [
+        ("0::/\n", "memory.max"),  # as a container has it
+        ("0::/system.slice/slurmstepd.scope/job_7/step_0\n", "system.slice/memory.max"),
+        ("0::/user.slice/run.scope\n", "user.slice/run.scope/memory.max"),
+        ("9:pids:/\n4:memory:/slurm/job_7\n0::/\n", "memory/slurm/job_7/memory.limit_in_bytes"),
+        ("4:memory:/docker/c0ffee\n0::/\n", "memory/memory.limit_in_bytes"),
+    ],
+)
+def test_the_limit_of_any_group_around_the_process_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, limit: str
+) -> None:
+    (tmp_path / "own").write_text(own)
+    (file := tmp_path / "groups" / limit).parent.mkdir(parents=True)
+    file.write_text("1000000\n")
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    assert memory.cpu_memory_limit() == 800_000
+    file.write_text("max\n")
+    assert memory.cpu_memory_limit() > 800_000

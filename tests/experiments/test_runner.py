@@ -35,7 +35,7 @@ def test_no_more_run_side_by_side_than_memory_holds(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(**CPU)
-    need = memory(config.model, 512)
+    need = memory(config.model, 256)
     monkeypatch.setattr(runner, "usable_cores", lambda: 8)
     monkeypatch.setattr(runner, "cpu_memory_limit", lambda: int(2.5 * need))
     assert machine_for([config] * 8, 8, None, None) == Machine(jobs=2, threads=4)
@@ -45,10 +45,23 @@ def test_double_precision_needs_twice_the_memory(
     configured: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(**{**CPU, "run": {"device": "cpu", "precision": "fp64"}})
-    need = memory(config.model, 512)
+    need = memory(config.model, 256)
     monkeypatch.setattr(runner, "usable_cores", lambda: 8)
     monkeypatch.setattr(runner, "cpu_memory_limit", lambda: int(4.5 * need))
     assert machine_for([config] * 8, 8, None, None).jobs == 2
+
+
+def test_larger_micro_batches_than_auto_takes_need_their_memory(
+    configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {"rows": 128, "micro_tokens": 10**6}  # of which a step has 8,192
+    config = configured(**CPU, batch=batch)
+    monkeypatch.setattr(runner, "usable_cores", lambda: 8)
+    limit = int(2.5 * memory(config.model, 8192))
+    monkeypatch.setattr(runner, "cpu_memory_limit", lambda: limit)
+    auto = configured(**CPU, batch={**batch, "micro_tokens": "auto"})
+    assert machine_for([config, auto] * 4, 8, None, None).jobs == 2
+    assert machine_for([auto] * 8, 8, None, None).jobs > 2
 
 
 def test_a_gpu_that_the_user_hid_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

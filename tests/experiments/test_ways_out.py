@@ -12,6 +12,7 @@ from lengthen.experiments import demo as whole
 from lengthen.experiments.compare import compare as comparing
 from lengthen.experiments.compare.file import Comparison, read_comparison
 from lengthen.experiments.demo import demo
+from lengthen.run.metrics import read_metrics
 from lengthen.util.errors import SettingError, StoppedError
 from scripts.publish_runs import pack
 from tests.conftest import AskFor
@@ -102,7 +103,11 @@ def test_a_comparison_file_that_was_changed(
     assert ": seeds: was [0] when runs" in capsys.readouterr().out
 
 
-@takes("Next:    lengthen sample {}{}", " --prompt 'def '")
+@takes(
+    "Next:    lengthen sample {}{}",
+    " --prompt 'def '",
+    "stopped in {}; with --overwrite the same command begins anew",
+)
 def test_a_demo_that_was_stopped_and_what_follows_one(
     text: str,
     tmp_path: Path,
@@ -123,3 +128,10 @@ def test_a_demo_that_was_stopped_and_what_follows_one(
     words = shlex.split(said.partition("Next:    lengthen sample ")[2].splitlines()[0])
     for prompt in ([], ["--prompt", "def "]):  # of the Python library there is one
         assert main(["sample", *words, *prompt, "--tokens", "2"]) == 0
+    ask_for("step:30:term")  # of one that is finished there is nothing to continue
+    with pytest.raises(StoppedError, match="; with --overwrite the same command begins anew$"):
+        demo(tmp_path / "out", text=tmp_path / "text.txt", overwrite=True)
+    ask_for("")
+    demo(tmp_path / "out", text=tmp_path / "text.txt", overwrite=True)
+    events = read_metrics(tmp_path / "out/baseline").events
+    assert "resumed" not in [event.name for event in events]

@@ -35,7 +35,7 @@ from lengthen.run.metrics import JsonLines, last_record, read_metrics
 from lengthen.run.records import StepRecord
 from lengthen.training.time_left import Rest, TimeLeft
 from lengthen.util.console import Line, clock_time, line, say
-from lengthen.util.disk import Disk
+from lengthen.util.disk import Disk, as_line
 from lengthen.util.errors import DataError, SettingError
 from lengthen.util.tables import counted, number
 
@@ -97,7 +97,8 @@ def write_commands(comparison: Comparison, root: Path, *, amend: bool, shown: bo
     Whoever can carry out commands trains them, in any order and on any machine that sees `root`;
     one given again goes on. Raises what carry_out raises before it trains.
     """
-    comparison, root = decided_in(comparison, root), root.resolve()
+    root = as_line("--lay-out", root.resolve())
+    comparison = decided_in(comparison, root)
     unfinished = _unfinished(comparison.runs, root)
     _rests(unfinished)  # refuses what no verdict could be on
     declare(comparison, root, amend=amend)

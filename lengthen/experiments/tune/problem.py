@@ -267,7 +267,9 @@ def _least_start(config: Config) -> int:
 
 def _multiple(config: Config) -> int:
     pacing = config.pacing
-    return pacing.multiple if isinstance(pacing, Linear | Root) else MULTIPLE
+    if isinstance(pacing, Linear | Root):
+        return pacing.multiple
+    return 1 if isinstance(pacing, Doubling) else MULTIPLE
 
 
 def _pacing(config: Config, setting: Setting, warmup: int) -> Tables:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lengthen.config.load import Source, load, load_run, with_auto_as
+from lengthen.config.load import Source, differences, load, load_run, with_auto_as
+from lengthen.config.schema import Config
 from lengthen.data.open_store import open_store, with_store
 from lengthen.distributed.auto import decided
 from lengthen.distributed.device import cards, usable_cores
@@ -100,8 +101,7 @@ def tune(
     store = open_store(config)
     config = with_store(config, store)
     must_be_a_tuners(root)
-    for trial in sorted((root / TRIALS).glob("*.toml"))[:1]:  # of an earlier call
-        config = with_auto_as(config, load_run(trial).run)
+    config, before = _as_before(config, root)
     config, reasons = decided(config, store)
     problem = define_problem(
         config,
@@ -111,7 +111,7 @@ def tune(
         aggressive=aggressive,
     )
     machine = _machine(problem, jobs, threads)
-    for text in (*reasons, _estimate_text(problem, machine)):
+    for text in (*before, *reasons, _estimate_text(problem, machine)):
         say(text)
     result = _result(problem, root, carry_out(problem, root, machine, shown=not quiet))
     if moved := _write(root, result):
@@ -126,6 +126,16 @@ def tune(
         tuned=None if chosen is None else root / TUNED,
         page=root / PAGE,
     )
+
+
+def _as_before(config: Config, root: Path) -> tuple[Config, list[str]]:
+    """Return a configuration without what an earlier call has decided of "auto", and say so."""
+    asked = config.tables()
+    for trial in sorted((root / TRIALS).glob("*.toml"))[:1]:
+        config = with_auto_as(config, load_run(trial).run)
+    taken = {name: now for name, (_, now) in differences(asked, config.tables()).items()}
+    why = f"as an earlier search in {root} did"
+    return config, [f'{name} = "auto" takes {now}, {why}' for name, now in taken.items()]
 
 
 def must_be_a_tuners(root: Path) -> None:

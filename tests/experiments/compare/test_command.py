@@ -253,6 +253,27 @@ def test_a_command_cut_short_begins_anew_unless_it_resumes(folder: Path, resumes
     assert begun == (2 if resumes else 1)
 
 
+SAVING = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    open(asked["out"] + "/saved", "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+"""
+
+
+def test_what_a_shell_has_started_saves_though_the_shell_ends_at_once(folder: Path) -> None:
+    (folder / "training.py").write_text(SAVING + TRAINING, encoding="utf-8")
+    words = ["sh", "-c", '"$@"; true', "sh", *PAUSED]
+    directory, process = run_one(folder, of={"pause": 0.3}, command=words)
+    wait_for_a_step(directory, process)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert (directory / "out/saved").exists()
+    assert not alive(folder)
+
+
 def test_a_command_ends_with_the_process_that_has_its_run(folder: Path) -> None:
     directory, process = run_one(folder, of={"pause": 0.3}, command=PAUSED)
     wait_for_a_step(directory, process)

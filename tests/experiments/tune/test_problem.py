@@ -313,6 +313,18 @@ def test_starts_that_cannot_be_are_one_line(
     assert str(caught.value) == message
 
 
+def test_doubling_has_no_multiple_that_a_start_could_break(asked: Asked) -> None:
+    tables: Tables = {
+        "model": {"length": 100},
+        "pacing": {"kind": "doubling", "start": 25, "duration": 12, "end": 100},
+        "batch": {"hold": "tokens", "leftovers": "in_place", "micro_tokens": "auto"},
+        "budget": {"tokens": 10**6},
+    }
+    problem = asked(starts=(25, 50), **tables)
+    assert problem.space.starts == (25, 50)
+    assert problem.steps(Setting(25, 4)) == 3 * problem.warmup
+
+
 def test_more_starts_than_an_estimate_can_go_through_are_one_line(asked: Asked) -> None:
     linear = {"kind": "linear", "start": 1, "duration": 12, "multiple": 1, "end": 66}
     tables: Tables = {"model": {"length": 66}, "pacing": linear, "budget": {"tokens": 10**6}}

@@ -111,7 +111,7 @@ def test_what_lies_where_a_search_has_its_trials_is_read_only_if_it_is_one(
 
 
 def test_a_search_goes_on_in_the_precision_that_it_began_with(
-    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, *_ = tuned([Setting(8, 64)], tables={**ROOM, "run": {"precision": "bf16"}})
     file = tuned.root / "trials" / f"{first.name}.toml"
@@ -119,6 +119,8 @@ def test_a_search_goes_on_in_the_precision_that_it_began_with(
     monkeypatch.setattr(auto, "has_matrix_units", lambda _: False)
     assert tuned.again(tables={**ROOM, "run": {"precision": "auto"}}) == 0
     assert tuned.config.run.precision == "bf16"
+    reason = f"as an earlier search in {tuned.root} did"
+    assert f'lengthen: run.precision = "auto" takes bf16, {reason}\n' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("log", [None, '{"run": "trial-1", "event": "started", "jobs": 1}\n'])
