@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -273,6 +274,18 @@ def test_a_restored_feed_goes_on_as_the_unbroken_one(after: int) -> None:
     restored = BatchStream(TOKENS, PLAN)
     restored.load_state_dict(state)
     assert flat(restored) == flat(unbroken)
+
+
+def test_a_step_that_could_not_be_read_comes_again(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    file, aside = tmp_path / "store/train.bin", tmp_path / "train.bin"
+    stream = BatchStream(Store.open(tmp_path / "store").train, PLAN)
+    file.rename(aside)
+    with pytest.raises(DataError, match="no such file"):
+        next(iter(stream))
+    assert stream.state_dict()["counters"]["step"] == 0
+    aside.rename(file)
+    assert [step.number for step, _ in islice(stream, 2)] == [1, 2]
 
 
 @pytest.mark.parametrize(
