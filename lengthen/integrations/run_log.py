@@ -81,7 +81,8 @@ class RunLog:
             disk.replace_file(paths.config, tomli_w.dumps(tables).encode())
             self._log = JsonLines(disk, paths.metrics)
             stack.callback(self._log.close)
-            self._stack = stack.pop_all()
+            stack.callback(self._log.sync)  # before it: a state may be asked for afterwards
+            self._stack, self._open = stack.pop_all(), True
         self._lowest = LowestLoss(saved["lowest"] if saved else None)
         self._probe_lowest = LowestLoss(saved["probe_lowest"] if saved else None)
         self._seconds: float = saved["seconds"] if saved else 0.0
@@ -164,6 +165,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the log and leave its directory; the run may resume another time."""
+        self._open = False
         self._stack.close()
 
     def mark(self) -> None:
@@ -172,7 +174,8 @@ class RunLog:
 
     def state_dict(self) -> State:
         """Return where the log stands, for JSON; what it counts on is on the disk."""
-        self._log.sync()
+        if self._open:
+            self._log.sync()
         return {
             "metrics_bytes": self._log.size,
             "lowest": self._lowest.value,
@@ -193,6 +196,9 @@ class RunLog:
         }
 
     def _write(self, record: Record) -> None:
+        if not self._open:  # another log may have gone on with the run
+            hint = "RunLog(out, plan, saved=log.state_dict()) continues the run"
+            raise SettingError("log", "is closed", None, hint)
         self._log.write(to_json(record))
         self.mark()
 

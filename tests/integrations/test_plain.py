@@ -597,6 +597,24 @@ def test_what_is_no_number_is_one_line_and_leaves_no_line(
     assert len(read_metrics(RunPaths(tmp_path).metrics).records) == 1
 
 
+def test_a_closed_log_has_its_state_and_writes_nothing_into_the_run_of_the_next(
+    tmp_path: Path,
+) -> None:
+    log, step, optimizer = begun(tmp_path)
+    given_: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, "optimizer": optimizer}
+    log.step(step, **given_)
+    log.finish()
+    again = RunLog(tmp_path, PLAN, saved=log.state_dict())
+    hint = r"^log: is closed; RunLog\(out, plan, saved=log.state_dict\(\)\) continues the run$"
+    for use in (lambda: log.step(step, **given_), lambda: log.evaluation(1.0), log.finish):
+        with pytest.raises(SettingError, match=hint):
+            use()
+    again.evaluation(2.0)
+    again.finish()
+    kinds = [to_json(record)["kind"] for record in read_metrics(tmp_path).records]
+    assert kinds == ["step", "event", "eval", "event"]
+
+
 # Its directory
 
 
