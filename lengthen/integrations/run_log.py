@@ -107,12 +107,11 @@ class RunLog:
         """
         loss, grad_norm = _number("loss", loss), _number("grad_norm", grad_norm)
         rate = _number("rate", optimizer.param_groups[0]["lr"] if rate is None else rate)
-        self._seconds += time.monotonic() - self._mark
-        self._step, self._tokens = step.number, step.tokens
+        seconds = self._seconds + time.monotonic() - self._mark
         norm, largest = _variance(optimizer)
         record = StepRecord(
-            step=self._step,
-            tokens=self._tokens,
+            step=step.number,
+            tokens=step.tokens,
             length=step.plan.length,
             rows=step.plan.rows,
             loss=finite_or_none(loss),
@@ -122,11 +121,13 @@ class RunLog:
             variance_max=largest,
             lr=finite_or_none(rate),
             joined=step.joined,
-            seconds=self._seconds,
+            seconds=seconds,
             finite=math.isfinite(loss) and math.isfinite(grad_norm),
         )
-        self._lowest = self._lowest.after(loss)
         self._write(record)
+        # Only now: where the disk failed it may be written once more.
+        self._step, self._tokens, self._seconds = step.number, step.tokens, seconds
+        self._lowest = self._lowest.after(loss)
         return record
 
     def evaluation(
@@ -154,8 +155,8 @@ class RunLog:
         loss = _number("loss", loss)
         now = self._now(loss, side_tokens, side_seconds)
         record = ProbeRecord(**now, loss_ratio=self._probe_lowest.ratio(loss))
-        self._probe_lowest = self._probe_lowest.after(loss)
         self._write(record)
+        self._probe_lowest = self._probe_lowest.after(loss)
         return record
 
     def finish(self) -> None:

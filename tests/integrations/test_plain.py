@@ -34,10 +34,10 @@ from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import watch
 from lengthen.run.directory import RunPaths, owned
-from lengthen.run.metrics import read_metrics
+from lengthen.run.metrics import JsonLines, read_metrics
 from lengthen.run.records import to_json
 from lengthen.training.start import resume
-from lengthen.util.errors import BusyError, DataError, SettingError
+from lengthen.util.errors import BusyError, DataError, SettingError, StorageError
 from tests.conftest import Configure, trainer_of
 from tests.integrations import reference
 from tests.integrations.looped import rank
@@ -613,6 +613,26 @@ def test_a_closed_log_has_its_state_and_writes_nothing_into_the_run_of_the_next(
     again.finish()
     kinds = [to_json(record)["kind"] for record in read_metrics(tmp_path).records]
     assert kinds == ["step", "event", "eval", "event"]
+
+
+def test_a_line_that_could_not_be_written_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, step, optimizer = begun(tmp_path)
+    given_: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, "optimizer": optimizer}
+    before = log.state_dict()
+
+    def full(*_: object) -> None:
+        raise StorageError("storage: no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "write", full)
+        for use in (lambda: log.step(step, **given_), lambda: log.probe(1.0)):
+            with pytest.raises(StorageError):
+                use()
+            assert log.state_dict() == before
+    assert log.step(step, **given_).loss_ratio is None
+    log.close()
 
 
 # Its directory
