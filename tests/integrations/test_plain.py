@@ -318,6 +318,14 @@ def test_another_corpus_is_refused() -> None:
 # Mistakes
 
 
+@pytest.mark.parametrize("tenth", [np.float32(0.1), torch.tensor(0.1), np.array([0.1])[0]])
+def test_the_least_rate_may_be_a_number_of_numpy_or_torch(tenth: Any) -> None:
+    plan = replace(PLAN, min_learning_rate=tenth)
+    saved = json.loads(json.dumps(BatchStream(TOKENS, plan).state_dict()))
+    BatchStream(TOKENS, plan).load_state_dict(saved)
+    assert saved["plan"]["min_learning_rate"] == pytest.approx(0.1)
+
+
 def test_a_plan_reads_counts_as_a_file_does() -> None:
     given: dict[str, Any] = {"budget": "1.8K", "decay_tokens": "2K"}
     assert replace(PLAN, **given) == replace(PLAN, budget=1_800, decay_tokens=2_000)
@@ -353,6 +361,8 @@ def test_a_plan_reads_counts_as_a_file_does() -> None:
             {"min_learning_rate": 1.5},
             "min_learning_rate: must be from 0 to 1, a share of the optimizer's own, got 1.5",
         ),
+        ({"min_learning_rate": "low"}, "min_learning_rate: must be from 0 to 1, a share of"),
+        ({"min_learning_rate": None}, "min_learning_rate: must be from 0 to 1, a share of"),
         (
             {"pacing": Linear(of="rows", start=1, end=6, duration=3)},
             "full_length: is missing; a pacing of rows does not give it",
