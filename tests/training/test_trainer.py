@@ -78,6 +78,13 @@ def test_the_defaults_of_a_host_change_no_weight_and_its_random_numbers_are_its_
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_dropout_draws_from_its_own_seed_and_not_from_the_host_s(configured: Configure) -> None:
+    trainer = trainer_of(configured(model={"dropout": 0.1}))
+    before = torch.get_rng_state()
+    trainer.step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @settings(max_examples=8)
 @given(micro_tokens=st.integers(64, 500))
 def test_no_split_into_micro_batches_changes_the_gradient(
