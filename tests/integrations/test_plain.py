@@ -29,6 +29,7 @@ from lengthen.evaluation.models import find_models
 from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import learning_rates
 from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
+from lengthen.integrations.validate import random_row
 from lengthen.reporting.gather import gather
 from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
@@ -193,6 +194,17 @@ def test_any_function_of_the_step_is_a_pacing_and_a_resumed_stream_must_have_it_
     saved["pacing_values"] = [[0, 8], [2, 16]]
     with pytest.raises(SettingError, match=r"^pacing.function: gives other values than those of"):
         again.load_state_dict(saved)
+
+
+def test_no_default_device_of_a_host_is_computed_on(tmp_path: Path) -> None:
+    torch.set_default_device("meta")  # nothing can be computed there
+    try:
+        RunLog(tmp_path / "run", PLAN).close()
+        _, parts = next(iter(BatchStream(TOKENS, replace(PLAN, rows=2), world_size=3)))
+        row = random_row(8, 8)
+    finally:
+        torch.set_default_device(None)
+    assert {one.device.type for one in (*parts[0][:2], *row.values())} == {"cpu"}
 
 
 def test_a_log_has_the_name_of_the_function(tmp_path: Path) -> None:

@@ -78,6 +78,23 @@ def test_the_defaults_of_a_host_change_no_weight_and_its_random_numbers_are_its_
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_no_default_device_of_a_host_is_computed_on(configured: Configure) -> None:
+    tables: dict[str, Any] = {
+        "model": {"positions_start": "spread"},
+        "pacing": {"kind": "doubling"},
+        "run": {"recompute": True},
+    }
+    ours = trainer_of(configured(**tables)).step()
+    torch.set_default_device("meta")  # nothing can be computed there
+    try:
+        theirs = trainer_of(configured(**tables)).step()
+    finally:
+        torch.set_default_device(None)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.loss, ours.grad_norm) == (theirs.loss, theirs.grad_norm)
+
+
 def test_dropout_draws_from_its_own_seed_and_not_from_the_host_s(configured: Configure) -> None:
     trainer = trainer_of(configured(model={"dropout": 0.1}))
     before = torch.get_rng_state()
