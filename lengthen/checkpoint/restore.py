@@ -16,7 +16,9 @@ from lengthen.util.errors import CheckpointError, SettingError
 
 def build_model(config: Config, context: DistributedContext) -> GPT:
     """Return the model of a configuration with its seeded initial weights, on its device."""
-    model = GPT(config.model, recompute=config.run.recompute)
+    # Whatever a host has as its defaults; and torch draws weights of its own, which are not ours.
+    with torch.device("cpu"), torch.random.fork_rng([]):
+        model = GPT(config.model, recompute=config.run.recompute).to(torch.float32)
     model.initialise(torch.Generator().manual_seed(sub_seed(config.run.seed, "weights")))
     return model.to(device=context.device, dtype=context.dtype)
 

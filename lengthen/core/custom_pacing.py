@@ -62,8 +62,8 @@ class Custom:
 
     def __call__(self, step: int) -> int:
         """Return the value at `step`."""
-        while len(self._values) <= step:
-            self._values.append(self._value(len(self._values)))
+        while (known := len(self._values)) <= step:
+            self._values[known : known + 1] = [self._value(known)]  # another thread may be ahead
         return self._values[step]
 
     def _value(self, step: int) -> int:
@@ -72,7 +72,7 @@ class Custom:
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise SettingError("pacing.function", f"{self.name}({step}) raised {cause}") from error
-        lowest = self._values[-1] if self._values else 1
+        lowest = self._values[step - 1] if step else 1
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             rule = f"must return a whole number; {self.name}({step}) did not"
             raise SettingError("pacing.function", rule, value)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from operator import index
 
 from lengthen.data.checks import check_sources_differ
 from lengthen.data.encode import cut_documents
@@ -39,6 +40,10 @@ class PrepareOptions:
             raise SettingError("part", "needs sources that every part can read, not standard input")
         if self.valid is not None and not 0 <= self.valid < 1:
             raise SettingError("valid", "must be from 0 to below 1", self.valid)
+        try:
+            object.__setattr__(self, "seed", index(self.seed))  # numpy's would not go into JSON
+        except TypeError:
+            raise SettingError("seed", "must be a whole number", self.seed) from None
         if self.workers < 1:
             raise SettingError("workers", "must be at least 1", self.workers)
         for name, choices in (("stdin_format", ("txt", "jsonl")), ("on_bad", ("stop", "skip"))):

@@ -97,7 +97,7 @@ def row_starts(plan: StepPlan, step: int, full_length: int) -> Tensor:
     if rest:
         rule = f"must have lengths that divide model.length ({full_length})"
         raise SettingError("pacing", rule, plan.length)
-    return (plan.rows * step + torch.arange(plan.rows)) % slots * plan.length
+    return (plan.rows * step + torch.arange(plan.rows, device="cpu")) % slots * plan.length
 
 
 class MicroBatch(NamedTuple):

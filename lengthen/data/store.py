@@ -60,7 +60,7 @@ class Store:
         path = as_path("path", path)
         manifest = read_manifest(path)
         _check_files(path, manifest)
-        parts = (manifest.train, manifest.valid)
+        parts, path = (manifest.train, manifest.valid), path.absolute()  # files are mapped later
         rows = (
             TokenRow([token_file(path, one) for one in part.root], manifest.dtype) for part in parts
         )

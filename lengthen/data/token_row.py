@@ -54,6 +54,10 @@ class TokenRow:
         space = mmap.mmap(-1, max(1, size), flags, mmap.PROT_READ)
         self._memory = np.frombuffer(space, self.dtype, size // self.dtype.itemsize)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The range of addresses is this process's: a copy maps the files anew.
+        return TokenRow, (self._files, self.dtype.str)
+
     def __len__(self) -> int:
         """Return the number of tokens."""
         return int(self._starts[-1])

@@ -23,5 +23,6 @@ def flush_subnormals() -> bool:
 def flushes_subnormals() -> bool:
     """Return whether every thread that torch computes with takes subnormal numbers for zero."""
     # As bits, here and below: a thread that flushes could neither make nor see such a number.
-    smallest = torch.ones(GRAIN * torch.get_num_threads(), dtype=torch.int32).view(torch.float32)
+    size = GRAIN * torch.get_num_threads()
+    smallest = torch.ones(size, dtype=torch.int32, device="cpu").view(torch.float32)
     return not (smallest * 1.0).view(torch.int32).any()

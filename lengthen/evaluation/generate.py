@@ -141,11 +141,11 @@ def _continue(
 
 def _padded(prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
     """Return tokens and where a prompt is, each (rows, length), padded on the left."""
-    rows = [torch.tensor(prompt) for prompt in prompts]
+    rows = [torch.tensor(prompt, device="cpu") for prompt in prompts]
     text = pad_sequence(rows, batch_first=True, padding_side="left")
     length = text.shape[1]
-    starts = torch.tensor([length - len(row) for row in rows])
-    return text, torch.arange(length) >= starts[:, None]
+    starts = text.new_tensor([length - len(row) for row in rows])
+    return text, torch.arange(length, device="cpu") >= starts[:, None]
 
 
 def _causal(is_text: Tensor) -> Tensor:

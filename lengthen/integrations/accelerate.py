@@ -100,7 +100,8 @@ class LengthenLoader:
         if self._log is None:
             return
         self._saved = self._log.state_dict()
-        (self._log.finish if self._updates == self._steps else self._log.close)()
+        ended = self._updates == self._steps and self._logged == self._started
+        (self._log.finish if ended else self._log.close)()
         self._log = None
 
     def lr_scheduler(self, optimizer: Optimizer) -> LambdaLR:
@@ -158,6 +159,7 @@ class LengthenLoader:
         self.close()  # of what was trained since
         self._stream.load_state_dict(state["stream"])
         self._saved, self._updates = state["log"], state["stream"]["counters"]["step"]
+        self._started = self._logged = self._count  # a step that was given up is none
 
     def _check_logged(self) -> None:
         if self._logged != self._started:

@@ -93,7 +93,9 @@ class DataPlan:
         ):
             if word not in get_args(kind):
                 raise SettingError(setting, "no such way", word, nearest(str(word), get_args(kind)))
-        if not 0 <= self.min_learning_rate <= 1:
+        with suppress(ValueError, TypeError):  # numpy's would not go into JSON
+            object.__setattr__(self, "min_learning_rate", float(self.min_learning_rate))
+        if not (isinstance(self.min_learning_rate, float) and 0 <= self.min_learning_rate <= 1):
             rule = "must be from 0 to 1, a share of the optimizer's own"
             raise SettingError("min_learning_rate", rule, self.min_learning_rate)
         for setting, rule, value in self.schedule.mistakes():

@@ -139,7 +139,7 @@ class LengthenCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs, as Lightning's checkpoints have it."""
-        log = self._log.state_dict() if self._log else None
+        log = self._log.state_dict() if self._log else self._saved and self._saved["log"]
         return {
             "store_id": self._data.store.id,
             **self._data.steps.state(self._trained),
@@ -219,7 +219,7 @@ class LengthenCallback(Callback):
         """Close the record; the run may resume another time."""
         if self._log is not None:
             self._log.close()
-            self._log = None
+            self._saved, self._log = self.state_dict(), None  # it may be saved afterwards
 
 
 def _check(trainer: Any, module: Any, data: LengthenDataModule) -> None:

@@ -62,10 +62,12 @@ class BatchStream:
         """
         rank, world_size = self._rank, self._world_size
         while step := self._steps.stream.after(self._state):
-            self._state, plan = step.after, step.plan
+            plan = step.plan
             rows = row_range(plan, rank, world_size)
             batch = self._steps.loader.load(step.blocks, plan.length, rows)
-            yield step, tuple(micro_batches(batch, plan, rank, world_size, self._count))
+            parts = tuple(micro_batches(batch, plan, rank, world_size, self._count))
+            self._state = step.after  # only now: what could not be read comes again
+            yield step, parts
 
     def state_dict(self) -> State:
         """Return where it stands, for JSON; the same on every rank, however a step is cut."""

@@ -81,7 +81,8 @@ class RunLog:
             disk.replace_file(paths.config, tomli_w.dumps(tables).encode())
             self._log = JsonLines(disk, paths.metrics)
             stack.callback(self._log.close)
-            self._stack = stack.pop_all()
+            stack.callback(self._log.sync)  # before it: a state may be asked for afterwards
+            self._stack, self._open = stack.pop_all(), True
         self._lowest = LowestLoss(saved["lowest"] if saved else None)
         self._probe_lowest = LowestLoss(saved["probe_lowest"] if saved else None)
         self._seconds: float = saved["seconds"] if saved else 0.0
@@ -106,12 +107,11 @@ class RunLog:
         """
         loss, grad_norm = _number("loss", loss), _number("grad_norm", grad_norm)
         rate = _number("rate", optimizer.param_groups[0]["lr"] if rate is None else rate)
-        self._seconds += time.monotonic() - self._mark
-        self._step, self._tokens = step.number, step.tokens
+        seconds = self._seconds + time.monotonic() - self._mark
         norm, largest = _variance(optimizer)
         record = StepRecord(
-            step=self._step,
-            tokens=self._tokens,
+            step=step.number,
+            tokens=step.tokens,
             length=step.plan.length,
             rows=step.plan.rows,
             loss=finite_or_none(loss),
@@ -121,11 +121,13 @@ class RunLog:
             variance_max=largest,
             lr=finite_or_none(rate),
             joined=step.joined,
-            seconds=self._seconds,
+            seconds=seconds,
             finite=math.isfinite(loss) and math.isfinite(grad_norm),
         )
-        self._lowest = self._lowest.after(loss)
         self._write(record)
+        # Only now: where the disk failed it may be written once more.
+        self._step, self._tokens, self._seconds = step.number, step.tokens, seconds
+        self._lowest = self._lowest.after(loss)
         return record
 
     def evaluation(
@@ -153,8 +155,8 @@ class RunLog:
         loss = _number("loss", loss)
         now = self._now(loss, side_tokens, side_seconds)
         record = ProbeRecord(**now, loss_ratio=self._probe_lowest.ratio(loss))
-        self._probe_lowest = self._probe_lowest.after(loss)
         self._write(record)
+        self._probe_lowest = self._probe_lowest.after(loss)
         return record
 
     def finish(self) -> None:
@@ -164,6 +166,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the log and leave its directory; the run may resume another time."""
+        self._open = False
         self._stack.close()
 
     def mark(self) -> None:
@@ -172,7 +175,8 @@ class RunLog:
 
     def state_dict(self) -> State:
         """Return where the log stands, for JSON; what it counts on is on the disk."""
-        self._log.sync()
+        if self._open:
+            self._log.sync()
         return {
             "metrics_bytes": self._log.size,
             "lowest": self._lowest.value,
@@ -193,6 +197,9 @@ class RunLog:
         }
 
     def _write(self, record: Record) -> None:
+        if not self._open:  # another log may have gone on with the run
+            hint = "RunLog(out, plan, saved=log.state_dict()) continues the run"
+            raise SettingError("log", "is closed", None, hint)
         self._log.write(to_json(record))
         self.mark()
 

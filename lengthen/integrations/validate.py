@@ -5,7 +5,7 @@ whatever its targets.
 """
 
 from collections.abc import Mapping, Sequence
-from math import isclose, isfinite
+from math import hypot, isclose, isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +53,7 @@ class Call(NamedTuple):
         args = [_of_batch(one, batch) for one in self.args]
         kwargs = {name: _of_batch(one, batch) for name, one in self.kwargs.items()}
         if self.numbered:
-            kwargs[NUMBER] = torch.tensor(number)
+            kwargs[NUMBER] = torch.tensor(number, device="cpu")
         return model(*args, **kwargs)
 
 
@@ -201,7 +201,8 @@ def gradient_of(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
 def random_row(vocabulary: int, length: int) -> dict[str, Tensor]:
     """Return a batch of one random row, whose targets follow from nothing."""
     generator = torch.Generator().manual_seed(0)
-    inputs, targets = torch.randint(vocabulary, (2, 1, length), generator=generator)
+    size = (2, 1, length)
+    inputs, targets = torch.randint(vocabulary, size, generator=generator, device="cpu")
     return {"input_ids": inputs, "labels": targets, "shift_labels": targets}
 
 
@@ -254,7 +255,7 @@ def _adds_nothing(
     """Return whether gradients are nothing beside the right ones, by each parameter."""
     sizes = [0.0 if one is None else float(one.float().norm()) for one in right]
     share, floor = (1e-3, 1e-6) if exact else (2e-2, 1e-4)
-    least = floor * float(torch.tensor(sizes).norm())
+    least = floor * hypot(*sizes)
     return all(
         one is None or float(one.float().norm()) <= share * size + least
         for one, size in zip(extra, sizes, strict=True)

@@ -104,7 +104,7 @@ def _scale(query: Tensor) -> float:
 def _causal(logits: Tensor) -> Tensor:
     """Mask the later keys of (..., queries, keys), in place; the last ones are the queries' own."""
     queries = logits.shape[1]
-    later = torch.ones(queries, queries, dtype=torch.bool).triu(1)
+    later = logits.new_ones((queries, queries), dtype=torch.bool).triu(1)
     logits[:, :, -queries:].masked_fill_(later, -torch.inf)
     return logits
 

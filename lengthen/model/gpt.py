@@ -67,7 +67,7 @@ class GPT(nn.Module):
                 continue
             is_residual = name.endswith(("out.weight", "down.weight"))
             # Drawn where the generator lives: a GPU's own numbers would make another model.
-            drawn = torch.empty(parameter.shape, device=generator.device)
+            drawn = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
             parameter.copy_(
                 drawn.normal_(0.0, residual_std if is_residual else std, generator=generator)
             )

@@ -66,6 +66,7 @@ def report(
     >>> report.page
     PosixPath('first.html')
     """
+    losses = tuple(losses)  # of an array of numpy nobody can ask whether it is empty
     for loss in losses:
         if not isinstance(loss, int | float) or not math.isfinite(loss):
             raise SettingError("--losses", "must be finite numbers of nats", loss)

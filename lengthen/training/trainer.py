@@ -132,7 +132,9 @@ class Trainer:
 
     def _gradients(self, inputs: StepInput, plan: StepPlan) -> tuple[Tensor, Tensor]:
         """Return the step's loss and the norm of its gradients before they were clipped."""
-        with self.context.keeps_casts():
+        device, drops = self.context.device, self.config.model.dropout > 0
+        own = torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=drops)
+        with self.context.keeps_casts(), own:  # a host's random numbers are left alone
             loss = self._accumulate(inputs, plan)
         return loss, clip(self.model.parameters(), self.config.optimizer.clip)
 

@@ -22,29 +22,32 @@ PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 class Unbreakable:
     """A stream for as long as somebody reads it, then silence: work continues without a reader."""
 
-    stream: TextIO
+    stream: TextIO | None  # None: closed from the start
 
     def write(self, text: str) -> int:
         """Write `text`, if somebody reads it."""
-        with self._silent_if_closed():
-            self.stream.write(text)
+        if self.stream is not None:
+            with _silent_if_closed(self.stream):
+                self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Send on what was written, if somebody reads it."""
-        with self._silent_if_closed():
-            self.stream.flush()
+        if self.stream is not None:
+            with _silent_if_closed(self.stream):
+                self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
-    @contextmanager
-    def _silent_if_closed(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:  # a closed pipe, or a terminal that is gone
-            # Python flushes once more at its end, and would end with a code of its own.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+@contextmanager
+def _silent_if_closed(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
+    except OSError:  # a closed pipe, or a terminal that is gone
+        # Python flushes once more at its end, and would end with a code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class ErrorStream(Console):
@@ -56,8 +59,6 @@ class ErrorStream(Console):
 
 def note(text: str) -> None:
     """Print a line of ours on the error stream, if somebody reads it."""
-    if sys.stderr is None:  # closed from the start
-        return
     _print(ErrorStream(), f"lengthen: {text}")
 
 

@@ -42,12 +42,14 @@ class StopSignal:
     def listening(self) -> Iterator["StopSignal"]:
         """Catch SIGINT, SIGTERM and SIGHUP while the block runs.
 
-        A signal that this process ignores, as `nohup` makes it do, stays ignored. Python lets the
-        main thread alone catch any: in another one, a host program's, there is nothing to hear.
+        A signal that this process ignores, as `nohup` makes it do, stays ignored, and one that a
+        program around Python catches stays its own: Python could not put it back. It lets the main
+        thread alone catch any: in another one, a host program's, there is nothing to hear.
         """
         is_main = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * is_main
-        caught = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+        others = (signal.SIG_IGN, None)
+        caught = [number for number in signals if signal.getsignal(number) not in others]
         before = {number: signal.signal(number, self._receive) for number in caught}
         try:
             yield self

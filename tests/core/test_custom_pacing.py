@@ -1,6 +1,9 @@
 """A Python function as a pacing: the contract is checked at every step, its values are recorded."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,20 @@ def test_it_gives_the_function_s_values_each_worked_out_once_and_in_order() -> N
     assert [pacing(step) for step in (5, 0, 5, 12)] == [16, 8, 16, 64]
     assert calls == [*range(13)]
     assert pacing.start == 8
+
+
+def test_two_threads_get_the_same_values() -> None:
+    met = Barrier(2)
+
+    def slow(step: int) -> int:
+        with suppress(BrokenBarrierError):  # both work out the same step, as far as they can
+            met.wait(0.05)
+        return doubling(step)
+
+    pacing = Custom(slow, end=64)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: [pacing(step) for step in range(9)], range(2)))
+    assert found == [[doubling(step) for step in range(9)]] * 2
 
 
 def test_numpy_s_whole_numbers_are_whole_numbers() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, normalizers
 
@@ -120,7 +121,7 @@ def test_the_seed_decides_and_cores_do_not(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", as_lines(MANY))
     ids = [
         stored([source], tmp_path / f"out-{workers}-{seed}", seed=seed, workers=workers).manifest.id
-        for workers, seed in [(1, 0), (2, 0), (1, 1)]
+        for workers, seed in [(1, 0), (2, np.int64(0)), (1, 1)]
     ]
     assert ids[0] == ids[1] != ids[2]
 
@@ -303,6 +304,7 @@ BAD: dict[str, tuple[list[str], dict[str, object], type[LengthenError], str]] = 
     "twice": (["-", "-"], {}, SettingError, "standard input can be read once"),
     "share": (["good.txt"], {"valid": 1}, SettingError, "valid: must be from 0 to below 1, got 1"),
     "nan": (["good.txt"], {"valid": float("nan")}, SettingError, "valid: must be from 0 to below"),
+    "seed": (["good.txt"], {"seed": "three"}, SettingError, "seed: must be a whole number, got"),
     "workers": (["good.txt"], {"workers": 0}, SettingError, "workers: must be at least 1, got 0"),
     "on_bad": (["good.txt"], {"on_bad": "skp"}, SettingError, "on_bad.*did you mean 'skip'"),
     "stdin": (["-"], {"stdin_format": "json"}, SettingError, "stdin_format.*did you mean 'jsonl'"),

@@ -72,6 +72,17 @@ def test_tokens_cannot_be_written_to(store: Path) -> None:
             tokens[0] = 1
 
 
+def test_a_store_is_read_where_it_was_opened_wherever_its_process_goes(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.parent)
+    opened = Store.open(store.name)
+    monkeypatch.chdir("/")
+    assert opened.train[:4].tolist() == Store.open(store).train[:4].tolist()
+    assert opened.tokenizer().get_vocab_size()
+    opened.check_files()
+
+
 def test_a_store_may_have_no_validation_part(tmp_path: Path) -> None:
     source = write(tmp_path / "a.txt", TEXT)
     prepare([source], tmp_path / "out", tokenizer="bytes", valid=0, quiet=True)

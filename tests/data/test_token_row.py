@@ -1,10 +1,13 @@
 """Files of tokens are read as one array, end to end, however many there are."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +118,24 @@ def test_a_window_in_a_thousand_files_costs_at_most_twice_one_in_one_file(tmp_pa
             rounds.append(time.perf_counter() - began)
         seconds.append(min(rounds))  # what the machine cannot make shorter
     assert seconds[1] < 2 * seconds[0]
+
+
+def unpickled(row: TokenRow) -> TokenRow:
+    copied: TokenRow = pickle.loads(pickle.dumps(row))
+    return copied
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, unpickled])
+@pytest.mark.parametrize("read", [0, 1500])
+def test_a_copy_maps_the_files_itself_and_carries_no_tokens(
+    tmp_path: Path, copied: Callable[[TokenRow], TokenRow], read: int
+) -> None:
+    sharded(tmp_path / "store", np.arange(2000) % 250, shards=2)
+    row = Store.open(tmp_path / "store").train
+    assert isinstance(row, TokenRow)
+    assert len(row[:read]) == read
+    assert len(pickle.dumps(row)) < 1000
+    assert copied(row)[:].tolist() == [n % 250 for n in range(2000)]
 
 
 def test_a_file_that_changed_since_the_store_was_opened_is_named_when_it_is_read(

@@ -76,6 +76,24 @@ def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(
     check(tmp_path / "two/run", ours)
 
 
+def test_a_checkpoint_that_is_saved_after_an_error_goes_on_with_the_log(
+    store: Path, tmp_path: Path, ours: Ours
+) -> None:
+    run = lit(store, tmp_path)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the disk of the validation part is away")
+
+    run.module.on_validation_start = fails
+    with pytest.raises(RuntimeError, match="is away"):
+        run.fit()
+    run.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = lit(store, tmp_path)
+    again.fit(ckpt_path=str(tmp_path / "last.ckpt"))
+    check(tmp_path / "run", ours)
+    close(again.weights(), ours)
+
+
 def test_reports_and_comparisons_read_the_log(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from lengthen.cli.main import main
 from lengthen.integrations.accelerate import LengthenLoader
 from lengthen.reporting.gather import gather
+from lengthen.run.metrics import read_metrics
 from lengthen.util.errors import SettingError
 from tests.integrations.accelerated import Accelerated, rank
 from tests.integrations.reference import (
@@ -71,6 +72,40 @@ def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(
     check(tmp_path / "copy", ours)
     again.loader.close()
     again.host.save_state(str(tmp_path / "end"))  # after its end too
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_step_that_was_given_up_is_none_once_a_checkpoint_is_loaded(
+    store: Path, tmp_path: Path, ours: Ours, logged: bool
+) -> None:
+    loop = Accelerated(store, tmp_path / "run")
+    loop.train(6 * COUNT)
+    loop.host.save_state(str(tmp_path / "state"))
+    if logged:
+        loop.train(1)
+    else:
+        next(iter(loop.loader))  # and its forward pass ran out of memory
+    loop.own.zero_grad()
+    loop.host.load_state(str(tmp_path / "state"))
+    loop.train()
+    loop.loader.close()
+    check(tmp_path / "run", ours)
+    close(loop.weights(), ours)
+
+
+def test_a_run_whose_last_step_failed_has_not_finished(store: Path, tmp_path: Path) -> None:
+    loop = Accelerated(store, tmp_path / "run")
+    calls = iter(range(len(loop.loader) - 1))
+
+    def fails(*_: object) -> None:
+        if next(calls, None) is None:
+            raise RuntimeError("out of memory")
+
+    loop.own.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loop.train()
+    loop.loader.close()
+    assert "finished" not in [event.name for event in read_metrics(tmp_path / "run").events]
 
 
 def test_reports_and_comparisons_read_the_log(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -28,15 +29,16 @@ from lengthen.evaluation.models import find_models
 from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import learning_rates
 from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
+from lengthen.integrations.validate import random_row
 from lengthen.reporting.gather import gather
 from lengthen.reporting.losses import final_losses
 from lengthen.reporting.text import lines
 from lengthen.reporting.watch import watch
 from lengthen.run.directory import RunPaths, owned
-from lengthen.run.metrics import read_metrics
+from lengthen.run.metrics import JsonLines, read_metrics
 from lengthen.run.records import to_json
 from lengthen.training.start import resume
-from lengthen.util.errors import BusyError, DataError, SettingError
+from lengthen.util.errors import BusyError, DataError, SettingError, StorageError
 from tests.conftest import Configure, trainer_of
 from tests.integrations import reference
 from tests.integrations.looped import rank
@@ -194,6 +196,17 @@ def test_any_function_of_the_step_is_a_pacing_and_a_resumed_stream_must_have_it_
         again.load_state_dict(saved)
 
 
+def test_no_default_device_of_a_host_is_computed_on(tmp_path: Path) -> None:
+    torch.set_default_device("meta")  # nothing can be computed there
+    try:
+        RunLog(tmp_path / "run", PLAN).close()
+        _, parts = next(iter(BatchStream(TOKENS, replace(PLAN, rows=2), world_size=3)))
+        row = random_row(8, 8)
+    finally:
+        torch.set_default_device(None)
+    assert {one.device.type for one in (*parts[0][:2], *row.values())} == {"cpu"}
+
+
 def test_a_log_has_the_name_of_the_function(tmp_path: Path) -> None:
     plan = replace(PLAN, pacing=Custom(by_hundreds, end=32))
     RunLog(tmp_path / "run", plan).close()
@@ -275,6 +288,18 @@ def test_a_restored_feed_goes_on_as_the_unbroken_one(after: int) -> None:
     assert flat(restored) == flat(unbroken)
 
 
+def test_a_step_that_could_not_be_read_comes_again(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    file, aside = tmp_path / "store/train.bin", tmp_path / "train.bin"
+    stream = BatchStream(Store.open(tmp_path / "store").train, PLAN)
+    file.rename(aside)
+    with pytest.raises(DataError, match="no such file"):
+        next(iter(stream))
+    assert stream.state_dict()["counters"]["step"] == 0
+    aside.rename(file)
+    assert [step.number for step, _ in islice(stream, 2)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -303,6 +328,14 @@ def test_another_corpus_is_refused() -> None:
 
 
 # Mistakes
+
+
+@pytest.mark.parametrize("tenth", [np.float32(0.1), torch.tensor(0.1), np.array([0.1])[0]])
+def test_the_least_rate_may_be_a_number_of_numpy_or_torch(tenth: Any) -> None:
+    plan = replace(PLAN, min_learning_rate=tenth)
+    saved = json.loads(json.dumps(BatchStream(TOKENS, plan).state_dict()))
+    BatchStream(TOKENS, plan).load_state_dict(saved)
+    assert saved["plan"]["min_learning_rate"] == pytest.approx(0.1)
 
 
 def test_a_plan_reads_counts_as_a_file_does() -> None:
@@ -340,6 +373,8 @@ def test_a_plan_reads_counts_as_a_file_does() -> None:
             {"min_learning_rate": 1.5},
             "min_learning_rate: must be from 0 to 1, a share of the optimizer's own, got 1.5",
         ),
+        ({"min_learning_rate": "low"}, "min_learning_rate: must be from 0 to 1, a share of"),
+        ({"min_learning_rate": None}, "min_learning_rate: must be from 0 to 1, a share of"),
         (
             {"pacing": Linear(of="rows", start=1, end=6, duration=3)},
             "full_length: is missing; a pacing of rows does not give it",
@@ -582,6 +617,44 @@ def test_what_is_no_number_is_one_line_and_leaves_no_line(
     log.step(step, loss=1.0, grad_norm=1.0, optimizer=optimizer)
     log.close()
     assert len(read_metrics(RunPaths(tmp_path).metrics).records) == 1
+
+
+def test_a_closed_log_has_its_state_and_writes_nothing_into_the_run_of_the_next(
+    tmp_path: Path,
+) -> None:
+    log, step, optimizer = begun(tmp_path)
+    given_: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, "optimizer": optimizer}
+    log.step(step, **given_)
+    log.finish()
+    again = RunLog(tmp_path, PLAN, saved=log.state_dict())
+    hint = r"^log: is closed; RunLog\(out, plan, saved=log.state_dict\(\)\) continues the run$"
+    for use in (lambda: log.step(step, **given_), lambda: log.evaluation(1.0), log.finish):
+        with pytest.raises(SettingError, match=hint):
+            use()
+    again.evaluation(2.0)
+    again.finish()
+    kinds = [to_json(record)["kind"] for record in read_metrics(tmp_path).records]
+    assert kinds == ["step", "event", "eval", "event"]
+
+
+def test_a_line_that_could_not_be_written_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, step, optimizer = begun(tmp_path)
+    given_: dict[str, Any] = {"loss": 1.0, "grad_norm": 1.0, "optimizer": optimizer}
+    before = log.state_dict()
+
+    def full(*_: object) -> None:
+        raise StorageError("storage: no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "write", full)
+        for use in (lambda: log.step(step, **given_), lambda: log.probe(1.0)):
+            with pytest.raises(StorageError):
+                use()
+            assert log.state_dict() == before
+    assert log.step(step, **given_).loss_ratio is None
+    log.close()
 
 
 # Its directory

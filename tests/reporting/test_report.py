@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lengthen.cli.main import main
@@ -35,6 +37,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seeds_of_one_folder_are_one_family(runs: Path) -> None:
     table = next(part for part in report(runs).lines if not isinstance(part, str))
     assert [row[0] for row in table.rows] == ["full", "slw"]
+
+
+def test_losses_may_be_an_array_of_numpy(runs: Path) -> None:
+    asked: Any = np.array([5.5, 4.9])
+    assert str(report(runs, losses=asked)) == str(report(runs, losses=(5.5, 4.9)))
 
 
 def test_every_figure_is_written_as_svg_and_png_in_the_colours_of_the_page(

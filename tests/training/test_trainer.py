@@ -61,6 +61,47 @@ def whole(configured: Configure) -> dict[str, torch.Tensor]:
     return gradients(trainer)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_defaults_of_a_host_change_no_weight_and_its_random_numbers_are_its_own(
+    configured: Configure, dtype: torch.dtype
+) -> None:
+    ours, before = trainer_of(configured()), torch.get_rng_state()
+    torch.set_default_dtype(dtype)
+    try:
+        theirs = trainer_of(configured())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for trainer in (ours, theirs):
+        trainer.step()
+    for pair in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.equal(*pair)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_default_device_of_a_host_is_computed_on(configured: Configure) -> None:
+    tables: dict[str, Any] = {
+        "model": {"positions_start": "spread"},
+        "pacing": {"kind": "doubling"},
+        "run": {"recompute": True},
+    }
+    ours = trainer_of(configured(**tables)).step()
+    torch.set_default_device("meta")  # nothing can be computed there
+    try:
+        theirs = trainer_of(configured(**tables)).step()
+    finally:
+        torch.set_default_device(None)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.loss, ours.grad_norm) == (theirs.loss, theirs.grad_norm)
+
+
+def test_dropout_draws_from_its_own_seed_and_not_from_the_host_s(configured: Configure) -> None:
+    trainer = trainer_of(configured(model={"dropout": 0.1}))
+    before = torch.get_rng_state()
+    trainer.step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @settings(max_examples=8)
 @given(micro_tokens=st.integers(64, 500))
 def test_no_split_into_micro_batches_changes_the_gradient(

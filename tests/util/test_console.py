@@ -39,6 +39,14 @@ def test_a_terminal_gets_a_long_message_in_lines_and_a_file_in_one(
     assert file.getvalue() == f"lengthen: {SAID}\n"
 
 
+def test_without_an_error_stream_work_goes_on_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # of a daemon, or a program without a console
+    note("nobody reads it")
+    with line(10, "run") as progress:
+        progress.say("nor this")
+        progress.update(5, "half")
+
+
 def test_a_bar_says_what_its_time_is(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = opened(monkeypatch)
     with line(100, "run", own_thread=False) as bar:

@@ -204,3 +204,17 @@ def test_a_thread_of_a_host_program_trains_and_hears_no_signals(
         summary = pool.submit(train, config, tmp_path / "run", quiet=True).result()
         assert summary.steps > 1
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_handler_that_is_not_of_python_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = signal.getsignal
+
+    def of_the_program_around(number: int) -> object:
+        return None if number == signal.SIGHUP else known(number)
+
+    monkeypatch.setattr(signal, "getsignal", of_the_program_around)
+    before = known(signal.SIGHUP)
+    with StopSignal().listening() as stop:
+        assert known(signal.SIGHUP) == before
+        assert known(signal.SIGTERM) == stop._receive
+    assert known(signal.SIGHUP) == before

@@ -45,6 +45,7 @@ from lengthen.config.load import (
 )
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
+from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Doubling, Linear
 from lengthen.experiments import command as commands
 from lengthen.experiments.command import Command, commands_of
@@ -319,6 +320,9 @@ def _config(
         if (timed or flops is not None) and "%" in str(flat(tables).get("pacing.duration")):
             rule = "is a share of budget.tokens, which flops or seconds replace; give steps"
             raise SettingError("pacing.duration", rule, flat(tables)["pacing.duration"])
+        if isinstance(pacing := tables.get("pacing"), Custom):
+            rule = "cannot be a function, as each run is a process that reads a settings file"
+            raise SettingError("pacing", rule, pacing.name)
         return build(tables) if flops is None or timed else with_flops(build(tables), flops)
     except SettingError as error:
         # A mistake of the base is not this variant's.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.core.custom_pacing import Custom
 from lengthen.core.schedule import steps
 from lengthen.experiments.compare import fairness as fair
 from lengthen.experiments.compare.file import comparison_of, read_comparison
@@ -168,6 +169,15 @@ def test_the_published_studies_can_be_read(path: Path) -> None:
 def test_the_ready_made_files_can_be_read(path: Path) -> None:
     baseline = {"precision": "fp32"}.get(path.stem, "baseline")
     assert read_comparison(path).baseline == baseline
+
+
+def test_a_function_as_pacing_is_refused_before_any_run() -> None:
+    pacing = Custom(lambda step: min(64, 8 + step), end=64)
+    ours = {"recipe": "laptop-2min", "variants": {"a": {"pacing": pacing}, "b": {}}}
+    with pytest.raises(SettingError, match=r"^variants\.a\.pacing: cannot be a function, as each"):
+        comparison_of(ours, "one", {})
+    with pytest.raises(SettingError, match=r"^pacing: cannot be a function, as each run is a"):
+        comparison_of({**ours, "variants": {"a": {}}, "pacing": pacing}, "one", {})
 
 
 @pytest.mark.parametrize(
