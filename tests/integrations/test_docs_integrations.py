@@ -74,5 +74,5 @@ def test_what_the_examples_import_exists() -> None:
 @pytest.mark.parametrize("name", ["plain_loop", "transformers_trainer"])
 def test_the_lines_of_an_example_are_counted(name: str) -> None:
     lines = len((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").splitlines())
-    counts = re.findall(rf"{name}\.py\)\s+(?:is a\s+whole script of|has) (\d+) lines", PAGE)
+    counts = re.findall(rf"{name}\.py\)\s+(?:is a\s+whole script of|has) (\d+)\s+lines", PAGE)
     assert counts == [str(lines)]
