@@ -64,7 +64,7 @@ def test_the_page_on_gpus_has_the_savings_of_gpt_2() -> None:
         (found[full][2], found[full][5]) for full in ("4096", "32768")
     )
     assert f"doubling from 256 saves {doubling} at length 4,096 and {later} at 32,768" in page
-    assert f"256 for 80% saves {short} and {short_later}." in page
+    assert f"256 for 80% of the tokens saves {short} and {short_later}." in page
 
 
 def test_seconds_count_for_their_own_model_and_no_further_than_they_go() -> None:
