@@ -30,7 +30,7 @@ from lengthen.util.errors import (
     UnstableError,
     one_line,
 )
-from lengthen.util.signals import StopSignal, end_with_parent
+from lengthen.util.signals import StopSignal, adopt_orphans, end_with_parent
 
 LOOK_SECONDS = 0.1  # between two looks at the command
 LOG_SECONDS = 2.0  # between two looks at its log, at least
@@ -79,6 +79,7 @@ def _carry_out(command: Command, out: Path, metrics: Path, stop: StopSignal) -> 
     """Run the command and write its log into `metrics` meanwhile; return its exit code."""
     words, written, due = command.words(out), b"", 0.0
     ending = end_with_parent(signal.SIGKILL)
+    adopt_orphans()
     try:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=ending
@@ -113,7 +114,9 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGTERM)
         last = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < last:
-            process.poll()  # a shell ends at once, and what it has started may save still
+            # A shell ends at once, and what it has started may save still.
+            with suppress(ChildProcessError):
+                os.waitpid(-process.pid, os.WNOHANG)
             os.killpg(process.pid, 0)
             time.sleep(LOOK_SECONDS)
         os.killpg(process.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 PARENT_DIED = 1  # PR_SET_PDEATHSIG
+ADOPTS = 36  # PR_SET_CHILD_SUBREAPER
 # SLURM may signal every process of a step, and a launcher among them passes the signal on.
 ONE_REQUEST_SECONDS = 5.0
 
@@ -22,6 +23,15 @@ def end_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:
     """
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     return prctl and (lambda: prctl(PARENT_DIED, number))
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of what its children leave running; Linux alone has that.
+
+    Not every container has a first process that waits for orphans, which stay as zombies then.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(ADOPTS, 1)
 
 
 class StopSignal:

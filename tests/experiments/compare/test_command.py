@@ -78,15 +78,20 @@ def starts(folder: Path) -> Counter[str]:
     return Counter(line.rpartition(" ")[0] for line in lines)
 
 
-def run_one(folder: Path, **more: Any) -> tuple[Path, "subprocess.Popen[str]"]:
-    """Start one run of the training as a comparison does; return its directory and process."""
+def run_one(
+    folder: Path, above: tuple[str, ...] = (), **more: Any
+) -> tuple[Path, "subprocess.Popen[str]"]:
+    """Start one run of the training as a comparison does; return its directory and process.
+
+    With the words of a program `above` it, that is its parent and the process returned.
+    """
     more = {"log": {**LOG, "loss": "train", "seconds": "elapsed"}, **more}
     tables = asking({"a": {"gain": 0, "name": "a", **more.pop("of", {})}}, **more)
     (run,) = comparison_of(tables, "question", {}).runs
     (folder / "seed-0.toml").write_text(run.asked.to_toml(), encoding="utf-8")
     words = [sys.executable, "-m", "lengthen.experiments.run_command", "seed-0.toml", "run"]
     with (folder / "seed-0.log").open("wb") as log:
-        return folder / "run", subprocess.Popen(words, stdout=log, stderr=log, text=True)
+        return folder / "run", subprocess.Popen([*above, *words], stdout=log, stderr=log, text=True)
 
 
 def said(folder: Path) -> str:
@@ -263,13 +268,26 @@ signal.signal(signal.SIGTERM, save)
 """
 
 
-def test_what_a_shell_has_started_saves_though_the_shell_ends_at_once(folder: Path) -> None:
+# Like the first process of a container, to which all orphans come and which waits for none.
+UNWAITING = """
+import ctypes, signal, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)
+process = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+sys.exit(process.wait())
+"""
+
+
+@pytest.mark.parametrize("above", [(), (sys.executable, "-c", UNWAITING)], ids=["init", "none"])
+def test_what_a_shell_has_started_saves_though_the_shell_ends_at_once(
+    folder: Path, above: tuple[str, ...]
+) -> None:
     (folder / "training.py").write_text(SAVING + TRAINING, encoding="utf-8")
     words = ["sh", "-c", '"$@"; true', "sh", *PAUSED]
-    directory, process = run_one(folder, of={"pause": 0.3}, command=words)
+    directory, process = run_one(folder, above, of={"pause": 0.3}, command=words)
     wait_for_a_step(directory, process)
     process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
     assert (directory / "out/saved").exists()
     assert not alive(folder)
 
