@@ -32,6 +32,7 @@ from lengthen.evaluation.loss import sequences_in, validation_loss
 from lengthen.model.optim import build_optimizer, clip, set_step, update
 from lengthen.run.environment import processor
 from lengthen.run.records import EvalRecord, ObservationRecord, ProbeRecord, StepRecord
+from lengthen.training.changes import going_on
 from lengthen.training.inputs import StepInput, StepInputs
 from lengthen.training.monitor import StabilityMonitor
 
@@ -337,11 +338,6 @@ class Trainer:
         if isinstance(self.schedule.pacing, Custom):
             values = checkpoint.state.get("pacing_values")
             self.schedule.pacing.check_record(values, train_state.counters.step)
-        counters = train_state.counters
-        if isinstance(self.schedule.pacing, Adaptive):
-            was_adaptive = recorded(checkpoint.state)["pacing"]["kind"] == "adaptive"
-            if counters.adaptive or not was_adaptive:
-                state = counters.adaptive if was_adaptive else None
-                adaptive = self.schedule.pacing.resumed(state, counters.step)
-                counters = replace(counters, adaptive=adaptive)
+        pacing, trained_with = self.schedule.pacing, recorded(checkpoint.state)
+        counters = going_on(pacing, train_state.counters, trained_with)
         self.train_state = replace(train_state, counters=counters)
