@@ -188,8 +188,9 @@ class Schedule:
         whole = self.full_length if self.leftovers == "in_place" else length
         left = (self.budget - counters.tokens) // whole * whole
         rows = min(self.rows_at(counters), left // length)
-        rate = self.step_rate(counters, rows * length)
-        return StepPlan(rows, length, rate) if rows > 0 else None
+        if rows <= 0:
+            return None
+        return StepPlan(rows, length, self.step_rate(counters, rows * length))
 
     def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:
         """Return the counters after so many steps of `plan`."""
