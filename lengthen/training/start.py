@@ -186,7 +186,7 @@ def resume(
     check_trackers("run.trackers", config.run.trackers)
     store, config = open_store(config), with_auto_as(config, load_run(paths.config).run)
     config, reasons = decided(config, store)  # where config.toml was edited to say "auto"
-    config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
+    config = with_store(config, store)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"

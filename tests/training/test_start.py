@@ -19,14 +19,16 @@ import pytest
 import lengthen
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
-from lengthen.config.load import with_overrides
+from lengthen.config.load import load, load_run, with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.schedule import steps
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.prepare import prepare
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
-from lengthen.util.errors import CheckpointError, SettingError, StorageError
+from lengthen.util.errors import CheckpointError, DataError, SettingError, StorageError
 from tests.checkpoint.test_kills import resumes_to_the_same_end
 from tests.conftest import AskFor, Configure, in_a_child, trainer_of
 from tests.training.test_resume import lines_of
@@ -450,3 +452,23 @@ def test_a_run_waits_for_no_import_that_it_does_not_use(
     words = [sys.executable, "-c", code, str(tmp_path / "run.toml"), str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_resume_agrees_with_its_store_as_a_new_run_does(
+    configured: Configure, tmp_path: Path, text: str
+) -> None:
+    """A pacing that observes no loss would never grow; a share alone would change with a budget."""
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    prepare([str(tmp_path / "text.txt")], tmp_path / "all", tokenizer="bytes", valid=0, quiet=True)
+    data, run = {"path": str(tmp_path / "all")}, tmp_path / "run"
+    epochs = {"tokens": None, "epochs": 0.1}
+    train(configured(data=data, budget=epochs, evaluation={"every_steps": 0}), run, quiet=True)
+    before = (run / "config.toml").read_bytes()
+    for change in ({"pacing.kind": "adaptive"}, {"evaluation.every_steps": 2}):
+        with pytest.raises(DataError, match="the valid part has 0 tokens, needs at least 65"):
+            resume(run, settings=change, quiet=True)
+    assert (run / "config.toml").read_bytes() == before
+    resume(run, settings={"pacing.duration": "80%", "budget.epochs": 0.2}, quiet=True)
+    shared = load(run / "config.toml", {"pacing.duration": "80%"})[0]
+    assert load_run(run / "config.toml").pacing == with_store(shared, open_store(shared)).pacing
+    assert "%" not in (run / "config.toml").read_text()
