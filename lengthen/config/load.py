@@ -18,7 +18,7 @@ from lengthen.config.names import other_name
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Run, Tables
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
-from lengthen.core.pacing import Adaptive
+from lengthen.core.pacing import Adaptive, Pacing
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError, closest, nearest, one_line
 
@@ -231,7 +231,7 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
     """Return what nested tables hold by dotted name."""
     values: Tables = {}
     for name, value in tables.items():
-        if isinstance(value, Custom):
+        if isinstance(value, Pacing | Custom):
             value = settings_of(value)
         if isinstance(value, Mapping):
             values |= flat(value, f"{prefix}{name}.")

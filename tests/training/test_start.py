@@ -21,11 +21,14 @@ from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
 from lengthen.config.load import load, load_run, with_overrides
 from lengthen.config.schema import Config
+from lengthen.core.custom_pacing import settings_of
+from lengthen.core.pacing import Constant, Linear
 from lengthen.core.schedule import steps
 from lengthen.data.open_store import open_store, with_store
 from lengthen.data.prepare import prepare
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
+from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from lengthen.util.errors import CheckpointError, DataError, SettingError, StorageError
@@ -472,3 +475,21 @@ def test_a_resume_agrees_with_its_store_as_a_new_run_does(
     shared = load(run / "config.toml", {"pacing.duration": "80%"})[0]
     assert load_run(run / "config.toml").pacing == with_store(shared, open_store(shared)).pacing
     assert "%" not in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize("pacing", [Constant(end=64), Linear(start=16, end=64, duration=30)])
+def test_a_pacing_as_a_value_goes_on_as_its_table_does(
+    configured: Configure, tmp_path: Path, pacing: Constant | Linear
+) -> None:
+    train(configured(budget={"tokens": 2_000}), tmp_path / "run", quiet=True)
+    for name, given in (("value", pacing), ("table", settings_of(pacing))):
+        settings = {"pacing": given, "budget.tokens": 3_000}
+        branch(tmp_path / "run", tmp_path / f"branched by {name}", settings=settings, quiet=True)
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        resume(tmp_path / name, settings=settings, quiet=True)
+    assert lines_of(tmp_path / "value", "step") == lines_of(tmp_path / "table", "step")
+    told = [
+        [event for event in read_metrics(tmp_path / name).events if event.name == "resumed"]
+        for name in ("value", "table")
+    ]
+    assert told[0] == told[1]
