@@ -183,13 +183,20 @@ def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     exclusive = EXCLUSIVE.get(name, ())
     for setting in exclusive if change.keys() & {*exclusive} else ():
         table.pop(setting, None)
-    kind = KINDS.get(str(change.get("kind", "")))
-    if name != "pacing" or kind is None or kind.kind == table.get("kind"):
+    if name != "pacing":
         return []
-    stale = sorted(table.keys() - {field.name for field in fields(kind)})
-    for setting in stale:
+    stale, notes = dict[str, str](), list[str]()
+    kind, unit = KINDS.get(str(change.get("kind", ""))), table.get("of", "length")
+    if change.get("of", unit) != unit:  # what counts tokens counts no rows
+        others = (table.keys() & {"end", "multiple"}) - change.keys()
+        stale |= dict.fromkeys(others, f"pacing.of was {unit!r}, which had its own {{}}")
+    if kind is not None and kind.kind != table.get("kind"):
+        others = table.keys() - {field.name for field in fields(kind)}
+        stale |= dict.fromkeys(others, f"pacing.kind = {kind.kind!r} has no {{}}")
+    for setting in sorted(stale):
         del table[setting]
-    return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
+        notes.append(f"{stale[setting].format(setting)}; dropped")
+    return notes
 
 
 def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
