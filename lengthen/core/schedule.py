@@ -94,10 +94,15 @@ class Schedule:
             yield "batch.leftovers", 'needs batch.hold = "tokens"', self.leftovers
         yield from self.uneven_lengths('batch.leftovers is "in_place"')
 
-    def uneven_lengths(self, where: str) -> Iterator[tuple[str, str, object]]:
-        """Yield a mistake for each length that does not divide L; a function's show as it runs."""
+    def uneven_lengths(
+        self, where: str, counters: Counters | None = None
+    ) -> Iterator[tuple[str, str, object]]:
+        """Yield a mistake for each length after `counters` that does not divide L.
+
+        Those of a function show as it runs.
+        """
         rule = f"must have lengths that divide model.length ({self.full_length}) where {where}"
-        for span in () if isinstance(self.pacing, Custom) else spans(self):
+        for span in () if isinstance(self.pacing, Custom) else spans(self, counters=counters):
             if self.full_length % span.length:
                 yield "pacing", rule, span.length
 

@@ -223,6 +223,10 @@ def resumed(
     if budget < trained:
         rule = f"must be at least the {trained} tokens that are trained already"
         raise budget_error(config, rule, budget)
+    if config.model.positions_start == "spread":  # another pacing has come to another step
+        now = trainer.train_state.counters
+        for mistake in trainer.schedule.uneven_lengths('model.positions_start is "spread"', now):
+            raise SettingError(*mistake)
     # Only now, after everything that could be refused, do the run's files change.
     discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
     loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)

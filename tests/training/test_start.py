@@ -19,7 +19,7 @@ import pytest
 import lengthen
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
-from lengthen.config.load import load, load_run, with_overrides
+from lengthen.config.load import build, load, load_run, with_overrides
 from lengthen.config.schema import Config
 from lengthen.core.custom_pacing import settings_of
 from lengthen.core.pacing import Constant, Linear
@@ -493,3 +493,18 @@ def test_a_pacing_as_a_value_goes_on_as_its_table_does(
         for name in ("value", "table")
     ]
     assert told[0] == told[1]
+
+
+def test_a_length_that_only_the_resumed_run_comes_to_is_refused_before_any_step(
+    configured: Configure, tmp_path: Path
+) -> None:
+    """After 100 steps of one token it comes to the step of a length of 24; a new run would not."""
+    stages = {"kind": "staged", "values": [1, 64], "boundaries": [200]}
+    tables = configured(model={"positions_start": "spread"}, pacing={"kind": "doubling"}).tables()
+    train(build({**tables, "pacing": stages, "budget": {"tokens": 800}}), tmp_path, quiet=True)
+    before = (tmp_path / "config.toml").read_bytes()
+    uneven = {"pacing.values": [16, 24, 64], "pacing.boundaries": [110, 400]}
+    with pytest.raises(SettingError, match=r"model.length \(64\) where .*spread.*, got 24"):
+        resume(tmp_path, settings={**uneven, "budget.tokens": 4_000}, quiet=True)
+    assert (tmp_path / "config.toml").read_bytes() == before
+    assert read_metrics(tmp_path).steps[-1].step == 100
