@@ -140,7 +140,7 @@ def _begun(
         raise budget_error(config, rule, stream.schedule.budget, hint)
     else:
         # The first checkpoint of the branch will have the new settings alone.
-        counters = going_on(config.pacing, before.counters, trained_with)
+        counters = going_on(config.pacing, before.counters, start.state)
         state |= replace(before, counters=counters).state()
         log = parent.metrics.read_bytes()[: log_size(start.state)]
     step = before.counters.step

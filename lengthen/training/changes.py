@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from lengthen.checkpoint.read import Checkpoint
+from lengthen.checkpoint.read import Checkpoint, State
 from lengthen.config.load import (
     as_trained,
     build_recorded,
@@ -31,13 +31,18 @@ ORDER = {"model.length", "batch.leftovers", "batch.reuse_after", "run.seed"}
 OPEN = ORDER | {f"model.{name}" for name in ("dropout", "positions_start", "rope_theta", "z_loss")}
 
 
-def going_on(pacing: Pacing | Custom, counters: Counters, trained_with: Tables) -> Counters:
-    """Return the counters of a checkpoint of these settings, from which `pacing` goes on."""
+def going_on(pacing: Pacing | Custom, counters: Counters, state: State) -> Counters:
+    """Return the counters of a checkpoint's state, from which `pacing` goes on.
+
+    Raises SettingError for a function in place of another one.
+    """
+    if isinstance(pacing, Custom) and "pacing_values" in state:
+        pacing.check_record(state["pacing_values"], counters.step)
     if not isinstance(pacing, Adaptive):
         return counters
-    before = None
-    if trained_with["pacing"]["kind"] == "adaptive":
-        before = counters.adaptive or AdaptiveState(trained_with["pacing"]["start"])
+    before, trained_with = None, recorded(state)["pacing"]
+    if trained_with["kind"] == "adaptive":
+        before = counters.adaptive or AdaptiveState(trained_with["start"])
     now = pacing.resumed(before, counters.step)
     # A run that was never interrupted has no state before its first observation.
     return replace(counters, adaptive=None if now == pacing.begin() else now)
