@@ -21,6 +21,7 @@ from lengthen.config.load import (
     with_overrides,
 )
 from lengthen.config.schema import Config, Tables
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
@@ -111,9 +112,12 @@ def check_start(
     if resume_auto and paths.config.is_file():
         there = load_run(paths.config)
         if config.budget.minutes is not None:  # they became tokens when that run began
-            config = with_store(
-                with_overrides(config, {"budget": there.budget.model_dump()}), store
-            )
+            known: Tables = {"budget": there.budget.model_dump()}
+            if config.optimizer.decay_tokens is None:
+                known["optimizer"] = {"decay_tokens": there.optimizer.decay_tokens}
+            if isinstance(getattr(config.pacing, "duration", 0), BudgetShare):
+                known["pacing"] = {"duration": getattr(there.pacing, "duration", None)}
+            config = with_store(with_overrides(config, known), store)
         config = with_auto_as(config, there.run)
         check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
