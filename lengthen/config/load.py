@@ -18,7 +18,7 @@ from lengthen.config.names import other_name
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Run, Tables
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
-from lengthen.core.pacing import Adaptive
+from lengthen.core.pacing import Adaptive, Pacing
 from lengthen.util.disk import as_path
 from lengthen.util.errors import SettingError, closest, nearest, one_line
 
@@ -159,8 +159,7 @@ def with_overrides(config: Config, overrides: Tables) -> Config:
 
 def with_auto_as(config: Config, run: Run) -> Config:
     """Return `config` with the precision and compile setting of `run` where its own are "auto"."""
-    names = [name for name in AUTO if getattr(config.run, name) == "auto"]
-    changes = {name: getattr(run, name) for name in names}
+    changes = {name: getattr(run, name) for name in AUTO if getattr(config.run, name) == "auto"}
     return with_overrides(config, {"run": changes}) if changes else config
 
 
@@ -183,13 +182,17 @@ def _make_room(name: str, table: Tables, change: Tables) -> list[str]:
     exclusive = EXCLUSIVE.get(name, ())
     for setting in exclusive if change.keys() & {*exclusive} else ():
         table.pop(setting, None)
-    kind = KINDS.get(str(change.get("kind", "")))
-    if name != "pacing" or kind is None or kind.kind == table.get("kind"):
-        return []
-    stale = sorted(table.keys() - {field.name for field in fields(kind)})
+    kind, of = KINDS.get(str(change.get("kind", ""))), table.get("of", "length")
+    stale: dict[str, str] = {}
+    if change.get("of", of) != of:  # what counts tokens counts no rows
+        others = (table.keys() & {"end", "multiple"}) - change.keys()
+        stale = dict.fromkeys(others, f"pacing.of was {of!r}, which had its own")
+    if name == "pacing" and kind and kind.kind != table.get("kind"):
+        others = table.keys() - {field.name for field in fields(kind)}
+        stale |= dict.fromkeys(others, f"pacing.kind = {kind.kind!r} has no")
     for setting in stale:
         del table[setting]
-    return [f"pacing.kind = {kind.kind!r} has no {setting}; dropped" for setting in stale]
+    return [f"{stale[setting]} {setting}; dropped" for setting in sorted(stale)]
 
 
 def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
@@ -210,8 +213,7 @@ def differences(tables: Tables, other: Tables) -> dict[str, tuple[Any, Any]]:
     A setting that one of them lacks is None there.
     """
     one, two = flat(tables), flat(other)
-    names = [*one, *(name for name in two if name not in one)]
-    return {n: (one.get(n), two.get(n)) for n in names if one.get(n) != two.get(n)}
+    return {n: (one.get(n), two.get(n)) for n in [*one, *two] if one.get(n) != two.get(n)}
 
 
 def as_trained(config: Config) -> Tables:
@@ -231,8 +233,7 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> Tables:
     """Return what nested tables hold by dotted name."""
     values: Tables = {}
     for name, value in tables.items():
-        if isinstance(value, Custom):
-            value = settings_of(value)
+        value = settings_of(value) if isinstance(value, Pacing | Custom) else value
         if isinstance(value, Mapping):
             values |= flat(value, f"{prefix}{name}.")
         else:

@@ -94,10 +94,15 @@ class Schedule:
             yield "batch.leftovers", 'needs batch.hold = "tokens"', self.leftovers
         yield from self.uneven_lengths('batch.leftovers is "in_place"')
 
-    def uneven_lengths(self, where: str) -> Iterator[tuple[str, str, object]]:
-        """Yield a mistake for each length that does not divide L; a function's show as it runs."""
+    def uneven_lengths(
+        self, where: str, counters: Counters | None = None
+    ) -> Iterator[tuple[str, str, object]]:
+        """Yield a mistake for each length after `counters` that does not divide L.
+
+        Those of a function show as it runs.
+        """
         rule = f"must have lengths that divide model.length ({self.full_length}) where {where}"
-        for span in () if isinstance(self.pacing, Custom) else spans(self):
+        for span in () if isinstance(self.pacing, Custom) else spans(self, counters=counters):
             if self.full_length % span.length:
                 yield "pacing", rule, span.length
 
@@ -188,8 +193,9 @@ class Schedule:
         whole = self.full_length if self.leftovers == "in_place" else length
         left = (self.budget - counters.tokens) // whole * whole
         rows = min(self.rows_at(counters), left // length)
-        rate = self.step_rate(counters, rows * length)
-        return StepPlan(rows, length, rate) if rows > 0 else None
+        if rows <= 0:
+            return None
+        return StepPlan(rows, length, self.step_rate(counters, rows * length))
 
     def after(self, counters: Counters, plan: StepPlan, steps: int = 1) -> Counters:
         """Return the counters after so many steps of `plan`."""

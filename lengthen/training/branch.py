@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from lengthen.checkpoint.read import Checkpoint
@@ -30,7 +31,7 @@ from lengthen.distributed.device import described
 from lengthen.distributed.launch import join_process_group
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
-from lengthen.training.changes import ORDER, budget_error, check_branch
+from lengthen.training.changes import ORDER, budget_error, check_branch, going_on
 from lengthen.training.fit import with_micro_tokens
 from lengthen.training.loop import RunSummary
 from lengthen.training.ownership import own_directory
@@ -138,6 +139,9 @@ def _begun(
         rule, hint = f"leaves no step after the {trained} tokens of {start.path.name}", "give more"
         raise budget_error(config, rule, stream.schedule.budget, hint)
     else:
+        # The first checkpoint of the branch will have the new settings alone.
+        counters = going_on(config.pacing, before.counters, start.state)
+        state |= replace(before, counters=counters).state()
         log = parent.metrics.read_bytes()[: log_size(start.state)]
     step = before.counters.step
     return with_overrides(config, {"run": run}), Begun(step, start.tensors, state, log)

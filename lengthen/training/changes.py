@@ -1,8 +1,9 @@
 """Which settings a run may change where it goes on: resumed, or as a branch."""
 
 import re
+from dataclasses import replace
 
-from lengthen.checkpoint.read import Checkpoint
+from lengthen.checkpoint.read import Checkpoint, State
 from lengthen.config.load import (
     as_trained,
     build_recorded,
@@ -14,6 +15,8 @@ from lengthen.config.load import (
 )
 from lengthen.config.schema import Config, Tables
 from lengthen.core.custom_pacing import Custom
+from lengthen.core.pacing import Adaptive, AdaptiveState, Pacing
+from lengthen.core.schedule import Counters
 from lengthen.util.errors import SettingError
 
 # What a checkpoint was built on: another value would make it another run, or has no moments in it;
@@ -26,6 +29,23 @@ FIXED = re.compile(
 ORDER = {"model.length", "batch.leftovers", "batch.reuse_after", "run.seed"}
 # What a branch may change, though not the middle of a run.
 OPEN = ORDER | {f"model.{name}" for name in ("dropout", "positions_start", "rope_theta", "z_loss")}
+
+
+def going_on(pacing: Pacing | Custom, counters: Counters, state: State) -> Counters:
+    """Return the counters of a checkpoint's state, from which `pacing` goes on.
+
+    Raises SettingError for a function in place of another one.
+    """
+    if isinstance(pacing, Custom) and "pacing_values" in state:
+        pacing.check_record(state["pacing_values"], counters.step)
+    if not isinstance(pacing, Adaptive):
+        return counters
+    before, trained_with = None, recorded(state)["pacing"]
+    if trained_with["kind"] == "adaptive":
+        before = counters.adaptive or AdaptiveState(trained_with["start"])
+    now = pacing.resumed(before, counters.step)
+    # A run that was never interrupted has no state before its first observation.
+    return replace(counters, adaptive=None if now == pacing.begin() else now)
 
 
 def local_overrides(config: Config, there: Config) -> Tables:

@@ -21,6 +21,7 @@ from lengthen.config.load import (
     with_overrides,
 )
 from lengthen.config.schema import Config, Tables
+from lengthen.core.budget_share import BudgetShare
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Adaptive
 from lengthen.core.schedule import spans
@@ -111,9 +112,12 @@ def check_start(
     if resume_auto and paths.config.is_file():
         there = load_run(paths.config)
         if config.budget.minutes is not None:  # they became tokens when that run began
-            config = with_store(
-                with_overrides(config, {"budget": there.budget.model_dump()}), store
-            )
+            known: Tables = {"budget": there.budget.model_dump()}
+            if config.optimizer.decay_tokens is None:
+                known["optimizer"] = {"decay_tokens": there.optimizer.decay_tokens}
+            if isinstance(getattr(config.pacing, "duration", 0), BudgetShare):
+                known["pacing"] = {"duration": getattr(there.pacing, "duration", None)}
+            config = with_store(with_overrides(config, known), store)
         config = with_auto_as(config, there.run)
         check_same_settings(config, there)
         if list_checkpoints(paths.checkpoints):
@@ -186,7 +190,7 @@ def resume(
     check_trackers("run.trackers", config.run.trackers)
     store, config = open_store(config), with_auto_as(config, load_run(paths.config).run)
     config, reasons = decided(config, store)  # where config.toml was edited to say "auto"
-    config = with_overrides(config, {"data": {"path": str(store.path.resolve())}})
+    config = with_store(config, store)
     with ExitStack() as stack:
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
@@ -223,6 +227,10 @@ def resumed(
     if budget < trained:
         rule = f"must be at least the {trained} tokens that are trained already"
         raise budget_error(config, rule, budget)
+    if config.model.positions_start == "spread":  # another pacing has come to another step
+        now = trainer.train_state.counters
+        for mistake in trainer.schedule.uneven_lengths('model.positions_start is "spread"', now):
+            raise SettingError(*mistake)
     # Only now, after everything that could be refused, do the run's files change.
     discarded = _rewind(disk, paths, config, start) if context.is_rank_zero else 0
     loop = _build_loop(stack, trainer, paths, disk, stop, shown=shown, resumed_from=start.step)

@@ -382,6 +382,21 @@ def test_another_kind_drops_the_fields_it_does_not_have_and_says_so() -> None:
     assert build(tables).pacing.end == 64
 
 
+def test_rows_take_no_end_or_multiple_in_tokens_though_a_run_has_recorded_them() -> None:
+    recorded = build(small(pacing={"multiple": 16})).tables()
+    tables, notes = merge(recorded, {"pacing": {"of": "rows", "start": 1}})
+    assert notes == [
+        "pacing.of was 'length', which had its own end; dropped",
+        "pacing.of was 'length', which had its own multiple; dropped",
+    ]
+    rows = build(tables)
+    assert (rows.pacing.end, getattr(rows.pacing, "multiple", None)) == (rows.batch.rows, 1)
+    back = build(merge(rows.tables(), {"pacing": {"of": "length", "start": 8}})[0])
+    assert (back.pacing.end, getattr(back.pacing, "multiple", None)) == (64, 8)
+    given = build(merge(recorded, {"pacing": {"of": "rows", "start": 1, "multiple": 2}})[0])
+    assert getattr(given.pacing, "multiple", None) == 2
+
+
 def test_another_kind_takes_its_own_field_from_the_same_command_line() -> None:
     pacing = build(small(pacing={"kind": "root", "degree": 3})).pacing
     assert pacing == Root(start=8, end=64, duration=10, degree=3, multiple=8)

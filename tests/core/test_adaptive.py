@@ -16,6 +16,7 @@ from lengthen.evaluation.loss import validation_loss
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import Metrics, read_metrics
 from lengthen.training import trainer as training
+from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
 from lengthen.training.trainer import Trainer
 from lengthen.util.errors import DataError
@@ -183,3 +184,28 @@ def test_a_resume_that_changes_to_an_adaptive_pacing_begins_at_its_start(
         resume(tmp_path, settings={"pacing": pacing, "budget": {"tokens": tokens}}, quiet=True)
     steps = read_metrics(RunPaths(tmp_path).metrics).steps[begun:]
     assert [step.length for step in steps[:9]] == [8] * 8 + [16]
+
+
+@pytest.mark.parametrize("before", ["constant", "adaptive"])
+def test_a_branch_that_changes_to_an_adaptive_pacing_begins_at_its_start(
+    configured: Configure, tmp_path: Path, before: str
+) -> None:
+    adaptive = {**ADAPTIVE["pacing"], "start": 8, "every": 4, "max_hold": 8}
+    first = {"constant": {"kind": "constant"}, "adaptive": adaptive}[before]
+    trunk, new = tmp_path / "trunk", tmp_path / "new"
+    train(configured(pacing=first, budget={"tokens": 16_000}), trunk, quiet=True)
+    resume(trunk, settings={"pacing.kind": "constant", "budget.tokens": 19_000}, quiet=True)
+    begun = len(read_metrics(trunk).steps)
+    branch(trunk, new, settings={"pacing": adaptive, "budget.tokens": 35_000}, quiet=True)
+    assert [step.length for step in read_metrics(new).steps[begun:][:9]] == [8] * 8 + [16]
+
+
+def test_a_higher_start_before_the_first_observation_holds_from_the_resume_on(
+    configured: Configure, tmp_path: Path
+) -> None:
+    pacing = {"kind": "adaptive", "start": 8, "every": 40, "max_hold": 40}
+    short = trained(configured(pacing=pacing, budget={"tokens": 64 * 30}), tmp_path).steps
+    settings = {"pacing.start": 16, "budget.tokens": 10_000}
+    resume(tmp_path, settings=settings, quiet=True)
+    steps = read_metrics(tmp_path).steps[len(short) :]
+    assert [step.length for step in steps[:41]] == [16] * 40 + [24]

@@ -321,6 +321,11 @@ REFUSED: dict[str, tuple[int, str, list[str]]] = {
     "another half-life": (2, "cannot change", ["--optimizer.beta2_half_life", "99"]),
     "its own origin": (2, "run.parent_tokens: cannot change", ["--run.parent_tokens", "9"]),
     "a budget that is passed": (2, "budget.tokens: leaves no step", ["--budget.tokens", "900"]),
+    "a budget that is passed, a rate by tokens": (
+        2,
+        "budget.tokens: leaves no step",
+        ["--budget.tokens", "900", "--optimizer.rate_by_tokens", "sqrt"],
+    ),
     "no such setting": (2, "no such setting", ["--model.lenght", "128"]),
 }
 

@@ -12,6 +12,7 @@ from lengthen.exchange.export import export
 from lengthen.exchange.pretrained import read
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
+from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
 from lengthen.util.errors import SettingError
 from tests.conftest import Configure
@@ -69,3 +70,27 @@ def test_a_file_with_a_function_is_one_line(tmp_path: Path) -> None:
     assert str(error.value).startswith(
         "pacing.kind: a settings file cannot hold a function, got 'custom'; give it in Python: "
     )
+
+
+@pytest.mark.parametrize("how", ["resume", "branch"])
+def test_a_run_goes_on_with_a_function_though_it_began_without_one(
+    configured: Configure, tmp_path: Path, how: str
+) -> None:
+    trunk, new = tmp_path / "trunk", tmp_path / "new"
+    begun = train(configured(budget={"tokens": 2_000}), trunk, quiet=True).steps
+
+    def go_on(pacing: Custom) -> None:
+        settings = {"pacing": pacing, "budget.tokens": 4_000}
+        if how == "resume":
+            resume(trunk, settings=settings, quiet=True)
+        else:
+            branch(trunk, new, settings=settings, quiet=True)
+
+    go_on(Custom(by_threes, end=64))
+    run = trunk if how == "resume" else new
+    steps = read_metrics(run).steps
+    assert [s.length for s in steps[begun:]] == [by_threes(s.step - 1) for s in steps[begun:]]
+    other = {"pacing": Custom(lambda _: 64, end=64), "budget.tokens": 6_000}
+    with pytest.raises(SettingError, match=r"^pacing.function: gives other values"):
+        branch(run, tmp_path / "other", settings=other, quiet=True)
+    assert not (tmp_path / "other").exists()

@@ -108,6 +108,12 @@ def test_a_run_records_them_as_tokens_and_continues_with_these(
     monkeypatch.setattr(minutes_module, "measure_speed", lambda *_: pytest.fail("measured again"))
     again = train(given, run, settings=SHORT, resume="auto", quiet=True)
     assert (again.tokens, again.validation_loss) == (whole.tokens, whole.validation_loss)
+    # With more tokens it keeps the decay and the warmup that those of the minutes gave.
+    more = resume(run, settings={"budget.tokens": 2 * whole.tokens}, quiet=True).steps
+    assert train(given, run, settings=SHORT, resume="auto", quiet=True).steps == more
+    other = {**SHORT, "optimizer.decay_tokens": 9_999}
+    with pytest.raises(SettingError, match="decay_tokens: --resume auto found a run with"):
+        train(given, run, settings=other, resume="auto", quiet=True)
 
 
 def test_real_steps_are_tried_where_nobody_says_how_fast_they_are(

@@ -19,14 +19,19 @@ import pytest
 import lengthen
 from lengthen.checkpoint import read as checkpoint
 from lengthen.checkpoint.verify import list_checkpoints, name_of
-from lengthen.config.load import with_overrides
+from lengthen.config.load import build, load, load_run, with_overrides
 from lengthen.config.schema import Config
+from lengthen.core.custom_pacing import settings_of
+from lengthen.core.pacing import Constant, Linear
 from lengthen.core.schedule import steps
+from lengthen.data.open_store import open_store, with_store
+from lengthen.data.prepare import prepare
 from lengthen.run.directory import RunPaths
 from lengthen.run.metrics import read_metrics
+from lengthen.training.branch import branch
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
-from lengthen.util.errors import CheckpointError, SettingError, StorageError
+from lengthen.util.errors import CheckpointError, DataError, SettingError, StorageError
 from tests.checkpoint.test_kills import resumes_to_the_same_end
 from tests.conftest import AskFor, Configure, in_a_child, trainer_of
 from tests.training.test_resume import lines_of
@@ -450,3 +455,56 @@ def test_a_run_waits_for_no_import_that_it_does_not_use(
     words = [sys.executable, "-c", code, str(tmp_path / "run.toml"), str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_resume_agrees_with_its_store_as_a_new_run_does(
+    configured: Configure, tmp_path: Path, text: str
+) -> None:
+    """A pacing that observes no loss would never grow; a share alone would change with a budget."""
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    prepare([str(tmp_path / "text.txt")], tmp_path / "all", tokenizer="bytes", valid=0, quiet=True)
+    data, run = {"path": str(tmp_path / "all")}, tmp_path / "run"
+    epochs = {"tokens": None, "epochs": 0.1}
+    train(configured(data=data, budget=epochs, evaluation={"every_steps": 0}), run, quiet=True)
+    before = (run / "config.toml").read_bytes()
+    for change in ({"pacing.kind": "adaptive"}, {"evaluation.every_steps": 2}):
+        with pytest.raises(DataError, match="the valid part has 0 tokens, needs at least 65"):
+            resume(run, settings=change, quiet=True)
+    assert (run / "config.toml").read_bytes() == before
+    resume(run, settings={"pacing.duration": "80%", "budget.epochs": 0.2}, quiet=True)
+    shared = load(run / "config.toml", {"pacing.duration": "80%"})[0]
+    assert load_run(run / "config.toml").pacing == with_store(shared, open_store(shared)).pacing
+    assert "%" not in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize("pacing", [Constant(end=64), Linear(start=16, end=64, duration=30)])
+def test_a_pacing_as_a_value_goes_on_as_its_table_does(
+    configured: Configure, tmp_path: Path, pacing: Constant | Linear
+) -> None:
+    train(configured(budget={"tokens": 2_000}), tmp_path / "run", quiet=True)
+    for name, given in (("value", pacing), ("table", settings_of(pacing))):
+        settings = {"pacing": given, "budget.tokens": 3_000}
+        branch(tmp_path / "run", tmp_path / f"branched by {name}", settings=settings, quiet=True)
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        resume(tmp_path / name, settings=settings, quiet=True)
+    assert lines_of(tmp_path / "value", "step") == lines_of(tmp_path / "table", "step")
+    told = [
+        [event for event in read_metrics(tmp_path / name).events if event.name == "resumed"]
+        for name in ("value", "table")
+    ]
+    assert told[0] == told[1]
+
+
+def test_a_length_that_only_the_resumed_run_comes_to_is_refused_before_any_step(
+    configured: Configure, tmp_path: Path
+) -> None:
+    """After 100 steps of one token it comes to the step of a length of 24; a new run would not."""
+    stages = {"kind": "staged", "values": [1, 64], "boundaries": [200]}
+    tables = configured(model={"positions_start": "spread"}, pacing={"kind": "doubling"}).tables()
+    train(build({**tables, "pacing": stages, "budget": {"tokens": 800}}), tmp_path, quiet=True)
+    before = (tmp_path / "config.toml").read_bytes()
+    uneven = {"pacing.values": [16, 24, 64], "pacing.boundaries": [110, 400]}
+    with pytest.raises(SettingError, match=r"model.length \(64\) where .*spread.*, got 24"):
+        resume(tmp_path, settings={**uneven, "budget.tokens": 4_000}, quiet=True)
+    assert (tmp_path / "config.toml").read_bytes() == before
+    assert read_metrics(tmp_path).steps[-1].step == 100
