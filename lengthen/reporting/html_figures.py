@@ -18,6 +18,7 @@ DIGITS = 6  # significant ones of what is not a whole number
 FEW_POINTS = 20  # of a curve, that are shown as such
 FEW_CURVES = 8  # as many leave room for thick lines
 HEIGHT, LEGEND_LINE = 320, 20  # pixels: of a figure, and of a line of its legend
+EDGES = 90  # pixels: of a figure's height, beside the lines of its legend
 LEGEND_LETTERS = 30  # of a name, in a line of the legend
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
@@ -113,7 +114,7 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         # A line along the very edge would lose half of its label.
         up["autorangeoptions"] = {"include": [1.03 * panel.threshold]}
     return {
-        "height": max(HEIGHT, 60 + LEGEND_LINE * lines),
+        "height": max(HEIGHT, EDGES + LEGEND_LINE * lines),
         "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
         "yaxis": up,
