@@ -248,6 +248,15 @@ def test_whole_numbers_keep_their_digits(value: float, shown: float) -> None:
     assert rounded(value) == shown
 
 
+def test_a_long_name_may_be_broken_after_its_parts_and_a_number_nowhere(out: Path) -> None:
+    table = Table("t", ("run", "> 1.1"), (("slw/learning_rate=0.003/packages.torch", "1"),))
+    write(out, [], title="t", tables=[table])
+    page = out.read_text(encoding="utf-8")
+    name = "slw/<wbr>learning_<wbr>rate=<wbr>0.003/<wbr>packages.<wbr>torch"
+    assert f'<th scope="row">{name}</th>' in page
+    assert "&gt; 1.1</th>" in page
+
+
 def test_figures_line_up_right_and_words_left(out: Path) -> None:
     rows = (("a", "1,234", "better"), ("b", "-", "worse"))
     write(out, [run("a")], title="t", tables=[Table("t", ("", "n", "w"), rows)])
