@@ -1,6 +1,6 @@
 """Encoding speed and memory of `prepare`, against the tokenizer library's own calls.
 
-    python -m benchmarks.prepare                       60 MB of the novels; takes minutes
+    python -m benchmarks.prepare                       60 MB of the novels, else the demo's text
     python -m benchmarks.prepare --whole               all of them
     python -m benchmarks.prepare text.jsonl --whole    another source of any format
 
@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import ratio, report, seconds_in_rounds
+from benchmarks.step import text
 from lengthen.data.encode import can_be_cut, cut_documents, encode, library_threads
 from lengthen.data.prepare import cores
 from lengthen.data.readers import DocumentPart, LeftOut, read_documents
@@ -43,29 +44,30 @@ print(json.dumps([peak, summary.tokenizer_seconds, summary.encode_seconds, summa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("source", nargs="?", default=str(NOVELS), help="text of any format")
+    parser.add_argument("source", nargs="?", help="text of any format")
     parser.add_argument("--whole", action="store_true", help="all of it")
     parser.add_argument("--megabytes", type=float, default=60, help="of text, otherwise (60)")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison (3); 0 for none")
     parser.add_argument("--workers", type=int, default=cores(), help="threads of ours (all cores)")
     options = parser.parse_args()
-    texts = list(documents(options.source, 0 if options.whole else options.megabytes * 1e6))
     with tempfile.TemporaryDirectory() as folder:
-        source = options.source if options.whole else as_lines(Path(folder), texts)
-        tokenizer = measure_prepare(str(source), Path(folder) / "store")
+        source = options.source or (str(NOVELS) if NOVELS.exists() else text(Path(folder)))
+        texts = list(documents(source, 0 if options.whole else options.megabytes * 1e6))
+        source = source if options.whole else str(as_lines(Path(folder), texts))
+        tokenizer = measure_prepare(source, Path(folder) / "store")
     if options.rounds:
         compare(tokenizer, texts, options.workers, options.rounds)
 
 
 def documents(source: str, limit: float) -> Iterator[str]:
     """Yield whole documents, at most `limit` bytes or so of them; all, if it is 0."""
-    text, size = "", 0
+    document, size = "", 0
     for part in read_documents(find_sources([source])[0], "text", LeftOut("skip")):
-        text += part.text
+        document += part.text
         size += len(part.text)
         if part.is_last:
-            yield text
-            text = ""
+            yield document
+            document = ""
             if limit and size >= limit:
                 return
 
