@@ -35,6 +35,7 @@ from benchmarks.measure import ROUNDS, Figure, ratio, report, seconds_in_rounds
 from lengthen.config.load import build
 from lengthen.config.schema import Config
 from lengthen.data.prepare import prepare
+from lengthen.experiments.demo import library_text
 from lengthen.run.environment import environment
 
 __all__ = ["Step", "configuration", "logged", "real_store"]
@@ -216,19 +217,20 @@ def print_rows(rows: Sequence[Row]) -> None:
 def real_store() -> Iterator[Path]:
     """Yield a folder with a store of real text under a vocabulary of 8192."""
     with tempfile.TemporaryDirectory() as folder:
-        prepare(texts(), Path(folder) / "store", tokenizer=f"train:{VOCABULARY}", quiet=True)
+        source, store = text(Path(folder)), Path(folder) / "store"
+        prepare(source, store, tokenizer=f"train:{VOCABULARY}", quiet=True)
         yield Path(folder)
 
 
-def texts() -> list[str]:
-    """Return the files of a real text."""
-    text = REPOSITORY / "../shared/data/demo/austen-train.txt.zst"
-    return [str(text)] if text.exists() else [str(p) for p in REPOSITORY.glob("lengthen/*.py")]
+def text(folder: Path) -> str:
+    """Return the file of a real text: a novel, or what the demo reads, written to `folder`."""
+    novel = REPOSITORY / "../shared/data/demo/austen-train.txt.zst"
+    return str(novel if novel.exists() else library_text(folder / "library.jsonl"))
 
 
 def prepare_by(tree: Path, out: Path) -> None:
     """Prepare the same store by another build, which may read another format."""
-    words = ["prepare", *texts(), "--out", str(out), "--tokenizer", f"train:{VOCABULARY}"]
+    words = ["prepare", text(out.parent), "--out", str(out), "--tokenizer", f"train:{VOCABULARY}"]
     environ = {**os.environ, "PYTHONPATH": str(tree.resolve())}
     command = [sys.executable, "-P", "-m", "lengthen", *words]
     subprocess.run(command, env=environ, check=True, capture_output=True)

@@ -7,7 +7,8 @@
 The first study has the baseline. Others add variants of the same model on the same validation part:
 those that differ from the baseline in their tokens alone are points of its curve. A run's seconds
 are the sum over its steps by a table of seconds a token by length: the study's own, or one that is
-named here. `lengthen compare STUDY.toml --out STUDY.tar.xz --look` prints losses and verdicts.
+named here. `lengthen compare STUDY.toml --out STUDY.tar.xz --look` prints losses and verdicts, and
+is carried out for each study: its page and its tables, STUDY.html and STUDY.json, are written too.
 """
 
 import argparse

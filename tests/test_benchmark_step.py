@@ -5,8 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import step
 from benchmarks.contender import Setting
 from benchmarks.step import REPOSITORY, contender, measured, real_store
+from lengthen.data.readers import LeftOut, read_documents
+from lengthen.data.sources import find_sources
+
+
+def test_a_clone_without_the_shared_texts_has_a_text_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "REPOSITORY", tmp_path)  # beside which there is none
+    source = find_sources([step.text(tmp_path)])[0]
+    part = next(read_documents(source, "text", LeftOut("skip")))
+    assert part.text
 
 
 @pytest.mark.slow

@@ -113,6 +113,20 @@ def test_a_comparison_is_over_the_script_of_somebody_else(
         assert last.tokens == 20480
 
 
+def test_a_script_of_nanogpts_shape_makes_its_folder(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new" / "out"
+    run(
+        monkeypatch,
+        "commands/nanogpt.py",
+        f"--text={text_file}",
+        f"--out_dir={out}",
+        "--max_iters=1",
+    )
+    assert len((out / "log.csv").read_text(encoding="utf-8").splitlines()) == 2
+
+
 def test_a_loop_of_nanogpts_shape_takes_22_new_lines_and_resumes_exactly(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,18 @@ def test_what_a_training_that_was_cut_has_logged_is_written_down(tmp_path: Path)
 
 def test_the_speed_table_has_the_trainer_and_the_bare_loop(tmp_path: Path) -> None:
     assert list(speed.contenders(rehearsed(tmp_path), 64, 512))[:2] == ["ours", "bare"]
+
+
+def test_each_line_of_a_length_has_the_peak_of_all_contenders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = cycle((1, 7))  # each look forgets the peak: before the rounds, then after them
+    monkeypatch.setattr(speed, "peak", lambda _: next(looks))
+    made = {name: lambda: object for name in ("ours", "bare", "other")}
+    monkeypatch.setattr(speed, "contenders", lambda *_: made)
+    speed.table(rehearsed(tmp_path), 512, 1)
+    lines = (tmp_path / "figures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["peak_bytes_of_all"] for line in lines} == {7}
 
 
 def test_the_text_that_travels_has_a_limit(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ for name, part in states.items():
         part.load_state_dict(checkpoint[name])
 iter_num, began = checkpoint.get("iter_num", 0), time.time()
 if not iter_num:
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
     Path(f"{out_dir}/log.csv").write_text("iter,tokens,train_loss,val_loss,seconds\n")
 while iter_num < max_iters:
     for group in optimizer.param_groups:

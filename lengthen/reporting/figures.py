@@ -128,6 +128,8 @@ def _panel(axes: Axes, panel: Panel, known: dict[str, Look], name: str) -> None:
         line = _line(curve.points, known[curve.key], 1.5 if alone else 0.8)
         line.set_gid(f"{name}-curve-{number}")
         axes.add_line(line)
+        if len(curve.points) == 1:  # no line leads to it
+            axes.scatter(*_columns(curve.points), s=20, c=line.get_color())
         if curve.breaks:
             foot = axes.get_xaxis_transform()  # x in values, y as a share of the height
             feet, colour = [FOOT] * len(curve.breaks), line.get_color()

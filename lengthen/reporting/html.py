@@ -143,8 +143,8 @@ def _table(table: Table, before: str, after: str) -> str:
 
 
 def _breakable(name: str) -> str:
-    """Return a dotted name or a path, escaped, that may be broken after its parts."""
-    return re.sub(r"(?<=[./_=])(?=[^./_=])", "<wbr>", escape(name))
+    """Return a dotted name or a path, escaped, that may be broken after its parts, no number."""
+    return re.sub(r"(?<=[./_=])(?!(?<=\d\.)\d)(?=[^./_=])", "<wbr>", escape(name))
 
 
 def _figures(shown: Sequence[Panel]) -> Iterator[str]:

@@ -4,9 +4,9 @@ Colours of text and grid are not here: the page's style sheet paints them, so th
 its theme, and paper, without being drawn again.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from textwrap import wrap
 from typing import Any
 
 from lengthen.reporting.curves import Curve, Look, Panel, log_ticks
@@ -18,7 +18,9 @@ DIGITS = 6  # significant ones of what is not a whole number
 FEW_POINTS = 20  # of a curve, that are shown as such
 FEW_CURVES = 8  # as many leave room for thick lines
 HEIGHT, LEGEND_LINE = 320, 20  # pixels: of a figure, and of a line of its legend
-LEGEND_LETTERS = 30  # of a name, in a line of the legend
+EDGES = 90  # pixels: of a figure's height, beside the lines of its legend
+# Of a name, a line of the legend: to a space or the end of a folder, else of a word, or 30 letters.
+LEGEND = re.compile(r".{1,30}(?:(?<=[ /])|$)|.{1,30}(?<=[-_=])|.{1,30}")
 CLEAR = "rgba(0,0,0,0)"
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 
@@ -96,7 +98,7 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
         "type": "scatter",
         "mode": mode,
         "cliponaxis": False,  # a point at the edge is drawn whole
-        "name": "<br>".join(map(_text, wrap(curve.key, LEGEND_LETTERS))),
+        "name": "<br>".join(map(_text, _lines(curve.key))),
         "meta": _text(curve.name),
         "legendgroup": _text(curve.key),
         "hovertemplate": "%{meta}<br>%{x:,.6~g}: " + value + "<extra></extra>",
@@ -105,7 +107,7 @@ def _trace(curve: Curve, mode: str, value: str) -> Json:
 
 def _layout(panel: Panel, extent: Sequence[float]) -> Json:
     keys = {curve.key for curve in panel.curves}
-    lines = sum(len(wrap(key, LEGEND_LETTERS)) for key in keys)
+    lines = sum(len(_lines(key)) for key in keys)
     across = _axis(panel.x, extent, log=panel.log_x)
     across["autorangeoptions"] = {"include": [rounded(x) for x in extent]}
     up = _axis(panel.y, [y for c in panel.curves for _, y in c.points if y > 0], log=panel.log_y)
@@ -113,7 +115,7 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
         # A line along the very edge would lose half of its label.
         up["autorangeoptions"] = {"include": [1.03 * panel.threshold]}
     return {
-        "height": max(HEIGHT, 60 + LEGEND_LINE * lines),
+        "height": max(HEIGHT, EDGES + LEGEND_LINE * lines),
         "meta": _text(panel.x),  # the script of the page zooms figures of one x together
         "xaxis": across,
         "yaxis": up,
@@ -152,6 +154,10 @@ def _threshold(height: float) -> Json:
         "line": {"dash": "5px,4px", "width": 2},
         "label": {"text": f"{height:g}", **place},
     }
+
+
+def _lines(name: str) -> list[str]:
+    return [line.strip() for line in LEGEND.findall(" ".join(name.split()))]
 
 
 def _text(name: str) -> str:

@@ -68,11 +68,12 @@
   const download = ({ target: button }) => {
     const figure = button.closest("figure");
     const plot = figure.querySelector(".plotly-graph-div");
-    const { legend } = drawn[plots.indexOf(plot)];
+    const { legend, height, margin } = drawn[plots.indexOf(plot)];
+    const size = { ...paper, height: Math.max(paper.height, height) };
     const data = plot.data.filter((trace) => trace.visible !== "legendonly");
     const [format, filename] = [button.dataset.format.toLowerCase(), figure.innerText.split("\n")[0]];
-    const shown = { data, layout: { ...plot.layout, ...paper, legend } };
-    Plotly.downloadImage(shown, { ...paper, format, filename, scale: format === "png" ? 3 : 1 });
+    const shown = { data, layout: { ...plot.layout, ...size, legend, margin } };
+    Plotly.downloadImage(shown, { ...size, format, filename, scale: format === "png" ? 3 : 1 });
   };
   document.querySelectorAll("[data-format]").forEach((button) => (button.onclick = download));
 })();

@@ -25,7 +25,7 @@ from lengthen.run.metrics import LINE_LIMIT
 from lengthen.run.records import EvalRecord, Event, ProbeRecord, StepRecord, from_json
 from lengthen.util.console import clock_time
 from lengthen.util.errors import DataError, LengthenError, SettingError, printable
-from lengthen.util.tables import Table, facts, laid_out, number
+from lengthen.util.tables import Table, counted, facts, laid_out, number
 
 RECENT = 60  # steps that the speed is taken over
 EVENTS = 5  # the last ones that are shown
@@ -176,7 +176,7 @@ def _draw(console: Console, looks: Iterator[list[View]]) -> None:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             for views in looks:
                 shown = drawn(views, console.width)
-                live.update(Text(shown), refresh=True)
+                live.update(Text(fitting(views, console.width, console.height)), refresh=True)
     finally:
         print(shown)
 
@@ -270,6 +270,18 @@ def drawn(views: Sequence[View], width: int) -> str:
     events = (("event", event) for event in view.summary.events)
     lines = [("state", _state(view)), *_facts(view), *events]
     return "\n".join([view.name, *laid_out(facts(lines), width)])
+
+
+def fitting(views: Sequence[View], width: int, height: int) -> str:
+    """Return what a screen of so many lines has room for: finished runs are left out first."""
+    whole = drawn(views, width)
+    lines = whole.count("\n") + 1
+    ordered = sorted(views, key=lambda view: view.state == "finished")
+    for kept in range(len(views) * height // lines if lines > height else 0, 1, -1):
+        text = drawn(ordered[:kept], width)
+        if text.count("\n") + 2 <= height:
+            return f"{text}\n{counted(len(views) - kept, 'more run')}"
+    return whole
 
 
 def _state(view: View) -> str:

@@ -509,7 +509,7 @@ from lengthen.data.prepare import Summary, prepare
 
 def peak():
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) / 1024
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) * 1024 / 1e6
 
 start = peak()
 summary = prepare([sys.argv[1]], "out", tokenizer="train:300", valid=0, workers=2, quiet=True)

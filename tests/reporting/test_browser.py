@@ -1,6 +1,7 @@
 """The page in a real browser: drawn, linked, quiet, and closed to the network."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,6 +244,41 @@ def test_a_legend_covers_no_curve_and_is_cut_nowhere(
         assert legend[1] <= figure[1] + 1
         assert legend[3] <= figure[3] + 1
     assert shown("document.documentElement.scrollWidth") == width
+    shown.page.close()
+
+
+CUT = """() => [...document.querySelectorAll(".legend .scrollbar")].some(
+    (bar) => bar.getBBox().height > 0)"""
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of two dozen runs, each with a name of its own in the legends."""
+    out = tmp_path_factory.mktemp("crowd") / "report.html"
+    write(out, [run(f"variant {n}, learning_rate=0.01") for n in range(24)], title="t")
+    return out
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_many_names_are_whole_on_the_page_on_paper_and_in_a_saved_figure(
+    browser: Browser, crowd: Path, width: int
+) -> None:
+    shown = open_page(browser, crowd, size=(width, 900))
+    shown.wait(f"{DRAWN} === {FIGURES}")
+    assert not shown(CUT)
+    with shown.page.expect_download() as saved:
+        shown.page.locator(f"#{SPIKES}").get_by_role("button", name="SVG").click()
+    svg = Path(saved.value.path()).read_text(encoding="utf-8")
+    bar = re.search(r'<rect class="scrollbar"[^>]* height="([0-9.]+)"', svg)
+    plot = re.search(r'class="plotclip"><rect width="[0-9.]+" height="([0-9.]+)"', svg)
+    assert bar is not None
+    assert plot is not None
+    assert float(bar[1]) == 0
+    assert float(plot[1]) > 300
+    shown.page.emulate_media(media="print")
+    shown("dispatchEvent(new Event('beforeprint'))")
+    shown.page.wait_for_timeout(100)
+    assert not shown(CUT)
     shown.page.close()
 
 

@@ -114,6 +114,11 @@ def test_a_value_that_was_not_finite_is_a_symbol() -> None:
     assert used(svg(panel(Curve("a", points, breaks=[4])))) == plain + 1
 
 
+def test_a_single_point_has_a_mark_since_no_line_leads_to_it() -> None:
+    alone, led_to = (used(svg(panel(Curve("a", [(1, 3.0), (2, 3.0)][:n])))) for n in (1, 2))
+    assert alone == led_to + 1
+
+
 def test_a_threshold_is_a_dashed_line() -> None:
     plain = panel(Curve("a", [(0, 1), (1, 1.3)]))
     marked = replace(plain, threshold=1.2)

@@ -248,6 +248,32 @@ def test_whole_numbers_keep_their_digits(value: float, shown: float) -> None:
     assert rounded(value) == shown
 
 
+def test_a_long_name_may_be_broken_after_its_parts_and_a_number_nowhere(out: Path) -> None:
+    table = Table("t", ("run", "> 1.1"), (("slw/learning_rate=0.003/packages.torch", "1"),))
+    write(out, [], title="t", tables=[table])
+    page = out.read_text(encoding="utf-8")
+    name = "slw/<wbr>learning_<wbr>rate=<wbr>0.003/<wbr>packages.<wbr>torch"
+    assert f'<th scope="row">{name}</th>' in page
+    assert "&gt; 1.1</th>" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("baseline/learning_rate=0.003/seed-0", "baseline/learning_rate=0.003/<br>seed-0"),
+        ("tokens-held, learning_rate=0.01", "tokens-held,<br>learning_rate=0.01"),
+        ("of-a-name-of-forty-letters-abcd", "of-a-name-of-forty-letters-<br>abcd"),
+        ("x" * 40, "x" * 30 + "<br>" + "x" * 10),
+        ("short", "short"),
+    ],
+)
+def test_a_legend_continues_a_long_name_after_a_part_of_it(
+    out: Path, name: str, lines: str
+) -> None:
+    write(out, [run(name)], title="t")
+    assert {trace["name"] for figure in read(out).figures for trace in figure["data"]} == {lines}
+
+
 def test_figures_line_up_right_and_words_left(out: Path) -> None:
     rows = (("a", "1,234", "better"), ("b", "-", "worse"))
     write(out, [run("a")], title="t", tables=[Table("t", ("", "n", "w"), rows)])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,21 @@ def test_a_comparison_is_a_table_on_a_screen(comparison: Path) -> None:
         shown = watching.drawn(views, width)
         assert all(len(text) <= width for text in shown.splitlines())
         assert {"finished", "stopped"} <= set(shown.split())
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 24), (40, 24), (200, 60)])
+def test_of_more_runs_than_the_screen_has_room_for_the_finished_ones_are_left_out_first(
+    comparison: Path, width: int, height: int
+) -> None:
+    full, slw = (view_of(comparison / "runs" / name / "seed-0") for name in ("full", "slw"))
+    views = [*(replace(full, name=f"full/seed-{n}") for n in range(30)), replace(slw, name="slw")]
+    shown = watching.fitting(views, width, height)
+    assert len(shown.splitlines()) <= height
+    assert len(re.findall("slw", shown)) == len(re.findall("full/seed-0", shown)) > 0
+    more = re.search(r"\n(\d+) more runs$", shown)
+    assert (more is None) == (height == 60)
+    if more:
+        assert int(more[1]) + len(set(re.findall(r"full/seed-\d+", shown))) == 30
 
 
 def test_looking_takes_no_lock_from_anybody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
