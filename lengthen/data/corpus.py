@@ -74,7 +74,7 @@ class Corpus:
         valid = [] if self.options.valid_files else self.valid
         return tuple(
             f"{use}, by name of its split: {', '.join(one.name for one in sources[:LISTED])}"
-            + f" and {len(sources) - LISTED} more" * (len(sources) > LISTED)
+            + (f" and {len(sources) - LISTED} more" if len(sources) > LISTED else "")
             for use, sources in (("validation part", valid), ("left out", self.unused))
             if sources
         )

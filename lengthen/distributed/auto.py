@@ -84,7 +84,7 @@ def has_matrix_units(device: "torch.device") -> bool:
 def _compile(config: Config, store: Store | None) -> tuple[str, str]:
     """Return whether to compile, and why."""
     device, run = device_here(config.run.device), config.run
-    untried = "run.sharded is on" * run.sharded
+    untried = "run.sharded is on" if run.sharded else ""
     if config.data.documents == "mask":
         untried = 'data.documents is "mask"'
     if cannot := untried or lacks_compiler(device):

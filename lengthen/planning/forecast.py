@@ -179,7 +179,7 @@ def lines(forecast: Forecast, first: Forecast | None = None) -> list[tuple[str, 
     plan, corpus, last = forecast.plan, forecast.plan.corpus, forecast.plan.curve[-1]
     source = "" if forecast.speed is None else forecast.speed.source
     falls = f", falling from {start:,} tokens on" if (start := plan.schedule.decay_start) else ""
-    factor = ", before rate_by_tokens" * (plan.schedule.rate_by_tokens != "none")
+    factor = "" if plan.schedule.rate_by_tokens == "none" else ", before rate_by_tokens"
     flops = f" ({plan.flops / first.plan.flops:.3g} x)" if first else ""
     seconds = f" ({forecast.duration / first.duration:.3g} x)" if first else ""
     unit = "sequence" if plan.schedule.leftovers == "in_place" else "row"

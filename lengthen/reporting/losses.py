@@ -32,7 +32,7 @@ def final_losses(runs: Sequence[NamedRun], families: Mapping[str, str] | None = 
     columns = dict(zip(COLUMNS, zip(*starmap(_row, members.items()), strict=True), strict=True))
     if len(members) == len(runs):
         del columns["seeds"], columns["95 % interval"]
-    note = NOTE + ", mean over seeds" * (len(members) < len(runs)) + OF_BYTES
+    note = NOTE + (", mean over seeds" if len(members) < len(runs) else "") + OF_BYTES
     if set(columns["bits per byte"]) == {UNRECORDED}:
         del columns["bits per byte"]
         note = note.replace(OF_BYTES, NO_BYTES)
@@ -46,7 +46,7 @@ def _row(name: str, members: Sequence[NamedRun]) -> tuple[str, ...]:
     evaluated = [run.metrics for run in members if run.metrics.evaluations]
     ends = [metrics.evaluations[-1] for metrics in evaluated if not why_diverged(metrics)]
     losses = [end.loss for end in ends if end.loss is not None]
-    seeds = str(len(losses)) + f" of {len(members)}" * (len(losses) < len(members))
+    seeds = f"{len(losses)} of {len(members)}" if len(losses) < len(members) else str(len(losses))
     if not losses:
         return (name, "diverged" if evaluated else "not evaluated", *"---", seeds, "-")
     counts = sorted({end.tokens for end in ends if end.tokens is not None})

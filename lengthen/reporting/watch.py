@@ -327,7 +327,9 @@ def _tokens(view: View, done: int) -> str:
     if budget is None:
         return f"{done:,}"
     if view.summary.finished:
-        return f"{done:,} of {budget:,}" + ", the rest is less than one row" * (done < budget)
+        return f"{done:,} of {budget:,}" + (
+            ", the rest is less than one row" if done < budget else ""
+        )
     text = f"{done:,} of {budget:,} ({100 * done // budget}%)"
     if not speed:
         return text

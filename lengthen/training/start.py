@@ -300,8 +300,9 @@ def _size(trainer: Trainer) -> str:
     size += f", {' to '.join(f'{count:,}' for count in sorted(steps))} steps"
     full = schedule.full_length
     lengths = sorted({end.length for end in ends} or {full})
-    last = f"; the last step has length {' to '.join(map(str, lengths))}, not {full}"
-    return size + last * (lengths[0] < full)
+    if lengths[0] < full:
+        size += f"; the last step has length {' to '.join(map(str, lengths))}, not {full}"
+    return size
 
 
 def _changed_numerics(trainer: Trainer, start: Checkpoint) -> list[str]:

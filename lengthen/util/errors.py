@@ -142,4 +142,4 @@ def closest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """Return the hint that names the closest valid name, or lists them all where none is close."""
     names = list(names)
-    return closest(name, names, cutoff) or f"one of {', '.join(names)}" * bool(names)
+    return closest(name, names, cutoff) or (f"one of {', '.join(names)}" if names else "")

@@ -57,7 +57,7 @@ class StopSignal:
         thread alone catch any: in another one, a host program's, there is nothing to hear.
         """
         is_main = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * is_main
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if is_main else ()
         others = (signal.SIG_IGN, None)
         caught = [number for number in signals if signal.getsignal(number) not in others]
         before = {number: signal.signal(number, self._receive) for number in caught}

@@ -79,8 +79,8 @@ def carry_out(
         steps, flops = time_left.work()
         whole = int(flops) or len(left)  # of commands nothing is known but their number
         with line(whole, comparison.name, shown=shown, own_thread=False) as progress:
-            side = f", {machine.jobs} side by side" * (machine.jobs > 1)
-            work = f", {steps:,.0f} steps, {flops:.3g} FLOP of training" * (flops > 0)
+            side = f", {machine.jobs} side by side" if machine.jobs > 1 else ""
+            work = f", {steps:,.0f} steps, {flops:.3g} FLOP of training" if flops > 0 else ""
             few = f"; for a verdict {FEWEST_SEEDS} seeds are needed"
             few *= len(comparison.seeds) < FEWEST_SEEDS
             cost = f"cost: {counted(len(left), 'run')}{side}{work}{few}"

@@ -192,7 +192,9 @@ def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
     apart = "; ".join(row[0] for row, (_, pair) in zip(rows, pairs, strict=True) if pair.one_apart)
     of_margin = (f"margin {margin:g}", "one-sided 95 % bounds") if margin else ()
     columns = ("difference", "95 % interval", "p after Holm", "seeds", "seen at 80 %")
-    explored = EXPLORATORY * any(pair.verdict == "exploratory" for _, pair in pairs)
+    note = EXPLORATORY if any(pair.verdict == "exploratory" for _, pair in pairs) else ""
+    note += MARGIN if margin else ""
+    note += SPIKED.format(pairs=apart) if apart else ""
     return Table(
         "Verdicts",
         ("pair", "verdict", *of_margin, *columns),
@@ -200,9 +202,7 @@ def verdict_table(pairs: Sequence[tuple[str, PairVerdict]]) -> Table:
         "Difference of the final validation losses in nats, the first less the second, paired by "
         "seed. Paired t-test; Holm over the pairs of one cell, so that the chance of any false "
         "verdict in a cell is 5 % at most. Seen at 80 %: the smallest true difference that these "
-        "seeds would find four times in five, at Holm's hardest step."
-        + (explored + MARGIN * bool(margin))
-        + (SPIKED.format(pairs=apart) if apart else ""),
+        "seeds would find four times in five, at Holm's hardest step." + note,
     )
 
 

@@ -72,7 +72,7 @@ class PairVerdict:
             line = f"{self.a} is not worse than {self.b} by more than {self.margin:g} nats"
             if self.within == "equivalent":
                 line = f"{self.a} and {self.b} are equivalent within {self.margin:g} nats"
-            hidden = "it is not shown that " * (self.within == "not shown")
+            hidden = "it is not shown that " if self.within == "not shown" else ""
             bounds = between(self.bounds.low, self.bounds.high)
             yield f"{hidden}{line} (one-sided bounds {bounds})"
 

@@ -108,9 +108,10 @@ class Trial:
 def trial_of(problem: Problem, setting: Setting) -> Trial:
     """Return the trial of a setting."""
     label = f"start {setting.start}, T {setting.multiple * problem.warmup}"
-    label += f", rate x{setting.rate}" * (setting.rate > 1)
-    label += f", rows x{setting.rows}" * (setting.rows > 1)
-    label += ", beginning" * setting.opening + ", race" * setting.raced
+    label += f", rate x{setting.rate}" if setting.rate > 1 else ""
+    label += f", rows x{setting.rows}" if setting.rows > 1 else ""
+    label += ", beginning" if setting.opening else ""
+    label += ", race" if setting.raced else ""
     return Trial(setting, problem.trial_config(setting), problem.steps(setting), label)
 
 

@@ -161,7 +161,7 @@ def _is_tuned(path: Path) -> bool:
 
 def _estimate_text(problem: Problem, machine: Machine) -> str:
     share = estimate(problem)
-    more = ", more with trials side by side" * (machine.jobs > 1)
+    more = ", more with trials side by side" if machine.jobs > 1 else ""
     return (
         f"cost: likely {100 * share.likely:.1f}, at most {100 * share.most:.1f} % of one "
         f"training's FLOP, evaluation included, less what is known already{more}"
