@@ -82,9 +82,18 @@ def branch(
             facts = {"device": described(context.device), **store.manifest.validation()}
             write_run(disk, paths, config, store.text_tokenizer(), facts, begun)
         del start, begun  # the files of the one are mapped as long as they live
-        go_on = stack, context, paths, config, store, disk
-        notes = [*damaged, *notes, _origin(config, anew=anew)]
-        return resumed(*go_on, None, nested(settings), notes, not quiet).run()
+        loop = resumed(
+            stack,
+            context,
+            paths,
+            config,
+            store,
+            disk,
+            overrides=nested(settings),
+            notes=[*damaged, *notes, _origin(config, anew=anew)],
+            shown=not quiet,
+        )
+        return loop.run()
 
 
 def check_new_branch(parent: RunPaths, paths: RunPaths, *, overwrite: bool) -> None:

@@ -1,7 +1,7 @@
 """Start a run: a new one, or one that resumes from a checkpoint; everything around the loop."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -195,8 +195,18 @@ def resume(
         context = stack.enter_context(join_process_group(config.run))
         what = f"resume from {checkpoint or 'the newest checkpoint'}"
         own_directory(stack, paths.root, context, what, config)
-        go_on = stack, context, paths, config, store, disk or Disk()
-        loop = resumed(*go_on, checkpoint, overrides, [*notes, *reasons], not quiet)
+        loop = resumed(
+            stack,
+            context,
+            paths,
+            config,
+            store,
+            disk or Disk(),
+            checkpoint=checkpoint,
+            overrides=overrides,
+            notes=[*notes, *reasons],
+            shown=not quiet,
+        )
         loop.on_record = guarded(on_record)
         return loop.run()
 
@@ -208,12 +218,13 @@ def resumed(
     config: Config,
     store: Store,
     disk: Disk,
-    checkpoint: str | None,
+    *,
+    checkpoint: str | None = None,
     overrides: Tables,
-    notes: list[str],
+    notes: Sequence[str],
     shown: bool,
 ) -> TrainingLoop:
-    """Return the loop of a run that this process owns and that goes on from a checkpoint."""
+    """Return the loop of a run that this process owns and that continues from a checkpoint."""
     if context.is_rank_zero:
         remove_incomplete(disk, paths.checkpoints)
     start, damaged = load_checkpoint(paths.checkpoints, checkpoint, context)
