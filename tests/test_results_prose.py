@@ -1,0 +1,213 @@
+"""The sentences of the page on results: each measured figure in them is one of a published run."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lengthen.experiments.compare.file import read_comparison
+from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
+from lengthen.run.packed import opened
+from lengthen.util.stats import paired, smallest_effect
+from scripts.pilot_table import pilot_table
+
+ROOT = Path(__file__).parents[1]
+PILOT = ROOT / "studies/pilot.tar.xz"
+PACKED = {"repeat": "large-batch", "eight-seeds": "large-batch"}  # files that share another's runs
+HIGH, BEST = ", learning_rate=0.01", ", learning_rate=0.003"
+FIGURE = re.compile(r"(?<![\d:])\d+\.\d+")
+NOT_MEASURED = {
+    *("0.9", "0.999", "1.0", "0.1"),  # settings
+    *("2.2", "3.7"),  # of the paper
+    "0.012",  # a bound that a sentence draws
+    "0.02",  # the margin, and the sd and the context gain that were asked for
+}
+
+
+@cache
+def facts(study: str) -> Any:
+    return json.loads((ROOT / f"studies/{study}.json").read_text(encoding="utf-8"))
+
+
+def cell(study: str, title: str, row: str, column: str) -> str:
+    """Return what a published table says in a row, or in two columns."""
+    table = next(t for t in facts(study)["tables"] if t["title"].startswith(title))
+    found = next(cells for cells in table["rows"] if row in (cells[0], f"{cells[0]} {cells[1]}"))
+    return str(found[table["columns"].index(column)])
+
+
+def loss(study: str, variant: str) -> str:
+    return cell(study, "Results", variant, "validation loss")
+
+
+def ratio(study: str, variant: str) -> str:
+    return cell(study, "Results", variant, "largest ratio, steps")
+
+
+def fewer(study: str, variant: str, of: str) -> str:
+    return cell(study, "Results", variant, f"{of}: times fewer")
+
+
+def verdict(study: str, pair: str, column: str) -> str:
+    return cell(study, "Verdicts", pair, column)
+
+
+def bounds(study: str, pair: str, sign: int = 1, digits: int = 3) -> tuple[str, str]:
+    """Return the ends of a difference's interval, turned round for `sign` -1."""
+    ends = [sign * float(end) for end in verdict(study, pair, "95 % interval").split(" to ")]
+    low, high = (f"{end:.{digits}f}" for end in sorted(ends))
+    return low, high
+
+
+def size(study: str, pair: str, digits: int = 3) -> str:
+    return f"{abs(float(verdict(study, pair, 'difference'))):.{digits}f}"
+
+
+def largest(study: str, variant: str, quantity: str, digits: int) -> str:
+    """Return `mean [lowest, highest]` of a quantity's largest values, with so many decimals."""
+    told = cell(study, "The largest", variant, quantity)
+    return re.sub(r"[\d.]+", lambda figure: f"{float(figure[0]):.{digits}f}", told)
+
+
+def relation(study: str, row: str, column: str) -> str:
+    return cell(study, "What goes with", row, column)
+
+
+@cache
+def group(study: str, variant: str) -> Group:
+    """Return the runs of a packed study's variant."""
+    comparison = read_comparison(ROOT / f"studies/{study}.toml")
+    with opened(ROOT / f"studies/{PACKED.get(study, study)}.tar.xz") as folder:
+        outcomes, _ = read_outcomes(comparison, folder)
+    return next(one for one in groups(comparison, outcomes) if one.name == variant)
+
+
+def losses(study: str, variant: str) -> dict[int, float]:
+    """Return the final losses of a packed study's variant by seed."""
+    return {seed: one or 0.0 for seed, one in group(study, variant).losses().items()}
+
+
+def apart(study: str, first: str, second: str) -> list[float]:
+    """Return the differences of two variants by seed."""
+    ours, theirs = losses(study, first), losses(study, second)
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+
+
+def in_short() -> list[str]:
+    """Return the phrases of the summary and of the claims' table."""
+    eight, five, slw = "eight-seeds", "large-batch", "baseline against slw" + HIGH
+    held, rows = "slw against tokens-held" + HIGH, "slw against rows" + HIGH
+    low, high = bounds(eight, slw)
+    held_low, held_high = bounds(eight, held, -1)
+    rows_low, rows_high = bounds(eight, rows, -1)
+    at_best = sorted(losses(five, "slw" + BEST).values())
+    norm, maximum = "variance_norm", "variance_max"
+    of = "baseline, learning_rate=0.01 "
+    small, large = (largest(eight, name + HIGH, "variance_max", 4) for name in ("slw", "baseline"))
+    norms = [relation(eight, of + which, "r, over seeds") for which in (norm, maximum)]
+    return [
+        f"SLW ends **{size(eight, slw)} nats** below the baseline at equal tokens (8 seeds, 95 % "
+        f"interval {low} to {high}",
+        f"It ends {size(eight, held)} ({held_low} to {held_high}) below a length warmup",
+        f"(p = {verdict(eight, slw, 'p after Holm')} and {verdict(eight, held, 'p after Holm')})",
+        f"one of {verdict(five, 'baseline against slw' + BEST, 'seen at 80 %')} four times in five",
+        f"end {size(eight, 'baseline against rows' + HIGH)} below the baseline, the length on top "
+        f"of that a further {size(eight, rows)}, the length alone (`tokens-held`) "
+        f"{size(eight, 'baseline against tokens-held' + HIGH)}",
+        f"is {ratio('rates', 'baseline, learning_rate=0.001')} at 1e-3 and "
+        f"{ratio('rates', 'baseline, learning_rate=0.1')} at 0.1",
+        f"length ({ratio('lengths', 'baseline, length=64')} at 64, "
+        f"{ratio('lengths', 'baseline, length=512')} at 512) and model "
+        f"({ratio('sizes', 'baseline, width=64')}, then {ratio('sizes', 'baseline, width=128')})",
+        f"(r from {norms[0]}) and less with its largest element ({norms[1]}), with p up to "
+        f"{relation(eight, of + norm, 'largest p')}.",
+        f"from {largest(five, 'baseline' + BEST, 'variance_max', 4).split()[0]} to "
+        f"{largest(five, 'baseline' + HIGH, 'variance_max', 4).split()[0]} (",
+        f"mean [lowest, highest]: baseline {large}, SLW {small};",
+        f"({largest(eight, 'slw' + HIGH, 'variance_norm', 1).split()[0]} against "
+        f"{largest(eight, 'baseline' + HIGH, 'variance_norm', 1).split()[0]})",
+        f"{fewer(eight, 'slw' + HIGH, 'tokens').split(';')[0]} in the 7 of 8 seeds".replace(
+            " [", " times fewer ["
+        ),
+        f"{fewer('timed', 'slw', 'seconds')} times fewer seconds in one pair timed alone",
+        f"`rows` ends {size(eight, rows)} above SLW [{rows_low}, {rows_high}]",
+        f"one seed of SLW ended at {at_best[-1]:.2f}, and the four others between "
+        f"{at_best[0]:.2f} and {at_best[-2]:.2f}.",
+    ]
+
+
+def of_the_seconds() -> list[str]:
+    """Return the phrases on the pair that was timed."""
+    moved = [
+        abs(losses("timed", name)[0] - losses("large-batch", name + HIGH)[0])
+        for name in ("baseline", "slw")
+    ]
+    took = [group("timed", name).summaries[0].seconds for name in ("baseline", "slw")]
+    return [
+        f"took the baseline {took[0]:.0f} seconds and SLW {took[1]:.0f}, evaluations not counted",
+        f"the two runs end {moved[0]:.3f} (baseline) and {moved[1]:.3f} (SLW) apart",
+    ]
+
+
+def declared() -> list[str]:
+    """Return the phrases on the studies that are to come, and the pilot that they rest on."""
+    pilot, pair, in_place = "pilot-pairs", "constant against doubling", "doubling-in-place"
+    low, high = bounds(pilot, pair)
+    placed = bounds(pilot, f"constant against {in_place}")
+    sd = paired(apart(pilot, "doubling", "constant")).sd or 0.0
+    spread = paired(apart("eight-seeds", "slw" + HIGH, "rows" + HIGH)).sd or 0.0
+    gains = [float(row[-1].split()[0]) for row in pilot_table(PILOT).rows if row[-1]]
+    return [
+        f"{max(gains):.3f} at most. So the study asks",
+        f"doubling ended {size(pilot, pair)} below the full length throughout [{low}, {high}]",
+        f"sd {sd:.3f}, so eight seeds",
+        f"Most of the {size(pilot, pair)} is due",
+        f"from one sequence doubling ended {size(pilot, f'constant against {in_place}')} below "
+        f"[{placed[0]}, {placed[1]}]",
+        f"the sd of SLW minus rows was {spread:.3f} in `eight-seeds.toml`: eight seeds detect a "
+        f"difference of {spread * smallest_effect(8, 0.025):.3f} at 80 % power at Holm's first "
+        f"step, and the difference seen there was "
+        f"{size('eight-seeds', 'slw against rows' + HIGH)}",
+    ]
+
+
+def headline() -> list[str]:
+    """Return the phrases of the README."""
+    eight, slw = "eight-seeds", "baseline against slw" + HIGH
+    low, high = bounds(eight, slw, digits=2)
+    return [
+        f"the warmup ends {size(eight, slw, 2)} nats below the baseline (95 % interval {low} to "
+        f"{high})",
+        f"(p = {verdict(eight, slw, 'p after Holm')})",
+    ]
+
+
+def prose(page: str) -> str:
+    """Return a page's sentences on one line, without code, addresses and tables of runs."""
+    text = re.sub(r"<!-- \w+: .*?<!-- end -->|```.*?```", "", page, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)|https?:\S+", "]", text)
+    return re.sub(r"\s+", " ", text)
+
+
+RESULTS = prose((ROOT / "docs/results.md").read_text(encoding="utf-8"))
+PHRASES = [*in_short(), *of_the_seconds(), *declared()]
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_the_page_says_what_the_published_runs_give(phrase: str) -> None:
+    assert phrase in RESULTS
+
+
+@pytest.mark.parametrize("phrase", headline())
+def test_the_readme_says_what_the_published_runs_give(phrase: str) -> None:
+    assert phrase in prose((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_no_figure_of_the_page_is_without_its_runs() -> None:
+    rest = RESULTS
+    for phrase in PHRASES:
+        rest = rest.replace(phrase, "")
+    assert set(FIGURE.findall(rest)) <= NOT_MEASURED
