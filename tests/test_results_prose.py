@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from lengthen.config.load import load
 from lengthen.experiments.compare.file import read_comparison
 from lengthen.experiments.compare.outcomes import Group, groups, read_outcomes
+from lengthen.planning.forecast import Forecast, Saving
+from lengthen.planning.plan import plan
 from lengthen.run.packed import opened
+from lengthen.training.calibrate import given_speed
 from lengthen.util.stats import paired, smallest_effect
 from scripts.pilot_table import pilot_table
 
@@ -174,14 +178,26 @@ def declared() -> list[str]:
     ]
 
 
+def planned_saving() -> Saving:
+    """Return what the README's `plan` of GPT-2 prints."""
+    pacing = {"kind": "doubling", "start": 256, "duration": "80%"}
+    asked = {"model.length": 8192, "batch.rows": 32, "budget.tokens": "2B", "pacing": pacing}
+    config, _ = load("gpt2-117m", asked)
+    return Forecast("", config, plan(config, 8192), given_speed(config, "1T")).saving
+
+
 def headline() -> list[str]:
     """Return the phrases of the README."""
+    saving = planned_saving()
     eight, slw = "eight-seeds", "baseline against slw" + HIGH
     low, high = bounds(eight, slw, digits=2)
     return [
         f"the warmup ends {size(eight, slw, 2)} nats below the baseline (95 % interval {low} to "
         f"{high})",
         f"(p = {verdict(eight, slw, 'p after Holm')})",
+        f"it saves {100 * saving.causal:.0f} % of the FLOP of GPT-2 117M at length 8,192",
+        f"The {100 * saving.causal:.0f} % above ({100 * saving.full:.0f} % if attention is counted "
+        "in full)",
     ]
 
 
