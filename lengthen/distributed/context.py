@@ -1,7 +1,7 @@
 """The rank and the device of this process, and the collectives between ranks."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,21 +38,32 @@ class DistributedContext:
         """Of sums of losses: float64, where the device has it."""
         return torch.float32 if self.device.type == "mps" else torch.float64
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the context a forward pass runs in."""
-        if self.precision != "bf16":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    @contextmanager
+    def autocast(self, *, kept: bool = False) -> Iterator[None]:
+        """Enter the context of a forward pass, whatever that of a host program is.
 
-    def keeps_casts(self) -> AbstractContextManager[object]:
-        """Return the context of a step, whose forward passes share one cast of each weight.
-
-        The casts go with the outermost context of autocast, though it is off. Shards are cast in
-        every pass: what is kept would be the whole model.
+        `kept` leaves the casts of its weights to the passes that follow, within `keeps_casts`.
         """
-        if self.precision != "bf16" or self.sharded:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=False)
+        with ExitStack() as stack:
+            stack.enter_context(self._autocast(enabled=self.precision == "bf16"))
+            if not kept:
+                # They go with the outermost context alone, and that may be the host's.
+                stack.callback(torch.clear_autocast_cache)
+            yield
+
+    @contextmanager
+    def keeps_casts(self) -> Iterator[None]:
+        """Enter the context of a step, whose forward passes share one cast of each weight.
+
+        Shards are cast in every pass: what is kept would be the whole model.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._autocast(enabled=False))
+            stack.callback(torch.clear_autocast_cache)
+            yield
+
+    def _autocast(self, *, enabled: bool) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def for_background(self) -> "DistributedContext":
         """Return the context of a thread that works beside training, with a group of its own."""

@@ -65,8 +65,10 @@ def try_micro_batch(trainer: Trainer) -> None:
     tokens = torch.zeros((size // length, length), dtype=torch.int64, device=trainer.context.device)
     part = MicroBatch(tokens, tokens, length, 1.0)
     sides = None, None if trainer.inputs.separator is None else tokens
-    loss = trainer.backward(part, 1 / size, *sides)
+    with trainer.context.keeps_casts():
+        loss = trainer.backward(part, 1 / size, *sides)
     update(trainer.optimizer, torch.isfinite(loss))
-    # Once more over the gradients that are there, as in a step of several micro-batches.
-    trainer.backward(part, 1 / size, *sides)
+    with trainer.context.keeps_casts():
+        # Over the gradients that are there, as in a step of several micro-batches.
+        trainer.backward(part, 1 / size, *sides)
     clip(trainer.model.parameters(), trainer.config.optimizer.clip)

@@ -173,7 +173,7 @@ class Trainer:
         """Add the gradients of a micro-batch; return the sum of its losses, 0-d on the device."""
         # A rank without rows must still join its peers in the collectives of this micro-batch.
         weight = float(part.share > 0)
-        with self.context.autocast():
+        with self.context.autocast(kept=not self.context.sharded):
             loss: Tensor = self.module(part.inputs, part.targets, *sides)
         self.monitor.take(counts=part.share > 0)
         torch.autograd.backward(loss * (scale * weight))

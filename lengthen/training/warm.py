@@ -97,7 +97,7 @@ def _compile_for(trainer: Trainer, shape: Shape, *, train: bool) -> None:
     trainer.module.train(train)
     for sides in product((None, blanks[:, 0])[: 1 + spread], (None, blanks)[: 1 + masks]):
         if train:
-            with no_sync_before(trainer.module, last=False):
+            with no_sync_before(trainer.module, last=False), trainer.context.keeps_casts():
                 trainer.backward(MicroBatch(blanks, blanks, shape[1], 1.0), 0.0, *sides)
         else:
             with torch.no_grad(), trainer.context.autocast():

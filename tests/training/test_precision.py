@@ -88,6 +88,14 @@ def test_kept_casts_train_the_bits_of_fresh_ones(configured: Configure) -> None:
     assert trained(trainer_of(config)) == fresh(lambda: trained(trainer_of(config)))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_no_autocast_of_a_host_program_reaches_a_run(configured: Configure, precision: str) -> None:
+    config = configured(**{**LOW, "run": {"precision": precision}})
+    alone = trained(trainer_of(config))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert trained(trainer_of(config)) == alone
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_of_all_micro_batches_are_summed_in_float32(
     configured: Configure, recompute: bool
