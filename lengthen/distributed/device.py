@@ -97,6 +97,15 @@ def described(device: "torch.device") -> str:
     return f"{device}, {torch.cuda.get_device_name(device)}"
 
 
+def matmul_precision(device: "torch.device") -> str:
+    """Return how products of float32 are computed: ieee, tf32 or bf16, as the process has set."""
+    import torch
+
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    given = str(backend.matmul.fp32_precision)
+    return "ieee" if given == "none" else given
+
+
 def check_supports(device: "torch.device", run: Run) -> None:
     """Raise SettingError where a device cannot do what the settings want, before any work."""
     import torch

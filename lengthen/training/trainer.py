@@ -25,6 +25,7 @@ from lengthen.data.loader import MicroBatch, micro_batches
 from lengthen.data.store import Store
 from lengthen.data.stream import Step, StreamState, accumulation_steps
 from lengthen.distributed.context import DistributedContext
+from lengthen.distributed.device import matmul_precision
 from lengthen.distributed.memory import free_memory, is_out_of_memory
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.distributed.wrap import compile_blocks, no_sync_before, wrap
@@ -313,6 +314,7 @@ class Trainer:
             "world_size": self.context.world_size,
             "device": self.context.device.type,
             "precision": self.context.precision,
+            "matmul_precision": matmul_precision(self.context.device),
             "compile": self.config.run.compile,
             "sharded": self.context.sharded,
             "fused": bool(self.optimizer.defaults["fused"]),

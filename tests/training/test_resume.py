@@ -256,3 +256,18 @@ def test_a_run_that_continues_on_another_processor_says_so(
     events = read_metrics(RunPaths(run).metrics).events
     (note,) = (text for one in events if name in (text := str(one.facts.get("text"))))
     assert note.endswith("is another: equal to rounding, not to the last digit")
+
+
+def test_a_run_that_continues_with_coarser_products_says_so(
+    configured: Configure, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(configured(budget={"tokens": 1_000}), run, quiet=True)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        resume(run, settings={"budget": {"tokens": 2_000}}, quiet=True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    texts = [str(one.facts.get("text")) for one in read_metrics(RunPaths(run).metrics).events]
+    rule = "equal to rounding, not to the last digit"
+    assert f"matmul_precision was ieee, is bf16: {rule}" in texts
