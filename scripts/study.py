@@ -12,6 +12,7 @@ cut short stay in DIR, and resume there.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from lengthen.util.console import note
 from lengthen.util.errors import LengthenError, SettingError
 from lengthen.util.tables import counted
 from scripts.publish_runs import copy, has_ended, publish, state_of
+
+ROOT = Path(__file__).parents[1]
 
 
 def packed_beside(file: Path) -> Path:
@@ -111,6 +114,12 @@ def measure(run: Path, windows: Sequence[int]) -> None:
     shutil.rmtree(paths.checkpoints)
 
 
+def import_this_tree() -> None:
+    """Let each run, a process of its own, import this tree's package, not the installed one."""
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, others)])
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Carry a study out; return the exit code."""
     parser = argparse.ArgumentParser(description="Carry a declared study out, run by run.")
@@ -135,5 +144,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    import_this_tree()
     flush_subnormals()  # as `lengthen eval` does
     sys.exit(main())

@@ -23,6 +23,7 @@ from scripts import study
 from scripts.study import carry_out_study, main, packed_beside
 from tests.experiments.conftest import FILE, facts_of, train_here
 
+ROOT = Path(__file__).parents[1]
 RUNS = ["baseline/seed-0", "slw/seed-0", "baseline/seed-1", "slw/seed-1"]
 WINDOWS = (16,)
 
@@ -178,9 +179,24 @@ def test_as_many_runs_go_side_by_side_as_are_asked_for(
     assert [(options["jobs"], options["threads"]) for options in asked] == [(1, 1), (2, 1)]
 
 
+def test_the_runs_of_another_tree_import_its_package(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("lengthen", "scripts"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import subprocess, sys
+from scripts.study import import_this_tree
+import_this_tree()
+where = [sys.executable, "-P", "-c", "import lengthen; print(lengthen.__file__)"]
+print(subprocess.check_output(where, text=True))
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True)
+    assert str(tree / "lengthen/__init__.py") in told.stdout
+
+
 @pytest.mark.slow
 def test_a_real_kill_in_a_run_changes_no_figure(store: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def queue(file: Path, *more: str) -> subprocess.Popen[bytes]:
         words = [str(file), "--data", str(store), "--out", str(file.parent / "out")]
