@@ -46,10 +46,6 @@ def cell(study: str, title: str, row: str, column: str) -> str:
     return str(found[table["columns"].index(column)])
 
 
-def loss(study: str, variant: str) -> str:
-    return cell(study, "Results", variant, "validation loss")
-
-
 def ratio(study: str, variant: str) -> str:
     return cell(study, "Results", variant, "largest ratio, steps")
 
@@ -94,7 +90,8 @@ def group(study: str, variant: str) -> Group:
 
 def losses(study: str, variant: str) -> dict[int, float]:
     """Return the final losses of a packed study's variant by seed."""
-    return {seed: one or 0.0 for seed, one in group(study, variant).losses().items()}
+    found = group(study, variant).losses()
+    return {seed: one for seed, one in found.items() if one is not None}
 
 
 def apart(study: str, first: str, second: str) -> list[float]:
