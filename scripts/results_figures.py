@@ -14,7 +14,8 @@ from lengthen.experiments.compare.sweep import sweep_panels
 from lengthen.reporting.curves import Curve, Panel
 from lengthen.reporting.figures import draw
 from lengthen.run.packed import opened
-from scripts.study_figures import panels, read_studies
+from scripts.study_figures import panels
+from scripts.study_runs import read_studies
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = ("rates", "lengths")

@@ -21,7 +21,8 @@ from lengthen.evaluation.tables import tables
 from lengthen.reporting.gather import gather
 from lengthen.util.tables import Table
 from scripts.pilot_table import pilot_table
-from scripts.study_figures import TABLES, Study, read_studies
+from scripts.study_figures import TABLES
+from scripts.study_runs import Study, read_studies
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/results.md", "docs/results-appendix.md")

@@ -13,171 +13,22 @@ is carried out for each study: its page and its tables, STUDY.html and STUDY.jso
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from lengthen.config.load import differences, read_toml
-from lengthen.config.schema import Config
-from lengthen.evaluation.evaluate import VALID
-from lengthen.evaluation.results import Measure, Result, read
-from lengthen.evaluation.results import Outcome as Evaluation
+from lengthen.evaluation.results import Measure
 from lengthen.experiments.compare.compare import compare
-from lengthen.experiments.compare.file import read_comparison
-from lengthen.experiments.compare.outcomes import Outcome, groups, read_outcomes
-from lengthen.experiments.compare.seconds import SecondsTable, read_seconds
-from lengthen.model import cost
 from lengthen.reporting import curves as plots
 from lengthen.reporting.figures import draw
-from lengthen.run.directory import RunPaths
-from lengthen.run.packed import opened
-from lengthen.util.errors import LengthenError, SettingError
+from lengthen.util.errors import LengthenError
 from lengthen.util.stats import interval, student_quantile
 from lengthen.util.tables import Table, number, show
 from scripts.study import packed_beside
-from scripts.study_savings import Curve, Saving, curves, saving
+from scripts.study_runs import Run, Study, Variant, read_studies
+from scripts.study_savings import Saving
 
-# In what a point of the baseline's curve may differ from it.
-SAME_CURVE = ("budget.", "optimizer.decay_tokens", "run.seed", "evaluation.", "saving.", "data.")
 TICK = 0.008  # of the width of the picture: half of the mark at a mean
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run in figures."""
-
-    seed: int
-    loss: float  # at the end, as the verdicts have it
-    seconds: float  # by the table
-    tokens: int
-    flops: int  # attention in full
-    flops_causal: int
-    valid: Evaluation | None  # over the whole validation part
-
-    def measure(self, name: str) -> Measure | None:
-        """Return a figure of `valid`; None where it was not measured."""
-        measures = self.valid.measures if self.valid else ()
-        return next((one for one in measures if one.name == name), None)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """All finished runs of one variant."""
-
-    name: str
-    on_curve: bool  # the baseline on other tokens, or the baseline itself
-    runs: tuple[Run, ...]
-
-    def losses(self) -> dict[int, float]:
-        """Return the final losses by seed."""
-        return {run.seed: run.loss for run in self.runs}
-
-    @property
-    def seconds(self) -> float:
-        """The mean of its runs' seconds, which all seeds share but for an adaptive pacing."""
-        return fmean(run.seconds for run in self.runs)
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the packed runs of one study, and those beside it, say."""
-
-    name: str
-    baseline: str
-    variants: tuple[Variant, ...]
-
-    @cached_property
-    def base(self) -> Variant:
-        """The baseline at all its tokens."""
-        return next(one for one in self.variants if one.name == self.baseline)
-
-    @cached_property
-    def curves(self) -> dict[int, Curve]:
-        """The baseline's loss by its seconds, by seed."""
-        members = (one for one in self.variants if one.on_curve)
-        points = {one.seconds: one.losses() for one in members if one.seconds <= self.base.seconds}
-        return curves(points)
-
-    @property
-    def rivals(self) -> list[Variant]:
-        """The variants that are no points of the baseline's curve."""
-        return [one for one in self.variants if not one.on_curve]
-
-    def savings(self, variant: Variant) -> dict[int, tuple[Run, Saving]]:
-        """Return what each seed of a variant saved, of those that the baseline has."""
-        pairs = ((run, self.curves[run.seed]) for run in variant.runs if run.seed in self.curves)
-        return {
-            run.seed: (run, saving(curve.points, run.seconds, run.loss)) for run, curve in pairs
-        }
-
-
-def read_studies(files: Sequence[Path]) -> Study:
-    """Read studies and a table of seconds (.json); raises SettingError and DataError."""
-    tomls = [file for file in files if file.suffix != ".json"]
-    if not tomls:
-        raise SettingError("STUDY.toml", "names no study")
-    comparisons = [read_comparison(file) for file in tomls]
-    tables = [file for file in files if file.suffix == ".json"]
-    if named := read_toml(tomls[0]).get("seconds"):
-        tables.append(tomls[0].parent / str(named))
-    if not tables:
-        rule = "has no table of seconds"
-        raise SettingError("seconds", rule, str(tomls[0]), "name a .json beside it")
-    table = read_seconds(str(tables[0]))
-    baseline = comparisons[0].baseline
-    base = next(run.config for run in comparisons[0].runs if run.variant == baseline)
-    variants: dict[str, Variant] = {}
-    for file, comparison in zip(tomls, comparisons, strict=True):
-        with opened(packed_beside(file)) as folder:
-            outcomes, _ = read_outcomes(comparison, folder)
-            results = {
-                outcome.run.name: read(RunPaths(outcome.run.directory(folder)).evaluations)
-                for outcome in outcomes
-            }
-        for group in groups(comparison, outcomes):
-            config = group.outcomes[0].run.config
-            if config.model.length != base.model.length:
-                rule = f"{tomls[0].stem} has {base.model.length}"
-                raise SettingError("model.length", rule, config.model.length)
-            runs = tuple(
-                _run(outcome, results[outcome.run.name], table)
-                for outcome in group.outcomes
-                if outcome.loss is not None
-            )
-            name = f"{group.name} ({file.stem})" if group.name in variants else group.name
-            if runs:
-                variants[name] = Variant(name, _is_on_curve(config, base), runs)
-    if baseline not in variants:
-        raise SettingError("baseline", "has no finished run", baseline)
-    return Study(tomls[0].stem, baseline, tuple(variants.values()))
-
-
-def _is_on_curve(config: Config, base: Config) -> bool:
-    return all(name.startswith(SAME_CURVE) for name in differences(config.tables(), base.tables()))
-
-
-def _run(outcome: Outcome, results: Sequence[Result], table: SecondsTable) -> Run:
-    assert outcome.loss is not None
-    config = outcome.config or outcome.run.config
-    table.must_fit(config)
-    model = config.model
-    steps = outcome.shown.metrics.steps
-    shapes = Counter((step.rows or 0, step.length or 0) for step in steps)
-    valid = [one.outcome for one in results if one.outcome.task == VALID]
-    return Run(
-        seed=outcome.run.seed,
-        loss=outcome.loss,
-        seconds=sum(count * table.of_step(*shape) for shape, count in shapes.items()),
-        tokens=steps[-1].tokens or 0,
-        flops=sum(count * cost.flops(model, *shape) for shape, count in shapes.items()),
-        flops_causal=sum(
-            count * cost.flops(model, *shape, causal=True) for shape, count in shapes.items()
-        ),
-        valid=valid[-1] if valid else None,
-    )
 
 
 def losses_table(study: Study) -> Table:

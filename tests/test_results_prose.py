@@ -18,7 +18,8 @@ from lengthen.training.calibrate import given_speed
 from lengthen.util.stats import paired, smallest_effect
 from lengthen.util.tables import Table
 from scripts.pilot_table import pilot_table
-from scripts.study_figures import TABLES, read_studies
+from scripts.study_figures import TABLES
+from scripts.study_runs import read_studies
 
 ROOT = Path(__file__).parents[1]
 PILOT = ROOT / "studies/pilot.tar.xz"

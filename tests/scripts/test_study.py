@@ -23,7 +23,7 @@ from scripts import study
 from scripts.study import carry_out_study, main, packed_beside
 from tests.experiments.conftest import FILE, facts_of, train_here
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUNS = ["baseline/seed-0", "slw/seed-0", "baseline/seed-1", "slw/seed-1"]
 WINDOWS = (16,)
 

@@ -15,7 +15,8 @@ from lengthen.util.errors import SettingError
 from scripts.results_figures import savings
 from scripts.results_tables import filled
 from scripts.study import carry_out_study, packed_beside
-from scripts.study_figures import TABLES, main, read_studies
+from scripts.study_figures import TABLES, main
+from scripts.study_runs import read_studies
 from tests.experiments.conftest import FILE, train_here
 from tests.reporting.drawn import lines, names
 
