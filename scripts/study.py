@@ -1,12 +1,13 @@
 """Carry a declared study out: one run after the other, each judged once and then kept packed.
 
-    python -m scripts.study studies/long.toml --data STORE --out DIR
-    python -m scripts.study studies/long.toml --data STORE --out DIR     goes on
+    python -m scripts.study studies/long.toml --data STORE --out DIR --windows 512
+    python -m scripts.study studies/long.toml --data STORE --out DIR --windows 512     goes on
 
 The runs go seed by seed, all variants of a seed before the next one, each on one thread, `--jobs`
-of them side by side: no figure that a study needs is a time, so they may share a machine. When one
-has finished, `valid` is measured over the whole validation part, its weights are deleted, and
-it is packed into the file beside the study (studies/long.tar.xz), which keeps what was measured.
+of them side by side: no figure that a study needs is a time, so they may share a machine. A run
+that has ended loses its weights and is packed into the file beside the study (studies/long.tar.xz).
+With `--windows` its loss over the whole validation part is measured before that, at full length and
+in windows of those lengths, as `lengthen eval --tasks valid` does; the file keeps it.
 Another machine goes on from that file: runs that are in it are never trained again. Runs that are
 cut short stay in DIR, and resume there.
 """
@@ -56,9 +57,9 @@ def carry_out_study(
 ) -> list[str]:
     """Train, measure and pack every run that is not packed yet; return the names of the crashed.
 
-    `windows` are the shorter lengths that are measured. Raises SettingError for a file that was
-    changed since its first run, unless `amend`, and StoppedError after a signal, when the run has
-    saved; the same call goes on.
+    `windows` are the shorter lengths at which `valid` is measured, if at all. Raises SettingError
+    for a file that was changed since its first run, unless `amend`, and StoppedError after a
+    signal, when the run has saved; the same call goes on.
     """
     comparison = read_comparison(file, with_data({}, str(data)))
     comparison = replace(comparison, runs=tuple(map(on_its_store, comparison.runs)))
@@ -104,12 +105,12 @@ def measure_and_pack(run: Path, *, out: Path, packed: Path, windows: Sequence[in
 
 
 def measure(run: Path, windows: Sequence[int]) -> None:
-    """Measure `valid` once over the whole part, if a run has ended, and delete its weights."""
+    """Delete the weights of a run that has ended; with windows measure `valid` once before."""
     paths = RunPaths(run)
     if not has_ended(run) or not paths.checkpoints.exists():
         return
     is_measured = any(one.outcome.task == VALID for one in read(paths.evaluations))
-    if not is_measured and state_of(run) == "finished":
+    if windows and not is_measured and state_of(run) == "finished":
         evaluate(run, VALID, windows=windows)
     shutil.rmtree(paths.checkpoints)
 
@@ -127,7 +128,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="STORE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the runs")
     parser.add_argument(
-        "--windows", type=int, nargs="+", default=(), metavar="N", help="as in `lengthen eval`"
+        "--windows",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="measure `valid` in these too",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (1)")
     parser.add_argument("--amend", action="store_true", help="go on with a changed file")

@@ -79,6 +79,16 @@ def test_a_study_goes_seed_by_seed_and_keeps_what_was_measured_but_no_weights(
     assert not list(out.rglob("checkpoints"))
 
 
+def test_without_windows_the_validation_part_is_not_read_again(
+    store: Path, tmp_path: Path, in_order: list[str]
+) -> None:
+    file, out = declared(tmp_path / "study", store), tmp_path / "runs"
+    assert carry_out_study(file, out, data=store) == []
+    assert in_order == RUNS
+    assert not any(name.endswith("evaluations.json") for name in measured(file))
+    assert not list(out.rglob("checkpoints"))
+
+
 def test_a_study_that_was_killed_goes_on_elsewhere_and_says_the_same(
     store: Path, tmp_path: Path, in_order: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
