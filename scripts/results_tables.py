@@ -5,14 +5,15 @@
 A block begins with `<!-- results: studies/NAME.json -->` and ends with `<!-- end -->`. Instead of
 `results` it may ask for the `verdicts` or the `causes` of one file, or, `repeated`, for the
 estimates of the same pairs in three: FIRST.json SECOND.json BOTH.json. `judged` and `pilot` take a
-packed study, NAME.tar.xz; the tables of scripts.study_figures, such as `saving`, take what that
-takes. A column that says the same in every row is left out; the JSON files have everything. A word
-behind the file of `results` chooses the rows that have it.
+packed study, NAME.tar.xz; the tables of scripts.study_figures, such as `saving`, and those of
+scripts.study_map, `map` and `sensitivity`, take what those take. A column of `results` or `causes`
+that says the same in every row is left out; the JSON files have everything. A word behind the file
+of `results` chooses the rows that have it.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from lengthen.reporting.gather import gather
 from lengthen.util.tables import Table
 from scripts.pilot_table import pilot_table
 from scripts.study_figures import TABLES
+from scripts.study_map import Map, map_table, read_map, sensitivity_table
 from scripts.study_runs import Study, read_studies
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/results.md", "docs/results-appendix.md")
-KINDS = ("results", "verdicts", "causes", "repeated", "judged", "pilot", *TABLES)
+MAPS: Mapping[str, Callable[[Map], Table]] = {"map": map_table, "sensitivity": sensitivity_table}
+KINDS = ("results", "verdicts", "causes", "repeated", "judged", "pilot", *TABLES, *MAPS)
 BLOCK = re.compile(rf"<!-- ({'|'.join(KINDS)}): (\S+(?: \S+)*) -->.*?<!-- end -->", re.DOTALL)
 NOT_SHOWN = ("stable seeds", "largest ratio, probe")
 OURS = ("lambada perplexity", "wikitext103", "valid (limit 1000) loss")
@@ -141,6 +144,10 @@ def filled(page: str, root: Path) -> str:
     def study_of(*files: Path) -> Study:
         return read_studies(files)
 
+    @cache
+    def map_of(*files: Path) -> Map:
+        return read_map(files)
+
     def block(match: re.Match[str]) -> str:
         kind, names = match[1], match[2].split()
         if kind == "judged":
@@ -149,6 +156,8 @@ def filled(page: str, root: Path) -> str:
             lines = _whole(pilot_table(root / names[0]))
         elif kind in TABLES:
             lines = _whole(TABLES[kind](study_of(*(root / name for name in names))))
+        elif kind in MAPS:
+            lines = _whole(MAPS[kind](map_of(*(root / name for name in names))))
         else:
             lines = BLOCKS[kind](*(_read(root, name) for name in names))
         return f"<!-- {kind}: {match[2]} -->\n" + "\n".join(lines) + "\n<!-- end -->"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lengthen.run.metrics import read_metrics
 from lengthen.run.packed import opened
+from scripts.results_tables import MAPS, filled
 from scripts.study import carry_out_study, packed_beside
 from scripts.study_map import Map, Point, main, map_table, read_map, sensitivity, sensitivity_table
 from tests.experiments.conftest import FILE, train_here
@@ -117,6 +118,13 @@ def test_sensitivity_counts_no_loss_beyond_the_start(losses: list[float], start:
 def test_sensitivity_names_the_best_rate(found: Map) -> None:
     for row in sensitivity_table(found).rows:
         assert row[7:9] == ("0.0001, 0.01, 100", "0.01")
+
+
+def test_a_page_has_both_as_the_runs_give_them(study: Path, found: Map) -> None:
+    page = "".join(f"<!-- {kind}: {study.name} -->\n<!-- end -->\n" for kind in MAPS)
+    rows = [line.strip("| ").split(" | ") for line in filled(page, study.parent).splitlines()]
+    for table in (map_table(found), sensitivity_table(found)):
+        assert all(list(row) in rows for row in table.rows)
 
 
 def test_the_command_prints_both(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
