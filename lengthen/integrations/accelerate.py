@@ -16,7 +16,7 @@ from lengthen.core.ledger import State
 from lengthen.data.loader import MicroBatch
 from lengthen.data.store import Store
 from lengthen.data.stream import Step
-from lengthen.integrations.data_plan import DataPlan, check_store, learning_rates
+from lengthen.integrations.data_plan import DataPlan, PlannedRates, check_store, learning_rates
 from lengthen.integrations.host import ACCELERATE, check_processes
 from lengthen.integrations.plain import BatchStream
 from lengthen.integrations.run_log import Number, RunLog
@@ -110,7 +110,7 @@ class LengthenLoader:
         A prepared one is stepped once for every process: it goes by the steps of this loader.
         """
         self._scheduled, rates = True, learning_rates(self._plan.schedule)
-        return LambdaLR(optimizer, lambda _: rates(self._updates))
+        return PlannedRates(optimizer, lambda _: rates(self._updates))
 
     def log_step(self, loss: Tensor, grad_norm: Number | None, optimizer: Optimizer) -> None:
         """Count a micro-batch as trained: its loss as it went backward, the norm before clipping.

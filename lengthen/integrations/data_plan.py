@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -159,7 +160,7 @@ class DataPlan:
 
         It scales the optimizer's own learning rates, and is stepped once after every update.
         """
-        return LambdaLR(optimizer, learning_rates(self.schedule))
+        return PlannedRates(optimizer, learning_rates(self.schedule))
 
 
 def learning_rates(schedule: Schedule) -> Callable[[int], float]:
@@ -176,6 +177,23 @@ def learning_rates(schedule: Schedule) -> Callable[[int], float]:
         return schedule.learning_rate_at(schedule.after(part.counters, part.plan, done))
 
     return learning_rate
+
+
+class PlannedRates(LambdaLR):
+    """A scheduler that can be made and loaded before its optimizer is loaded, or after."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a saved state, with its rates in the optimizer.
+
+        torch's own leaves the optimizer alone, and to make a scheduler sets the rates of step 0:
+        a scheduler that was made last would update once with those.
+        """
+        super().load_state_dict(state_dict)
+        for group, rate in zip(self.optimizer.param_groups, self.get_last_lr(), strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
 
 class PlannedSteps:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from math import nan
@@ -17,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from lengthen.checkpoint.verify import verify
 from lengthen.core.custom_pacing import Custom
@@ -273,6 +274,33 @@ def test_a_scheduler_that_was_saved_goes_on_and_its_file_is_of_plain_values(tmp_
         scheduler_.optimizer.step()
         scheduler_.step()
     assert one.get_last_lr() == two.get_last_lr()
+
+
+@pytest.mark.parametrize("rate", [0.5, torch.tensor(0.5)])
+@pytest.mark.parametrize("made_last", [False, True])
+def test_a_resumed_optimizer_has_its_rate_whichever_is_made_and_loaded_first(
+    rate: float | Tensor, *, made_last: bool
+) -> None:
+    def optimizer() -> torch.optim.Optimizer:
+        given = rate.clone() if isinstance(rate, Tensor) else rate
+        return torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=given)
+
+    before = optimizer()
+    scheduler = PLAN.lr_scheduler(before)
+    for _ in range(8):
+        before.step()
+        scheduler.step()
+    saved, saved_rates = deepcopy(before.state_dict()), deepcopy(scheduler.state_dict())
+    after = optimizer()
+    if made_last:
+        after.load_state_dict(saved)
+        PLAN.lr_scheduler(after).load_state_dict(saved_rates)
+    else:
+        made = PLAN.lr_scheduler(after)
+        after.load_state_dict(saved)
+        made.load_state_dict(saved_rates)
+    assert 0 < float(after.param_groups[0]["lr"]) < 0.5
+    assert float(after.param_groups[0]["lr"]) == float(before.param_groups[0]["lr"])
 
 
 # Going on
