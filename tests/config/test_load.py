@@ -220,6 +220,11 @@ def test_hold_is_refused_where_rows_are_paced() -> None:
             "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
             '"in_place", got 48',
         ),
+        (
+            {"pacing": {"duration": "30%"}, "batch": {"hold": "tokens"}},
+            "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
+            '"in_place", got 24',
+        ),
         ({"pacing": {"kind": "constant"}}, 'batch.leftovers: needs batch.hold = "tokens"'),
     ],
 )
@@ -564,6 +569,10 @@ def test_starts_are_spread_only_where_every_length_divides_the_full_one() -> Non
     rule = r'^pacing: must have lengths that divide model.length \(64\) .*"spread", got 24; '
     with pytest.raises(SettingError, match=rule):
         build(small(model=spread))
+    for budget in ({"tokens": 100_000}, {"epochs": 2}):
+        with pytest.raises(SettingError, match=rule):
+            build(small(model=spread, pacing={"duration": "30%"}, budget=budget))
+    build(small(model=spread, pacing={"kind": "doubling", "duration": "30%"}))
     build(small(model=spread, pacing={"duration": 0}))  # never short
 
 
