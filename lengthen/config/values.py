@@ -39,6 +39,14 @@ def parse_list(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def as_rate(value: object) -> float:
+    """Return a rate as a table will read it, which may be a text such as ".006"; 0 for no rate."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return 0.0
+
+
 def no_bool(value: object) -> object:
     """Refuse true and false where a number is meant."""
     if isinstance(value, bool):

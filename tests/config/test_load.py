@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lengthen.cli.overrides import parse_overrides, parse_value
-from lengthen.config.load import build, load, merge, with_overrides
+from lengthen.config.load import build, load, merge, nested, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Doubling, Linear, Root
@@ -516,6 +516,15 @@ def test_a_new_peak_alone_keeps_the_share_of_it_that_the_minimum_was(
     assert minimum == pytest.approx(share * new, rel=1e-5)
     follows = share * peak > 0 and new != peak
     assert notes == [f"optimizer.min_learning_rate follows the new peak: {minimum:g}"] * follows
+
+
+@pytest.mark.parametrize("spelled", [".004", "4.e-3", "+0.004"])  # texts, which TOML has not
+def test_the_minimum_follows_a_peak_however_it_is_written(spelled: str) -> None:
+    changes, _ = parse_overrides(["--optimizer.learning_rate", spelled])
+    base = small(optimizer={"learning_rate": "1.e-2", "min_learning_rate": "1.e-3"})
+    tables, notes = merge(base, nested(changes))
+    assert build(tables).optimizer.min_learning_rate == 0.0004
+    assert notes == ["optimizer.min_learning_rate follows the new peak: 0.0004"]
 
 
 @given(rates, rates, shares)
