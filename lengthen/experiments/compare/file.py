@@ -45,6 +45,7 @@ from lengthen.config.load import (
 )
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
+from lengthen.config.values import MOST
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Doubling, Linear
 from lengthen.experiments import command as commands
@@ -148,6 +149,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     _must_be_known(tables, overrides)
     own = {key: tables.pop(key) for key in OWN if key in tables}
     base = merge(with_recipe(tables), overrides)[0]
+    if "flops" in own:  # which become the tokens of each variant
+        base.setdefault("budget", {"tokens": MOST})
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
     _known("baseline", baseline, variants)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.config.recipes import RECIPES
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.schedule import steps
 from lengthen.experiments.compare import fairness as fair
@@ -105,6 +106,15 @@ def test_a_budget_in_flops_gives_each_variant_the_tokens_that_it_pays_for(
         most = cost.flops(run.config.model, run.config.batch.rows, run.config.model.length)
         assert spent[run.variant] + most > flops
     assert len(spent) == 2
+
+
+def test_a_budget_in_flops_needs_none_in_tokens() -> None:
+    tables = RECIPES["laptop-2min"]() | {"flops": "1e12", "seeds": [0]}
+    tables["model"]["vocabulary"] = 257
+    tables["variants"] = {"slw": {}, "rows": {"same_tokens_as": "slw"}}
+    with_both = comparison_of(tables, "question", {}).runs
+    del tables["budget"]
+    assert comparison_of(tables, "question", {}).runs == with_both
 
 
 ADAPTIVE = '{ kind = "adaptive", start = 8, every = 2, patience = 1, max_hold = 4 }'
