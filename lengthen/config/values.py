@@ -29,6 +29,8 @@ def parse_count(value: object) -> object:
         number = Decimal("NaN")
     if not number.is_finite() or number != number.to_integral_value():
         raise ValueError("must be a whole number, with K, M, B or T after it if you like")
+    if number.adjusted() >= 300:  # no float holds it, and no message
+        raise ValueError("must be below 10^300")
     return int(number)
 
 

@@ -35,6 +35,7 @@ MISTAKES = [
     ("batch", "row", 8, "batch.row: no such setting, got 8; did you mean 'rows'?"),
     ("pacing", "kind", "liner", "pacing.kind: no such pacing, got 'liner'; did you mean 'linear'?"),
     ("pacing", "start", 0, "pacing.start: must be from 1 to"),
+    ("pacing", "duration", "1e5000", "pacing.duration: must be below 10^300, got '1e5000'"),
     ("pacing", "duration", "101%", "pacing.duration: must be above 0% and at most 100% of the"),
     ("pacing", "duration", "-3%", "pacing.duration: must be above 0% and at most 100% of the"),
     ("pacing", "duration", "thirty %", "pacing.duration: must be above 0% and at most 100% of"),

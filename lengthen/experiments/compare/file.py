@@ -24,7 +24,6 @@ A cell is one point of the grid. The budget is equal within a cell: in tokens by
 """
 
 import itertools
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -243,7 +242,7 @@ def _primary(given: object, variants: Mapping[str, Tables]) -> tuple[tuple[str, 
 
 
 def _margin(given: object, primary: Sequence[object]) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= MOST:
         raise SettingError("margin", "must be a number of nats above 0", given)
     if not primary:
         raise SettingError("margin", "needs primary, the pairs that it is for", given)
