@@ -159,8 +159,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = axes_of(own.get("grid", []), within=PLACEHOLDERS if "command" in own else "")
     _must_not_hide(overrides, variants, axes)
-    if "flops" in own and "budget" in overrides:
-        raise SettingError("budget", "stands in the file as flops; change it there")
+    if "flops" in own:
+        _must_set_no_budget(overrides, variants, axes)
     cells = cells_of(axes)
     if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
         raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
@@ -293,6 +293,18 @@ def _must_not_hide(overrides: Tables, variants: Mapping[str, Tables], axes: Sequ
         if places := [place for one, place in varied if one in (name, name.split(".")[0])]:
             rule = f"is what the file varies in {' and '.join(places)}"
             raise SettingError(name, rule, value, "change it there")
+
+
+def _must_set_no_budget(
+    overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Axis]
+) -> None:
+    """Refuse a budget beside one in flops, which would take its place without a word."""
+    if "budget" in overrides:
+        raise SettingError("budget", "stands in the file as flops; change it there")
+    places = [f"variants.{one}.budget" for one, changes in variants.items() if "budget" in changes]
+    places += [f"grid.{name}" for axis in axes for name in axis if name.startswith("budget.")]
+    for place in places:
+        raise SettingError(place, "is what flops sets")
 
 
 def _seeds(given: object) -> tuple[int, ...]:

@@ -117,6 +117,19 @@ def test_a_budget_in_flops_needs_none_in_tokens() -> None:
     assert comparison_of(tables, "question", {}).runs == with_both
 
 
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ("budget.tokens = 5000\n", "variants.slw.budget"),
+        ("[[grid]]\nbudget.tokens = [5000, 6000]\n", "grid.budget.tokens"),
+    ],
+)
+def test_a_budget_beside_one_in_flops_is_refused(written: Written, more: str, place: str) -> None:
+    given = {"seeds =": 'flops = "1B"\nseeds =', "heads = 2": "heads = 2, vocabulary = 257"}
+    with pytest.raises(SettingError, match=f"^{place}: is what flops sets$"):
+        read_comparison(written(more=more, **given))
+
+
 ADAPTIVE = '{ kind = "adaptive", start = 8, every = 2, patience = 1, max_hold = 4 }'
 LINEAR = '{ kind = "linear", start = 8, duration = 8 }'
 
