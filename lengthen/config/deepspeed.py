@@ -100,12 +100,15 @@ def _translated(place: str, block: Table) -> tuple[Fixed, Callable[[int], int]]:
     if (kind := block.get("schedule_type")) not in KINDS:
         raise SettingError(f"{place}.schedule_type", "no such way", kind, nearest(str(kind), KINDS))
     schedule = _table(f"{place}.schedule_config", block.get("schedule_config"))
-    if kind == "fixed_discrete":
-        staged = _staged(f"{place}.schedule_config", schedule)
-        return staged, lambda k: staged(k - 1)
     start, end = (_number(place, block, f"{name}_difficulty") for name in ("min", "max"))
     if start > end:
         raise SettingError(f"{place}.min_difficulty", f"must be at most the max ({end})", start)
+    if kind == "fixed_discrete":
+        staged = _staged(f"{place}.schedule_config", schedule)
+        if (reached := max(start, *staged.values[:-1])) >= end:
+            rule = f"must be above {reached}, where its scheduler would stay"
+            raise SettingError(f"{place}.max_difficulty", rule, end)
+        return staged, lambda k: staged(k - 1)
     place += ".schedule_config"
     duration = _number(place, schedule, "total_curriculum_step")
     multiple = _number(place, schedule, "difficulty_step")
@@ -130,6 +133,8 @@ def _staged(place: str, schedule: Table) -> Staged:
 
 
 def _number(place: str, table: Table, name: str) -> int:
-    value: int = table.get(name, 0)
+    if name not in table:
+        raise SettingError(f"{place}.{name}", "is missing")
+    value: int = table[name]
     check_whole(f"{place}.{name}", value)
     return value

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from lengthen.config.names import other_name
 from lengthen.config.recipes import RECIPES
 from lengthen.config.schema import KINDS, Config, Run, Tables
+from lengthen.config.values import as_rate
 from lengthen.core.custom_pacing import Custom, RecordedFunction, settings_of
 from lengthen.core.pacing import Adaptive, Pacing
 from lengthen.util.disk import as_path
@@ -31,7 +32,6 @@ EXCLUSIVE = {
     "budget": ("tokens", "epochs", "minutes"),
     "evaluation": ("every_steps", "every_tokens"),
 }
-
 AUTO = ("precision", "compile")  # of run: what the device decides when a run first starts
 
 # The settings of each table; of pacing, those of all kinds.
@@ -200,7 +200,7 @@ def _keep_share_of_peak(name: str, table: Tables, change: Tables) -> list[str]:
     if name != "optimizer" or "min_learning_rate" in change:
         return []
     rates = *(one.get("learning_rate") for one in (change, table)), table.get("min_learning_rate")
-    peak, before, minimum = (rate if isinstance(rate, float | int) else 0.0 for rate in rates)
+    peak, before, minimum = map(as_rate, rates)
     if peak in (0, before) or not 0 < minimum <= before:
         return []
     follows = table["min_learning_rate"] = min(peak, float(f"{peak * minimum / before:.6g}"))

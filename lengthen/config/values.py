@@ -29,6 +29,8 @@ def parse_count(value: object) -> object:
         number = Decimal("NaN")
     if not number.is_finite() or number != number.to_integral_value():
         raise ValueError("must be a whole number, with K, M, B or T after it if you like")
+    if number.adjusted() >= 300:  # no float holds it, and no message
+        raise ValueError("must be below 10^300")
     return int(number)
 
 
@@ -37,6 +39,14 @@ def parse_list(value: object) -> Sequence[object]:
     if isinstance(value, str):
         return [item.strip() for item in value.strip("[]").split(",")]
     return value if isinstance(value, list | tuple) else [value]
+
+
+def as_rate(value: object) -> float:
+    """Return a rate as a table will read it, which may be a text such as ".006"; 0 for no rate."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return 0.0
 
 
 def no_bool(value: object) -> object:

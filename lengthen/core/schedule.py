@@ -102,7 +102,8 @@ class Schedule:
         Those of a function show as it runs.
         """
         rule = f"must have lengths that divide model.length ({self.full_length}) where {where}"
-        for span in () if isinstance(self.pacing, Custom) else spans(self, counters=counters):
+        schedule = with_duration(self)  # a share as its number would leave every step short
+        for span in () if isinstance(self.pacing, Custom) else spans(schedule, counters=counters):
             if self.full_length % span.length:
                 yield "pacing", rule, span.length
 

@@ -103,7 +103,7 @@ def _log(given: object) -> dict[str, str]:
     if not isinstance(given, dict):
         raise SettingError("log", "must be a table that says where the command's log lies", given)
     log = {"kind": "table", **given}
-    if log["kind"] not in NEEDED:
+    if str(log["kind"]) not in NEEDED:
         raise SettingError("log.kind", "no such kind", log["kind"], f"one of {', '.join(NEEDED)}")
     known = *NEEDED[log["kind"]], *(OPTIONAL if log["kind"] != "RunLog" else OPTIONAL[:2])
     for name, value in log.items():

@@ -192,6 +192,8 @@ WRONG = [
     (legacy(block(8, 4, 8)), r"learning\.min_difficulty: must be at most the max \(4\), got 8"),
     (legacy({**block(8, 64, 8), "min_difficulty": "8"}), "min_difficulty: must be a whole number"),
     (legacy({**DISCRETE, "schedule_config": {}}), r"_config\.difficulty: must be a tuple"),
+    (legacy({**DISCRETE, "max_difficulty": 4}), r"max_difficulty: must be above 4, .*, got 4"),
+    (legacy({"schedule_type": "fixed_root", "schedule_config": {}}), "min_difficulty: is missing$"),
     (
         efficiency("rarity", {}),
         r"metrics: paces no length \(seqlen, seqlen_truncate, .* got 'voc, rarity'",

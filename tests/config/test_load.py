@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lengthen.cli.overrides import parse_overrides, parse_value
-from lengthen.config.load import build, load, merge, with_overrides
+from lengthen.config.load import build, load, merge, nested, with_overrides
 from lengthen.config.recipes import RECIPES, rows_with_the_same_tokens
 from lengthen.config.schema import Config
 from lengthen.core.pacing import Doubling, Linear, Root
@@ -35,6 +35,7 @@ MISTAKES = [
     ("batch", "row", 8, "batch.row: no such setting, got 8; did you mean 'rows'?"),
     ("pacing", "kind", "liner", "pacing.kind: no such pacing, got 'liner'; did you mean 'linear'?"),
     ("pacing", "start", 0, "pacing.start: must be from 1 to"),
+    ("pacing", "duration", "1e5000", "pacing.duration: must be below 10^300, got '1e5000'"),
     ("pacing", "duration", "101%", "pacing.duration: must be above 0% and at most 100% of the"),
     ("pacing", "duration", "-3%", "pacing.duration: must be above 0% and at most 100% of the"),
     ("pacing", "duration", "thirty %", "pacing.duration: must be above 0% and at most 100% of"),
@@ -219,6 +220,11 @@ def test_hold_is_refused_where_rows_are_paced() -> None:
             {"pacing": {"start": 16, "multiple": 16}, "batch": {"hold": "tokens"}},
             "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
             '"in_place", got 48',
+        ),
+        (
+            {"pacing": {"duration": "30%"}, "batch": {"hold": "tokens"}},
+            "pacing: must have lengths that divide model.length (64) where batch.leftovers is "
+            '"in_place", got 24',
         ),
         ({"pacing": {"kind": "constant"}}, 'batch.leftovers: needs batch.hold = "tokens"'),
     ],
@@ -513,6 +519,15 @@ def test_a_new_peak_alone_keeps_the_share_of_it_that_the_minimum_was(
     assert notes == [f"optimizer.min_learning_rate follows the new peak: {minimum:g}"] * follows
 
 
+@pytest.mark.parametrize("spelled", [".004", "4.e-3", "+0.004"])  # texts, which TOML has not
+def test_the_minimum_follows_a_peak_however_it_is_written(spelled: str) -> None:
+    changes, _ = parse_overrides(["--optimizer.learning_rate", spelled])
+    base = small(optimizer={"learning_rate": "1.e-2", "min_learning_rate": "1.e-3"})
+    tables, notes = merge(base, nested(changes))
+    assert build(tables).optimizer.min_learning_rate == 0.0004
+    assert notes == ["optimizer.min_learning_rate follows the new peak: 0.0004"]
+
+
 @given(rates, rates, shares)
 def test_a_minimum_that_is_given_stays_as_it_is(peak: float, new: float, share: float) -> None:
     base = small(optimizer={"learning_rate": peak, "min_learning_rate": peak / 2})
@@ -564,6 +579,10 @@ def test_starts_are_spread_only_where_every_length_divides_the_full_one() -> Non
     rule = r'^pacing: must have lengths that divide model.length \(64\) .*"spread", got 24; '
     with pytest.raises(SettingError, match=rule):
         build(small(model=spread))
+    for budget in ({"tokens": 100_000}, {"epochs": 2}):
+        with pytest.raises(SettingError, match=rule):
+            build(small(model=spread, pacing={"duration": "30%"}, budget=budget))
+    build(small(model=spread, pacing={"kind": "doubling", "duration": "30%"}))
     build(small(model=spread, pacing={"duration": 0}))  # never short
 
 

@@ -5,6 +5,7 @@ import pytest
 import lengthen
 from lengthen.cli.main import main
 from lengthen.experiments.compare.file import read_comparison
+from lengthen.util.errors import SettingError
 from tests.experiments.conftest import Written
 
 
@@ -43,3 +44,8 @@ def test_a_mistake_in_a_comparison_that_is_planned_is_one_line(
     file = written(**{"heads = 2": "heads = 3"})
     assert main(["plan", str(file), "--flops", "1G"]) == 2
     assert capsys.readouterr().err == "lengthen: model.heads: must divide model.width (16), got 3\n"
+
+
+def test_a_speed_that_no_number_holds_is_one_line(written: Written) -> None:
+    with pytest.raises(SettingError, match="^--flops: must be below 10.300, got '1e400'$"):
+        lengthen.plan(written(), flops="1e400", quiet=True)

@@ -35,7 +35,15 @@ DECLARED = {
     "seconds": "seconds.json",
     "variants": {**GOOD["variants"], "rows": {"same_seconds_as": "slw"}},
 }
-FILES = (GOOD, FLOPS, DECLARED)
+COMMAND: dict[str, Any] = {
+    "command": ["train", "--seed={seed}", "--out={out}", "{lr}", "{decay}"],
+    "resumes": True,
+    "log": {"kind": "table", "file": "l", "step": "s", "tokens": "t", "validation_loss": "v"},
+    "seeds": [0, 1],
+    "variants": {"plain": {"lr": 1e-3}, "calm": {"lr": 1e-4}, "named": {"lr": "low"}},
+    "grid": [{"decay": [0.0, 0.1]}],
+}
+FILES = (GOOD, FLOPS, DECLARED, COMMAND)
 TABLE = {
     "format": 1,
     "device": "a core",

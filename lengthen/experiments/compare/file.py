@@ -24,7 +24,6 @@ A cell is one point of the grid. The budget is equal within a cell: in tokens by
 """
 
 import itertools
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -45,6 +44,7 @@ from lengthen.config.load import (
 )
 from lengthen.config.recipes import rows_with_the_same_tokens
 from lengthen.config.schema import Config, Tables
+from lengthen.config.values import MOST
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.pacing import Doubling, Linear
 from lengthen.experiments import command as commands
@@ -148,6 +148,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     _must_be_known(tables, overrides)
     own = {key: tables.pop(key) for key in OWN if key in tables}
     base = merge(with_recipe(tables), overrides)[0]
+    if "flops" in own:  # which become the tokens of each variant
+        base.setdefault("budget", {"tokens": MOST})
     variants = _variants(own.get("variants"))
     baseline = own.get("baseline", next(iter(variants)))
     _known("baseline", baseline, variants)
@@ -157,8 +159,8 @@ def comparison_of(tables: Tables, name: str, overrides: Tables) -> Comparison:
     seeds = _seeds(own.get("seeds", [0, 1, 2, 3, 4]))
     axes = axes_of(own.get("grid", []), within=PLACEHOLDERS if "command" in own else "")
     _must_not_hide(overrides, variants, axes)
-    if "flops" in own and "budget" in overrides:
-        raise SettingError("budget", "stands in the file as flops; change it there")
+    if "flops" in own:
+        _must_set_no_budget(overrides, variants, axes)
     cells = cells_of(axes)
     if len(cells) * len(variants) * len(seeds) > MOST_RUNS:
         raise SettingError("grid", f"asks for more than {MOST_RUNS} runs", len(cells))
@@ -240,7 +242,7 @@ def _primary(given: object, variants: Mapping[str, Tables]) -> tuple[tuple[str, 
 
 
 def _margin(given: object, primary: Sequence[object]) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= MOST:
         raise SettingError("margin", "must be a number of nats above 0", given)
     if not primary:
         raise SettingError("margin", "needs primary, the pairs that it is for", given)
@@ -291,6 +293,18 @@ def _must_not_hide(overrides: Tables, variants: Mapping[str, Tables], axes: Sequ
         if places := [place for one, place in varied if one in (name, name.split(".")[0])]:
             rule = f"is what the file varies in {' and '.join(places)}"
             raise SettingError(name, rule, value, "change it there")
+
+
+def _must_set_no_budget(
+    overrides: Tables, variants: Mapping[str, Tables], axes: Sequence[Axis]
+) -> None:
+    """Refuse a budget beside one in flops, which would take its place without a word."""
+    if "budget" in overrides:
+        raise SettingError("budget", "stands in the file as flops; change it there")
+    places = [f"variants.{one}.budget" for one, changes in variants.items() if "budget" in changes]
+    places += [f"grid.{name}" for axis in axes for name in axis if name.startswith("budget.")]
+    for place in places:
+        raise SettingError(place, "is what flops sets")
 
 
 def _seeds(given: object) -> tuple[int, ...]:

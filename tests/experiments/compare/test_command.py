@@ -448,6 +448,7 @@ sys.exit(int(asked["gain"]))
             {"log": {**LOG, "kind": "csv"}},
             "log.kind: no such kind, got 'csv'; one of table, Tensor",
         ),
+        ({"log": {**LOG, "kind": ["table"]}}, "log.kind: no such kind, got .'table'.; one of"),
         ({"log": {**LOG, "kind": "RunLog"}}, "log.step: a log of kind 'RunLog' has no such key"),
         (
             {"grid": [{"rate": [1, 2]}]},

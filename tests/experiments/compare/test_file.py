@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lengthen.config.recipes import RECIPES
 from lengthen.core.custom_pacing import Custom
 from lengthen.core.schedule import steps
 from lengthen.experiments.compare import fairness as fair
@@ -105,6 +106,28 @@ def test_a_budget_in_flops_gives_each_variant_the_tokens_that_it_pays_for(
         most = cost.flops(run.config.model, run.config.batch.rows, run.config.model.length)
         assert spent[run.variant] + most > flops
     assert len(spent) == 2
+
+
+def test_a_budget_in_flops_needs_none_in_tokens() -> None:
+    tables = RECIPES["laptop-2min"]() | {"flops": "1e12", "seeds": [0]}
+    tables["model"]["vocabulary"] = 257
+    tables["variants"] = {"slw": {}, "rows": {"same_tokens_as": "slw"}}
+    with_both = comparison_of(tables, "question", {}).runs
+    del tables["budget"]
+    assert comparison_of(tables, "question", {}).runs == with_both
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ("budget.tokens = 5000\n", "variants.slw.budget"),
+        ("[[grid]]\nbudget.tokens = [5000, 6000]\n", "grid.budget.tokens"),
+    ],
+)
+def test_a_budget_beside_one_in_flops_is_refused(written: Written, more: str, place: str) -> None:
+    given = {"seeds =": 'flops = "1B"\nseeds =', "heads = 2": "heads = 2, vocabulary = 257"}
+    with pytest.raises(SettingError, match=f"^{place}: is what flops sets$"):
+        read_comparison(written(more=more, **given))
 
 
 ADAPTIVE = '{ kind = "adaptive", start = 8, every = 2, patience = 1, max_hold = 4 }'

@@ -190,6 +190,7 @@ WRONG = {
     "none": ("primary = []\n", f"{PAIRS}[]"),
     "no margin": (f"{PAIR}margin = 0\n", "margin: must be a number of nats above 0, got 0"),
     "no number": (f"{PAIR}margin = true\n", "margin: must be a number of nats above 0"),
+    "huge": (f"{PAIR}margin = 1{400 * '0'}\n", "margin: must be a number of nats above 0, got 100"),
     "endless": (f"{PAIR}margin = inf\n", "margin: must be a number of nats above 0"),
     "margin alone": ("margin = 0.02\n", "margin: needs primary, the pairs that it is for"),
 }
