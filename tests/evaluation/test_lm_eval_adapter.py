@@ -262,7 +262,7 @@ def test_an_item_is_never_its_own_shot(tmp_path: Path) -> None:
     for sample in results["samples"]["piqa"]:
         (context, _), *_ = sample["arguments"]
         assert context.count(sample["doc"]["goal"]) == 1
-    with pytest.raises(DataError, match=r"lm-eval's task piqa failed \(Sample larger"):
+    with pytest.raises(SettingError, match="--shots: are more than piqa has items"):
         run_task("piqa", MODEL, EvalOptions(sets=sets, shots=2))
 
 
@@ -356,6 +356,17 @@ def test_a_task_that_fails_is_one_line(tmp_path: Path, rows: str, cause: str) ->
         run_task("piqa", MODEL, EvalOptions(sets=tmp_path))
     assert cause in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("drawn", [{}, {"fewshot_config": {"sampler": "first_n"}}])
+def test_more_shots_than_items_are_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: dict[str, Any]
+) -> None:
+    changed = replace(LM_EVAL_TASKS["piqa"], changes=tuple(drawn.items()))
+    monkeypatch.setitem(LM_EVAL_TASKS, "piqa", changed)
+    sets = write_rows(tmp_path, "piqa.jsonl", piqa_rows(4))
+    with pytest.raises(SettingError, match="--shots: are more than piqa has items .*, got 4"):
+        run_task("piqa", MODEL, EvalOptions(sets, shots=4))
 
 
 def test_f53_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
