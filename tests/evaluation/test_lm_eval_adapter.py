@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -129,6 +130,22 @@ def test_choices_of_todays_models_are_those_of_hf(tmp_path: Path, qk_norm: bool)
     for one, other in zip(ours["samples"]["piqa"], theirs["samples"]["piqa"], strict=True):
         for left, right in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
             assert left[0] == pytest.approx(right[0], rel=1e-6)
+
+
+def test_an_empty_context_is_the_separator_also_where_hf_reads_another(
+    hf: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(hf, tmp_path / "hf"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "bos_token": "!"}), "utf-8")
+    request = importlib.import_module("lm_eval.api.instance").Instance
+    asked = [request("loglikelihood", {}, ("", " a dog"), 0, ("none", 0, 1))]
+    ours, as_export = (
+        model_class()(model_of(one)).loglikelihood(asked)[0][0] for one in (folder, hf)
+    )
+    of_its_bos, of_separator = (of_hf(one).loglikelihood(asked)[0][0] for one in (folder, hf))
+    assert ours == as_export == pytest.approx(of_separator, rel=1e-9)
+    assert abs(of_its_bos - ours) > 1e-6
 
 
 @needs_sets
