@@ -161,7 +161,7 @@ def test_so_is_a_device_that_is_too_full_for_the_model(
 
 
 def test_a_model_is_let_go_ahead_of_the_next(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = []
+    gone: list[weakref.ref[GPT]] = []
 
     def watched(named: NamedModel, precision: str | None) -> EvalModel:
         assert all(model() is None for model in gone)
