@@ -27,6 +27,7 @@ from lengthen.run.directory import RunPaths
 from lengthen.run.environment import VARIABLES
 from lengthen.run.metrics import read_metrics
 from lengthen.run.records import EvalRecord, Measurement, ObservationRecord, ProbeRecord, StepRecord
+from lengthen.training.import_pretrained import OPEN_SETTINGS
 from lengthen.training.start import train
 from lengthen.util import errors
 from scripts import settings_page
@@ -182,6 +183,11 @@ def test_the_mistakes_that_these_tests_are_for_are_found() -> None:
     text = "```sh\n$ lengthen trian x\nlengthen train laptop-3min --outt r --run.sed 3\n```\n"
     found = [word for words in commands_in(text) for word in strange_words(words)]
     assert found == ["trian", "--outt", "--run.sed", "laptop-3min"]
+
+
+def test_the_page_on_exchange_names_the_settings_of_a_model_that_stay_open() -> None:
+    (line,) = re.findall("The folder decides every setting of .*", read(DOCS / "exchange.md"))
+    assert set(re.findall("`(.+?)`", line)) == {"model", *OPEN_SETTINGS}
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

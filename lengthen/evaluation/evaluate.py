@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,14 +166,40 @@ def _evaluate_each(
     for path in {model.results for model in models}:
         results.read(path)  # a file that is not ours would cost the first task otherwise
     for named in models:
-        model = load(named, precision)
-        for task in tasks:
-            note(_announcement(task, model, options))
-            outcome = _run(task, named, model, options, data)
-            asked, used = options_of(task, options), model.context.precision
-            result = Result(named.label, model.step, used, asked, outcome, model.weights)
-            results.add(Disk(), named.results, result)
+        for result in _evaluate_one(named, tasks, options, data, precision):
             yield named, result
+
+
+def _evaluate_one(
+    named: NamedModel,
+    tasks: Sequence[str],
+    options: EvalOptions,
+    data: Path | None,
+    precision: str | None,
+) -> Iterator[Result]:
+    """Yield the result of each task; the model is let go at the end, ahead of the next one."""
+    with _within_memory(f"loading {named.name}"):
+        model = load(named, precision)
+    for task in tasks:
+        note(_announcement(task, model, options))
+        with _within_memory(f"{task} with micro-batches of {model.micro_tokens} tokens"):
+            outcome = _run(task, named, model, options, data)
+        asked, used = options_of(task, options), model.context.precision
+        result = Result(named.label, model.step, used, asked, outcome, model.weights)
+        results.add(Disk(), named.results, result)
+        yield result
+
+
+@contextmanager
+def _within_memory(what: str) -> Iterator[None]:
+    """Raise MemoryLimitError where there is too little memory for `what`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        rule = "a machine with more memory is needed"
+        raise MemoryLimitError(f"out of memory: {what}; {rule}") from None
 
 
 def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
@@ -186,17 +213,11 @@ def _announcement(task: str, model: EvalModel, options: EvalOptions) -> str:
 def _run(
     task: str, named: NamedModel, model: EvalModel, options: EvalOptions, data: Path | None
 ) -> Outcome:
-    try:
-        if task == VALID:
-            store = named.store(data)
-            require_same_tokenizer(store, model)
-            return valid(model, store, options)
-        return TASKS.get(task, partial(lm_eval_adapter.run_task, task))(model, options)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        message = f"out of memory: {task} with micro-batches of {model.micro_tokens} tokens"
-        raise MemoryLimitError(f"{message}; a machine with more memory is needed") from None
+    if task == VALID:
+        store = named.store(data)
+        require_same_tokenizer(store, model)
+        return valid(model, store, options)
+    return TASKS.get(task, partial(lm_eval_adapter.run_task, task))(model, options)
 
 
 def options_of(task: str, options: EvalOptions) -> dict[str, int]:

@@ -33,6 +33,8 @@ PREFIX = "lm-eval:"  # of the tasks whose data lm-eval fetches itself
 BOOTSTRAPS = 1000  # resamples for the errors that lm-eval has no formula for
 NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 NEW_TOKENS_DEFAULT = 256  # as lm-eval's own models
+# What it says where there are fewer items than shots: by chance, or the first ones.
+TOO_FEW = ("Sample larger than population", "number of fewshot samples")
 CHOSEN = ("acc", "acc_norm")  # the measures that guessing gives 1 / choices
 
 
@@ -244,7 +246,11 @@ def _evaluate(
     except Exception as error:  # it and the libraries below it raise all kinds
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
-        cause = f"lm-eval's task {task} failed ({one_line(error.__cause__ or error)})"
+        cause = one_line(error.__cause__ or error)
+        if options.shots and any(words in cause for words in TOO_FEW):
+            rule = f"are more than {task} has items to draw them from"
+            raise SettingError("--shots", rule, options.shots) from None
+        cause = f"lm-eval's task {task} failed ({cause})"
         if file is None:
             raise DataError(cause) from None
         rule = f"its rows must have the fields of {LM_EVAL_TASKS[task].source} on the hub"

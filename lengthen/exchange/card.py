@@ -83,7 +83,7 @@ def _facts(paths: RunPaths, config: Config, saved: Checkpoint) -> Iterator[tuple
     if saved.step:
         pacing = config.tables()["pacing"]
         yield "pacing of", pacing.pop("of")
-        yield "pacing", ", ".join(f"{name} {value}" for name, value in pacing.items())
+        yield "pacing", ", ".join(f"{name} {_plain(value)}" for name, value in pacing.items())
         yield "rows at full length", f"{config.batch.rows:,}"
         yield "peak learning rate", f"{config.optimizer.learning_rate}"
         yield "precision", config.run.precision
@@ -112,6 +112,10 @@ def _versions(paths: RunPaths) -> str:
         return ", ".join(f"{name} {number}" for name, number in packages.items())
     except (DataError, LookupError, AttributeError):
         return "not recorded"  # a model without them still gets its card
+
+
+def _plain(value: object) -> str:
+    return f"({', '.join(map(str, value))})" if isinstance(value, list | tuple) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -17,7 +17,7 @@ from lengthen.exchange.tensors import WEIGHTS
 from lengthen.run.directory import open_run
 from lengthen.util.disk import Disk, temporary_beside
 from lengthen.util.errors import SettingError
-from lengthen.util.overwrite import check_directory
+from lengthen.util.overwrite import check_directory, json_keys
 
 GENERATION = "generation_config.json"
 CARD = "README.md"
@@ -55,9 +55,12 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """Raise SettingError for a place that is neither empty nor, with `overwrite`, an old export."""
     if out.is_symlink():  # a rename would replace the link, not what it points to
         raise SettingError("--out", "must be a folder, or not there yet", str(out))
-    check_directory(
-        out, "exported model", lambda names: {CONFIG} <= names <= NAMES, overwrite=overwrite
-    )
+
+    def is_ours(names: set[str]) -> bool:
+        # Transformers saves a model under the same names, and its version with it.
+        return names == NAMES and "transformers_version" not in json_keys(out / CONFIG)
+
+    check_directory(out, "exported model", is_ours, overwrite=overwrite)
 
 
 def _files(model: Pretrained, architecture: Architecture) -> dict[str, bytes]:

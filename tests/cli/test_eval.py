@@ -3,20 +3,24 @@
 import json
 import re
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lengthen.cli.main import main
 from lengthen.config.load import load
 from lengthen.data.prepare import prepare
 from lengthen.data.store import Store
+from lengthen.evaluation import models
 from lengthen.evaluation.evaluate import TASKS
-from lengthen.evaluation.models import EvalModel, EvalOptions
+from lengthen.evaluation.models import EvalModel, EvalOptions, NamedModel
 from lengthen.evaluation.results import Outcome, add, read
 from lengthen.evaluation.tables import figure
 from lengthen.exchange.export import export
+from lengthen.model.gpt import GPT
 from lengthen.training.start import resume, train
 from lengthen.util.disk import Disk
 from tests.conftest import Configure
@@ -141,6 +145,33 @@ def test_a_full_memory_is_one_line(
     monkeypatch.setitem(TASKS, "lambada", full)
     assert asked(made, str(made / "run"), "--tasks", "lambada") == 7
     assert "lengthen: out of memory: lambada with micro-batches" in capsys.readouterr().err
+
+
+def test_so_is_a_device_that_is_too_full_for_the_model(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(GPT, "to", full)
+    assert asked(made, str(made / "run"), "--tasks", "lambada") == 7
+    error = capsys.readouterr().err
+    assert error.startswith("lengthen: out of memory: loading run; ")
+    assert error.count("\n") == 1
+
+
+def test_a_model_is_let_go_ahead_of_the_next(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: list[weakref.ref[GPT]] = []
+
+    def watched(named: NamedModel, precision: str | None) -> EvalModel:
+        assert all(model() is None for model in gone)
+        model = models.load(named, precision)
+        gone.append(weakref.ref(model.gpt))
+        return model
+
+    monkeypatch.setattr("lengthen.evaluation.evaluate.load", watched)
+    asked(made, str(made / "run"), str(made / "hf"), "--tasks", "lambada")
+    assert len(gone) == 2
 
 
 @pytest.mark.filterwarnings("ignore")

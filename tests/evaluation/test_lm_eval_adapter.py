@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -129,6 +130,22 @@ def test_choices_of_todays_models_are_those_of_hf(tmp_path: Path, qk_norm: bool)
     for one, other in zip(ours["samples"]["piqa"], theirs["samples"]["piqa"], strict=True):
         for left, right in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
             assert left[0] == pytest.approx(right[0], rel=1e-6)
+
+
+def test_an_empty_context_is_the_separator_also_where_hf_reads_another(
+    hf: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(hf, tmp_path / "hf"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "bos_token": "!"}), "utf-8")
+    request = importlib.import_module("lm_eval.api.instance").Instance
+    asked = [request("loglikelihood", {}, ("", " a dog"), 0, ("none", 0, 1))]
+    ours, as_export = (
+        model_class()(model_of(one)).loglikelihood(asked)[0][0] for one in (folder, hf)
+    )
+    of_its_bos, of_separator = (of_hf(one).loglikelihood(asked)[0][0] for one in (folder, hf))
+    assert ours == as_export == pytest.approx(of_separator, rel=1e-9)
+    assert abs(of_its_bos - ours) > 1e-6
 
 
 @needs_sets
@@ -262,7 +279,7 @@ def test_an_item_is_never_its_own_shot(tmp_path: Path) -> None:
     for sample in results["samples"]["piqa"]:
         (context, _), *_ = sample["arguments"]
         assert context.count(sample["doc"]["goal"]) == 1
-    with pytest.raises(DataError, match=r"lm-eval's task piqa failed \(Sample larger"):
+    with pytest.raises(SettingError, match="--shots: are more than piqa has items"):
         run_task("piqa", MODEL, EvalOptions(sets=sets, shots=2))
 
 
@@ -356,6 +373,17 @@ def test_a_task_that_fails_is_one_line(tmp_path: Path, rows: str, cause: str) ->
         run_task("piqa", MODEL, EvalOptions(sets=tmp_path))
     assert cause in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("drawn", [{}, {"fewshot_config": {"sampler": "first_n"}}])
+def test_more_shots_than_items_are_a_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: dict[str, Any]
+) -> None:
+    changed = replace(LM_EVAL_TASKS["piqa"], changes=tuple(drawn.items()))
+    monkeypatch.setitem(LM_EVAL_TASKS, "piqa", changed)
+    sets = write_rows(tmp_path, "piqa.jsonl", piqa_rows(4))
+    with pytest.raises(SettingError, match="--shots: are more than piqa has items .*, got 4"):
+        run_task("piqa", MODEL, EvalOptions(sets, shots=4))
 
 
 def test_f53_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

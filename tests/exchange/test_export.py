@@ -95,6 +95,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert newest.name in notes[0]
 
 
+def test_a_card_has_the_numbers_of_a_staged_pacing(tmp_path: Path, configured: Configure) -> None:
+    pacing = {"kind": "staged", "values": [8, 16], "boundaries": [2]}
+    train(configured(pacing=pacing, budget={"tokens": 200}), tmp_path / "run", quiet=True)
+    export(tmp_path / "run", tmp_path / "hf")
+    text = (tmp_path / "hf/README.md").read_text(encoding="utf-8")
+    assert "| pacing | kind staged, values (8, 16), boundaries (2) |" in text
+
+
 @pytest.mark.parametrize("strange", ["x|y", "a\n# b", "<script>", "\x1b[31m"])
 def test_a_runs_name_cannot_leave_its_place_in_the_card(tmp_path: Path, strange: str) -> None:
     export(saved_run(tmp_path / strange.replace("/", ""), TINY), tmp_path / "hf")

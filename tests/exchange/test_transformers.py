@@ -1,6 +1,7 @@
 """What leaves is what Transformers computes, and every parameter has its place there."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from lengthen.exchange.layout import is_transposed, parameter_shapes, their_name
 from lengthen.exchange.pretrained import read
 from lengthen.model.gpt import GPT
 from lengthen.training.start import train
+from lengthen.util.errors import SettingError
 from tests.conftest import Configure
-from tests.exchange.made import TINY, model_of, random_weights, saved_run
+from tests.exchange.made import TINY, contents, model_of, random_weights, saved_run
 
 ARCHITECTURES = {name: RECIPES[name]() for name in RECIPES if not name.endswith("-baseline")}
 
@@ -83,6 +85,20 @@ def test_the_tokenizer_encodes_alike_in_transformers(folder: Path) -> None:
     assert theirs(text).input_ids == ours.encode(text).ids
     assert theirs.decode(theirs(text).input_ids) == text
     assert theirs.eos_token_id == theirs.bos_token_id == 256
+
+
+def test_what_transformers_saved_is_no_earlier_export(folder: Path, tmp_path: Path) -> None:
+    """A model that was tuned there has the names of an export, in its place or beside it."""
+    shutil.copytree(folder, tmp_path / "beside")
+    for name in ("README.md", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "beside" / name).unlink()
+    for place in (folder, tmp_path / "beside"):
+        for saved in in_transformers(folder):
+            saved.save_pretrained(place)
+        before = contents(place)
+        with pytest.raises(SettingError, match="--out: .* is no exported model"):
+            export(tmp_path / "run", place, overwrite=True)
+        assert contents(place) == before
 
 
 def test_a_float64_run_stays_float64(tmp_path: Path) -> None:
