@@ -44,9 +44,8 @@ class Muon(torch.optim.Muon):
         for tensor, before in kept:
             torch.where(finite, tensor, before, out=tensor)
         rate, (_, before) = group["lr"], kept[0]
-        if rate:
-            moved = matrix - before * (1 - rate * group["weight_decay"])
-            self.square = moved.square_().sum() / rate**2
+        moved = matrix - before * (1 - rate * group["weight_decay"])
+        self.square = moved.square_().sum() / rate**2  # NaN without a rate
 
 
 def hidden_matrices(model: GPT) -> list[nn.Parameter]:

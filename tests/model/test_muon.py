@@ -172,6 +172,19 @@ def test_the_update_rms_of_muon_is_what_the_matrices_moved_by(configured: Config
         assert record.variance_norm == pytest.approx(sum(roots))
 
 
+def test_without_a_rate_muon_has_no_update_rms(configured: Configure) -> None:
+    """An earlier step's number would stand there, and not after a resume."""
+    optimizer = {"kind": "muon", "warmup_steps": 0, "decay_tokens": 1024, "min_learning_rate": 0}
+    config = configured(
+        pacing={"kind": "linear", "duration": 0}, optimizer=optimizer, monitor={"every_steps": 1}
+    )
+    trainer = trainer_of(config)
+    records = [trainer.step() for _ in range(4)]
+    measured = [one.update_rms_muon is not None for one in records if one is not None and one.lr]
+    without = [one.update_rms_muon for one in records if one is not None and one.lr == 0]
+    assert (measured, without) == ([True, True], [None, None])
+
+
 def held(config: Config) -> Iterator[int]:
     """Yield the bytes of everything that stays between two steps, and of the gradients."""
     trainer = trainer_of(config)
