@@ -62,7 +62,8 @@ def _verify_checkpoints(paths: list[Path]) -> list[str]:
     there = [path for path in paths if path in list_checkpoints(path.parent)]
     damaged = [f"{path.name}: {problem}" for path in there for problem in problems[path]]
     if damaged:
-        raise CheckpointError(f"damaged: {'; '.join(damaged)}; resume uses the newest good one")
+        way_out = "" if all(map(problems.get, there)) else "; resume uses the newest good one"
+        raise CheckpointError(f"damaged: {'; '.join(damaged)}{way_out}")
     whole = [f"checkpoint {path.name}: every byte as its manifest says" for path in there]
     return whole + [
         f"warning: {path.name} also has {name}" for path in there for name in extra_files(path)

@@ -134,6 +134,17 @@ def test_a_checkpoint_that_is_not_there_is_not_called_damaged(tmp_path: Path) ->
         verify(tmp_path / "step-00000003")
 
 
+def test_verify_names_a_way_out_only_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (save(tmp_path / "checkpoints", 1) / "state.json").unlink()
+    for path in (tmp_path, tmp_path / "checkpoints" / "step-00000001"):
+        with pytest.raises(CheckpointError, match="no such file or directory$"):
+            verify(path)
+    save(tmp_path / "checkpoints", 2)
+    with pytest.raises(CheckpointError, match="; resume uses the newest good one$"):
+        verify(tmp_path)
+
+
 def test_f09_a_size_that_is_no_number_and_no_text_either_is_damage(tmp_path: Path) -> None:
     save(tmp_path, 1)
     path = save(tmp_path, 2)
