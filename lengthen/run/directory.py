@@ -111,7 +111,8 @@ def owned(root: Path) -> Iterator[int]:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
         mark = secrets.randbelow(2**62)
-        path.write_text(json.dumps({**holder, "mark": mark}), encoding="utf-8")
+        with storage_errors(path):
+            path.write_text(json.dumps({**holder, "mark": mark}), encoding="utf-8")
         yield mark
 
 
