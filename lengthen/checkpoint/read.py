@@ -21,6 +21,7 @@ from lengthen.checkpoint.verify import (
     first_bytes,
     list_checkpoints,
     name_of,
+    newest_first,
     read_manifest,
     step_of,
 )
@@ -78,7 +79,8 @@ def load_newest(
         loaded = _load(path, context)
         if isinstance(loaded, Checkpoint):
             return loaded, [f"{reason}; using {path.name}" for reason in reasons]
-        reasons.append(f"checkpoint {path.name} damaged: {loaded}")
+        if path in list_checkpoints(folder):  # or training has deleted it meanwhile
+            reasons.append(f"checkpoint {path.name} damaged: {loaded}")
     why = "; ".join(reasons) or "none was saved"
     raise CheckpointError(f"no usable checkpoint in {folder.parent}: {why}")
 
@@ -111,9 +113,9 @@ def load(
 def _list_on_rank_zero(folder: Path, context: DistributedContext) -> Iterator[Path]:
     """Yield the checkpoints that rank 0 lists, on every rank: another's view may be stale."""
     if context.world_size == 1:
-        yield from list_checkpoints(folder)
+        yield from newest_first(folder)
         return
-    steps = iter([step_of(p) for p in list_checkpoints(folder)] if context.is_rank_zero else [])
+    steps = map(step_of, newest_first(folder) if context.is_rank_zero else ())
     while (step := context.broadcast(next(steps, -1))) >= 0:
         yield folder / name_of(step)
 

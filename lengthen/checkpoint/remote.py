@@ -4,11 +4,12 @@
     URL/data/<sha256>     64 MiB of a file, or its rest, under the hash of these bytes
 
 An object store renames nothing: data goes first, and the manifest, one object, is the commit. No
-data is written over. What the earlier manifest alone lists is deleted after the commit.
+data is written over. What the manifest does not list is deleted after the commit.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,6 +31,7 @@ from lengthen.util.overwrite import check_directory
 from lengthen.util.tables import counted
 
 Name = Annotated[str, Field(pattern=r"^(checkpoints/step-\d{8,18}/)?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+HASH = re.compile(r"[0-9a-f]{64}")
 DAY = 86400  # seconds
 T = TypeVar("T")
 
@@ -86,10 +88,10 @@ class Remote:
         return b""
 
     def hashes(self) -> set[str]:
-        """Return the names of all data that is there."""
+        """Return the names of all data that is there; other things may lie there, too."""
         self._fs.invalidate_cache()
         found = self._call(lambda: self._fs.find(f"{self._root}/data"))
-        return {path.rpartition("/")[2] for path in found}
+        return {name for path in found if HASH.fullmatch(name := path.rpartition("/")[2])}
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object, whole or not at all."""
@@ -101,9 +103,13 @@ class Remote:
         Disk().replace_file(Path(path), data)
 
     def delete(self, hashes: set[str]) -> None:
-        """Delete data."""
+        """Delete data; what is gone already is no error."""
         for name in hashes:  # one by one: `rm` also deletes what [ ] and * in a URL match
-            self._call(partial(self._fs.rm_file, f"{self._root}/data/{name}"))
+            self._call(partial(self._remove, f"{self._root}/data/{name}"))
+
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(path)
 
     def _call(self, work: Callable[[], T]) -> T:
         """Do what may hang in a thread that nobody waits for longer than the time-out."""
@@ -150,11 +156,12 @@ def push(run: Path, url: str, *, overwrite: bool = False, timeout: float = 60.0)
         if path.is_file() and not path.name.startswith("."):
             files[path.name] = _send(remote, path, there)
     new = RemoteManifest(files=files)
-    if remote.get(MANIFEST) != committed or not new.hashes <= remote.hashes():
+    present = remote.hashes()
+    if remote.get(MANIFEST) != committed or not new.hashes <= present:
         rule = "another push changed it meanwhile; wait for that one, and push again"
         raise StorageError(f"storage {url}: {rule}")
     remote.put(MANIFEST, new.model_dump_json(indent=1).encode())
-    remote.delete(old.hashes - new.hashes)
+    remote.delete(present - new.hashes)  # what a push that was killed had sent, too
     return f"{url}: {counted(len(files), 'file')}, {counted(len(new.hashes - there), 'piece')} sent"
 
 

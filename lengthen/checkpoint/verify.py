@@ -7,7 +7,7 @@ other file, and its own.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,14 @@ def verify(path: Path) -> list[str]:
     problem, and SettingError where `path` is none of these.
     """
     if RunPaths(path).config.is_file():
-        checkpoints = list_checkpoints(RunPaths(path).checkpoints)
-        if not checkpoints:
-            load_run(RunPaths(path).config)  # refuses the run of another training loop
-            raise CheckpointError(f"no checkpoint in {path}; none was saved yet")
-        return _verify_checkpoints(checkpoints)
-    if NAME.fullmatch((whole := path.resolve()).name):  # "." too
-        return _verify_checkpoints([whole])
+        while checkpoints := list_checkpoints(RunPaths(path).checkpoints):
+            if lines := _verify_checkpoints(checkpoints):
+                return lines
+        load_run(RunPaths(path).config)  # refuses the run of another training loop
+        raise CheckpointError(f"no checkpoint in {path}; none was saved yet")
+    whole = path.resolve()  # "." too
+    if NAME.fullmatch(whole.name) and (lines := _verify_checkpoints([whole])):
+        return lines
     if (path / store_manifest.MANIFEST).exists():
         if problems := store.verify(path):
             raise DataError(f"store {path} damaged: {'; '.join(problems)}; prepare it again")
@@ -56,12 +57,16 @@ def verify(path: Path) -> list[str]:
 
 
 def _verify_checkpoints(paths: list[Path]) -> list[str]:
-    damaged = [f"{path.name}: {problem}" for path in paths for problem in damage(path)]
+    """Return a line for each that is whole; none for one that training deletes meanwhile."""
+    problems = {path: damage(path) for path in paths}
+    there = [path for path in paths if path in list_checkpoints(path.parent)]
+    damaged = [f"{path.name}: {problem}" for path in there for problem in problems[path]]
     if damaged:
-        raise CheckpointError(f"damaged: {'; '.join(damaged)}; resume uses the newest good one")
-    whole = [f"checkpoint {path.name}: every byte as its manifest says" for path in paths]
+        way_out = "" if all(map(problems.get, there)) else "; resume uses the newest good one"
+        raise CheckpointError(f"damaged: {'; '.join(damaged)}{way_out}")
+    whole = [f"checkpoint {path.name}: every byte as its manifest says" for path in there]
     return whole + [
-        f"warning: {path.name} also has {name}" for path in paths for name in extra_files(path)
+        f"warning: {path.name} also has {name}" for path in there for name in extra_files(path)
     ]
 
 
@@ -73,6 +78,14 @@ def name_of(step: int) -> str:
 def step_of(path: Path) -> int:
     """Return the step in the name of a checkpoint's directory."""
     return int(path.name.removeprefix("step-"))
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints of a run, and after them what training has saved meanwhile."""
+    known: set[Path] = set()
+    while new := [path for path in list_checkpoints(folder) if path not in known]:
+        known.update(new)
+        yield from new
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ Whatever comes out is shown as it is.
 
 import json
 import platform
+import shlex
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def demo(out: Path, *, text: Path | None = None, overwrite: bool = False) -> Non
     (out / "picture.svg").write_bytes(draw(pictured, ".svg"))
     report = f"Report:  {(out / 'report.html').resolve()}"
     prompt = " --prompt 'def '" if text is None else ""
-    following = f"Next:    lengthen sample {out / 'SLW'}{prompt}"
+    following = f"Next:    lengthen sample {shlex.quote(str(out / 'SLW'))}{prompt}"
     show([*filter(None, (_narrow(table), times(runs))), *sentences, report, following])
 
 

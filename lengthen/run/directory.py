@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def check_new(root: Path, *, overwrite: bool) -> None:
     begun = paths.config.is_file() and b"[pacing]" in paths.config.read_bytes()
     hint = "--overwrite starts it anew"
     if paths.checkpoints.is_dir() and any(paths.checkpoints.glob("step-*")):
-        hint = f"`lengthen resume {root}` continues this run, {hint}"
+        hint = f"`lengthen resume {shlex.quote(str(root))}` continues this run, {hint}"
     # What a run left that ended before it had begun may go without being asked.
     replaced = overwrite or not begun
     check_directory(
@@ -111,7 +112,8 @@ def owned(root: Path) -> Iterator[int]:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "start": started}
         mark = secrets.randbelow(2**62)
-        path.write_text(json.dumps({**holder, "mark": mark}), encoding="utf-8")
+        with storage_errors(path):
+            path.write_text(json.dumps({**holder, "mark": mark}), encoding="utf-8")
         yield mark
 
 

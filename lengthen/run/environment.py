@@ -77,8 +77,10 @@ def _commit() -> str | None:
     root = Path(__file__).parents[2]
     if not os.path.exists(root / ".git"):  # nor may it be out of reach
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
+    options = ["--always", "--abbrev=40", "--dirty", "--exclude=*"]  # no tag in its place
+    command = ["git", "-C", str(root), "describe", *options]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() or None  # git may refuse another user's tree
     except (OSError, subprocess.SubprocessError):
         return None

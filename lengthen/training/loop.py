@@ -80,6 +80,7 @@ class TrainingLoop:
     ) -> None:
         self._trainer, self._paths, self._log = trainer, paths, log
         self._stop, self._line, self._checkpoints = stop, line, checkpoints
+        self._root = shlex.quote(str(paths.root))  # as a command has it
         self._began = trainer.train_state
         self._left = TimeLeft({"run": Rest(trainer.config, trainer.schedule, self._began.counters)})
         self._micro_tokens = trainer.micro_tokens  # as config.toml has it
@@ -129,7 +130,7 @@ class TrainingLoop:
         self._record_micro_tokens()
         self._save_when_due(last=done or trainer.train_state.stop)
         if trainer.train_state.stop:
-            way_out = f"`lengthen resume {self._paths.root}` continues"
+            way_out = f"`lengthen resume {self._root}` continues"
             message = f"stopped after step {trainer.train_state.counters.step}, which is saved"
             # Another rank's signal has no number here.
             raise StoppedError(self._stop.number or signal.SIGTERM, f"{message}; {way_out}")
@@ -282,13 +283,12 @@ class TrainingLoop:
         )
 
     def _out_of_memory(self) -> MemoryLimitError:
-        trainer, saved = self._trainer, self._checkpoints.last_name
-        step = trainer.train_state.counters.step
-        at = f"out of memory after step {step}, last checkpoint {saved}"
+        trainer, last = self._trainer, self._checkpoints.last_name
+        at = f"out of memory after step {trainer.train_state.counters.step}, last checkpoint {last}"
         smaller = trainer.micro_tokens // 2
         if smaller < trainer.config.model.length:
             return MemoryLimitError(f"{at}; a micro-batch is one row already: take a smaller model")
-        command = f"lengthen resume {self._paths.root} --batch.micro_tokens {smaller}"
+        command = f"lengthen resume {self._root} --batch.micro_tokens {smaller}"
         return MemoryLimitError(f"{at}; `{command}` continues from it")
 
     def _peer_lost(self, error: RuntimeError) -> PeerError:
@@ -300,7 +300,7 @@ class TrainingLoop:
             at = f"rank {rank} waited {waited} for another rank after step {step}"
         if self._checkpoints.step is None:
             return PeerError(f"{at}; nothing was saved yet: run the command again with --overwrite")
-        command = f"lengthen resume {self._paths.root}"
+        command = f"lengthen resume {self._root}"
         return PeerError(f"{at}; `{command}` continues from {self._checkpoints.last_name}")
 
     def _progress(self, record: StepRecord) -> str:

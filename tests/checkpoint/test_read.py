@@ -20,7 +20,7 @@ from lengthen.checkpoint.read import Tensors
 from lengthen.checkpoint.verify import damage, manifest_bytes, verify
 from lengthen.checkpoint.write import write_checkpoint
 from lengthen.util.disk import Disk
-from lengthen.util.errors import CheckpointError, shown
+from lengthen.util.errors import CheckpointError, SettingError, shown
 from tests.conftest import AskFor
 
 
@@ -100,6 +100,49 @@ def test_a_checkpoint_is_verified_from_inside(
     save(tmp_path, 1)
     monkeypatch.chdir(tmp_path / "step-00000001")
     assert verify(Path()) == ["checkpoint step-00000001: every byte as its manifest says"]
+
+
+@pytest.mark.parametrize("saved", [[1], [1, 2]])
+def test_a_checkpoint_that_training_deletes_while_it_is_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: list[int]
+) -> None:
+    def run() -> Path:
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+        (tmp_path / "config.toml").touch()
+        for step in saved:
+            save(tmp_path / "checkpoints", step)
+        return tmp_path / "checkpoints"
+
+    def rotating(path: Path, part: slice = slice(None)) -> list[str]:
+        if path.name == f"step-{saved[-1]:08d}" and path.exists():
+            save(path.parent, 3)
+            shutil.rmtree(path)
+        return damage(path, part)
+
+    for module in ("read", "verify"):
+        monkeypatch.setattr(f"lengthen.checkpoint.{module}.damage", rotating)
+    loaded, notes = checkpoint.load_newest(run())
+    left = 3 if saved == [1] else 1
+    assert (loaded.step, notes) == (left, [])
+    run()
+    whole = f"checkpoint step-0000000{left}: every byte as its manifest says"
+    assert verify(tmp_path) == [whole]
+
+
+def test_a_checkpoint_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="DIR: must be a token store, a run or a checkpoint"):
+        verify(tmp_path / "step-00000003")
+
+
+def test_verify_names_a_way_out_only_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (save(tmp_path / "checkpoints", 1) / "state.json").unlink()
+    for path in (tmp_path, tmp_path / "checkpoints" / "step-00000001"):
+        with pytest.raises(CheckpointError, match="no such file or directory$"):
+            verify(path)
+    save(tmp_path / "checkpoints", 2)
+    with pytest.raises(CheckpointError, match="; resume uses the newest good one$"):
+        verify(tmp_path)
 
 
 def test_f09_a_size_that_is_no_number_and_no_text_either_is_damage(tmp_path: Path) -> None:

@@ -203,6 +203,40 @@ def test_a_push_that_fails_at_any_of_its_writes_leaves_the_old_state_or_the_new(
     assert pulled(url, tmp_path) == new
 
 
+def test_what_a_push_that_ended_early_had_sent_goes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, url = make_run(tmp_path / "run", 1), f"file://{tmp_path}/remote"
+    push(run, url)
+    mine = tmp_path / "remote" / "data" / "corpus.txt"  # in a bucket it may be anybody's
+    mine.write_text("mine")
+    make_run(run, 2)
+    with monkeypatch.context() as ended:
+        ended.setattr(Remote, "delete", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            push(make_run(run, log="longer"), url)
+        ended.setattr(remote, "files_of", lambda _: sys.exit(1))
+        with pytest.raises(SystemExit):
+            push(make_run(run, 3), url)
+    for number in (1, 2, 3):
+        shutil.rmtree(run / "checkpoints" / name_of(number))
+    push(make_run(run, 4), url)
+    hashes = {hashlib.sha256(data).hexdigest() for data in files_in(run).values()}
+    assert {path.name for path in mine.parent.iterdir()} == {*hashes, mine.name}
+
+
+def test_a_copy_that_lacks_a_piece_is_mended_by_a_push_of_a_run_that_went_on(
+    url: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", 1)
+    assert in_a_child(lambda: push(run, url)) == 0
+    lost = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
+    assert in_a_child(lambda: Remote(url, 60).delete({lost})) == 0
+    make_run(run, 2, log="longer")
+    assert in_a_child(lambda: push(run, url, overwrite=True)) == 0
+    assert pulled(url, tmp_path) == files_in(run)
+
+
 @pytest.mark.slow
 def test_a_push_killed_at_20_random_moments_leaves_the_old_state_or_the_new(
     s3: str, tmp_path: Path

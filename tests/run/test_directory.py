@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from lengthen.run import directory as runlog
 from lengthen.run.directory import RunPaths
 from lengthen.util.disk import Disk
-from lengthen.util.errors import BusyError, SettingError
+from lengthen.util.errors import BusyError, SettingError, StorageError
 
 
 def test_f18_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path: Path) -> None:
@@ -39,6 +40,19 @@ def test_f18_one_directory_has_one_owner_and_is_free_when_it_is_killed(tmp_path:
         other.wait()
         with runlog.owned(tmp_path):
             pass
+
+
+def test_f15_a_disk_without_room_for_the_owner_is_named(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        rule = f"storage {tmp_path}/.lock: file too large; free some space"
+        with pytest.raises(StorageError, match=rule), runlog.owned(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with runlog.owned(tmp_path):
+        pass
 
 
 OWNER = """

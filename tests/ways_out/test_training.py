@@ -432,6 +432,15 @@ def test_a_run_that_was_stopped(cli: Cli, run: Path, ask_for: AskFor) -> None:
     assert "short of budget" in shown
 
 
+def test_a_run_whose_name_has_a_space_goes_on_by_the_command_that_is_named(
+    cli: Cli, run: Path
+) -> None:
+    train_there = TRAIN.replace("--out new", "--out 'a run'")
+    cli.works(train_there)
+    said = cli.refuses("`lengthen resume 'a run'` continues this run", train_there)
+    cli.works(f"{said.split('`')[1].removeprefix('lengthen ')} --quiet")
+
+
 @takes(
     "{}; nothing was saved yet: run the command again with --overwrite",
     "its own message says why, if it could print one; run the command again",

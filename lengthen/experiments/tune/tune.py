@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Tuning(Printable):
         """The trials, the sentences, and what to run next."""
         lines = [*self.sentences, f"report  {self.page}"]
         if self.tuned is not None:
-            lines.append(f"next    lengthen train {self.tuned} --out RUN")
+            lines.append(f"next    lengthen train {shlex.quote(str(self.tuned))} --out RUN")
         return [self.trials, *lines]
 
 
