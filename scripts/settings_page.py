@@ -13,8 +13,8 @@ command line and `settings=` in Python. [Training](training.md#train) says how t
 `lengthen settings TABLE` prints the same.
 
 - A *required* setting must come from a recipe, a file or the command line.
-- A *count* is a whole number from 1 to 10^15; it may have K, M, B or T after it, in powers of 1000.
-  A *number* is finite and not negative, a *share* a number from 0 to below 1.
+- A *count* is a whole number from 1 to 10^15, of a pacing to 2^40; it may have K, M, B or T after
+  it, in powers of 1000. A *number* is finite and not negative, a *share* is from 0 to below 1.
 - `pacing.kind` must be given and decides which pacing settings there are;
   [concepts](concepts.md#pacing) describes each kind.
 
