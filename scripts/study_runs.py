@@ -1,8 +1,6 @@
 """Read the packed runs of declared studies: each run in figures, beside the baseline's curve.
 
-The first study has the baseline. Others add variants of the same model on the same validation part:
-those that differ from the baseline in their tokens alone are points of its curve. A run's seconds
-are the sum over its steps by a table of seconds a token by length.
+Which files go together, and what a run's seconds are, stands in scripts.study_figures.
 """
 
 from collections import Counter
