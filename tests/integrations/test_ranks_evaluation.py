@@ -36,6 +36,7 @@ def test_rows_of_somebody_else_are_refused_where_they_would_be_filled_up(tmp_pat
 
 def test_an_evaluation_before_the_first_step_calls_the_model_with_a_row() -> None:
     model = llama()
-    rows = [dict.fromkeys(("input_ids", "labels", "shift_labels"), torch.arange(8) + row) for row in range(3)]
+    tokens = torch.arange(24).view(3, 8)
+    rows = [{"input_ids": row, "labels": row, "shift_labels": row} for row in tokens]
     losses = MicroBatchWatch(model, 257, 8, 1).losses(rows)
     assert sum(losses) / 3 == pytest.approx(exact(model, rows), rel=1e-6)
