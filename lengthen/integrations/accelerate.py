@@ -160,6 +160,7 @@ class LengthenLoader:
         self._stream.load_state_dict(state["stream"])
         self._saved, self._updates = state["log"], state["stream"]["counters"]["step"]
         self._started = self._logged = self._count  # a step that was given up is none
+        self._host.step = 0  # its count of micro-batches, of which steps may have had others
 
     def _check_logged(self) -> None:
         if self._logged != self._started:

@@ -31,6 +31,7 @@ COUNTS = (
     *("decay_tokens", "wsd_decay_tokens"),
 )
 OWN_STORE = "give the run its own back"
+KEEPS = "a run keeps its plan but for the budget"
 CHANGEABLE = ("budget",)  # on a resume: it cuts the last steps and moves none
 
 
@@ -148,8 +149,10 @@ class DataPlan:
         """Raise SettingError unless `saved` is the state of this plan."""
         for name, value in self.state().items():
             if saved.get(name) != value:
-                rule = f"the checkpoint has {saved.get(name)!r}"
-                raise SettingError(name, rule, value, "a run keeps its plan but for the budget")
+                rule, hint = f"the checkpoint has {saved.get(name)!r}", KEEPS
+                if name == "decay_tokens" and self.decay_tokens is None:
+                    hint = f"give DataPlan(decay_tokens={saved.get(name)}), else it is the budget"
+                raise SettingError(name, rule, value, hint)
 
     def number_of_steps(self) -> int:
         """Return how many steps the budget has."""
@@ -200,7 +203,9 @@ class PlannedSteps:
     """The steps of a plan over a corpus, and its tokens."""
 
     def __init__(self, tokens: Tokens, plan: DataPlan) -> None:
-        """Read from `tokens` (1-D); raises DataError where not one sequence fits."""
+        """Read from `tokens` (1-D); raises DataError where not one sequence fits, SettingError."""
+        if not isinstance(plan, DataPlan):
+            raise SettingError("plan", "must be a DataPlan", plan)
         self.plan, self.loader = plan, Loader(tokens, plan.length, plan.seed)
         self.stream = StepStream(
             plan.schedule,

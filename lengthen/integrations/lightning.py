@@ -137,6 +137,13 @@ class LengthenCallback(Callback):
         self._saved = state_dict
         self._data.start = self._trained = self._data.steps.restored(state_dict)
 
+    def on_load_checkpoint(self, _: Any, __: Any, checkpoint: dict[str, Any]) -> None:
+        """Open the only epoch again: wherever a run had ended, Lightning took it for done."""
+        loop = checkpoint["loops"]["fit_loop"]
+        for progress in ("total", "current"):
+            loop["epoch_progress"][progress] |= {"processed": 0, "completed": 0}
+        loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs, as Lightning's checkpoints have it."""
         log = self._log.state_dict() if self._log else self._saved and self._saved["log"]

@@ -16,6 +16,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from lengthen.integrations.validate import (
     RULE,
     WHOLE,
+    BatchTensor,
     Call,
     ExpectedBatch,
     call_of,
@@ -68,7 +69,8 @@ class MicroBatchWatch:
         self._losses: list[Tensor] = []  # of this step's micro-batches, shares of its mean, 0-d
         self._checked: set[bool] = set()  # steps of equal micro-batches, those of unequal ones
         self._own_loss = self._own_loss_checked = False
-        self.call = Call((), {}, numbered=False)  # of the last micro-batch
+        # Of the last micro-batch; before the first, as a Trainer calls a model with a row.
+        self.call = Call((), {name: BatchTensor(name) for name in self._row}, numbered=False)
         # Before the forward pass, since to compare a batch makes a GPU wait. A compiled model is
         # watched from outside.
         disable: Callable[..., Any] = torch.compiler.disable

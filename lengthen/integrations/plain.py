@@ -13,7 +13,6 @@ from lengthen.data.stream import Step, row_range
 from lengthen.data.token_row import Tokens
 from lengthen.integrations.data_plan import DataPlan, PlannedSteps
 from lengthen.integrations.run_log import RunLog
-from lengthen.util.errors import SettingError
 
 __all__ = ["BatchStream", "DataPlan", "MicroBatch", "RunLog", "Step"]
 
@@ -49,8 +48,6 @@ class BatchStream:
         check_whole("gradient_accumulation_steps", gradient_accumulation_steps)
         check_whole("world_size", world_size)
         check_whole("rank", rank, least=0, most=world_size - 1)
-        if not isinstance(plan, DataPlan):
-            raise SettingError("plan", "must be a DataPlan", plan)
         self._steps = PlannedSteps(tokens, plan)
         self._count, self._rank, self._world_size = gradient_accumulation_steps, rank, world_size
         self._state = self._steps.stream.start

@@ -109,14 +109,19 @@ def test_reports_and_comparisons_read_the_log(
     assert f"{last:.3f}" in capsys.readouterr().out
 
 
-def test_a_run_goes_on_to_a_larger_budget(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("checkpoint", "step"), [("states/step=6.ckpt", 6), ("end.ckpt", 7)])
+def test_a_run_goes_on_to_a_larger_budget(
+    store: Path, tmp_path: Path, checkpoint: str, step: int
+) -> None:
     plan = replace(PLAN, decay_tokens=3_500)
-    lit(store, tmp_path / "one", plan, max_steps=7).fit()
+    ended = lit(store, tmp_path / "one", plan, max_steps=7)
+    ended.fit()
+    ended.trainer.save_checkpoint(tmp_path / "one/end.ckpt")
     longer = replace(plan, budget=3_500)
     again = lit(store, tmp_path / "one", longer)
-    again.fit(ckpt_path=str(tmp_path / "one/states/step=6.ckpt"))
+    again.fit(ckpt_path=str(tmp_path / "one" / checkpoint))
     ours = trained(config_of(store, longer))
-    assert joined([again.seen.rows], COUNT) == ours.rows[6:]
+    assert joined([again.seen.rows], COUNT) == ours.rows[step:]
     check(tmp_path / "one/run", ours)
     close(again.weights(), ours)
 

@@ -197,6 +197,7 @@ def main(store: str, out: str) -> None:
     backend = "gloo" if "RANK" in os.environ else None
     # Eight rows: in one process three, three and two; in two of them four are missing.
     evaluation: dict[str, Any] = {
+        "eval_on_start": True,
         "eval_strategy": "steps",
         "eval_steps": 20,
         "per_device_eval_batch_size": 3,

@@ -74,6 +74,21 @@ def test_a_run_resumes_from_the_hosts_own_checkpoint_to_the_bit(
     again.host.save_state(str(tmp_path / "end"))  # after its end too
 
 
+def test_a_run_resumes_with_another_number_of_micro_batches(
+    store: Path, tmp_path: Path, ours: Ours
+) -> None:
+    loop = Accelerated(store, tmp_path / "run")
+    loop.train(5 * COUNT)
+    loop.host.save_state(str(tmp_path / "state"))
+    loop.loader.close()
+    again = Accelerated(store, tmp_path / "run", gradient_accumulation_steps=4)
+    again.host.load_state(str(tmp_path / "state"))
+    again.train()
+    again.loader.close()
+    assert joined([again.seen], 4) == ours.rows[5:]
+    check(tmp_path / "run", ours)
+
+
 @pytest.mark.parametrize("logged", [True, False])
 def test_a_step_that_was_given_up_is_none_once_a_checkpoint_is_loaded(
     store: Path, tmp_path: Path, ours: Ours, logged: bool

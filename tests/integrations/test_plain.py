@@ -29,6 +29,7 @@ from lengthen.evaluation.generate import sample
 from lengthen.evaluation.models import find_models
 from lengthen.exchange.export import export
 from lengthen.integrations.data_plan import learning_rates
+from lengthen.integrations.dataset import LengthenDataset
 from lengthen.integrations.plain import BatchStream, DataPlan, RunLog, Step
 from lengthen.integrations.validate import random_row
 from lengthen.reporting.gather import gather
@@ -43,6 +44,7 @@ from lengthen.util.errors import BusyError, DataError, SettingError, StorageErro
 from tests.conftest import Configure, trainer_of
 from tests.integrations import reference
 from tests.integrations.looped import rank
+from tests.ways_out import takes
 
 TOKENS = np.arange(3001, dtype=np.uint16)
 PLAN = DataPlan(pacing=Linear(start=8, end=32, duration=6), rows=6, budget=1_800, reuse_after=2)
@@ -343,6 +345,16 @@ def test_another_course_is_refused(changes: dict[str, Any], message: str) -> Non
     assert str(error.value).startswith(message)
 
 
+@takes("give DataPlan(decay_tokens={}), else it is the budget")
+def test_a_larger_budget_alone_is_told_which_decay_to_keep() -> None:
+    saved = BatchStream(TOKENS, PLAN).state_dict()
+    longer = replace(PLAN, budget=2 * PLAN.budget)
+    with pytest.raises(SettingError) as caught:
+        BatchStream(TOKENS, longer).load_state_dict(saved)
+    given = eval(f"dict{caught.value.hint.partition('DataPlan')[2].partition(',')[0]}")
+    BatchStream(TOKENS, replace(longer, **given)).load_state_dict(saved)
+
+
 def test_a_course_with_lists_comes_back_from_json_as_itself() -> None:
     plan = replace(PLAN, pacing=Staged(values=(8, 32), boundaries=(5,)))
     BatchStream(TOKENS, plan).load_state_dict(
@@ -461,9 +473,10 @@ def test_whole_numbers_of_any_type_are_tokens(dtype: Any) -> None:
     assert torch.equal(ours[0].inputs, same[0].inputs)
 
 
-def test_what_is_no_plan_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"^plan: must be a DataPlan, got 3$"):
-        BatchStream(TOKENS, cast(Any, 3))
+def test_what_is_no_plan_is_refused(store: Path) -> None:
+    for reader, source in ((BatchStream, TOKENS), (LengthenDataset, store)):
+        with pytest.raises(SettingError, match=r"^plan: must be a DataPlan, got 3$"):
+            reader(cast(Any, source), cast(Any, 3))
 
 
 def test_a_corpus_without_one_sequence_is_refused() -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lengthen.integrations import transformers
 from lengthen.integrations.dataset import rows_of_rank
+from lengthen.integrations.micro_batches import MicroBatchWatch
 from lengthen.util.errors import SettingError
-from tests.integrations.hosted import arguments
+from tests.integrations.hosted import arguments, exact, llama
 
 
 class Reduced(Exception):
@@ -31,3 +32,11 @@ def test_rows_of_somebody_else_are_refused_where_they_would_be_filled_up(tmp_pat
     args = arguments(tmp_path, per_device_eval_batch_size=2)
     with pytest.raises(SettingError, match="eval_dataset: must have a number of rows that 2 div"):
         rows_of_rank(rows, args)
+
+
+def test_an_evaluation_before_the_first_step_calls_the_model_with_a_row() -> None:
+    model = llama()
+    tokens = torch.arange(24).view(3, 8)
+    rows = [{"input_ids": row, "labels": row, "shift_labels": row} for row in tokens]
+    losses = MicroBatchWatch(model, 257, 8, 1).losses(rows)
+    assert sum(losses) / 3 == pytest.approx(exact(model, rows), rel=1e-6)

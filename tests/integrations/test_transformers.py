@@ -510,9 +510,13 @@ def test_two_ranks_train_the_tokens_of_one_process(one_and_two: tuple[Path, Path
 def test_an_evaluation_is_the_mean_over_its_rows_in_any_number_of_processes(
     one_and_two: tuple[Path, Path],
 ) -> None:
+    first = []
     for out in one_and_two:
-        *_, last = read_metrics(RunPaths(out / "run").metrics).evaluations
+        begin, *_, last = read_metrics(RunPaths(out / "run").metrics).evaluations
+        assert begin.step == 0
+        first.append(begin.loss)
         assert last.loss == pytest.approx(left_by(out)["exact"], rel=1e-6)
+    assert first[1] == pytest.approx(first[0], rel=1e-6)
     # The Trainer's own figure is another one, or this would show nothing.
     theirs, exact = left_by(one_and_two[1])["theirs"][-1], left_by(one_and_two[1])["exact"]
     assert theirs != pytest.approx(exact, rel=1e-5)
