@@ -6,6 +6,7 @@ the first few of those.
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -42,12 +43,19 @@ def settings_table(runs: Sequence[NamedRun]) -> Table | None:
 def alike(runs: Sequence[NamedRun]) -> dict[str, list[NamedRun]]:
     """Return the runs that differ in their seed alone, by the folder that holds them and no other.
 
-    Where there is no such folder, by the name of the first.
+    Where there is no such folder, by the name of the first. Runs without a configuration are in no
+    group.
     """
-    groups: dict[tuple[tuple[str, str], ...], list[NamedRun]] = {}
+    groups: dict[tuple[frozenset[tuple[str, str]], int], list[NamedRun]] = {}
+    known = Counter[frozenset[tuple[str, str]]]()
     for run in runs:
-        without_seed = as_text(run.config) | {SEED: ""}
-        groups.setdefault(tuple(sorted(without_seed.items())), []).append(run)
+        if not (settings := as_text(run.config)):
+            continue
+        # A seed once more is no further seed. It may differ in what no configuration has, such as
+        # the learning rate of another training loop.
+        whole, seedless = (frozenset(s.items()) for s in (settings, settings | {SEED: ""}))
+        groups.setdefault((seedless, known[whole]), []).append(run)
+        known[whole] += 1
     return {_shared_name(members, runs): members for members in groups.values()}
 
 

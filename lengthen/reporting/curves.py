@@ -13,6 +13,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ((), (7, 4), (2, 3), (10, 4, 2, 4), (14, 5))  # pixels drawn and left out, in turn
 CALM = 0.9  # of the values of a panel: what a spike may leave a quarter of its height
 FEW_TICKS = 3  # fewer say too little of an axis
+MOST_POWERS = 10  # of ten that an axis has room for
+WORDED = 1e15  # from here on 1e+15 says more than the letters of thousands
 LEAST = 4  # points: first, lowest and highest of one bucket, and the last of all
 
 
@@ -116,7 +118,8 @@ def log_ticks(values: Sequence[float]) -> list[float]:
     """Return round places within `values`, all above 0, for a logarithmic axis; none if too few."""
     low, high = min(values, default=1.0), max(values, default=1.0)
     digits = (1, 1.5, 2, 3, 5, 7) if high < 50 * low else (1, 2, 5) if high < 1000 * low else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1, 1 + (last - first) // MOST_POWERS)
     every = (float(f"{digit}e{power}") for power in powers for digit in digits)
     ticks = [tick for tick in every if low <= tick <= high]
     return ticks if len(ticks) >= FEW_TICKS else []

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from lengthen.reporting.curves import Curve, Look, Panel, Point, log_ticks, looks
+from lengthen.reporting.curves import WORDED, Curve, Look, Panel, Point, log_ticks, looks
 from lengthen.util.errors import printable
 
 WIDTH, HEIGHT = 7.2, 2.5  # inches: of the text of a page with one column, and of a panel
@@ -167,4 +167,4 @@ def _ticks(axis: Axis, log: bool, values: Sequence[float]) -> None:
 
 def _short(value: float, _: int) -> str:
     """Return a number as an axis shows it: 250k, 1.5M, 6.2."""
-    return THOUSANDS(value) if abs(value) >= 1000 else f"{value:.6g}"
+    return THOUSANDS(value) if 1000 <= abs(value) < WORDED else f"{value:.6g}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lengthen.reporting.curves import Curve, Look, Panel, log_ticks
+from lengthen.reporting.curves import WORDED, Curve, Look, Panel, log_ticks
 from lengthen.util.errors import printable
 
 Json = dict[str, Any]
@@ -133,7 +133,7 @@ def _layout(panel: Panel, extent: Sequence[float]) -> Json:
 
 
 def _axis(name: str, values: Sequence[float], *, log: bool) -> Json:
-    large = bool(values) and max(values) >= 1000 and min(values) >= 1
+    large = bool(values) and 1000 <= max(values) < WORDED and min(values) >= 1
     ticks = log_ticks(values) if log else []
     return {
         "type": "log" if log else "linear",

@@ -48,7 +48,8 @@ def _row(name: str, members: Sequence[NamedRun]) -> tuple[str, ...]:
     losses = [end.loss for end in ends if end.loss is not None]
     seeds = f"{len(losses)} of {len(members)}" if len(losses) < len(members) else str(len(losses))
     if not losses:
-        return (name, "diverged" if evaluated else "not evaluated", *"---", seeds, "-")
+        lost = any(why_diverged(run.metrics) for run in members)
+        return (name, "diverged" if lost else "not evaluated", *"---", seeds, "-")
     counts = sorted({end.tokens for end in ends if end.tokens is not None})
     mean = interval(losses)
     return (

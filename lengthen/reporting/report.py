@@ -103,8 +103,7 @@ def report(
 
 def _families(runs: Sequence[NamedRun]) -> dict[str, str]:
     """Return the family of each run by its name: those differ by their seeds alone."""
-    groups = alike(runs).items()
-    return {run.name: name for name, members in groups for run in members if run.config}
+    return {run.name: name for name, members in alike(runs).items() for run in members}
 
 
 def _measured(runs: Sequence[NamedRun]) -> list[Panel]:

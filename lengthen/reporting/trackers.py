@@ -56,10 +56,10 @@ def start_trackers(run: Path, names: Sequence[str]) -> None:
 
 
 def write_to(name: str, runs: Sequence[Path]) -> None:
-    """Write the records of runs, ended or not, to a tracker; raises SettingError without any."""
+    """Write the records of runs that have begun to a tracker; raises SettingError without any."""
     if not runs:
         raise SettingError("--to", "is for directories of runs, not for a log or a packed study")
-    for run in runs:
+    for run in (one for one in runs if RunPaths(one).metrics.is_file()):
         records = [one for one in read_metrics(run).records if not isinstance(one, Event)]
         try:
             _write_all(records, TRACKERS[name](run))

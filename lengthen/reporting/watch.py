@@ -327,9 +327,10 @@ def _tokens(view: View, done: int) -> str:
     if budget is None:
         return f"{done:,}"
     if view.summary.finished:
-        return f"{done:,} of {budget:,}" + (
-            ", the rest is less than one row" if done < budget else ""
-        )
+        row = view.summary.step.length if view.summary.step else None
+        # Another training loop may end before its budget is spent.
+        short = row is not None and done < budget < done + row
+        return f"{done:,} of {budget:,}" + ", the rest is less than one row" * short
     text = f"{done:,} of {budget:,} ({100 * done // budget}%)"
     if not speed:
         return text

@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from lengthen.reporting.comparability import as_text, environment_tables, settings_table
+from lengthen.reporting.comparability import (
+    alike,
+    as_text,
+    environment_tables,
+    settings_table,
+)
 from tests.reporting.logs import run
 
 
@@ -45,6 +50,22 @@ def test_seeds_are_shown_where_groups_have_others() -> None:
         assert table is not None
         cells = {cell for row in (table.columns, *table.rows) for cell in row}
         assert {name, "0, 1", other, "7"} <= cells
+
+
+def test_a_seed_once_more_is_no_further_seed() -> None:
+    names = ("mine/small", "mine/large", "seeds/0", "again", "seeds/1")
+    seeds = (7, 7, 0, 0, 1)
+    runs = [
+        run(name, config=config(1 if seed < 7 else 2, seed))
+        for name, seed in zip(names, seeds, strict=True)
+    ]
+    groups = {name: [one.name for one in members] for name, members in alike(runs).items()}
+    assert groups == {
+        "mine/small": ["mine/small"],
+        "mine/large": ["mine/large"],
+        "seeds": ["seeds/0", "seeds/1"],
+        "again": ["again"],
+    }
 
 
 def test_alike_runs_have_no_table_and_neither_have_foreign_logs() -> None:

@@ -88,6 +88,12 @@ def test_axes_show_short_round_numbers(low: float, high: float, expected: str, l
     assert len(shown) >= 6
 
 
+def test_a_spike_of_a_hundred_nats_leaves_an_axis_that_can_be_read() -> None:
+    shown = texts(svg(panel(Curve("a", [(1, 70), (2, 2.7e43), (3, 60)]), log_y=True)))
+    assert {"1M", "1e+16", "1e+41"} <= set(shown)
+    assert max(map(len, shown)) <= 6
+
+
 def test_a_family_has_one_colour_in_all_panels_and_one_key() -> None:
     seeds = [Curve(f"a/{seed}", [(0, 1), (1, seed)], family="a") for seed in range(3)]
     other = Curve("b", [(0, 2), (1, 3)])

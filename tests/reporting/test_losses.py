@@ -68,6 +68,11 @@ def test_a_run_that_was_never_evaluated_says_so() -> None:
     assert table.rows[0][1] == "not evaluated"
 
 
+def test_a_run_that_diverged_before_its_first_evaluation_says_so() -> None:
+    table = final_losses([NamedRun("a", metrics(step(1, loss=None)), {}, {})])
+    assert table.rows[0][1] == "diverged"
+
+
 @given(st.lists(st.floats(0.01, 20), min_size=2, max_size=5))
 def test_no_interval_holds_losses_that_cannot_be(losses: list[float]) -> None:
     runs = [run(f"a/{n}", loss) for n, loss in enumerate(losses)]

@@ -92,8 +92,10 @@ def test_a_report_to_tensorboard_has_what_the_log_has(
 ) -> None:
     run, _ = trained
     pytest.importorskip("tensorboard", reason="tensorboard is a dev dependency")
-    for _ in range(2):  # a second one replaces the first
-        assert main(["report", str(run), "--to", "tensorboard"]) == 0
+    (run.parent / "begins").mkdir(exist_ok=True)  # and has no step yet, nor a log
+    (run.parent / "begins/config.toml").touch()
+    for path in (run, run.parent):  # the second one replaces the first
+        assert main(["report", str(path), "--to", "tensorboard"]) == 0
     assert read_back(run, axis) == expected(run, axis)
     assert len(expected(run, axis)["step/loss"]) > 10
     assert expected(run, axis)["eval/loss"]

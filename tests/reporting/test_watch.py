@@ -348,6 +348,12 @@ def test_a_finished_run_ends_the_watch(finished: Path, capsys: Said) -> None:
     assert " of 3,000, the rest is less than one row  " in said
 
 
+def test_another_loop_that_ends_early_has_more_left_than_a_row(run: Path, capsys: Said) -> None:
+    for tokens, text in ((9_992, " of 10,000  "), (9_993, " of 10,000, the rest is less than one")):
+        (run / "metrics.jsonl").write_bytes(line(3, tokens=tokens) + event("finished", 3))
+        assert text in once(run, capsys)
+
+
 def test_a_run_is_finished_when_its_last_line_says_so(finished: Path) -> None:
     summary, states = LogSummary(), []
     for text in (finished / "metrics.jsonl").read_bytes().splitlines(keepends=True):

@@ -140,7 +140,7 @@ class SearchCost:
     other_seconds: float  # to start, save and watch processes, and of what a kill lost
     repeated_tokens: int  # trained twice, after a kill; not in `work`
     training: Plan
-    training_seconds: float | None  # as the seconds of the trials' steps say; None before any
+    training_seconds: float | None  # as the trials' steps say; None: all of them were alike
 
     @property
     def seconds(self) -> float:
@@ -173,8 +173,9 @@ def search_cost(
     work = sum((result.work for result in results), Work())
     config = whole_training(problem, setting)
     training, seconds = plan(config, config.model.length), None
-    if (took := _step_seconds(results)).steps:
-        each, per_flop = took.fit()
+    # Of one length alone, what a step takes beside its arithmetic would grow with the length.
+    if len({(step.rows, step.length) for one in results for step in one.metrics.steps}) > 1:
+        each, per_flop = _step_seconds(results).fit()
         seconds = training.steps * each + per_flop * training.flops
     return SearchCost(
         trials=len(results),

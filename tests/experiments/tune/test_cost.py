@@ -60,6 +60,13 @@ def test_the_seconds_of_the_whole_training_come_from_a_line_through_those_of_the
     assert tuned.facts["training"]["seconds"] == pytest.approx(expected)
 
 
+def test_steps_of_one_length_say_nothing_of_the_seconds_of_the_whole_training(tuned: Tuned) -> None:
+    (trial,) = tuned([Setting(8, 64)])
+    assert {shape.length for _, shape in steps(trial.config.schedule())} == {8}
+    assert tuned.facts["training"]["seconds"] is tuned.facts["share"]["seconds"] is None
+    assert any(" seconds." in text for text in tuned.facts["verdicts"])
+
+
 def test_what_a_kill_cost_and_what_processes_took_beside_computing_is_billed(tuned: Tuned) -> None:
     trials = tuned([Setting(8, 43)])
     before = tuned.facts["cost"]
