@@ -21,6 +21,7 @@ from lengthen.data.stream import Step
 from lengthen.distributed.subnormals import flushes_subnormals
 from lengthen.integrations.data_plan import DataPlan
 from lengthen.model.optim import second_moment_scale
+from lengthen.model.shards import is_sharded
 from lengthen.run.directory import RunPaths, owned
 from lengthen.run.environment import environment
 from lengthen.run.metrics import JsonLines, cut_metrics
@@ -252,8 +253,12 @@ def _begin(disk: Disk, paths: RunPaths, store: "Store | None") -> None:
 
 
 def _variance(optimizer: Optimizer) -> tuple[float | None, float | None]:
-    """Return variance norm and max; None for an optimizer without a second moment as Adam's."""
-    if not any("exp_avg_sq" in state for state in optimizer.state.values()):
+    """Return variance norm and max; None for an optimizer without a second moment as Adam's.
+
+    None of shards too: only the process that logs is here, and the others have theirs.
+    """
+    moments = [state["exp_avg_sq"] for state in optimizer.state.values() if "exp_avg_sq" in state]
+    if not moments or any(map(is_sharded, moments)):
         return None, None
     norm, largest = second_moment_scale(optimizer).tolist()
     return finite_or_none(norm), finite_or_none(largest)

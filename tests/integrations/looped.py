@@ -24,13 +24,18 @@ from tests.integrations.reference import (
 
 
 def rank(store: Path, out: Path, work: str) -> int:
-    """Train on this rank: the whole budget, or to two steps after a save, or from there."""
+    """Train on this rank: the whole budget, or to two steps after a save, or from there.
+
+    "sharded" is the whole budget with FSDP2, without an evaluation and weights.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     number, world_size = dist.get_rank(), dist.get_world_size()
     config = config_of(store)
     own = model_of(config)
-    optimizer, model = optimizer_of(own, config), DistributedDataParallel(own)
+    sharded = work == "sharded"
+    model = _sharded(own, world_size) if sharded else DistributedDataParallel(own)
+    optimizer = optimizer_of(own, config)
     cut = {"gradient_accumulation_steps": COUNT, "rank": number, "world_size": world_size}
     stream = BatchStream(Store.open(store).train, PLAN, **cut)
     scheduler = PLAN.lr_scheduler(optimizer)
@@ -63,8 +68,19 @@ def rank(store: Path, out: Path, work: str) -> int:
         if work == "killed" and step.number == 8:
             return 0
     if log:
-        log.evaluation(validation_loss(own, store))
+        if not sharded:
+            log.evaluation(validation_loss(own, store))
         log.finish()
+    if sharded:
+        return 0
     (out / f"{work}-{number}.json").write_text(json.dumps(seen))
     torch.save(own.state_dict(), out / f"{work}-{number}.pt")
     return 0
+
+
+def _sharded(model: nn.Module, world_size: int) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model, mesh=init_device_mesh("cpu", (world_size,)))
+    return model

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from math import nan
 from pathlib import Path
@@ -44,6 +45,7 @@ from lengthen.util.errors import BusyError, DataError, SettingError, StorageErro
 from tests.conftest import Configure, trainer_of
 from tests.integrations import reference
 from tests.integrations.looped import rank
+from tests.ranks import finish, start
 from tests.ways_out import takes
 
 TOKENS = np.arange(3001, dtype=np.uint16)
@@ -166,6 +168,19 @@ def test_in_any_number_of_processes_so_it_is_and_resumes_to_the_bit(
 ) -> None:
     ours = reference.trained(reference.config_of(store))
     reference.check_processes(rank, store, tmp_path, ours, count)
+
+
+@pytest.mark.ranks
+def test_of_sharded_weights_one_process_logs_all_but_the_variance(
+    store: Path, tmp_path: Path
+) -> None:
+    ours = reference.trained(reference.config_of(store)).records
+    finish(start(*[partial(rank, store, tmp_path, "sharded")] * 2))
+    log = read_metrics(tmp_path / "run").steps
+    for name in ("loss", "grad_norm"):
+        expected = [getattr(one, name) for one in ours]
+        assert [getattr(one, name) for one in log] == pytest.approx(expected, rel=1e-10)
+    assert {one.variance_norm for one in log} == {one.variance_max for one in log} == {None}
 
 
 # A pacing of the user's own
