@@ -6,8 +6,7 @@ the first few of those.
 """
 
 import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from lengthen.analysis.summary import SAME
@@ -46,17 +45,32 @@ def alike(runs: Sequence[NamedRun]) -> dict[str, list[NamedRun]]:
     Where there is no such folder, by the name of the first. Runs without a configuration are in no
     group.
     """
-    groups: dict[tuple[frozenset[tuple[str, str]], int], list[NamedRun]] = {}
-    known = Counter[frozenset[tuple[str, str]]]()
+    groups: dict[frozenset[tuple[str, str]], list[NamedRun]] = {}
     for run in runs:
-        if not (settings := as_text(run.config)):
-            continue
-        # A seed once more is no further seed. It may differ in what no configuration has, such as
-        # the learning rate of another training loop.
-        whole, seedless = (frozenset(s.items()) for s in (settings, settings | {SEED: ""}))
-        groups.setdefault((seedless, known[whole]), []).append(run)
-        known[whole] += 1
-    return {_shared_name(members, runs): members for members in groups.values()}
+        if settings := as_text(run.config):
+            groups.setdefault(frozenset((settings | {SEED: ""}).items()), []).append(run)
+    sets = (members for group in groups.values() for members in _by_seed(group))
+    return {_shared_name(members, runs): members for members in sets}
+
+
+def _by_seed(group: Sequence[NamedRun]) -> Iterator[list[NamedRun]]:
+    """Yield runs that differ in their seed at most, in lists of distinct seeds.
+
+    A seed once more is no further seed: two such runs may differ in what no configuration has, as
+    the learning rate of another training loop. Then folders tell what belongs together, if at all.
+    """
+    if _have_distinct_seeds(group):
+        yield list(group)
+        return
+    folders: dict[str, list[NamedRun]] = {}
+    for run in group:
+        folders.setdefault(run.name.rpartition("/")[0], []).append(run)
+    for members in folders.values():
+        yield from [members] if _have_distinct_seeds(members) else ([run] for run in members)
+
+
+def _have_distinct_seeds(runs: Sequence[NamedRun]) -> bool:
+    return len({as_text(run.config).get(SEED) for run in runs}) == len(runs)
 
 
 def _shared_name(members: Sequence[NamedRun], runs: Sequence[NamedRun]) -> str:

@@ -52,20 +52,26 @@ def test_seeds_are_shown_where_groups_have_others() -> None:
         assert {name, "0, 1", other, "7"} <= cells
 
 
+def groups_of(*runs: tuple[str, int]) -> list[list[str]]:
+    """Return the names of alike runs together; each has a name and a seed."""
+    made = [run(name, config=config(1, seed)) for name, seed in runs]
+    return [[one.name for one in members] for members in alike(made).values()]
+
+
 def test_a_seed_once_more_is_no_further_seed() -> None:
-    names = ("mine/small", "mine/large", "seeds/0", "again", "seeds/1")
-    seeds = (7, 7, 0, 0, 1)
-    runs = [
-        run(name, config=config(1 if seed < 7 else 2, seed))
-        for name, seed in zip(names, seeds, strict=True)
+    assert groups_of(("low", 7), ("high", 7)) == [["low"], ["high"]]
+    assert groups_of(("seeds/0", 0), ("again", 0), ("seeds/1", 1)) == [
+        ["seeds/0", "seeds/1"],
+        ["again"],
     ]
-    groups = {name: [one.name for one in members] for name, members in alike(runs).items()}
-    assert groups == {
-        "mine/small": ["mine/small"],
-        "mine/large": ["mine/large"],
-        "seeds": ["seeds/0", "seeds/1"],
-        "again": ["again"],
-    }
+
+
+def test_folders_tell_which_seeds_belong_together_whichever_are_missing() -> None:
+    assert groups_of(("low/1", 1), ("high/0", 0), ("high/1", 1)) == [
+        ["low/1"],
+        ["high/0", "high/1"],
+    ]
+    assert groups_of(("a", 0), ("b", 1), ("c", 1)) == [["a"], ["b"], ["c"]]
 
 
 def test_alike_runs_have_no_table_and_neither_have_foreign_logs() -> None:
