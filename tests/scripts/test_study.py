@@ -158,7 +158,7 @@ def test_a_run_that_diverges_is_packed_and_one_that_crashes_is_named(
     file = declared(tmp_path / "study", store)
     text = file.read_text(encoding="utf-8").replace("[0, 1]", "[0]")
     wild = '[variants.wild]\npacing.kind = "constant"\n'
-    wild += "optimizer = { learning_rate = 1e3, clip = 0.0 }\n"
+    wild += "optimizer = { learning_rate = 1e3, weight_decay = 1e3, warmup_steps = 1 }\n"
     file.write_text(text.partition("[variants.slw]")[0] + wild, encoding="utf-8")
     out = tmp_path / "runs"
     words = [str(file), "--data", str(store), "--out", str(out), "--windows"]

@@ -110,7 +110,8 @@ def _read(run: Path) -> bytes:
 def test_f55_a_diverged_variant_is_a_result_and_not_the_end(
     written: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    poison = "[variants.poisoned]\noptimizer = { learning_rate = 1e3, clip = 0.0 }\n"
+    overflow = "{ learning_rate = 1e3, weight_decay = 1e3, warmup_steps = 1 }"
+    poison = f"[variants.poisoned]\noptimizer = {overflow}\n"
     file = written(more=poison, **{"[0, 1, 2]": "[0]"})
     assert main(["compare", str(file), "--out", str(tmp_path / "out")]) == 0
     comparison = read_comparison(file)
