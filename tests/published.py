@@ -131,13 +131,17 @@ def saved() -> str:
 @cache
 def mapped() -> Map:
     """Return every run of the map, by the line of rates that it lies on."""
-    return read_map([ROOT / f"studies/{name}.toml" for name in ("map", "map-long", "map-short")])
+    names = ("map", "map-long", "map-short", "map-warmup")
+    return read_map([ROOT / f"studies/{name}.toml" for name in names])
 
 
-def line_of(variant: str, length: int) -> list[Point]:
-    """Return the map's runs of a variant at a length, by rate."""
-    lines = mapped().items()
-    return next(points for at, points in lines if (at.variant, at.length) == (variant, length))
+def line_of(variant: str, length: int, warmup: int | None = None) -> list[Point]:
+    """Return the map's runs of a variant at a length, by rate: of the first warm-up, or another."""
+    return next(
+        points
+        for at, points in mapped().items()
+        if (at.variant, at.length) == (variant, length) and warmup in (None, at.warmup)
+    )
 
 
 def planned_saving() -> Saving:

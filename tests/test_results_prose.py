@@ -195,6 +195,14 @@ def of_the_map() -> list[str]:
         f"{points[-1].loss - points[0].loss:.3f}"
         for points in (line_of("constant", 4096), line_of("growing", 4096), rows)
     ]
+    slower = {
+        (length, point.rate): of["constant", length][point.rate].loss - point.loss
+        for length in (256, 2048)
+        for point in line_of("constant", length, 100)
+    }
+    low = [at for at in slower if at[1] <= 0.01]
+    rise, grown = ([gaps[at] for at in low] for gaps in (slower, below))
+    fast = [gap for at, gap in slower.items() if at not in low]
     others = losses("cliff", "constant, length=256").values()
     long = cell("map-long", "Results", "constant, learning_rate=0.01", "largest ratio, steps")
     starts = cell("starts", "Instability", "start-8", "largest, probe")
@@ -205,6 +213,9 @@ def of_the_map() -> list[str]:
         f"{broke.loss:.3f}, so",
         f"which ends {near[0]} above the better of its two rates; `growing` ends {near[1]} above "
         f"its own, rows of 256 throughout {near[2]}.",
+        f"`constant` ends {min(rise):.3f} to {max(rise):.3f} nats lower at 3e-3 and 1e-2, where "
+        f"growth ends {min(grown):.3f} to {max(grown):.3f} lower, and {min(fast):.3f} to "
+        f"{max(fast):.3f} lower above.",
         f"runs of both variants end {min(far)[0]:.3f} to {max(far)[0]:.3f} nats above their best, "
         f"with attention logits from {min(logit for _, logit in far):,.0f} on",
         "but no probe above "
