@@ -203,7 +203,10 @@ class PlannedSteps:
     """The steps of a plan over a corpus, and its tokens."""
 
     def __init__(self, tokens: Tokens, plan: DataPlan) -> None:
-        """Read from `tokens` (1-D); raises DataError where not one sequence fits, SettingError."""
+        """Read from `tokens` (1-D).
+
+        Raises DataError where not one sequence fits, SettingError for what is no plan.
+        """
         if not isinstance(plan, DataPlan):
             raise SettingError("plan", "must be a DataPlan", plan)
         self.plan, self.loader = plan, Loader(tokens, plan.length, plan.seed)
